@@ -1,0 +1,148 @@
+//! What twtool does with 100,000 rows when the kernel's part is taken away: decoding, judging, formatting.
+
+use std::hint::black_box;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::time::SystemTime;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twtool::filter::parser;
+use twtool::model::facts::{Facts, Services};
+use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use twtool::model::row::{Direction, Row};
+use twtool::model::socket::{Socket, StateSet, TcpState};
+use twtool::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
+use twtool::sock_diag::transport::Transport;
+use twtool::sock_diag::{bytecode, dump, response};
+use twtool::view::column::{RECORD_COLUMNS, table_columns};
+use twtool::view::list::{ListTable, Stream, table};
+use twtool::view::style::Look;
+
+const ROWS: u32 = 100_000;
+
+/// An expression with something of everything.
+const EXPRESSION: &str =
+    "(sport = :443 or dport >= 8000) and dst 10.0.0.0/8 and not src [2001:db8::]/32 and expires < 30s";
+
+fn facts() -> Facts {
+    Facts {
+        taken_at: SystemTime::UNIX_EPOCH,
+        kernel: "6.18.0".into(),
+        netns: Some(4_026_531_840),
+        local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
+        local_reserved_ports: Some(LocalReservedPorts(vec![])),
+        unprivileged_port_start: Some(1024),
+        services: Services::new(vec![(Port(443), vec!["https".into()]), (Port(8080), vec!["http-alt".into()])]),
+        interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
+    }
+}
+
+/// A netlink message of the dump.
+fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(16 + payload.len()).expect("short");
+    let header =
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &2_u16.to_ne_bytes(), &SEQUENCE.to_ne_bytes(), &[0; 4]];
+    [header.concat(), payload.to_vec()].concat()
+}
+
+/// `struct inet_diag_msg` of a bucket, and the INET_DIAG_MARK that a privileged caller gets. A third is IPv6.
+fn payload(i: u32) -> Vec<u8> {
+    let port = |n: u32| u16::try_from(n).expect("a port").to_be_bytes();
+    let addr = |n: u32| match i % 3 {
+        0 => Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(n)).octets().to_vec(),
+        _ => [&Ipv4Addr::from(0x0a00_0000 | n).octets()[..], &[0; 12]].concat(),
+    };
+    let family = if i.is_multiple_of(3) { 10 } else { 2 };
+    let own = [443, 8080, 32768 + i % 28_000][(i % 7 % 3) as usize];
+    let cookie = [i + 1, 1].map(u32::to_ne_bytes).concat();
+    [
+        &[family, 6, 3, 0][..],
+        &port(own),
+        &port(1024 + i % 60_000),
+        &addr(i % 256),
+        &addr(i),
+        &[0; 4],
+        &cookie,
+        &(i % 60_000).to_ne_bytes(),
+        &[0; 16],
+        &[8, 0, 15, 0, 0, 0, 0, 0],
+    ]
+    .concat()
+}
+
+/// A kernel that has its datagrams ready.
+struct Ready<'a>(std::slice::Iter<'a, Vec<u8>>);
+
+impl Transport for Ready<'_> {
+    fn send(&mut self, _: &Request) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let datagram = self.0.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.clear();
+        buffer.extend_from_slice(datagram);
+        Ok(datagram.len())
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let bucket = |i| match response::decode(&payload(i)) {
+        Ok(Socket::Bucket(bucket)) => Row { bucket, direction: Direction::Inbound },
+        other => panic!("no bucket: {other:?}"),
+    };
+    (0..ROWS).map(bucket).collect()
+}
+
+fn decoding(c: &mut Criterion) {
+    let messages: Vec<Vec<u8>> = (0..ROWS).map(|i| message(TCPDIAG_GETSOCK, &payload(i))).collect();
+    // As many in a datagram as the kernel's 32 KiB take.
+    let mut datagrams: Vec<Vec<u8>> = messages.chunks(340).map(<[_]>::concat).collect();
+    datagrams.push(message(3, &[0; 4]));
+    let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
+    let request = Request { walk: Walk::BothFamilies, states, program: None };
+    let mut group = c.benchmark_group("dump");
+    group.throughput(Throughput::Elements(ROWS.into()));
+    group.bench_function("decode", |b| {
+        b.iter(|| {
+            let mut sum = 0_u64;
+            let end = dump::run(&mut Ready(datagrams.iter()), &request, &mut |socket| {
+                sum += u64::from(socket.tuple().local_port().0);
+                ControlFlow::Continue(())
+            });
+            assert!(end.is_ok());
+            sum
+        });
+    });
+}
+
+fn formatting(c: &mut Criterion) {
+    let (rows, facts) = (rows(), facts());
+    let mut group = c.benchmark_group("format");
+    group.throughput(Throughput::Elements(ROWS.into()));
+    let stream = |mut stream: Stream| {
+        rows.iter().try_for_each(|row| stream.write(row, &facts)).and_then(|()| stream.finish()).expect("written");
+    };
+    group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
+    let columns: Vec<_> = RECORD_COLUMNS.iter().collect();
+    group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
+    let columns = table_columns(false);
+    let list = ListTable { rows: &rows, facts: &facts, columns: &columns, total: rows.len(), header: true };
+    let look = Look { color: false, width: None };
+    group.bench_function("table", |b| b.iter(|| table(&mut io::sink(), &list, look).expect("written")));
+}
+
+fn filtering(c: &mut Criterion) {
+    let (rows, facts) = (rows(), facts());
+    let filter = parser::parse(EXPRESSION, &facts).expect("an expression").filter;
+    let mut group = c.benchmark_group("filter");
+    group.bench_function("parse", |b| b.iter(|| parser::parse(black_box(EXPRESSION), &facts).expect("an expression")));
+    group.bench_function("compile", |b| b.iter(|| bytecode::compile(black_box(&filter))));
+    group.throughput(Throughput::Elements(ROWS.into()));
+    group.bench_function("accepts", |b| b.iter(|| rows.iter().filter(|row| filter.accepts(row)).count()));
+}
+
+criterion_group!(pure, decoding, formatting, filtering);
+criterion_main!(pure);

@@ -1,0 +1,215 @@
+//! twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets, against the time that the kernel itself takes to
+//! hand over the rows, and against `ss` and `netstat` where they are installed.
+//!
+//! `cargo bench --bench whole` measures them all, `-- --quick` leaves out the million, `-- 1000 100000` chooses. Every
+//! command runs next to a floor, in turns, and the ratio is the median of such pairs: a busy machine slows both. The
+//! result is the Markdown table of README. No time makes it fail.
+
+mod floor;
+mod population;
+mod process;
+mod report;
+
+use std::env;
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use floor::Floor;
+use population::Population;
+use process::{Cost, Process, WATCH, on_one_core};
+use report::{Machine, Measured, Size};
+use twtool::sys::sandbox;
+
+const TWTOOL: &str = env!("CARGO_BIN_EXE_twtool");
+
+/// The hidden first argument of a process that is the floor.
+const FLOOR: &str = "--be-the-floor";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((first, kind)) if first == FLOOR => floor::run(floor_of(kind)).map_err(Into::into),
+        Some((first, words)) if first == WATCH => process::watch(words),
+        // Cargo gives this word to `cargo bench` alone.
+        _ if arguments.iter().any(|word| word == "--bench") => bench(&arguments),
+        _ => Ok(()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn floor_of(kind: &[String]) -> Floor {
+    if kind.is_empty() { Floor::All } else { Floor::Port443 }
+}
+
+fn floor_process(floor: Floor) -> Result<Process, Box<dyn Error>> {
+    let this = env::current_exe()?.into_os_string().into_string().map_err(|_| "a path that is no UTF-8")?;
+    Ok(match floor {
+        Floor::All => Process::new(this, &[FLOOR]),
+        Floor::Port443 => Process::new(this, &[FLOOR, "443"]),
+    })
+}
+
+/// A command to measure, and what it should reach.
+struct Case {
+    name: &'static str,
+    process: Process,
+    floor: Floor,
+    one_core: bool,
+    /// What it is held against beside the floor, by its name, and how many times faster it should be.
+    rival: Option<(&'static str, f64)>,
+    /// Its wall time should be at most this many times the floor's.
+    at_most: Option<f64>,
+    /// Its peak memory should be at most 8 MiB and this much a bucket.
+    bytes_a_bucket: Option<u32>,
+}
+
+const SS: &str = "ss -tanoH state time-wait";
+const SS_443: &str = "ss -tanoH state time-wait 'sport = :443'";
+const NETSTAT: &str = "netstat -tano";
+
+impl Case {
+    fn twtool(name: &'static str, arguments: &[&str], at_most: Option<f64>) -> Self {
+        let process = Process::new(TWTOOL, &[&["list"], arguments].concat());
+        Self { name, process, floor: Floor::All, one_core: false, rival: None, at_most, bytes_a_bucket: None }
+    }
+
+    fn faster_than(self, rival: &'static str, times: f64) -> Self {
+        Self { rival: Some((rival, times)), ..self }
+    }
+
+    fn bytes_a_bucket(self, bytes: u32) -> Self {
+        Self { bytes_a_bucket: Some(bytes), ..self }
+    }
+
+    fn other(name: &'static str, floor: Floor, program: &str, arguments: &[&str]) -> Option<Self> {
+        let process = Process::new(program, arguments);
+        let case = Self { process, floor, ..Self::twtool(name, &[], None) };
+        Process::installed(program).then_some(case)
+    }
+
+    /// What is measured at a size, with the targets that hold there.
+    fn all(buckets: u32) -> Vec<Self> {
+        let filter = "sport = :443";
+        let others = [
+            Self::other(SS, Floor::All, "ss", &["-tanoH", "state", "time-wait"]),
+            Self::other(SS_443, Floor::Port443, "ss", &["-tanoH", "state", "time-wait", filter]),
+            Self::other(NETSTAT, Floor::All, "netstat", &["-tano"]),
+        ];
+        let target = |ratio: f64| (buckets == 100_000).then_some(ratio);
+        let small = (buckets == 10).then_some(1.2);
+        let twtool = if buckets == 10 {
+            vec![Self::twtool("list", &[], small), Self::twtool("list -o ndjson", &["-o", "ndjson"], small)]
+        } else {
+            vec![
+                Self::twtool("list -o ndjson", &["-o", "ndjson"], target(1.2)).faster_than(SS, 4.0).bytes_a_bucket(0),
+                Self::twtool("list -o csv", &["-o", "csv"], target(1.2)).faster_than(SS, 4.0).bytes_a_bucket(0),
+                Self::twtool("list", &[], target(1.5)).faster_than(SS, 3.0).bytes_a_bucket(96),
+                Self::twtool("list --json", &["--json"], target(1.8)).faster_than(SS, 2.5).bytes_a_bucket(96),
+                Self::twtool("list --count", &["--count"], target(1.05)).faster_than(SS, 4.0),
+                Self {
+                    floor: Floor::Port443,
+                    ..Self::twtool("list 'sport = :443'", &[filter], target(1.2)).faster_than(SS_443, 1.0)
+                },
+                Self { one_core: true, ..Self::twtool("list -o ndjson, one core", &["-o", "ndjson"], None) },
+            ]
+        };
+        twtool.into_iter().chain(others.into_iter().flatten()).collect()
+    }
+
+    /// The process, and the floor before or after it.
+    fn pair(&self, floor_first: bool) -> Result<(Cost, Cost), Box<dyn Error>> {
+        let floor = floor_process(self.floor)?;
+        let pair = || {
+            if floor_first {
+                let floor = floor.run()?;
+                Ok((floor, self.process.run()?))
+            } else {
+                let own = self.process.run()?;
+                Ok((floor.run()?, own))
+            }
+        };
+        if self.one_core { on_one_core(pair)? } else { pair() }
+    }
+}
+
+/// How many pairs of each command.
+fn rounds(buckets: u32) -> u32 {
+    match buckets {
+        ..=1000 => 21,
+        1001..500_000 => 11,
+        _ => 5,
+    }
+}
+
+fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut sizes: Vec<u32> = arguments.iter().filter_map(|word| word.parse().ok()).collect();
+    if sizes.is_empty() {
+        sizes = vec![10, 1000, 100_000, 1_000_000];
+        if arguments.iter().any(|word| word == "--quick") {
+            sizes.pop();
+        }
+    }
+    // While there is one thread.
+    sandbox::enter_user_namespace()?;
+    let machine = Machine::here()?;
+    let sizes: Vec<Size> = sizes.into_iter().map(measure).collect::<Result<_, _>>()?;
+    report::write(&mut io::stdout().lock(), &machine, &sizes)?;
+    Ok(())
+}
+
+/// The population that is there, made anew where its life would end before what comes next.
+struct Supply {
+    buckets: u32,
+    now: Option<Population>,
+    seen: Vec<u32>,
+}
+
+impl Supply {
+    fn lasting(&mut self, next: Duration) -> Result<(), Box<dyn Error>> {
+        if self.now.as_ref().is_none_or(|population| !population.outlives(next)) {
+            let begun = Instant::now();
+            self.now = Some(Population::make(self.buckets as usize)?);
+            let (made, seen) = (begun.elapsed(), Population::seen()?);
+            writeln!(io::stderr(), "{seen} of {} buckets made in {made:.1?}", self.buckets)?;
+        }
+        self.look()
+    }
+
+    fn look(&mut self) -> Result<(), Box<dyn Error>> {
+        self.seen.push(Population::seen()?);
+        Ok(())
+    }
+}
+
+fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
+    let load_before = report::load()?;
+    let mut supply = Supply { buckets, now: None, seen: vec![] };
+    let cases = Case::all(buckets);
+    let mut measured: Vec<Measured> = cases.iter().map(|_| Measured::default()).collect();
+    let mut longest = vec![Duration::ZERO; cases.len()];
+    for round in 0..rounds(buckets) {
+        for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
+            supply.lasting(*longest)?;
+            let (floor, own) = case.pair(round % 2 == 0)?;
+            supply.look()?;
+            measured.pairs.push((floor, own));
+            *longest = (*longest).max(floor.wall + own.wall);
+        }
+    }
+    for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(longest) {
+        supply.lasting(longest)?;
+        measured.peak_kib = case.process.peak_kib()?;
+    }
+    supply.lasting(Duration::from_secs(2))?;
+    let floor_peak_kib = floor_process(Floor::All)?.peak_kib()?;
+    let load = (load_before, report::load()?);
+    Ok(Size { buckets, seen: supply.seen, load, floor_peak_kib, cases: cases.into_iter().zip(measured).collect() })
+}

@@ -1,0 +1,118 @@
+//! Populations of timewait buckets in a network namespace of their own, with a minute to live.
+//!
+//! Both ends close first in turn; the buckets are IPv4, IPv6 and IPv4-mapped, over many addresses of 127.0.0.0/8 and over
+//! the ports of a server that does several things. Every hundredth is on local port 443.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use twtool::sys::{sandbox, sysctl};
+
+/// TCP_TIMEWAIT_LEN.
+const LIFE: Duration = Duration::from_secs(60);
+
+/// Connections that are open at once in a lane.
+const BATCH: usize = 16;
+
+/// Ports of each kind of listener in a lane.
+const PORTS: u16 = 10;
+
+/// Buckets in the main thread's network namespace.
+pub(crate) struct Population {
+    /// When the first of them was made.
+    begun: Instant,
+}
+
+impl Population {
+    /// Moves the calling thread, which must be the main one, into a new namespace and makes this many buckets there. Those
+    /// of an earlier namespace go with it.
+    pub(crate) fn make(buckets: usize) -> Result<Self, Box<dyn Error>> {
+        sandbox::enter_network_namespace()?;
+        sysctl::write("ipv4.tcp_max_tw_buckets", "4000000")?;
+        sysctl::write("ipv4.ip_local_port_range", "1024 65535")?;
+        sysctl::write("ipv4.tcp_tw_reuse", "0")?;
+        let begun = Instant::now();
+        let lanes = if buckets < 1000 { 1 } else { thread::available_parallelism()?.get() };
+        let made: io::Result<()> = thread::scope(|scope| {
+            let share = |lane: usize| buckets / lanes + usize::from(lane < buckets % lanes);
+            let makers: Vec<_> =
+                (0..lanes).map(|lane| scope.spawn(move || Lane::open(lane)?.make(share(lane)))).collect();
+            makers.into_iter().try_for_each(|maker| maker.join().unwrap_or_else(|_| Err(io::Error::other("panic"))))
+        });
+        made.map_err(|error| format!("making {buckets} buckets: {error}"))?;
+        Ok(Self { begun })
+    }
+
+    /// Whether all of them still live when something that takes this long has run.
+    pub(crate) fn outlives(&self, next: Duration) -> bool {
+        self.begun.elapsed() + next < LIFE
+    }
+
+    /// How many there are now, by the kernel's own count of its namespace.
+    pub(crate) fn seen() -> Result<u32, Box<dyn Error>> {
+        let sockstat = fs::read_to_string("/proc/self/net/sockstat")?;
+        let count = sockstat.lines().find(|line| line.starts_with("TCP:")).and_then(|line| line.split(" tw ").nth(1));
+        let count = count.and_then(|rest| rest.split(' ').next()).ok_or("no 'tw' in /proc/net/sockstat")?;
+        Ok(count.parse()?)
+    }
+}
+
+/// What one thread makes its share with: listeners that no other has, for it must accept its own connections.
+struct Lane {
+    ipv4: Vec<TcpListener>,
+    dual: Vec<TcpListener>,
+    https: TcpListener,
+}
+
+impl Lane {
+    fn open(lane: usize) -> io::Result<Self> {
+        let lane = u8::try_from(lane).map_err(io::Error::other)?;
+        // The ports of the lanes lie side by side, up to 255 of them.
+        let first = 2000 + u16::from(lane) * 2 * PORTS;
+        let listen = |addr: IpAddr, first: u16| -> io::Result<Vec<TcpListener>> {
+            (first..first + PORTS).map(|port| TcpListener::bind((addr, port))).collect()
+        };
+        Ok(Self {
+            ipv4: listen(Ipv4Addr::UNSPECIFIED.into(), first)?,
+            dual: listen(Ipv6Addr::UNSPECIFIED.into(), first + PORTS)?,
+            https: TcpListener::bind((Ipv4Addr::new(127, 0, lane, 1), 443))?,
+        })
+    }
+
+    fn make(&self, share: usize) -> io::Result<()> {
+        let mut open = Vec::with_capacity(BATCH);
+        for i in 0..share {
+            open.push(self.connection(i)?);
+            if open.len() == BATCH || i + 1 == share {
+                for (first, second) in open.drain(..) {
+                    drop(first);
+                    drop(second);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection of this number: the end that closes first, and the other.
+    fn connection(&self, i: usize) -> io::Result<(TcpStream, TcpStream)> {
+        if i.is_multiple_of(100) {
+            let client = TcpStream::connect(self.https.local_addr()?)?;
+            return Ok((self.https.accept()?.0, client));
+        }
+        let port = i / 20 % usize::from(PORTS);
+        let octet = |n: usize| u8::try_from(n % 16 + 1).unwrap_or(1);
+        let ipv4 = Ipv4Addr::new(127, 1, octet(i / 200), octet(i / 3200));
+        let (listener, addr): (_, IpAddr) = match i % 10 {
+            0..=5 => (&self.ipv4[port], ipv4.into()),
+            6 | 7 => (&self.dual[port], Ipv6Addr::LOCALHOST.into()),
+            _ => (&self.dual[port], ipv4.to_ipv6_mapped().into()),
+        };
+        let client = TcpStream::connect(SocketAddr::new(addr, listener.local_addr()?.port()))?;
+        let (server, _) = listener.accept()?;
+        Ok(if (i / 10).is_multiple_of(2) { (server, client) } else { (client, server) })
+    }
+}

@@ -1,0 +1,89 @@
+//! Whole processes: how long one runs, and how much memory it takes at most.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
+
+/// What a run takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    /// From before the fork until its end is known.
+    pub(crate) wall: Duration,
+    /// Of all its threads, in user and kernel mode. On a busy machine this says more than the wall clock.
+    pub(crate) processor: Duration,
+}
+
+fn processor_time_of_children() -> Result<Duration, Box<dyn Error>> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let time = usage.user_time() + usage.system_time();
+    Ok(Duration::from_micros(time.num_microseconds().try_into()?))
+}
+
+/// A program and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl Process {
+    pub(crate) fn new(program: impl Into<String>, arguments: &[&str]) -> Self {
+        Self { program: program.into(), arguments: arguments.iter().map(|&word| word.to_owned()).collect() }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    /// Runs it, output to /dev/null.
+    pub(crate) fn run(&self) -> Result<Cost, Box<dyn Error>> {
+        let (processor, begun) = (processor_time_of_children()?, Instant::now());
+        let status = self.command().status()?;
+        let cost = Cost { wall: begun.elapsed(), processor: processor_time_of_children()?.saturating_sub(processor) };
+        if status.success() { Ok(cost) } else { Err(format!("{self:?}: {status}").into()) }
+    }
+
+    /// Its largest resident set in KiB. A small process of its own watches it, [`watch`], for the figure that the kernel
+    /// keeps is that of all children so far, and begins with what the parent had at the fork.
+    pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
+        let mut watcher = Command::new(std::env::current_exe()?);
+        let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;
+        Ok(String::from_utf8(output.stdout)?.trim().parse().map_err(|_| format!("no peak memory of {self:?}"))?)
+    }
+
+    /// Whether it can be run at all.
+    pub(crate) fn installed(program: &str) -> bool {
+        Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    }
+}
+
+/// The hidden first argument of a process that runs [`watch`].
+pub(crate) const WATCH: &str = "--watch-peak-memory";
+
+/// Runs the program of these arguments and prints its largest resident set in KiB.
+pub(crate) fn watch(words: &[String]) -> Result<(), Box<dyn Error>> {
+    let (program, arguments) = words.split_first().ok_or("no program")?;
+    let process = Process { program: program.clone(), arguments: arguments.to_vec() };
+    process.run()?;
+    Ok(writeln!(io::stdout(), "{}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss())?)
+}
+
+/// Runs something on the first core that the calling thread may use; so do the processes that it starts.
+pub(crate) fn on_one_core<T>(run: impl FnOnce() -> T) -> nix::Result<T> {
+    let own_thread = Pid::from_raw(0);
+    let all = sched_getaffinity(own_thread)?;
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|&core| all.is_set(core) == Ok(true)).unwrap_or(0))?;
+    sched_setaffinity(own_thread, &one)?;
+    let result = run();
+    sched_setaffinity(own_thread, &all)?;
+    Ok(result)
+}

@@ -1,0 +1,135 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_twtool_global_optspecs
+    string join \n o/output= json color= 4/ipv4 6/ipv6 h/help V/version
+end
+
+function __fish_twtool_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_twtool_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_twtool_using_subcommand
+    set -l cmd (__fish_twtool_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c twtool -n "__fish_twtool_needs_command" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_needs_command" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_needs_command" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_needs_command" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_needs_command" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_needs_command" -s V -l version -d 'Print version'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "list" -d 'List TIME_WAIT sockets with their remaining time'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "port" -d 'Classify ports, and say what this machine makes of them'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "bind-test" -d 'Say why bind() fails on a port, and what would help'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l local-port -d 'Local port; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l remote-port -d 'Remote port; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l local -d 'Local address or prefix, like 10.0.0.0/8; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l remote -d 'Remote address or prefix; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l class -d 'RFC 6335 class of the local port; repeat for more' -r -f -a "well-known\t'0-1023'
+registered\t'1024-49151'
+dynamic\t'49152-65535'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l direction -d 'Who connected, as inferred from listeners and port ranges; repeat for more' -r -f -a "inbound\t'A listener covers the local end'
+outbound\t'None does, the local port is ephemeral and the remote one is not'
+unknown\t'Neither can be said'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l expires-under -d 'Less remaining time than this: 500ms, 10s, 1m' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l sort -d 'Order of the rows [default: expires; none, as they come, for ndjson and csv]' -r -f -a "expires\t'By remaining time'
+local\t'By local address and port'
+remote\t'By remote address and port'
+none\t'As the kernel gives them'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l limit -d 'Show at most this many rows' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l columns -d 'Columns of a table or csv, by JSON key, or local and remote for address:port' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l source -d 'Which interface of the kernel to ask' -r -f -a "auto\t'sock_diag, and procfs where that is refused'
+sock_diag\t'sock_diag alone'
+procfs\t'/proc/net/tcp and tcp6: slower, times in steps of 10 ms, no cookie, mark or interface'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l replay -d 'Answer from such a file instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l explain-filter -d 'Say what of the filter the kernel judges and what is judged here, and list nothing'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l reverse -d 'Turn the order round'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l no-header -d 'Leave out the header line, and the table\'s last line'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l count -d 'Print the number of rows only'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s q -l quiet -d 'Print nothing: exit code 0 if there is any, 1 if none'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l force -d 'Replace the file of --record where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand port" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand port" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand port" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand port" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand port" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand port" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l addr -d 'Address to bind; repeat for more [default: 0.0.0.0 and ::]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l with -d 'What your server sets before bind()' -r -f -a "none\t'No option'
+reuseaddr\t'SO_REUSEADDR'
+reuseport\t'SO_REUSEPORT'
+both\t'Both'"
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l listen -d 'Also listen(); it can take a real connection for a moment'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l demo -d 'Show on this kernel how TIME_WAIT blocks the port, in a private network namespace (no root, host untouched)'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand completions" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand completions" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand completions" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand completions" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand completions" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand man" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand man" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand man" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand man" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand man" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -1,0 +1,39 @@
+//! Netlink datagrams: any bytes are sockets or an error, and every socket is one of the messages, in their order.
+//!
+//! A case is a list of datagrams, each with its length before it in two bytes; the last may be cut.
+#![no_main]
+
+use std::ops::ControlFlow;
+
+use libfuzzer_sys::fuzz_target;
+use twtool::model::socket::StateSet;
+use twtool::sock_diag::request::{Request, Walk};
+use twtool::sock_diag::{dump, response};
+use twtool_fuzz::{Datagrams, bounded, says, sockets};
+
+fuzz_target!(|case: &[u8]| {
+    let mut datagrams = vec![];
+    let mut rest = case;
+    while let Some((length, more)) = rest.split_first_chunk::<2>() {
+        let (datagram, more) = more.split_at(usize::from(u16::from_le_bytes(*length)).min(more.len()));
+        datagrams.push(datagram);
+        rest = more;
+    }
+    let payloads = sockets(datagrams.iter().copied());
+    let rows = bounded(case, || {
+        let _ = response::decode(case);
+        let mut kernel = Datagrams(datagrams.iter().map(|datagram| datagram.to_vec()).collect::<Vec<_>>().into_iter());
+        let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None };
+        let mut rows = Vec::with_capacity(payloads.len());
+        let end = dump::run(&mut kernel, &request, &mut |socket| {
+            rows.push(socket);
+            ControlFlow::Continue(())
+        });
+        assert!(end.is_err() || !rows.is_empty() || payloads.is_empty() || end.is_ok_and(|end| !end.stopped));
+        rows
+    });
+    assert!(rows.len() <= payloads.len(), "{} rows of {} messages", rows.len(), payloads.len());
+    for (row, payload) in rows.iter().zip(payloads) {
+        assert!(says(payload, row), "{row:?} of {payload:?}");
+    }
+});

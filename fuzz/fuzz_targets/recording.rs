@@ -1,0 +1,47 @@
+//! Recordings: any bytes are facts and events or an error; every event is a line of the file, and every socket of a replay
+//! is a message of the datagrams.
+//!
+//! A case is a file; one that begins with a line feed lacks its end line, which is made here with the right checksum.
+#![no_main]
+
+use std::ops::ControlFlow;
+
+use libfuzzer_sys::fuzz_target;
+use twtool::model::socket::StateSet;
+use twtool::sock_diag::dump;
+use twtool::sock_diag::request::{Request, Walk};
+use twtool::sock_diag::transport::{Event, Replay};
+use twtool::source::recording;
+use twtool_fuzz::{bounded, says, sockets};
+
+fuzz_target!(|case: &[u8]| {
+    let mut file = case.to_vec();
+    if let Some(body) = case.strip_prefix(b"\n") {
+        file = body.to_vec();
+        if !file.ends_with(b"\n") {
+            file.push(b'\n');
+        }
+        let lines = file.iter().filter(|&&byte| byte == b'\n').count();
+        let end = format!("{{\"end\":{{\"lines\":{lines},\"crc32\":{}}}}}\n", crc32fast::hash(&file));
+        file.extend(end.into_bytes());
+    }
+    let Ok((facts, events)) = bounded(&file, || recording::parse(&file)) else { return };
+    let lines = file.iter().filter(|&&byte| byte == b'\n').count();
+    assert!(events.len() + 2 <= lines + 1, "{} events in {lines} lines", events.len());
+    let datagrams = events.iter().filter_map(|event| match event {
+        Event::Datagram(bytes) => Some(bytes.as_slice()),
+        _ => None,
+    });
+    let payloads = sockets(datagrams.clone());
+    assert!(datagrams.map(<[u8]>::len).sum::<usize>() * 2 <= file.len());
+    let _ = facts.gaps();
+    for walk in [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6] {
+        let request = Request { walk, states: StateSet::from_bits(1 << 6), program: None };
+        bounded(&file, || {
+            let _ = dump::run(&mut Replay::new(events.clone()), &request, &mut |socket| {
+                assert!(payloads.iter().any(|payload| payload.len() >= 72 && says(payload, &socket)), "{socket:?}");
+                ControlFlow::Continue(())
+            });
+        });
+    }
+});

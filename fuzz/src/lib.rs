@@ -1,0 +1,124 @@
+//! What the fuzz targets share: facts, a second reading of netlink datagrams, and a count of the memory held.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use twtool::model::facts::{Facts, Services};
+use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use twtool::model::socket::{Cookie, Socket};
+use twtool::sock_diag::request::Request;
+use twtool::sock_diag::transport::Transport;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counting.
+struct Counting;
+
+impl Counting {
+    fn add(bytes: usize) {
+        MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+    }
+}
+
+// SAFETY: every call is the system allocator's, with the caller's own arguments.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::add(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Runs a case and holds it to its memory: at no time more than 256 KiB (a table of service names has 128) and 64 bytes for
+/// each of the case's.
+pub fn bounded<T>(case: &[u8], run: impl FnOnce() -> T) -> T {
+    let before = HELD.load(Relaxed);
+    MOST.store(before, Relaxed);
+    let result = run();
+    let most = MOST.load(Relaxed) - before;
+    assert!(most <= 256 * 1024 + 64 * case.len(), "{most} bytes held for a case of {}", case.len());
+    result
+}
+
+/// The facts of some machine.
+pub fn facts() -> Facts {
+    Facts {
+        taken_at: SystemTime::UNIX_EPOCH,
+        kernel: "6.18.0".into(),
+        netns: Some(1),
+        local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
+        local_reserved_ports: Some(LocalReservedPorts(vec![])),
+        unprivileged_port_start: Some(1024),
+        services: Services::new(vec![(Port(80), vec!["http".into(), "www".into()]), (Port(443), vec!["https".into()])]),
+        interfaces: BTreeMap::from([(NonZeroU32::MIN, "lo".to_owned())]),
+    }
+}
+
+/// A kernel that answers with these datagrams, and then with an error.
+pub struct Datagrams(pub std::vec::IntoIter<Vec<u8>>);
+
+impl Transport for Datagrams {
+    fn send(&mut self, _: &Request) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        *buffer = self.0.next().ok_or(io::ErrorKind::WouldBlock)?;
+        Ok(buffer.len())
+    }
+}
+
+/// The payloads of the messages that are sockets, by a reading that is not twtool's (`struct nlmsghdr`: length, type).
+pub fn sockets<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
+    let mut found = vec![];
+    for datagram in datagrams {
+        let mut rest = datagram;
+        while rest.len() >= 16 {
+            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+            if length < 16 || length > rest.len() {
+                break;
+            }
+            if matches!(kind, 18 | 20) {
+                found.push(&rest[16..length]);
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+    found
+}
+
+/// Whether the socket is the one that these bytes say, as far as every socket has it.
+pub fn says(payload: &[u8], socket: &Socket) -> bool {
+    let u16_at = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
+    let u32_at = |at: usize| u32::from_ne_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
+    let addr_at = |at: usize| match payload[0] {
+        2 => u128::from_be_bytes([0; 16]) | 0xffff_0000_0000 | u128::from(u32::from_be(u32_at(at))),
+        _ => payload[at..at + 16].iter().fold(0, |bits, &byte| bits << 8 | u128::from(byte)),
+    };
+    let tuple = socket.tuple();
+    let same = (u16_at(4), u16_at(6)) == (tuple.local_port().0, tuple.remote_port().0)
+        && (addr_at(8), addr_at(24)) == (tuple.local_bits(), tuple.remote_bits())
+        && u32_at(40) == socket.interface().map_or(0, NonZeroU32::get)
+        && u64::from(u32_at(44)) | u64::from(u32_at(48)) << 32 == socket.cookie().map_or(0, Cookie::number);
+    same && match socket {
+        Socket::Bucket(bucket) => {
+            payload[2] == 3 && payload[1] == bucket.state() as u8 && u32_at(52) == bucket.expires_ms
+        }
+        Socket::Full(full) => {
+            payload[2] != 3 && (u32_at(64), u32_at(68)) == (full.uid, full.inode.map_or(0, NonZeroU32::get))
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What follows from the kernel's answers: direction, verdict, advice. Model in, model out; no I/O, no clock.
+
+pub mod advice;
+pub mod conflict;
+pub mod direction;
+pub mod verdict;

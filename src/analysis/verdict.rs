@@ -1,0 +1,92 @@
+//! From attempts and holders to verdict and cause.
+
+use std::time::Duration;
+
+use super::conflict;
+use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+use crate::model::socket::{Socket, TcpState};
+
+/// What a bind test comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conclusion {
+    /// The worst of the addresses.
+    pub verdict: Verdict,
+    /// What the plain bind runs into there.
+    pub cause: Cause,
+    /// When only buckets block: the longest remaining time among them.
+    pub free_in: Option<Duration>,
+}
+
+/// Draws the conclusion for a server that sets `with`. `attempts` has all option sets of every address.
+#[must_use]
+pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attempt], holders: &[Holder]) -> Conclusion {
+    let plain = || attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
+    let judged = plain().map(|attempt| (verdict_of(attempt, with, attempts), attempt));
+    let verdict = judged.clone().map(|(verdict, _)| verdict).max().unwrap_or(Verdict::Free);
+    let worst: Vec<&Attempt> = judged.filter(|(v, _)| *v == verdict).map(|(_, attempt)| attempt).collect();
+    let in_the_way: Vec<&Holder> = holders
+        .iter()
+        .filter(|holder| worst.iter().any(|attempt| conflict::overlaps(attempt, &holder.socket)))
+        .collect();
+    let cause = match verdict {
+        Verdict::Free => Cause::None,
+        Verdict::Denied => denial(facts, port, &worst),
+        Verdict::Reusable | Verdict::Blocked => obstacle(verdict, &in_the_way),
+    };
+    let only_buckets = matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr);
+    let blocking = holders.iter().filter(|holder| holder.blocks);
+    let expiry = |holder: &Holder| match holder.socket {
+        Socket::Bucket(bucket) => Some(bucket.expires()),
+        Socket::Full(_) => None,
+    };
+    // One that is no bucket makes it None: then nobody can say when the port is free.
+    let free_in = blocking.map(expiry).collect::<Option<Vec<_>>>().and_then(|times| times.into_iter().max());
+    Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets) }
+}
+
+fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verdict {
+    match plain.outcome() {
+        CallResult::Ok => Verdict::Free,
+        CallResult::Failed(Errno::AddrInUse) => {
+            let same = |attempt: &&Attempt| attempt.at == plain.at && attempt.options == with;
+            match attempts.iter().find(same).map(Attempt::outcome) {
+                Some(CallResult::Ok) => Verdict::Reusable,
+                _ => Verdict::Blocked,
+            }
+        }
+        CallResult::Failed(_) => Verdict::Denied,
+    }
+}
+
+fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
+    let cause = |attempt: &&Attempt| match attempt.outcome() {
+        // EACCES on a port that needs no privilege comes from a security module, which gives no reason.
+        CallResult::Failed(Errno::Access) if facts.privileged(port) == Some(true) => Cause::PrivilegedPort,
+        CallResult::Failed(Errno::AddrNotAvailable) => Cause::AddressNotLocal,
+        CallResult::Failed(Errno::FamilyNotSupported) => Cause::FamilyUnsupported,
+        _ => Cause::Unknown,
+    };
+    worst.first().map_or(Cause::Unknown, cause)
+}
+
+/// Listener before connection before bound before buckets.
+fn obstacle(verdict: Verdict, in_the_way: &[&Holder]) -> Cause {
+    let rank = |holder: &&Holder| match holder.socket {
+        Socket::Bucket(_) => 3,
+        Socket::Full(full) => match full.state {
+            TcpState::Listen => 0,
+            TcpState::Closed | TcpState::BoundInactive => 2,
+            _ => 1,
+        },
+    };
+    match (in_the_way.iter().map(rank).min(), verdict) {
+        (Some(0), _) => Cause::Listener,
+        (Some(1), _) => Cause::Connection,
+        (Some(2), _) => Cause::Bound,
+        (Some(_), Verdict::Reusable) => Cause::TimeWait,
+        (Some(_), _) => Cause::TimeWaitWithoutReuseaddr,
+        (None, _) => Cause::Unknown,
+    }
+}

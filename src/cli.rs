@@ -1,0 +1,205 @@
+//! The command line: the clap tree, dispatch, errors on stderr, the exit code. Completions and manual page, too.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use clap_mangen::roff::{Roff, roman};
+
+use crate::commands::{self, Answer, ColorChoice, CommandError, Context, GlobalArgs};
+
+const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
+
+const LONG_ABOUT: &str = "\
+Tell the truth about TIME_WAIT and TCP ports on Linux: list the timewait buckets with their remaining time as the kernel \
+gives it, classify ports, and say why bind() fails with EADDRINUSE and what would help.
+
+twtool is about TCP, in the network namespace it runs in. It needs no privilege.";
+
+const AFTER_LONG_HELP: &str = "\
+Exit codes: 0 answered, yes; 1 answered, no; 2 could not answer, or not completely, or wrong usage.
+
+Examples:
+  twtool list                     every TIME_WAIT socket, the next to go first
+  twtool list --json | jq '.sockets | length'
+  twtool port https 8080          class, service, ranges, whether something listens
+  twtool bind-test 8080           why can my server not bind, and what would help?
+  twtool bind-test 8080 --demo    see it happen in a private network namespace";
+
+#[derive(Parser, Debug)]
+#[command(name = "twtool", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// List TIME_WAIT sockets with their remaining time
+    List(Box<commands::list::ListArgs>),
+    /// Classify ports, and say what this machine makes of them
+    Port(commands::port::PortArgs),
+    /// Say why bind() fails on a port, and what would help
+    BindTest(commands::bind_test::BindTestArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Args, Debug)]
+struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    shell: CompletionShell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// The real environment, as `main` found it.
+pub struct Environment<'a> {
+    /// Standard output.
+    pub out: &'a mut dyn Write,
+    /// Standard error.
+    pub err: &'a mut dyn Write,
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+    /// Whether standard error is one.
+    pub err_terminal: bool,
+    /// Its width.
+    pub width: Option<usize>,
+    /// `NO_COLOR` is set and not empty (no-color.org).
+    pub no_color: bool,
+}
+
+/// Runs the program; the value is its exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environment) -> u8 {
+    let answer = answer(args, &mut environment);
+    // What was answered before a failure is shown as well.
+    let flushed = environment.out.flush().map_err(CommandError::Output);
+    match answer.and_then(|code| flushed.map(|()| code)) {
+        Ok(code) => code,
+        // The reader has what it wanted.
+        Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            error.report(environment.err);
+            2
+        }
+    }
+}
+
+fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environment) -> Result<u8, CommandError> {
+    let Environment { out, err, terminal, err_terminal, width, no_color } = environment;
+    let args: Vec<OsString> = args.into_iter().collect();
+    let wanted = |choice, terminal: bool| match choice {
+        ColorChoice::Auto => terminal && !*no_color,
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+    };
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(message) if matches!(message.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            out.write_all(clap_text(&message, wanted(typed_color(&args), *terminal)).as_bytes())?;
+            return Ok(0);
+        }
+        Err(message) => {
+            let _ = err.write_all(clap_text(&message, wanted(typed_color(&args), *err_terminal)).as_bytes());
+            return Ok(2);
+        }
+    };
+    let mut context = Context::new(*out, *err, wanted(cli.global.color, *terminal), *width);
+    let answer = match &cli.command {
+        Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
+        Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
+        Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Completions(args) => {
+            context.out.write_all(&completions(args.shell))?;
+            Answer::Yes
+        }
+        Command::Man => {
+            context.out.write_all(&manual()?)?;
+            Answer::Yes
+        }
+    };
+    Ok(match answer {
+        Answer::Yes => 0,
+        Answer::No => 1,
+        Answer::Incomplete => 2,
+    })
+}
+
+fn clap_text(message: &clap::Error, color: bool) -> String {
+    let text = message.render();
+    if color { text.ansi().to_string() } else { text.to_string() }
+}
+
+/// The choice of colour in arguments that were not understood.
+fn typed_color(args: &[OsString]) -> ColorChoice {
+    let texts = || args.iter().map(|arg| arg.to_string_lossy());
+    let joined = texts().find_map(|arg| arg.strip_prefix("--color=").map(str::to_owned));
+    let apart = || texts().skip_while(|arg| arg != "--color").nth(1).map(std::borrow::Cow::into_owned);
+    let typed = joined.or_else(apart).and_then(|choice| ColorChoice::from_str(&choice, false).ok());
+    typed.unwrap_or(ColorChoice::Auto)
+}
+
+fn completions(shell: CompletionShell) -> Vec<u8> {
+    let shell = match shell {
+        CompletionShell::Bash => Shell::Bash,
+        CompletionShell::Zsh => Shell::Zsh,
+        CompletionShell::Fish => Shell::Fish,
+    };
+    let mut script = vec![];
+    clap_complete::generate(shell, &mut Cli::command(), "twtool", &mut script);
+    script
+}
+
+/// One page for the program and its commands: clap_mangen's sections, those of a command one level down.
+fn manual() -> io::Result<Vec<u8>> {
+    let command = Cli::command();
+    let page = clap_mangen::Man::new(command.clone());
+    let mut text = vec![];
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    page.render_options_section(&mut text)?;
+    // The commands as they were declared, before clap adds the program's own options to each of them again.
+    for subcommand in command.get_subcommands() {
+        let name = format!("twtool {}", subcommand.get_name());
+        let page = clap_mangen::Man::new(subcommand.clone().bin_name(&name).disable_help_flag(true));
+        let mut sections = vec![];
+        page.render_synopsis_section(&mut sections)?;
+        page.render_description_section(&mut sections)?;
+        page.render_options_section(&mut sections)?;
+        writeln!(text, ".SH \"{}\"", name.to_uppercase())?;
+        text.extend(String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").bytes());
+        render_notes(subcommand, "SS", &mut text)?;
+    }
+    render_notes(&command, "SH", &mut text)?;
+    Ok(text)
+}
+
+/// What stands below the options in the long help: indented lines as they are, others as paragraphs.
+fn render_notes(command: &clap::Command, section: &str, text: &mut Vec<u8>) -> io::Result<()> {
+    let Some(notes) = command.get_after_long_help() else { return Ok(()) };
+    let mut page = Roff::new();
+    page.control(section, ["NOTES"]);
+    for line in notes.to_string().lines() {
+        if line.starts_with(' ') {
+            page.control("nf", []).text([roman(line)]).control("fi", []);
+        } else {
+            page.control("PP", []).text([roman(line)]);
+        }
+    }
+    page.to_writer(text)
+}

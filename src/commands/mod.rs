@@ -1,0 +1,183 @@
+//! One file a subcommand: what was typed, and a `run` that reads as a recipe. Here: what all of them share.
+//!
+//! Arguments are parsed without asking the machine; what they mean here (names, scopes) is resolved against the facts
+//! of the source that answers, so that a replay resolves them as the recording machine would have.
+
+pub mod bind_test;
+pub mod list;
+pub mod port;
+
+use std::io::{self, Write};
+
+use clap::{Args, ValueEnum};
+
+use crate::lab::demo::DemoError;
+use crate::source::SourceError;
+use crate::sys::bind::AttemptError;
+use crate::view::human;
+use crate::view::style::Look;
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct GlobalArgs {
+    /// How to print the answer
+    #[arg(short, long, global = true, help_heading = "Global options", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
+    /// Same as -o json
+    #[arg(long, global = true, help_heading = "Global options", conflicts_with = "output")]
+    pub json: bool,
+    /// When to colour; NO_COLOR in the environment turns auto off
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+    /// Only IPv4 on the wire, IPv4-mapped sockets too
+    #[arg(short = '4', long, global = true, help_heading = "Global options")]
+    pub ipv4: bool,
+    /// Only IPv6 on the wire
+    #[arg(short = '6', long, global = true, help_heading = "Global options")]
+    pub ipv6: bool,
+}
+
+impl GlobalArgs {
+    /// The format, whichever way it was asked for.
+    #[must_use]
+    pub const fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+
+    /// `-4` alone: true; `-6` alone: false; neither or both: no restriction.
+    #[must_use]
+    pub const fn ipv4_on_the_wire(&self) -> Option<bool> {
+        match (self.ipv4, self.ipv6) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns, for eyes
+    Table,
+    /// One JSON document
+    Json,
+    /// A JSON record a line
+    Ndjson,
+    /// A header line, then a record a line
+    Csv,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The world as a command sees it.
+pub struct Context<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Warnings.
+    pub err: &'a mut dyn Write,
+    /// How tables look there.
+    pub look: Look,
+}
+
+impl<'a> Context<'a> {
+    /// A world with these outputs; `width` in columns, where standard output is a terminal.
+    pub fn new(out: &'a mut dyn Write, err: &'a mut dyn Write, color: bool, width: Option<usize>) -> Self {
+        Self { out, err, look: Look { color, width } }
+    }
+
+    /// Says each warning on stderr. That stderr cannot be written is no reason to fail.
+    pub fn warn(&mut self, warnings: &[String]) {
+        for warning in warnings {
+            let _ = writeln!(self.err, "warning: {}", human::escape(warning));
+        }
+    }
+}
+
+/// What a command answers; the exit code says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Answered, yes: 0.
+    Yes,
+    /// Answered, no: 1.
+    No,
+    /// Not answered completely: 2.
+    Incomplete,
+}
+
+impl Answer {
+    /// Yes where the answer is whole.
+    #[must_use]
+    pub const fn complete(complete: bool) -> Self {
+        if complete { Self::Yes } else { Self::Incomplete }
+    }
+}
+
+/// Why a command has no answer; always exit code 2, but for a reader that went away.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// What was typed cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// A filter asks for what is not told.
+    #[error("the filter cannot be judged: {0}")]
+    Unjudged(&'static str),
+    /// The sockets could not be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The port could not be tried.
+    #[error(transparent)]
+    Attempt(#[from] AttemptError),
+    /// The experiment could not be made.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// The answer could not be written.
+    #[error("writing the answer failed: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl CommandError {
+    /// Says it on stderr. That stderr cannot be written is no reason to fail.
+    pub fn report(&self, err: &mut dyn Write) {
+        let message = self.to_string();
+        let lines: Vec<_> = message.lines().map(human::escape).collect();
+        let _ = writeln!(err, "error: {}", lines.join("\n"));
+        if let Some(hint) = self.hint() {
+            let _ = writeln!(err, "hint: {hint}");
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Source(error) => error.hint(),
+            Self::Demo(DemoError::Sandbox(_)) => Some(
+                "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
+                 user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \
+                 kernel.apparmor_restrict_unprivileged_userns=1 (Ubuntu), or a container's seccomp profile. Root in a \
+                 virtual machine can always run it",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// A usage error about the value of an argument, in the words that clap uses for its own.
+fn bad_value(value: &dyn std::fmt::Display, argument: &str, why: &str) -> CommandError {
+    CommandError::Usage(format!("invalid value '{value}' for '{argument}': {why}"))
+}
+
+/// That the answer may not be whole, in words.
+fn interrupted() -> String {
+    "the kernel's table changed while it was read (NLM_F_DUMP_INTR): sockets may be missing or repeated".into()
+}

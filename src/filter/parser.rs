@@ -1,0 +1,615 @@
+//! Filter expressions: ss's, as they are, and tests that only a bucket has. Names are looked up in the facts.
+//!
+//! ```text
+//! list    = test { ["and" | "or"] test }        left to right, both bind equally; nothing between two is "and"
+//! test    = "(" list ")" | "not" test | primary
+//! primary = ("sport" | "dport") [compare] PORT  | ("src" | "dst") [= | !=] HOST | "dev" [= | !=] INTERFACE
+//!         | "fwmark" [= | !=] MARK[/MASK] | "autobound" | "mapped" | "expires" compare DURATION
+//!         | ("class" | "local-class" | "remote-class" | "direction" | "state" | "service") [= | !=] NAME
+//! ```
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::lexer::{Comparison, Token, TokenKind, tokens};
+use super::{End, Filter};
+use crate::model::addr::{Prefix, ScopedPrefix};
+use crate::model::facts::Facts;
+use crate::model::port::{PORT_ARG_FORMS, Port, PortArg, PortClass, PortRange};
+use crate::model::row::Direction;
+
+/// What a test may begin with.
+const TESTS: &str = "sport, dport, src, dst, dev, fwmark, autobound, mapped, expires, class, local-class, remote-class, \
+                     direction, state, service, 'not' or '('";
+
+/// The deepest nesting of parentheses and nots.
+const DEEPEST: usize = 100;
+
+/// How often one list may change between "and" and "or": each change nests what is before it one deeper.
+const MOST_CHANGES: usize = 100;
+
+/// A mistake in an expression, which can be shown under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterError {
+    text: String,
+    span: Range<usize>,
+    message: String,
+}
+
+/// The message, the expression, and a caret under each letter of the offending word.
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, span, message } = self;
+        // One line stays one line, and each character one column wide.
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let before = self.text[..span.start].chars().count();
+        let carets = self.text[span.clone()].chars().count().max(1);
+        write!(f, "invalid filter: {message}\n  {text}\n  {:before$}{:^<carets$}", "", "")
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+/// An expression that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The tree.
+    pub filter: Filter,
+    /// What its author may not have meant, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads an expression; an empty one passes everything.
+///
+/// # Errors
+/// The first mistake, with its place.
+pub fn parse(text: &str, facts: &Facts) -> Result<Parsed, FilterError> {
+    let tokens = tokens(text);
+    let mut parser = Parser { text, facts, tokens: &tokens, next: 0, depth: 0, mixed: false };
+    if tokens.is_empty() {
+        return Ok(Parsed { filter: Filter::TRUE, warnings: vec![] });
+    }
+    let filter = parser.list()?;
+    if let Some(token) = parser.peek() {
+        return Err(parser.error(&token.span.clone(), "there is no '(' for this ')'".into()));
+    }
+    let mixed = parser.mixed.then(|| {
+        format!("'and' and 'or' bind equally, from left to right, as in ss; this filter is read as: {filter}")
+    });
+    Ok(Parsed { filter, warnings: mixed.into_iter().collect() })
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    facts: &'a Facts,
+    tokens: &'a [Token<'a>],
+    next: usize,
+    depth: usize,
+    /// Both `and` and `or` stand in one list.
+    mixed: bool,
+}
+
+type Result<T, E = FilterError> = std::result::Result<T, E>;
+
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Option<&'a Token<'a>> {
+        self.tokens.get(self.next)
+    }
+
+    fn advance(&mut self) -> Option<&'a Token<'a>> {
+        let token = self.peek();
+        self.next += usize::from(token.is_some());
+        token
+    }
+
+    fn error(&self, span: &Range<usize>, message: String) -> FilterError {
+        FilterError { text: self.text.to_owned(), span: span.clone(), message }
+    }
+
+    /// That something else was wanted where this token stands, or the text ends.
+    fn expected(&self, token: Option<&Token>, what: &str) -> FilterError {
+        match token {
+            Some(token) => {
+                let found = &self.text[token.span.clone()];
+                self.error(&token.span, format!("expected {what}, found '{found}'"))
+            }
+            None => self.error(&(self.text.len()..self.text.len()), format!("expected {what}, found the end")),
+        }
+    }
+
+    fn list(&mut self) -> Result<Filter> {
+        let mut left = self.test()?;
+        let mut before = None;
+        let mut changes = 0;
+        while let Some(token) = self.peek() {
+            let (or, written) = match token.kind {
+                TokenKind::Close => break,
+                TokenKind::Or => (true, true),
+                TokenKind::And => (false, true),
+                // Nothing between two tests is "and".
+                _ => (false, false),
+            };
+            self.next += usize::from(written);
+            changes += usize::from(before.is_some_and(|before| before != or));
+            before = Some(or);
+            if changes > MOST_CHANGES {
+                let message = format!("'and' and 'or' change places more than {MOST_CHANGES} times; use parentheses");
+                return Err(self.error(&token.span, message));
+            }
+            left = join(left, self.test()?, or);
+        }
+        self.mixed |= changes > 0;
+        Ok(left)
+    }
+
+    fn test(&mut self) -> Result<Filter> {
+        let Some(token) = self.advance() else { return Err(self.expected(None, &format!("a test: {TESTS}"))) };
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(self.error(&token.span, format!("parentheses and nots go deeper than {DEEPEST}")));
+        }
+        let filter = match token.kind {
+            TokenKind::Not => self.test()?.negated(),
+            TokenKind::Open => {
+                let inner = self.list()?;
+                match self.advance() {
+                    Some(Token { kind: TokenKind::Close, .. }) => inner,
+                    other => {
+                        let mut error = self.expected(other, "')'");
+                        // The parenthesis that waits for it is the better place to look at.
+                        error.span = token.span.clone();
+                        return Err(error);
+                    }
+                }
+            }
+            TokenKind::Word(word) => self.primary(word, token)?,
+            _ => return Err(self.expected(Some(token), &format!("a test: {TESTS}"))),
+        };
+        self.depth -= 1;
+        Ok(filter)
+    }
+
+    fn primary(&mut self, word: &str, token: &Token) -> Result<Filter> {
+        match word {
+            "sport" => self.port(End::Local),
+            "dport" => self.port(End::Remote),
+            "src" => self.equality(|this, value, at| this.host(End::Local, value, at), "an address"),
+            "dst" => self.equality(|this, value, at| this.host(End::Remote, value, at), "an address"),
+            "dev" => self.equality(Self::interface, "an interface"),
+            "fwmark" => self.equality(Self::mark, "a mark, like 0x1 or 0x1/0xff"),
+            "autobound" => self.autobound(token),
+            "mapped" => Ok(Filter::Addr(End::Local, Prefix::MAPPED)),
+            "expires" => self.expires(),
+            "class" | "local-class" => self.equality(|this, value, at| this.class(End::Local, value, at), CLASSES),
+            "remote-class" => self.equality(|this, value, at| this.class(End::Remote, value, at), CLASSES),
+            "direction" => self.equality(Self::direction, DIRECTIONS),
+            "state" => self.equality(Self::state, STATES),
+            "service" => self.equality(Self::service, "a TCP service name of /etc/services"),
+            _ => Err(self.expected(Some(token), &format!("a test: {TESTS}"))),
+        }
+    }
+
+    /// A comparison, where one stands here.
+    fn comparison(&mut self) -> Option<Comparison> {
+        match self.peek()?.kind {
+            TokenKind::Compare(comparison) => {
+                self.next += 1;
+                Some(comparison)
+            }
+            _ => None,
+        }
+    }
+
+    fn value(&mut self, what: &str) -> Result<(&'a str, &'a Token<'a>)> {
+        match self.advance() {
+            Some(token @ Token { kind: TokenKind::Word(word), .. }) => Ok((word, token)),
+            other => Err(self.expected(other, what)),
+        }
+    }
+
+    /// `[= | !=] VALUE`.
+    fn equality(
+        &mut self,
+        read: impl FnOnce(&mut Self, &'a str, &Range<usize>) -> Result<Filter>,
+        what: &str,
+    ) -> Result<Filter> {
+        let at = self.next;
+        let negated = match self.comparison() {
+            None | Some(Comparison::Equal) => false,
+            Some(Comparison::NotEqual) => true,
+            Some(_) => return Err(self.expected(self.tokens.get(at), "= or !=")),
+        };
+        let (value, token) = self.value(what)?;
+        let filter = read(self, value, &token.span)?;
+        Ok(if negated { filter.negated() } else { filter })
+    }
+
+    fn port(&mut self, end: End) -> Result<Filter> {
+        let comparison = self.comparison().unwrap_or(Comparison::Equal);
+        let what = format!("a port: {PORT_ARG_FORMS}");
+        let (word, token) = self.value(&what)?;
+        let word = word.strip_prefix(':').unwrap_or(word);
+        let equal = matches!(comparison, Comparison::Equal | Comparison::NotEqual);
+        if word == "*" && equal {
+            return Ok(if comparison == Comparison::Equal { Filter::TRUE } else { Filter::FALSE });
+        }
+        let range = self.port_range(word, &token.span)?;
+        if !equal && range.first() != range.last() {
+            return Err(self.error(&token.span, format!("'{range}' is a range; a range can only be = or !=")));
+        }
+        let port = range.first();
+        // Where no port can pass, the range is none.
+        let within = |first: Option<Port>, last: Option<Port>| {
+            first.zip(last).and_then(|(a, b)| PortRange::new(a, b)).map_or(Filter::FALSE, |r| Filter::Port(end, r))
+        };
+        let (lowest, highest) = (Some(Port(0)), Some(Port(u16::MAX)));
+        Ok(match comparison {
+            Comparison::Equal => Filter::Port(end, range),
+            Comparison::NotEqual => Filter::Port(end, range).negated(),
+            Comparison::Less => within(lowest, port.0.checked_sub(1).map(Port)),
+            Comparison::LessOrEqual => within(lowest, Some(port)),
+            Comparison::Greater => within(port.0.checked_add(1).map(Port), highest),
+            Comparison::GreaterOrEqual => within(Some(port), highest),
+        })
+    }
+
+    fn port_range(&self, word: &str, span: &Range<usize>) -> Result<PortRange> {
+        let arg: PortArg = word.parse().map_err(|why| self.error(span, format!("'{word}' is no port: {why}")))?;
+        self.facts.ports(&arg).map_err(|why| self.error(span, why))
+    }
+
+    /// `ADDR`, `ADDR/LENGTH`, `ADDR:PORT`, `[V6]:PORT`, `:PORT`, `*:PORT`, `*`.
+    fn host(&mut self, end: End, word: &'a str, span: &Range<usize>) -> Result<Filter> {
+        let (addr, port) = split_host(word);
+        let mut tests = vec![];
+        if !addr.is_empty() && addr != "*" {
+            let typed: ScopedPrefix = addr.parse().map_err(|why| self.error(span, format!("{why}")))?;
+            tests.push(Filter::Addr(end, typed.prefix));
+            if let Some(scope) = &typed.scope {
+                let index = self.facts.interface_index(scope).map_err(|why| self.error(span, why))?;
+                tests.push(Filter::Interface(Some(index)));
+            }
+        }
+        if let Some(port) = port.filter(|port| !port.is_empty() && *port != "*") {
+            tests.push(Filter::Port(end, self.port_range(port, span)?));
+        }
+        Ok(Filter::all(tests))
+    }
+
+    fn interface(&mut self, word: &str, span: &Range<usize>) -> Result<Filter> {
+        if word == "0" {
+            return Ok(Filter::Interface(None));
+        }
+        // A number may be that of an interface that is gone, whose buckets are still there.
+        let known = self.facts.interface_index(word);
+        let index = known.or_else(|why| word.parse().map_err(|_| why)).map_err(|why| self.error(span, why))?;
+        Ok(Filter::Interface(Some(index)))
+    }
+
+    fn mark(&mut self, word: &str, span: &Range<usize>) -> Result<Filter> {
+        let number = |text: &str| match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+            Some(digits) => u32::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        };
+        let (value, mask) = word.split_once('/').map_or((word, None), |(value, mask)| (value, Some(mask)));
+        let parsed = number(value).zip(mask.map_or(Some(u32::MAX), number));
+        let (value, mask) = parsed.ok_or_else(|| {
+            self.error(span, format!("'{word}' is no mark; a mark is a number of 32 bits, like 1, 0x1 or 0x1/0xff"))
+        })?;
+        Ok(Filter::Mark { value, mask })
+    }
+
+    /// For a bucket the kernel does not keep who chose the port; where it lies is the next best.
+    fn autobound(&self, token: &Token) -> Result<Filter> {
+        let range = self.facts.local_port_range.ok_or_else(|| {
+            self.error(&token.span, "'autobound' needs net.ipv4.ip_local_port_range, which cannot be read".into())
+        })?;
+        Ok(Filter::Port(End::Local, range.0))
+    }
+
+    fn expires(&mut self) -> Result<Filter> {
+        let at = self.next;
+        let Some(comparison) = self.comparison() else {
+            return Err(self.expected(self.tokens.get(at), "a comparison: <, <=, >, >=, = or !="));
+        };
+        let (word, token) = self.value("a duration, like 500ms, 10s or 1m")?;
+        let limit = parse_duration(word)
+            .ok_or_else(|| self.error(&token.span, format!("'{word}' is no duration; {DURATION_FORMS}")))?;
+        let below = |limit| Filter::ExpiresUnder(limit);
+        // The kernel counts whole milliseconds, so "at most" is "less than one more than the last that fits".
+        let whole = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let at_most = || below(whole.saturating_add(Duration::from_millis(1)));
+        let equal = || {
+            if whole == limit { Filter::all(vec![at_most(), below(limit).negated()]) } else { Filter::FALSE }
+        };
+        Ok(match comparison {
+            Comparison::Less => below(limit),
+            Comparison::LessOrEqual => at_most(),
+            Comparison::Greater => at_most().negated(),
+            Comparison::GreaterOrEqual => below(limit).negated(),
+            Comparison::Equal => equal(),
+            Comparison::NotEqual => equal().negated(),
+        })
+    }
+
+    /// One of these names, or an error that lists them.
+    fn name<T: Copy>(&self, word: &str, span: &Range<usize>, names: &[(&str, T)], what: &str) -> Result<T> {
+        let found = names.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+        found.ok_or_else(|| self.error(span, format!("expected {what}, found '{word}'")))
+    }
+
+    fn class(&mut self, end: End, word: &str, span: &Range<usize>) -> Result<Filter> {
+        let class = self.name(word, span, &PortClass::ALL.map(|class| (class.name(), class)), CLASSES)?;
+        Ok(Filter::Port(end, class.bounds()))
+    }
+
+    fn direction(&mut self, word: &str, span: &Range<usize>) -> Result<Filter> {
+        let all = [Direction::Inbound, Direction::Outbound, Direction::Unknown];
+        self.name(word, span, &all.map(|direction| (direction.name(), direction)), DIRECTIONS).map(Filter::Direction)
+    }
+
+    fn state(&mut self, word: &str, span: &Range<usize>) -> Result<Filter> {
+        let fin_wait_2 = self.name(word, span, &[("time-wait", false), ("fin-wait-2", true)], STATES)?;
+        Ok(if fin_wait_2 { Filter::FinWait2 } else { Filter::FinWait2.negated() })
+    }
+
+    fn service(&mut self, word: &str, span: &Range<usize>) -> Result<Filter> {
+        let port = self
+            .facts
+            .services
+            .port(word)
+            .ok_or_else(|| self.error(span, format!("'{word}' is no TCP service of /etc/services")))?;
+        let range = PortRange::one(port);
+        Ok(Filter::Any(vec![Filter::Port(End::Local, range), Filter::Port(End::Remote, range)]))
+    }
+}
+
+const CLASSES: &str = "well-known, registered or dynamic";
+const DIRECTIONS: &str = "inbound, outbound or unknown";
+const STATES: &str = "time-wait or fin-wait-2";
+
+/// What a duration may be; ends every message about a bad one.
+pub const DURATION_FORMS: &str = "a duration is a number with a unit, like 500ms, 10s or 1m";
+
+/// A duration as somebody typed it; none is negative, and one beyond the 32 bits of milliseconds that a timer has is as
+/// good as the first beyond them.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    const BEYOND: Duration = Duration::from_millis(1 << 32);
+    let duration: Duration = text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()?;
+    Some(duration.min(BEYOND))
+}
+
+/// Joins two tests; lists of the same kind stay flat.
+fn join(left: Filter, right: Filter, or: bool) -> Filter {
+    let mut tests = match left {
+        Filter::Any(tests) if or && !tests.is_empty() => tests,
+        Filter::All(tests) if !or && !tests.is_empty() => tests,
+        other => vec![other],
+    };
+    tests.push(right);
+    if or { Filter::Any(tests) } else { Filter::All(tests) }
+}
+
+/// The address and, behind it, the port.
+fn split_host(word: &str) -> (&str, Option<&str>) {
+    if let Some(rest) = word.strip_prefix('[') {
+        // `[addr]`, `[addr]:port`, `[addr]/length`, `[addr]/length:port`.
+        let Some(close) = rest.find(']') else { return (word, None) };
+        let after = &rest[close + 1..];
+        return match after.find(':') {
+            Some(colon) => (&word[..close + 2 + colon], Some(&after[colon + 1..])),
+            None => (word, None),
+        };
+    }
+    // An IPv6 address without brackets is all address; ss would take its last part for a port.
+    if word.matches(':').count() > 1 {
+        return (word, None);
+    }
+    word.split_once(':').map_or((word, None), |(addr, port)| (addr, Some(port)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::facts::tests::facts;
+    use crate::model::row::Row;
+    use crate::model::row::tests::row;
+    use proptest::prelude::*;
+
+    fn accepts(text: &str, row: &Row) -> bool {
+        parse(text, &facts()).unwrap_or_else(|error| panic!("{error}")).filter.accepts(row)
+    }
+
+    fn message(text: &str) -> String {
+        parse(text, &facts()).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn ss_expressions_mean_what_they_mean_in_ss() {
+        let row = row("10.0.0.1", 80, "192.0.2.9", 40000);
+        for (text, expected) in [
+            ("", true),
+            ("sport = :80", true),
+            ("sport :80", true),
+            ("sport = http", true),
+            ("sport = :www", true),
+            ("sport=80", true),
+            ("sport != :80", false),
+            ("sport ge 80 and sport le 80", true),
+            ("sport > :80", false),
+            ("sport gt 79", true),
+            ("dport < :40000", false),
+            ("dport <= :40000", true),
+            ("dport > 65535", false),
+            ("dport < 0", false),
+            ("sport = *", true),
+            ("src 10.0.0.1", true),
+            ("src = 10.0.0.0/8", true),
+            ("src 10.0.0.1:80", true),
+            ("src 10.0.0.1:http", true),
+            ("src 10.0.0.1:81", false),
+            ("src :80", true),
+            ("src *:80", true),
+            ("dst *", true),
+            ("dst != 192.0.2.0/24", false),
+            ("dst ::/0", false),
+            ("dst [::1]:80", false),
+            ("not sport = :80", false),
+            ("! sport = :80", false),
+            ("!sport=:80 or dport=:40000", true),
+            ("sport = :80 dport = :40000", true),
+            ("sport = :80 dport = :1", false),
+            ("sport = :80 && ( dport = :1 || dport = :40000 )", true),
+            (r"\( sport = :80 \)", true),
+        ] {
+            assert_eq!(accepts(text, &row), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn and_and_or_bind_equally_from_left_to_right_and_mixing_them_is_said() {
+        let row = row("10.0.0.1", 80, "192.0.2.9", 40000);
+        // (true or false) and false, where a stronger "and" would make it true.
+        let mixed = "sport = 80 or dport = 1 and dport = 2";
+        assert!(!accepts(mixed, &row));
+        let warnings = parse(mixed, &facts()).expect("understood").warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains("left to right"), "{warnings:?}");
+        let juxtaposed = parse("sport = 80 or dport = 1 dport = 2", &facts()).expect("understood");
+        assert_eq!(juxtaposed.warnings.len(), 1);
+        let clear = parse("sport = 80 or (dport = 1 and dport = 2)", &facts()).expect("understood");
+        assert!(clear.warnings.is_empty() && clear.filter.accepts(&row));
+    }
+
+    #[test]
+    fn what_only_a_bucket_has_can_be_tested_too() {
+        let mut row = row("10.0.0.1", 40000, "192.0.2.9", 80);
+        for (text, expected) in [
+            ("expires < 10s", false),
+            ("expires <= 10s", true),
+            ("expires = 10s", true),
+            ("expires != 10000ms", false),
+            ("expires > 9.9995s", true),
+            ("expires >= 10.0005s", false),
+            ("expires = 10000500us", false),
+            ("expires < 1ns", false),
+            ("expires > 1500ns", true),
+            ("expires < 2000000h", true),
+            ("expires = 2000000h", false),
+            ("expires > 2000000h", false),
+            ("class = registered", true),
+            ("local-class != registered", false),
+            ("remote-class = well-known", true),
+            ("direction = unknown", true),
+            ("state = time-wait", true),
+            ("state fin-wait-2", false),
+            ("service = http", true),
+            ("service != www", false),
+            ("mapped", false),
+            ("autobound", true),
+            ("dev = lo", false),
+            ("dev = 0", true),
+            ("fwmark = 1", false),
+        ] {
+            assert_eq!(accepts(text, &row), expected, "{text}");
+        }
+        row.bucket.mark = Some(0x13);
+        assert!(accepts("fwmark = 0x13", &row) && accepts("fwmark = 0x3/0xf", &row) && accepts("fwmark != 3", &row));
+        row.bucket.interface = std::num::NonZeroU32::new(1);
+        assert!(accepts("dev lo", &row) && accepts("dev = 1", &row));
+    }
+
+    #[test]
+    fn a_mistake_is_shown_with_a_caret_under_the_word_and_what_was_expected() {
+        assert_eq!(
+            message("dst 10.0.0.0/8 and sport = httpz"),
+            format!(
+                "invalid filter: 'httpz' is no port and no TCP service of /etc/services; a port is {PORT_ARG_FORMS}\n  \
+                 dst 10.0.0.0/8 and sport = httpz\n  {:27}^^^^^",
+                ""
+            )
+        );
+        for (text, word, expected) in [
+            ("sprt = :80", "'sprt'", "sport"),
+            ("sport =", "the end", "a port"),
+            ("sport = :65536", "'65536'", "0-65535"),
+            ("sport < 80-90", "'80-90'", "range"),
+            ("dst 10.0.0.0/33", "'/33'", "0-32"),
+            ("dst 1.2.3", "'1.2.3'", "192.0.2.1"),
+            ("dst fe80::1%nosuch", "'nosuch'", "lo"),
+            ("dst > 10.0.0.1", "'>'", "= or !="),
+            ("expires 10s", "'10s'", "comparison"),
+            ("expires < 10", "'10'", "unit"),
+            ("expires < -1s", "'-1s'", "unit"),
+            ("class = system", "'system'", "well-known"),
+            ("direction = in", "'in'", "inbound"),
+            ("state = listen", "'listen'", "time-wait"),
+            ("service = nosuch", "'nosuch'", "/etc/services"),
+            ("fwmark = red", "'red'", "0x1/0xff"),
+            ("dev = nosuch", "'nosuch'", "lo"),
+            ("( sport = 80", "')'", "the end"),
+            ("sport = 80 )", "')'", "'('"),
+            ("sport = 80 and", "the end", "a test"),
+            ("and sport = 80", "'and'", "a test"),
+            ("sport = 80 or or dport = 1", "'or'", "a test"),
+            ("not", "the end", "a test"),
+        ] {
+            let message = message(text);
+            let first = message.lines().next().unwrap_or_default();
+            assert!(first.contains(word) && first.contains(expected) && message.ends_with('^'), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let deep = |n: usize| format!("{}sport = 80{}", "(".repeat(n), ")".repeat(n));
+        assert!(parse(&deep(90), &facts()).is_ok());
+        assert!(message(&deep(100_000)).contains("deeper"));
+        assert!(message(&"not ".repeat(100_000)).contains("deeper"));
+        assert!(message(&"mapped or mapped and ".repeat(50_000)).contains("parentheses"));
+        // A list of one kind does not nest.
+        assert!(parse(&format!("mapped{}", " or mapped".repeat(50_000)), &facts()).is_ok());
+    }
+
+    /// Trees that expressions can write.
+    pub(crate) fn expression() -> impl Strategy<Value = String> {
+        let primary = prop_oneof![
+            (prop_oneof!["sport", "dport"], prop_oneof!["=", "!=", "<", "<=", ">", ">="], any::<u16>())
+                .prop_map(|(end, compare, port)| format!("{end} {compare} :{port}")),
+            (prop_oneof!["src", "dst"], any::<u32>(), 0_u8..=32)
+                .prop_map(|(end, addr, n)| format!("{end} {}/{n}", std::net::Ipv4Addr::from(addr))),
+            (prop_oneof!["src", "dst"], any::<u128>(), 0_u8..=128)
+                .prop_map(|(end, addr, n)| format!("{end} [{}]/{n}", std::net::Ipv6Addr::from(addr))),
+            prop_oneof!["autobound", "mapped", "state = fin-wait-2", "class = dynamic", "direction = inbound"]
+                .prop_map(String::from),
+            (any::<u16>()).prop_map(|ms| format!("expires < {ms}ms")),
+            (any::<u32>()).prop_map(|ns| format!("expires < {ns}ns")),
+        ];
+        primary.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                (inner.clone(), prop_oneof!["and", "or", ""], inner.clone())
+                    .prop_map(|(a, word, b)| format!("({a} {word} {b})")),
+                inner.prop_map(|a| format!("not {a}")),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_understood_or_refused_and_never_panics(text in "[a-z0-9 ()!=<>&|:./%\\[\\]*ö-]{0,60}") {
+            if let Err(error) = parse(&text, &facts()) {
+                prop_assert!(error.to_string().contains('^'));
+            }
+        }
+
+        #[test]
+        fn a_tree_prints_as_an_expression_for_the_same_tree(text in expression(), local in any::<u16>(), remote in any::<u16>(), expires_ms in 0_u32..5000) {
+            let filter = parse(&text, &facts()).expect("understood").filter;
+            let again = parse(&filter.to_string(), &facts()).unwrap_or_else(|error| panic!("{text}: {error}")).filter;
+            let mut row = row("10.0.0.1", local, "192.0.2.9", remote);
+            row.bucket.expires_ms = expires_ms;
+            prop_assert_eq!(filter.accepts(&row), again.accepts(&row), "{} / {}", text, filter);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Real experiments on the real kernel, for a private network namespace: connections whose both ends are in our hand.
+//!
+//! The caller has entered the namespace (`sys::sandbox`). `demo` is the textbook experiment of `bind-test --demo`; the
+//! tests make their situations with the same pieces.
+
+pub mod demo;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use socket2::Socket as OsSocket;
+
+use crate::model::bind::ReuseOptions;
+use crate::model::port::Port;
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::sock_diag::dump::{self, DumpError};
+use crate::sock_diag::request::{Request, Walk};
+use crate::sock_diag::transport::Netlink;
+use crate::sys;
+
+/// How long a step of the kernel may take before the experiment is given up. Loopback needs microseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can go wrong in an experiment.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A step on a socket.
+    #[error("{step} failed: {source}")]
+    Step {
+        /// Which step.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel's list of sockets.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// A state that did not come.
+    #[error("the kernel did not bring the {end} to {} within 5 s", state.name())]
+    Never {
+        /// Server or client.
+        end: &'static str,
+        /// The state waited for.
+        state: TcpState,
+    },
+    /// A bind attempt that could not be made.
+    #[error(transparent)]
+    Attempt(#[from] sys::bind::AttemptError),
+}
+
+fn step(step: &'static str) -> impl FnOnce(io::Error) -> LabError {
+    move |source| LabError::Step { step, source }
+}
+
+/// Which end closes first, and so is left with TIME_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the two ends")]
+pub enum ActiveCloser {
+    Server,
+    Client,
+}
+
+/// A listening socket.
+pub struct Server(OsSocket);
+
+impl Server {
+    /// Binds with these options and listens.
+    pub fn listen(at: SocketAddr, options: ReuseOptions) -> Result<Self, LabError> {
+        Self::listen_on(sys::bind::socket(at.ip(), options).map_err(step("socket()"))?, at)
+    }
+
+    /// Binds and listens on a socket that was made elsewhere.
+    pub fn listen_on(socket: OsSocket, at: SocketAddr) -> Result<Self, LabError> {
+        socket.bind(&at.into()).map_err(step("bind() of the server"))?;
+        socket.listen(128).map_err(step("listen()"))?;
+        Ok(Self(socket))
+    }
+
+    /// The address that it listens on.
+    pub fn addr(&self) -> Result<SocketAddr, LabError> {
+        inet(&self.0.local_addr().map_err(step("getsockname()"))?)
+    }
+
+    /// Connects a client to `to`, bound to `from` first where it is given.
+    pub fn connect(&self, to: SocketAddr, from: Option<SocketAddr>) -> Result<Connection, LabError> {
+        let client = sys::bind::socket(to.ip(), ReuseOptions::NONE).map_err(step("socket()"))?;
+        if let Some(from) = from {
+            client.bind(&from.into()).map_err(step("bind() of the client"))?;
+        }
+        client.connect(&to.into()).map_err(step("connect()"))?;
+        let (server, _) = self.0.accept().map_err(step("accept()"))?;
+        Ok(Connection { client, server })
+    }
+}
+
+fn inet(addr: &socket2::SockAddr) -> Result<SocketAddr, LabError> {
+    addr.as_socket().ok_or_else(|| step("getsockname()")(io::Error::from(io::ErrorKind::InvalidData)))
+}
+
+/// An established connection.
+pub struct Connection {
+    /// The end that connected.
+    pub client: OsSocket,
+    /// The end that was accepted.
+    pub server: OsSocket,
+}
+
+impl Connection {
+    /// Closes both ends, this one first, and waits until the kernel shows its bucket in TIME_WAIT.
+    pub fn close(self, first: ActiveCloser) -> Result<(), LabError> {
+        let (first, second) = match first {
+            ActiveCloser::Server => (self.server, self.client),
+            ActiveCloser::Client => (self.client, self.server),
+        };
+        let ends = Ends::of(&first)?;
+        drop(first);
+        ends.wait_for("active closer", TcpState::FinWait2)?;
+        drop(second);
+        ends.wait_for("active closer", TcpState::TimeWait).map(drop)
+    }
+
+    /// Closes one end only, and waits until the kernel shows it in FIN_WAIT_2: as a bucket, or as a full socket where
+    /// `tcp_fin_timeout` is above 60 s, and now and then for a moment. Returns the end still open.
+    pub fn close_half(self, first: ActiveCloser) -> Result<OsSocket, LabError> {
+        let (first, second) = match first {
+            ActiveCloser::Server => (self.server, self.client),
+            ActiveCloser::Client => (self.client, self.server),
+        };
+        let ends = Ends::of(&first)?;
+        drop(first);
+        ends.wait_for("active closer", TcpState::FinWait2)?;
+        Ok(second)
+    }
+}
+
+/// Both ends of one connection, by which the kernel's list is searched.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    local: (IpAddr, Port),
+    remote: (IpAddr, Port),
+}
+
+impl Ends {
+    fn of(socket: &OsSocket) -> Result<Self, LabError> {
+        let local = inet(&socket.local_addr().map_err(step("getsockname()"))?)?;
+        let remote = inet(&socket.peer_addr().map_err(step("getpeername()"))?)?;
+        let plain = |addr: SocketAddr| (addr.ip().to_canonical(), Port(addr.port()));
+        Ok(Self { local: plain(local), remote: plain(remote) })
+    }
+
+    const fn reversed(self) -> Self {
+        Self { local: self.remote, remote: self.local }
+    }
+
+    fn find(self) -> Result<Option<Socket>, DumpError> {
+        let mut found = None;
+        for_each_socket(&mut |socket| {
+            let tuple = socket.tuple();
+            if (tuple.local_addr(), tuple.local_port()) == self.local
+                && (tuple.remote_addr(), tuple.remote_port()) == self.remote
+            {
+                found = Some(socket);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Asks the kernel until this end is in the state.
+    fn wait_for(self, end: &'static str, state: TcpState) -> Result<Socket, LabError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.find()? {
+                Some(socket) if socket.state() == state => return Ok(socket),
+                _ if Instant::now() > deadline => return Err(LabError::Never { end, state }),
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+}
+
+/// Hands every TCP socket of the namespace to `each`.
+pub fn for_each_socket(each: &mut dyn FnMut(Socket)) -> Result<(), DumpError> {
+    let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None };
+    let mut socket = Netlink::open().map_err(|source| DumpError::Send { walk: request.walk, source })?;
+    dump::run(&mut socket, &request, &mut |socket| {
+        each(socket);
+        ControlFlow::Continue(())
+    })
+    .map(drop)
+}

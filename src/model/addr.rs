@@ -1,0 +1,226 @@
+//! Addresses as people type them: with a scope (`fe80::1%eth0`), or as a prefix (`10.0.0.0/8`).
+//!
+//! Parsing only; whether the interface of a scope exists is asked later, of the facts. Host names are never resolved.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use super::socket::Family;
+
+/// Why a text is no address or prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddrError(String);
+
+impl fmt::Display for AddrError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for AddrError {}
+
+fn parse_addr(text: &str) -> Result<IpAddr, AddrError> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map_err(|_| {
+        AddrError(format!(
+            "'{text}' is no address; an address is IPv4 like 192.0.2.1 or IPv6 like 2001:db8::1 (host names are not resolved)"
+        ))
+    })
+}
+
+/// Splits `fe80::1%eth0` into its address and scope; a scope needs an IPv6 address and a name.
+fn parse_scoped(text: &str) -> Result<(IpAddr, Option<String>), AddrError> {
+    let Some((addr, scope)) = text.split_once('%') else { return Ok((parse_addr(text)?, None)) };
+    let addr = parse_addr(addr)?;
+    if scope.is_empty() || addr.is_ipv4() {
+        return Err(AddrError(format!(
+            "'%{scope}' is no scope; a scope is an interface after an IPv6 address, like fe80::1%eth0"
+        )));
+    }
+    Ok((addr, Some(scope.to_owned())))
+}
+
+/// An address with an optional scope, by interface name or number (RFC 4007, section 11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedAddr {
+    /// The address as typed: IPv4-mapped stays mapped, for bind() tells the two apart.
+    pub addr: IpAddr,
+    /// The text behind `%`.
+    pub scope: Option<String>,
+}
+
+impl FromStr for ScopedAddr {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let (addr, scope) = parse_scoped(text)?;
+        Ok(Self { addr, scope })
+    }
+}
+
+impl fmt::Display for ScopedAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.addr)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| write!(f, "%{scope}"))
+    }
+}
+
+/// An address or a prefix to compare addresses with, by the kernel's rule (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
+/// an IPv4 one holds IPv4 and IPv4-mapped sockets, an IPv6 one holds `AF_INET6` sockets, mapped ones by their mapped form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// Host bits are zero; IPv4 in its mapped form.
+    bits: u128,
+    /// Leading bits that count: 96 more than was typed for IPv4.
+    length: u8,
+    ipv4: bool,
+}
+
+/// A prefix as somebody typed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedPrefix {
+    /// The prefix itself.
+    pub prefix: Prefix,
+    /// The text behind `%`, where one was given: the socket must be bound to that interface.
+    pub scope: Option<String>,
+}
+
+impl Prefix {
+    /// Every IPv4 address.
+    pub const ANY_IPV4: Self = Self { bits: 0xffff_0000_0000, length: 96, ipv4: true };
+
+    /// The IPv4-mapped addresses, as such.
+    pub const MAPPED: Self = Self { bits: 0xffff_0000_0000, length: 96, ipv4: false };
+
+    /// Whether an address of a socket of this family lies in the prefix; its bits as [`super::socket::FourTuple`] has
+    /// them, IPv4 mapped.
+    #[must_use]
+    pub fn contains(&self, family: Family, bits: u128) -> bool {
+        let family_fits = if self.ipv4 { family.ipv4_on_the_wire() } else { family != Family::Ipv4 };
+        family_fits && bits & mask(self.length) == self.bits
+    }
+
+    /// The prefix's address.
+    #[must_use]
+    pub fn addr(&self) -> IpAddr {
+        let v6 = Ipv6Addr::from_bits(self.bits);
+        if self.ipv4 { v6.to_canonical() } else { v6.into() }
+    }
+
+    /// Leading bits of [`Self::addr`] that count.
+    #[must_use]
+    pub const fn length(&self) -> u8 {
+        if self.ipv4 { self.length - 96 } else { self.length }
+    }
+}
+
+const fn mask(length: u8) -> u128 {
+    match length {
+        0 => 0,
+        length => u128::MAX << (128 - length),
+    }
+}
+
+impl FromStr for ScopedPrefix {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let (addr_text, length_text) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+        let (addr, scope) = parse_scoped(addr_text)?;
+        let width: u8 = if addr.is_ipv4() { 32 } else { 128 };
+        let length =
+            match length_text {
+                None => width,
+                Some(l) => l.parse().ok().filter(|&n| n <= width && l.bytes().all(|b| b.is_ascii_digit())).ok_or_else(
+                    || AddrError(format!("'/{l}' is no prefix length of {addr}; it is a number 0-{width}")),
+                )?,
+            };
+        let (bits, ipv4) = match addr {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped().to_bits(), true),
+            IpAddr::V6(v6) => (v6.to_bits(), false),
+        };
+        let length = length + if ipv4 { 96 } else { 0 };
+        Ok(Self { prefix: Prefix { bits: bits & mask(length), length, ipv4 }, scope })
+    }
+}
+
+/// `10.0.0.0/8`, `[2001:db8::1]`.
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addr() {
+            IpAddr::V4(v4) => write!(f, "{v4}")?,
+            IpAddr::V6(v6) => write!(f, "[{v6}]")?,
+        }
+        if self.length < 128 { write!(f, "/{}", self.length()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::port::Port;
+    use crate::model::socket::FourTuple;
+
+    fn contains(prefix: &str, addr: &str) -> bool {
+        let end = (addr.parse().expect(addr), Port(80));
+        let tuple = FourTuple::new(end, end);
+        prefix.parse::<ScopedPrefix>().expect(prefix).prefix.contains(tuple.family, tuple.local_bits())
+    }
+
+    #[test]
+    fn a_prefix_holds_the_addresses_that_share_its_bits() {
+        assert!(contains("10.0.0.0/8", "10.255.0.1"));
+        assert!(!contains("10.0.0.0/8", "11.0.0.0"));
+        assert!(contains("10.1.2.3/8", "10.9.9.9"), "host bits are ignored, as in ss");
+        assert!(contains("127.0.0.1", "127.0.0.1"));
+        assert!(contains("0.0.0.0/0", "192.0.2.1"));
+        assert!(contains("2001:db8::/32", "2001:db8:ffff::1"));
+        assert!(contains("::/0", "2001:db8::1"));
+        assert!(contains("2001:db8::1/128", "2001:db8::1"));
+    }
+
+    #[test]
+    fn mapped_sockets_lie_in_ipv4_prefixes_and_in_ipv6_ones_by_their_mapped_form() {
+        assert!(!contains("0.0.0.0/0", "::1"));
+        assert!(!contains("::/0", "127.0.0.1"));
+        assert!(contains("10.0.0.0/8", "::ffff:10.1.1.1"));
+        assert!(contains("0.0.0.0/0", "::ffff:10.1.1.1"));
+        assert!(contains("::ffff:10.0.0.0/104", "::ffff:10.1.1.1"));
+        assert!(!contains("::ffff:10.0.0.0/104", "10.1.1.1"));
+        assert!(contains("::/0", "::ffff:10.1.1.1"));
+    }
+
+    #[test]
+    fn a_prefix_prints_as_it_can_be_typed_again() {
+        for text in ["10.0.0.0/8", "127.0.0.1", "[2001:db8::1]", "[2001:db8::]/32", "0.0.0.0/0", "[::]/0"] {
+            assert_eq!(text.parse::<ScopedPrefix>().map(|typed| typed.prefix.to_string()).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn bad_addresses_name_the_bad_word() {
+        for (bad, word) in [
+            ("1.2.3", "'1.2.3'"),
+            ("::g", "'::g'"),
+            ("10.0.0.0/33", "'/33'"),
+            ("::/129", "'/129'"),
+            ("10.0.0.0/", "'/'"),
+            ("10.0.0.0/+8", "'/+8'"),
+            ("", "''"),
+            ("localhost", "'localhost'"),
+            ("127.0.0.1%lo", "'%lo'"),
+            ("fe80::1%", "'%'"),
+        ] {
+            let error = bad.parse::<ScopedPrefix>().expect_err(bad).to_string();
+            assert!(error.contains(word), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_scoped_address_keeps_its_scope_and_prints_back() {
+        let addr: ScopedAddr = "fe80::1%eth0".parse().expect("scoped");
+        assert_eq!((addr.scope.as_deref(), addr.to_string().as_str()), (Some("eth0"), "fe80::1%eth0"));
+        assert_eq!("[::1]".parse::<ScopedAddr>().map(|a| a.to_string()), Ok("::1".into()));
+    }
+}

@@ -1,0 +1,205 @@
+//! The words of a bind test: which options, which address, what the kernel said, who holds the port, what follows.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use super::port::Port;
+use super::process::Owners;
+use super::row::Direction;
+use super::socket::Socket;
+
+/// Options that a socket sets before bind() (socket(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReuseOptions {
+    /// `SO_REUSEADDR`.
+    pub reuseaddr: bool,
+    /// `SO_REUSEPORT`.
+    pub reuseport: bool,
+}
+
+impl ReuseOptions {
+    /// No option: what the contract calls the plain bind.
+    pub const NONE: Self = Self { reuseaddr: false, reuseport: false };
+    /// `SO_REUSEADDR` alone, what most servers set.
+    pub const REUSEADDR: Self = Self { reuseaddr: true, reuseport: false };
+    /// `SO_REUSEPORT` alone.
+    pub const REUSEPORT: Self = Self { reuseaddr: false, reuseport: true };
+    /// Both.
+    pub const BOTH: Self = Self { reuseaddr: true, reuseport: true };
+    /// Every set, in the order in which they are tried and shown.
+    pub const ALL: [Self; 4] = [Self::NONE, Self::REUSEADDR, Self::REUSEPORT, Self::BOTH];
+
+    /// The names of the options that are set.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        [(self.reuseaddr, "SO_REUSEADDR"), (self.reuseport, "SO_REUSEPORT")]
+            .into_iter()
+            .filter_map(|(set, name)| set.then_some(name))
+            .collect()
+    }
+}
+
+/// As it stands in a sentence: `no option`, `SO_REUSEADDR and SO_REUSEPORT`.
+impl fmt::Display for ReuseOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NONE { f.write_str("no option") } else { f.write_str(&self.names().join(" and ")) }
+    }
+}
+
+/// What the kernel answered to one system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallResult {
+    /// It worked.
+    Ok,
+    /// It failed with this errno.
+    Failed(Errno),
+}
+
+/// An errno that bind() or listen() can give; the ones that the analysis tells apart have a name of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the kernel's names, see bind(2)")]
+pub enum Errno {
+    AddrInUse,
+    Access,
+    AddrNotAvailable,
+    FamilyNotSupported,
+    /// Any other, by its symbolic name.
+    Other(&'static str),
+}
+
+impl Errno {
+    /// The symbolic name, `EADDRINUSE`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AddrInUse => "EADDRINUSE",
+            Self::Access => "EACCES",
+            Self::AddrNotAvailable => "EADDRNOTAVAIL",
+            Self::FamilyNotSupported => "EAFNOSUPPORT",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl CallResult {
+    /// `ok`, or the errno's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed(errno) => errno.name(),
+        }
+    }
+}
+
+/// Where a bind is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddr {
+    /// The address; IPv4-mapped stays `AF_INET6`.
+    pub addr: IpAddr,
+    /// The scope of a link-local address.
+    pub scope: Option<NonZeroU32>,
+}
+
+/// One socket made, bound, perhaps listened on, and closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Where.
+    pub at: BindAddr,
+    /// With what.
+    pub options: ReuseOptions,
+    /// Whether the socket had IPV6_V6ONLY (`net.ipv6.bindv6only` decides; false for IPv4).
+    pub v6only: bool,
+    /// What bind() gave; what socket() gave where the family is not supported.
+    pub bind: CallResult,
+    /// What listen() gave, where it was asked for and bind() worked.
+    pub listen: Option<CallResult>,
+    /// The port that the socket got, where bind() worked.
+    pub bound: Option<Port>,
+}
+
+impl Attempt {
+    /// The first thing that failed, or ok.
+    #[must_use]
+    pub fn outcome(&self) -> CallResult {
+        match self.bind {
+            CallResult::Ok => self.listen.unwrap_or(CallResult::Ok),
+            failed @ CallResult::Failed(_) => failed,
+        }
+    }
+}
+
+/// A socket whose local port is the one in question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// What the kernel said of it.
+    pub socket: Socket,
+    /// Who opened its connection; an inference.
+    pub direction: Direction,
+    /// Who has it open.
+    pub owners: Owners,
+    /// Whether the plain bind runs into it on at least one of the addresses.
+    pub blocks: bool,
+}
+
+/// The answer in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// A plain bind works.
+    Free,
+    /// A plain bind fails; with the server's options it works.
+    Reusable,
+    /// It fails with the server's options too.
+    Blocked,
+    /// It fails for a reason other than the port being in use.
+    Denied,
+}
+
+impl Verdict {
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Reusable => "reusable",
+            Self::Blocked => "blocked",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// What the plain bind runs into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names that scripts see, one to one")]
+pub enum Cause {
+    None,
+    TimeWait,
+    TimeWaitWithoutReuseaddr,
+    Listener,
+    Connection,
+    Bound,
+    PrivilegedPort,
+    AddressNotLocal,
+    FamilyUnsupported,
+    Unknown,
+}
+
+impl Cause {
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::TimeWait => "time-wait",
+            Self::TimeWaitWithoutReuseaddr => "time-wait-without-reuseaddr",
+            Self::Listener => "listener",
+            Self::Connection => "connection",
+            Self::Bound => "bound",
+            Self::PrivilegedPort => "privileged-port",
+            Self::AddressNotLocal => "address-not-local",
+            Self::FamilyUnsupported => "family-unsupported",
+            Self::Unknown => "unknown",
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What an answer depends on beside the sockets: kernel, time, network namespace, its port ranges, names.
+//!
+//! `None` is "could not be read", never a default.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::port::{LocalPortRange, LocalReservedPorts, PORT_ARG_FORMS, Port, PortArg, PortRange};
+
+/// The facts of one network namespace at one time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// When the sockets were read.
+    pub taken_at: SystemTime,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Inode number of the network namespace.
+    pub netns: Option<u64>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub local_port_range: Option<LocalPortRange>,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    pub local_reserved_ports: Option<LocalReservedPorts>,
+    /// `net.ipv4.ip_unprivileged_port_start`: below it bind() needs CAP_NET_BIND_SERVICE.
+    pub unprivileged_port_start: Option<u32>,
+    /// Names of /etc/services.
+    pub services: Services,
+    /// Interface names by index.
+    pub interfaces: BTreeMap<NonZeroU32, String>,
+}
+
+/// A setting that answers depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of Facts")]
+pub enum Setting {
+    LocalPortRange,
+    LocalReservedPorts,
+    UnprivilegedPortStart,
+}
+
+impl Setting {
+    /// Every setting.
+    pub const ALL: [Self; 3] = [Self::LocalPortRange, Self::LocalReservedPorts, Self::UnprivilegedPortStart];
+
+    /// Its name in sysctl(8).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LocalPortRange => "net.ipv4.ip_local_port_range",
+            Self::LocalReservedPorts => "net.ipv4.ip_local_reserved_ports",
+            Self::UnprivilegedPortStart => "net.ipv4.ip_unprivileged_port_start",
+        }
+    }
+}
+
+impl Facts {
+    /// Which of these settings could not be read, and what that means, a sentence each.
+    #[must_use]
+    pub fn gaps(&self, needed: &[Setting]) -> Vec<String> {
+        let missing = |setting: &&Setting| match setting {
+            Setting::LocalPortRange => self.local_port_range.is_none(),
+            Setting::LocalReservedPorts => self.local_reserved_ports.is_none(),
+            Setting::UnprivilegedPortStart => self.unprivileged_port_start.is_none(),
+        };
+        let sentence =
+            |setting: &Setting| format!("{} could not be read: what depends on it is unknown", setting.name());
+        needed.iter().filter(missing).map(sentence).collect()
+    }
+
+    /// Whether the port lies in `ip_local_port_range`.
+    #[must_use]
+    pub fn ephemeral(&self, port: Port) -> Option<bool> {
+        self.local_port_range.map(|range| range.contains(port))
+    }
+
+    /// Whether the port is in `ip_local_reserved_ports`.
+    #[must_use]
+    pub fn locally_reserved(&self, port: Port) -> Option<bool> {
+        self.local_reserved_ports.as_ref().map(|reserved| reserved.contains(port))
+    }
+
+    /// Whether the port is below `ip_unprivileged_port_start`. Port 0 never is: it asks for a port of the local range.
+    #[must_use]
+    pub fn privileged(&self, port: Port) -> Option<bool> {
+        self.unprivileged_port_start.map(|start| port.0 != 0 && u32::from(port.0) < start)
+    }
+
+    /// An interface's name, or `if7` where the index has none any more (ss writes it so too).
+    #[must_use]
+    pub fn interface_name(&self, index: NonZeroU32) -> Cow<'_, str> {
+        self.interfaces.get(&index).map_or_else(|| format!("if{index}").into(), |name| name.as_str().into())
+    }
+
+    /// The interface of a scope that somebody typed: its name, or its number.
+    ///
+    /// # Errors
+    /// Names the scope and the interfaces that there are.
+    pub fn interface_index(&self, scope: &str) -> Result<NonZeroU32, String> {
+        let by_name = self.interfaces.iter().find(|(_, name)| *name == scope).map(|(index, _)| *index);
+        let by_number = || scope.parse().ok().filter(|index| self.interfaces.contains_key(index));
+        by_name.or_else(by_number).ok_or_else(|| {
+            let names: Vec<_> = self.interfaces.values().map(String::as_str).collect();
+            format!("there is no interface '{scope}' in this network namespace; there is {}", names.join(", "))
+        })
+    }
+
+    /// The ports that an argument names.
+    ///
+    /// # Errors
+    /// A service name that /etc/services does not have for TCP; says what a port may be.
+    pub fn ports(&self, arg: &PortArg) -> Result<PortRange, String> {
+        match arg {
+            PortArg::Range(range) => Ok(*range),
+            PortArg::Name(name) => self.services.port(name).map(PortRange::one).ok_or_else(|| {
+                format!("'{name}' is no port and no TCP service of /etc/services; a port is {PORT_ARG_FORMS}")
+            }),
+        }
+    }
+}
+
+/// The TCP services of /etc/services (services(5)): a name for a port, and ports for names and aliases.
+///
+/// A clone shares the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services(Arc<ServiceTable>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ServiceTable {
+    entries: Vec<(Port, Vec<String>)>,
+    /// For each port the number of its first entry, counted from 1, or 0. A list asks twice a row, so it is no map.
+    names: Vec<u16>,
+    ports: HashMap<String, Port>,
+}
+
+impl Services {
+    /// The table of these entries: a port with its official name and then its aliases. As in getservbyport(3) and
+    /// getservbyname(3), the first entry of a port or name wins.
+    #[must_use]
+    pub fn new(entries: Vec<(Port, Vec<String>)>) -> Self {
+        let mut services = ServiceTable { names: vec![0; 1 << 16], ..ServiceTable::default() };
+        for (i, (port, names)) in (1..=u16::MAX).zip(&entries) {
+            let first = &mut services.names[usize::from(port.0)];
+            if *first == 0 {
+                *first = i;
+            }
+            for name in names {
+                services.ports.entry(name.clone()).or_insert(*port);
+            }
+        }
+        services.entries = entries;
+        Self(Arc::new(services))
+    }
+
+    /// What the table was made of.
+    #[must_use]
+    pub fn entries(&self) -> &[(Port, Vec<String>)] {
+        &self.0.entries
+    }
+
+    /// The official name of a port.
+    #[must_use]
+    pub fn name(&self, port: Port) -> Option<&str> {
+        let entry = usize::from(*self.0.names.get(usize::from(port.0))?).checked_sub(1)?;
+        self.0.entries[entry].1.first().map(String::as_str)
+    }
+
+    /// The port of a name or alias.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<Port> {
+        self.0.ports.get(name).copied()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A namespace with the kernel's default ranges, port 8000 reserved, and `http` as its only service.
+    pub(crate) fn facts() -> Facts {
+        Facts {
+            taken_at: SystemTime::UNIX_EPOCH,
+            kernel: "6.18.0".into(),
+            netns: Some(4_026_531_840),
+            local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
+            local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8000))])),
+            unprivileged_port_start: Some(1024),
+            services: Services::new(vec![(Port(80), vec!["http".into(), "www".into()])]),
+            interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn an_interface_is_found_by_name_and_by_number_and_a_stranger_is_named() {
+        let facts = facts();
+        assert_eq!(facts.interface_index("lo"), facts.interface_index("1"));
+        assert!(facts.interface_index("nosuch").is_err_and(|e| e.contains("'nosuch'") && e.contains("lo")));
+        assert!(NonZeroU32::new(7).is_some_and(|seven| facts.interface_name(seven) == "if7"));
+    }
+
+    #[test]
+    fn a_name_is_a_port_only_where_the_services_have_it() {
+        let port = |text: &str| facts().ports(&text.parse().expect("a port argument"));
+        assert_eq!(port("www"), Ok(PortRange::one(Port(80))));
+        assert!(port("httpz").is_err_and(|e| e.contains("'httpz'") && e.contains("0-65535")));
+    }
+
+    #[test]
+    fn port_0_is_never_privileged_for_it_only_asks_for_another() {
+        assert_eq!(facts().privileged(Port(0)), Some(false));
+        assert_eq!((facts().privileged(Port(1023)), facts().privileged(Port(1024))), (Some(true), Some(false)));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_unknown_and_said() {
+        let facts = Facts { local_port_range: None, ..facts() };
+        assert_eq!(facts.ephemeral(Port(40000)), None);
+        assert!(facts.gaps(&Setting::ALL).iter().any(|gap| gap.contains("ip_local_port_range")));
+        assert!(facts.gaps(&[Setting::UnprivilegedPortStart]).is_empty());
+    }
+}

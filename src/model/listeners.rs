@@ -1,0 +1,74 @@
+//! The listening sockets of one network namespace, and whether one of them covers an address and port.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use super::port::Port;
+use super::socket::{Family, FourTuple, FullSocket};
+
+/// Listeners by port.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    by_port: HashMap<Port, Vec<FullSocket>>,
+    /// A bit for each port that has one: most rows of a list are on ports without, and need no look into the map.
+    ports: Box<[u64; 1024]>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { by_port: HashMap::new(), ports: Box::new([0; 1024]) }
+    }
+}
+
+/// Where a port's bit is.
+const fn bit(port: Port) -> (usize, u64) {
+    ((port.0 >> 6) as usize, 1 << (port.0 & 63))
+}
+
+impl Listeners {
+    /// Adds a socket in state LISTEN.
+    pub fn add(&mut self, listener: FullSocket) {
+        let port = listener.tuple.local_port();
+        let (word, bit) = bit(port);
+        self.ports[word] |= bit;
+        self.by_port.entry(port).or_default().push(listener);
+    }
+
+    /// The listeners on a port.
+    fn on(&self, port: Port) -> impl Iterator<Item = &FullSocket> {
+        let (word, bit) = bit(port);
+        let any = self.ports[word] & bit != 0;
+        any.then(|| self.by_port.get(&port)).flatten().into_iter().flatten()
+    }
+
+    /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard
+    /// that covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` where that
+    /// hangs on an IPV6_V6ONLY that the source does not tell.
+    #[must_use]
+    pub fn cover(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
+        let mut unknown = false;
+        for listener in self.on(tuple.local_port()) {
+            let addr = listener.tuple.local_addr();
+            let covers = match (addr, listener.tuple.family) {
+                (IpAddr::V6(v6), Family::Ipv6) if v6.is_unspecified() && tuple.family.ipv4_on_the_wire() => {
+                    // A mapped socket on its port is the work of a listener that is not IPv6 only.
+                    let mapped = (tuple.family == Family::Ipv4Mapped).then_some(false);
+                    listener.v6only.or(mapped).map(|v6only| !v6only)
+                }
+                (IpAddr::V6(v6), Family::Ipv6) if v6.is_unspecified() => Some(true),
+                _ if addr.is_unspecified() => Some(tuple.family.ipv4_on_the_wire()),
+                _ => Some(addr == tuple.local_addr()),
+            };
+            if listener.interface.is_some() && listener.interface != interface {
+                continue;
+            }
+            match covers {
+                Some(true) => return Some(true),
+                Some(false) => {}
+                None => unknown = true,
+            }
+        }
+        if unknown { None } else { Some(false) }
+    }
+}

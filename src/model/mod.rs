@@ -1,0 +1,14 @@
+//! The vocabulary: ports, addresses, sockets, and the facts of a network namespace, as plain values.
+//!
+//! Nothing here does I/O, asks the time or formats for people beyond the one canonical text of a value. Imports only
+//! std, so that every other layer can speak in these types.
+
+pub mod addr;
+pub mod bind;
+pub mod demo;
+pub mod facts;
+pub mod listeners;
+pub mod port;
+pub mod process;
+pub mod row;
+pub mod socket;

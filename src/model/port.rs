@@ -1,0 +1,262 @@
+//! Port numbers and the separate facts about one: its RFC 6335 class, and the ranges that Linux keeps.
+//!
+//! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). They are separate
+//! types because mixing them up (49152-65535 as "Linux's ephemeral range") is a classic error.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A TCP port number, 0 to 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(pub u16);
+
+impl Port {
+    /// The class of this number in RFC 6335, section 6.
+    #[must_use]
+    pub const fn class(self) -> PortClass {
+        match self.0 {
+            0..=1023 => PortClass::WellKnown,
+            1024..=49151 => PortClass::Registered,
+            49152..=65535 => PortClass::Dynamic,
+        }
+    }
+
+    /// Whether RFC 6335 (section 6) reserves the number itself. Only 0 is; given to bind() it asks the kernel to choose.
+    #[must_use]
+    pub const fn reserved_by_rfc(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The three classes of RFC 6335, section 6. A name for a number, nothing that the kernel enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PortClass {
+    /// System Ports, 0-1023.
+    WellKnown,
+    /// User Ports, 1024-49151.
+    Registered,
+    /// Dynamic or Private Ports, 49152-65535.
+    Dynamic,
+}
+
+impl PortClass {
+    /// Every class, in the order of its numbers.
+    pub const ALL: [Self; 3] = [Self::WellKnown, Self::Registered, Self::Dynamic];
+
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WellKnown => "well-known",
+            Self::Registered => "registered",
+            Self::Dynamic => "dynamic",
+        }
+    }
+
+    /// The class's numbers, both ends included.
+    #[must_use]
+    pub const fn bounds(self) -> PortRange {
+        let (first, last) = match self {
+            Self::WellKnown => (0, 1023),
+            Self::Registered => (1024, 49151),
+            Self::Dynamic => (49152, 65535),
+        };
+        PortRange { first: Port(first), last: Port(last) }
+    }
+}
+
+/// Ports from `first` to `last`, both included; never backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortRange {
+    first: Port,
+    last: Port,
+}
+
+impl PortRange {
+    /// The range, or `None` when it would go backwards.
+    #[must_use]
+    pub fn new(first: Port, last: Port) -> Option<Self> {
+        (first <= last).then_some(Self { first, last })
+    }
+
+    /// The range of one port.
+    #[must_use]
+    pub const fn one(port: Port) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// The lowest port in it.
+    #[must_use]
+    pub const fn first(self) -> Port {
+        self.first
+    }
+
+    /// The highest port in it.
+    #[must_use]
+    pub const fn last(self) -> Port {
+        self.last
+    }
+
+    /// Whether the port lies in it.
+    #[must_use]
+    pub fn contains(self, port: Port) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// Its ports, lowest first.
+    pub fn ports(self) -> impl Iterator<Item = Port> {
+        (self.first.0..=self.last.0).map(Port)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+/// `net.ipv4.ip_local_port_range`: where connect() and bind(0) of this network namespace look for a port (ip-sysctl).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalPortRange(pub PortRange);
+
+impl LocalPortRange {
+    /// Whether the kernel may choose this port by itself (reserved ports aside).
+    #[must_use]
+    pub fn contains(self, port: Port) -> bool {
+        self.0.contains(port)
+    }
+}
+
+/// `net.ipv4.ip_local_reserved_ports`: ports that the kernel never chooses by itself; an explicit bind may (ip-sysctl).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalReservedPorts(pub Vec<PortRange>);
+
+impl LocalReservedPorts {
+    /// Whether the port is in the list.
+    #[must_use]
+    pub fn contains(&self, port: Port) -> bool {
+        self.0.iter().any(|range| range.contains(port))
+    }
+}
+
+/// The sysctl's own notation: `8080,9000-9010`, empty for none.
+impl fmt::Display for LocalReservedPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, range) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            range.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// A port as somebody typed it: a number, a range, or a name still to be looked up in /etc/services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortArg {
+    /// `443`, or `8000-8099`.
+    Range(PortRange),
+    /// `https`. Whether there is such a service is not known yet.
+    Name(String),
+}
+
+/// As it was typed.
+impl fmt::Display for PortArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(range) => range.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What a port argument may be; ends every message about a bad one.
+pub const PORT_ARG_FORMS: &str = "a number 0-65535, a range like 8000-8099, or a TCP service name of /etc/services";
+
+/// Why a text is no port argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortArgError(String);
+
+impl fmt::Display for PortArgError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; a port is {PORT_ARG_FORMS}", self.0)
+    }
+}
+
+impl std::error::Error for PortArgError {}
+
+impl FromStr for PortArg {
+    type Err = PortArgError;
+
+    fn from_str(text: &str) -> Result<Self, PortArgError> {
+        let decimal = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        let port = |s: &str| s.parse().map(Port).map_err(|_| PortArgError(format!("{s} is above 65535")));
+        if text.is_empty() {
+            return Err(PortArgError("nothing was given".into()));
+        }
+        if decimal(text) {
+            return Ok(Self::Range(PortRange::one(port(text)?)));
+        }
+        if let Some((first, last)) = text.split_once('-')
+            && decimal(first)
+            && decimal(last)
+        {
+            return PortRange::new(port(first)?, port(last)?)
+                .map(Self::Range)
+                .ok_or_else(|| PortArgError(format!("the range {text} goes backwards")));
+        }
+        // RFC 6335, section 5.1: a service name has at least one letter. What cannot be one needs no look-up.
+        let name = text.bytes().all(|b| b.is_ascii_graphic()) && text.bytes().any(|b| b.is_ascii_alphabetic());
+        if !name || text.starts_with('-') {
+            return Err(PortArgError("this is no port".into()));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_classes_are_those_of_rfc_6335_and_cover_every_number_once() {
+        for number in 0..=u16::MAX {
+            let port = Port(number);
+            let holding: Vec<_> = PortClass::ALL.into_iter().filter(|c| c.bounds().contains(port)).collect();
+            assert_eq!(holding, [port.class()], "port {port}");
+        }
+        for (number, class) in [(0, "well-known"), (1023, "well-known"), (1024, "registered"), (49151, "registered")] {
+            assert_eq!(Port(number).class().name(), class);
+        }
+        assert_eq!((Port(49152).class().name(), Port(65535).class().name()), ("dynamic", "dynamic"));
+    }
+
+    #[test]
+    fn a_port_argument_is_a_number_a_range_or_a_name() {
+        assert_eq!("0".parse(), Ok(PortArg::Range(PortRange::one(Port(0)))));
+        assert_eq!("65535".parse(), Ok(PortArg::Range(PortRange::one(Port(65535)))));
+        assert_eq!("80-80".parse(), Ok(PortArg::Range(PortRange::one(Port(80)))));
+        assert_eq!(
+            "1020-1026".parse::<PortArg>(),
+            Ok(PortArg::Range(PortRange::new(Port(1020), Port(1026)).expect("forwards")))
+        );
+        assert_eq!("https".parse(), Ok(PortArg::Name("https".into())));
+        assert_eq!("iso-tsap".parse(), Ok(PortArg::Name("iso-tsap".into())));
+    }
+
+    #[test]
+    fn a_bad_port_argument_is_refused_with_what_is_allowed() {
+        for bad in ["", "65536", "-1", "80-70", "80-", "-80", "80-65536", "99999999999999999999", "8 0", "80,81", "+80"]
+        {
+            let error = bad.parse::<PortArg>().expect_err(bad).to_string();
+            assert!(error.contains("0-65535"), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! A TCP socket as sock_diag shows it: a timewait bucket, or a full socket. Two types, not one with holes.
+//!
+//! Field meanings follow `struct inet_diag_msg` (uapi/linux/inet_diag.h). What the kernel fills with placeholders (uid
+//! and inode of a bucket) has no field here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
+
+use super::port::Port;
+
+/// The state numbers of net/tcp_states.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the kernel's names; RFC 9293, section 3.3.2, says what each means")]
+pub enum TcpState {
+    Established = 1,
+    SynSent = 2,
+    SynRecv = 3,
+    FinWait1 = 4,
+    FinWait2 = 5,
+    TimeWait = 6,
+    Closed = 7,
+    CloseWait = 8,
+    LastAck = 9,
+    Listen = 10,
+    Closing = 11,
+    NewSynRecv = 12,
+    /// Bound, neither listening nor connected. Dumped since about Linux 6.8.
+    BoundInactive = 13,
+}
+
+impl TcpState {
+    /// Every state, by its number.
+    pub const ALL: [Self; 13] = [
+        Self::Established,
+        Self::SynSent,
+        Self::SynRecv,
+        Self::FinWait1,
+        Self::FinWait2,
+        Self::TimeWait,
+        Self::Closed,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::Closing,
+        Self::NewSynRecv,
+        Self::BoundInactive,
+    ];
+
+    /// The state of a kernel number, where there is one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
+    /// ss's name of the state.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::SynSent => "syn-sent",
+            Self::SynRecv | Self::NewSynRecv => "syn-recv",
+            Self::FinWait1 => "fin-wait-1",
+            Self::FinWait2 => "fin-wait-2",
+            Self::TimeWait => "time-wait",
+            Self::Closed => "closed",
+            Self::CloseWait => "close-wait",
+            Self::LastAck => "last-ack",
+            Self::Listen => "listen",
+            Self::Closing => "closing",
+            Self::BoundInactive => "bound-inactive",
+        }
+    }
+}
+
+/// A set of states, as the kernel's bit mask (`1 << state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSet(u32);
+
+impl StateSet {
+    /// Every state that the kernel can dump.
+    pub const ALL: Self = Self::of(&TcpState::ALL);
+
+    /// The set of these states.
+    #[must_use]
+    pub const fn of(states: &[TcpState]) -> Self {
+        let mut bits = 0;
+        let mut i = 0;
+        while i < states.len() {
+            bits |= 1 << states[i] as u8;
+            i += 1;
+        }
+        Self(bits)
+    }
+
+    /// A set from the kernel's bit mask.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The kernel's bit mask.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The states of this set that the other has not.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether the set has no state.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether the set has the state.
+    #[must_use]
+    pub const fn contains(self, state: TcpState) -> bool {
+        self.0 & (1 << state as u8) != 0
+    }
+
+    /// Whether the set has every state of the other.
+    #[must_use]
+    pub const fn contains_all(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Which family the socket is of, and which protocol it speaks on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// `AF_INET`.
+    Ipv4,
+    /// `AF_INET6` with IPv6 addresses.
+    Ipv6,
+    /// `AF_INET6` with IPv4-mapped addresses: an IPv4 connection of a dual-stack socket.
+    Ipv4Mapped,
+}
+
+impl Family {
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+            Self::Ipv4Mapped => "ipv4-mapped",
+        }
+    }
+
+    /// Whether its packets are IPv4.
+    #[must_use]
+    pub const fn ipv4_on_the_wire(self) -> bool {
+        !matches!(self, Self::Ipv6)
+    }
+}
+
+/// Both ends of a socket. Small and `Copy`: an IPv4 address is kept as its mapped form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FourTuple {
+    /// What the addresses are.
+    pub family: Family,
+    local_addr: [u8; 16],
+    remote_addr: [u8; 16],
+    local_port: u16,
+    remote_port: u16,
+}
+
+impl FourTuple {
+    /// Addresses as the kernel has them: both IPv4, or both IPv6. Mapped ones make the family [`Family::Ipv4Mapped`].
+    #[must_use]
+    pub fn new(local: (IpAddr, Port), remote: (IpAddr, Port)) -> Self {
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let family = match local.0 {
+            IpAddr::V4(_) => Family::Ipv4,
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Family::Ipv4Mapped,
+            IpAddr::V6(_) => Family::Ipv6,
+        };
+        Self {
+            family,
+            local_addr: bits(local.0).octets(),
+            remote_addr: bits(remote.0).octets(),
+            local_port: local.1.0,
+            remote_port: remote.1.0,
+        }
+    }
+
+    /// The address of this end; mapped ones as plain IPv4.
+    #[must_use]
+    pub fn local_addr(&self) -> IpAddr {
+        Ipv6Addr::from(self.local_addr).to_canonical()
+    }
+
+    /// The address of the other end; mapped ones as plain IPv4. Unspecified where there is no other end (a listener).
+    #[must_use]
+    pub fn remote_addr(&self) -> IpAddr {
+        Ipv6Addr::from(self.remote_addr).to_canonical()
+    }
+
+    /// The address of this end as 128 bits, IPv4 in its mapped form.
+    #[must_use]
+    pub const fn local_bits(&self) -> u128 {
+        u128::from_be_bytes(self.local_addr)
+    }
+
+    /// The address of the other end as 128 bits, IPv4 in its mapped form.
+    #[must_use]
+    pub const fn remote_bits(&self) -> u128 {
+        u128::from_be_bytes(self.remote_addr)
+    }
+
+    /// The port of this end.
+    #[must_use]
+    pub const fn local_port(&self) -> Port {
+        Port(self.local_port)
+    }
+
+    /// The port of the other end; 0 where there is no other end.
+    #[must_use]
+    pub const fn remote_port(&self) -> Port {
+        Port(self.remote_port)
+    }
+}
+
+/// The kernel's 64-bit name of a socket, unique in its lifetime and kept by its bucket; assigned when first asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cookie(NonZeroU64);
+
+impl Cookie {
+    /// The kernel counts cookies from 1; 0 is none.
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Cookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A timewait bucket (`struct inet_timewait_sock`): TIME_WAIT, or an orphaned FIN_WAIT_2 that lives as one. No process
+/// owns it, and the kernel keeps no uid and no inode of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeWaitBucket {
+    /// Both ends.
+    pub tuple: FourTuple,
+    /// FIN_WAIT_2: the peer has not closed yet. When it does, the bucket becomes TIME_WAIT with a fresh timer.
+    pub fin_wait_2: bool,
+    /// Remaining time in ms as `idiag_expires` gives it. 0 means due: gone at the next tick of the timer wheel.
+    pub expires_ms: u32,
+    /// The interface that the socket was bound to, by index.
+    pub interface: Option<NonZeroU32>,
+    /// `SO_MARK`. The kernel tells it only to CAP_NET_ADMIN, so `None` is "not known", not "no mark".
+    pub mark: Option<u32>,
+    /// The kernel's name of it; `None` where the source does not tell it.
+    pub cookie: Option<Cookie>,
+}
+
+impl TimeWaitBucket {
+    /// TIME_WAIT or FIN_WAIT_2.
+    #[must_use]
+    pub const fn state(&self) -> TcpState {
+        if self.fin_wait_2 { TcpState::FinWait2 } else { TcpState::TimeWait }
+    }
+
+    /// The remaining time; see [`Self::expires_ms`].
+    #[must_use]
+    pub const fn expires(&self) -> Duration {
+        Duration::from_millis(self.expires_ms as u64)
+    }
+}
+
+/// Any socket that is no bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FullSocket {
+    /// Both ends.
+    pub tuple: FourTuple,
+    /// Its state; never TIME_WAIT.
+    pub state: TcpState,
+    /// The user who made it.
+    pub uid: u32,
+    /// Its inode in sockfs, by which /proc/PID/fd names it. `None`: no process has it open (closed, or not accepted yet).
+    pub inode: Option<NonZeroU32>,
+    /// The interface that it is bound to, by index.
+    pub interface: Option<NonZeroU32>,
+    /// `SO_MARK`; told only to CAP_NET_ADMIN.
+    pub mark: Option<u32>,
+    /// `IPV6_V6ONLY`, where the kernel says (listening and bound `AF_INET6` sockets).
+    pub v6only: Option<bool>,
+    /// The kernel's name of it; `None` where the source does not tell it.
+    pub cookie: Option<Cookie>,
+}
+
+/// What a dump returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the two types say it")]
+pub enum Socket {
+    Bucket(TimeWaitBucket),
+    Full(FullSocket),
+}
+
+impl Socket {
+    /// Both ends.
+    #[must_use]
+    pub const fn tuple(&self) -> &FourTuple {
+        match self {
+            Self::Bucket(bucket) => &bucket.tuple,
+            Self::Full(full) => &full.tuple,
+        }
+    }
+
+    /// Its state.
+    #[must_use]
+    pub const fn state(&self) -> TcpState {
+        match self {
+            Self::Bucket(bucket) => bucket.state(),
+            Self::Full(full) => full.state,
+        }
+    }
+
+    /// The kernel's name of it.
+    #[must_use]
+    pub const fn cookie(&self) -> Option<Cookie> {
+        match self {
+            Self::Bucket(bucket) => bucket.cookie,
+            Self::Full(full) => full.cookie,
+        }
+    }
+
+    /// The interface that it is bound to, by index.
+    #[must_use]
+    pub const fn interface(&self) -> Option<NonZeroU32> {
+        match self {
+            Self::Bucket(bucket) => bucket.interface,
+            Self::Full(full) => full.interface,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_small_enough_to_keep_a_million() {
+        assert!(size_of::<TimeWaitBucket>() <= 64, "{}", size_of::<TimeWaitBucket>());
+    }
+
+    #[test]
+    fn every_state_comes_back_from_its_number() {
+        for state in TcpState::ALL {
+            assert_eq!(TcpState::from_number(state as u8), Some(state));
+        }
+        assert_eq!((TcpState::from_number(0), TcpState::from_number(14)), (None, None));
+    }
+
+    #[test]
+    fn mapped_addresses_are_plain_ipv4_with_a_family_that_says_so() {
+        let mapped = ("::ffff:192.0.2.1".parse().expect("address"), Port(80));
+        let tuple = FourTuple::new(mapped, mapped);
+        assert_eq!(tuple.family, Family::Ipv4Mapped);
+        assert_eq!(tuple.local_addr().to_string(), "192.0.2.1");
+        let v6 = ("::".parse().expect("address"), Port(80));
+        assert_eq!(FourTuple::new(v6, v6).family, Family::Ipv6);
+    }
+}

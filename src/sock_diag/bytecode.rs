@@ -1,0 +1,345 @@
+//! A filter as INET_DIAG_REQ_BYTECODE (uapi/linux/inet_diag.h), the part of it that the kernel can judge. Pure.
+//!
+//! The kernel judges ports and addresses. It cannot judge remaining time or direction; of a bucket it does not know the
+//! mark, nor who chose the port. So the program passes at least the rows that the filter passes, and sometimes more.
+//!
+//! A program is a list of instructions that test a socket and jump forward. Running off its end accepts, jumping 4 bytes
+//! beyond rejects (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
+//!
+//! ```text
+//! struct inet_diag_bc_op   { __u8 code, yes; __u16 no; };      the jumps, in bytes from this instruction
+//! struct inet_diag_hostcond { __u8 family, prefix_len; int port; __be32 addr[]; };
+//! ```
+
+use std::net::IpAddr;
+
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
+
+use crate::filter::{End, Filter};
+use crate::model::addr::Prefix;
+use crate::model::port::{Port, PortRange};
+
+const JMP: u8 = 1;
+const S_GE: u8 = 2;
+const S_LE: u8 = 3;
+const D_GE: u8 = 4;
+const D_LE: u8 = 5;
+const S_COND: u8 = 7;
+const D_COND: u8 = 8;
+
+/// The port of a host condition that holds for every port.
+const ANY_PORT: i32 = -1;
+
+/// The longest program: its attribute's length is a u16.
+const LONGEST: usize = 60_000;
+
+/// The part of a filter that the kernel can judge, as a filter: it passes whatever the whole passes.
+#[must_use]
+pub fn judged_by_kernel(filter: &Filter) -> Filter {
+    approximate(filter, true)
+}
+
+/// A filter made of kernel tests alone that passes at least (`wider`) or at most what this one passes.
+fn approximate(filter: &Filter, wider: bool) -> Filter {
+    match filter {
+        Filter::Port(..) | Filter::Addr(..) => filter.clone(),
+        Filter::Not(test) => match approximate(test, !wider) {
+            Filter::All(tests) if tests.is_empty() => Filter::FALSE,
+            Filter::Any(tests) if tests.is_empty() => Filter::TRUE,
+            other => other.negated(),
+        },
+        Filter::All(tests) => {
+            let mut tests: Vec<Filter> = tests.iter().map(|test| approximate(test, wider)).collect();
+            tests.retain(|test| *test != Filter::TRUE);
+            if tests.contains(&Filter::FALSE) { Filter::FALSE } else { Filter::all(tests) }
+        }
+        Filter::Any(tests) => {
+            let mut tests: Vec<Filter> = tests.iter().map(|test| approximate(test, wider)).collect();
+            tests.retain(|test| *test != Filter::FALSE);
+            if tests.contains(&Filter::TRUE) { Filter::TRUE } else { Filter::any(tests) }
+        }
+        _ if wider => Filter::TRUE,
+        _ => Filter::FALSE,
+    }
+}
+
+/// What is left of a filter when the kernel has judged its part.
+#[must_use]
+pub fn left_over(filter: &Filter) -> Filter {
+    let judged = |test: &Filter| judged_by_kernel(test) == *test;
+    match filter {
+        filter if judged(filter) => Filter::TRUE,
+        Filter::All(tests) => Filter::all(tests.iter().filter(|test| !judged(test)).cloned().collect()),
+        filter => filter.clone(),
+    }
+}
+
+/// The program that judges a filter, and lets every listener pass besides, for direction is read off them. `None`: there
+/// is nothing to judge, or the program would be too long.
+#[must_use]
+pub fn compile(filter: &Filter) -> Option<Vec<u8>> {
+    let judged = judged_by_kernel(filter);
+    if judged == Filter::TRUE {
+        return None;
+    }
+    // A listener is connected to port 0, and a bucket never is.
+    let listener = Filter::Port(End::Remote, PortRange::one(Port(0)));
+    let mut program = Program::default();
+    program.test(&Filter::Any(vec![judged, listener]), REJECT);
+    program.finish()
+}
+
+/// A place in the program that jumps go to, known later.
+type Label = usize;
+
+/// The place 4 bytes beyond the end.
+const REJECT: Label = 0;
+
+#[derive(Default)]
+struct Program {
+    bytes: Vec<u8>,
+    /// Where each label is; the first is [`REJECT`].
+    labels: Vec<Option<usize>>,
+    /// The instructions whose `no` jumps to a label.
+    jumps: Vec<(usize, Label)>,
+}
+
+impl Program {
+    fn label(&mut self) -> Label {
+        if self.labels.is_empty() {
+            self.labels.push(None);
+        }
+        self.labels.push(None);
+        self.labels.len() - 1
+    }
+
+    fn place(&mut self, label: Label) {
+        self.labels[label] = Some(self.bytes.len());
+    }
+
+    /// An instruction that goes on behind its operand when it holds, and jumps when not.
+    fn instruction(&mut self, code: u8, operand: &[u8], otherwise: Label) {
+        let at = self.bytes.len();
+        self.jumps.push((at, otherwise));
+        // `yes` is a u8; the longest instruction has 4 + 8 + 16 bytes.
+        let length = u8::try_from(4 + operand.len()).unwrap_or(u8::MAX);
+        self.bytes.extend([code, length, 0, 0]);
+        self.bytes.extend(operand);
+    }
+
+    /// An instruction whose operand is a port, in the `no` field of a second header.
+    fn port(&mut self, code: u8, port: Port, otherwise: Label) {
+        let [low, high] = port.0.to_ne_bytes();
+        self.instruction(code, &[0, 0, low, high], otherwise);
+    }
+
+    fn jump(&mut self, to: Label) {
+        self.instruction(JMP, &[], to);
+    }
+
+    /// Code that goes on when the filter holds, and jumps when not.
+    fn test(&mut self, filter: &Filter, otherwise: Label) {
+        match filter {
+            Filter::All(tests) => tests.iter().for_each(|test| self.test(test, otherwise)),
+            Filter::Any(tests) => match tests.split_last() {
+                None => self.jump(otherwise),
+                Some((last, others)) => {
+                    let holds = self.label();
+                    for test in others {
+                        let next = self.label();
+                        self.test(test, next);
+                        self.jump(holds);
+                        self.place(next);
+                    }
+                    self.test(last, otherwise);
+                    self.place(holds);
+                }
+            },
+            Filter::Not(test) => {
+                let holds = self.label();
+                self.test(test, holds);
+                self.jump(otherwise);
+                self.place(holds);
+            }
+            Filter::Port(end, range) => {
+                let (at_least, at_most) = match end {
+                    End::Local => (S_GE, S_LE),
+                    End::Remote => (D_GE, D_LE),
+                };
+                // What holds for every port costs the kernel an instruction a row.
+                if range.first() > Port(0) {
+                    self.port(at_least, range.first(), otherwise);
+                }
+                if range.last() < Port(u16::MAX) {
+                    self.port(at_most, range.last(), otherwise);
+                }
+            }
+            Filter::Addr(end, prefix) => self.addr(*end, *prefix, otherwise),
+            // `judged_by_kernel` leaves none of these.
+            Filter::Interface(_)
+            | Filter::Mark { .. }
+            | Filter::Direction(_)
+            | Filter::ExpiresUnder(_)
+            | Filter::FinWait2 => {}
+        }
+    }
+
+    fn addr(&mut self, end: End, prefix: Prefix, otherwise: Label) {
+        let code = match end {
+            End::Local => S_COND,
+            End::Remote => D_COND,
+        };
+        let mut operand = vec![0, prefix.length(), 0, 0];
+        operand.extend(ANY_PORT.to_ne_bytes());
+        match prefix.addr() {
+            IpAddr::V4(v4) => {
+                operand[0] = AF_INET;
+                operand.extend(v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                operand[0] = AF_INET6;
+                operand.extend(v6.octets());
+            }
+        }
+        self.instruction(code, &operand, otherwise);
+    }
+
+    fn finish(mut self) -> Option<Vec<u8>> {
+        let end = self.bytes.len();
+        if end > LONGEST {
+            return None;
+        }
+        for (at, label) in self.jumps {
+            let target = if label == REJECT { end + 4 } else { self.labels[label]? };
+            let no = u16::try_from(target - at).ok()?;
+            self.bytes[at + 2..at + 4].copy_from_slice(&no.to_ne_bytes());
+        }
+        Some(self.bytes)
+    }
+}
+
+/// What the kernel does with a program, for tests: its own loop, in Rust. `local` and `remote` are a port, and an address
+/// of the family.
+#[cfg(test)]
+pub(crate) fn run(program: &[u8], row: &crate::model::row::Row) -> bool {
+    use crate::model::socket::Family;
+    let tuple = &row.bucket.tuple;
+    let entry_v6 = tuple.family != Family::Ipv4;
+    let mut at = 0;
+    while at < program.len() {
+        let (code, yes) = (program[at], usize::from(program[at + 1]));
+        let no = usize::from(u16::from_ne_bytes([program[at + 2], program[at + 3]]));
+        let operand = || u16::from_ne_bytes([program[at + 6], program[at + 7]]);
+        let host = |port: Port, bits: u128| {
+            let (family, length) = (program[at + 4], u32::from(program[at + 5]));
+            let want = i32::from_ne_bytes([program[at + 8], program[at + 9], program[at + 10], program[at + 11]]);
+            let top = |bits: u128, width: u32| if length == 0 { 0 } else { (bits << (128 - width)) >> (128 - length) };
+            let family_fits = match family {
+                AF_INET => !entry_v6 || bits >> 32 == 0xffff,
+                _ => entry_v6,
+            };
+            let bytes = &program[at + 12..at + yes];
+            let width = u32::try_from(bytes.len() * 8).expect("short");
+            let wanted = bytes.iter().fold(0_u128, |all, &byte| all << 8 | u128::from(byte));
+            (want == -1 || want == i32::from(port.0)) && family_fits && top(bits, width) == top(wanted, width)
+        };
+        let holds = match code {
+            JMP => false,
+            S_GE => tuple.local_port().0 >= operand(),
+            S_LE => tuple.local_port().0 <= operand(),
+            D_GE => tuple.remote_port().0 >= operand(),
+            D_LE => tuple.remote_port().0 <= operand(),
+            S_COND => host(tuple.local_port(), tuple.local_bits()),
+            D_COND => host(tuple.remote_port(), tuple.remote_bits()),
+            other => panic!("instruction {other}"),
+        };
+        at += if holds { yes } else { no };
+    }
+    at == program.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::parser::{self, tests::expression};
+    use crate::model::facts::tests::facts;
+    use crate::model::row::Row;
+    use crate::model::row::tests::row;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Filter {
+        parser::parse(text, &facts()).unwrap_or_else(|error| panic!("{error}")).filter
+    }
+
+    /// `valid_cc` and `inet_diag_bc_audit`: every jump goes forward to an instruction, the end, or 4 bytes beyond it.
+    fn audit(program: &[u8]) {
+        let mut starts = vec![];
+        let mut at = 0;
+        while at < program.len() {
+            starts.push(at);
+            assert!(program[at + 1] >= 4 && program[at + 1].is_multiple_of(4));
+            at += usize::from(program[at + 1]);
+        }
+        assert_eq!(at, program.len());
+        for &start in &starts {
+            let target = start + usize::from(u16::from_ne_bytes([program[start + 2], program[start + 3]]));
+            assert!(target > start && (target >= program.len() || starts.contains(&target)));
+            assert!(target <= program.len() + 4 && target.is_multiple_of(4));
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_judge_is_left_out_and_never_narrows() {
+        for (text, judged) in [
+            ("sport = 80 and expires < 5s", "sport = 80"),
+            ("sport = 80 or expires < 5s", "sport >= 0"),
+            ("not (sport = 80 and expires < 5s)", "sport >= 0"),
+            ("not (sport = 80 or expires < 5s)", "not sport = 80"),
+            ("direction = inbound", "sport >= 0"),
+            (
+                "(sport = 80 or dport = 80) and (dst 10.0.0.0/8 or mapped) and not direction = unknown",
+                "(sport = 80 or dport = 80) and (dst 10.0.0.0/8 or src [::ffff:0.0.0.0]/96)",
+            ),
+        ] {
+            assert_eq!(judged_by_kernel(&parse(text)).to_string(), judged, "{text}");
+        }
+        assert_eq!(compile(&parse("expires < 5s")), None);
+        assert_eq!(left_over(&parse("sport = 80 and expires < 5s")).to_string(), "expires < 5s");
+        assert_eq!(left_over(&parse("sport = 80 or dport = 80")), Filter::TRUE);
+    }
+
+    #[test]
+    fn a_listener_passes_every_program() {
+        let program = compile(&parse("sport = 80 and dst 10.0.0.1")).expect("a program");
+        assert!(run(&program, &row("127.0.0.1", 9, "0.0.0.0", 0)));
+        assert!(!run(&program, &row("127.0.0.1", 9, "10.0.0.1", 1)));
+    }
+
+    fn any_row() -> impl Strategy<Value = Row> {
+        // Few values, so that tests hit.
+        let addr = prop_oneof![Just("10.0.0.1"), Just("127.0.0.1"), Just("192.168.1.9")];
+        let port = prop_oneof![1_u16..=1000, 32760_u16..=32780, 49140_u16..=65535];
+        (0..3, addr.clone(), port.clone(), addr, port).prop_map(|(kind, local, local_port, remote, remote_port)| {
+            let form = |addr: &str| match kind {
+                0 => addr.to_owned(),
+                1 => format!("::ffff:{addr}"),
+                _ => format!("2001:db8::{addr}"),
+            };
+            row(&form(local), local_port, &form(remote), remote_port)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_kernels_part_passes_whatever_the_whole_passes(text in expression(), row in any_row()) {
+            let filter = parse(&text);
+            let judged = judged_by_kernel(&filter);
+            prop_assert!(!filter.accepts(&row) || judged.accepts(&row));
+            if let Some(program) = compile(&filter) {
+                audit(&program);
+                prop_assert_eq!(run(&program, &row), judged.accepts(&row), "{}", judged);
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Requests for a dump of TCP sockets: `struct inet_diag_req` and `struct inet_diag_req_v2`. Pure.
+
+use std::fmt;
+
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+
+use crate::model::socket::StateSet;
+
+/// `TCPDIAG_GETSOCK`, the request older than SOCK_DIAG_BY_FAMILY. Its family is ignored: IPv4 and IPv6 come in one walk.
+pub const TCPDIAG_GETSOCK: u16 = 18;
+
+/// The attribute of a request that carries a program (uapi/linux/inet_diag.h).
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+
+/// The sequence number of every request. A socket has one request under way at a time, and one whose dump was left
+/// early is not used again, so the number never needs to change; a reply with another number is not ours.
+pub const SEQUENCE: u32 = 1;
+
+/// Which walk of the kernel's table to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// Both families at once, listeners first.
+    BothFamilies,
+    /// `AF_INET` alone.
+    Ipv4,
+    /// `AF_INET6` alone, IPv4-mapped sockets among them.
+    Ipv6,
+}
+
+impl fmt::Display for Walk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BothFamilies => "TCP",
+            Self::Ipv4 => "TCP over IPv4",
+            Self::Ipv6 => "TCP over IPv6",
+        })
+    }
+}
+
+/// A request for every TCP socket of these states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Which walk.
+    pub walk: Walk,
+    /// Sockets in these states are returned.
+    pub states: StateSet,
+    /// Of them, those that this program of `bytecode` accepts.
+    pub program: Option<Vec<u8>>,
+}
+
+/// `struct inet_diag_req`: family, two address lengths, extensions, a `struct inet_diag_sockid`, states, and a field
+/// `idiag_dbs` that the kernel ignores. Only the states matter.
+struct CompatRequest(StateSet);
+
+impl CompatRequest {
+    const LENGTH: usize = 60;
+    const STATES: usize = 52;
+}
+
+impl NetlinkSerializable for CompatRequest {
+    fn message_type(&self) -> u16 {
+        TCPDIAG_GETSOCK
+    }
+
+    fn buffer_len(&self) -> usize {
+        Self::LENGTH
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+        buffer[0] = AF_INET;
+        buffer[Self::STATES..Self::STATES + 4].copy_from_slice(&self.0.bits().to_ne_bytes());
+    }
+}
+
+impl Request {
+    /// The datagram to send.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let by_family = |family, socket_id| {
+            SockDiagMessage::InetRequest(InetRequest {
+                family,
+                protocol: IPPROTO_TCP,
+                extensions: ExtensionFlags::empty(),
+                // The crate's names end at TCP_CLOSING; the kernel's states do not.
+                states: StateFlags::from_bits_retain(self.states.bits()),
+                socket_id,
+            })
+        };
+        let mut datagram = match self.walk {
+            Walk::BothFamilies => message(CompatRequest(self.states)),
+            Walk::Ipv4 => message(by_family(AF_INET, SocketId::new_v4())),
+            Walk::Ipv6 => message(by_family(AF_INET6, SocketId::new_v6())),
+        };
+        if let Some(program) = &self.program {
+            let attribute = DefaultNla::new(INET_DIAG_REQ_BYTECODE, program.clone());
+            let length = datagram.len();
+            datagram.resize(length + attribute.buffer_len(), 0);
+            attribute.emit(&mut datagram[length..]);
+            let total = u32::try_from(datagram.len()).unwrap_or(u32::MAX);
+            NetlinkBuffer::new(&mut datagram).set_length(total);
+        }
+        datagram
+    }
+
+    /// What a datagram of [`Self::encode`] without a program asked for; `None` for any other bytes. For recordings, which
+    /// never have one.
+    #[must_use]
+    pub fn decode(datagram: &[u8]) -> Option<Self> {
+        let byte_at = |at: usize| datagram.get(at).copied();
+        let u32_at = |at: usize| Some(u32::from_ne_bytes(datagram.get(at..at + 4)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
+        let (walk, states) = match (kind, byte_at(16)?) {
+            (TCPDIAG_GETSOCK, _) => (Walk::BothFamilies, u32_at(16 + CompatRequest::STATES)?),
+            (SOCK_DIAG_BY_FAMILY, AF_INET) => (Walk::Ipv4, u32_at(20)?),
+            (SOCK_DIAG_BY_FAMILY, AF_INET6) => (Walk::Ipv6, u32_at(20)?),
+            _ => return None,
+        };
+        let request = Self { walk, states: StateSet::from_bits(states), program: None };
+        (request.encode() == datagram).then_some(request)
+    }
+}
+
+fn message<T: NetlinkSerializable>(payload: T) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = SEQUENCE;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::socket::TcpState;
+
+    #[test]
+    fn the_compat_request_is_76_bytes_with_the_states_near_its_end() {
+        let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
+        let bytes = Request { walk: Walk::BothFamilies, states, program: None }.encode();
+        assert_eq!(bytes.len(), 16 + 60);
+        assert_eq!(bytes[0..4], 76_u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 18_u16.to_ne_bytes());
+        assert_eq!(bytes[6..8], 0x301_u16.to_ne_bytes(), "NLM_F_REQUEST | NLM_F_DUMP");
+        assert_eq!(bytes[68..72], (1_u32 << 10 | 1 << 6).to_ne_bytes());
+    }
+
+    #[test]
+    fn the_request_by_family_is_72_bytes_and_keeps_states_that_the_crate_has_no_name_for() {
+        let bytes = Request { walk: Walk::Ipv6, states: StateSet::ALL, program: None }.encode();
+        assert_eq!((bytes.len(), bytes[16], bytes[17]), (72, 10, 6));
+        assert_eq!(bytes[20..24], 0x3ffe_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_program_is_an_attribute_behind_the_request_and_counts_in_its_length() {
+        let program = vec![2, 8, 12, 0, 0, 0, 80, 0];
+        let bytes =
+            Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: Some(program.clone()) }.encode();
+        assert_eq!(bytes[0..4], 88_u32.to_ne_bytes());
+        assert_eq!(bytes[76..80], [12_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat());
+        assert_eq!(bytes[80..], program);
+    }
+
+    #[test]
+    fn a_request_can_be_read_back_and_other_bytes_are_none() {
+        for walk in [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6] {
+            let request = Request { walk, states: StateSet::of(&[TcpState::TimeWait]), program: None };
+            let bytes = request.encode();
+            assert_eq!(Request::decode(&bytes), Some(request));
+            for cut in 0..bytes.len() {
+                assert_eq!(Request::decode(&bytes[..cut]), None);
+            }
+        }
+        assert_eq!(Request::decode(&[0; 72]), None);
+    }
+}

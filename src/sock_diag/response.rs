@@ -1,0 +1,232 @@
+//! `struct inet_diag_msg` (uapi/linux/inet_diag.h) as a view over received bytes. Pure, without allocation; any bytes
+//! give a socket or an error, never a panic.
+//!
+//! ```text
+//! struct inet_diag_msg {                     offset
+//!   __u8  idiag_family, idiag_state;              0
+//!   __u8  idiag_timer, idiag_retrans;             2
+//!   struct inet_diag_sockid {
+//!     __be16 idiag_sport, idiag_dport;            4
+//!     __be32 idiag_src[4], idiag_dst[4];          8, 24
+//!     __u32  idiag_if;                           40
+//!     __u32  idiag_cookie[2];                    44
+//!   } id;
+//!   __u32 idiag_expires, idiag_rqueue,           52, 56
+//!         idiag_wqueue, idiag_uid, idiag_inode;  60, 64, 68
+//! };                                             72 bytes, then attributes
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_MARK, INET_DIAG_SKV6ONLY};
+
+use crate::model::port::Port;
+use crate::model::socket::{Cookie, FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
+
+/// Bytes of the fixed part.
+pub const LENGTH: usize = 72;
+
+/// `idiag_timer` of a timewait bucket, in whichever state (`inet_twsk_diag_fill` in net/ipv4/inet_diag.c). The other
+/// timers belong to full sockets.
+const TIMER_TIMEWAIT: u8 = 3;
+
+/// Why bytes are no socket.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The fixed part is not there.
+    #[error("a socket record of {0} bytes, where struct inet_diag_msg has {LENGTH}")]
+    Short(usize),
+    /// Neither AF_INET nor AF_INET6.
+    #[error("a socket record of address family {0}")]
+    Family(u8),
+    /// No state of net/tcp_states.h, or one that contradicts its timer.
+    #[error("a socket record in state {state} with timer {timer}")]
+    State {
+        /// `idiag_state`.
+        state: u8,
+        /// `idiag_timer`.
+        timer: u8,
+    },
+    /// An attribute that does not fit into the message.
+    #[error("an attribute that does not fit into its message")]
+    Attribute,
+}
+
+fn bytes<const N: usize>(message: &[u8; LENGTH], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| message[at + i])
+}
+
+/// The socket that a message of SOCK_DIAG_BY_FAMILY or TCPDIAG_GETSOCK describes.
+///
+/// # Errors
+/// [`Malformed`] says what is wrong with the bytes.
+pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
+    let Some((message, attributes)) = payload.split_first_chunk::<LENGTH>() else {
+        return Err(Malformed::Short(payload.len()));
+    };
+    let u32_at = |at| u32::from_ne_bytes(bytes(message, at));
+    let port_at = |at| Port(u16::from_be_bytes(bytes(message, at)));
+    let addr_at = |at| match message[0] {
+        AF_INET => Ok(IpAddr::from(Ipv4Addr::from(bytes::<4>(message, at)))),
+        AF_INET6 => Ok(IpAddr::from(Ipv6Addr::from(bytes::<16>(message, at)))),
+        other => Err(Malformed::Family(other)),
+    };
+    let tuple = FourTuple::new((addr_at(8)?, port_at(4)), (addr_at(24)?, port_at(6)));
+    let interface = NonZeroU32::new(u32_at(40));
+    // Two host-order words, the low one first (sock_diag_save_cookie in net/core/sock_diag.c).
+    let cookie = Cookie::new(u64::from(u32_at(44)) | u64::from(u32_at(48)) << 32);
+    let (state, timer) = (message[1], message[2]);
+    let contradiction = Malformed::State { state, timer };
+    let state = TcpState::from_number(state).ok_or(contradiction.clone())?;
+    let attributes = Attributes::read(attributes)?;
+
+    if timer == TIMER_TIMEWAIT {
+        let fin_wait_2 = match state {
+            TcpState::TimeWait => false,
+            TcpState::FinWait2 => true,
+            _ => return Err(contradiction),
+        };
+        let bucket =
+            TimeWaitBucket { tuple, fin_wait_2, expires_ms: u32_at(52), interface, mark: attributes.mark, cookie };
+        return Ok(Socket::Bucket(bucket));
+    }
+    let state = match state {
+        TcpState::TimeWait => return Err(contradiction),
+        // The dump of bound-only sockets gives them their own state, TCP_CLOSE, in place of the one it was asked for.
+        TcpState::Closed if tuple.local_port() != Port(0) && tuple.remote_port() == Port(0) => TcpState::BoundInactive,
+        other => other,
+    };
+    Ok(Socket::Full(FullSocket {
+        tuple,
+        state,
+        uid: u32_at(64),
+        inode: NonZeroU32::new(u32_at(68)),
+        interface,
+        mark: attributes.mark,
+        v6only: attributes.v6only,
+        cookie,
+    }))
+}
+
+/// The attributes that matter here; others are passed over.
+#[derive(Default)]
+struct Attributes {
+    mark: Option<u32>,
+    v6only: Option<bool>,
+}
+
+impl Attributes {
+    /// Reads `struct nlattr`s: length and type in 16 bits each, padded to 4 bytes.
+    fn read(mut rest: &[u8]) -> Result<Self, Malformed> {
+        const HEADER: usize = 4;
+        let mut found = Self::default();
+        while !rest.is_empty() {
+            let header = rest.first_chunk::<HEADER>().ok_or(Malformed::Attribute)?;
+            let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+            let value = rest.get(HEADER..length).ok_or(Malformed::Attribute)?;
+            match u16::from_ne_bytes([header[2], header[3]]) {
+                INET_DIAG_MARK => {
+                    found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| Malformed::Attribute)?));
+                }
+                INET_DIAG_SKV6ONLY => found.v6only = Some(*value.first().ok_or(Malformed::Attribute)? != 0),
+                _ => {}
+            }
+            rest = rest.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::Parseable;
+    use netlink_packet_sock_diag::inet::InetResponse;
+    use proptest::prelude::*;
+
+    /// A bucket as a 6.18 kernel sent it to a caller with CAP_NET_ADMIN: 127.0.0.1:8080 -> 127.0.0.1:40000, mark 7.
+    fn sample() -> Vec<u8> {
+        let mut m = vec![0; LENGTH];
+        m[..4].copy_from_slice(&[AF_INET, 6, 3, 0]);
+        m[4..6].copy_from_slice(&8080_u16.to_be_bytes());
+        m[6..8].copy_from_slice(&40000_u16.to_be_bytes());
+        m[8..12].copy_from_slice(&[127, 0, 0, 1]);
+        m[24..28].copy_from_slice(&[127, 0, 0, 1]);
+        m[44..48].copy_from_slice(&0x2_u32.to_ne_bytes());
+        m[48..52].copy_from_slice(&0x1_u32.to_ne_bytes());
+        m[52..56].copy_from_slice(&59976_u32.to_ne_bytes());
+        m.extend_from_slice(&8_u16.to_ne_bytes());
+        m.extend_from_slice(&INET_DIAG_MARK.to_ne_bytes());
+        m.extend_from_slice(&7_u32.to_ne_bytes());
+        m
+    }
+
+    #[test]
+    fn a_bucket_keeps_the_remaining_time_that_the_kernel_gave() {
+        let Ok(Socket::Bucket(bucket)) = decode(&sample()) else { panic!("no bucket") };
+        assert_eq!(bucket.expires_ms, 59976);
+        assert_eq!(bucket.cookie, Cookie::new(0x1_0000_0002));
+        assert_eq!((bucket.tuple.local_port(), bucket.tuple.remote_port()), (Port(8080), Port(40000)));
+        assert_eq!((bucket.mark, bucket.interface, bucket.fin_wait_2), (Some(7), None, false));
+    }
+
+    #[test]
+    fn a_bucket_is_known_by_its_timer_and_not_by_its_state() {
+        let mut m = sample();
+        m[1] = 5;
+        assert!(matches!(decode(&m), Ok(Socket::Bucket(b)) if b.state() == TcpState::FinWait2));
+        m[2] = 2;
+        assert!(matches!(decode(&m), Ok(Socket::Full(f)) if f.state == TcpState::FinWait2));
+    }
+
+    #[test]
+    fn contradictions_and_short_records_are_errors() {
+        let with = |at: usize, value: u8| {
+            let mut m = sample();
+            m[at] = value;
+            decode(&m)
+        };
+        assert_eq!(with(0, 1), Err(Malformed::Family(1)));
+        assert_eq!(with(1, 1), Err(Malformed::State { state: 1, timer: 3 }));
+        assert_eq!(with(1, 0), Err(Malformed::State { state: 0, timer: 3 }));
+        assert_eq!(with(2, 0), Err(Malformed::State { state: 6, timer: 0 }));
+        assert_eq!(decode(&sample()[..71]), Err(Malformed::Short(71)));
+        assert_eq!(decode(&sample()[..75]), Err(Malformed::Attribute));
+        assert_eq!(with(72, 9), Err(Malformed::Attribute));
+        assert_eq!(with(72, 3), Err(Malformed::Attribute), "an attribute is never shorter than its header");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+
+        /// The crate's own decoder is the second opinion, on every field but the timer that it drops.
+        #[test]
+        fn every_field_but_the_timer_agrees_with_the_crate(
+            v6 in any::<bool>(), state in 1_u8..=11, bucket in any::<bool>(), body in proptest::array::uniform32(any::<u8>()),
+            more in proptest::array::uniform32(any::<u8>()),
+        ) {
+            let mut m = vec![if v6 { AF_INET6 } else { AF_INET }, state, if bucket { 3 } else { 0 }, 0];
+            m.extend_from_slice(&body);
+            m.extend_from_slice(&more);
+            m.extend_from_slice(&[1, 2, 3, 4]);
+            let theirs = InetResponse::parse(m.as_slice());
+            if let Ok(ours) = decode(&m) {
+                let theirs = theirs.expect("the crate reads what we read").header;
+                let tuple = ours.tuple();
+                prop_assert_eq!(theirs.socket_id.source_port, tuple.local_port().0);
+                prop_assert_eq!(theirs.socket_id.destination_port, tuple.remote_port().0);
+                prop_assert_eq!(theirs.socket_id.source_address.to_canonical(), tuple.local_addr());
+                prop_assert_eq!(theirs.socket_id.destination_address.to_canonical(), tuple.remote_addr());
+                prop_assert_eq!(theirs.socket_id.interface_id, ours.interface().map_or(0, NonZeroU32::get));
+                prop_assert_eq!(u64::from_ne_bytes(theirs.socket_id.cookie), ours.cookie().map_or(0, Cookie::number));
+                if let Socket::Full(full) = ours {
+                    prop_assert_eq!((theirs.uid, theirs.inode), (full.uid, full.inode.map_or(0, NonZeroU32::get)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Where answers come from: this kernel, or a recorded file. Facts and dumps by one door.
+//!
+//! A live source may also write down what passes, so that a replay takes the same path over the same bytes.
+
+pub mod recording;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crate::filter::Filter;
+use crate::model::facts::Facts;
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::sock_diag::bytecode;
+use crate::sock_diag::dump::{self, DumpEnd, DumpError};
+use crate::sock_diag::request::{Request, Walk};
+use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
+use crate::sys;
+
+use recording::{RecordingError, RecordingFile};
+
+/// How often a dump that the kernel flags as interrupted is asked for again.
+const RETRIES: u32 = 3;
+
+/// Why a source gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The netlink socket.
+    #[error("opening a sock_diag netlink socket failed: {0}")]
+    Open(io::Error),
+    /// /proc/net/tcp.
+    #[error("reading {0}")]
+    Procfs(io::Error),
+    /// The dump.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// The file.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+}
+
+impl SourceError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Open(_) => Some(
+                "the kernel or a sandbox refuses NETLINK_SOCK_DIAG; in a container, its seccomp profile must allow \
+                 AF_NETLINK sockets",
+            ),
+            Self::Dump(DumpError::Refused { errno, .. }) if errno.kind() == io::ErrorKind::NotFound => {
+                Some("the kernel's tcp_diag module is not loaded; as root on the host: modprobe tcp_diag")
+            }
+            Self::Dump(DumpError::Send { source, .. }) if replay_error(source) == Some(ReplayError::NotRecorded) => {
+                Some("record again with the options that you replay with")
+            }
+            _ => None,
+        }
+    }
+}
+
+fn replay_error(error: &io::Error) -> Option<ReplayError> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
+/// Which of the kernel's interfaces to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// sock_diag, and procfs where that is refused.
+    Auto,
+    /// sock_diag alone.
+    SockDiag,
+    /// /proc/net/tcp and tcp6.
+    Procfs,
+}
+
+/// Which interface answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// sock_diag(7), now or in a recording.
+    SockDiag,
+    /// /proc/net/tcp and tcp6.
+    Procfs,
+}
+
+impl Origin {
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SockDiag => "sock_diag",
+            Self::Procfs => "procfs",
+        }
+    }
+}
+
+enum Carrier {
+    Kernel(Netlink),
+    Procfs,
+    Recorder(transport::Recording<Netlink, RecordingFile>),
+    Replay(Replay),
+}
+
+/// A place to ask.
+pub struct Source {
+    facts: Facts,
+    carrier: Carrier,
+    /// Whether procfs answers where sock_diag is refused.
+    fall_back: bool,
+    /// Why it did.
+    refusal: Option<SourceError>,
+}
+
+/// How a walk over the sockets ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkEnd {
+    /// Whether the kernel said nothing against its completeness.
+    pub complete: bool,
+}
+
+impl Source {
+    fn new(facts: Facts, carrier: Carrier) -> Self {
+        Self { facts, carrier, fall_back: false, refusal: None }
+    }
+
+    /// This kernel, in the calling thread's network namespace.
+    pub fn kernel(choice: Choice) -> Result<Self, SourceError> {
+        let facts = kernel_facts();
+        if choice == Choice::Procfs {
+            return Ok(Self::new(facts, Carrier::Procfs));
+        }
+        match Netlink::open().map_err(SourceError::Open) {
+            Ok(socket) => Ok(Self { fall_back: choice == Choice::Auto, ..Self::new(facts, Carrier::Kernel(socket)) }),
+            Err(error) if choice == Choice::Auto => {
+                Ok(Self { refusal: Some(error), ..Self::new(facts, Carrier::Procfs) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// This kernel, with a recording of it. The file appears when [`Self::finish`] is called.
+    pub fn recorded_kernel(path: &Path, replace: bool) -> Result<Self, SourceError> {
+        let socket = Netlink::open().map_err(SourceError::Open)?;
+        let facts = kernel_facts();
+        let file = RecordingFile::create(path, replace, &facts)?;
+        Ok(Self::new(facts, Carrier::Recorder(transport::Recording::new(socket, file))))
+    }
+
+    /// A recording.
+    pub fn replay(path: &Path) -> Result<Self, SourceError> {
+        let (facts, events) = recording::read(path)?;
+        Ok(Self::new(facts, Carrier::Replay(Replay::new(events))))
+    }
+
+    /// Which interface answered the last walk.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        match self.carrier {
+            Carrier::Procfs => Origin::Procfs,
+            Carrier::Kernel(_) | Carrier::Recorder(_) | Carrier::Replay(_) => Origin::SockDiag,
+        }
+    }
+
+    /// What is poorer in the answer because sock_diag was refused, in words.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let warning = |refusal: &SourceError| {
+            format!(
+                "{refusal}; read from /proc/net/tcp and tcp6 instead: times in steps of 10 ms, no cookie, mark or \
+                 interface, no IPV6_V6ONLY, and no socket that is bound without listening"
+            )
+        };
+        self.refusal.iter().map(warning).collect()
+    }
+
+    /// What the answer depends on beside the sockets.
+    #[must_use]
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether what passes is being recorded, so that nothing may be left out.
+    #[must_use]
+    pub const fn records(&self) -> bool {
+        matches!(self.carrier, Carrier::Recorder(_))
+    }
+
+    /// Hands the TCP sockets in these states to `each`, IPv4 and IPv6, listeners before all others; of the others at least
+    /// those that `filter` accepts, for part of it may be judged by the kernel. After a [`ControlFlow::Break`] the source
+    /// must not be asked again.
+    ///
+    /// An interrupted dump is said, and not repeated: `each` may have passed on what it saw.
+    pub fn walk(
+        &mut self,
+        states: StateSet,
+        filter: &Filter,
+        each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+    ) -> Result<WalkEnd, SourceError> {
+        // A replay may hold more states than were asked for, and procfs has them all.
+        let mut wanted =
+            |socket: Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
+        let answer = match &mut self.carrier {
+            Carrier::Kernel(socket) => walk_sock_diag(socket, states, bytecode::compile(filter), &mut wanted),
+            // A recording holds whole walks.
+            Carrier::Recorder(recorder) => walk_sock_diag(recorder, states, None, &mut wanted),
+            Carrier::Replay(replay) => walk_sock_diag(replay, states, None, &mut wanted),
+            Carrier::Procfs => return walk_procfs(&mut wanted),
+        };
+        match answer {
+            // Nothing has been handed out yet.
+            Err(error @ (DumpError::Send { .. } | DumpError::Refused { .. })) if self.fall_back => {
+                self.refusal = Some(error.into());
+                self.carrier = Carrier::Procfs;
+                walk_procfs(&mut wanted)
+            }
+            answer => Ok(WalkEnd { complete: !answer? }),
+        }
+    }
+
+    /// [`Self::walk`] into memory: an interrupted dump is asked for again, up to three times.
+    pub fn collect<T>(
+        &mut self,
+        states: StateSet,
+        filter: &Filter,
+        mut begin: impl FnMut() -> T,
+        mut each: impl FnMut(&mut T, Socket),
+    ) -> Result<(T, WalkEnd), SourceError> {
+        let mut attempt = 0;
+        loop {
+            let mut collected = begin();
+            let end = self.walk(states, filter, &mut |socket| {
+                each(&mut collected, socket);
+                ControlFlow::Continue(())
+            })?;
+            attempt += 1;
+            if end.complete || attempt > RETRIES {
+                return Ok((collected, end));
+            }
+        }
+    }
+
+    /// Ends a recording, if there is one: the file gets its name.
+    pub fn finish(self) -> Result<(), SourceError> {
+        match self.carrier {
+            Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish()?),
+            Carrier::Kernel(_) | Carrier::Procfs | Carrier::Replay(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether the dump was interrupted.
+type Interrupted = bool;
+
+fn walk_procfs(each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
+    sys::proc_net_tcp::walk(each).map_err(SourceError::Procfs)?;
+    Ok(WalkEnd { complete: true })
+}
+
+/// Both families in one walk, in the largest part that the kernel takes.
+fn walk_sock_diag(
+    transport: &mut dyn Transport,
+    states: StateSet,
+    program: Option<Vec<u8>>,
+    each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+) -> Result<Interrupted, DumpError> {
+    let walk = Walk::BothFamilies;
+    let with_program = program.is_some();
+    let mut end = dump::run(transport, &Request { walk, states, program }, each);
+    if with_program && matches!(end, Err(DumpError::Refused { .. })) {
+        end = dump::run(transport, &Request { walk, states, program: None }, each);
+    }
+    match end {
+        Err(DumpError::Refused { .. }) => walk_by_family(transport, states, each),
+        end => Ok(end?.interrupted),
+    }
+}
+
+/// The walk of kernels that refuse the request for both families: listeners of both first, then the others. Says
+/// whether any dump was interrupted.
+fn walk_by_family(
+    transport: &mut dyn Transport,
+    states: StateSet,
+    each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+) -> Result<Interrupted, DumpError> {
+    let listen = StateSet::of(&[TcpState::Listen]);
+    let others = states.without(listen);
+    let mut interrupted = false;
+    for part in [states.without(others), others] {
+        // A replay may hold both parts in one answer.
+        let mut each = |socket: Socket| {
+            if part.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) }
+        };
+        for walk in [Walk::Ipv4, Walk::Ipv6] {
+            if part.is_empty() {
+                continue;
+            }
+            let DumpEnd { interrupted: this, stopped } =
+                dump::run(transport, &Request { walk, states: part, program: None }, &mut each)?;
+            interrupted |= this;
+            if stopped {
+                return Ok(interrupted);
+            }
+        }
+    }
+    Ok(interrupted)
+}
+
+/// The facts of the calling thread's network namespace, now.
+#[must_use]
+pub fn kernel_facts() -> Facts {
+    Facts {
+        taken_at: sys::clock::now(),
+        kernel: sys::netns::kernel_release(),
+        netns: sys::netns::inode(),
+        local_port_range: sys::sysctl::local_port_range(),
+        local_reserved_ports: sys::sysctl::local_reserved_ports(),
+        unprivileged_port_start: sys::sysctl::unprivileged_port_start(),
+        services: sys::services::read(),
+        interfaces: sys::netns::interfaces(),
+    }
+}

@@ -1,0 +1,345 @@
+//! The recording file: the raw datagrams of a walk, and every fact that an answer depends on.
+//!
+//! Lines of JSON, so that it can be read in a bug report: the facts, then an event a line (a request, a datagram as
+//! hexadecimal bytes, a failed receive), then a count and a checksum, by which a damaged file is told from a whole one.
+//! Multi-byte fields inside the datagrams are in the recording machine's byte order, which the facts name.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::facts::{Facts, Services};
+use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use crate::sock_diag::request::Request;
+use crate::sock_diag::transport::{Event, EventSink};
+use crate::sys;
+
+const FORMAT: &str = "twtool-recording/1";
+const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "big" };
+
+/// What is wrong with a recording.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// It could not be read.
+    #[error("reading the recording '{}' failed: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be written.
+    #[error("writing the recording '{}' failed: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is there already.
+    #[error("the recording '{}' exists; --force replaces a regular file", path.display())]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Its content.
+    #[error("'{}' is no whole twtool recording: {what}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it, with the line.
+        what: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    byte_order: String,
+    taken_at_ms: u64,
+    kernel: String,
+    netns: Option<u64>,
+    local_port_range: Option<(u16, u16)>,
+    local_reserved_ports: Option<Vec<(u16, u16)>>,
+    unprivileged_port_start: Option<u32>,
+    interfaces: BTreeMap<u32, String>,
+    services: Vec<(u16, Vec<String>)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Line {
+    Request(String),
+    Datagram(String),
+    RecvFailed(i32),
+    End { lines: u64, crc32: u32 },
+}
+
+impl Header {
+    fn of(facts: &Facts) -> Self {
+        let pair = |range: &PortRange| (range.first().0, range.last().0);
+        let taken_at = facts.taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            format: FORMAT.into(),
+            byte_order: BYTE_ORDER.into(),
+            taken_at_ms: u64::try_from(taken_at.as_millis()).unwrap_or(u64::MAX),
+            kernel: facts.kernel.clone(),
+            netns: facts.netns,
+            local_port_range: facts.local_port_range.map(|range| pair(&range.0)),
+            local_reserved_ports: facts.local_reserved_ports.as_ref().map(|list| list.0.iter().map(pair).collect()),
+            unprivileged_port_start: facts.unprivileged_port_start,
+            interfaces: facts.interfaces.iter().map(|(index, name)| (index.get(), name.clone())).collect(),
+            services: facts.services.entries().iter().map(|(port, names)| (port.0, names.clone())).collect(),
+        }
+    }
+
+    fn facts(self) -> Result<Facts, String> {
+        if self.byte_order != BYTE_ORDER {
+            return Err(format!("it was made on a {}-endian machine, and this one is not", self.byte_order));
+        }
+        let range = |(first, last): (u16, u16)| {
+            PortRange::new(Port(first), Port(last))
+                .ok_or_else(|| format!("the port range {first}-{last} goes backwards"))
+        };
+        let index = |(index, name)| Some((NonZeroU32::new(index)?, name));
+        Ok(Facts {
+            taken_at: SystemTime::UNIX_EPOCH
+                .checked_add(Duration::from_millis(self.taken_at_ms))
+                .filter(|_| self.taken_at_ms <= LATEST_MS)
+                .ok_or("its time lies beyond the year 9999")?,
+            kernel: self.kernel,
+            netns: self.netns,
+            local_port_range: self.local_port_range.map(range).transpose()?.map(LocalPortRange),
+            local_reserved_ports: self
+                .local_reserved_ports
+                .map(|list| list.into_iter().map(range).collect::<Result<_, _>>())
+                .transpose()?
+                .map(LocalReservedPorts),
+            unprivileged_port_start: self.unprivileged_port_start,
+            services: Services::new(self.services.into_iter().map(|(port, names)| (Port(port), names)).collect()),
+            interfaces: self.interfaces.into_iter().filter_map(index).collect(),
+        })
+    }
+}
+
+/// More than the facts of any machine take; a file without a line feed in it (/dev/zero) is not read any further.
+const LONGEST_HEADER: u64 = 16 << 20;
+
+/// 9999-12-31 in ms since 1970: the last day that RFC 3339 can write.
+const LATEST_MS: u64 = 253_402_214_400_000;
+
+/// A recording being written.
+pub struct RecordingFile {
+    path: PathBuf,
+    file: sys::file::NewFile,
+    checksum: crc32fast::Hasher,
+    lines: u64,
+}
+
+impl RecordingFile {
+    /// Begins the file with the facts.
+    pub fn create(path: &Path, replace: bool, facts: &Facts) -> Result<Self, RecordingError> {
+        let file = sys::file::NewFile::create(path, replace).map_err(|error| Self::write_error(path, error))?;
+        let mut this = Self { path: path.to_owned(), file, checksum: crc32fast::Hasher::new(), lines: 0 };
+        this.line(&Header::of(facts)).map_err(|error| Self::write_error(path, error))?;
+        Ok(this)
+    }
+
+    fn write_error(path: &Path, source: io::Error) -> RecordingError {
+        let path = path.to_owned();
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            RecordingError::Exists { path }
+        } else {
+            RecordingError::Write { path, source }
+        }
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        self.checksum.update(&line);
+        self.lines += 1;
+        self.file.write_all(&line)
+    }
+
+    /// Ends the file and gives it its name.
+    pub fn finish(mut self) -> Result<(), RecordingError> {
+        let end = Line::End { lines: self.lines, crc32: self.checksum.clone().finalize() };
+        let path = self.path.clone();
+        self.line(&end).and_then(|()| self.file.finish()).map_err(|error| Self::write_error(&path, error))
+    }
+}
+
+impl EventSink for RecordingFile {
+    fn keep(&mut self, event: &Event) -> io::Result<()> {
+        let line = match event {
+            Event::Request(request) => Line::Request(hex(&request.encode())),
+            Event::Datagram(bytes) => Line::Datagram(hex(bytes)),
+            Event::RecvFailed(errno) => Line::RecvFailed(*errno),
+        };
+        self.line(&line)
+    }
+}
+
+/// Reads a whole recording.
+///
+/// # Errors
+/// Says what is wrong with the file, and in which line.
+pub fn read(path: &Path) -> Result<(Facts, Vec<Event>), RecordingError> {
+    let bytes = sys::file::read(path, LONGEST_HEADER)
+        .map_err(|source| RecordingError::Read { path: path.to_owned(), source })?;
+    parse(&bytes).map_err(|what| RecordingError::Damaged { path: path.to_owned(), what })
+}
+
+/// The content of a recording; the error says what is wrong.
+pub fn parse(bytes: &[u8]) -> Result<(Facts, Vec<Event>), String> {
+    if bytes.is_empty() {
+        return Err("it is empty".into());
+    }
+    let mut lines = bytes.split_inclusive(|&b| b == b'\n').enumerate();
+    let header = lines.next().map(|(_, line)| line).unwrap_or_default();
+    let header: Header = serde_json::from_slice(header)
+        .ok()
+        .filter(|header: &Header| header.format == FORMAT)
+        .ok_or_else(|| format!("its first line is no header of the format {FORMAT}"))?;
+    let mut events = vec![];
+    let mut before = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |at| at + 1);
+    for (i, line) in &mut lines {
+        let bad = |what: &str| format!("line {}: {what}", i + 1);
+        match serde_json::from_slice(line).map_err(|_| bad("neither an event nor the end"))? {
+            Line::Request(text) => {
+                let request =
+                    unhex(&text).and_then(|bytes| Request::decode(&bytes)).ok_or_else(|| bad("no request"))?;
+                events.push(Event::Request(request));
+            }
+            Line::Datagram(text) => {
+                events.push(Event::Datagram(unhex(&text).ok_or_else(|| bad("no hexadecimal bytes"))?));
+            }
+            Line::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
+            Line::End { lines: count, crc32 } => {
+                if lines.next().is_some() {
+                    return Err(bad("the end, and yet more follows"));
+                }
+                if count != i as u64 || crc32 != crc32fast::hash(&bytes[..before]) {
+                    return Err("its checksum does not fit its content: it was changed".into());
+                }
+                return Ok((header.facts()?, events));
+            }
+        }
+        before += line.len();
+    }
+    Err("its end is missing: it was cut off".into())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::socket::StateSet;
+    use crate::sock_diag::request::Walk;
+    use proptest::prelude::*;
+
+    fn facts() -> Facts {
+        Facts {
+            taken_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            kernel: "6.18.0".into(),
+            netns: Some(4_026_531_840),
+            local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
+            local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8080))])),
+            unprivileged_port_start: None,
+            services: Services::new(vec![(Port(80), vec!["http".into(), "www".into()])]),
+            interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
+        }
+    }
+
+    fn events() -> Vec<Event> {
+        let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None };
+        vec![Event::Request(request), Event::Datagram(vec![0, 1, 0xfe, 0xff]), Event::RecvFailed(105)]
+    }
+
+    fn written() -> Vec<u8> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("recording");
+        let mut file = RecordingFile::create(&path, false, &facts()).expect("a file");
+        for event in events() {
+            file.keep(&event).expect("kept");
+        }
+        file.finish().expect("finished");
+        std::fs::read(&path).expect("there")
+    }
+
+    #[test]
+    fn what_was_recorded_comes_back() {
+        assert_eq!(parse(&written()), Ok((facts(), events())));
+    }
+
+    #[test]
+    fn a_recording_cut_anywhere_or_added_to_is_refused() {
+        let whole = written();
+        // Only the last line's line feed may be missing.
+        for cut in 0..whole.len() - 1 {
+            assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+        let more = [whole.as_slice(), b"x"].concat();
+        assert!(parse(&more).is_err());
+    }
+
+    #[test]
+    fn a_recording_with_any_byte_changed_is_refused() {
+        let whole = written();
+        let end = whole.len() - whole.rsplit(|&b| b == b'\n').nth(1).map_or(0, <[u8]>::len) - 1;
+        for at in 0..end {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert!(parse(&changed).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn an_existing_file_is_refused_and_replaced_only_on_demand() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("recording");
+        std::fs::write(&path, "mine").expect("written");
+        assert!(matches!(RecordingFile::create(&path, false, &facts()), Err(RecordingError::Exists { .. })));
+        RecordingFile::create(&path, true, &facts()).and_then(RecordingFile::finish).expect("replaced");
+        assert!(read(&path).is_ok());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).expect("a link");
+        assert!(matches!(RecordingFile::create(&link, true, &facts()), Err(RecordingError::Exists { .. })));
+    }
+
+    #[test]
+    fn an_unfinished_recording_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(RecordingFile::create(&folder.path().join("recording"), false, &facts()).expect("a file"));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(parse(&bytes).is_err());
+        }
+    }
+}

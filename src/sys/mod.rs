@@ -1,0 +1,13 @@
+//! The machine, beside sock_diag: syscalls, /proc, clock, terminal, files. Values out; nothing is formatted for people.
+
+pub mod bind;
+pub mod clock;
+pub mod file;
+pub mod netns;
+pub mod owners;
+pub mod proc_net_tcp;
+pub mod sandbox;
+pub mod services;
+pub mod stdout;
+pub mod sysctl;
+pub mod terminal;

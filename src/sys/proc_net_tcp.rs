@@ -1,0 +1,153 @@
+//! /proc/net/tcp and /proc/net/tcp6 (proc_pid_net(5)): the same sockets, for where sock_diag is refused.
+//!
+//! Poorer: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY. Slower: text, made under the same
+//! locks. Any bytes give a socket or an error, never a panic.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+
+use crate::model::port::Port;
+use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
+
+/// `tr` of a timewait bucket (`get_timewait4_sock` in net/ipv4/tcp_ipv4.c).
+const TIMER_TIMEWAIT: &str = "03";
+
+/// The unit of `tm->when`: USER_HZ is 100 on every Linux.
+const TICK_MS: u32 = 10;
+
+/// Hands every socket of both files to `each`, the listeners of both before all others.
+pub fn walk(each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> io::Result<()> {
+    // Listeners lead each file, so the first pass reads little more than them.
+    let is_listener = |socket: &Socket| socket.state() == TcpState::Listen;
+    let mut listeners = |socket: Socket| if is_listener(&socket) { each(socket) } else { ControlFlow::Break(()) };
+    read("tcp", &mut listeners)?;
+    read("tcp6", &mut listeners)?;
+    let mut stopped = false;
+    let mut others = |socket: Socket| {
+        let flow = if is_listener(&socket) { ControlFlow::Continue(()) } else { each(socket) };
+        stopped |= flow.is_break();
+        flow
+    };
+    read("tcp", &mut others)?;
+    if stopped {
+        return Ok(());
+    }
+    read("tcp6", &mut |socket| if is_listener(&socket) { ControlFlow::Continue(()) } else { each(socket) })
+}
+
+/// Hands the sockets of one file to `each` until it breaks.
+fn read(file: &str, each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> io::Result<()> {
+    let path = format!("/proc/thread-self/net/{file}");
+    let reader = match File::open(&path) {
+        Ok(opened) => BufReader::new(opened),
+        // A kernel without IPv6 has no such file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file == "tcp6" => return Ok(()),
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
+    };
+    for line in reader.lines().skip(1) {
+        let line = line?;
+        let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{path}: a line of another form: {line}"));
+        if each(parse(&line).ok_or_else(bad)?).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The socket of a line: `sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ...`.
+#[must_use]
+pub fn parse(line: &str) -> Option<Socket> {
+    let mut words = line.split_ascii_whitespace();
+    let (local, remote) = (words.nth(1)?, words.next()?);
+    let state = TcpState::from_number(hex(words.next()?)?)?;
+    let (timer, when) = words.nth(1)?.split_once(':')?;
+    let uid = words.nth(1)?.parse().ok()?;
+    let inode = words.nth(1)?.parse().ok()?;
+    let tuple = FourTuple::new(end(local)?, end(remote)?);
+    if timer == TIMER_TIMEWAIT {
+        let fin_wait_2 = match state {
+            TcpState::TimeWait => false,
+            TcpState::FinWait2 => true,
+            _ => return None,
+        };
+        let expires_ms = hex::<u32>(when)?.checked_mul(TICK_MS)?;
+        return Some(Socket::Bucket(TimeWaitBucket {
+            tuple,
+            fin_wait_2,
+            expires_ms,
+            interface: None,
+            mark: None,
+            cookie: None,
+        }));
+    }
+    if state == TcpState::TimeWait {
+        return None;
+    }
+    let inode = NonZeroU32::new(inode);
+    Some(Socket::Full(FullSocket { tuple, state, uid, inode, interface: None, mark: None, v6only: None, cookie: None }))
+}
+
+fn hex<T: TryFrom<u64>>(text: &str) -> Option<T> {
+    if text.starts_with('+') {
+        return None;
+    }
+    u64::from_str_radix(text, 16).ok()?.try_into().ok()
+}
+
+/// `0100007F:1F90`: each 32-bit word of the address as a number in this machine's order.
+fn end(text: &str) -> Option<(IpAddr, Port)> {
+    let (addr, port) = text.split_once(':')?;
+    let word = |at: usize| hex::<u32>(addr.get(at..at + 8)?).map(u32::to_ne_bytes);
+    let addr = match addr.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        32 => {
+            let words: Vec<[u8; 4]> = (0..32).step_by(8).map(word).collect::<Option<_>>()?;
+            Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).into()
+        }
+        _ => return None,
+    };
+    Some((addr, Port(hex(port)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn lines_of_a_6_18_kernel_are_read() {
+        let bucket =
+            "   2: 0100007F:1F90 0100007F:A5B0 06 00000000:00000000 03:0000175F 00000000     0        0 0 3 00000000";
+        let Some(Socket::Bucket(bucket)) = parse(bucket) else { panic!("no bucket") };
+        assert_eq!((bucket.expires_ms, bucket.tuple.local_port()), (59830, Port(8080)));
+        assert_eq!(bucket.tuple.local_addr().to_string(), "127.0.0.1");
+        let mapped = "   0: 0000000000000000FFFF00000100007F:1538 0000000000000000FFFF00000100007F:88C6 05 00000000:00000000 \
+                      03:00000001 00000000     0        0 0 3 00000000";
+        let Some(Socket::Bucket(mapped)) = parse(mapped) else { panic!("no bucket") };
+        assert_eq!((mapped.tuple.family.name(), mapped.fin_wait_2), ("ipv4-mapped", true));
+        let listener = "   0: 00000000:01BB 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 \
+                        00000000 100 0 0 10 0";
+        let Some(Socket::Full(listener)) = parse(listener) else { panic!("no socket") };
+        assert_eq!((listener.state, listener.uid), (TcpState::Listen, 1000));
+        assert_eq!(listener.inode, NonZeroU32::new(4711));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused_and_never_panics(line in "[0-9A-F :ö+-]{0,160}") {
+            let _ = parse(&line);
+        }
+
+        #[test]
+        fn a_real_line_with_a_changed_letter_never_panics(at in 0_usize..100, letter in "[ -~ö]") {
+            let mut line = "   2: 0100007F:1F90 0100007F:A5B0 06 00000000:00000000 03:0000175F 00000000     0        0 0 3 0".to_owned();
+            let at = at % line.len();
+            line.replace_range(at..=at, &letter);
+            let _ = parse(&line);
+        }
+    }
+}

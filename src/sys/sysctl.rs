@@ -1,0 +1,63 @@
+//! Settings of the calling thread's network namespace under /proc/sys/net (ip-sysctl in the kernel's documentation).
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from("/proc/sys/net").join(name.replace('.', "/"))
+}
+
+/// A setting's text, `read("ipv4.ip_local_port_range")`.
+pub fn read(name: &str) -> io::Result<String> {
+    fs::read_to_string(path(name)).map(|text| text.trim().to_owned())
+}
+
+/// Changes a setting. For private namespaces only: nothing of twtool changes the host's.
+pub fn write(name: &str, value: &str) -> io::Result<()> {
+    fs::write(path(name), value)
+}
+
+/// `net.ipv4.ip_local_port_range`; `None` where it cannot be read or understood.
+#[must_use]
+pub fn local_port_range() -> Option<LocalPortRange> {
+    let text = read("ipv4.ip_local_port_range").ok()?;
+    let (low, high) = text.split_once(char::is_whitespace)?;
+    PortRange::new(Port(low.parse().ok()?), Port(high.trim().parse().ok()?)).map(LocalPortRange)
+}
+
+/// `net.ipv4.ip_local_reserved_ports`; `None` where it cannot be read or understood.
+#[must_use]
+pub fn local_reserved_ports() -> Option<LocalReservedPorts> {
+    parse_ranges(&read("ipv4.ip_local_reserved_ports").ok()?)
+}
+
+/// `net.ipv4.ip_unprivileged_port_start`; `None` where it cannot be read or understood.
+#[must_use]
+pub fn unprivileged_port_start() -> Option<u32> {
+    read("ipv4.ip_unprivileged_port_start").ok()?.parse().ok()
+}
+
+fn parse_ranges(text: &str) -> Option<LocalReservedPorts> {
+    let range = |item: &str| {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        PortRange::new(Port(first.parse().ok()?), Port(last.parse().ok()?))
+    };
+    text.split(',').filter(|item| !item.is_empty()).map(range).collect::<Option<_>>().map(LocalReservedPorts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_are_read_and_printed_in_the_sysctls_own_notation() {
+        for text in ["", "8080", "8080,9000-9010,65535"] {
+            assert_eq!(parse_ranges(text).map(|ranges| ranges.to_string()).as_deref(), Some(text));
+        }
+        assert_eq!(parse_ranges("80-70"), None);
+        assert_eq!(parse_ranges("x"), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! The columns of a socket record: one registry for json, ndjson, csv, tables, and for what `--columns` accepts.
+
+use std::time::Duration;
+
+use super::human;
+use super::record::SocketRecord;
+use super::value::Value;
+
+/// A column.
+#[derive(Debug)]
+pub struct Column {
+    /// Its name: the key of JSON and csv, and for `--columns`.
+    pub key: &'static str,
+    /// Its heading in a table.
+    pub title: &'static str,
+    /// Whether a table aligns it to the right.
+    pub right: bool,
+    value: for<'r> fn(&'r SocketRecord<'_>) -> Value<'r>,
+    shown: Shown,
+}
+
+/// What a table makes of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Exact,
+    /// A rounded time.
+    Duration,
+    /// With the service of the local port beside it.
+    LocalService,
+    /// With the service of the remote port beside it.
+    RemoteService,
+}
+
+impl Column {
+    /// The exact value.
+    #[must_use]
+    pub fn value<'r>(&self, record: &'r SocketRecord<'_>) -> Value<'r> {
+        (self.value)(record)
+    }
+
+    /// Appends the value as a table has it: `-` for what is unknown, times rounded, a service beside its port.
+    pub fn write_for_eyes(&self, record: &SocketRecord, cell: &mut String) {
+        match self.value(record) {
+            Value::Unknown => cell.push('-'),
+            Value::Number(ms) if self.shown == Shown::Duration => {
+                human::append_duration(Duration::from_millis(ms), cell);
+            }
+            Value::Text(text) => cell.push_str(&human::escape(text)),
+            value => value.append_text(cell),
+        }
+        let service = match self.shown {
+            Shown::LocalService => record.service(record.tuple.local_port()),
+            Shown::RemoteService => record.remote().and_then(|(_, port)| record.service(port)),
+            Shown::Exact | Shown::Duration => None,
+        };
+        if let Some(service) = service {
+            cell.push_str(" (");
+            cell.push_str(&human::escape(service));
+            cell.push(')');
+        }
+    }
+
+    /// The column of a key.
+    #[must_use]
+    pub fn find(key: &str) -> Option<&'static Self> {
+        RECORD_COLUMNS.iter().chain(JOINED_COLUMNS).find(|column| column.key == key)
+    }
+
+    /// Every key that [`Self::find`] finds.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        RECORD_COLUMNS.iter().chain(JOINED_COLUMNS).map(|column| column.key)
+    }
+}
+
+fn number(value: Option<impl Into<u64>>) -> Value<'static> {
+    value.map_or(Value::Unknown, |number| Value::Number(number.into()))
+}
+
+fn text(value: Option<&str>) -> Value<'_> {
+    value.map_or(Value::Unknown, Value::Text)
+}
+
+macro_rules! column {
+    ($key:literal, $title:literal, $value:expr) => {
+        Column { key: $key, title: $title, right: false, value: $value, shown: Shown::Exact }
+    };
+}
+
+/// The keys of a record, in the contract's order.
+pub static RECORD_COLUMNS: &[Column] = &[
+    column!("netns", "NETNS", |r| number(r.facts.netns)),
+    column!("family", "FAMILY", |r| Value::Word(r.tuple.family.name())),
+    column!("state", "STATE", |r| Value::Word(r.state.name())),
+    column!("local_addr", "LOCAL ADDRESS", |r| Value::Addr(r.tuple.local_addr())),
+    column!("local_port", "PORT", |r| number(Some(r.tuple.local_port().0))),
+    column!("local_class", "CLASS", |r| Value::Word(r.tuple.local_port().class().name())),
+    column!("local_service", "SERVICE", |r| text(r.service(r.tuple.local_port()))),
+    column!("remote_addr", "REMOTE ADDRESS", |r| r.remote().map_or(Value::Unknown, |(addr, _)| Value::Addr(addr))),
+    column!("remote_port", "REMOTE PORT", |r| number(r.remote().map(|(_, port)| port.0))),
+    column!("remote_class", "REMOTE CLASS", |r| {
+        r.remote().map_or(Value::Unknown, |(_, port)| Value::Word(port.class().name()))
+    }),
+    column!("remote_service", "REMOTE SERVICE", |r| text(r.remote().and_then(|(_, port)| r.service(port)))),
+    column!("direction", "DIRECTION", |r| Value::Word(r.direction.name())),
+    Column { right: true, shown: Shown::Duration, ..column!("expires_ms", "EXPIRES", |r| number(r.expires_ms)) },
+    column!("interface", "INTERFACE", |r| text(r.interface.as_deref())),
+    column!("mark", "MARK", |r| number(r.mark)),
+    column!("cookie", "COOKIE", |r| r.cookie.map_or(Value::Unknown, |cookie| Value::Digits(cookie.number()))),
+];
+
+/// Columns that join an address and its port, for `--columns` and tables.
+static JOINED_COLUMNS: &[Column] = &[
+    Column {
+        shown: Shown::LocalService,
+        ..column!("local", "LOCAL", |r| Value::End(r.tuple.local_addr(), r.tuple.local_port().0))
+    },
+    Column {
+        shown: Shown::RemoteService,
+        ..column!("remote", "REMOTE", |r| r.remote().map_or(Value::Unknown, |(addr, port)| Value::End(addr, port.0)))
+    },
+];
+
+/// The columns of a table where none are chosen; the state only where it can be more than TIME_WAIT.
+#[must_use]
+pub fn table_columns(with_state: bool) -> Vec<&'static Column> {
+    let state = if with_state { &["state"][..] } else { &[] };
+    let keys = ["local", "local_class", "remote", "remote_class", "direction", "expires_ms"];
+    state.iter().chain(&keys).filter_map(|key| Column::find(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::facts::Services;
+    use crate::model::facts::tests::facts;
+    use crate::model::port::Port;
+    use crate::model::row::tests::row;
+    use crate::model::socket::Cookie;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+    use std::num::NonZeroU32;
+
+    #[test]
+    fn an_appended_record_is_what_serde_makes_of_it() {
+        let facts = facts();
+        let row = row("::ffff:10.0.0.1", 80, "::ffff:10.0.0.2", 40000);
+        let record = SocketRecord::of_row(&row, &facts);
+        let mut json = String::new();
+        record.append_json(&mut json);
+        assert_eq!(json, serde_json::to_string(&record).expect("json"));
+        assert_eq!(
+            json,
+            "{\"netns\":4026531840,\"family\":\"ipv4-mapped\",\"state\":\"time-wait\",\"local_addr\":\"10.0.0.1\",\
+             \"local_port\":80,\"local_class\":\"well-known\",\"local_service\":\"http\",\"remote_addr\":\"10.0.0.2\",\
+             \"remote_port\":40000,\"remote_class\":\"registered\",\"remote_service\":null,\"direction\":\"unknown\",\
+             \"expires_ms\":10000,\"interface\":null,\"mark\":null,\"cookie\":\"1\"}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn records_that_are_written_out_are_those_of_the_columns(
+            kind in 0..3, addrs in any::<[u32; 2]>(), ports in any::<[u16; 2]>(), expires_ms in any::<u32>(),
+            mark in any::<Option<u32>>(), cookie in any::<u64>(), interface in 0_u32..3, named in any::<bool>(),
+        ) {
+            let form = |addr: u32| match kind {
+                0 => Ipv4Addr::from(addr).to_string(),
+                1 => format!("::ffff:{}", Ipv4Addr::from(addr)),
+                _ => format!("2001:db8:{:x}::{:x}", addr >> 16, addr & 0xffff),
+            };
+            let mut facts = facts();
+            if named {
+                facts.services = Services::new(vec![(Port(ports[0]), vec!["a,\"b\"".into()]), (Port(ports[1]), vec!["x".into()])]);
+            }
+            let mut row = row(&form(addrs[0]), ports[0], &form(addrs[1]), ports[1]);
+            row.bucket.expires_ms = expires_ms;
+            row.bucket.mark = mark;
+            row.bucket.cookie = Cookie::new(cookie);
+            row.bucket.interface = NonZeroU32::new(interface);
+            let record = SocketRecord::of_row(&row, &facts);
+            let (mut json, mut csv, mut fields) = (String::new(), String::new(), String::new());
+            record.append_json(&mut json);
+            prop_assert_eq!(&json, &serde_json::to_string(&record).expect("json"));
+            record.append_csv(&mut csv);
+            Value::append_csv_line(RECORD_COLUMNS.iter().map(|column| column.value(&record)), &mut fields);
+            prop_assert_eq!(csv + "\n", fields);
+        }
+    }
+
+    #[test]
+    fn a_table_shows_the_service_beside_the_port_and_a_dash_for_what_is_unknown() {
+        let facts = facts();
+        let row = row("10.0.0.1", 80, "2001:db8::1", 40000);
+        let record = SocketRecord::of_row(&row, &facts);
+        let cell = |key| {
+            let mut cell = String::new();
+            Column::find(key).expect(key).write_for_eyes(&record, &mut cell);
+            cell
+        };
+        assert_eq!(["local", "expires_ms", "mark"].map(cell), ["10.0.0.1:80 (http)", "10.0s", "-"]);
+    }
+}

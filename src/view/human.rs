@@ -1,0 +1,113 @@
+//! Text for eyes: durations, times, and text that came from others made safe for a terminal.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use unicode_width::UnicodeWidthStr;
+
+/// A remaining time in tenths of a second, `41.3s`; minutes above 100 s, `2m03s`. Never rounded up to more than there is.
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    let mut text = String::new();
+    append_duration(time, &mut text);
+    text
+}
+
+/// Appends [`duration`].
+pub fn append_duration(time: Duration, text: &mut String) {
+    let seconds = time.as_secs();
+    let mut number = itoa::Buffer::new();
+    if seconds < 100 {
+        text.push_str(number.format(seconds));
+        text.push('.');
+        text.push_str(number.format(time.subsec_millis() / 100));
+        text.push('s');
+    } else {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{}m{:02}s", seconds / 60, seconds % 60);
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".into(), |time| format!("{time:.3}"))
+}
+
+/// Control characters and those that turn the direction of text escaped, so that a name chosen by somebody else cannot
+/// steer the terminal or pretend to be another.
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if text.chars().any(steers) {
+        let escaped = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+        text.chars().map(escaped).collect::<String>().into()
+    } else {
+        text.into()
+    }
+}
+
+/// Controls, line and paragraph separators, and the bidirectional controls of Unicode's annex 9.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
+}
+
+/// Writes text with its lines broken at blanks to fit; control characters in it are escaped.
+pub fn break_lines(out: &mut dyn Write, text: &str, first: &str, indent: &str, width: Option<usize>) -> io::Result<()> {
+    let width = width.unwrap_or(usize::MAX);
+    let mut line = first.to_owned();
+    let mut begun = false;
+    for word in escape(text).split(' ') {
+        if begun && line.width() + 1 + word.width() > width {
+            writeln!(out, "{line}")?;
+            indent.clone_into(&mut line);
+            begun = false;
+        }
+        if begun {
+            line.push(' ');
+        }
+        line.push_str(word);
+        begun = true;
+    }
+    writeln!(out, "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_never_says_more_than_there_is() {
+        let text = |ms| duration(Duration::from_millis(ms));
+        assert_eq!([text(0), text(99), text(41_399), text(99_999)], ["0.0s", "0.0s", "41.3s", "99.9s"]);
+        assert_eq!([text(100_000), text(123_999)], ["1m40s", "2m03s"]);
+    }
+
+    #[test]
+    fn a_timestamp_is_utc_with_milliseconds() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_005);
+        assert_eq!(timestamp(time), "2023-11-14T22:13:20.005Z");
+        assert_eq!(timestamp(time + Duration::from_micros(999)), "2023-11-14T22:13:20.005Z", "cut, not rounded");
+    }
+
+    #[test]
+    fn lines_are_broken_at_blanks_and_indented() {
+        let broken = |width| {
+            let mut out = vec![];
+            break_lines(&mut out, "one two three", "- ", "  ", width).expect("written");
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(broken(None), "- one two three\n");
+        assert_eq!(broken(Some(9)), "- one two\n  three\n");
+        assert_eq!(broken(Some(1)), "- one\n  two\n  three\n");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(escape("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+        assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
+        assert_eq!(escape("nginx: wörker"), "nginx: wörker");
+    }
+}

@@ -1,0 +1,61 @@
+//! JSON: the document that wraps every answer, and records a line each.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::human;
+use crate::model::facts::Facts;
+
+/// What is said of every answer, beside its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// `twtool.<command>/<number>`; the number grows when a key is renamed or changes its meaning.
+    pub schema: &'static str,
+    /// Time, kernel and namespace.
+    pub facts: &'a Facts,
+    /// Whether the answer is whole.
+    pub complete: bool,
+    /// What the reader should know, a sentence each.
+    pub warnings: &'a [String],
+}
+
+impl<'a> Envelope<'a> {
+    fn with<P>(self, payload: P) -> Document<'a, P> {
+        let Self { schema, facts, complete, warnings } = self;
+        let taken_at = human::timestamp(facts.taken_at);
+        Document { schema, taken_at, kernel: &facts.kernel, netns: facts.netns, complete, warnings, payload }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a, P> {
+    schema: &'static str,
+    taken_at: String,
+    kernel: &'a str,
+    netns: Option<u64>,
+    complete: bool,
+    warnings: &'a [String],
+    #[serde(flatten)]
+    payload: P,
+}
+
+/// Writes one document on one line; `payload` is a struct whose fields become keys beside the envelope's.
+pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize) -> io::Result<()> {
+    line(out, &envelope.with(payload))
+}
+
+/// Writes a document without its last brace, for a payload that is too large for one value.
+pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Nothing {}
+    let document = serde_json::to_string(&envelope.with(Nothing {}))?;
+    out.write_all(document.trim_end_matches('}').as_bytes())
+}
+
+/// Writes one record on one line. A serializer makes dozens of small writes a record, so they go into memory first.
+pub fn line(out: &mut dyn Write, record: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    out.write_all(&line)
+}

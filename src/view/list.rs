@@ -1,0 +1,219 @@
+//! A list of buckets, in each format: as it comes, or sorted in memory.
+
+use std::io::{self, Write};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::column::{Column, RECORD_COLUMNS};
+use super::human;
+use super::json::{self, Envelope};
+use super::parallel;
+use super::record::SocketRecord;
+use super::style::{Look, Meaning};
+use super::table::{self, Heading, Rows};
+use super::value::Value;
+use crate::model::facts::Facts;
+use crate::model::row::Row;
+
+/// Bytes that are gathered before they are written; as many as standard output buffers, so that it passes them through.
+const CHUNK: usize = 64 * 1024;
+
+/// The line of a row, without its line feed.
+enum Line<'a> {
+    Ndjson,
+    /// Every field of a record.
+    Csv,
+    CsvOf(&'a [&'static Column]),
+}
+
+impl<'a> Line<'a> {
+    /// Csv of these columns.
+    fn csv(columns: &'a [&'static Column]) -> Self {
+        let every = columns.iter().map(|column| column.key).eq(RECORD_COLUMNS.iter().map(|column| column.key));
+        if every { Self::Csv } else { Self::CsvOf(columns) }
+    }
+
+    fn append(&self, row: &Row, facts: &Facts, text: &mut String) {
+        let record = SocketRecord::of_row(row, facts);
+        match self {
+            Self::Ndjson => {
+                record.append_json(text);
+                text.push('\n');
+            }
+            Self::Csv => {
+                record.append_csv(text);
+                text.push('\n');
+            }
+            Self::CsvOf(columns) => Value::append_csv_line(columns.iter().map(|column| column.value(&record)), text),
+        }
+    }
+}
+
+/// Writes rows one by one as they come: ndjson, or csv with its header.
+pub struct Stream<'a> {
+    out: &'a mut dyn Write,
+    line: Line<'a>,
+    /// Lines that are not written yet.
+    buffer: String,
+}
+
+impl<'a> Stream<'a> {
+    /// Begins ndjson, a JSON object a line.
+    pub fn ndjson(out: &'a mut dyn Write) -> Self {
+        Self { out, line: Line::Ndjson, buffer: String::with_capacity(CHUNK + 4096) }
+    }
+
+    /// Begins csv of these columns (RFC 4180, with LF line ends), with a header line unless it is unwanted. The header is
+    /// written with the first rows, or by [`Self::finish`]: an answer that fails before any row leaves nothing.
+    pub fn csv(out: &'a mut dyn Write, columns: &'a [&'static Column], header: bool) -> Self {
+        let mut buffer = String::with_capacity(CHUNK + 4096);
+        append_header(columns, header, &mut buffer);
+        Self { out, line: Line::csv(columns), buffer }
+    }
+
+    /// Writes a row.
+    pub fn write(&mut self, row: &Row, facts: &Facts) -> io::Result<()> {
+        self.line.append(row, facts, &mut self.buffer);
+        if self.buffer.len() >= CHUNK {
+            self.out.write_all(self.buffer.as_bytes())?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes what is still buffered.
+    pub fn finish(self) -> io::Result<()> {
+        self.out.write_all(self.buffer.as_bytes())
+    }
+}
+
+fn append_header(columns: &[&'static Column], header: bool, text: &mut String) {
+    if header {
+        let keys: Vec<_> = columns.iter().map(|column| column.key).collect();
+        text.push_str(&keys.join(","));
+        text.push('\n');
+    }
+}
+
+fn lines(out: &mut dyn Write, line: &Line, rows: &[Row], facts: &Facts) -> io::Result<()> {
+    parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
+        rows[range].iter().for_each(|row| line.append(row, facts, text));
+    })
+}
+
+/// Writes the rows as ndjson.
+pub fn ndjson(out: &mut dyn Write, rows: &[Row], facts: &Facts) -> io::Result<()> {
+    lines(out, &Line::Ndjson, rows, facts)
+}
+
+/// Writes the rows as csv.
+pub fn csv(
+    out: &mut dyn Write,
+    rows: &[Row],
+    facts: &Facts,
+    columns: &[&'static Column],
+    header: bool,
+) -> io::Result<()> {
+    let mut text = String::new();
+    append_header(columns, header, &mut text);
+    out.write_all(text.as_bytes())?;
+    lines(out, &Line::csv(columns), rows, facts)
+}
+
+/// Writes the JSON document of the rows; `source` is the interface that they came from.
+pub fn document(out: &mut dyn Write, envelope: Envelope, source: &str, rows: &[Row]) -> io::Result<()> {
+    json::open_document(out, envelope)?;
+    write!(out, ",\"source\":\"{source}\",\"sockets\":[")?;
+    parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
+        for i in range {
+            if i > 0 {
+                text.push(',');
+            }
+            SocketRecord::of_row(&rows[i], envelope.facts).append_json(text);
+        }
+    })?;
+    out.write_all(b"]}\n")
+}
+
+/// What a table shows.
+pub struct ListTable<'a> {
+    /// Its rows, in their order.
+    pub rows: &'a [Row],
+    /// For names.
+    pub facts: &'a Facts,
+    /// Its columns.
+    pub columns: &'a [&'static Column],
+    /// How many rows there are with those that a limit cut off.
+    pub total: usize,
+    /// Whether there are a heading and a last line that counts.
+    pub header: bool,
+}
+
+impl Rows for ListTable<'_> {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn fill(&self, row: usize, cells: &mut [String]) {
+        let record = SocketRecord::of_row(&self.rows[row], self.facts);
+        for (column, cell) in self.columns.iter().zip(cells) {
+            column.write_for_eyes(&record, cell);
+        }
+    }
+}
+
+/// Writes the table and its last line.
+pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()> {
+    if list.rows.is_empty() && list.total == 0 {
+        return if list.header { writeln!(out, "no TIME_WAIT sockets") } else { Ok(()) };
+    }
+    // What a narrow terminal can do without, the first to go first: the remote port's class says least.
+    let spare = ["direction", "local_class", "remote_class"];
+    let heading = |column: &&Column| Heading {
+        title: column.title,
+        right: column.right,
+        spare: spare.iter().position(|key| *key == column.key).map_or(0, |i| u8::try_from(i + 1).unwrap_or(0)),
+    };
+    let headings: Vec<Heading> = list.columns.iter().map(heading).collect();
+    let left_out = table::write(out, &headings, list.header, list, look)?;
+    if !list.header {
+        return Ok(());
+    }
+    writeln!(out, "{}", look.paint(Meaning::Aside, last_line(list, &left_out)))
+}
+
+/// `5 TIME_WAIT, next free in 12.1s`.
+fn last_line(list: &ListTable, left_out: &[&str]) -> String {
+    let fin_wait_2 = list.rows.iter().filter(|row| row.bucket.fin_wait_2).count();
+    let mut parts = vec![];
+    if list.total > list.rows.len() {
+        parts.push(format!("{} of {} buckets", list.rows.len(), list.total));
+    } else {
+        parts.push(format!("{} TIME_WAIT", list.rows.len() - fin_wait_2));
+        if fin_wait_2 > 0 {
+            parts.push(format!("{fin_wait_2} FIN_WAIT_2"));
+        }
+    }
+    // A FIN_WAIT_2 bucket becomes TIME_WAIT when its peer closes: its time frees nothing yet.
+    let next = list.rows.iter().filter(|row| !row.bucket.fin_wait_2).map(|row| row.bucket.expires()).min();
+    parts.extend(next.map(|next| match next {
+        Duration::ZERO => "next free at the kernel's next timer tick".to_owned(),
+        next => format!("next free in {}", human::duration(next)),
+    }));
+    if !left_out.is_empty() {
+        parts.push(format!("no room for {}", left_out.join(", ")));
+    }
+    parts.join(", ")
+}
+
+/// Writes what of a filter the kernel judges, and what is left to judge here. `None`: nothing.
+pub fn explain(
+    out: &mut dyn Write,
+    filter: Option<&str>,
+    by_kernel: Option<&str>,
+    left: Option<&str>,
+) -> io::Result<()> {
+    writeln!(out, "filter: {}", filter.unwrap_or("none, every bucket passes"))?;
+    writeln!(out, "judged by the kernel: {}", by_kernel.unwrap_or("nothing, it hands over every bucket"))?;
+    writeln!(out, "judged here: {}", left.unwrap_or("nothing is left"))
+}

@@ -1,0 +1,15 @@
+//! Values in, bytes out: tables for eyes, JSON, NDJSON and CSV for programs.
+//!
+//! Every writer takes `&mut dyn Write`. Machine formats carry exact values; only tables round and shorten.
+
+pub mod bind_test;
+pub mod column;
+pub mod human;
+pub mod json;
+pub mod list;
+mod parallel;
+pub mod port;
+pub mod record;
+pub mod style;
+pub mod table;
+pub mod value;

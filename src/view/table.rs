@@ -1,0 +1,355 @@
+//! Tables for eyes: fitted to the terminal, plain where there is none.
+//!
+//! comfy-table draws what a person can look at; above a hundred rows, where it would cost several times the memory and
+//! time of all the rest, the same lines are written one by one. Both take their cells from the same layout.
+
+use std::io::{self, Write};
+use std::ops::Range;
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+use unicode_width::UnicodeWidthStr;
+
+use super::parallel;
+use super::style::{Look, Meaning};
+
+/// The most rows that comfy-table draws.
+const DRAWN: usize = 100;
+
+/// Blanks between two columns.
+const GAP: usize = 2;
+
+/// The narrowest that a column is made to fit.
+const NARROWEST: usize = 6;
+
+/// A column's heading and alignment.
+#[derive(Clone, Copy, Debug)]
+pub struct Heading {
+    /// Its text.
+    pub title: &'static str,
+    /// Whether cells are aligned to the right.
+    pub right: bool,
+    /// In a terminal that is too narrow, columns are left out by this number, the highest first; 0 always stays.
+    pub spare: u8,
+}
+
+impl Heading {
+    /// A column that stays, aligned to the left.
+    #[must_use]
+    pub const fn new(title: &'static str) -> Self {
+        Self { title, right: false, spare: 0 }
+    }
+
+    /// Aligned to the right.
+    #[must_use]
+    pub const fn right(self) -> Self {
+        Self { right: true, ..self }
+    }
+}
+
+/// Rows that can be asked for their cells as often as the layout needs.
+pub trait Rows: Sync {
+    /// How many rows there are.
+    fn count(&self) -> usize;
+    /// Appends the text of each of a row's cells to the string in its place.
+    fn fill(&self, row: usize, cells: &mut [String]);
+}
+
+impl Rows for [Vec<String>] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn fill(&self, row: usize, cells: &mut [String]) {
+        for (cell, text) in cells.iter_mut().zip(&self[row]) {
+            cell.push_str(text);
+        }
+    }
+}
+
+/// The cells of one row at a time, in buffers that are used again.
+struct Cells(Vec<String>);
+
+impl Cells {
+    fn new(headings: &[Heading]) -> Self {
+        Self(vec![String::new(); headings.len()])
+    }
+
+    fn of(&mut self, rows: &(impl Rows + ?Sized), row: usize) -> &[String] {
+        self.0.iter_mut().for_each(String::clear);
+        rows.fill(row, &mut self.0);
+        &self.0
+    }
+}
+
+/// Writes the table. Says which columns did not fit, by their titles.
+pub fn write(
+    out: &mut dyn Write,
+    headings: &[Heading],
+    header: bool,
+    rows: &(impl Rows + ?Sized),
+    look: Look,
+) -> io::Result<Vec<&'static str>> {
+    let layout = Layout::new(headings, header, rows, look.width);
+    if rows.count() <= DRAWN {
+        draw(out, &layout, headings, header, rows, look)?;
+    } else {
+        stream(out, &layout, headings, header, rows, look)?;
+    }
+    let shown = |i: usize| layout.columns.iter().any(|&(column, _)| column == i);
+    Ok(headings.iter().enumerate().filter(|(i, _)| !shown(*i)).map(|(_, heading)| heading.title).collect())
+}
+
+/// Which columns are shown, and how wide each is.
+struct Layout {
+    columns: Vec<(usize, usize)>,
+}
+
+impl Layout {
+    fn new(headings: &[Heading], header: bool, rows: &(impl Rows + ?Sized), width: Option<usize>) -> Self {
+        let widest = parallel::fold(
+            rows.count(),
+            &|part: Range<usize>| {
+                let mut widest: Vec<usize> =
+                    headings.iter().map(|heading| if header { heading.title.width() } else { 0 }).collect();
+                let mut cells = Cells::new(headings);
+                for row in part {
+                    for (widest, cell) in widest.iter_mut().zip(cells.of(rows, row)) {
+                        *widest = (*widest).max(display_width(cell));
+                    }
+                }
+                widest
+            },
+            |a, b| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect(),
+        );
+        let mut columns: Vec<(usize, usize)> = widest.into_iter().enumerate().collect();
+        if let Some(width) = width {
+            fit(&mut columns, headings, width);
+        }
+        Self { columns }
+    }
+}
+
+fn total(columns: &[(usize, usize)]) -> usize {
+    columns.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
+}
+
+/// Leaves out columns that can be spared, then narrows the widest; their cells then take several lines.
+fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
+    while total(columns) > width {
+        let spare = columns.iter().map(|&(i, _)| headings[i].spare).max().unwrap_or(0);
+        if spare == 0 {
+            break;
+        }
+        columns.retain(|&(i, _)| headings[i].spare != spare);
+    }
+    while total(columns) > width {
+        match columns.iter_mut().max_by_key(|(_, width)| *width) {
+            Some((_, widest)) if *widest > NARROWEST => *widest -= 1,
+            _ => break,
+        }
+    }
+}
+
+fn display_width(text: &str) -> usize {
+    // Nearly every cell is ASCII, where bytes are columns.
+    if text.is_ascii() { text.len() } else { text.width() }
+}
+
+/// The lines of a cell that is wider than its column; breaks anywhere, for addresses have no blanks.
+fn wrap(text: &str, width: usize) -> Vec<&str> {
+    let mut lines = vec![];
+    let mut rest = text;
+    while display_width(rest) > width {
+        let fits = |&(at, c): &(usize, char)| display_width(&rest[..at + c.len_utf8()]) <= width;
+        let end = rest.char_indices().take_while(fits).last().map_or(rest.len(), |(at, c)| at + c.len_utf8());
+        // A service behind an address goes to the next line whole.
+        let end = rest[..end].rfind(' ').filter(|&at| at > 0).map_or(end, |at| at + 1);
+        lines.push(rest[..end].trim_end());
+        rest = &rest[end..];
+    }
+    lines.push(rest);
+    lines
+}
+
+fn draw(
+    out: &mut dyn Write,
+    layout: &Layout,
+    headings: &[Heading],
+    header: bool,
+    rows: &(impl Rows + ?Sized),
+    look: Look,
+) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let mut heading_lines = 0;
+    if header {
+        let titles: Vec<_> = layout.columns.iter().map(|&(i, width)| wrap(headings[i].title, width)).collect();
+        heading_lines = titles.iter().map(Vec::len).max().unwrap_or_default();
+        table.set_header(titles.into_iter().map(|lines| lines.join("\n")));
+    }
+    let mut cells = Cells::new(headings);
+    for row in 0..rows.count() {
+        let cells = cells.of(rows, row);
+        table.add_row(layout.columns.iter().map(|&(i, width)| wrap(&cells[i], width).join("\n")));
+    }
+    for (column, &(i, width)) in table.column_iter_mut().zip(&layout.columns) {
+        let padding = u16::try_from(GAP).unwrap_or(u16::MAX);
+        let content = u16::try_from(width).unwrap_or(u16::MAX);
+        column.set_padding((0, padding)).set_constraint(ColumnConstraint::Absolute(Width::Fixed(content + padding)));
+        if headings[i].right {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for (i, line) in table.lines().enumerate() {
+        write_line(out, line.trim_end(), (i < heading_lines).then_some(look))?;
+    }
+    Ok(())
+}
+
+fn write_line(out: &mut dyn Write, line: &str, heading: Option<Look>) -> io::Result<()> {
+    match heading {
+        Some(look) => writeln!(out, "{}", look.paint(Meaning::Heading, line)),
+        None => writeln!(out, "{line}"),
+    }
+}
+
+fn stream(
+    out: &mut dyn Write,
+    layout: &Layout,
+    headings: &[Heading],
+    header: bool,
+    rows: &(impl Rows + ?Sized),
+    look: Look,
+) -> io::Result<()> {
+    if header {
+        let titles: Vec<String> = headings.iter().map(|heading| heading.title.to_owned()).collect();
+        let mut lines = String::new();
+        layout.append_row(headings, &titles, &mut lines);
+        lines.lines().try_for_each(|line| write_line(out, line, Some(look)))?;
+    }
+    parallel::write(out, rows.count(), &|part: Range<usize>, text: &mut String| {
+        let mut cells = Cells::new(headings);
+        for row in part {
+            layout.append_row(headings, cells.of(rows, row), text);
+        }
+    })
+}
+
+impl Layout {
+    /// Appends the line of a row, or its lines where a cell is wider than its column.
+    fn append_row(&self, headings: &[Heading], cells: &[String], text: &mut String) {
+        if self.columns.iter().all(|&(i, width)| display_width(&cells[i]) <= width) {
+            for &(i, width) in &self.columns {
+                pad(text, &cells[i], width, headings[i].right);
+            }
+            end_line(text);
+            return;
+        }
+        let lines: Vec<Vec<&str>> = self.columns.iter().map(|&(i, width)| wrap(&cells[i], width)).collect();
+        for n in 0..lines.iter().map(Vec::len).max().unwrap_or_default() {
+            for (parts, &(i, width)) in lines.iter().zip(&self.columns) {
+                pad(text, parts.get(n).copied().unwrap_or_default(), width, headings[i].right);
+            }
+            end_line(text);
+        }
+    }
+}
+
+/// Takes back the blanks at the line's end, and ends it.
+fn end_line(text: &mut String) {
+    text.truncate(text.trim_end_matches(' ').len());
+    text.push('\n');
+}
+
+/// Appends the text in its column, and the gap behind it.
+fn pad(line: &mut String, text: &str, width: usize, right: bool) {
+    let blanks = width.saturating_sub(display_width(text));
+    let (before, after) = if right { (blanks, 0) } else { (0, blanks) };
+    push_blanks(line, before);
+    line.push_str(text);
+    push_blanks(line, after + GAP);
+}
+
+fn push_blanks(line: &mut String, count: usize) {
+    const BLANKS: &str = "                                                                ";
+    let mut left = count;
+    while left > BLANKS.len() {
+        line.push_str(BLANKS);
+        left -= BLANKS.len();
+    }
+    line.push_str(&BLANKS[..left]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEADINGS: [Heading; 3] =
+        [Heading::new("LOCAL"), Heading { title: "CLASS", right: false, spare: 1 }, Heading::new("EXPIRES").right()];
+
+    const PLAIN: Look = Look { color: false, width: None };
+
+    fn both(rows: &[Vec<String>], look: Look) -> (String, String) {
+        let layout = Layout::new(&HEADINGS, true, rows, look.width);
+        let (mut drawn, mut streamed) = (vec![], vec![]);
+        draw(&mut drawn, &layout, &HEADINGS, true, rows, look).expect("written");
+        stream(&mut streamed, &layout, &HEADINGS, true, rows, look).expect("written");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (text(drawn), text(streamed))
+    }
+
+    fn row(cells: [&str; 3]) -> Vec<String> {
+        cells.map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_trailing_blanks() {
+        let rows = [row(["127.0.0.1:80 (http)", "well-known", "9.5s"]), row(["[::1]:8080", "registered", "41.3s"])];
+        let expected = "\
+LOCAL                CLASS       EXPIRES
+127.0.0.1:80 (http)  well-known     9.5s
+[::1]:8080           registered    41.3s
+";
+        assert_eq!(both(&rows, PLAIN), (expected.into(), expected.into()));
+    }
+
+    #[test]
+    fn a_narrow_terminal_spares_a_column_first_and_then_breaks_cells() {
+        let rows = [row(["127.0.0.1:80 (http)", "well-known", "9.5s"])];
+        let mut out = vec![];
+        let look = Look { color: false, width: Some(30) };
+        let left_out = write(&mut out, &HEADINGS, true, rows.as_slice(), look).expect("written");
+        assert_eq!(left_out, ["CLASS"]);
+        assert_eq!(
+            String::from_utf8(out).expect("text"),
+            "LOCAL                EXPIRES\n127.0.0.1:80 (http)     9.5s\n"
+        );
+        let look = Look { color: false, width: Some(24) };
+        let expected = "LOCAL            EXPIRES\n127.0.0.1:80        9.5s\n(http)\n";
+        assert_eq!(both(&rows, look), (expected.into(), expected.into()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_drawn_and_the_streamed_table_are_the_same_bytes(
+            rows in proptest::collection::vec(proptest::collection::vec("[a-z0-9:.()ö]{1,30}( [a-z()]{1,9})?", 3), 0..8),
+            width in proptest::option::of(10_usize..90),
+            color in any::<bool>(),
+        ) {
+            let (drawn, streamed) = both(&rows, Look { color, width });
+            prop_assert_eq!(drawn, streamed);
+        }
+
+        #[test]
+        fn no_line_is_wider_than_the_terminal(
+            rows in proptest::collection::vec(proptest::collection::vec("[a-z0-9:.]{1,60}", 3), 1..8),
+            width in 30_usize..90,
+        ) {
+            let (_, streamed) = both(&rows, Look { color: false, width: Some(width) });
+            for line in streamed.lines() {
+                prop_assert!(line.width() <= width, "{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Bad words on the command line: each is named in the first line, with what is allowed beside it, exit 2, and nothing
+//! done or printed.
+
+use crate::support::suite;
+use crate::support::twtool::{Run, twtool};
+
+suite! {
+    pure: [
+        bad_ports_are_named_with_what_a_port_is,
+        bad_addresses_are_named_with_what_an_address_is,
+        scopes_that_do_not_exist_are_named,
+        unknown_words_are_named_with_those_there_are,
+        bad_durations_are_named_with_what_a_duration_is,
+        csv_is_refused_where_records_are_not_flat,
+        hostile_words_do_not_reach_the_terminal,
+    ],
+    netns: [],
+}
+
+/// The commands that take a port, by the words before and after it.
+const PORT_PLACES: [(&[&str], &[&str]); 5] = [
+    (&["port"], &[]),
+    (&["list", "--port"], &[]),
+    (&["list", "--local-port"], &["--json"]),
+    (&["list", "--remote-port"], &["-q"]),
+    (&["bind-test"], &[]),
+];
+
+#[track_caller]
+fn refused(args: &[&str], word: &str, allowed: &[&str]) -> Run {
+    let run = twtool(args).refused(word);
+    for text in allowed {
+        assert!(run.stderr.contains(text), "expected {text:?} on stderr, as what is allowed{run}");
+    }
+    run
+}
+
+fn bad_ports_are_named_with_what_a_port_is() {
+    for (before, after) in PORT_PLACES {
+        for bad in
+            ["65536", "99999999999999999999", "-1", "0x50", "httpz", "80-70", "80-65536", "80,81", "8 0", "1e3", "+80"]
+        {
+            let args = [before, &[bad], after].concat();
+            refused(&args, bad, &["65535"]);
+        }
+        // Nothing at all has no name; what is allowed is said all the same.
+        let run = twtool([before, &[""], after].concat()).code(2);
+        assert!(run.stdout.is_empty() && run.stderr.contains("65535"), "{run}");
+    }
+    // One port, not several.
+    refused(&["bind-test", "8000-8099"], "8000-8099", &[]);
+    refused(&["port", "80", "httpz", "443"], "httpz", &["/etc/services"]);
+}
+
+fn bad_addresses_are_named_with_what_an_address_is() {
+    for flag in ["--local", "--remote"] {
+        for bad in ["1.2.3", "::g", "localhost", "1.2.3.4.5", "1.2.3.256", "127.0.0.1:80", "[::1]:80", "fe80::1%"] {
+            refused(&["list", flag, bad], bad.trim_start_matches("fe80::1"), &["IPv6"]);
+        }
+        refused(&["list", flag, "10.0.0.0/33"], "/33", &["32"]);
+        refused(&["list", flag, "::/129"], "/129", &["128"]);
+        refused(&["list", flag, "10.0.0.0/-1"], "/-1", &["32"]);
+        refused(&["list", flag, "10.0.0.0/x"], "/x", &["32"]);
+        refused(&["list", flag, "10.0.0.0/"], "/", &["32"]);
+        let run = twtool(["list", flag, ""]).code(2);
+        assert!(run.stdout.is_empty() && run.stderr.contains("IPv6"), "{run}");
+    }
+    for bad in ["1.2.3", "::g", "localhost", "10.0.0.0/8"] {
+        refused(&["bind-test", "9000", "--addr", bad], bad, &["IPv6"]);
+    }
+}
+
+fn scopes_that_do_not_exist_are_named() {
+    refused(&["list", "--local", "fe80::1%nosuch"], "nosuch", &["lo"]);
+    refused(&["list", "--remote", "fe80::/64", "--local", "fe80::1%nosuch"], "nosuch", &[]);
+    refused(&["bind-test", "9000", "--addr", "fe80::1%nosuch"], "nosuch", &["lo"]);
+    refused(&["list", "--local", "fe80::1%4294967295"], "4294967295", &["lo"]);
+    refused(&["list", "--local", "127.0.0.1%lo"], "%lo", &["IPv6"]);
+}
+
+fn unknown_words_are_named_with_those_there_are() {
+    refused(&["list", "--columns", "nosuch", "-o", "csv"], "nosuch", &["local_port", "cookie"]);
+    refused(&["list", "--columns", "local_port,nosuch"], "nosuch", &["local_port", "cookie"]);
+    let run = twtool(["list", "--columns", ""]).code(2);
+    assert!(run.stdout.is_empty() && run.stderr.contains("local_port"), "{run}");
+    refused(&["list", "-o", "xml"], "xml", &["table", "json", "ndjson", "csv"]);
+    refused(&["port", "80", "--output", "yaml"], "yaml", &["table", "json", "ndjson", "csv"]);
+    refused(&["list", "--class", "system"], "system", &["well-known", "registered", "dynamic"]);
+    refused(&["list", "--direction", "in"], "in", &["inbound", "outbound", "unknown"]);
+    refused(&["list", "--sort", "cookie"], "cookie", &["expires", "local", "remote", "none"]);
+    refused(&["list", "--color", "perhaps"], "perhaps", &["auto", "always", "never"]);
+    refused(&["bind-test", "9000", "--with", "magic"], "magic", &["none", "reuseaddr", "reuseport", "both"]);
+    refused(&["completions", "tcsh"], "tcsh", &["bash", "zsh", "fish"]);
+}
+
+fn bad_durations_are_named_with_what_a_duration_is() {
+    for bad in ["soon", "10", "-5s", "10x", "1e400s", "99999999999999999999s"] {
+        refused(&["list", &format!("--expires-under={bad}")], bad, &["10s"]);
+    }
+    let run = twtool(["list", "--expires-under", ""]).code(2);
+    assert!(run.stdout.is_empty() && run.stderr.contains("10s"), "{run}");
+}
+
+fn csv_is_refused_where_records_are_not_flat() {
+    refused(&["bind-test", "9000", "-o", "csv"], "csv", &["json"]);
+}
+
+fn hostile_words_do_not_reach_the_terminal() {
+    for args in [
+        ["port", "\x1b[31mred"].as_slice(),
+        &["list", "--local", "\x1b]0;title\x07"],
+        &["list", "--columns", "\x1b[2J"],
+        &["list", "--replay", "/nosuch/\x1b[2J"],
+        &["\x1b[2J"],
+    ] {
+        let run = twtool(args).code(2);
+        assert!(run.stdout.is_empty(), "{run}");
+        assert!(!run.stderr.contains('\x1b'), "escape sequences of an argument on stderr: {:?}", run.stderr);
+    }
+}

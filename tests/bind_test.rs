@@ -1,0 +1,699 @@
+//! `twtool bind-test` on situations made for real: verdict, cause, holders, advice and exit code of each, and every
+//! attempt equal to the same bind made by the test itself (see support/bind.rs, which checks one situation).
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use caps::Capability;
+use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use twtool::lab::{ActiveCloser, Connection, Server};
+use twtool::model::bind::ReuseOptions;
+use twtool::sys::sysctl;
+
+use crate::support::bind::{KEYS, Kept, Situation, bind, check_all, situation};
+use crate::support::limits::{drop_capability, refuse_ipv6};
+use crate::support::records::{number, text};
+use crate::support::situations::{self, addr, connect, connect_from};
+use crate::support::twtool::{Keys, twtool};
+use crate::support::{not_checked, procfs, services, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        buckets_of_servers_are_reusable_where_both_sides_have_the_option,
+        buckets_of_clients_are_not_reusable_and_the_reserved_list_is_the_cure,
+        the_advised_reservation_keeps_clients_off_the_port,
+        fin_wait_2_buckets_are_buckets,
+        listeners_are_in_the_way_of_the_addresses_that_they_cover,
+        connections_are_in_the_way_until_they_close,
+        sockets_that_are_only_bound_are_seen,
+        the_worst_holder_and_the_worst_address_decide,
+        refusals_for_other_reasons_are_denied,
+        port_0_lets_the_kernel_choose,
+        two_hundred_buckets_are_free_with_the_last,
+        family_flags_choose_among_the_default_addresses,
+        what_cannot_be_tested_is_refused,
+        a_mistyped_option_is_named,
+        ndjson_is_the_payload_on_one_line,
+        services_have_names,
+    ],
+}
+
+const NONE: ReuseOptions = ReuseOptions::NONE;
+const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
+const REUSEPORT: ReuseOptions = ReuseOptions::REUSEPORT;
+const BOTH: ReuseOptions = ReuseOptions::BOTH;
+
+fn nothing() -> Kept {
+    Box::new(())
+}
+
+fn set(setting: &str, value: &str) {
+    sysctl::write(setting, value).unwrap_or_else(|error| panic!("writing {setting}: {error}"));
+}
+
+#[track_caller]
+fn server(at: &str, options: ReuseOptions) -> Server {
+    Server::listen(addr(at), options).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
+}
+
+/// A server with these options that closed a connection first, and ended.
+#[track_caller]
+fn left_by(at: &str, options: ReuseOptions) -> Kept {
+    let server = server(at, options);
+    connect(&server, at).close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    nothing()
+}
+
+/// A socket that is bound and nothing more.
+#[track_caller]
+fn bound(at: &str, options: ReuseOptions) -> Socket {
+    let socket = twtool::sys::bind::socket(addr(at).ip(), options).expect("a socket");
+    socket.bind(&addr(at).into()).unwrap_or_else(|error| panic!("binding {at}: {error}"));
+    socket
+}
+
+fn v6only_listener(at: &str) -> Server {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
+    socket.set_only_v6(true).expect("IPV6_V6ONLY");
+    Server::listen_on(socket, addr(at)).expect("a server")
+}
+
+/// A connection that the server still has, after it stopped listening.
+fn connection(at: &str, options: ReuseOptions) -> Kept {
+    let server = server(at, options);
+    let connection = connect(&server, at);
+    drop(server);
+    Box::new((connection.client, connection.server))
+}
+
+fn buckets_of_servers_are_reusable_where_both_sides_have_the_option() {
+    let reusable = |name, make, args| situation(name, make, args).is("reusable", "time-wait").held("time-wait", true);
+    let blocked = |name, make, args| {
+        situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
+    };
+    let plain: fn() -> Kept = || left_by("127.0.0.1:8080", NONE);
+    let reuseaddr: fn() -> Kept = || left_by("127.0.0.1:8080", REUSEADDR);
+    let reuseport: fn() -> Kept = || left_by("127.0.0.1:8080", REUSEPORT);
+    let both: fn() -> Kept = || left_by("127.0.0.1:8080", BOTH);
+    check_all(&[
+        situation("nobody on the port", nothing, "8080"),
+        situation("nobody on the port, and listen()", nothing, "8080 --listen"),
+        reusable("an old server with SO_REUSEADDR", reuseaddr, "8080").advises("SO_REUSEADDR"),
+        reusable("and listen()", reuseaddr, "8080 --listen").advises("SO_REUSEADDR"),
+        reusable("and a new one with both", reuseaddr, "8080 --with both"),
+        blocked("and a new one with none", reuseaddr, "8080 --with none").advises("Set SO_REUSEADDR"),
+        blocked("and a new one with SO_REUSEPORT", reuseaddr, "8080 --with reuseport").advises("Set SO_REUSEADDR"),
+        blocked("an old server without options", plain, "8080")
+            .advises("both sides")
+            .does_not_advise("SO_REUSEPORT would work"),
+        blocked("and a new one with both", plain, "8080 --with both").advises("both sides"),
+        blocked("and a new one with none", plain, "8080 --with none").advises("both sides"),
+        blocked("an old server with SO_REUSEPORT", reuseport, "8080").advises("SO_REUSEPORT would work"),
+        blocked("and a new one with none", reuseport, "8080 --with none").advises("SO_REUSEPORT would work"),
+        reusable("and a new one with SO_REUSEPORT", reuseport, "8080 --with reuseport").advises("SO_REUSEPORT"),
+        reusable("and a new one with both", reuseport, "8080 --with both"),
+        reusable("an old server with both", both, "8080"),
+        reusable("and a new one with SO_REUSEPORT", both, "8080 --with reuseport"),
+        reusable("and a new one with both", both, "8080 --with both"),
+        blocked("and a new one with none", both, "8080 --with none").advises("Set SO_REUSEADDR"),
+        reusable("the option set late, on the accepted socket alone", set_late, "8080").advises("SO_REUSEADDR"),
+        reusable("IPv6", || left_by("[::1]:8080", REUSEADDR), "8080"),
+        blocked("IPv6 without options", || left_by("[::1]:8080", NONE), "8080"),
+        situation("IPv6 beside IPv4", || left_by("[::1]:8080", NONE), "8080 --addr 0.0.0.0").held("time-wait", false),
+        situation("IPv4 beside IPv6", plain, "8080 --addr ::1").held("time-wait", false),
+        reusable("IPv4-mapped", || mapped(REUSEADDR), "8080"),
+        blocked("IPv4-mapped without options", || mapped(NONE), "8080 --addr 127.0.0.1"),
+        blocked("IPv4 against a mapped address", plain, "8080 --addr ::ffff:127.0.0.1"),
+        reusable("a wildcard against a specific address", reuseaddr, "8080 --addr 0.0.0.0"),
+        situation("another specific address", plain, "8080 --addr 127.0.0.2").held("time-wait", false),
+        blocked("one bucket with the option and one without", with_and_without, "8080").held("time-wait", true),
+        situation("a bucket on another port", || left_by("127.0.0.1:8081", NONE), "8080"),
+    ]);
+}
+
+fn set_late() -> Kept {
+    let server = server("127.0.0.1:8080", NONE);
+    let connection = connect(&server, "127.0.0.1:8080");
+    connection.server.set_reuse_address(true).expect("SO_REUSEADDR");
+    connection.close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    nothing()
+}
+
+fn mapped(options: ReuseOptions) -> Kept {
+    let server = server("[::]:8080", options);
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    assert_eq!(procfs::buckets()[0].local.0, "::ffff:127.0.0.1".parse::<IpAddr>().expect("an address"));
+    nothing()
+}
+
+fn with_and_without() -> Kept {
+    left_by("127.0.0.1:8080", REUSEADDR);
+    left_by("127.0.0.2:8080", NONE)
+}
+
+fn connect_from_any(server: &Server, to: &str) -> Connection {
+    server.connect(addr(to), None).unwrap_or_else(|error| panic!("connecting to {to}: {error}"))
+}
+
+/// The bucket of a client whose port the kernel chose: 40000, as only that one is in the range.
+fn outbound() -> Kept {
+    set("ipv4.ip_local_port_range", "40000 40000");
+    let server = server("127.0.0.1:443", REUSEADDR);
+    connect_from_any(&server, "127.0.0.1:443").close(ActiveCloser::Client).expect("a bucket");
+    drop(server);
+    set("ipv4.ip_local_port_range", "32768 60999");
+    nothing()
+}
+
+fn outbound_beside_reserved_ports() -> Kept {
+    set("ipv4.ip_local_reserved_ports", "8080,9000-9010");
+    outbound()
+}
+
+fn buckets_of_clients_are_not_reusable_and_the_reserved_list_is_the_cure() {
+    let blocked = |name, make, args| {
+        situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
+    };
+    check_all(&[
+        blocked("an outbound connection", outbound, "40000")
+            .advises("sysctl -w net.ipv4.ip_local_reserved_ports=40000 ")
+            .advises("outbound"),
+        blocked("while others are reserved", outbound_beside_reserved_ports, "40000")
+            .advises("sysctl -w net.ipv4.ip_local_reserved_ports=8080,9000-9010,40000 "),
+        blocked("while it is reserved already", outbound_then_reserved, "40000").does_not_advise("sysctl -w"),
+        blocked("outside the ephemeral range", outbound_below_the_range, "8080").does_not_advise("reserved_ports"),
+        situation("a client that set SO_REUSEADDR", outbound_with_reuseaddr, "40000")
+            .is("reusable", "time-wait")
+            .held("time-wait", true)
+            .advises("SO_REUSEADDR"),
+    ]);
+}
+
+fn outbound_then_reserved() -> Kept {
+    let kept = outbound();
+    set("ipv4.ip_local_reserved_ports", "39999-40001");
+    kept
+}
+
+fn outbound_below_the_range() -> Kept {
+    let server = server("127.0.0.1:443", REUSEADDR);
+    connect_from(&server, "127.0.0.1:443", "127.0.0.1:8080").close(ActiveCloser::Client).expect("a bucket");
+    drop(server);
+    nothing()
+}
+
+fn outbound_with_reuseaddr() -> Kept {
+    let server = server("127.0.0.1:443", REUSEADDR);
+    let connection = connect_from(&server, "127.0.0.1:443", "127.0.0.1:40000");
+    connection.client.set_reuse_address(true).expect("SO_REUSEADDR");
+    connection.close(ActiveCloser::Client).expect("a bucket");
+    drop(server);
+    nothing()
+}
+
+fn the_advised_reservation_keeps_clients_off_the_port() {
+    outbound_beside_reserved_ports();
+    let document = twtool(["bind-test", "40000", "--json"]).code(1).json();
+    let advice: Vec<&str> = document["advice"].as_array().expect("advice").iter().filter_map(Value::as_str).collect();
+    let setting = "net.ipv4.ip_local_reserved_ports=";
+    let list = advice.iter().find_map(|text| text.split(setting).nth(1)?.split(' ').next()).expect("the line");
+    set("ipv4.ip_local_reserved_ports", list);
+    assert_eq!(sysctl::read("ipv4.ip_local_reserved_ports").expect("the setting"), "8080,9000-9010,40000");
+    set("ipv4.ip_local_port_range", "40000 40001");
+    let server = server("127.0.0.1:443", REUSEADDR);
+    let connection = connect_from_any(&server, "127.0.0.1:443");
+    let local = connection.client.local_addr().ok().and_then(|local| local.as_socket()).expect("an address");
+    assert_eq!(local.port(), 40001);
+}
+
+fn fin_wait_2_buckets_are_buckets() {
+    check_all(&[
+        situation("FIN_WAIT_2 without options", || half_closed(NONE), "8080")
+            .is("blocked", "time-wait-without-reuseaddr")
+            .held("fin-wait-2", true)
+            .advises("FIN_WAIT_2")
+            .advises("fresh"),
+        situation("FIN_WAIT_2 with SO_REUSEADDR", || half_closed(REUSEADDR), "8080")
+            .is("reusable", "time-wait")
+            .held("fin-wait-2", true),
+        situation("FIN_WAIT_2 and TIME_WAIT", || half_and_whole(NONE), "8080")
+            .is("blocked", "time-wait-without-reuseaddr")
+            .held("fin-wait-2", true)
+            .held("time-wait", true)
+            .advises("fresh"),
+        situation("FIN_WAIT_2 and TIME_WAIT with SO_REUSEADDR", || half_and_whole(REUSEADDR), "8080")
+            .is("reusable", "time-wait")
+            .held("fin-wait-2", true)
+            .held("time-wait", true),
+        situation("a FIN_WAIT_2 socket that is no bucket", half_closed_but_whole, "8080")
+            .is("blocked", "connection")
+            .held("fin-wait-2", true),
+    ]);
+}
+
+fn half_closed(options: ReuseOptions) -> Kept {
+    let server = server("127.0.0.1:8080", options);
+    let open = situations::half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+    drop(server);
+    Box::new(open)
+}
+
+fn half_and_whole(options: ReuseOptions) -> Kept {
+    let server = server("127.0.0.1:8080", options);
+    let half = situations::half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("closed");
+    drop(server);
+    Box::new(half)
+}
+
+/// Orphaned, and kept as a full socket by a tcp_fin_timeout of more than 60 s.
+fn half_closed_but_whole() -> Kept {
+    set("ipv4.tcp_fin_timeout", "120");
+    let server = server("127.0.0.1:8080", NONE);
+    Box::new(connect(&server, "127.0.0.1:8080").close_half(ActiveCloser::Server).expect("half closed"))
+}
+
+fn listeners_are_in_the_way_of_the_addresses_that_they_cover() {
+    let blocked = |name, make, args| situation(name, make, args).is("blocked", "listener").held("listen", true);
+    let free = |name, make, args| situation(name, make, args).held("listen", false);
+    let any: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEADDR));
+    let one: fn() -> Kept = || Box::new(server("127.0.0.1:8080", REUSEADDR));
+    let dual: fn() -> Kept = || Box::new(server("[::]:8080", REUSEADDR));
+    let v6only: fn() -> Kept = || Box::new(v6only_listener("[::]:8080"));
+    let shared: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEPORT));
+    check_all(&[
+        blocked("on 0.0.0.0", any, "8080").advises("listens on port 8080"),
+        blocked("on 0.0.0.0, and a specific address", any, "8080 --addr 127.0.0.1"),
+        free("on 0.0.0.0, and IPv6", any, "8080 --addr ::1"),
+        blocked("on 127.0.0.1", one, "8080"),
+        blocked("on 127.0.0.1, and a mapped address", one, "8080 --addr ::ffff:127.0.0.1"),
+        free("on 127.0.0.1, and another address", one, "8080 --addr 127.0.0.2"),
+        blocked("dual-stack", dual, "8080"),
+        blocked("dual-stack, and IPv4", dual, "8080 --addr 0.0.0.0"),
+        blocked("dual-stack, and one IPv4 address", dual, "8080 --addr 127.0.0.2"),
+        free("v6only, and IPv4", v6only, "8080 --addr 0.0.0.0"),
+        blocked("v6only, and IPv6", v6only, "8080 --addr ::"),
+        blocked("v6only, and one IPv6 address", v6only, "8080 --addr ::1"),
+        blocked("v6only, and both", v6only, "8080"),
+        free("IPv4, and :: where sockets are v6only", listener_beside_v6only_sockets, "8080 --addr ::"),
+        blocked("with SO_REUSEPORT", shared, "8080").does_not_advise("SO_REUSEPORT would work"),
+        situation("with SO_REUSEPORT, and a new one with it", shared, "8080 --with reuseport")
+            .is("reusable", "listener")
+            .held("listen", true),
+        situation("with SO_REUSEPORT, and --listen", shared, "8080 --with reuseport --listen")
+            .is("reusable", "listener")
+            .held("listen", true),
+        blocked("bound to an interface", on_an_interface, "8080"),
+        blocked("with a connection not accepted yet", not_accepted, "8080").held("established", true),
+        blocked("with a handshake under way", handshake, "8080").held("syn-recv", false),
+        blocked("and a bucket", listener_and_bucket, "8080").held("time-wait", true),
+        blocked("on 0.0.0.0 and on v6only ::", one_of_each, "8080").held("listen", true),
+    ]);
+}
+
+fn listener_beside_v6only_sockets() -> Kept {
+    set("ipv6.bindv6only", "1");
+    Box::new(server("0.0.0.0:8080", REUSEADDR))
+}
+
+fn on_an_interface() -> Kept {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
+    Box::new(Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server"))
+}
+
+fn not_accepted() -> Kept {
+    let server = server("127.0.0.1:8080", REUSEADDR);
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.connect(&addr("127.0.0.1:8080").into()).expect("connected");
+    Box::new((server, client))
+}
+
+sockopt_impl!(DeferAccept, SetOnly, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, u32);
+
+/// The listener waits for data before there is a connection (tcp(7), TCP_DEFER_ACCEPT), and no data comes.
+fn handshake() -> Kept {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    setsockopt(&socket, DeferAccept, &30).expect("TCP_DEFER_ACCEPT");
+    let server = Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server");
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.connect(&addr("127.0.0.1:8080").into()).expect("connected");
+    Box::new((server, client))
+}
+
+fn listener_and_bucket() -> Kept {
+    let server = server("127.0.0.1:8080", REUSEADDR);
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    Box::new(server)
+}
+
+fn one_of_each() -> Kept {
+    Box::new((server("0.0.0.0:8080", REUSEADDR), v6only_listener("[::]:8080")))
+}
+
+fn connections_are_in_the_way_until_they_close() {
+    let blocked = |name, make, args| situation(name, make, args).is("blocked", "connection");
+    let reusable = |name, make, args| situation(name, make, args).is("reusable", "connection");
+    check_all(&[
+        reusable("established, with SO_REUSEADDR", || connection("127.0.0.1:8080", REUSEADDR), "8080")
+            .held("established", true)
+            .advises("SO_REUSEADDR"),
+        blocked("established, without", || connection("127.0.0.1:8080", NONE), "8080").held("established", true),
+        blocked("established, IPv6", || connection("[::1]:8080", NONE), "8080").held("established", true),
+        blocked("CLOSE_WAIT, without", || close_wait(NONE), "8080").held("close-wait", true).advises("close-wait"),
+        reusable("CLOSE_WAIT, with SO_REUSEADDR", || close_wait(REUSEADDR), "8080").held("close-wait", true),
+        blocked("a client's own", outbound_established, "40000").held("established", true),
+        situation("a client's, on another address", outbound_established, "40000 --addr 127.0.0.2")
+            .held("established", false),
+    ]);
+}
+
+fn close_wait(options: ReuseOptions) -> Kept {
+    let server = server("127.0.0.1:8080", options);
+    let open = connect(&server, "127.0.0.1:8080").close_half(ActiveCloser::Client).expect("half closed");
+    drop(server);
+    Box::new(open)
+}
+
+fn outbound_established() -> Kept {
+    let server = server("127.0.0.1:443", REUSEADDR);
+    let connection = connect_from(&server, "127.0.0.1:443", "127.0.0.1:40000");
+    Box::new((server, connection.client, connection.server))
+}
+
+/// About 6.8: sock_diag got a state for sockets that are bound and nothing more.
+fn bound_sockets_are_shown() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(8))
+}
+
+fn sockets_that_are_only_bound_are_seen() {
+    if !bound_sockets_are_shown() {
+        return not_checked("holders that are bound and nothing more: this kernel does not show them");
+    }
+    let idle: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", NONE));
+    let willing: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
+    let blocked = |name, make, args| situation(name, make, args).is("blocked", "bound").held("bound-inactive", true);
+    let reusable = |name, make, args| situation(name, make, args).is("reusable", "bound").held("bound-inactive", true);
+    check_all(&[
+        blocked("bound", idle, "8080").advises("bound"),
+        blocked("bound, IPv6", || Box::new(bound("[::1]:8080", NONE)), "8080"),
+        situation("bound to another address", || Box::new(bound("127.0.0.1:8080", NONE)), "8080 --addr 127.0.0.2")
+            .held("bound-inactive", false),
+        reusable("bound with SO_REUSEADDR", willing, "8080").advises("listen()"),
+        reusable("bound with SO_REUSEADDR, and --listen", willing, "8080 --listen"),
+        blocked("bound with SO_REUSEADDR, and a new one without", willing, "8080 --with none"),
+        situation("two with SO_REUSEADDR", two_bound, "8080 --listen")
+            .is("reusable", "bound")
+            .held("bound-inactive", true)
+            .held("bound-inactive", true),
+        situation("two with SO_REUSEADDR, of which one listens", two_bound_one_listening, "8080 --listen")
+            .is("blocked", "listener")
+            .held("bound-inactive", true)
+            .held("listen", true),
+    ]);
+}
+
+fn two_bound() -> Kept {
+    Box::new([bound("0.0.0.0:8080", REUSEADDR), bound("0.0.0.0:8080", REUSEADDR)])
+}
+
+fn two_bound_one_listening() -> Kept {
+    let sockets = [bound("0.0.0.0:8080", REUSEADDR), bound("0.0.0.0:8080", REUSEADDR)];
+    sockets[0].listen(1).expect("the first to listen");
+    Box::new(sockets)
+}
+
+/// One holder of each kind, on addresses of their own, from the strongest cause to the weakest.
+fn one_of_every_kind(from: usize, options: ReuseOptions) -> Kept {
+    let bucket = left_by("127.0.0.1:8080", options);
+    let idle = (from < 3).then(|| bound("127.0.0.2:8080", options));
+    let established = (from < 2).then(|| connection("127.0.0.3:8080", options));
+    let listener = (from < 1).then(|| server("127.0.0.4:8080", options));
+    Box::new((bucket, idle, established, listener))
+}
+
+fn the_worst_holder_and_the_worst_address_decide() {
+    let mut situations: Vec<Situation> = vec![
+        situation("a bucket alone", || one_of_every_kind(3, NONE), "8080")
+            .is("blocked", "time-wait-without-reuseaddr")
+            .held("time-wait", true),
+        situation(
+            "one address is blocked",
+            || left_by("127.0.0.1:8080", NONE),
+            "8080 --addr 127.0.0.2 --addr 127.0.0.1",
+        )
+        .is("blocked", "time-wait-without-reuseaddr")
+        .held("time-wait", true),
+        situation("one address is reusable", || left_by("[::1]:8080", REUSEADDR), "8080 --addr ::1 --addr 127.0.0.1")
+            .is("reusable", "time-wait")
+            .held("time-wait", true),
+        situation("one is blocked, one reusable", blocked_and_reusable, "8080 --addr 127.0.0.1 --addr 127.0.0.2")
+            .is("blocked", "time-wait-without-reuseaddr")
+            .held("time-wait", true)
+            .held("time-wait", true),
+        situation(
+            "one is blocked, one denied",
+            || left_by("127.0.0.1:8080", NONE),
+            "8080 --addr 127.0.0.1 --addr 192.0.2.1",
+        )
+        .is("denied", "address-not-local")
+        .held("time-wait", true),
+        situation("the same address twice", nothing, "8080 --addr 127.0.0.1 --addr 127.0.0.1"),
+        situation("the same address in two notations", nothing, "8080 --addr ::1 --addr 0:0:0:0:0:0:0:1").on(&["::1"]),
+    ];
+    if bound_sockets_are_shown() {
+        situations.extend([
+            situation("all kinds", || one_of_every_kind(0, NONE), "8080")
+                .is("blocked", "listener")
+                .held("time-wait", true)
+                .held("bound-inactive", true)
+                .held("established", true)
+                .held("listen", true),
+            situation("all but a listener", || one_of_every_kind(1, NONE), "8080")
+                .is("blocked", "connection")
+                .held("time-wait", true)
+                .held("bound-inactive", true)
+                .held("established", true),
+            situation("all but a listener, with SO_REUSEADDR", || one_of_every_kind(1, REUSEADDR), "8080")
+                .is("reusable", "connection")
+                .held("time-wait", true)
+                .held("bound-inactive", true)
+                .held("established", true),
+            situation("a bound socket and a bucket", || one_of_every_kind(2, NONE), "8080")
+                .is("blocked", "bound")
+                .held("time-wait", true)
+                .held("bound-inactive", true),
+            situation("only the bucket is on the address", || one_of_every_kind(0, NONE), "8080 --addr 127.0.0.1")
+                .is("blocked", "time-wait-without-reuseaddr")
+                .held("time-wait", true)
+                .held("bound-inactive", false)
+                .held("established", false)
+                .held("listen", false),
+        ]);
+    }
+    check_all(&situations);
+}
+
+fn blocked_and_reusable() -> Kept {
+    left_by("127.0.0.1:8080", NONE);
+    left_by("127.0.0.2:8080", REUSEADDR)
+}
+
+fn refusals_for_other_reasons_are_denied() {
+    let denied = |name, make, args, cause| situation(name, make, args).is("denied", cause);
+    check_all(&[
+        situation("a privileged port, with the capability", nothing, "80"),
+        denied("a privileged port, without", without_bind_service, "80", "privileged-port")
+            .advises("ip_unprivileged_port_start")
+            .advises("CAP_NET_BIND_SERVICE")
+            .does_not_advise("TIME_WAIT"),
+        denied("a privileged port with a bucket", privileged_and_bucket, "80", "privileged-port")
+            .held("time-wait", false),
+        situation("an unprivileged port, without", without_bind_service, "8080"),
+        situation("a lower start of the unprivileged ports", lowered_start, "80"),
+        denied("a higher start of the unprivileged ports", raised_start, "8080", "privileged-port").advises("9000"),
+        denied("an address that is not local", nothing, "8080 --addr 192.0.2.1", "address-not-local")
+            .advises("192.0.2.1"),
+        denied("an IPv6 address that is not local", nothing, "8080 --addr 2001:db8::1", "address-not-local"),
+        situation("an address that need not be local", nonlocal, "8080 --addr 192.0.2.1"),
+        denied("::1 while IPv6 is off", without_ipv6_addresses, "8080 --addr ::1", "address-not-local"),
+        situation("the default while IPv6 is off", without_ipv6_addresses, "8080"),
+        situation("the default without IPv6 sockets", without_ipv6_sockets, "8080").on(&["0.0.0.0"]).warns("::"),
+        situation("a bucket, without IPv6 sockets", bucket_without_ipv6_sockets, "8080")
+            .on(&["0.0.0.0"])
+            .warns("::")
+            .is("reusable", "time-wait")
+            .held("time-wait", true),
+        denied("::1 without IPv6 sockets", without_ipv6_sockets, "8080 --addr ::1", "family-unsupported")
+            .advises("IPv6"),
+        denied(":: without IPv6 sockets", without_ipv6_sockets, "8080 --addr :: --listen", "family-unsupported"),
+        denied("a link-local address without a scope", nothing, "8080 --addr fe80::1", "unknown").advises("scope"),
+        denied("a link-local address that is not there", nothing, "8080 --addr fe80::1%lo", "address-not-local"),
+    ]);
+}
+
+fn without_bind_service() -> Kept {
+    drop_capability(Capability::CAP_NET_BIND_SERVICE);
+    nothing()
+}
+
+fn privileged_and_bucket() -> Kept {
+    left_by("127.0.0.1:80", REUSEADDR);
+    without_bind_service()
+}
+
+fn lowered_start() -> Kept {
+    set("ipv4.ip_unprivileged_port_start", "80");
+    without_bind_service()
+}
+
+fn raised_start() -> Kept {
+    set("ipv4.ip_unprivileged_port_start", "9000");
+    without_bind_service()
+}
+
+fn nonlocal() -> Kept {
+    set("ipv4.ip_nonlocal_bind", "1");
+    nothing()
+}
+
+fn without_ipv6_addresses() -> Kept {
+    set("ipv6.conf.all.disable_ipv6", "1");
+    nothing()
+}
+
+fn without_ipv6_sockets() -> Kept {
+    refuse_ipv6();
+    nothing()
+}
+
+fn bucket_without_ipv6_sockets() -> Kept {
+    left_by("127.0.0.1:8080", REUSEADDR);
+    without_ipv6_sockets()
+}
+
+fn port_0_lets_the_kernel_choose() {
+    check_all(&[
+        situation("port 0", nothing, "0"),
+        situation("port 0, and listen()", nothing, "0 --listen"),
+        situation(
+            "port 0 of a narrow range",
+            || {
+                set("ipv4.ip_local_port_range", "40000 40001");
+                nothing()
+            },
+            "0",
+        ),
+        situation("port 0 of a full range", full_range, "0").is("blocked", "unknown").advises("ip_local_port_range"),
+    ]);
+}
+
+/// Every port of the range bound.
+fn full_range() -> Kept {
+    set("ipv4.ip_local_port_range", "40000 40003");
+    let sockets = ["[::]:40000", "[::]:40001", "[::]:40002", "[::]:40003"].map(|at| bound(at, NONE));
+    assert_eq!(bind("0.0.0.0", 0, &[], false).0, "EADDRINUSE");
+    Box::new(sockets)
+}
+
+fn two_hundred_buckets_are_free_with_the_last() {
+    let server = server("127.0.0.1:8080", NONE);
+    // A port of its own for each client: a second connection of the same two ends would take over the first's bucket.
+    let connections: Vec<_> =
+        (20_000..20_200).map(|port| connect_from(&server, "127.0.0.1:8080", &format!("127.0.0.1:{port}"))).collect();
+    let (clients, servers): (Vec<_>, Vec<_>) = connections.into_iter().map(|c| (c.client, c.server)).unzip();
+    drop((server, servers));
+    drop(clients);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while procfs::time_wait().len() < 200 {
+        assert!(Instant::now() < deadline, "{} of 200 buckets after 5 s", procfs::bucket_count());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let longest = || procfs::buckets().iter().map(|bucket| bucket.when * procfs::UNIT_MS).max().expect("buckets");
+    let before = longest();
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let after = longest();
+    let document = run.json();
+    let free_in = number(&document, "free_in_ms");
+    assert!(free_in <= before + procfs::UNIT_MS && free_in + procfs::UNIT_MS >= after, "{before} {free_in} {after}");
+    let holders = document["holders"].as_array().expect("holders");
+    assert_eq!(holders.len(), 200);
+    assert_eq!(holders.iter().map(|holder| number(holder, "expires_ms")).max(), Some(free_in));
+    // A page is for eyes.
+    let page = twtool(["bind-test", "8080"]).code(1);
+    assert!(page.stdout.lines().count() < 40 && page.stdout.contains("more"), "{page}");
+}
+
+fn family_flags_choose_among_the_default_addresses() {
+    let addrs = |args: &[&str]| -> Vec<String> {
+        let run = twtool([&["bind-test", "8080", "--json"], args].concat()).ok();
+        let mut addrs: Vec<_> =
+            run.records("attempts").iter().map(|attempt| text(attempt, "addr").to_owned()).collect();
+        addrs.dedup();
+        addrs
+    };
+    assert_eq!(addrs(&[]), ["0.0.0.0", "::"]);
+    assert_eq!(addrs(&["-4"]), ["0.0.0.0"]);
+    assert_eq!(addrs(&["-6"]), ["::"]);
+    assert_eq!(addrs(&["-6", "--addr", "::1"]), ["::1"]);
+    twtool(["bind-test", "8080", "-4", "--addr", "::1"]).refused("::1");
+    twtool(["bind-test", "8080", "-6", "--addr", "127.0.0.1"]).refused("127.0.0.1");
+}
+
+fn what_cannot_be_tested_is_refused() {
+    for (args, word) in [
+        (["8080", "--addr", "fe80::1%nosuch"].as_slice(), "nosuch"),
+        (&["8080", "--addr", "127.0.0.1%lo"], "lo"),
+        (&["8080", "--addr", "127.0.0.1/8"], "127.0.0.1/8"),
+        (&["8080", "--addr", "localhost"], "localhost"),
+        (&["8080", "--with", "everything"], "everything"),
+        (&["8080-8090"], "8080-8090"),
+        (&["65536"], "65536"),
+        (&["-1"], "-1"),
+        (&["httpz"], "httpz"),
+        (&[""], "''"),
+        (&["8080", "8081"], "8081"),
+        (&["8080", "-o", "csv"], "csv"),
+        (&["8080", "--demo", "-o", "csv"], "csv"),
+    ] {
+        twtool([&["bind-test"], args].concat()).refused(word);
+    }
+}
+
+fn a_mistyped_option_is_named() {
+    for args in [["8080", "--frob"], ["--frob", "8080"]] {
+        twtool([["bind-test"].as_slice(), &args].concat()).refused("--frob");
+    }
+    twtool(["bind-test", "--adr", "::1", "8080"]).refused("--adr");
+}
+
+fn ndjson_is_the_payload_on_one_line() {
+    left_by("127.0.0.1:8080", NONE);
+    let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
+    let run = twtool(["bind-test", "8080", "-o", "ndjson"]).code(1);
+    let [record] = run.ndjson().try_into().unwrap_or_else(|_| panic!("one line{run}"));
+    assert_eq!(Keys::of(&run.stdout), KEYS);
+    for key in KEYS.into_iter().filter(|key| !["free_in_ms", "holders", "advice"].contains(key)) {
+        assert_eq!(record[key], document[key], "{key}{run}");
+    }
+    assert_eq!(record["holders"][0]["cookie"], document["holders"][0]["cookie"]);
+}
+
+fn services_have_names() {
+    let Some(name) = services::name(443) else {
+        return not_checked("a service's name as port: /etc/services has no 443");
+    };
+    let document = twtool(["bind-test", &name, "--json"]).ok().json();
+    assert_eq!((&document["port"], &document["service"]), (&json!(443), &json!(name)));
+    let page = twtool(["bind-test", &name]).ok();
+    assert!(page.stdout.lines().next().is_some_and(|line| line.contains("443") && line.contains(&name)), "{page}");
+}

@@ -1,0 +1,162 @@
+//! Long lists: whole while buckets come and go beside them, and for readers that are slow or go away.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::crowd::{come_and_go, gather, make_room};
+use crate::support::twtool::{Run, command, twtool};
+use crate::support::{measured, not_checked, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        dumps_under_churn_miss_none_and_repeat_none,
+        a_slow_reader_gets_every_row_from_little_memory,
+        a_reader_that_goes_away_ends_a_long_list,
+    ],
+}
+
+/// Rows of the long lists.
+const MANY: usize = 30_000;
+
+/// TIME_WAIT is 60 s; a dump that begins later than this might miss what is rightly gone.
+const LIFE: Duration = Duration::from_secs(50);
+
+/// Long-lived buckets, short-lived ones a second, dumps. `TWTOOL_FULL=1` for the numbers of a busy server.
+fn numbers() -> (usize, usize, usize) {
+    if std::env::var_os("TWTOOL_FULL").is_some() { (50_000, 5_000, 200) } else { (5_000, 1_000, 30) }
+}
+
+fn cookies(args: &[&str]) -> Vec<u64> {
+    let run = twtool(["list", "-o", "csv", "--columns", "cookie", "--no-header"].iter().chain(args)).ok();
+    run.stdout.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("no cookie: {line}"))).collect()
+}
+
+fn dumps_under_churn_miss_none_and_repeat_none() {
+    let (long_lived, a_second, dumps) = numbers();
+    make_room();
+    let born = Instant::now();
+    gather(long_lived);
+    let expected: HashSet<u64> = cookies(&[]).into_iter().collect();
+    assert_eq!(expected.len(), long_lived, "the long-lived ones, before anything comes and goes");
+
+    let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (mut done, mut missed, mut repeated) = (0, 0, 0);
+    let (mut short_lived, mut most) = (HashSet::new(), 0);
+    let began = Instant::now();
+    let traffic = thread::scope(|scope| {
+        let traffic = scope.spawn(|| come_and_go(a_second, &stop, &made));
+        while made.load(Ordering::Relaxed) == 0 && !traffic.is_finished() {
+            thread::yield_now();
+        }
+        // Long enough for some to go, too.
+        let enough = |done| done >= dumps && made.load(Ordering::Relaxed) > a_second / 2;
+        while !enough(done) && born.elapsed() < LIFE {
+            // Every other time with those in FIN_WAIT_2.
+            let found = cookies(if done % 2 == 0 { &[] } else { &["--fin-wait-2"] });
+            let mut times: HashMap<u64, usize> = HashMap::new();
+            for cookie in found {
+                *times.entry(cookie).or_default() += 1;
+            }
+            missed += expected.iter().filter(|&cookie| !times.contains_key(cookie)).count();
+            repeated += expected.iter().filter(|&cookie| times.get(cookie).is_some_and(|&n| n > 1)).count();
+            let others: Vec<u64> = times.into_keys().filter(|cookie| !expected.contains(cookie)).collect();
+            most = most.max(others.len());
+            short_lived.extend(others);
+            done += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        traffic.join().expect("the churn goes on to the end")
+    });
+    let took = began.elapsed();
+    measured(format!(
+        "churn: {done} dumps of {long_lived} long-lived buckets in {took:.1?} missed {missed} and repeated {repeated}; beside \
+         them {} short-lived ones, {} a second ({} destroyed, {} reset, {} expired), {} of them seen, at most {most} at once",
+        traffic.all(),
+        traffic.all() * 1000 / usize::try_from(traffic.took.as_millis()).expect("not for ever").max(1),
+        traffic.destroyed,
+        traffic.reset,
+        traffic.expired,
+        short_lived.len(),
+    ));
+    assert_eq!((missed, repeated), (0, 0), "long-lived buckets missed, and repeated, in {done} dumps");
+    if done < dumps {
+        not_checked(format!(
+            "{} of {dumps} dumps under churn: this machine is too slow for a bucket's life",
+            dumps - done
+        ));
+    }
+    assert!(short_lived.len() > most, "buckets came and went: {} in all, {most} at once", short_lived.len());
+}
+
+/// The most memory that a running child has had, in KiB; `None` when it is no more.
+fn peak_kib(child: &Child) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn a_slow_reader_gets_every_row_from_little_memory() {
+    make_room();
+    gather(MANY);
+    let expected: HashSet<u64> = cookies(&[]).into_iter().collect();
+    assert_eq!(expected.len(), MANY);
+    for format in ["ndjson", "csv"] {
+        let mut command = command(["list", "-o", format]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+        let mut pipe = child.stdout.take().expect("a pipe");
+        let (mut text, mut peak) = (vec![], 0);
+        let mut buffer = vec![0; 10_000];
+        loop {
+            let length = pipe.read(&mut buffer).expect("some bytes");
+            if length == 0 {
+                break;
+            }
+            text.extend_from_slice(&buffer[..length]);
+            peak = peak_kib(&child).unwrap_or(peak);
+            // 1 MB a second, and the rest as it comes.
+            if text.len() < 2_000_000 {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        let mut output = child.wait_with_output().expect("it ends");
+        output.stdout = text;
+        let run = Run::ended(&command, &output);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{format}: {} bytes", run.stdout.len());
+        let found: Vec<u64> = if format == "csv" {
+            let (header, rows) = run.csv();
+            let at = header.iter().position(|key| key == "cookie").expect("a column");
+            rows.iter().map(|row| row[at].parse().expect("a number")).collect()
+        } else {
+            crate::support::records::cookies(&run.ndjson())
+        };
+        assert_eq!(found.len(), MANY, "{format}: every row, once");
+        assert_eq!(found.into_iter().collect::<HashSet<_>>(), expected, "{format}");
+        measured(format!("a slow reader: {MANY} rows of {format} from {peak} KiB of memory"));
+        // Not optimised, the program itself is larger.
+        let bound = if cfg!(debug_assertions) { 16 * 1024 } else { 8 * 1024 };
+        assert!(peak > 0 && peak <= bound, "{format}: {peak} KiB of memory, where {bound} may be");
+    }
+}
+
+fn a_reader_that_goes_away_ends_a_long_list() {
+    make_room();
+    gather(MANY);
+    for format in ["ndjson", "csv"] {
+        let began = Instant::now();
+        let mut command = command(["list", "-o", format]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+        let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a line");
+        drop(reader);
+        let run = Run::ended(&command, &child.wait_with_output().expect("it ends"));
+        assert!(line.ends_with('\n'), "{format}: {line:?}");
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{format}{run}");
+        measured(format!("one line of {MANY} of {format}: {:.0?}", began.elapsed()));
+    }
+}

@@ -1,0 +1,211 @@
+//! The house rules that a compiler does not hold: which folder of src/ may import which, which may touch the machine,
+//! and that every file says what it is.
+//!
+//! The checker reads text, not Rust: comments are cut off, and every path that begins with `crate::`, with `twtool::`,
+//! or with enough `super::` to leave its folder counts as an import.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::suite;
+
+suite! {
+    pure: [
+        every_import_follows_the_layer_table,
+        every_file_begins_with_what_it_owns,
+        the_checker_sees_imports_of_every_form,
+        the_checker_sees_crates_where_they_do_not_belong,
+    ],
+    netns: [],
+}
+
+/// A part of src/, and the parts that it may import beside itself and std.
+const LAYERS: [(&str, &[&str]); 11] = [
+    ("model", &[]),
+    ("filter", &["model"]),
+    ("sock_diag", &["model", "filter"]),
+    ("sys", &["model"]),
+    ("analysis", &["model"]),
+    ("view", &["model", "analysis"]),
+    ("source", &["model", "filter", "sock_diag", "sys"]),
+    ("lab", &["model", "sock_diag", "sys"]),
+    ("commands", &["model", "filter", "sock_diag", "sys", "analysis", "view", "source", "lab"]),
+    // The real environment comes in at the edge: the terminal, standard output.
+    ("cli", &["commands", "sys"]),
+    ("main", &["cli", "commands", "sys"]),
+];
+
+/// A crate that touches the machine, and the files that may use it.
+const MACHINE: [(&str, &[&str]); 8] = [
+    ("nix", &["sys/", "lab/"]),
+    ("libc", &["sys/", "sock_diag/transport.rs"]),
+    ("socket2", &["sys/", "lab/"]),
+    ("netlink_sys", &["sys/", "sock_diag/transport.rs"]),
+    ("procfs", &["sys/"]),
+    ("tempfile", &["sys/"]),
+    ("terminal_size", &["sys/"]),
+    ("comfy_table", &["view/"]),
+];
+
+fn every_import_follows_the_layer_table() {
+    let mut violations = vec![];
+    for (path, text) in sources() {
+        violations.extend(imports(&path, &text));
+        violations.extend(crates(&path, &text));
+    }
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+fn every_file_begins_with_what_it_owns() {
+    let silent: Vec<_> = sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(p, _)| p).collect();
+    assert!(silent.is_empty(), "no //! at the top of {silent:?}");
+}
+
+fn the_checker_sees_imports_of_every_form() {
+    let bad = |path: &str, text: &str| imports(path, text).len();
+    assert_eq!(bad("model/port.rs", "use std::fmt;\nuse super::socket::Port;\nuse crate::model::addr;"), 0);
+    assert_eq!(bad("model/port.rs", "use crate::sys;"), 1);
+    assert_eq!(bad("model/port.rs", "    let now = crate::sys::clock::now();"), 1);
+    assert_eq!(bad("model/port.rs", "use super::super::view;"), 1);
+    assert_eq!(bad("view/mod.rs", "use super::source::Source;"), 1);
+    assert_eq!(bad("filter/mod.rs", "use crate::{model::port, sys};"), 1);
+    assert_eq!(
+        bad("filter/mod.rs", "use crate::{\n    model::{port::Port, row},\n    sys::{bind, clock},\n    view,\n};"),
+        2
+    );
+    assert_eq!(bad("source/mod.rs", "use crate::sys::{self, view};\nuse crate::sock_diag::dump;"), 0);
+    assert_eq!(bad("main.rs", "fn main() { twtool::cli::run(twtool::source::x) }"), 1);
+    assert_eq!(
+        bad("view/json.rs", "//! Nothing of crate::sys here.\n/// Not crate::lab.\nlet a = 1; // crate::sys"),
+        0
+    );
+    assert_eq!(bad("view/json.rs", "let a = b\"http://x\"; use crate::sys;"), 1);
+    assert_eq!(bad("elsewhere/mod.rs", "fn f() {}"), 1, "a folder that the table does not know");
+    assert_eq!(bad("model/port.rs", "use crate::elsewhere::x;"), 1);
+}
+
+fn the_checker_sees_crates_where_they_do_not_belong() {
+    assert_eq!(crates("model/port.rs", "use std::fmt;").len(), 0);
+    assert_eq!(crates("model/port.rs", "#[derive(serde::Serialize)]\nstruct A;").len(), 1);
+    assert_eq!(crates("analysis/verdict.rs", "use nix::unistd;").len(), 1);
+    assert_eq!(crates("sys/netns.rs", "use nix::unistd;").len(), 0);
+    assert_eq!(crates("sock_diag/dump.rs", "use netlink_sys::Socket;").len(), 1);
+    assert_eq!(crates("sock_diag/transport.rs", "use netlink_sys::Socket;").len(), 0);
+    assert_eq!(crates("source/recording.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use tempfile::tempdir; }").len(), 0);
+    assert!(dependencies().iter().any(|name| name == "netlink_packet_core"));
+}
+
+/// The imports of a file of src/ that the table does not allow, a line each.
+fn imports(path: &str, text: &str) -> Vec<String> {
+    if path == "lib.rs" {
+        return vec![];
+    }
+    let layer = path.split(['/', '.']).next().unwrap_or(path);
+    let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == layer) else {
+        return vec![format!("src/{path}: the layer table does not know '{layer}'")];
+    };
+    let mut imported = vec![];
+    let code = code(text);
+    for root in ["crate::", "twtool::"] {
+        imported.extend(after(&code, root));
+    }
+    // What leaves the folder: `super::` from its mod.rs, `super::super::` from the files beside that. Inside an inline
+    // module one more is needed, so only the names of layers count here.
+    let outwards = if path.ends_with("/mod.rs") || !path.contains('/') { "super::" } else { "super::super::" };
+    let names = |name: &String| LAYERS.iter().any(|(layer, _)| layer == name);
+    imported.extend(after(&code, outwards).into_iter().filter(names));
+
+    let mut bad: Vec<_> = imported.into_iter().filter(|name| name != layer && !allowed.contains(&&**name)).collect();
+    bad.sort();
+    bad.dedup();
+    bad.into_iter().map(|name| format!("src/{path}: '{layer}' must not import '{name}'")).collect()
+}
+
+/// The uses of crates that the rules do not allow in a file of src/, tests aside.
+fn crates(path: &str, text: &str) -> Vec<String> {
+    let code = code(text.split("#[cfg(test)]").next().unwrap_or(text));
+    let uses = |name: &str| !after(&code, &format!("{name}::")).is_empty();
+    let foreign = |name: &str| match MACHINE.iter().find(|(machine, _)| *machine == name) {
+        Some((_, places)) => !places.iter().any(|place| path.starts_with(place)),
+        None => path.starts_with("model/"),
+    };
+    let bad = dependencies().into_iter().filter(|name| foreign(name) && uses(name));
+    bad.map(|name| format!("src/{path}: the crate '{name}' does not belong here")).collect()
+}
+
+/// The names that follow this beginning of a path: one, or those of a `{...}` group.
+fn after(code: &str, root: &str) -> Vec<String> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut names = vec![];
+    for (at, _) in code.match_indices(root) {
+        // The end of a longer path or word is no beginning.
+        if code[..at].ends_with(|c: char| word(c) || c == ':') {
+            continue;
+        }
+        let rest = &code[at + root.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            names.push(rest.chars().take_while(|&c| word(c)).collect());
+            continue;
+        };
+        let (mut depth, mut first) = (0_usize, String::new());
+        for c in group.chars() {
+            match c {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => names.push(std::mem::take(&mut first)),
+                _ if depth == 0 && !c.is_whitespace() => first.push(c),
+                _ => {}
+            }
+        }
+        names.push(first);
+    }
+    let beginning = |name: String| name.split("::").next().unwrap_or_default().to_owned();
+    names.into_iter().map(beginning).filter(|name| !name.is_empty() && name != "self").collect()
+}
+
+/// The text without line comments. `//` inside a string literal ends nothing here that matters, unless a space precedes.
+fn code(text: &str) -> String {
+    let line = |line: &str| {
+        let cut = line.match_indices("//").find(|(at, _)| *at == 0 || line[..*at].ends_with(char::is_whitespace));
+        format!("{}\n", cut.map_or(line, |(at, _)| &line[..at]))
+    };
+    text.lines().map(line).collect()
+}
+
+/// The names of the dependencies in Cargo.toml, as paths write them.
+fn dependencies() -> Vec<String> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml can be read");
+    let section = manifest.split("\n[dependencies]\n").nth(1).expect("Cargo.toml has dependencies");
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    lines.filter_map(|line| Some(line.split_once(" = ")?.0.replace('-', "_"))).collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every .rs file below src/, by its path there.
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("the folder can be read") {
+            let path = entry.expect("its entries too").path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let src = root().join("src");
+    let mut found = vec![];
+    walk(&src, &mut found);
+    found.sort();
+    assert!(found.len() > 20, "src/ has more files than {}", found.len());
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("the file can be read");
+        let name = path.strip_prefix(&src).expect("below src").to_str().expect("UTF-8").to_owned();
+        (name, text)
+    };
+    found.into_iter().map(read).collect()
+}

@@ -1,0 +1,71 @@
+//! The integration tests: the binary and the library against the real kernel, in namespaces of their own.
+//!
+//! `main` enters a user namespace while the process has one thread; each test of the kernel then runs on a thread of
+//! its own, in a network namespace of its own. So neither root nor the host is needed, and nothing of the host is seen
+//! or touched. Where namespaces are forbidden those tests are ignored, loudly; `TWTOOL_REQUIRE_NETNS=1` fails them.
+
+mod bad_input;
+mod bind_demo;
+mod bind_holders;
+mod bind_test;
+mod churn;
+mod completions;
+mod filter;
+mod kernel_answers;
+mod layers;
+mod list;
+mod list_flags;
+mod port;
+mod procfs_source;
+mod recordings;
+mod streams;
+mod support;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use support::{Suite, netns};
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let suites: [Suite; 15] = [
+        bad_input::suite(),
+        bind_demo::suite(),
+        bind_holders::suite(),
+        bind_test::suite(),
+        churn::suite(),
+        completions::suite(),
+        filter::suite(),
+        kernel_answers::suite(),
+        layers::suite(),
+        list::suite(),
+        list_flags::suite(),
+        port::suite(),
+        procfs_source::suite(),
+        recordings::suite(),
+        streams::suite(),
+    ];
+    let namespaces = if args.list { Ok(()) } else { netns::prepare() };
+    let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();
+    let conclusion = libtest_mimic::run(&args, trials);
+    // A failure to print to stderr is nothing that a test run could act on.
+    let mut stderr = std::io::stderr();
+    if let Err(why) = &namespaces
+        && conclusion.num_ignored > 0
+    {
+        let _ = writeln!(
+            stderr,
+            "\n*** {} tests of the real kernel were NOT RUN: {why}\n*** {} makes that a failure\n",
+            conclusion.num_ignored,
+            netns::REQUIRE
+        );
+    }
+    for number in support::measurements() {
+        let _ = writeln!(stderr, "*** {number}");
+    }
+    for gap in support::gaps() {
+        let _ = writeln!(stderr, "*** not checked: {gap}");
+    }
+    conclusion.exit_code()
+}

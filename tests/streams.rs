@@ -1,0 +1,198 @@
+//! Exit codes and streams: a closed pipe, a full disk, a closed stdout, help and usage errors, colour.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
+
+use crate::support::situations::{Mixed, bucket_of_server, listen, many_buckets};
+use crate::support::suite;
+use crate::support::twtool::{PATH, Run, command, twtool};
+
+suite! {
+    pure: [
+        no_command_at_all_prints_help_to_stderr_and_fails,
+        short_help_and_long_help_go_to_stdout,
+        the_version_goes_to_stdout,
+        usage_errors_leave_stdout_empty,
+        an_error_needs_no_stderr,
+    ],
+    netns: [
+        a_closed_pipe_ends_quietly_with_success,
+        a_full_output_is_an_error_with_its_reason,
+        a_closed_output_is_an_error,
+        nothing_piped_has_escape_sequences_unless_asked_for,
+        machine_formats_are_never_coloured,
+    ],
+}
+
+fn no_command_at_all_prints_help_to_stderr_and_fails() {
+    let run = twtool([] as [&str; 0]).code(2);
+    assert!(run.stdout.is_empty(), "{run}");
+    run.says("Usage:").says("bind-test").says("list").says("port");
+}
+
+fn short_help_and_long_help_go_to_stdout() {
+    for subcommand in [[].as_slice(), &["list"], &["port"], &["bind-test"]] {
+        let short = twtool([subcommand, &["-h"]].concat()).ok().prints("Usage:");
+        let long = twtool([subcommand, &["--help"]].concat()).ok().prints("Usage:");
+        assert!(long.stdout.len() > short.stdout.len(), "{short}{long}");
+        assert!(!long.stdout.contains('\x1b'), "{long}");
+        assert!(long.stdout.to_lowercase().contains("example"), "long help has examples{long}");
+    }
+    twtool(["--help"]).ok().prints("TCP");
+}
+
+fn the_version_goes_to_stdout() {
+    for flag in ["-V", "--version"] {
+        assert_eq!(twtool([flag]).ok().stdout, format!("twtool {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+fn usage_errors_leave_stdout_empty() {
+    for (args, word) in [
+        (["nosuch"].as_slice(), "nosuch"),
+        (&["list", "--nosuch"], "--nosuch"),
+        (&["list", "extra"], "extra"),
+        (&["list", "--limit", "many"], "many"),
+        (&["list", "--limit", "-1"], "-1"),
+        (&["list", "--json", "-o", "csv"], "--json"),
+        (&["list", "-o"], "-o"),
+        (&["completions", "tcsh"], "tcsh"),
+    ] {
+        twtool(args).refused(word);
+    }
+    for args in [["port"].as_slice(), &["bind-test"], &["completions"]] {
+        let run = twtool(args).code(2);
+        assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{run}");
+    }
+}
+
+fn an_error_needs_no_stderr() {
+    let script = r#""$0" list --nosuch 2>&-"#;
+    let run = Run::of(Command::new("sh").args(["-c", script, PATH]).stdin(Stdio::null()));
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{run}");
+}
+
+fn a_closed_pipe_ends_quietly_with_success() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 3000);
+    for format in ["table", "json", "ndjson", "csv"] {
+        let mut command = command(["list", "-o", format]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+        let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+        if format == "json" {
+            // One line may be all there is: a part of it, then.
+            reader.read_exact(&mut [0; 100]).expect("100 bytes");
+        } else {
+            let mut line = String::new();
+            reader.read_line(&mut line).expect("a line");
+            assert!(line.len() > 10, "{format}: {line:?}");
+        }
+        // The rest does not fit into the pipe, so it is still being written, or yet to be.
+        drop(reader);
+        let output = child.wait_with_output().expect("it ends");
+        let run = Run::ended(&command, &output);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{format}{run}");
+    }
+}
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").expect("/dev/full can be opened").into()
+}
+
+fn a_full_output_is_an_error_with_its_reason() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    for args in [
+        ["list"].as_slice(),
+        &["list", "--json"],
+        &["list", "-o", "ndjson"],
+        &["list", "-o", "csv"],
+        &["list", "--count"],
+        &["port", "80"],
+        &["port", "80", "--json"],
+        &["bind-test", "9000"],
+        &["completions", "bash"],
+        &["man"],
+        &["--help"],
+        &["list", "-h"],
+        &["--version"],
+    ] {
+        let mut command = command(args);
+        let output =
+            command.stdout(full()).stderr(Stdio::piped()).spawn().and_then(std::process::Child::wait_with_output);
+        let run = Run::ended(&command, &output.expect("it ran")).code(2);
+        run.says("No space left on device");
+    }
+    let mut quiet = command(["list", "-q"]);
+    let status = quiet.stdout(full()).status().expect("it ran");
+    assert_eq!(status.code(), Some(0), "what prints nothing needs no room");
+}
+
+fn a_closed_output_is_an_error() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    for args in ["list", "list --json", "list -o ndjson", "list --count", "port 80", "bind-test 9000", "--help", "man"]
+    {
+        let script = format!("exec \"$0\" {args} >&-");
+        let run = Run::of(Command::new("sh").args(["-c", &script, PATH]).stdin(Stdio::null())).code(2);
+        assert!(!run.stderr.is_empty(), "it says why{run}");
+    }
+    let run = Run::of(Command::new("sh").args(["-c", "exec \"$0\" list -q >&-", PATH]).stdin(Stdio::null()));
+    assert_eq!(run.code, Some(0), "what prints nothing needs no output{run}");
+}
+
+fn nothing_piped_has_escape_sequences_unless_asked_for() {
+    let mixed = Mixed::make();
+    for args in [
+        ["list"].as_slice(),
+        &["list", "--fin-wait-2"],
+        &["list", "--color", "auto"],
+        &["list", "--color", "never"],
+        &["port", "0", "80", "8080", "60000"],
+        &["bind-test", "8080"],
+        &["bind-test", "9000"],
+        &["list", "--nosuch"],
+        &["--help"],
+        &["list", "--help"],
+    ] {
+        for environment in [("TERM", "xterm-256color"), ("COLORTERM", "truecolor")] {
+            let run = Run::of(command(args).env(environment.0, environment.1));
+            assert!(!run.stdout.contains('\x1b') && !run.stderr.contains('\x1b'), "{run}");
+        }
+    }
+    for args in [["list"].as_slice(), &["port", "80", "8080"]] {
+        let plain = twtool([args, &["--color", "never"]].concat()).ok();
+        let coloured = twtool([args, &["--color", "always"]].concat()).ok();
+        assert!(coloured.stdout.contains("\x1b["), "{coloured}");
+        assert_eq!(
+            without_escapes(&coloured.stdout).lines().count(),
+            plain.stdout.lines().count(),
+            "colour changes no line{plain}{coloured}"
+        );
+        let asked = Run::of(command([args, &["--color", "always"]].concat()).env("NO_COLOR", "1"));
+        assert!(asked.stdout.contains("\x1b["), "the flag outweighs the environment{asked}");
+    }
+    mixed.end();
+}
+
+fn machine_formats_are_never_coloured() {
+    let mixed = Mixed::make();
+    for format in ["json", "ndjson", "csv"] {
+        let run = twtool(["list", "-o", format, "--color", "always"]).ok();
+        assert!(!run.stdout.contains('\x1b') && !run.stdout.contains("\\u001b"), "{run}");
+    }
+    let run = twtool(["list", "--count", "--color", "always"]).ok();
+    assert_eq!(run.stdout, format!("{}\n", Mixed::TIME_WAIT));
+    mixed.end();
+}
+
+/// The text without SGR sequences (ECMA-48, section 8.3.117).
+fn without_escapes(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once('m').expect("an SGR sequence").1);
+    }
+    plain
+}

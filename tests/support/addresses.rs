@@ -1,0 +1,44 @@
+//! More addresses on `lo` than 127.0.0.0/8 and ::1, by RTM_NEWADDR (rtnetlink(7)).
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// Gives `lo` the address, as a prefix of full length.
+#[track_caller]
+pub(crate) fn add(addr: &str) {
+    const RTM_NEWADDR: u16 = 20;
+    const NLM_F_CREATE: u16 = 0x400;
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    const IFA_F_NODAD: u8 = 2;
+    const LOOPBACK: u32 = 1;
+    let (family, bytes) = match addr.parse().unwrap_or_else(|_| panic!("no address: {addr}")) {
+        IpAddr::V4(v4) => (2_u8, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (10, v6.octets().to_vec()),
+    };
+    let length = u8::try_from(bytes.len()).expect("short");
+    // struct ifaddrmsg, and twice the address: lo is its own peer. IFA_F_NODAD: it can be bound to at once.
+    let mut body = vec![family, length * 8, IFA_F_NODAD, 0];
+    body.extend(LOOPBACK.to_ne_bytes());
+    for kind in [IFA_LOCAL, IFA_ADDRESS] {
+        body.extend(u16::from(4 + length).to_ne_bytes());
+        body.extend(kind.to_ne_bytes());
+        body.extend(&bytes);
+    }
+    let mut request = u32::try_from(16 + body.len()).expect("short").to_ne_bytes().to_vec();
+    request.extend(RTM_NEWADDR.to_ne_bytes());
+    request.extend((NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE).to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(body);
+
+    let mut socket = Socket::new(NETLINK_ROUTE).expect("a routing socket");
+    socket.bind_auto().expect("bound");
+    socket.connect(&SocketAddr::new(0, 0)).expect("connected");
+    socket.send(&request, 0).expect("sent");
+    let mut answer = Vec::with_capacity(4096);
+    socket.recv(&mut answer, 0).expect("an answer");
+    let code = answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
+    assert_eq!(code, Some(0), "adding {addr} to lo");
+}

@@ -1,0 +1,182 @@
+//! Many buckets at once, and some that come and go beside them.
+//!
+//! Every client closes first, so each bucket lies on the port that the kernel chose for it, and the kernel gives that port
+//! to no second connection: nothing ends a bucket by chance.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
+use netlink_packet_sock_diag::constants::{AF_INET, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use twtool::sys::sysctl;
+
+use super::procfs;
+
+/// Buckets of one destination; the kernel has 60,000 ports for each.
+const OF_ONE_DESTINATION: usize = 5000;
+
+/// Prepares the namespace for many buckets.
+pub(crate) fn make_room() {
+    sysctl::write("ipv4.ip_local_port_range", "2000 65000").expect("the namespace is ours");
+    sysctl::write("ipv4.tcp_max_tw_buckets", "1000000").expect("the namespace is ours");
+    // Else a connect() may take a bucket's port after a second.
+    sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
+    // The least that there is; TIME_WAIT does not go by it.
+    sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
+}
+
+/// Makes this many buckets in TIME_WAIT, half of them IPv6, in a namespace with room.
+#[track_caller]
+pub(crate) fn gather(count: usize) {
+    let before = procfs::bucket_count();
+    for (port, first) in (1500_u16..).zip((0..count).step_by(OF_ONE_DESTINATION)) {
+        let host = if port % 2 == 0 { "127.0.0.1" } else { "::1" };
+        let server = TcpListener::bind((host, port)).expect("a server");
+        for _ in first..count.min(first + OF_ONE_DESTINATION) {
+            let (client, accepted) = connect(&server);
+            drop(client);
+            drop(accepted);
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while procfs::bucket_count() < before + count {
+        assert!(Instant::now() < deadline, "{count} buckets wanted, {} there", procfs::bucket_count() - before);
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn connect(server: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(server.local_addr().expect("a name")).expect("a connection");
+    (client, server.accept().expect("a connection").0)
+}
+
+/// What [`come_and_go`] did.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// Buckets in TIME_WAIT, each destroyed after a moment (SOCK_DESTROY).
+    pub(crate) destroyed: usize,
+    /// Buckets in FIN_WAIT_2, each ended after a moment by a RST from the other end.
+    pub(crate) reset: usize,
+    /// Buckets in FIN_WAIT_2, each left to its timer of a second.
+    pub(crate) expired: usize,
+    /// How long it did.
+    pub(crate) took: Duration,
+}
+
+impl Traffic {
+    /// All of them.
+    pub(crate) const fn all(&self) -> usize {
+        self.destroyed + self.reset + self.expired
+    }
+}
+
+/// Lets buckets appear at this rate, or as fast as it can, until told to stop; each goes after 50 ms, or after a second.
+/// Counts those that it made.
+pub(crate) fn come_and_go(a_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> Traffic {
+    const MOMENT: Duration = Duration::from_millis(50);
+    const TURN: Duration = Duration::from_millis(5);
+    let server = TcpListener::bind(("127.0.0.9", 1400)).expect("a server");
+    let mut killer = Killer::new();
+    let began = Instant::now();
+    let mut traffic = Traffic::default();
+    let (mut to_destroy, mut to_reset, mut to_forget) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+    while !stop.load(Ordering::Relaxed) {
+        let due = began.elapsed().as_micros() * a_second as u128 / 1_000_000;
+        while (traffic.all() as u128) < due && !stop.load(Ordering::Relaxed) {
+            let (client, accepted) = connect(&server);
+            let (now, ends) = (Instant::now(), client.local_addr().and_then(|c| Ok((c, client.peer_addr()?))));
+            drop(client);
+            match traffic.all() % 10 {
+                0 => {
+                    to_forget.push_back((now, accepted));
+                    traffic.expired += 1;
+                }
+                1..=4 => {
+                    to_reset.push_back((now, accepted));
+                    traffic.reset += 1;
+                }
+                _ => {
+                    drop(accepted);
+                    to_destroy.push_back((now, ends.expect("two names")));
+                    traffic.destroyed += 1;
+                }
+            }
+            made.fetch_add(1, Ordering::Relaxed);
+            if traffic.all() % 50 == 0 {
+                break;
+            }
+        }
+        while to_destroy.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > MOMENT) {
+            to_destroy.pop_front().into_iter().for_each(|(_, ends)| killer.destroy(ends));
+        }
+        while to_reset.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > MOMENT) {
+            to_reset.pop_front().into_iter().for_each(|(_, accepted)| reset(accepted));
+        }
+        // Closing says FIN to a bucket that is gone, or makes a late one a TIME_WAIT.
+        while to_forget.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > 25 * MOMENT) {
+            to_forget.pop_front().into_iter().for_each(|(_, accepted)| reset(accepted));
+        }
+        if (traffic.all() as u128) >= due {
+            thread::sleep(TURN);
+        }
+    }
+    traffic.took = began.elapsed();
+    traffic
+}
+
+/// Closes with a RST.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+    drop(stream);
+}
+
+/// Sends SOCK_DESTROY, and passes over what comes back: that a bucket has gone by itself is no matter.
+struct Killer(Socket);
+
+impl Killer {
+    fn new() -> Self {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG).expect("a netlink socket");
+        socket.bind_auto().expect("bound");
+        socket.connect(&NetlinkAddr::new(0, 0)).expect("connected");
+        socket.set_non_blocking(true).expect("non-blocking");
+        Self(socket)
+    }
+
+    fn destroy(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
+        let (IpAddr::V4(_), IpAddr::V4(_)) = (local.ip(), remote.ip()) else { panic!("IPv4 only") };
+        let socket_id = SocketId {
+            source_port: local.port(),
+            destination_port: remote.port(),
+            source_address: local.ip(),
+            destination_address: remote.ip(),
+            // INET_DIAG_NOCOOKIE: whichever is there.
+            cookie: [0xff; 8],
+            ..SocketId::new_v4()
+        };
+        let request = InetRequest {
+            family: AF_INET,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id,
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST;
+        let destroy = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
+        let mut message = NetlinkMessage::new(header, destroy.into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.0.send(&bytes, 0).expect("sent");
+        let mut answer = Vec::with_capacity(4096);
+        while self.0.recv(&mut answer, 0).is_ok() {
+            answer.clear();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the tests share: suites, a runner of the binary, readings of the kernel that owe nothing to twtool's own code,
+//! and situations made on it.
+//!
+//! A test is a plain function with a sentence for a name. A file lists its tests once, with [`suite!`]; one that was
+//! forgotten there is dead code, which the compiler reports.
+
+pub(crate) mod addresses;
+pub(crate) mod bind;
+pub(crate) mod crowd;
+pub(crate) mod datagrams;
+pub(crate) mod limits;
+pub(crate) mod netns;
+pub(crate) mod procfs;
+pub(crate) mod random;
+pub(crate) mod records;
+pub(crate) mod services;
+pub(crate) mod situations;
+pub(crate) mod twtool;
+pub(crate) mod varied;
+
+use std::sync::Mutex;
+
+use libtest_mimic::{Completion, Failed, Trial};
+
+/// The tests of one file.
+pub(crate) struct Suite {
+    /// The file's module path.
+    pub(crate) module: &'static str,
+    /// Tests that run anywhere.
+    pub(crate) pure: Vec<(&'static str, fn())>,
+    /// Tests that need a network namespace of their own.
+    pub(crate) netns: Vec<(&'static str, fn())>,
+}
+
+/// `suite! { pure: [a, b], netns: [c] }` defines the file's `suite()`.
+macro_rules! suite {
+    (pure: [$($pure:ident),* $(,)?], netns: [$($netns:ident),* $(,)?] $(,)?) => {
+        pub(crate) fn suite() -> crate::support::Suite {
+            crate::support::Suite {
+                module: module_path!(),
+                pure: vec![$((stringify!($pure), $pure as fn())),*],
+                netns: vec![$((stringify!($netns), $netns as fn())),*],
+            }
+        }
+    };
+}
+pub(crate) use suite;
+
+impl Suite {
+    /// As the harness runs them: `list::an_empty_table_is_said`.
+    pub(crate) fn trials(&self, namespaces: &Result<(), String>) -> Vec<Trial> {
+        let file = self.module.rsplit("::").next().unwrap_or(self.module);
+        let named = |name: &str| format!("{file}::{name}");
+        let pure = self.pure.iter().map(|&(name, test)| {
+            let name = named(name);
+            Trial::test(name.clone(), move || {
+                netns::alone(&name, test);
+                Ok(())
+            })
+        });
+        let netns = self.netns.iter().map(|&(name, test)| {
+            let (name, refused) = (named(name), namespaces.clone().err());
+            Trial::ignorable_test(name.clone(), move || match refused {
+                None => {
+                    netns::isolated(&name, test);
+                    Ok(Completion::Completed)
+                }
+                Some(why) if netns::required() => Err(Failed::from(why)),
+                Some(why) => Ok(Completion::ignored_with(why)),
+            })
+        });
+        pure.chain(netns).collect()
+    }
+}
+
+static GAPS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static MEASURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Notes something that a test could not check here; said out loud at the end of the run.
+pub(crate) fn not_checked(what: impl Into<String>) {
+    GAPS.lock().expect("no test panics while it notes a gap").push(what.into());
+}
+
+/// Everything that was noted.
+pub(crate) fn gaps() -> Vec<String> {
+    GAPS.lock().expect("no test panics while it notes a gap").clone()
+}
+
+/// Notes what a test has counted or measured; said at the end of the run.
+pub(crate) fn measured(what: impl Into<String>) {
+    MEASURED.lock().expect("no test panics while it notes a number").push(what.into());
+}
+
+/// Everything that was measured.
+pub(crate) fn measurements() -> Vec<String> {
+    MEASURED.lock().expect("no test panics while it notes a number").clone()
+}

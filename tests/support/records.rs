@@ -1,0 +1,86 @@
+//! Records of `twtool list` as the tests compare them: identity, cookie, keys.
+
+use serde_json::Value;
+
+use super::procfs::{Entry, Identity};
+
+/// The keys of a record, in order; part of the contract.
+pub(crate) const LIST_KEYS: [&str; 16] = [
+    "netns",
+    "family",
+    "state",
+    "local_addr",
+    "local_port",
+    "local_class",
+    "local_service",
+    "remote_addr",
+    "remote_port",
+    "remote_class",
+    "remote_service",
+    "direction",
+    "expires_ms",
+    "interface",
+    "mark",
+    "cookie",
+];
+
+/// The keys of every JSON document before its payload; part of the contract.
+pub(crate) const DOCUMENT_KEYS: [&str; 6] = ["schema", "taken_at", "kernel", "netns", "complete", "warnings"];
+
+/// The text under a key.
+#[track_caller]
+pub(crate) fn text<'a>(record: &'a Value, key: &str) -> &'a str {
+    record[key].as_str().unwrap_or_else(|| panic!("no text {key:?} in {record}"))
+}
+
+/// The number under a key.
+#[track_caller]
+pub(crate) fn number(record: &Value, key: &str) -> u64 {
+    record[key].as_u64().unwrap_or_else(|| panic!("no number {key:?} in {record}"))
+}
+
+/// What identifies a record, as procfs has it.
+#[track_caller]
+pub(crate) fn identity(record: &Value) -> Identity {
+    (
+        text(record, "family").into(),
+        text(record, "local_addr").into(),
+        number(record, "local_port"),
+        text(record, "remote_addr").into(),
+        number(record, "remote_port"),
+        text(record, "state").into(),
+    )
+}
+
+/// The identities of records, in an order of their own.
+pub(crate) fn of_records(records: &[Value]) -> Vec<Identity> {
+    sorted(records.iter().map(identity))
+}
+
+/// The identities of procfs's entries, in the same order.
+pub(crate) fn of_entries(entries: &[Entry]) -> Vec<Identity> {
+    sorted(entries.iter().map(Entry::identity))
+}
+
+/// The cookies of records, as they come.
+#[track_caller]
+pub(crate) fn cookies(records: &[Value]) -> Vec<u64> {
+    let cookie = |record| text(record, "cookie").parse().unwrap_or_else(|_| panic!("no decimal cookie in {record}"));
+    records.iter().map(cookie).collect()
+}
+
+/// In order.
+pub(crate) fn sorted<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort();
+    values
+}
+
+/// A JSON value as csv has it: null is the empty field, text stands bare.
+pub(crate) fn csv_field(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

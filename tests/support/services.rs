@@ -1,0 +1,30 @@
+//! /etc/services by a parser that shares nothing with twtool's: what getservbyport(3) would say for TCP.
+
+/// A TCP entry.
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    pub(crate) aliases: Vec<String>,
+}
+
+/// The TCP entries, in the order of the file; none where there is no file.
+pub(crate) fn tcp() -> Vec<Service> {
+    let Ok(text) = std::fs::read_to_string("/etc/services") else { return vec![] };
+    let mut found = vec![];
+    for line in text.lines() {
+        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
+        if let [name, port, aliases @ ..] = words.as_slice()
+            && let Some((port, "tcp")) = port.split_once('/')
+            && let Ok(port) = port.parse()
+        {
+            let aliases = aliases.iter().map(|&alias| alias.to_owned()).collect();
+            found.push(Service { name: (*name).to_owned(), port, aliases });
+        }
+    }
+    found
+}
+
+/// The name of a port: the first entry's.
+pub(crate) fn name(port: u64) -> Option<String> {
+    tcp().into_iter().find(|service| u64::from(service.port) == port).map(|service| service.name)
+}

@@ -1,0 +1,188 @@
+//! Runs the binary, and says everything about the run when an expectation fails.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::process::{Command, Output, Stdio};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+/// The binary under test.
+pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_twtool");
+
+/// Variables that change what programs print; the tests set them on purpose only.
+const MEDDLERS: [&str; 5] = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "RUST_BACKTRACE"];
+
+/// The binary with these arguments, in the calling thread's namespace, without a terminal.
+pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(PATH);
+    command.args(args).stdin(Stdio::null());
+    for name in MEDDLERS {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs `twtool` with these arguments.
+pub(crate) fn twtool(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
+    Run::of(&mut command(args))
+}
+
+/// What a run of the binary left.
+pub(crate) struct Run {
+    command: String,
+    /// The exit code; `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// All of stdout; bytes that are no UTF-8 are replaced.
+    pub(crate) stdout: String,
+    /// All of stderr.
+    pub(crate) stderr: String,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, code, stdout, stderr } = self;
+        let line = "-".repeat(72);
+        write!(f, "\n{line}\n$ {command}\nexit: {code:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}\n{line}\n")
+    }
+}
+
+impl Run {
+    /// Runs a command to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("the command can be started");
+        Self::ended(command, &output)
+    }
+
+    /// A run that was waited for elsewhere.
+    pub(crate) fn ended(command: &Command, output: &Output) -> Self {
+        let words: Vec<OsString> =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_owned).collect();
+        let words: Vec<_> = words.iter().map(|word| format!("{}", word.display())).collect();
+        Self {
+            command: words.join(" "),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// It answered yes, and had nothing to add.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        let run = self.code(0);
+        assert!(run.stderr.is_empty(), "expected nothing on stderr{run}");
+        run
+    }
+
+    /// It ended with this code, and did not panic.
+    #[track_caller]
+    pub(crate) fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "expected exit code {code}{self}");
+        assert!(!self.stderr.contains("panicked"), "it panicked{self}");
+        self
+    }
+
+    /// It refused: exit 2, nothing on stdout, and a first line on stderr that names this word.
+    #[track_caller]
+    pub(crate) fn refused(self, word: &str) -> Self {
+        let run = self.code(2);
+        assert!(run.stdout.is_empty(), "expected nothing on stdout{run}");
+        let first = run.stderr.lines().next().unwrap_or_default();
+        assert!(first.contains(word), "expected {word:?} in the first line of stderr{run}");
+        run
+    }
+
+    /// Stderr has this text.
+    #[track_caller]
+    pub(crate) fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "expected {text:?} on stderr{self}");
+        self
+    }
+
+    /// Stdout has this text.
+    #[track_caller]
+    pub(crate) fn prints(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text), "expected {text:?} on stdout{self}");
+        self
+    }
+
+    /// Stdout as one JSON document.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("stdout is no JSON: {error}{self}"))
+    }
+
+    /// The records under this key of the JSON document.
+    #[track_caller]
+    pub(crate) fn records(&self, key: &str) -> Vec<Value> {
+        match self.json().get(key) {
+            Some(Value::Array(records)) => records.clone(),
+            other => panic!("expected an array {key:?}, found {other:?}{self}"),
+        }
+    }
+
+    /// Stdout as one JSON value a line.
+    #[track_caller]
+    pub(crate) fn ndjson(&self) -> Vec<Value> {
+        assert!(self.stdout.is_empty() || self.stdout.ends_with('\n'), "the last line is not ended{self}");
+        let line =
+            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}{self}"));
+        self.stdout.lines().map(line).collect()
+    }
+
+    /// Stdout as csv: the header, and the records.
+    #[track_caller]
+    pub(crate) fn csv(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let mut reader = csv::Reader::from_reader(self.stdout.as_bytes());
+        let fields = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect();
+        let header = fields(reader.headers().unwrap_or_else(|error| panic!("no csv header: {error}{self}")));
+        let record = |record: csv::Result<_>| fields(&record.unwrap_or_else(|error| panic!("bad csv: {error}{self}")));
+        (header, reader.records().map(record).collect())
+    }
+}
+
+/// The keys of a JSON object in the order in which they stand.
+pub(crate) struct Keys(pub(crate) Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = vec![];
+                while let Some((key, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+impl Keys {
+    /// Those of the document itself.
+    #[track_caller]
+    pub(crate) fn of(text: &str) -> Vec<String> {
+        serde_json::from_str::<Self>(text).expect("a JSON object").0
+    }
+
+    /// Those of every record in a JSON document.
+    #[track_caller]
+    pub(crate) fn of_records(text: &str) -> Vec<Vec<String>> {
+        #[derive(serde::Deserialize)]
+        struct Document {
+            #[serde(alias = "sockets", alias = "ports")]
+            records: Vec<Keys>,
+        }
+        let document: Document = serde_json::from_str(text).expect("a document with records");
+        document.records.into_iter().map(|keys| keys.0).collect()
+    }
+}
