@@ -101,7 +101,7 @@ type Batch = Vec<(io::Result<usize>, Vec<u8>)>;
 pub fn run(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+    each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<DumpEnd, DumpError> {
     let walk = request.walk;
     transport.send(request).map_err(|source| DumpError::Send { walk, source })?;
@@ -123,7 +123,10 @@ pub fn run(
 }
 
 /// The rest of a dump, received ahead by a second thread. `None`: there is no second core, or no thread can be made.
-fn run_ahead(transport: &mut dyn Transport, reader: &mut Reader) -> Option<Result<DumpEnd, DumpError>> {
+fn run_ahead<F: FnMut(Socket) -> ControlFlow<()>>(
+    transport: &mut dyn Transport,
+    reader: &mut Reader<F>,
+) -> Option<Result<DumpEnd, DumpError>> {
     if thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
         return None;
     }
@@ -182,15 +185,15 @@ fn aligned(message: &NetlinkBuffer<&[u8]>) -> usize {
 }
 
 /// Reads the datagrams of one dump in their order.
-struct Reader<'a> {
+struct Reader<'a, F> {
     walk: Walk,
     /// A socket has come.
     began: bool,
     interrupted: bool,
-    each: &'a mut dyn FnMut(Socket) -> ControlFlow<()>,
+    each: &'a mut F,
 }
 
-impl Reader<'_> {
+impl<F: FnMut(Socket) -> ControlFlow<()>> Reader<'_, F> {
     /// Reads one datagram, or why there is none; the end, if it is in there.
     fn read(&mut self, length: io::Result<usize>, datagram: &[u8]) -> Result<Option<DumpEnd>, DumpError> {
         let walk = self.walk;

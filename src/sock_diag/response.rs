@@ -61,6 +61,8 @@ fn bytes<const N: usize>(message: &[u8; LENGTH], at: usize) -> [u8; N] {
 ///
 /// # Errors
 /// [`Malformed`] says what is wrong with the bytes.
+#[expect(clippy::inline_always, reason = "written to memory and read back, a socket costs more than its decoding")]
+#[inline(always)]
 pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     let Some((message, attributes)) = payload.split_first_chunk::<LENGTH>() else {
         return Err(Malformed::Short(payload.len()));
@@ -118,6 +120,7 @@ struct Attributes {
 
 impl Attributes {
     /// Reads `struct nlattr`s: length and type in 16 bits each, padded to 4 bytes.
+    #[inline]
     fn read(mut rest: &[u8]) -> Result<Self, Malformed> {
         const HEADER: usize = 4;
         let mut found = Self::default();

@@ -194,7 +194,7 @@ impl Source {
         &mut self,
         states: StateSet,
         filter: &Filter,
-        each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+        each: &mut impl FnMut(Socket) -> ControlFlow<()>,
     ) -> Result<WalkEnd, SourceError> {
         // A replay may hold more states than were asked for, and procfs has them all.
         let mut wanted =
@@ -251,7 +251,7 @@ impl Source {
 /// Whether the dump was interrupted.
 type Interrupted = bool;
 
-fn walk_procfs(each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
+fn walk_procfs(each: &mut impl FnMut(Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
     sys::proc_net_tcp::walk(each).map_err(SourceError::Procfs)?;
     Ok(WalkEnd { complete: true })
 }
@@ -261,7 +261,7 @@ fn walk_sock_diag(
     transport: &mut dyn Transport,
     states: StateSet,
     program: Option<Vec<u8>>,
-    each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+    each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
     let walk = Walk::BothFamilies;
     let with_program = program.is_some();
@@ -280,7 +280,7 @@ fn walk_sock_diag(
 fn walk_by_family(
     transport: &mut dyn Transport,
     states: StateSet,
-    each: &mut dyn FnMut(Socket) -> ControlFlow<()>,
+    each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
     let others = states.without(listen);

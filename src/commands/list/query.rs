@@ -108,6 +108,8 @@ impl Query {
     }
 
     /// Makes rows of what a walk gives, and keeps those that are asked for.
+    #[expect(clippy::inline_always, reason = "written to memory and read back, a socket costs more than its judgement")]
+    #[inline(always)]
     pub(super) fn row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<Row> {
         match *socket {
             Socket::Full(full) => {
