@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 
 use libfuzzer_sys::fuzz_target;
+use twtool::model::facts::Setting;
 use twtool::model::socket::StateSet;
 use twtool::sock_diag::dump;
 use twtool::sock_diag::request::{Request, Walk};
@@ -34,7 +35,7 @@ fuzz_target!(|case: &[u8]| {
     });
     let payloads = sockets(datagrams.clone());
     assert!(datagrams.map(<[u8]>::len).sum::<usize>() * 2 <= file.len());
-    let _ = facts.gaps();
+    let _ = facts.gaps(&Setting::ALL);
     for walk in [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6] {
         let request = Request { walk, states: StateSet::from_bits(1 << 6), program: None };
         bounded(&file, || {
