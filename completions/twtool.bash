@@ -124,7 +124,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__list)
-            opts="-q -o -4 -6 -h --explain-filter --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --sort --reverse --limit --columns --no-header --count --quiet --source --record --force --replay --output --json --color --ipv4 --ipv6 --help"
+            opts="-q -o -4 -6 -h --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --explain-filter --sort --reverse --limit --columns --no-header --count --quiet --source --record --force --replay --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

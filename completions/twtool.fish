@@ -71,8 +71,8 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l explain-filter -d 'Say what of the filter the kernel judges and what is judged here, and list nothing'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l explain-filter -d 'Say what of the filter the kernel judges and what is judged here, and list nothing'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l reverse -d 'Turn the order round'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l no-header -d 'Leave out the header line, and the table\'s last line'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l count -d 'Print the number of rows only'

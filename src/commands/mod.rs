@@ -7,6 +7,8 @@ pub mod bind_test;
 pub mod list;
 pub mod port;
 
+mod selection;
+
 use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};

@@ -1,19 +1,14 @@
-//! `twtool list`: the timewait buckets of this network namespace. What was typed, and how each kind of answer is made; what it
-//! asks for is in `query`.
-
-mod query;
+//! `twtool list`: the timewait buckets of this network namespace. What was typed, and how each kind of answer is made.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::selection::{Query, SelectionArgs, gaps};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
-use crate::filter::{Filter, parser};
-use crate::model::addr::ScopedPrefix;
+use crate::filter::Filter;
 use crate::model::listeners::Listeners;
-use crate::model::port::PortArg;
 use crate::model::row::Row;
 use crate::model::socket::TcpState;
 use crate::sock_diag::bytecode;
@@ -22,7 +17,6 @@ use crate::view;
 use crate::view::column::{Column, RECORD_COLUMNS, table_columns};
 use crate::view::json::Envelope;
 use crate::view::list::{ListTable, Stream};
-use query::{Query, gaps};
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -49,39 +43,11 @@ Examples:
 ")]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct ListArgs {
-    /// Which rows: an expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'
-    #[arg(value_name = "FILTER")]
-    filter: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Say what of the filter the kernel judges and what is judged here, and list nothing
     #[arg(long, conflicts_with_all = ["record", "replay", "quiet", "count"])]
     explain_filter: bool,
-    /// Local or remote port: number, range or service name; repeat for more
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
-    port: Vec<PortArg>,
-    /// Local port; repeat for more
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
-    local_port: Vec<PortArg>,
-    /// Remote port; repeat for more
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
-    remote_port: Vec<PortArg>,
-    /// Local address or prefix, like 10.0.0.0/8; repeat for more
-    #[arg(long, value_name = "ADDR")]
-    local: Vec<ScopedPrefix>,
-    /// Remote address or prefix; repeat for more
-    #[arg(long, value_name = "ADDR")]
-    remote: Vec<ScopedPrefix>,
-    /// RFC 6335 class of the local port; repeat for more
-    #[arg(long, value_enum, value_name = "CLASS")]
-    class: Vec<ClassArg>,
-    /// Who connected, as inferred from listeners and port ranges; repeat for more
-    #[arg(long, value_enum, value_name = "DIRECTION")]
-    direction: Vec<DirectionArg>,
-    /// Less remaining time than this: 500ms, 10s, 1m
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    expires_under: Option<Duration>,
-    /// Include orphaned FIN_WAIT_2, which lives in a timewait bucket too
-    #[arg(long = "fin-wait-2")]
-    fin_wait_2: bool,
     /// Order of the rows [default: expires; none, as they come, for ndjson and csv]
     #[arg(long, value_enum, value_name = "KEY")]
     sort: Option<SortKey>,
@@ -140,26 +106,6 @@ impl From<SourceArg> for Choice {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ClassArg {
-    /// 0-1023
-    WellKnown,
-    /// 1024-49151
-    Registered,
-    /// 49152-65535
-    Dynamic,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DirectionArg {
-    /// A listener covers the local end
-    Inbound,
-    /// None does, the local port is ephemeral and the remote one is not
-    Outbound,
-    /// Neither can be said
-    Unknown,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum SortKey {
     /// By remaining time
     Expires,
@@ -169,10 +115,6 @@ enum SortKey {
     Remote,
     /// As the kernel gives them
     None,
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    parser::parse_duration(text).ok_or_else(|| parser::DURATION_FORMS.to_owned())
 }
 
 fn parse_column(key: &str) -> Result<&'static Column, String> {
@@ -194,7 +136,7 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         (_, Some(path)) => Source::replay(path)?,
         (None, None) => Source::kernel(args.source.into())?,
     };
-    let query = Query::new(args, global, source.facts())?;
+    let query = Query::new(&args.selection, global, source.facts(), !(args.count || args.quiet))?;
     // JSON has its warnings in the document as well.
     context.warn(&query.warnings);
     let answer = if args.explain_filter {

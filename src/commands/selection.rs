@@ -1,10 +1,13 @@
-//! What `twtool list` asks for, with every name resolved against the facts of the source that answers.
+//! Which buckets are meant: the flags and the filter that every command about buckets takes, and what they ask for with
+//! every name resolved against the facts of the source that answers.
 
 use std::cell::Cell;
+use std::time::Duration;
 
-use super::{ClassArg, DirectionArg, ListArgs};
+use clap::{Args, ValueEnum};
+
+use super::{CommandError, GlobalArgs, bad_value};
 use crate::analysis::direction;
-use crate::commands::{CommandError, GlobalArgs, bad_value};
 use crate::filter::parser::{self, Parsed};
 use crate::filter::{End, Filter};
 use crate::model::addr::ScopedPrefix;
@@ -13,6 +16,65 @@ use crate::model::listeners::Listeners;
 use crate::model::port::{PortArg, PortClass};
 use crate::model::row::{Direction, Row};
 use crate::model::socket::{Socket, StateSet, TcpState};
+
+/// Which buckets: an expression, and flags that are shorthands for its tests.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SelectionArgs {
+    /// Which rows: an expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'
+    #[arg(value_name = "FILTER")]
+    filter: Vec<String>,
+    /// Local or remote port: number, range or service name; repeat for more
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    port: Vec<PortArg>,
+    /// Local port; repeat for more
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    local_port: Vec<PortArg>,
+    /// Remote port; repeat for more
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    remote_port: Vec<PortArg>,
+    /// Local address or prefix, like 10.0.0.0/8; repeat for more
+    #[arg(long, value_name = "ADDR")]
+    local: Vec<ScopedPrefix>,
+    /// Remote address or prefix; repeat for more
+    #[arg(long, value_name = "ADDR")]
+    remote: Vec<ScopedPrefix>,
+    /// RFC 6335 class of the local port; repeat for more
+    #[arg(long, value_enum, value_name = "CLASS")]
+    class: Vec<ClassArg>,
+    /// Who connected, as inferred from listeners and port ranges; repeat for more
+    #[arg(long, value_enum, value_name = "DIRECTION")]
+    direction: Vec<DirectionArg>,
+    /// Less remaining time than this: 500ms, 10s, 1m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    expires_under: Option<Duration>,
+    /// Include orphaned FIN_WAIT_2, which lives in a timewait bucket too
+    #[arg(long = "fin-wait-2")]
+    fin_wait_2: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClassArg {
+    /// 0-1023
+    WellKnown,
+    /// 1024-49151
+    Registered,
+    /// 49152-65535
+    Dynamic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DirectionArg {
+    /// A listener covers the local end
+    Inbound,
+    /// None does, the local port is ephemeral and the remote one is not
+    Outbound,
+    /// Neither can be said
+    Unknown,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    parser::parse_duration(text).ok_or_else(|| parser::DURATION_FORMS.to_owned())
+}
 
 /// What a filter looks at that not every source tells.
 struct Needs {
@@ -42,7 +104,13 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub(super) fn new(args: &ListArgs, global: &GlobalArgs, facts: &Facts) -> Result<Self, CommandError> {
+    /// Resolves what was typed. Whether rows are shown with their direction is for the caller to say.
+    pub(super) fn new(
+        args: &SelectionArgs,
+        global: &GlobalArgs,
+        facts: &Facts,
+        shows_direction: bool,
+    ) -> Result<Self, CommandError> {
         let ports = |argument: &str, list: &[PortArg], ends: &[End]| -> Result<Filter, CommandError> {
             let mut any = vec![];
             for port in list {
@@ -103,7 +171,7 @@ impl Query {
             states = states.union(StateSet::of(&[TcpState::FinWait2]));
         }
         let needs = Needs::of(&filter);
-        let infers_direction = needs.direction || !(args.count || args.quiet);
+        let infers_direction = needs.direction || shows_direction;
         Ok(Self { states, filter, warnings, needs, infers_direction, unjudged: Cell::new(false) })
     }
 
