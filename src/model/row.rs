@@ -1,5 +1,7 @@
 //! A bucket with what was inferred about it: what filters judge and views print.
 
+use std::cmp::Ordering;
+
 use super::socket::TimeWaitBucket;
 
 /// Who opened the connection that left the bucket. **An inference**: the kernel does not keep it.
@@ -32,6 +34,48 @@ pub struct Row {
     pub bucket: TimeWaitBucket,
     /// What follows from it.
     pub direction: Direction,
+}
+
+/// Orders. Rows that are equal by the key are ordered by both ends and cookie, so that each is stable. Compared piece by
+/// piece, for most rows differ in the first; IPv4 on the wire goes before IPv6.
+impl Row {
+    /// By remaining time.
+    #[must_use]
+    pub fn by_expires(&self, other: &Self) -> Ordering {
+        let expires = self.bucket.expires_ms.cmp(&other.bucket.expires_ms);
+        expires.then_with(|| self.by_local(other))
+    }
+
+    /// By local address and port.
+    #[must_use]
+    pub fn by_local(&self, other: &Self) -> Ordering {
+        self.local(other).then_with(|| self.remote(other)).then_with(|| self.cookie(other))
+    }
+
+    /// By remote address and port.
+    #[must_use]
+    pub fn by_remote(&self, other: &Self) -> Ordering {
+        self.remote(other).then_with(|| self.local(other)).then_with(|| self.cookie(other))
+    }
+
+    fn family(&self, other: &Self) -> Ordering {
+        let ipv6 = |row: &Self| !row.bucket.tuple.family.ipv4_on_the_wire();
+        ipv6(self).cmp(&ipv6(other))
+    }
+
+    fn local(&self, other: &Self) -> Ordering {
+        let end = |row: &Self| (row.bucket.tuple.local_bits(), row.bucket.tuple.local_port());
+        self.family(other).then_with(|| end(self).cmp(&end(other)))
+    }
+
+    fn remote(&self, other: &Self) -> Ordering {
+        let end = |row: &Self| (row.bucket.tuple.remote_bits(), row.bucket.tuple.remote_port());
+        self.family(other).then_with(|| end(self).cmp(&end(other)))
+    }
+
+    fn cookie(&self, other: &Self) -> Ordering {
+        self.bucket.cookie.cmp(&other.bucket.cookie)
+    }
 }
 
 #[cfg(test)]

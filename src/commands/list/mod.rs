@@ -320,34 +320,12 @@ fn sorted(
     Ok(Answer::complete(complete))
 }
 
-/// Rows that are equal by the key are ordered by both ends and cookie, so that the order is stable.
 fn sort(rows: &mut [Row], key: SortKey, reverse: bool) {
-    // Compared piece by piece: most rows differ in the first. IPv4 on the wire goes before IPv6.
-    let family = |a: &Row, b: &Row| {
-        let ipv6 = |row: &Row| !row.bucket.tuple.family.ipv4_on_the_wire();
-        ipv6(a).cmp(&ipv6(b))
-    };
-    let local = |a: &Row, b: &Row| {
-        let end = |row: &Row| (row.bucket.tuple.local_bits(), row.bucket.tuple.local_port());
-        family(a, b).then_with(|| end(a).cmp(&end(b)))
-    };
-    let remote = |a: &Row, b: &Row| {
-        let end = |row: &Row| (row.bucket.tuple.remote_bits(), row.bucket.tuple.remote_port());
-        family(a, b).then_with(|| end(a).cmp(&end(b)))
-    };
-    let cookie = |a: &Row, b: &Row| a.bucket.cookie.cmp(&b.bucket.cookie);
     match key {
         SortKey::None => return,
-        SortKey::Expires => rows.sort_unstable_by(|a, b| {
-            let expires = a.bucket.expires_ms.cmp(&b.bucket.expires_ms);
-            expires.then_with(|| local(a, b)).then_with(|| remote(a, b)).then_with(|| cookie(a, b))
-        }),
-        SortKey::Local => {
-            rows.sort_unstable_by(|a, b| local(a, b).then_with(|| remote(a, b)).then_with(|| cookie(a, b)));
-        }
-        SortKey::Remote => {
-            rows.sort_unstable_by(|a, b| remote(a, b).then_with(|| local(a, b)).then_with(|| cookie(a, b)));
-        }
+        SortKey::Expires => rows.sort_unstable_by(Row::by_expires),
+        SortKey::Local => rows.sort_unstable_by(Row::by_local),
+        SortKey::Remote => rows.sort_unstable_by(Row::by_remote),
     }
     if reverse {
         rows.reverse();
