@@ -24,6 +24,20 @@ pub trait Transport: Send {
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 }
 
+/// Carries commands as well: requests that change something. No recording has them, and no replay.
+pub trait Commands: Transport {
+    /// Sends a datagram of one or more requests.
+    fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()>;
+}
+
+/// The errnos by which answers to commands are told apart.
+#[expect(missing_docs, reason = "the kernel's names, see errno(3)")]
+pub mod errno {
+    pub const EPERM: i32 = libc::EPERM;
+    pub const ENOENT: i32 = libc::ENOENT;
+    pub const EOPNOTSUPP: i32 = libc::EOPNOTSUPP;
+}
+
 /// A netlink socket connected to the kernel. Not `Clone`, although the socket inside is: a clone's drop would close it.
 pub struct Netlink(Socket);
 
@@ -49,8 +63,7 @@ fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 
 impl Transport for Netlink {
     fn send(&mut self, request: &Request) -> io::Result<()> {
-        let datagram = request.encode();
-        retry_interrupted(|| self.0.send(&datagram, 0)).map(drop)
+        self.send_bytes(&request.encode())
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
@@ -59,6 +72,12 @@ impl Transport for Netlink {
             buffer.reserve(BUFFER);
             self.0.recv(buffer, libc::MSG_TRUNC)
         })
+    }
+}
+
+impl Commands for Netlink {
+    fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()> {
+        retry_interrupted(|| self.0.send(datagram, 0)).map(drop)
     }
 }
 

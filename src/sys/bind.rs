@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use nix::errno::Errno as NixErrno;
 use socket2::{Domain, Socket, Type};
 
+use super::errno::name;
 use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions};
 use crate::model::port::Port;
 
@@ -126,21 +127,7 @@ fn errno(error: &io::Error) -> Errno {
         Some(NixErrno::EACCES) => Errno::Access,
         Some(NixErrno::EADDRNOTAVAIL) => Errno::AddrNotAvailable,
         Some(NixErrno::EAFNOSUPPORT) => Errno::FamilyNotSupported,
-        Some(other) => Errno::Other(name_of(other)),
+        Some(other) => Errno::Other(name(other as i32)),
         None => Errno::Other("unknown"),
-    }
-}
-
-/// The symbolic name of the errnos that bind(2), listen(2) and their security hooks are known to give.
-fn name_of(errno: NixErrno) -> &'static str {
-    match errno {
-        NixErrno::EPERM => "EPERM",
-        NixErrno::EINVAL => "EINVAL",
-        NixErrno::ENODEV => "ENODEV",
-        NixErrno::ENOBUFS => "ENOBUFS",
-        NixErrno::ENOMEM => "ENOMEM",
-        NixErrno::EOPNOTSUPP => "EOPNOTSUPP",
-        NixErrno::ENETUNREACH => "ENETUNREACH",
-        _ => "unknown",
     }
 }

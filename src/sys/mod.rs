@@ -2,6 +2,7 @@
 
 pub mod bind;
 pub mod clock;
+pub mod errno;
 pub mod file;
 pub mod netns;
 pub mod owners;
