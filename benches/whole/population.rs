@@ -37,10 +37,12 @@ impl Population {
         sysctl::write("ipv4.tcp_tw_reuse", "0")?;
         let begun = Instant::now();
         let lanes = if buckets < 1000 { 1 } else { thread::available_parallelism()?.get() };
+        // All listeners first: a connection of another lane may take any port that nobody has.
+        let open: Vec<Lane> = (0..lanes).map(Lane::open).collect::<io::Result<_>>()?;
         let made: io::Result<()> = thread::scope(|scope| {
             let share = |lane: usize| buckets / lanes + usize::from(lane < buckets % lanes);
             let makers: Vec<_> =
-                (0..lanes).map(|lane| scope.spawn(move || Lane::open(lane)?.make(share(lane)))).collect();
+                open.iter().enumerate().map(|(i, lane)| scope.spawn(move || lane.make(share(i)))).collect();
             makers.into_iter().try_for_each(|maker| maker.join().unwrap_or_else(|_| Err(io::Error::other("panic"))))
         });
         made.map_err(|error| format!("making {buckets} buckets: {error}"))?;
