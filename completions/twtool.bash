@@ -22,6 +22,9 @@ _twtool() {
             twtool,completions)
                 cmd="twtool__subcmd__completions"
                 ;;
+            twtool,kill)
+                cmd="twtool__subcmd__kill"
+                ;;
             twtool,list)
                 cmd="twtool__subcmd__list"
                 ;;
@@ -38,7 +41,7 @@ _twtool() {
 
     case "${cmd}" in
         twtool)
-            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list port bind-test completions man"
+            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list port bind-test kill completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -104,6 +107,64 @@ _twtool() {
                 return 0
             fi
             case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        twtool__subcmd__kill)
+            opts="-y -n -o -4 -6 -h --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --all --yes --dry-run --output --json --color --ipv4 --ipv6 --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --local-port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --remote-port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --local)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --remote)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --class)
+                    COMPREPLY=($(compgen -W "well-known registered dynamic" -- "${cur}"))
+                    return 0
+                    ;;
+                --direction)
+                    COMPREPLY=($(compgen -W "inbound outbound unknown" -- "${cur}"))
+                    return 0
+                    ;;
+                --expires-under)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0

@@ -39,6 +39,7 @@ complete -c twtool -n "__fish_twtool_needs_command" -s V -l version -d 'Print ve
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "list" -d 'List TIME_WAIT sockets with their remaining time'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "port" -d 'Classify ports, and say what this machine makes of them'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "bind-test" -d 'Say why bind() fails on a port, and what would help'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before their time; never a live one'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
@@ -111,6 +112,33 @@ complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Sam
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local-port -d 'Local port; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote-port -d 'Remote port; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local -d 'Local address or prefix, like 10.0.0.0/8; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote -d 'Remote address or prefix; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l class -d 'RFC 6335 class of the local port; repeat for more' -r -f -a "well-known\t'0-1023'
+registered\t'1024-49151'
+dynamic\t'49152-65535'"
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l direction -d 'Who connected, as inferred from listeners and port ranges; repeat for more' -r -f -a "inbound\t'A listener covers the local end'
+outbound\t'None does, the local port is ephemeral and the remote one is not'
+unknown\t'Neither can be said'"
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l expires-under -d 'Less remaining time than this: 500ms, 10s, 1m' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l all -d 'Remove every one, where nothing else selects'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s y -l yes -d 'Do not ask'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s n -l dry-run -d 'Show what would be removed, and remove nothing'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand completions" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'

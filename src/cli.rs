@@ -1,14 +1,14 @@
 //! The command line: the clap tree, dispatch, errors on stderr, the exit code. Completions and manual page, too.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::commands::{self, Answer, ColorChoice, CommandError, Context, GlobalArgs};
+use crate::commands::{self, Answer, ColorChoice, CommandError, Context, GlobalArgs, Person};
 
 const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
@@ -16,7 +16,7 @@ const LONG_ABOUT: &str = "\
 Tell the truth about TIME_WAIT and TCP ports on Linux: list the timewait buckets with their remaining time as the kernel \
 gives it, classify ports, and say why bind() fails with EADDRINUSE and what would help.
 
-twtool is about TCP, in the network namespace it runs in. It needs no privilege.";
+twtool is about TCP, in the network namespace it runs in. It needs no privilege, but for kill.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes: 0 answered, yes; 1 answered, no; 2 could not answer, or not completely, or wrong usage.
@@ -26,7 +26,8 @@ Examples:
   twtool list --json | jq '.sockets | length'
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
-  twtool bind-test 8080 --demo    see it happen in a private network namespace";
+  twtool bind-test 8080 --demo    see it happen in a private network namespace
+  twtool kill --local-port 8080   free the port of its timewait buckets now";
 
 #[derive(Parser, Debug)]
 #[command(name = "twtool", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
@@ -46,6 +47,8 @@ enum Command {
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
     BindTest(commands::bind_test::BindTestArgs),
+    /// Remove TIME_WAIT sockets before their time; never a live one
+    Kill(Box<commands::kill::KillArgs>),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -68,6 +71,8 @@ enum CompletionShell {
 
 /// The real environment, as `main` found it.
 pub struct Environment<'a> {
+    /// Standard input, where it is a terminal; nothing else is read.
+    pub input: Option<&'a mut (dyn BufRead + Send)>,
     /// Standard output.
     pub out: &'a mut dyn Write,
     /// Standard error.
@@ -76,8 +81,10 @@ pub struct Environment<'a> {
     pub terminal: bool,
     /// Whether standard error is one.
     pub err_terminal: bool,
-    /// Its width.
+    /// Standard output's width.
     pub width: Option<usize>,
+    /// Standard error's width.
+    pub err_width: Option<usize>,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
 }
@@ -99,7 +106,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
 }
 
 fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environment) -> Result<u8, CommandError> {
-    let Environment { out, err, terminal, err_terminal, width, no_color } = environment;
+    let Environment { input, out, err, terminal, err_terminal, width, err_width, no_color } = environment;
     let args: Vec<OsString> = args.into_iter().collect();
     let wanted = |choice, terminal: bool| match choice {
         ColorChoice::Auto => terminal && !*no_color,
@@ -118,10 +125,16 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         }
     };
     let mut context = Context::new(*out, *err, wanted(cli.global.color, *terminal), *width);
+    if let Some(input) = input
+        && *err_terminal
+    {
+        context.person = Some(Person::new(*input, wanted(cli.global.color, *err_terminal), *err_width));
+    }
     let answer = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;
             Answer::Yes

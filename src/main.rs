@@ -1,19 +1,22 @@
 //! The `twtool` command: arguments and the real environment in, exit code out. No logic.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, BufReader, IsTerminal};
 use std::process::ExitCode;
 
 use twtool::cli::{self, Environment};
 use twtool::sys::{stdout::Stdout, terminal};
 
 fn main() -> ExitCode {
+    let mut input = BufReader::new(io::stdin());
     let mut stdout = Stdout::open();
     let environment = Environment {
+        input: if io::stdin().is_terminal() { Some(&mut input) } else { None },
         out: &mut stdout,
         err: &mut io::stderr(),
         terminal: terminal::stdout_is_terminal(),
         err_terminal: io::stderr().is_terminal(),
         width: terminal::stdout_width(),
+        err_width: terminal::stderr_width(),
         no_color: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     };
     cli::run(std::env::args_os(), environment).into()

@@ -18,12 +18,13 @@ suite! {
 }
 
 /// The commands that take a port, by the words before and after it.
-const PORT_PLACES: [(&[&str], &[&str]); 5] = [
+const PORT_PLACES: [(&[&str], &[&str]); 6] = [
     (&["port"], &[]),
     (&["list", "--port"], &[]),
     (&["list", "--local-port"], &["--json"]),
     (&["list", "--remote-port"], &["-q"]),
     (&["bind-test"], &[]),
+    (&["kill", "--port"], &["--yes"]),
 ];
 
 #[track_caller]

@@ -12,6 +12,7 @@ mod churn;
 mod completions;
 mod filter;
 mod kernel_answers;
+mod kill;
 mod layers;
 mod list;
 mod list_flags;
@@ -29,7 +30,7 @@ use support::{Suite, netns};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let suites: [Suite; 15] = [
+    let suites: [Suite; 16] = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         completions::suite(),
         filter::suite(),
         kernel_answers::suite(),
+        kill::suite(),
         layers::suite(),
         list::suite(),
         list_flags::suite(),

@@ -32,7 +32,7 @@ fn no_command_at_all_prints_help_to_stderr_and_fails() {
 }
 
 fn short_help_and_long_help_go_to_stdout() {
-    for subcommand in [[].as_slice(), &["list"], &["port"], &["bind-test"]] {
+    for subcommand in [[].as_slice(), &["list"], &["port"], &["bind-test"], &["kill"]] {
         let short = twtool([subcommand, &["-h"]].concat()).ok().prints("Usage:");
         let long = twtool([subcommand, &["--help"]].concat()).ok().prints("Usage:");
         assert!(long.stdout.len() > short.stdout.len(), "{short}{long}");
@@ -112,6 +112,8 @@ fn a_full_output_is_an_error_with_its_reason() {
         &["port", "80"],
         &["port", "80", "--json"],
         &["bind-test", "9000"],
+        &["kill", "--all", "--dry-run"],
+        &["kill", "--all", "--dry-run", "--json"],
         &["completions", "bash"],
         &["man"],
         &["--help"],

@@ -67,6 +67,8 @@ struct Case {
     rival: Option<(&'static str, f64)>,
     /// Its wall time should be at most this many times the floor's.
     at_most: Option<f64>,
+    /// It leaves no bucket behind, so each of its runs needs a population of its own.
+    consumes: bool,
     /// Its peak memory should be at most 8 MiB and this much a bucket.
     bytes_a_bucket: Option<u32>,
 }
@@ -78,7 +80,21 @@ const NETSTAT: &str = "netstat -tano";
 impl Case {
     fn twtool(name: &'static str, arguments: &[&str], at_most: Option<f64>) -> Self {
         let process = Process::new(TWTOOL, &[&["list"], arguments].concat());
-        Self { name, process, floor: Floor::All, one_core: false, rival: None, at_most, bytes_a_bucket: None }
+        Self {
+            name,
+            process,
+            floor: Floor::All,
+            one_core: false,
+            rival: None,
+            at_most,
+            consumes: false,
+            bytes_a_bucket: None,
+        }
+    }
+
+    fn kill(at_most: Option<f64>) -> Self {
+        let process = Process::new(TWTOOL, &["kill", "--all", "--yes", "--json"]);
+        Self { process, consumes: true, ..Self::twtool("kill --all --yes --json", &[], at_most) }
     }
 
     fn faster_than(self, rival: &'static str, times: f64) -> Self {
@@ -121,14 +137,16 @@ impl Case {
                 Self { one_core: true, ..Self::twtool("list -o ndjson, one core", &["-o", "ndjson"], None) },
             ]
         };
-        twtool.into_iter().chain(others.into_iter().flatten()).collect()
+        // A million would take minutes to make for each run.
+        let kill = (1000..=100_000).contains(&buckets).then(|| Self::kill(target(6.0)));
+        twtool.into_iter().chain(others.into_iter().flatten()).chain(kill).collect()
     }
 
     /// The process, and the floor before or after it.
     fn pair(&self, floor_first: bool) -> Result<(Cost, Cost), Box<dyn Error>> {
         let floor = floor_process(self.floor)?;
         let pair = || {
-            if floor_first {
+            if floor_first || self.consumes {
                 let floor = floor.run()?;
                 Ok((floor, self.process.run()?))
             } else {
@@ -183,6 +201,15 @@ impl Supply {
         self.look()
     }
 
+    /// To be called when a case has run.
+    fn after(&mut self, case: &Case) -> Result<(), Box<dyn Error>> {
+        if case.consumes {
+            self.now = None;
+            return Ok(());
+        }
+        self.look()
+    }
+
     fn look(&mut self) -> Result<(), Box<dyn Error>> {
         self.seen.push(Population::seen()?);
         Ok(())
@@ -199,7 +226,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             supply.lasting(*longest)?;
             let (floor, own) = case.pair(round % 2 == 0)?;
-            supply.look()?;
+            supply.after(case)?;
             measured.pairs.push((floor, own));
             *longest = (*longest).max(floor.wall + own.wall);
         }
@@ -207,6 +234,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
     for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(longest) {
         supply.lasting(longest)?;
         measured.peak_kib = case.process.peak_kib()?;
+        supply.after(case)?;
     }
     supply.lasting(Duration::from_secs(2))?;
     let floor_peak_kib = floor_process(Floor::All)?.peak_kib()?;

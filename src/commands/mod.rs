@@ -4,16 +4,18 @@
 //! of the source that answers, so that a replay resolves them as the recording machine would have.
 
 pub mod bind_test;
+pub mod kill;
 pub mod list;
 pub mod port;
 
 mod selection;
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 
 use clap::{Args, ValueEnum};
 
 use crate::lab::demo::DemoError;
+use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
 use crate::view::human;
@@ -89,12 +91,29 @@ pub struct Context<'a> {
     pub err: &'a mut dyn Write,
     /// How tables look there.
     pub look: Look,
+    /// Who can be asked, where somebody can.
+    pub person: Option<Person<'a>>,
+}
+
+/// Somebody at a terminal, who reads stderr and types.
+pub struct Person<'a> {
+    /// What is typed.
+    pub input: &'a mut (dyn BufRead + Send),
+    /// How tables look on stderr.
+    pub look: Look,
+}
+
+impl<'a> Person<'a> {
+    /// Somebody who sees stderr in this width.
+    pub fn new(input: &'a mut (dyn BufRead + Send), color: bool, width: Option<usize>) -> Self {
+        Self { input, look: Look { color, width } }
+    }
 }
 
 impl<'a> Context<'a> {
-    /// A world with these outputs; `width` in columns, where standard output is a terminal.
+    /// A world with these outputs and nobody to ask; `width` in columns, where standard output is a terminal.
     pub fn new(out: &'a mut dyn Write, err: &'a mut dyn Write, color: bool, width: Option<usize>) -> Self {
-        Self { out, err, look: Look { color, width } }
+        Self { out, err, look: Look { color, width }, person: None }
     }
 
     /// Says each warning on stderr. That stderr cannot be written is no reason to fail.
@@ -139,6 +158,9 @@ pub enum CommandError {
     /// The port could not be tried.
     #[error(transparent)]
     Attempt(#[from] AttemptError),
+    /// No bucket could be destroyed.
+    #[error(transparent)]
+    Destroy(#[from] DestroyError),
     /// The experiment could not be made.
     #[error(transparent)]
     Demo(#[from] DemoError),
@@ -163,6 +185,7 @@ impl CommandError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Source(error) => error.hint(),
+            Self::Destroy(error) => error.hint(),
             Self::Demo(DemoError::Sandbox(_)) => Some(
                 "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
                  user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \

@@ -8,6 +8,7 @@ pub mod bind;
 pub mod demo;
 pub mod facts;
 pub mod listeners;
+pub mod outcome;
 pub mod port;
 pub mod process;
 pub mod row;

@@ -167,6 +167,15 @@ pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()
     if list.rows.is_empty() && list.total == 0 {
         return if list.header { writeln!(out, "no TIME_WAIT sockets") } else { Ok(()) };
     }
+    let left_out = body(out, list, look)?;
+    if !list.header {
+        return Ok(());
+    }
+    writeln!(out, "{}", look.paint(Meaning::Aside, last_line(list, &left_out)))
+}
+
+/// Writes the table without its last line. Says which columns did not fit.
+pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<Vec<&'static str>> {
     // What a narrow terminal can do without, the first to go first: the remote port's class says least.
     let spare = ["direction", "local_class", "remote_class"];
     let heading = |column: &&Column| Heading {
@@ -175,24 +184,27 @@ pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()
         spare: spare.iter().position(|key| *key == column.key).map_or(0, |i| u8::try_from(i + 1).unwrap_or(0)),
     };
     let headings: Vec<Heading> = list.columns.iter().map(heading).collect();
-    let left_out = table::write(out, &headings, list.header, list, look)?;
-    if !list.header {
-        return Ok(());
+    table::write(out, &headings, list.header, list, look)
+}
+
+/// `5 TIME_WAIT, 2 FIN_WAIT_2`.
+pub(super) fn states(rows: &[Row]) -> String {
+    let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
+    let time_wait = rows.len() - fin_wait_2;
+    if fin_wait_2 > 0 {
+        format!("{time_wait} TIME_WAIT, {fin_wait_2} FIN_WAIT_2")
+    } else {
+        format!("{time_wait} TIME_WAIT")
     }
-    writeln!(out, "{}", look.paint(Meaning::Aside, last_line(list, &left_out)))
 }
 
 /// `5 TIME_WAIT, next free in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
-    let fin_wait_2 = list.rows.iter().filter(|row| row.bucket.fin_wait_2).count();
     let mut parts = vec![];
     if list.total > list.rows.len() {
         parts.push(format!("{} of {} buckets", list.rows.len(), list.total));
     } else {
-        parts.push(format!("{} TIME_WAIT", list.rows.len() - fin_wait_2));
-        if fin_wait_2 > 0 {
-            parts.push(format!("{fin_wait_2} FIN_WAIT_2"));
-        }
+        parts.push(states(list.rows));
     }
     // A FIN_WAIT_2 bucket becomes TIME_WAIT when its peer closes: its time frees nothing yet.
     let next = list.rows.iter().filter(|row| !row.bucket.fin_wait_2).map(|row| row.bucket.expires()).min();

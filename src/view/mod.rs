@@ -6,6 +6,7 @@ pub mod bind_test;
 pub mod column;
 pub mod human;
 pub mod json;
+pub mod kill;
 pub mod list;
 mod parallel;
 pub mod port;

@@ -1,0 +1,36 @@
+//! What became of a bucket that was to be removed.
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was tried.
+    Matched,
+    /// The kernel destroyed it when it was asked to, and it is no longer there.
+    Destroyed,
+    /// It went by other means: its timer, a segment, somebody else.
+    Gone,
+    /// It is still there, or nobody knows that it is not; with the errno's symbolic name where the kernel gave one.
+    Failed(Option<&'static str>),
+}
+
+impl Outcome {
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::Destroyed => "destroyed",
+            Self::Gone => "gone",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// The errno, where there is one.
+    #[must_use]
+    pub const fn errno(self) -> Option<&'static str> {
+        match self {
+            Self::Failed(errno) => errno,
+            Self::Matched | Self::Destroyed | Self::Gone => None,
+        }
+    }
+}

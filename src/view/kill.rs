@@ -1,0 +1,245 @@
+//! What `twtool kill` is about to remove, with the risk; and what became of it, in each format.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::column::{RECORD_COLUMNS, table_columns};
+use super::human;
+use super::json::{self, Envelope};
+use super::list::{self, ListTable};
+use super::parallel;
+use super::record::SocketRecord;
+use super::style::{Look, Meaning};
+use super::value::Value;
+use crate::model::facts::Facts;
+use crate::model::outcome::Outcome;
+use crate::model::row::Row;
+
+/// The most rows of a plan that are shown one by one.
+const SHOWN: usize = 20;
+
+/// What TIME_WAIT protects from, a line each.
+const RISKS: [&str; 2] = [
+    "risk: an old, delayed segment can land in a new connection (RFC 1337)",
+    "risk: a peer that missed the last ACK gets a RST (TIME-WAIT: RFC 9293, 3.6.1)",
+];
+
+/// What is selected.
+pub struct Plan<'a> {
+    /// Every row, in any order.
+    pub rows: &'a [Row],
+    /// For names.
+    pub facts: &'a Facts,
+    /// Whether some may be in FIN_WAIT_2.
+    pub with_state: bool,
+}
+
+/// Writes the rows in the order of a list, the first of many, and what removing them risks.
+pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
+    let Plan { rows, facts, with_state } = *plan;
+    let mut sorted = rows.to_vec();
+    sorted.sort_unstable_by(Row::by_expires);
+    let shown = &sorted[..rows.len().min(SHOWN)];
+    let columns = table_columns(with_state);
+    list::body(out, &ListTable { rows: shown, facts, columns: &columns, total: rows.len(), header: true }, look)?;
+    let cut = if shown.len() < rows.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
+    let line = format!("selected: {}{cut}", list::states(rows));
+    writeln!(out, "{}", look.paint(Meaning::Aside, line))?;
+    RISKS.iter().try_for_each(|risk| human::break_lines(out, risk, "", "  ", look.width))
+}
+
+/// Writes the question, on a line that the answer ends.
+pub fn question(out: &mut dyn Write, buckets: usize) -> io::Result<()> {
+    write!(out, "Remove {buckets} bucket{}? [y/N] ", if buckets == 1 { "" } else { "s" })?;
+    out.flush()
+}
+
+/// What became of the rows.
+pub struct Report<'a> {
+    /// Every row that matched.
+    pub rows: &'a [Row],
+    /// What became of each.
+    pub outcomes: &'a [Outcome],
+    /// For names.
+    pub facts: &'a Facts,
+    /// Whether nothing was to be done.
+    pub dry_run: bool,
+}
+
+impl<'a> Report<'a> {
+    fn count(&self, outcome: Outcome) -> usize {
+        self.outcomes.iter().filter(|other| **other == outcome).count()
+    }
+
+    /// The rows that failed, each with its errno; in the order of a list.
+    fn failed(&self) -> Vec<(&'a Row, Option<&'static str>)> {
+        let failed = self.rows.iter().zip(self.outcomes).filter_map(|(row, outcome)| match outcome {
+            Outcome::Failed(errno) => Some((row, *errno)),
+            _ => None,
+        });
+        let mut failed: Vec<_> = failed.collect();
+        failed.sort_by(|a, b| a.0.by_expires(b.0));
+        failed
+    }
+}
+
+/// Writes the line that says it: `12 destroyed, 1 gone, 0 failed`.
+pub fn summary(out: &mut dyn Write, report: &Report, look: Look) -> io::Result<()> {
+    if report.rows.is_empty() {
+        return writeln!(out, "no timewait bucket matches");
+    }
+    if report.dry_run {
+        return writeln!(out, "dry run: nothing was removed");
+    }
+    let failed = report.failed();
+    let (destroyed, gone) = (report.count(Outcome::Destroyed), report.count(Outcome::Gone));
+    let errnos: BTreeSet<_> = failed.iter().map(|(_, errno)| errno.unwrap_or("no answer")).collect();
+    let errnos: Vec<_> = errnos.into_iter().collect();
+    let why = if errnos.is_empty() { String::new() } else { format!(" ({})", errnos.join(", ")) };
+    let line = format!("{destroyed} destroyed, {gone} gone, {} failed{why}", failed.len());
+    let meaning = if failed.is_empty() { Meaning::Good } else { Meaning::Bad };
+    writeln!(out, "{}", look.paint(meaning, line))
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    matched: usize,
+    destroyed: usize,
+    gone: usize,
+    failed: Vec<Failed<'a>>,
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    record: SocketRecord<'a>,
+    errno: Option<&'static str>,
+}
+
+/// Writes the JSON document.
+pub fn document(out: &mut dyn Write, envelope: Envelope, report: &Report) -> io::Result<()> {
+    let record = |(row, errno)| Failed { record: SocketRecord::of_row(row, report.facts), errno };
+    let payload = Payload {
+        matched: report.rows.len(),
+        destroyed: report.count(Outcome::Destroyed),
+        gone: report.count(Outcome::Gone),
+        failed: report.failed().into_iter().map(record).collect(),
+        dry_run: report.dry_run,
+    };
+    json::document(out, envelope, payload)
+}
+
+fn word(word: Option<&'static str>) -> Value<'static> {
+    word.map_or(Value::Unknown, Value::Word)
+}
+
+/// Writes a JSON record a line for every row: the keys of a list, `outcome` and `errno`.
+pub fn ndjson(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    lines(out, report, &|record, outcome, text| {
+        record.append_json(text);
+        // The two keys go into the object.
+        text.truncate(text.len() - 1);
+        text.push_str(",\"outcome\":");
+        Value::Word(outcome.name()).append_json(text);
+        text.push_str(",\"errno\":");
+        word(outcome.errno()).append_json(text);
+        text.push_str("}\n");
+    })
+}
+
+/// Writes the same as csv, with a header line.
+pub fn csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    let keys = RECORD_COLUMNS.iter().map(|column| column.key).chain(["outcome", "errno"]);
+    writeln!(out, "{}", keys.collect::<Vec<_>>().join(","))?;
+    lines(out, report, &|record, outcome, text| {
+        record.append_csv(text);
+        text.push(',');
+        Value::append_csv_line([Value::Word(outcome.name()), word(outcome.errno())], text);
+    })
+}
+
+fn lines(
+    out: &mut dyn Write,
+    report: &Report,
+    append: &(impl Fn(&SocketRecord, Outcome, &mut String) + Sync),
+) -> io::Result<()> {
+    parallel::write(out, report.rows.len(), &|range: Range<usize>, text: &mut String| {
+        for (row, outcome) in report.rows[range.clone()].iter().zip(&report.outcomes[range]) {
+            append(&SocketRecord::of_row(row, report.facts), *outcome, text);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::facts::tests::facts;
+    use crate::model::row::tests::row;
+
+    const PLAIN: Look = Look { color: false, width: None };
+
+    fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = vec![];
+        write(&mut out).expect("written");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a_long_plan_is_cut_and_says_how_many_there_are() {
+        let facts = facts();
+        let mut rows = vec![row("10.0.0.1", 80, "10.0.0.2", 40000); SHOWN + 5];
+        rows[SHOWN + 1].bucket.fin_wait_2 = true;
+        let shown = |rows| text(|out| plan(out, &Plan { rows, facts: &facts, with_state: true }, PLAIN));
+        let long = shown(&rows);
+        assert_eq!(long.matches("10.0.0.2:40000").count(), SHOWN);
+        assert!(long.contains("\nselected: 24 TIME_WAIT, 1 FIN_WAIT_2, the first 20 shown\nrisk: "), "{long}");
+        let short = shown(&rows[..2]);
+        assert!(short.contains("\nselected: 2 TIME_WAIT\n"), "{short}");
+        assert!(short.contains("RFC 1337") && short.contains("RFC 9293"), "{short}");
+    }
+
+    #[test]
+    fn every_outcome_is_counted_and_failures_keep_their_errno() {
+        let facts = facts();
+        let rows: Vec<_> = (1..=5).map(|port| row("10.0.0.1", port, "10.0.0.2", 40000)).collect();
+        let outcomes = [
+            Outcome::Destroyed,
+            Outcome::Failed(None),
+            Outcome::Gone,
+            Outcome::Destroyed,
+            Outcome::Failed(Some("EINVAL")),
+        ];
+        let report = Report { rows: &rows, outcomes: &outcomes, facts: &facts, dry_run: false };
+        assert_eq!(text(|out| summary(out, &report, PLAIN)), "2 destroyed, 1 gone, 2 failed (EINVAL, no answer)\n");
+        let envelope = Envelope { schema: "twtool.kill/1", facts: &facts, complete: true, warnings: &[] };
+        let document: serde_json::Value =
+            serde_json::from_str(&text(|out| document(out, envelope, &report))).expect("json");
+        assert_eq!(
+            (&document["matched"], &document["destroyed"], &document["gone"]),
+            (&5.into(), &2.into(), &1.into())
+        );
+        let failed = document["failed"].as_array().expect("a list");
+        assert_eq!((&failed[0]["record"]["local_port"], &failed[0]["errno"]), (&2.into(), &serde_json::Value::Null));
+        assert_eq!((&failed[1]["record"]["local_port"], &failed[1]["errno"]), (&5.into(), &"EINVAL".into()));
+        let lines = text(|out| ndjson(out, &report));
+        let line = |n| serde_json::from_str::<serde_json::Value>(lines.lines().nth(n).expect("a line")).expect("json");
+        assert_eq!((&line(0)["outcome"], &line(0)["errno"]), (&"destroyed".into(), &serde_json::Value::Null));
+        assert_eq!((&line(4)["outcome"], &line(4)["errno"]), (&"failed".into(), &"EINVAL".into()));
+        let table = text(|out| csv(out, &report));
+        assert!(table.lines().all(|line| line.split(',').count() == RECORD_COLUMNS.len() + 2), "{table}");
+        assert!(table.ends_with(",failed,EINVAL\n"), "{table}");
+    }
+
+    #[test]
+    fn nothing_and_a_dry_run_say_so() {
+        let facts = facts();
+        let none = Report { rows: &[], outcomes: &[], facts: &facts, dry_run: true };
+        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket matches\n");
+        let rows = [row("10.0.0.1", 80, "10.0.0.2", 40000)];
+        let dry = Report { rows: &rows, outcomes: &[Outcome::Matched], facts: &facts, dry_run: true };
+        assert_eq!(text(|out| summary(out, &dry, PLAIN)), "dry run: nothing was removed\n");
+    }
+}

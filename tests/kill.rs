@@ -1,0 +1,429 @@
+//! `twtool kill` on the real kernel: what goes, and above all what stays. /proc/net/tcp and the test's own binds say which.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use caps::Capability;
+use serde_json::{Value, json};
+use twtool::lab::{self, ActiveCloser};
+use twtool::model::row::{Direction, Row};
+use twtool::model::socket::{Cookie, Socket};
+use twtool::sock_diag::destroy::{self, Answer, Destruction};
+use twtool::sock_diag::transport::Netlink;
+
+use crate::support::dialogue::Dialogue;
+use crate::support::procfs::{self, Entry, Identity};
+use crate::support::records::{DOCUMENT_KEYS, LIST_KEYS, identity, of_entries, of_records, sorted};
+use crate::support::situations::{
+    Mixed, bucket_of_client, bucket_of_server, connect_from, half_closed, listen, many_buckets,
+};
+use crate::support::twtool::{Keys, Run, command, twtool};
+use crate::support::varied::Varied;
+use crate::support::{crowd, limits, suite};
+
+suite! {
+    pure: [
+        without_a_selection_nothing_is_asked_of_the_kernel,
+        where_nobody_can_be_asked_yes_is_needed,
+        bad_filters_and_flags_are_named,
+    ],
+    netns: [
+        every_kind_of_bucket_goes_and_no_other,
+        a_bucket_that_was_bound_to_an_interface_goes,
+        live_sockets_stay_whatever_is_selected,
+        a_wrong_cookie_hits_nothing,
+        a_connection_that_took_a_buckets_place_stays,
+        a_bucket_that_is_gone_is_not_found,
+        without_cap_net_admin_nothing_goes_and_the_capability_is_named,
+        two_at_once_fail_at_nothing,
+        a_dry_run_changes_nothing_in_any_format,
+        nothing_matching_is_no,
+        a_killed_port_can_be_bound,
+        thousands_go_at_once_and_are_counted,
+        documents_and_records_have_the_keys_of_the_contract,
+        the_table_shows_what_goes_with_the_risk_and_counts,
+        a_closed_pipe_takes_nothing_back,
+        a_person_is_shown_the_plan_and_asked,
+        anything_but_yes_is_no,
+        what_went_during_the_question_is_gone,
+        a_fin_wait_2_that_became_time_wait_during_the_question_goes,
+    ],
+}
+
+fn kill(args: &[&str]) -> Run {
+    twtool([&["kill", "--yes", "--json"], args].concat())
+}
+
+#[track_caller]
+fn counts(run: &Run) -> [u64; 4] {
+    let document = run.json();
+    let failed = document["failed"].as_array().expect("a list").len() as u64;
+    let number = |key: &str| document[key].as_u64().expect("a number");
+    [number("matched"), number("destroyed"), number("gone"), failed]
+}
+
+fn without_a_selection_nothing_is_asked_of_the_kernel() {
+    for args in
+        [["kill", "--yes"].as_slice(), &["kill", "-n"], &["kill", "--yes", "--fin-wait-2"], &["kill", "--yes", ""]]
+    {
+        twtool(args).refused("--all");
+    }
+}
+
+fn where_nobody_can_be_asked_yes_is_needed() {
+    twtool(["kill", "--all"]).refused("--yes").says("--dry-run");
+    twtool(["kill", "--local-port", "8080", "--json"]).refused("--yes");
+}
+
+fn bad_filters_and_flags_are_named() {
+    twtool(["kill", "--yes", "dpor = :80"]).refused("dpor");
+    twtool(["kill", "--yes", "--local-port", "httpz"]).refused("httpz");
+    twtool(["kill", "--yes", "--remote", "1.2.3"]).refused("1.2.3");
+    twtool(["kill", "--yes", "--all", "--sort", "local"]).refused("--sort");
+    twtool(["kill", "--yes", "--all", "--replay", "x"]).refused("--replay");
+}
+
+/// In TIME_WAIT, and of this family.
+fn is(entry: &Entry, family: &str) -> bool {
+    entry.identity().0 == family && entry.state == 6
+}
+
+/// Which of the buckets that are left go.
+type Rule = fn(&Entry) -> bool;
+
+fn every_kind_of_bucket_goes_and_no_other() {
+    let mixed = Mixed::make();
+    let mut left = procfs::buckets();
+    let steps: [(&[&str], Rule); 5] = [
+        (&["mapped"], |entry| is(entry, "ipv4-mapped")),
+        (&["state = fin-wait-2", "-4"], |entry| entry.state == 5 && entry.local.1 != 8081 && entry.remote.1 != 8081),
+        (&["-6", "--local-port", "8081"], |entry| is(entry, "ipv6") && entry.local.1 == 8081),
+        (&["--remote-port", "8080"], |entry| is(entry, "ipv4") && entry.remote.1 == 8080),
+        (&["--all", "--fin-wait-2"], |_| true),
+    ];
+    for (args, goes) in steps {
+        let (gone, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(goes);
+        assert!(!gone.is_empty(), "the situation itself: {args:?}");
+        let run = kill(args).ok();
+        let all = gone.len() as u64;
+        assert_eq!(counts(&run), [all, all, 0, 0], "{run}");
+        assert_eq!(of_entries(&procfs::buckets()), of_entries(&rest), "the others stay{run}");
+        left = rest;
+    }
+    assert_eq!(left, [], "all of them went");
+    mixed.end();
+}
+
+fn a_bucket_that_was_bound_to_an_interface_goes() {
+    let varied = Varied::make();
+    let all = procfs::time_wait().len();
+    let run = kill(&["dev", "lo"]).ok();
+    assert_eq!(counts(&run), [2, 2, 0, 0], "g and r{run}");
+    assert_eq!(procfs::time_wait().len(), all - 2);
+    let run = kill(&["fwmark = 0x13"]).ok();
+    assert_eq!(counts(&run), [2, 2, 0, 0], "e and f{run}");
+    varied.end();
+}
+
+/// The sockets that are no buckets, without their timers, which go on.
+fn live() -> Vec<String> {
+    let live = procfs::sockets().into_iter().filter(|entry| entry.timer != 3);
+    sorted(live.map(|Entry { local, remote, state, .. }| format!("{local:?} {remote:?} {state}")))
+}
+
+fn live_sockets_stay_whatever_is_selected() {
+    let mixed = Mixed::make();
+    let before = live();
+    // Three listeners, the ends of the connections that are open, and two full sockets in FIN_WAIT_2.
+    assert!(before.iter().filter(|socket| socket.ends_with(" 5")).count() == 2, "{before:?}");
+    assert!(before.iter().any(|socket| socket.ends_with(" 1")), "{before:?}");
+    let run = kill(&["--all", "--fin-wait-2"]).ok();
+    let all = (Mixed::TIME_WAIT + Mixed::FIN_WAIT_2) as u64;
+    assert_eq!(counts(&run), [all, all, 0, 0], "{run}");
+    assert_eq!(procfs::buckets(), []);
+    assert_eq!(live(), before, "not one of them");
+    kill(&["--all", "--fin-wait-2"]).code(1);
+    assert_eq!(live(), before);
+    mixed.end();
+}
+
+/// The buckets as the kernel tells them.
+fn rows() -> Vec<Row> {
+    let mut rows = vec![];
+    lab::for_each_socket(&mut |socket| {
+        if let Socket::Bucket(bucket) = socket {
+            rows.push(Row { bucket, direction: Direction::Unknown });
+        }
+    })
+    .expect("a dump");
+    rows
+}
+
+fn destroy(rows: &[Row]) -> Vec<Answer> {
+    let mut kernel = Netlink::open().expect("a netlink socket");
+    let Destruction { answers, end } = destroy::run(&mut kernel, rows);
+    end.expect("every row was asked for");
+    answers
+}
+
+fn a_wrong_cookie_hits_nothing() {
+    let mixed = Mixed::make();
+    let (rows, before) = (rows(), of_entries(&procfs::buckets()));
+    let mut wrong = rows.clone();
+    for row in &mut wrong {
+        row.bucket.cookie = row.bucket.cookie.and_then(|cookie| Cookie::new(cookie.number() + 1_000_000));
+    }
+    assert_eq!(destroy(&wrong), vec![Answer::NotFound; rows.len()]);
+    for row in &mut wrong {
+        row.bucket.cookie = None;
+    }
+    assert_eq!(destroy(&wrong), vec![Answer::NotFound; rows.len()], "no cookie is a wrong one, too");
+    assert_eq!(of_entries(&procfs::buckets()), before);
+    assert_eq!(destroy(&rows), vec![Answer::Done; rows.len()], "with their own they go");
+    assert_eq!(procfs::buckets(), []);
+    mixed.end();
+}
+
+fn a_connection_that_took_a_buckets_place_stays() {
+    let server = listen("127.0.0.1:8080");
+    let (to, from) = ("127.0.0.1:8080", "127.0.0.1:41999");
+    connect_from(&server, to, from).close(ActiveCloser::Server).expect("a bucket");
+    let old = rows();
+    assert_eq!(old.len(), 1);
+    // The SYN of a new connection from the same port ends the bucket.
+    let new = connect_from(&server, to, from);
+    assert_eq!(procfs::buckets(), [], "the situation itself");
+    assert_eq!(destroy(&old), [Answer::NotFound]);
+    (&new.client).write_all(b"still here").expect("written");
+    let mut text = [0; 10];
+    (&new.server).read_exact(&mut text).expect("read");
+    assert_eq!(&text, b"still here");
+}
+
+fn a_bucket_that_is_gone_is_not_found() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 300);
+    let rows = rows();
+    assert_eq!(destroy(&rows), vec![Answer::Done; rows.len()]);
+    assert_eq!(destroy(&rows), vec![Answer::NotFound; rows.len()]);
+}
+
+fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 300);
+    let before = of_entries(&procfs::buckets());
+    limits::drop_capability(Capability::CAP_NET_ADMIN);
+    for format in ["table", "json", "ndjson", "csv"] {
+        let run = twtool(["kill", "--all", "--yes", "-o", format]).refused("EPERM");
+        run.says("hint:").says("CAP_NET_ADMIN");
+    }
+    assert_eq!(of_entries(&procfs::buckets()), before);
+    let dry = twtool(["kill", "--all", "--dry-run", "--json"]).code(0);
+    assert!(dry.json()["warnings"][0].as_str().is_some_and(|text| text.contains("CAP_NET_ADMIN")), "{dry}");
+}
+
+fn two_at_once_fail_at_nothing() {
+    crowd::make_room();
+    crowd::gather(5000);
+    let mut commands: Vec<_> = (0..2).map(|_| command(["kill", "--all", "--yes", "--json"])).collect();
+    let start = |command: &mut std::process::Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let children: Vec<_> = commands.iter_mut().map(|command| start(command).expect("it starts")).collect();
+    let mut destroyed = 0;
+    for (command, child) in commands.iter().zip(children) {
+        let run = Run::ended(command, &child.wait_with_output().expect("it ends"));
+        // One may come when the other has finished.
+        assert!(matches!(run.code, Some(0 | 1)), "{run}");
+        let [matched, own, gone, failed] = counts(&run);
+        assert_eq!((own + gone, failed), (matched, 0), "{run}");
+        destroyed += own;
+    }
+    assert!(destroyed >= 5000, "{destroyed} of 5000");
+    assert_eq!(procfs::bucket_count(), 0);
+}
+
+fn a_dry_run_changes_nothing_in_any_format() {
+    let mixed = Mixed::make();
+    let before = of_entries(&procfs::buckets());
+    let args = ["kill", "--all", "--fin-wait-2", "-n", "-o"];
+    let run = |format| twtool(args.into_iter().chain([format])).ok();
+    let table = run("table");
+    assert!(table.stdout.ends_with("dry run: nothing was removed\n"), "{table}");
+    assert!(table.stdout.contains("selected: 7 TIME_WAIT, 3 FIN_WAIT_2\n"), "{table}");
+    let document = run("json").json();
+    assert_eq!((&document["dry_run"], &document["matched"]), (&json!(true), &json!(10)));
+    assert_eq!((&document["destroyed"], &document["gone"], &document["failed"]), (&json!(0), &json!(0), &json!([])));
+    let records = run("ndjson").ndjson();
+    assert_eq!(of_records(&records), before);
+    assert!(records.iter().all(|r| r["outcome"] == "matched" && r["errno"] == Value::Null), "{records:?}");
+    assert_eq!(run("csv").csv().1.len(), 10);
+    // Beside --yes it still is one.
+    twtool(["kill", "--all", "--yes", "--dry-run"]).ok();
+    assert_eq!(of_entries(&procfs::buckets()), before);
+    mixed.end();
+}
+
+fn nothing_matching_is_no() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    for extra in ["--yes", "--dry-run"] {
+        let table = twtool(["kill", "--local-port", "9", extra]).code(1);
+        assert_eq!((table.stdout.as_str(), table.stderr.as_str()), ("no timewait bucket matches\n", ""), "{table}");
+        let json = twtool(["kill", "--local-port", "9", extra, "--json"]).code(1);
+        assert_eq!(counts(&json), [0, 0, 0, 0]);
+        assert_eq!(twtool(["kill", "--local-port", "9", extra, "-o", "ndjson"]).code(1).stdout, "");
+    }
+    assert_eq!(procfs::time_wait().len(), 1);
+}
+
+fn a_killed_port_can_be_bound() {
+    // Without SO_REUSEADDR on the old socket, no option of the new one helps.
+    let at = "127.0.0.1:8080";
+    let server = lab::Server::listen(at.parse().expect("an address"), twtool::model::bind::ReuseOptions::NONE);
+    let server = server.expect("a server");
+    bucket_of_server(&server, at);
+    drop(server);
+    assert!(TcpListener::bind(at).is_err(), "std sets SO_REUSEADDR, and that alone does not help");
+    twtool(["bind-test", "8080"]).code(1);
+    let run = kill(&["--local-port", "8080"]).ok();
+    assert_eq!(counts(&run), [1, 1, 0, 0], "{run}");
+    assert_eq!(twtool(["bind-test", "8080", "--json"]).ok().json()["verdict"], "free");
+    TcpListener::bind(at).expect("it is free");
+}
+
+fn thousands_go_at_once_and_are_counted() {
+    crowd::make_room();
+    crowd::gather(6000);
+    let before: Vec<Identity> = of_entries(&procfs::buckets());
+    let (kept, gone): (Vec<_>, Vec<_>) = before.into_iter().partition(|bucket| bucket.1 == "127.0.0.1");
+    assert!(kept.len() > 500 && gone.len() > 500, "{} and {}", kept.len(), gone.len());
+    let run = twtool(["kill", "--local", "::1", "--yes", "-o", "ndjson"]).ok();
+    let records = run.ndjson();
+    assert_eq!(of_records(&records), gone, "every one that goes, once");
+    assert!(records.iter().all(|record| record["outcome"] == "destroyed"));
+    assert_eq!(of_entries(&procfs::buckets()), kept);
+    let rest = kept.len() as u64;
+    assert_eq!(counts(&kill(&["--all"]).ok()), [rest, rest, 0, 0]);
+    assert_eq!(procfs::bucket_count(), 0);
+}
+
+fn documents_and_records_have_the_keys_of_the_contract() {
+    let mixed = Mixed::make();
+    let payload = ["matched", "destroyed", "gone", "failed", "dry_run"];
+    let run = kill(&["--local-port", "8080"]).ok();
+    assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &payload].concat(), "{run}");
+    let document = run.json();
+    assert_eq!((&document["schema"], &document["complete"]), (&json!("twtool.kill/1"), &json!(true)));
+    assert_eq!((&document["warnings"], &document["dry_run"]), (&json!([]), &json!(false)));
+    let keys = [LIST_KEYS.as_slice(), &["outcome", "errno"]].concat();
+    let ndjson = twtool(["kill", "--local-port", "8081", "--yes", "-o", "ndjson"]).ok();
+    assert!(!ndjson.stdout.is_empty());
+    for line in ndjson.stdout.lines() {
+        assert_eq!(Keys::of(line), keys, "{ndjson}");
+    }
+    let csv = twtool(["kill", "--all", "--yes", "-o", "csv"]).ok();
+    let (header, rows) = csv.csv();
+    assert_eq!(header, keys, "{csv}");
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.ends_with(&["destroyed".into(), String::new()])), "{csv}");
+    mixed.end();
+}
+
+fn the_table_shows_what_goes_with_the_risk_and_counts() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 25);
+    bucket_of_client(&server, "127.0.0.1:8080");
+    let count = procfs::time_wait().len() - 1;
+    let run = twtool(["kill", "--local-port", "8080", "--yes"]).ok();
+    let lines: Vec<_> = run.stdout.lines().collect();
+    assert_eq!(lines.len(), 1 + 20 + 1 + 2 + 1, "a header, the first rows, their number, two risks, the end{run}");
+    assert_eq!(lines[21], format!("selected: {count} TIME_WAIT, the first 20 shown"), "{run}");
+    assert!(lines[22].contains("RFC 1337") && lines[23].contains("RFC 9293"), "{run}");
+    assert_eq!(lines[24], format!("{count} destroyed, 0 gone, 0 failed"), "{run}");
+}
+
+fn a_closed_pipe_takes_nothing_back() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 2000);
+    let mut command = command(["kill", "--all", "--yes", "-o", "ndjson"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+    let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("a line");
+    drop(reader);
+    let run = Run::ended(&command, &child.wait_with_output().expect("it ends"));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run}");
+    assert_eq!(procfs::buckets(), []);
+}
+
+fn a_person_is_shown_the_plan_and_asked() {
+    let mixed = Mixed::make();
+    let mut dialogue = Dialogue::start(&["kill", "--all", "--fin-wait-2", "--color", "never"]);
+    dialogue.until("Remove 10 buckets? [y/N] ");
+    assert_eq!(procfs::buckets().len(), 10, "not before the answer");
+    dialogue.types("y");
+    let run = dialogue.end().code(0);
+    assert_eq!(run.stdout, "10 destroyed, 0 gone, 0 failed\n", "{run}");
+    assert!(run.stderr.lines().all(|line| line.chars().count() <= 80), "it fits{run}");
+    let states = run.stderr.lines().filter(|line| line.contains("time-wait") || line.contains("fin-wait-2")).count();
+    assert_eq!(states, 10, "every row{run}");
+    run.says("RFC 1337").says("RFC 9293");
+    assert_eq!(procfs::buckets(), []);
+    mixed.end();
+}
+
+fn anything_but_yes_is_no() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    // Ctrl-D is the end of the input (termios(3), VEOF).
+    for typed in ["", "n", "no", "yess", "ja", "\u{4}"] {
+        let mut dialogue = Dialogue::start(&["kill", "--all", "--json"]);
+        dialogue.until("Remove 1 bucket? [y/N] ");
+        dialogue.types(typed);
+        let run = dialogue.end().code(2).says("nothing was removed");
+        assert_eq!(run.stdout, "", "{run}");
+        assert_eq!(procfs::time_wait().len(), 1, "{typed:?}{run}");
+    }
+    let mut dialogue = Dialogue::start(&["kill", "--all", "--json"]);
+    dialogue.until("? [y/N] ");
+    dialogue.types(" YES ");
+    assert_eq!(counts(&dialogue.end().code(0)), [1, 1, 0, 0]);
+    // Nobody is asked about nothing.
+    let run = Dialogue::start(&["kill", "--all"]).end().code(1);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("no timewait bucket matches\n", ""), "{run}");
+}
+
+fn what_went_during_the_question_is_gone() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 5);
+    let mut rows = rows();
+    let all = rows.len();
+    rows.truncate(2);
+    let mut dialogue = Dialogue::start(&["kill", "--all", "-o", "ndjson"]);
+    dialogue.until("? [y/N] ");
+    assert_eq!(destroy(&rows), [Answer::Done; 2]);
+    // A new one is none of those that were shown.
+    bucket_of_client(&server, "127.0.0.1:8080");
+    let new = of_entries(&procfs::time_wait()).into_iter().find(|bucket| bucket.2 != 8080).expect("the new one");
+    dialogue.types("y");
+    let run = dialogue.end().code(0);
+    let outcomes: Vec<_> = sorted(run.ndjson().iter().map(|record| record["outcome"].to_string()));
+    assert_eq!(outcomes.iter().filter(|outcome| *outcome == "\"gone\"").count(), 2, "{run}");
+    assert_eq!(outcomes.iter().filter(|outcome| *outcome == "\"destroyed\"").count(), all - 2, "{run}");
+    assert!(run.ndjson().iter().all(|record| identity(record) != new), "{run}");
+    assert_eq!(of_entries(&procfs::time_wait()), [new], "it was not shown, so it stays");
+}
+
+fn a_fin_wait_2_that_became_time_wait_during_the_question_goes() {
+    let server = listen("127.0.0.1:8080");
+    let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+    let mut dialogue = Dialogue::start(&["kill", "--all", "--fin-wait-2", "--json"]);
+    dialogue.until("? [y/N] ");
+    drop(open);
+    while procfs::time_wait().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    dialogue.types("y");
+    let run = dialogue.end().code(0);
+    assert_eq!(counts(&run), [1, 1, 0, 0], "it kept its cookie{run}");
+    assert_eq!(procfs::buckets(), []);
+}

@@ -1,0 +1,64 @@
+//! A run of the binary with a person at it: stdin and stderr are a terminal of 80 columns, stdout is a pipe.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+
+use super::twtool::{Run, command};
+
+/// A run that has not ended.
+pub(crate) struct Dialogue {
+    command: Command,
+    child: Child,
+    /// The person's side of the terminal.
+    person: File,
+    /// What has been shown so far, the echo of what was typed too.
+    screen: String,
+}
+
+impl Dialogue {
+    /// Starts it.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let size = Winsize { ws_row: 40, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = openpty(&size, None).expect("a terminal");
+        let program = File::from(terminal.slave);
+        let mut command = command(args);
+        command.stdin(program.try_clone().expect("a copy")).stdout(Stdio::piped()).stderr(program);
+        let child = command.spawn().expect("twtool can be started");
+        // Its own copies of the other side, so that the end of the child is the end of what is shown.
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        Self { command, child, person: terminal.master.into(), screen: String::new() }
+    }
+
+    /// Reads until the screen shows this.
+    #[track_caller]
+    pub(crate) fn until(&mut self, text: &str) {
+        while !self.screen.contains(text) {
+            assert!(self.read(), "expected {text:?} on the terminal, found:\n{}", self.screen);
+        }
+    }
+
+    /// Reads a little; false at the end.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        // The other side was closed: EIO (pty(7)).
+        let count = self.person.read(&mut bytes).unwrap_or(0);
+        self.screen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        count > 0
+    }
+
+    /// Types a line.
+    pub(crate) fn types(&mut self, line: &str) {
+        writeln!(self.person, "{line}").expect("typed");
+    }
+
+    /// Reads to the end of the run, whose stderr is what the screen has shown.
+    pub(crate) fn end(mut self) -> Run {
+        while self.read() {}
+        let mut output = self.child.wait_with_output().expect("it ends");
+        output.stderr = self.screen.replace("\r\n", "\n").into_bytes();
+        Run::ended(&self.command, &output)
+    }
+}
