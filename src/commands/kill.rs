@@ -42,7 +42,7 @@ Examples:
   twtool kill 'sport = :8080' --yes && twtool bind-test 8080
   twtool kill --direction outbound --dry-run       what would be removed?
   twtool kill 'dst 10.0.0.0/8' --yes --json | jq '.destroyed, .failed'
-  twtool kill --all --fin-wait-2 --yes -o ndjson   a record for each, with its outcome
+  twtool kill --all --fin-wait-2 --yes -o ndjson   a record each
 ")]
 pub struct KillArgs {
     #[command(flatten)]
