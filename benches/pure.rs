@@ -130,7 +130,7 @@ fn formatting(c: &mut Criterion) {
     group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
     let columns = table_columns(false);
     let list = ListTable { rows: &rows, facts: &facts, columns: &columns, total: rows.len(), header: true };
-    let look = Look { color: false, width: None };
+    let look = Look { color: false, width: None, unicode: true };
     group.bench_function("table", |b| b.iter(|| table(&mut io::sink(), &list, look).expect("written")));
 }
 

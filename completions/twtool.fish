@@ -37,6 +37,7 @@ complete -c twtool -n "__fish_twtool_needs_command" -s 6 -l ipv6 -d 'Only IPv6 o
 complete -c twtool -n "__fish_twtool_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_needs_command" -s V -l version -d 'Print version'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "list" -d 'List TIME_WAIT sockets with their remaining time'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "summary" -d 'Say on one screen how many there are, of what, and the closes of the last minute'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "port" -d 'Classify ports, and say what this machine makes of them'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "bind-test" -d 'Say why bind() fails on a port, and what would help'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before their time; never a live one'
@@ -83,6 +84,27 @@ complete -c twtool -n "__fish_twtool_using_subcommand list" -l json -d 'Same as 
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l by -d 'What to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]' -r -f -a "local-port\t'Local port'
+remote-addr\t'Remote address'
+remote-port\t'Remote port'
+destination\t'Remote address and port'
+class\t'RFC 6335 class of the local port'
+direction\t'Who connected, as inferred from listeners and port ranges'"
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l top -d 'Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l force -d 'Replace the file of --record where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand port" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'

@@ -24,6 +24,7 @@ Exit codes: 0 answered, yes; 1 answered, no; 2 could not answer, or not complete
 Examples:
   twtool list                     every TIME_WAIT socket, the next to go first
   twtool list --json | jq '.sockets | length'
+  twtool summary                  what they are, and the closes of the last minute
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
@@ -43,6 +44,8 @@ struct Cli {
 enum Command {
     /// List TIME_WAIT sockets with their remaining time
     List(Box<commands::list::ListArgs>),
+    /// Say on one screen how many there are, of what, and the closes of the last minute
+    Summary(commands::summary::SummaryArgs),
     /// Classify ports, and say what this machine makes of them
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
@@ -70,6 +73,7 @@ enum CompletionShell {
 }
 
 /// The real environment, as `main` found it.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Environment<'a> {
     /// Standard input, where it is a terminal; nothing else is read.
     pub input: Option<&'a mut (dyn BufRead + Send)>,
@@ -85,6 +89,8 @@ pub struct Environment<'a> {
     pub width: Option<usize>,
     /// Standard error's width.
     pub err_width: Option<usize>,
+    /// Whether characters beyond ASCII are shown.
+    pub unicode: bool,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
 }
@@ -106,7 +112,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
 }
 
 fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environment) -> Result<u8, CommandError> {
-    let Environment { input, out, err, terminal, err_terminal, width, err_width, no_color } = environment;
+    let Environment { input, out, err, terminal, err_terminal, width, err_width, unicode, no_color } = environment;
     let args: Vec<OsString> = args.into_iter().collect();
     let wanted = |choice, terminal: bool| match choice {
         ColorChoice::Auto => terminal && !*no_color,
@@ -124,14 +130,15 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
             return Ok(2);
         }
     };
-    let mut context = Context::new(*out, *err, wanted(cli.global.color, *terminal), *width);
+    let mut context = Context::new(*out, *err, wanted(cli.global.color, *terminal), *width, *unicode);
     if let Some(input) = input
         && *err_terminal
     {
-        context.person = Some(Person::new(*input, wanted(cli.global.color, *err_terminal), *err_width));
+        context.person = Some(Person::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
     }
     let answer = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
+        Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         err_terminal: io::stderr().is_terminal(),
         width: terminal::stdout_width(),
         err_width: terminal::stderr_width(),
+        unicode: terminal::shows_unicode(),
         no_color: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     };
     cli::run(std::env::args_os(), environment).into()

@@ -97,6 +97,11 @@ impl Case {
         Self { process, consumes: true, ..Self::twtool("kill --all --yes --json", &[], at_most) }
     }
 
+    /// The one screen about all of them.
+    fn summary(at_most: Option<f64>) -> Self {
+        Self { process: Process::new(TWTOOL, &["summary"]), ..Self::twtool("summary", &[], at_most) }
+    }
+
     fn faster_than(self, rival: &'static str, times: f64) -> Self {
         Self { rival: Some((rival, times)), ..self }
     }
@@ -130,6 +135,7 @@ impl Case {
                 Self::twtool("list", &[], target(1.5)).faster_than(SS, 3.0).bytes_a_bucket(96),
                 Self::twtool("list --json", &["--json"], target(1.8)).faster_than(SS, 2.5).bytes_a_bucket(96),
                 Self::twtool("list --count", &["--count"], target(1.05)).faster_than(SS, 4.0),
+                Self::summary(target(1.15)),
                 Self {
                     floor: Floor::Port443,
                     ..Self::twtool("list 'sport = :443'", &[filter], target(1.2)).faster_than(SS_443, 1.0)

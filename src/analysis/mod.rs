@@ -3,4 +3,8 @@
 pub mod advice;
 pub mod conflict;
 pub mod direction;
+pub mod groups;
+pub mod history;
+pub mod limits;
+pub mod summary;
 pub mod verdict;

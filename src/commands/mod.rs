@@ -7,6 +7,7 @@ pub mod bind_test;
 pub mod kill;
 pub mod list;
 pub mod port;
+pub mod summary;
 
 mod selection;
 
@@ -105,15 +106,22 @@ pub struct Person<'a> {
 
 impl<'a> Person<'a> {
     /// Somebody who sees stderr in this width.
-    pub fn new(input: &'a mut (dyn BufRead + Send), color: bool, width: Option<usize>) -> Self {
-        Self { input, look: Look { color, width } }
+    pub fn new(input: &'a mut (dyn BufRead + Send), color: bool, width: Option<usize>, unicode: bool) -> Self {
+        Self { input, look: Look { color, width, unicode } }
     }
 }
 
 impl<'a> Context<'a> {
-    /// A world with these outputs and nobody to ask; `width` in columns, where standard output is a terminal.
-    pub fn new(out: &'a mut dyn Write, err: &'a mut dyn Write, color: bool, width: Option<usize>) -> Self {
-        Self { out, err, look: Look { color, width }, person: None }
+    /// A world with these outputs and nobody to ask; `width` in columns, where standard output is a terminal; `unicode`:
+    /// whether characters beyond ASCII are shown.
+    pub fn new(
+        out: &'a mut dyn Write,
+        err: &'a mut dyn Write,
+        color: bool,
+        width: Option<usize>,
+        unicode: bool,
+    ) -> Self {
+        Self { out, err, look: Look { color, width, unicode }, person: None }
     }
 
     /// Says each warning on stderr. That stderr cannot be written is no reason to fail.

@@ -16,6 +16,9 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Every direction.
+    pub const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Unknown];
+
     /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {

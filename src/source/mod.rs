@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::filter::Filter;
 use crate::model::facts::Facts;
+use crate::model::kernel_counts::BucketFacts;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
@@ -17,7 +18,7 @@ use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
 use crate::sys;
 
-use recording::{RecordingError, RecordingFile};
+use recording::{Recorded, RecordingError, RecordingFile};
 
 /// How often a dump that the kernel flags as interrupted is asked for again.
 const RETRIES: u32 = 3;
@@ -104,6 +105,8 @@ enum Carrier {
 /// A place to ask.
 pub struct Source {
     facts: Facts,
+    /// What was or is recorded of the kernel's counts; a live source reads them when it is asked.
+    buckets: Option<BucketFacts>,
     carrier: Carrier,
     /// Whether procfs answers where sock_diag is refused.
     fall_back: bool,
@@ -120,7 +123,7 @@ pub struct WalkEnd {
 
 impl Source {
     fn new(facts: Facts, carrier: Carrier) -> Self {
-        Self { facts, carrier, fall_back: false, refusal: None }
+        Self { facts, buckets: None, carrier, fall_back: false, refusal: None }
     }
 
     /// This kernel, in the calling thread's network namespace.
@@ -142,14 +145,16 @@ impl Source {
     pub fn recorded_kernel(path: &Path, replace: bool) -> Result<Self, SourceError> {
         let socket = Netlink::open().map_err(SourceError::Open)?;
         let facts = kernel_facts();
-        let file = RecordingFile::create(path, replace, &facts)?;
-        Ok(Self::new(facts, Carrier::Recorder(transport::Recording::new(socket, file))))
+        let buckets = kernel_bucket_facts();
+        let file = RecordingFile::create(path, replace, &facts, &buckets)?;
+        let carrier = Carrier::Recorder(transport::Recording::new(socket, file));
+        Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
     }
 
     /// A recording.
     pub fn replay(path: &Path) -> Result<Self, SourceError> {
-        let (facts, events) = recording::read(path)?;
-        Ok(Self::new(facts, Carrier::Replay(Replay::new(events))))
+        let Recorded { facts, buckets, events } = recording::read(path)?;
+        Ok(Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) })
     }
 
     /// Which interface answered the last walk.
@@ -177,6 +182,12 @@ impl Source {
     #[must_use]
     pub const fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What the kernel counts and sets about buckets: now, or when the recording was made.
+    #[must_use]
+    pub fn bucket_facts(&self) -> BucketFacts {
+        self.buckets.clone().unwrap_or_else(kernel_bucket_facts)
     }
 
     /// Whether what passes is being recorded, so that nothing may be left out.
@@ -317,5 +328,17 @@ pub fn kernel_facts() -> Facts {
         unprivileged_port_start: sys::sysctl::unprivileged_port_start(),
         services: sys::services::read(),
         interfaces: sys::netns::interfaces(),
+    }
+}
+
+/// What the kernel counts and sets about buckets in the calling thread's network namespace, now.
+#[must_use]
+pub fn kernel_bucket_facts() -> BucketFacts {
+    BucketFacts {
+        max_tw_buckets: sys::sysctl::number("ipv4.tcp_max_tw_buckets"),
+        tw_timeout_s: sys::sysctl::number("ipv4.tcp_tw_timeout"),
+        sockstat: sys::counts::tcp_sockstat(),
+        tcp_ext: sys::counts::tcp_ext(),
+        bucket_bytes: sys::slab::timewait_bucket_bytes(),
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::model::facts::{Facts, Services};
+use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::{Event, EventSink};
@@ -69,6 +70,55 @@ struct Header {
     unprivileged_port_start: Option<u32>,
     interfaces: BTreeMap<u32, String>,
     services: Vec<(u16, Vec<String>)>,
+    /// Absent in recordings made before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    buckets: Option<Buckets>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Buckets {
+    #[expect(clippy::struct_field_names, reason = "the sysctl's name")]
+    max_tw_buckets: Option<u64>,
+    tw_timeout_s: Option<u64>,
+    sockstat: Option<Sockstat>,
+    tcp_ext: Option<BTreeMap<String, u64>>,
+    bucket_bytes: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sockstat {
+    inuse: u64,
+    orphan: u64,
+    tw: u64,
+    alloc: u64,
+    mem: u64,
+}
+
+impl Buckets {
+    fn of(facts: &BucketFacts) -> Self {
+        let BucketFacts { max_tw_buckets, tw_timeout_s, sockstat, tcp_ext, bucket_bytes } = facts.clone();
+        let sockstat =
+            sockstat.map(|TcpSockstat { inuse, orphan, tw, alloc, mem }| Sockstat { inuse, orphan, tw, alloc, mem });
+        Self { max_tw_buckets, tw_timeout_s, sockstat, tcp_ext: tcp_ext.map(|counters| counters.0), bucket_bytes }
+    }
+
+    fn facts(self) -> BucketFacts {
+        let Self { max_tw_buckets, tw_timeout_s, sockstat, tcp_ext, bucket_bytes } = self;
+        let sockstat =
+            sockstat.map(|Sockstat { inuse, orphan, tw, alloc, mem }| TcpSockstat { inuse, orphan, tw, alloc, mem });
+        BucketFacts { max_tw_buckets, tw_timeout_s, sockstat, tcp_ext: tcp_ext.map(TcpExt), bucket_bytes }
+    }
+}
+
+/// What a recording holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Of the recording machine.
+    pub facts: Facts,
+    /// What its kernel counted; nothing where that was not recorded.
+    pub buckets: BucketFacts,
+    /// What passed.
+    pub events: Vec<Event>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,7 +131,7 @@ enum Line {
 }
 
 impl Header {
-    fn of(facts: &Facts) -> Self {
+    fn of(facts: &Facts, buckets: &BucketFacts) -> Self {
         let pair = |range: &PortRange| (range.first().0, range.last().0);
         let taken_at = facts.taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -95,6 +145,7 @@ impl Header {
             unprivileged_port_start: facts.unprivileged_port_start,
             interfaces: facts.interfaces.iter().map(|(index, name)| (index.get(), name.clone())).collect(),
             services: facts.services.entries().iter().map(|(port, names)| (port.0, names.clone())).collect(),
+            buckets: (*buckets != BucketFacts::default()).then(|| Buckets::of(buckets)),
         }
     }
 
@@ -143,10 +194,10 @@ pub struct RecordingFile {
 
 impl RecordingFile {
     /// Begins the file with the facts.
-    pub fn create(path: &Path, replace: bool, facts: &Facts) -> Result<Self, RecordingError> {
+    pub fn create(path: &Path, replace: bool, facts: &Facts, buckets: &BucketFacts) -> Result<Self, RecordingError> {
         let file = sys::file::NewFile::create(path, replace).map_err(|error| Self::write_error(path, error))?;
         let mut this = Self { path: path.to_owned(), file, checksum: crc32fast::Hasher::new(), lines: 0 };
-        this.line(&Header::of(facts)).map_err(|error| Self::write_error(path, error))?;
+        this.line(&Header::of(facts, buckets)).map_err(|error| Self::write_error(path, error))?;
         Ok(this)
     }
 
@@ -190,20 +241,20 @@ impl EventSink for RecordingFile {
 ///
 /// # Errors
 /// Says what is wrong with the file, and in which line.
-pub fn read(path: &Path) -> Result<(Facts, Vec<Event>), RecordingError> {
+pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
     let bytes = sys::file::read(path, LONGEST_HEADER)
         .map_err(|source| RecordingError::Read { path: path.to_owned(), source })?;
     parse(&bytes).map_err(|what| RecordingError::Damaged { path: path.to_owned(), what })
 }
 
 /// The content of a recording; the error says what is wrong.
-pub fn parse(bytes: &[u8]) -> Result<(Facts, Vec<Event>), String> {
+pub fn parse(bytes: &[u8]) -> Result<Recorded, String> {
     if bytes.is_empty() {
         return Err("it is empty".into());
     }
     let mut lines = bytes.split_inclusive(|&b| b == b'\n').enumerate();
     let header = lines.next().map(|(_, line)| line).unwrap_or_default();
-    let header: Header = serde_json::from_slice(header)
+    let mut header: Header = serde_json::from_slice(header)
         .ok()
         .filter(|header: &Header| header.format == FORMAT)
         .ok_or_else(|| format!("its first line is no header of the format {FORMAT}"))?;
@@ -228,7 +279,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Facts, Vec<Event>), String> {
                 if count != i as u64 || crc32 != crc32fast::hash(&bytes[..before]) {
                     return Err("its checksum does not fit its content: it was changed".into());
                 }
-                return Ok((header.facts()?, events));
+                let buckets = header.buckets.take().map(Buckets::facts).unwrap_or_default();
+                return Ok(Recorded { facts: header.facts()?, buckets, events });
             }
         }
         before += line.len();
@@ -273,6 +325,16 @@ mod tests {
         }
     }
 
+    fn buckets() -> BucketFacts {
+        BucketFacts {
+            max_tw_buckets: Some(4096),
+            tw_timeout_s: None,
+            sockstat: Some(TcpSockstat { inuse: 1, orphan: 2, tw: 3, alloc: 4, mem: 5 }),
+            tcp_ext: Some(TcpExt(BTreeMap::from([("TW".to_owned(), 7)]))),
+            bucket_bytes: Some(256),
+        }
+    }
+
     fn events() -> Vec<Event> {
         let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None };
         vec![Event::Request(request), Event::Datagram(vec![0, 1, 0xfe, 0xff]), Event::RecvFailed(105)]
@@ -281,7 +343,7 @@ mod tests {
     fn written() -> Vec<u8> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("recording");
-        let mut file = RecordingFile::create(&path, false, &facts()).expect("a file");
+        let mut file = RecordingFile::create(&path, false, &facts(), &buckets()).expect("a file");
         for event in events() {
             file.keep(&event).expect("kept");
         }
@@ -291,7 +353,15 @@ mod tests {
 
     #[test]
     fn what_was_recorded_comes_back() {
-        assert_eq!(parse(&written()), Ok((facts(), events())));
+        assert_eq!(parse(&written()), Ok(Recorded { facts: facts(), buckets: buckets(), events: events() }));
+    }
+
+    #[test]
+    fn a_header_without_the_kernels_counts_is_read_as_unknown() {
+        let header = serde_json::to_string(&Header::of(&facts(), &BucketFacts::default())).expect("a header");
+        assert!(!header.contains("buckets"), "{header}");
+        let old: Header = serde_json::from_str(&header).expect("read");
+        assert!(old.buckets.is_none() && old.facts() == Ok(facts()));
     }
 
     #[test]
@@ -321,18 +391,21 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("recording");
         std::fs::write(&path, "mine").expect("written");
-        assert!(matches!(RecordingFile::create(&path, false, &facts()), Err(RecordingError::Exists { .. })));
-        RecordingFile::create(&path, true, &facts()).and_then(RecordingFile::finish).expect("replaced");
+        assert!(matches!(
+            RecordingFile::create(&path, false, &facts(), &buckets()),
+            Err(RecordingError::Exists { .. })
+        ));
+        RecordingFile::create(&path, true, &facts(), &buckets()).and_then(RecordingFile::finish).expect("replaced");
         assert!(read(&path).is_ok());
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("/dev/null", &link).expect("a link");
-        assert!(matches!(RecordingFile::create(&link, true, &facts()), Err(RecordingError::Exists { .. })));
+        assert!(matches!(RecordingFile::create(&link, true, &facts(), &buckets()), Err(RecordingError::Exists { .. })));
     }
 
     #[test]
     fn an_unfinished_recording_leaves_nothing_behind() {
         let folder = tempfile::tempdir().expect("a folder");
-        drop(RecordingFile::create(&folder.path().join("recording"), false, &facts()).expect("a file"));
+        drop(RecordingFile::create(&folder.path().join("recording"), false, &facts(), &buckets()).expect("a file"));
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
 

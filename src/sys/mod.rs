@@ -2,6 +2,7 @@
 
 pub mod bind;
 pub mod clock;
+pub mod counts;
 pub mod errno;
 pub mod file;
 pub mod netns;
@@ -9,6 +10,7 @@ pub mod owners;
 pub mod proc_net_tcp;
 pub mod sandbox;
 pub mod services;
+pub mod slab;
 pub mod stdout;
 pub mod sysctl;
 pub mod terminal;

@@ -40,6 +40,13 @@ pub fn unprivileged_port_start() -> Option<u32> {
     read("ipv4.ip_unprivileged_port_start").ok()?.parse().ok()
 }
 
+/// A setting that is one number, `number("ipv4.tcp_max_tw_buckets")`; `None` where it cannot be read or understood, or
+/// this kernel has none of that name.
+#[must_use]
+pub fn number(name: &str) -> Option<u64> {
+    read(name).ok()?.parse().ok()
+}
+
 fn parse_ranges(text: &str) -> Option<LocalReservedPorts> {
     let range = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));

@@ -30,6 +30,34 @@ pub fn append_duration(time: Duration, text: &mut String) {
     }
 }
 
+/// A number with its thousands apart, `1,234,567`.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size in binary units, `512 B`, `1.5 KiB`, `24.4 MiB`.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    let (mut tenths, mut units) = (bytes.saturating_mul(10), ["B", "KiB", "MiB", "GiB", "TiB"].iter().peekable());
+    while tenths >= 10_240 && units.len() > 1 {
+        tenths /= 1024;
+        units.next();
+    }
+    match units.peek() {
+        Some(&&"B") | None => format!("{bytes} B"),
+        Some(unit) => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+    }
+}
+
 /// RFC 3339 in UTC with milliseconds.
 #[must_use]
 pub fn timestamp(time: SystemTime) -> String {
@@ -83,6 +111,13 @@ mod tests {
         let text = |ms| duration(Duration::from_millis(ms));
         assert_eq!([text(0), text(99), text(41_399), text(99_999)], ["0.0s", "0.0s", "41.3s", "99.9s"]);
         assert_eq!([text(100_000), text(123_999)], ["1m40s", "2m03s"]);
+    }
+
+    #[test]
+    fn numbers_and_sizes_are_short_to_read() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1023, 1024, 25_600_000].map(bytes), ["0 B", "1023 B", "1.0 KiB", "24.4 MiB"]);
+        assert!(bytes(u64::MAX).ends_with(" TiB"));
     }
 
     #[test]

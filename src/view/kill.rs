@@ -179,7 +179,7 @@ mod tests {
     use crate::model::facts::tests::facts;
     use crate::model::row::tests::row;
 
-    const PLAIN: Look = Look { color: false, width: None };
+    const PLAIN: Look = Look { color: false, width: None, unicode: true };
 
     fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = vec![];

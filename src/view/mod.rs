@@ -3,6 +3,7 @@
 //! Every writer takes `&mut dyn Write`. Machine formats carry exact values; only tables round and shorten.
 
 pub mod bind_test;
+mod chart;
 pub mod column;
 pub mod human;
 pub mod json;
@@ -12,5 +13,6 @@ mod parallel;
 pub mod port;
 pub mod record;
 pub mod style;
+pub mod summary;
 pub mod table;
 pub mod value;

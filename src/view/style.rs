@@ -15,13 +15,15 @@ pub enum Meaning {
     Aside,
 }
 
-/// How output looks: colour or not, and how many columns it may take.
+/// How output looks: colour or not, how many columns it may take, and of which characters it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Whether to colour.
     pub color: bool,
     /// The terminal's width; `None`: no terminal, nothing is fitted or cut.
     pub width: Option<usize>,
+    /// Whether characters beyond ASCII may be drawn with.
+    pub unicode: bool,
 }
 
 impl Look {

@@ -288,7 +288,7 @@ mod tests {
     const HEADINGS: [Heading; 3] =
         [Heading::new("LOCAL"), Heading { title: "CLASS", right: false, spare: 1 }, Heading::new("EXPIRES").right()];
 
-    const PLAIN: Look = Look { color: false, width: None };
+    const PLAIN: Look = Look { color: false, width: None, unicode: true };
 
     fn both(rows: &[Vec<String>], look: Look) -> (String, String) {
         let layout = Layout::new(&HEADINGS, true, rows, look.width);
@@ -318,14 +318,14 @@ LOCAL                CLASS       EXPIRES
     fn a_narrow_terminal_spares_a_column_first_and_then_breaks_cells() {
         let rows = [row(["127.0.0.1:80 (http)", "well-known", "9.5s"])];
         let mut out = vec![];
-        let look = Look { color: false, width: Some(30) };
+        let look = Look { color: false, width: Some(30), unicode: true };
         let left_out = write(&mut out, &HEADINGS, true, rows.as_slice(), look).expect("written");
         assert_eq!(left_out, ["CLASS"]);
         assert_eq!(
             String::from_utf8(out).expect("text"),
             "LOCAL                EXPIRES\n127.0.0.1:80 (http)     9.5s\n"
         );
-        let look = Look { color: false, width: Some(24) };
+        let look = Look { color: false, width: Some(24), unicode: true };
         let expected = "LOCAL            EXPIRES\n127.0.0.1:80        9.5s\n(http)\n";
         assert_eq!(both(&rows, look), (expected.into(), expected.into()));
     }
@@ -337,7 +337,7 @@ LOCAL                CLASS       EXPIRES
             width in proptest::option::of(10_usize..90),
             color in any::<bool>(),
         ) {
-            let (drawn, streamed) = both(&rows, Look { color, width });
+            let (drawn, streamed) = both(&rows, Look { color, width, unicode: true });
             prop_assert_eq!(drawn, streamed);
         }
 
@@ -346,7 +346,7 @@ LOCAL                CLASS       EXPIRES
             rows in proptest::collection::vec(proptest::collection::vec("[a-z0-9:.]{1,60}", 3), 1..8),
             width in 30_usize..90,
         ) {
-            let (_, streamed) = both(&rows, Look { color: false, width: Some(width) });
+            let (_, streamed) = both(&rows, Look { color: false, width: Some(width), unicode: true });
             for line in streamed.lines() {
                 prop_assert!(line.width() <= width, "{line}");
             }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use twtool::model::facts::{Facts, Services};
+use twtool::model::kernel_counts::BucketFacts;
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::sock_diag::request::{Request, Walk};
 use twtool::sock_diag::transport::{Event, EventSink as _};
@@ -152,15 +153,20 @@ pub(crate) fn asked(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Ve
 
 /// A recording of these events; the file goes with the folder.
 pub(crate) fn recording(facts: &Facts, events: &[Event]) -> (TempDir, String) {
+    recording_with_counts(facts, &BucketFacts::default(), events)
+}
+
+/// The same, with what the kernel counted.
+pub(crate) fn recording_with_counts(facts: &Facts, buckets: &BucketFacts, events: &[Event]) -> (TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recording");
-    write(&path, facts, events);
+    write(&path, facts, buckets, events);
     let text = path.into_os_string().into_string().expect("UTF-8");
     (folder, text)
 }
 
-fn write(path: &Path, facts: &Facts, events: &[Event]) {
-    let mut file = RecordingFile::create(path, true, facts).expect("a file");
+fn write(path: &Path, facts: &Facts, buckets: &BucketFacts, events: &[Event]) {
+    let mut file = RecordingFile::create(path, true, facts, buckets).expect("a file");
     for event in events {
         file.keep(event).expect("kept");
     }

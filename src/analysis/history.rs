@@ -1,0 +1,239 @@
+//! The last minute from a single look: a bucket's remaining time says when it entered TIME_WAIT.
+//!
+//! A bucket with r ms to go of a length of L ms entered L - r ms ago, or had its timer restarted then. What is due already
+//! (0 ms) entered more than L ago, in the two seconds or so before, and lies outside the minute. FIN_WAIT_2 buckets are
+//! not in here: their timer is another, and starts again when the peer closes.
+
+/// Seconds that a history goes back.
+pub const SECONDS: usize = 60;
+
+/// TCP_TIMEWAIT_LEN of include/net/tcp.h, in seconds: not to be changed on mainline kernels.
+const TCP_TIMEWAIT_LEN: u32 = 60;
+
+/// The longest remaining time that is told apart, in seconds: six times what any kernel is known to allow.
+const LONGEST: usize = 3600;
+
+/// TIME_WAIT buckets by remaining time, in whole seconds, rounded up. Of a fixed size, whatever the number of buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemainingTimes {
+    /// `by_second[0]` are due; `by_second[s]` have more than s - 1 and at most s seconds; the last one has all beyond.
+    by_second: Vec<u64>,
+    largest_ms: Option<u32>,
+}
+
+impl Default for RemainingTimes {
+    fn default() -> Self {
+        Self { by_second: vec![0; LONGEST + 2], largest_ms: None }
+    }
+}
+
+impl RemainingTimes {
+    /// Counts a bucket in TIME_WAIT.
+    pub fn add(&mut self, expires_ms: u32) {
+        let second = (expires_ms.div_ceil(1000) as usize).min(LONGEST + 1);
+        self.by_second[second] += 1;
+        self.largest_ms = self.largest_ms.max(Some(expires_ms));
+    }
+
+    /// The largest remaining time; `None` where there is no bucket.
+    #[must_use]
+    pub const fn largest_ms(&self) -> Option<u32> {
+        self.largest_ms
+    }
+
+    /// How many are due: gone at the next tick of the timer wheel.
+    #[must_use]
+    pub fn due(&self) -> u64 {
+        self.by_second[0]
+    }
+
+    /// How many have more than `over` and at most `up_to` seconds to go; no end where `up_to` is `None`.
+    #[must_use]
+    pub fn between(&self, over: usize, up_to: Option<usize>) -> u64 {
+        let end = up_to.map_or(self.by_second.len(), |second| second + 1);
+        self.by_second.get(over + 1..end).unwrap_or_default().iter().sum()
+    }
+
+    /// How many entered TIME_WAIT in the second that ended `seconds` ago; `None` where that cannot be told, for such
+    /// buckets are gone already.
+    fn entered(&self, seconds: usize, length: Length) -> Option<u64> {
+        let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
+        self.by_second.get(second).copied()
+    }
+}
+
+/// How long TIME_WAIT lasts on the kernel that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// In seconds.
+    pub seconds: u32,
+    /// How that is known.
+    pub source: LengthSource,
+}
+
+/// How a length is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LengthSource {
+    /// The constant of mainline kernels, which no remaining time contradicts.
+    Constant,
+    /// `net.ipv4.tcp_tw_timeout`, which some vendors' kernels have.
+    Setting,
+    /// A bucket has more time to go than the constant or the setting allows. The length is at least that.
+    LargestRemaining,
+}
+
+impl LengthSource {
+    /// The name that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "tcp-timewait-len",
+            Self::Setting => "tcp-tw-timeout",
+            Self::LargestRemaining => "largest-remaining",
+        }
+    }
+}
+
+impl Length {
+    /// The length by the setting in seconds where the kernel has it, else the constant; and longer where a bucket shows it.
+    #[must_use]
+    pub fn learn(setting: Option<u64>, largest_ms: Option<u32>) -> Self {
+        let setting = setting.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+        let (seconds, source) = match setting {
+            Some(seconds) => (seconds, LengthSource::Setting),
+            None => (TCP_TIMEWAIT_LEN, LengthSource::Constant),
+        };
+        let shown = largest_ms.map_or(0, |ms| ms.div_ceil(1000));
+        if shown > seconds {
+            return Self { seconds: shown, source: LengthSource::LargestRemaining };
+        }
+        Self { seconds, source }
+    }
+}
+
+/// Entries into TIME_WAIT by second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// How long TIME_WAIT was taken to last.
+    pub length: Length,
+    /// One a second, the oldest first, the last the second just past. `None`: such a bucket would be gone already.
+    pub closes: [Option<u64>; SECONDS],
+}
+
+impl History {
+    /// The minute before the look that gave these remaining times.
+    #[must_use]
+    pub fn of(times: &RemainingTimes, length: Length) -> Self {
+        let closes = std::array::from_fn(|i| times.entered(SECONDS - 1 - i, length));
+        Self { length, closes }
+    }
+
+    /// Closes in all the seconds that are known.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.closes.iter().flatten().sum()
+    }
+
+    /// How many seconds are known.
+    #[must_use]
+    pub fn covered(&self) -> usize {
+        self.closes.iter().flatten().count()
+    }
+
+    /// Closes in the second just past.
+    #[must_use]
+    pub fn now(&self) -> Option<u64> {
+        self.closes[SECONDS - 1]
+    }
+
+    /// Closes a second, over the seconds that are known.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a minute of closes is far below 2^52")]
+    pub fn mean(&self) -> Option<f64> {
+        let covered = self.covered();
+        (covered > 0).then(|| self.total() as f64 / covered as f64)
+    }
+
+    /// The most closes in a second, and how many seconds ago that second ended; the latest of equals.
+    #[must_use]
+    pub fn peak(&self) -> Option<(u64, usize)> {
+        let known = self.closes.iter().enumerate().filter_map(|(i, closes)| Some(((*closes)?, SECONDS - 1 - i)));
+        known.max_by_key(|&(closes, ago)| (closes, SECONDS - ago))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn times(expires_ms: &[u32]) -> RemainingTimes {
+        let mut times = RemainingTimes::default();
+        for ms in expires_ms {
+            times.add(*ms);
+        }
+        times
+    }
+
+    fn history(expires_ms: &[u32], setting: Option<u64>) -> History {
+        let times = times(expires_ms);
+        History::of(&times, Length::learn(setting, times.largest_ms()))
+    }
+
+    #[test]
+    fn a_bucket_counts_in_the_second_in_which_it_entered() {
+        let history = history(&[60_000, 59_001, 59_000, 30_000, 1, 1000, 1001], None);
+        assert_eq!(history.closes[59], Some(2), "0 and 999 ms ago");
+        assert_eq!(history.closes[58], Some(1), "1000 ms ago");
+        assert_eq!(history.closes[29], Some(1), "30 s ago");
+        assert_eq!((history.closes[0], history.closes[1]), (Some(2), Some(1)), "59.999, 59.0 and 58.999 s ago");
+        assert_eq!((history.total(), history.covered(), history.now(), history.peak()), (7, 60, Some(2), Some((2, 0))));
+        assert_eq!(history.mean(), Some(7.0 / 60.0));
+    }
+
+    #[test]
+    fn what_is_due_entered_before_the_minute() {
+        let history = history(&[0, 0, 0], None);
+        assert_eq!((history.total(), times(&[0, 0, 0]).due()), (0, 3));
+        assert_eq!(history.length, Length { seconds: 60, source: LengthSource::Constant });
+    }
+
+    #[test]
+    fn a_shorter_length_leaves_the_older_seconds_unknown() {
+        let history = history(&[20_000, 1], Some(20));
+        assert_eq!(history.length, Length { seconds: 20, source: LengthSource::Setting });
+        assert_eq!((history.closes[59], history.closes[40], history.closes[39]), (Some(1), Some(1), None));
+        assert_eq!((history.covered(), history.mean()), (20, Some(0.1)));
+    }
+
+    #[test]
+    fn a_longer_length_shows_in_the_largest_remaining_time() {
+        let history = history(&[119_500, 60_000, 59_999], None);
+        assert_eq!(history.length, Length { seconds: 120, source: LengthSource::LargestRemaining });
+        assert_eq!((history.closes[59], history.total()), (Some(1), 1), "older ones lie before the minute");
+        assert_eq!(Length::learn(Some(30), Some(60_000)).source, LengthSource::LargestRemaining);
+        assert_eq!(Length::learn(Some(0), None), Length::learn(None, None));
+    }
+
+    #[test]
+    fn remaining_times_are_counted_between_whole_seconds() {
+        let times = times(&[0, 1, 1000, 1001, 5000, 60_000, 60_001, u32::MAX]);
+        let counts = [times.due(), times.between(0, Some(1)), times.between(1, Some(5)), times.between(5, Some(60))];
+        assert_eq!((counts, times.between(60, None)), ([1, 2, 2, 1], 2));
+    }
+
+    proptest! {
+        #[test]
+        fn every_bucket_is_due_or_counted_once(expires_ms in proptest::collection::vec(0_u32..=60_000, 0..200)) {
+            let times = times(&expires_ms);
+            let history = History::of(&times, Length::learn(None, times.largest_ms()));
+            prop_assert_eq!(history.total() + times.due(), expires_ms.len() as u64);
+        }
+
+        #[test]
+        fn no_remaining_time_and_no_setting_panics(expires_ms: Vec<u32>, setting: Option<u64>) {
+            let history = history(&expires_ms, setting);
+            let _ = (history.total(), history.mean(), history.peak());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What the history of the last minute cannot show, and what there is to prove it.
+
+use super::groups::Count;
+use super::history::{History, LengthSource, RemainingTimes, SECONDS};
+use crate::model::kernel_counts::BucketFacts;
+
+/// A reason why the history may differ from what happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The name that scripts see.
+    pub id: &'static str,
+    /// The number that speaks for it; `None` where there is none, or it is not known.
+    pub count: Option<u64>,
+    /// Whether something found here speaks for it; else it holds for every reading.
+    pub found: bool,
+    /// A sentence.
+    pub text: String,
+}
+
+/// Those that hold always, and those that something speaks for, these first.
+#[must_use]
+pub fn of(
+    totals: Count,
+    times: &RemainingTimes,
+    history: &History,
+    kernel: &BucketFacts,
+    one_family: bool,
+) -> Vec<Limit> {
+    let found = |id, count, text| Limit { id, count, found: true, text };
+    let mut limits = vec![];
+    limits.extend(at_maximum(totals, kernel));
+    limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
+        let text = format!(
+            "TCPTimeWaitOverflow is {count}: so many closes left no bucket, for there were tcp_max_tw_buckets of them. The \
+             counter does not say when."
+        );
+        found("overflow", Some(count), text)
+    }));
+    limits.extend(length(history));
+    limits.extend((totals.fin_wait_2 > 0).then(|| {
+        let text =
+            "FIN_WAIT_2 buckets are left out of the minute: they enter TIME_WAIT, with a fresh timer, when the peer \
+                    closes."
+                .to_owned();
+        found("fin-wait-2", Some(totals.fin_wait_2.into()), text)
+    }));
+    limits.extend((times.due() > 0).then(|| {
+        let text = format!(
+            "Buckets whose time is up, and that wait for the kernel's next timer tick, entered more than {} s ago and are \
+             left out.",
+            history.length.seconds
+        );
+        found("due", Some(times.due()), text)
+    }));
+    limits.extend(
+        one_family.then(|| found("one-family", None, "Only buckets of one IP version were counted.".to_owned())),
+    );
+    limits.push(gone_early(kernel));
+    limits.push(Limit {
+        id: "re-armed",
+        count: None,
+        found: false,
+        text: "A bucket whose timer a retransmitted FIN has restarted counts in the second of the restart.".into(),
+    });
+    limits.push(Limit {
+        id: "active-closer",
+        count: None,
+        found: false,
+        text: "Only the end that closes first keeps a bucket: closes begun by the other machine, and resets, leave none here."
+            .into(),
+    });
+    limits
+}
+
+/// The kernel compares its own count of both states (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
+fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
+    let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
+    let most = kernel.max_tw_buckets.filter(|most| count >= *most)?;
+    let text =
+        format!("There are tcp_max_tw_buckets ({most}) of them: further closes leave no bucket and are not seen.");
+    Some(Limit { id: "at-maximum", count: Some(count), found: true, text })
+}
+
+fn length(history: &History) -> Option<Limit> {
+    let seconds = history.length.seconds;
+    let mut text = match history.length.source {
+        LengthSource::Constant => return None,
+        LengthSource::Setting => format!("TIME_WAIT lasts {seconds} s here, by net.ipv4.tcp_tw_timeout."),
+        LengthSource::LargestRemaining => format!(
+            "A bucket has more time to go than the kernel's constant or setting allows, so TIME_WAIT lasts at least \
+             {seconds} s here. Where it lasts longer, every second is shown too late."
+        ),
+    };
+    if history.covered() < SECONDS {
+        text += " What entered before that is gone, so the older seconds are unknown.";
+    }
+    Some(Limit { id: "length", count: Some(seconds.into()), found: true, text })
+}
+
+fn gone_early(kernel: &BucketFacts) -> Limit {
+    let recycled = kernel.counter("TWRecycled");
+    let taken = match recycled {
+        Some(count) => format!("taken over by connect() (tcp_tw_reuse; TWRecycled is {count})"),
+        None => "taken over by connect() (tcp_tw_reuse)".into(),
+    };
+    let text = format!("A bucket that went early is missing: {taken} or by a SYN from its peer, reset, or destroyed.");
+    Limit { id: "gone-early", count: recycled, found: recycled.is_some_and(|count| count > 0), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::history::Length;
+    use crate::model::kernel_counts::{TcpExt, TcpSockstat};
+
+    fn ids(
+        totals: Count,
+        expires_ms: &[u32],
+        kernel: &BucketFacts,
+        one_family: bool,
+    ) -> Vec<(&'static str, Option<u64>)> {
+        let mut times = RemainingTimes::default();
+        for ms in expires_ms {
+            times.add(*ms);
+        }
+        let history = History::of(&times, Length::learn(kernel.tw_timeout_s, times.largest_ms()));
+        of(totals, &times, &history, kernel, one_family).iter().map(|limit| (limit.id, limit.count)).collect()
+    }
+
+    const ALWAYS: [(&str, Option<u64>); 3] = [("gone-early", None), ("re-armed", None), ("active-closer", None)];
+
+    #[test]
+    fn where_nothing_else_speaks_the_limits_of_every_reading_are_said() {
+        assert_eq!(ids(Count::default(), &[60_000], &BucketFacts::default(), false), ALWAYS);
+    }
+
+    #[test]
+    fn each_limit_is_said_where_something_speaks_for_it() {
+        let counters = [("TCPTimeWaitOverflow".to_owned(), 4), ("TWRecycled".to_owned(), 5)];
+        let kernel = BucketFacts {
+            max_tw_buckets: Some(3),
+            tw_timeout_s: Some(20),
+            sockstat: Some(TcpSockstat { inuse: 0, orphan: 0, tw: 3, alloc: 0, mem: 0 }),
+            tcp_ext: Some(TcpExt(counters.into_iter().collect())),
+            bucket_bytes: None,
+        };
+        let expected = [
+            ("at-maximum", Some(3)),
+            ("overflow", Some(4)),
+            ("length", Some(20)),
+            ("fin-wait-2", Some(1)),
+            ("due", Some(1)),
+            ("one-family", None),
+            ("gone-early", Some(5)),
+            ("re-armed", None),
+            ("active-closer", None),
+        ];
+        assert_eq!(ids(Count { time_wait: 1, fin_wait_2: 1 }, &[0], &kernel, true), expected);
+    }
+}

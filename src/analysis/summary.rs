@@ -1,0 +1,167 @@
+//! What all buckets together are: counted in one walk, and held against what the kernel says of them.
+
+use super::groups::{By, Count, Group, Groups};
+use super::history::{History, Length, RemainingTimes};
+use super::limits::{self, Limit};
+use crate::model::kernel_counts::BucketFacts;
+use crate::model::row::Row;
+
+/// Bytes of a bucket where the kernel does not tell: those of a `struct tcp_timewait_sock` with its alignment on Linux 6.18,
+/// x86-64.
+const ESTIMATED_BYTES: u64 = 256;
+
+/// Counts the buckets of one walk.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    totals: Count,
+    times: RemainingTimes,
+    groups: Groups,
+}
+
+impl Tally {
+    /// Nothing counted yet; by these groups.
+    #[must_use]
+    pub fn new(by: &[By]) -> Self {
+        Self { totals: Count::default(), times: RemainingTimes::default(), groups: Groups::new(by) }
+    }
+
+    /// Counts a bucket.
+    pub fn add(&mut self, row: &Row) {
+        self.totals.add(row.bucket.fin_wait_2);
+        if !row.bucket.fin_wait_2 {
+            self.times.add(row.bucket.expires_ms);
+        }
+        self.groups.add(row);
+    }
+
+    /// What it comes to. `one_family`: only buckets of one IP version were counted.
+    #[must_use]
+    pub fn summary(self, kernel: BucketFacts, limit: usize, one_family: bool) -> Summary {
+        let history = History::of(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
+        let bytes_per_bucket = kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES);
+        let memory = Memory {
+            bytes: self.totals.all() * bytes_per_bucket,
+            bytes_per_bucket,
+            measured: kernel.bucket_bytes.is_some(),
+        };
+        let limits = limits::of(self.totals, &self.times, &history, &kernel, one_family);
+        Summary {
+            totals: self.totals,
+            groups: self.groups.top(limit),
+            times: self.times,
+            history,
+            memory,
+            limits,
+            kernel,
+            one_family,
+        }
+    }
+}
+
+/// What the buckets take of the kernel's memory: they themselves, and not what they share (hash chains, the bind buckets
+/// of their ports).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of them.
+    pub bytes: u64,
+    /// One.
+    pub bytes_per_bucket: u64,
+    /// Whether this kernel told the size of one; else it is an estimate.
+    pub measured: bool,
+}
+
+/// Everything that a summary says.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// How many buckets were listed.
+    pub totals: Count,
+    /// By what they have in common.
+    pub groups: Vec<Group>,
+    /// How long those in TIME_WAIT have to go.
+    pub times: RemainingTimes,
+    /// When they entered it.
+    pub history: History,
+    /// What they take.
+    pub memory: Memory,
+    /// What the history cannot show.
+    pub limits: Vec<Limit>,
+    /// The kernel's own counts.
+    pub kernel: BucketFacts,
+    /// Only buckets of one IP version were counted.
+    pub one_family: bool,
+}
+
+impl Summary {
+    /// How many buckets sockstat counted more (or, below 0, fewer) than were listed.
+    #[must_use]
+    pub fn sockstat_difference(&self) -> Option<i64> {
+        let counted = i64::try_from(self.kernel.sockstat?.tw).ok()?;
+        counted.checked_sub(i64::try_from(self.totals.all()).ok()?)
+    }
+
+    /// What sockstat's count means beside the list, in a sentence.
+    #[must_use]
+    pub fn reconciliation(&self) -> String {
+        let Count { time_wait, fin_wait_2 } = self.totals;
+        let (Some(sockstat), Some(difference)) = (self.kernel.sockstat, self.sockstat_difference()) else {
+            return "sockstat's tw is not known here".into();
+        };
+        let tw = sockstat.tw;
+        let counts = format!("sockstat's tw is {tw}: it counts both states");
+        if self.one_family {
+            return format!("{counts}, IPv4 and IPv6 together");
+        }
+        if difference == 0 {
+            return format!("{counts} ({time_wait} + {fin_wait_2})");
+        }
+        let (by, how) = (difference.unsigned_abs(), if difference > 0 { "more" } else { "fewer" });
+        format!("{counts}, {by} {how} than were listed a moment later: buckets came and went in between")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::kernel_counts::TcpSockstat;
+    use crate::model::row::tests::row;
+
+    fn summary(kernel: BucketFacts, one_family: bool) -> Summary {
+        let mut tally = Tally::new(&By::USUAL);
+        let mut half = row("127.0.0.1", 80, "127.0.0.1", 40_000);
+        half.bucket.fin_wait_2 = true;
+        tally.add(&half);
+        tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_001));
+        tally.summary(kernel, 10, one_family)
+    }
+
+    fn kernel(tw: u64) -> BucketFacts {
+        let sockstat = Some(TcpSockstat { inuse: 0, orphan: 0, tw, alloc: 0, mem: 0 });
+        BucketFacts { sockstat, bucket_bytes: Some(300), ..BucketFacts::default() }
+    }
+
+    #[test]
+    fn sockstats_count_is_explained_whichever_way_it_differs() {
+        for (tw, difference, word) in [(2, 0, "(1 + 1)"), (5, 3, "3 more"), (1, -1, "1 fewer")] {
+            let summary = summary(kernel(tw), false);
+            assert_eq!(summary.sockstat_difference(), Some(difference));
+            assert!(summary.reconciliation().contains(word), "{}", summary.reconciliation());
+        }
+        assert!(summary(kernel(9), true).reconciliation().contains("IPv4 and IPv6"));
+        assert_eq!(summary(BucketFacts::default(), false).sockstat_difference(), None);
+    }
+
+    #[test]
+    fn memory_is_measured_or_called_an_estimate() {
+        let measured = Memory { bytes: 600, bytes_per_bucket: 300, measured: true };
+        assert_eq!(summary(kernel(2), false).memory, measured);
+        let estimate = Memory { bytes: 512, bytes_per_bucket: 256, measured: false };
+        assert_eq!(summary(BucketFacts::default(), false).memory, estimate);
+    }
+
+    #[test]
+    fn a_fin_wait_2_bucket_is_counted_and_is_no_close_of_the_minute() {
+        let summary = summary(kernel(2), false);
+        assert_eq!((summary.totals, summary.history.total()), (Count { time_wait: 1, fin_wait_2: 1 }, 1));
+        assert!(summary.groups.iter().all(|group| group.top[0].1.fin_wait_2 == 1));
+    }
+}

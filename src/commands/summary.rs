@@ -1,0 +1,167 @@
+//! `twtool summary`: what all timewait buckets together are, and the closes of the last minute, from one walk.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
+use crate::analysis::direction;
+use crate::analysis::groups::By;
+use crate::analysis::summary::{Summary, Tally};
+use crate::filter::Filter;
+use crate::model::facts::{Facts, Setting};
+use crate::model::listeners::Listeners;
+use crate::model::row::{Direction, Row};
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::source::{Choice, Source, WalkEnd};
+use crate::view;
+use crate::view::json::Envelope;
+
+/// How many lines of a group there are where nothing was said: all that a person takes in at once, or more for a program.
+const TOP_ON_THE_SCREEN: usize = 5;
+const TOP: usize = 10;
+
+/// Arguments of `twtool summary`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+The minute is read off one look: TIME_WAIT lasts 60 s, so a bucket with 12 s to go entered it 48 s ago. What such a look \
+cannot show is said below the screen, and under limits in JSON. FIN_WAIT_2 buckets are counted, and are no closes of the \
+minute. Counts of groups are of both states.
+
+Exit codes: 0 answered, 2 could not answer, or not completely.
+
+Examples:
+  twtool summary                               one screen
+  twtool summary --by destination --top 20     whom did we connect to most?
+  twtool summary --by local-port,direction
+  twtool summary --json | jq '.history.closes | add'
+  twtool summary --json | jq '.groups.destination.top[] | [.remote_addr, .remote_port, .count]' -c
+  twtool summary --record bug.twrec            keep what the kernel said; --replay answers from it
+")]
+pub struct SummaryArgs {
+    /// What to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
+    #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
+    by: Vec<ByArg>,
+    /// Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]
+    #[arg(long, value_name = "N")]
+    top: Option<usize>,
+    /// Write down what the kernel says and all that the answer depends on
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Replace the file of --record where it exists
+    #[arg(long, requires = "record")]
+    force: bool,
+    /// Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel
+    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    replay: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ByArg {
+    /// Local port
+    LocalPort,
+    /// Remote address
+    RemoteAddr,
+    /// Remote port
+    RemotePort,
+    /// Remote address and port
+    Destination,
+    /// RFC 6335 class of the local port
+    Class,
+    /// Who connected, as inferred from listeners and port ranges
+    Direction,
+}
+
+impl From<ByArg> for By {
+    fn from(arg: ByArg) -> Self {
+        match arg {
+            ByArg::LocalPort => Self::LocalPort,
+            ByArg::RemoteAddr => Self::RemoteAddr,
+            ByArg::RemotePort => Self::RemotePort,
+            ByArg::Destination => Self::Destination,
+            ByArg::Class => Self::Class,
+            ByArg::Direction => Self::Direction,
+        }
+    }
+}
+
+/// Answers.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+    if global.format() == Format::Csv {
+        return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not flat; there are table, json and ndjson"));
+    }
+    let mut source = match (&args.record, &args.replay) {
+        (Some(path), _) => Source::recorded_kernel(path, args.force)?,
+        (_, Some(path)) => Source::replay(path)?,
+        (None, None) => Source::kernel(Choice::Auto)?,
+    };
+    let by = groups(args);
+    let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
+    let counted = count(&mut source, &by, args.top.unwrap_or(usual), global.ipv4_on_the_wire());
+    let (facts, origin, refusals) = (source.facts().clone(), source.origin(), source.warnings());
+    // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
+    source.finish()?;
+    let (summary, end) = counted?;
+
+    let mut warnings = gaps(&by, &facts);
+    let complete = end.complete && warnings.is_empty();
+    warnings.extend((!end.complete).then(interrupted));
+    warnings.extend(refusals);
+    context.warn(&warnings);
+    let envelope = Envelope { schema: "twtool.summary/1", facts: &facts, complete, warnings: &warnings };
+    match global.format() {
+        Format::Json => view::summary::document(context.out, envelope, origin.name(), &summary)?,
+        Format::Ndjson => view::summary::ndjson(context.out, &facts, origin.name(), &summary)?,
+        Format::Table | Format::Csv => view::summary::page(context.out, &facts, &summary, context.look)?,
+    }
+    Ok(Answer::complete(complete))
+}
+
+/// The groups that were asked for, each once, or the usual ones.
+fn groups(args: &SummaryArgs) -> Vec<By> {
+    let mut by: Vec<By> = vec![];
+    for asked in args.by.iter().copied().map(By::from) {
+        if !by.contains(&asked) {
+            by.push(asked);
+        }
+    }
+    if by.is_empty() { By::USUAL.to_vec() } else { by }
+}
+
+/// What of the facts a summary uses and could not be read: direction hangs on the ephemeral range.
+fn gaps(by: &[By], facts: &Facts) -> Vec<String> {
+    if by.contains(&By::Direction) { facts.gaps(&[Setting::LocalPortRange]) } else { vec![] }
+}
+
+/// Counts every bucket in one walk; `ipv4`: only those of IPv4, or of IPv6, on the wire.
+fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Result<(Summary, WalkEnd), CommandError> {
+    let facts = source.facts().clone();
+    let kernel = source.bucket_facts();
+    let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
+    // Listeners of either family tell the direction of a bucket, so the family is judged here.
+    let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
+    let wanted = |bucket_is_ipv4| ipv4.is_none_or(|ipv4| ipv4 == bucket_is_ipv4);
+    let infers_direction = by.contains(&By::Direction);
+    let ((_, tally), end) = source.collect(
+        states,
+        &filter,
+        || (Listeners::default(), Tally::new(by)),
+        |(listeners, tally), socket| match socket {
+            Socket::Full(full) if full.state == TcpState::Listen => listeners.add(full),
+            Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
+                let direction = if infers_direction {
+                    direction::infer(&facts, listeners, &bucket.tuple, bucket.interface)
+                } else {
+                    Direction::Unknown
+                };
+                tally.add(&Row { bucket, direction });
+            }
+            // Of the other family; or a FIN_WAIT_2 that is no bucket and still has its owner.
+            Socket::Bucket(_) | Socket::Full(_) => {}
+        },
+    )?;
+    Ok((tally.summary(kernel, top, ipv4.is_some()), end))
+}

@@ -1,0 +1,56 @@
+//! What the kernel itself counts and sets about timewait buckets, beside the list of them.
+//!
+//! `None` is "could not be read", or "this kernel has none", never 0.
+
+use std::collections::BTreeMap;
+
+/// The `TcpExt` counters of one network namespace since it was made (/proc/net/netstat; names as in `snmp4_net_list` of
+/// net/ipv4/proc.c).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpExt(pub BTreeMap<String, u64>);
+
+impl TcpExt {
+    /// A counter's value; `None` where this kernel has no such counter.
+    #[must_use]
+    pub fn count(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+}
+
+/// The line `TCP:` of /proc/net/sockstat: IPv4 and IPv6 together, of one network namespace where not said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSockstat {
+    /// Sockets in the table that are neither in TIME_WAIT nor orphaned in FIN_WAIT_2; IPv4 alone.
+    pub inuse: u64,
+    /// Full sockets that no process has open any more; of the whole machine on kernels before 5.11.
+    pub orphan: u64,
+    /// Timewait buckets: TIME_WAIT and orphaned FIN_WAIT_2.
+    pub tw: u64,
+    /// Sockets of the whole machine.
+    pub alloc: u64,
+    /// Pages of their buffers, of the whole machine.
+    pub mem: u64,
+}
+
+/// Counts and settings about buckets, at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BucketFacts {
+    /// `net.ipv4.tcp_max_tw_buckets`: at so many buckets, in either state, a further close leaves none.
+    pub max_tw_buckets: Option<u64>,
+    /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Some vendors' kernels have it, mainline has not.
+    pub tw_timeout_s: Option<u64>,
+    /// /proc/net/sockstat.
+    pub sockstat: Option<TcpSockstat>,
+    /// /proc/net/netstat.
+    pub tcp_ext: Option<TcpExt>,
+    /// What a bucket takes in its slab, in bytes.
+    pub bucket_bytes: Option<u64>,
+}
+
+impl BucketFacts {
+    /// A `TcpExt` counter; `None` where it could not be read, or this kernel has none of that name.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        self.tcp_ext.as_ref()?.count(name)
+    }
+}

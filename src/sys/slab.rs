@@ -1,0 +1,41 @@
+//! What the kernel's slab allocator gives to one timewait bucket. Readable by root alone.
+
+use std::fs;
+
+/// The caches of IPv4 and of IPv6 buckets. They are never merged with others, for theirs is memory that RCU readers may
+/// still look at (`SLAB_TYPESAFE_BY_RCU`), so each has its own name.
+const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
+
+/// Bytes of a bucket with its alignment, the larger of both caches (on 6.18 they are the same); `None` where it cannot be
+/// read.
+#[must_use]
+pub fn timewait_bucket_bytes() -> Option<u64> {
+    let of_cache = |name: &str| -> Option<u64> {
+        fs::read_to_string(format!("/sys/kernel/slab/{name}/slab_size")).ok()?.trim().parse().ok()
+    };
+    // Where sysfs is not mounted, or the kernel is older than its slab folder.
+    let listed = || object_size(&fs::read_to_string("/proc/slabinfo").ok()?);
+    CACHES.into_iter().filter_map(of_cache).max().or_else(listed)
+}
+
+/// `<objsize>` of slabinfo(5): the fourth word of a cache's line.
+fn object_size(slabinfo: &str) -> Option<u64> {
+    let of_line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let known = words.next().is_some_and(|name| CACHES.contains(&name));
+        known.then(|| words.nth(2)?.parse().ok()).flatten()
+    };
+    slabinfo.lines().filter_map(of_line).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_size_of_slabinfo_is_read() {
+        let line = "tw_sock_TCP          208    272    256   16    1 : tunables    0    0    0 : slabdata     17     17      0";
+        assert_eq!(object_size(&format!("slabinfo - version: 2.1\nsock 1 2 3\n{line}\n")), Some(256));
+        assert_eq!(object_size("tw_sock_TCP 208\ntw_sock_UDP 1 2 512 3\n"), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! Bars over time in a terminal: one bar a second, or a mean of some seconds where there is less room.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::human;
+use super::style::{Look, Meaning};
+
+/// Lines that the bars take.
+const HEIGHT: usize = 6;
+
+/// Columns where the width is not known, as of most terminals at first.
+const USUAL_WIDTH: usize = 80;
+
+/// The most columns that a second gets.
+const WIDEST: usize = 2;
+
+/// Eighths of a line, from none to all: block elements, U+2581 to U+2588; and what comes nearest in ASCII.
+const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const ASCII: [char; 9] = [' ', '.', '.', '.', ':', ':', ':', '#', '#'];
+
+/// Numbers by second, the newest last; `None` is unknown.
+pub(super) struct Chart<'a> {
+    pub(super) seconds: &'a [Option<u64>],
+}
+
+/// How the seconds are laid out.
+struct Layout {
+    /// Columns before the bars, without the axis.
+    label: usize,
+    /// Seconds that one bar stands for.
+    per_bar: usize,
+    /// Columns of a bar.
+    columns: usize,
+}
+
+impl Chart<'_> {
+    /// How many seconds a bar stands for; above 1 it is their mean.
+    pub(super) fn seconds_per_bar(&self, look: Look) -> usize {
+        self.layout(look).per_bar
+    }
+
+    fn layout(&self, look: Look) -> Layout {
+        let most = self.seconds.iter().flatten().max().copied().unwrap_or(0);
+        let label = human::grouped(most).len();
+        let room = look.width.unwrap_or(USUAL_WIDTH).saturating_sub(label + 2).max(1);
+        let count = self.seconds.len().max(1);
+        let divides = |per_bar: &usize| count.is_multiple_of(*per_bar) && count / per_bar <= room;
+        let per_bar = (1..=count).find(divides).unwrap_or(count);
+        Layout { label, per_bar, columns: (room / (count / per_bar)).clamp(1, WIDEST) }
+    }
+
+    /// Writes bars, scale and time axis.
+    pub(super) fn write(&self, out: &mut dyn Write, look: Look) -> io::Result<()> {
+        let Layout { label, per_bar, columns } = self.layout(look);
+        let bars: Vec<Option<f64>> = self.seconds.chunks(per_bar).map(mean).collect();
+        let top = bars.iter().flatten().copied().fold(0.0, f64::max);
+        let (levels, wall, corner, floor) =
+            if look.unicode { (BLOCKS, '│', '└', '─') } else { (ASCII, '|', '+', '-') };
+        for line in (0..HEIGHT).rev() {
+            let scale = if line == HEIGHT - 1 { text_of(top) } else { String::new() };
+            let bar = |bar: &Option<f64>| match bar {
+                Some(value) => levels[eighths(*value, top, line)],
+                None if line == 0 => '?',
+                None => ' ',
+            };
+            let drawn: String = bars.iter().flat_map(|value| std::iter::repeat_n(bar(value), columns)).collect();
+            writeln!(out, "{}", format!("{scale:>label$} {wall}{drawn}").trim_end())?;
+        }
+        let width = bars.len() * columns;
+        let axis: String = std::iter::repeat_n(floor, width).collect();
+        writeln!(out, "{:>label$} {corner}{axis}", 0)?;
+        writeln!(out, "{}{}", " ".repeat(label + 2), look.paint(Meaning::Aside, time_axis(self.seconds.len(), width)))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "drawn in eighths of a line")]
+fn mean(seconds: &[Option<u64>]) -> Option<f64> {
+    let known: Vec<u64> = seconds.iter().flatten().copied().collect();
+    (!known.is_empty()).then(|| known.iter().sum::<u64>() as f64 / known.len() as f64)
+}
+
+/// How many eighths of this line, counted from the bottom, a bar fills. What is not 0 can be seen.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "0 to 8 a line"
+)]
+fn eighths(value: f64, top: f64, line: usize) -> usize {
+    if value <= 0.0 {
+        return 0;
+    }
+    let filled = (value / top * (HEIGHT * 8) as f64).round().max(1.0) as usize;
+    filled.saturating_sub(line * 8).min(8)
+}
+
+/// The number at the top of the scale: whole where it is.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of closes")]
+fn text_of(top: f64) -> String {
+    if top.fract() == 0.0 || top >= 100.0 { human::grouped(top.round() as u64) } else { format!("{top:.1}") }
+}
+
+/// `-60 s ... -30 s ... now`, as many marks as fit with room between them.
+fn time_axis(seconds: usize, width: usize) -> String {
+    let now = "now";
+    for marks in [4, 2, 1] {
+        let mut text = String::new();
+        for mark in 0..marks {
+            let at = width * mark / marks;
+            if text.len() < at {
+                text.push_str(&" ".repeat(at - text.len()));
+            }
+            // Writing to a String cannot fail.
+            let _ = write!(text, "-{} s ", seconds * (marks - mark) / marks);
+        }
+        let fits = width.checked_sub(now.len()).filter(|last| text.len() <= *last);
+        let apart = width / marks >= "-60 s".len() + 2;
+        if let Some(last) = fits
+            && apart
+        {
+            return format!("{text:<last$}{now}");
+        }
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use unicode_width::UnicodeWidthStr;
+
+    fn drawn(seconds: &[Option<u64>], width: Option<usize>, unicode: bool) -> Vec<String> {
+        let mut out = vec![];
+        Chart { seconds }.write(&mut out, Look { color: false, width, unicode }).expect("written");
+        String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    /// One close 60 s ago, and more and more of late.
+    fn rising() -> Vec<Option<u64>> {
+        (0_u64..60).map(|second| Some(if second == 0 { 1 } else { second.saturating_sub(40) * 10 })).collect()
+    }
+
+    #[test]
+    fn a_second_is_a_column_where_there_is_room_and_the_newest_is_on_the_right() {
+        let lines = drawn(&rising(), Some(80), true);
+        assert_eq!(lines.len(), HEIGHT + 2);
+        assert!(lines[0].starts_with("190 │") && lines[0].ends_with("▃▅█"), "{}", lines.join("\n"));
+        assert!(lines[5].starts_with("    │▁ "), "what is not 0 is seen: {}", lines[5]);
+        assert_eq!(lines[6], format!("  0 └{}", "─".repeat(60)));
+        assert_eq!(lines[7].trim_start(), "-60 s          -45 s          -30 s          -15 s        now");
+        assert_eq!(lines.iter().map(|line| line.width()).max(), Some(65));
+    }
+
+    #[test]
+    fn a_wide_terminal_gives_a_second_two_columns_and_a_narrow_one_means() {
+        let lines = drawn(&rising(), Some(130), true);
+        assert_eq!(lines[6].width(), 125);
+        let lines = drawn(&rising(), Some(40), true);
+        assert_eq!(lines[6].width(), 35, "30 bars of two seconds each");
+        assert!(lines[0].starts_with("185 │") && lines[0].ends_with('█'), "{}", lines.join("\n"));
+        assert_eq!(lines[7].trim_start(), "-60 s          -30 s       now");
+    }
+
+    #[test]
+    fn in_ascii_nothing_else_is_drawn() {
+        let lines = drawn(&rising(), Some(80), false);
+        assert!(lines.iter().all(|line| line.is_ascii()));
+        assert!(lines[0].ends_with(":#") && lines[5].starts_with("    |. "), "{}", lines.join("\n"));
+    }
+
+    #[test]
+    fn an_unknown_second_is_no_zero() {
+        let mut seconds = vec![None; 40];
+        seconds.extend(vec![Some(0); 19]);
+        seconds.push(Some(3));
+        let lines = drawn(&seconds, None, true);
+        assert_eq!(lines[5], format!("  │{}{}█", "?".repeat(40), " ".repeat(19)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_wider_than_the_terminal(
+            seconds in proptest::collection::vec(proptest::option::of(0_u64..1_000_000), 60),
+            width in 15_usize..200,
+            unicode in any::<bool>(),
+        ) {
+            for line in drawn(&seconds, Some(width), unicode) {
+                prop_assert!(line.width() <= width, "{line}");
+            }
+        }
+    }
+}

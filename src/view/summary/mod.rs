@@ -1,0 +1,242 @@
+//! A summary as one screen, or as JSON.
+
+mod record;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::analysis::groups::{By, Count, Group, Key};
+use crate::analysis::history::{History, RemainingTimes};
+use crate::analysis::summary::Summary;
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+use crate::view::chart::Chart;
+use crate::view::human;
+use crate::view::json::{self, Envelope};
+use crate::view::style::{Look, Meaning};
+use crate::view::table::{self, Heading};
+use record::{COUNTERS, SPANS, payload};
+
+/// Columns where the width is not known.
+const USUAL_WIDTH: usize = 80;
+
+/// Blanks between two tables side by side.
+const GAP: usize = 3;
+
+/// Writes the JSON document; `source` is the interface that the buckets came from.
+pub fn document(out: &mut dyn Write, envelope: Envelope, source: &'static str, summary: &Summary) -> io::Result<()> {
+    json::document(out, envelope, payload(summary, envelope.facts, source))
+}
+
+/// Writes the payload as one record.
+pub fn ndjson(out: &mut dyn Write, facts: &Facts, source: &'static str, summary: &Summary) -> io::Result<()> {
+    json::line(out, &payload(summary, facts, source))
+}
+
+/// Writes the screen: how many, when they came, what they are, and what to keep in mind.
+pub fn page(out: &mut dyn Write, facts: &Facts, summary: &Summary, look: Look) -> io::Result<()> {
+    head(out, summary, look)?;
+    writeln!(out)?;
+    minute(out, &summary.history, look)?;
+    if summary.totals.all() > 0 {
+        let (few, many): (Vec<&Group>, Vec<&Group>) =
+            summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction));
+        let mut blocks = vec![remaining(&summary.times, look)?];
+        blocks.extend(few.iter().map(|group| block(group, facts, look)).collect::<io::Result<Vec<_>>>()?);
+        side_by_side(out, &blocks, look)?;
+        let blocks: Vec<Block> = many.iter().map(|group| block(group, facts, look)).collect::<io::Result<_>>()?;
+        side_by_side(out, &blocks, look)?;
+    }
+    writeln!(out)?;
+    counters(out, summary, look)?;
+    for limit in &summary.limits {
+        human::break_lines(out, &limit.text, "- ", "  ", look.width)?;
+    }
+    Ok(())
+}
+
+fn head(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
+    let Summary { totals, memory, kernel, .. } = summary;
+    let counted = |count: u32, state: &str| {
+        look.paint(Meaning::Heading, format!("{} {state}", human::grouped(count.into()))).to_string()
+    };
+    write!(out, "{}", counted(totals.time_wait, "TIME_WAIT"))?;
+    if totals.fin_wait_2 > 0 {
+        write!(out, " and {}", counted(totals.fin_wait_2, "FIN_WAIT_2"))?;
+    }
+    writeln!(out, " {}", if totals.all() == 1 { "bucket" } else { "buckets" })?;
+    let all = totals.all();
+    let mut parts = vec![];
+    parts.push(match kernel.max_tw_buckets {
+        Some(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
+        None => "tcp_max_tw_buckets is not known here".into(),
+    });
+    let how = if memory.measured { "" } else { ", an estimate" };
+    parts.push(format!(
+        "{} of kernel memory ({} bytes each{how})",
+        human::bytes(memory.bytes),
+        memory.bytes_per_bucket
+    ));
+    human::break_lines(out, &parts.join("; "), "", "", look.width)?;
+    human::break_lines(out, &summary.reconciliation(), "", "", look.width)
+}
+
+/// In tenths, and never 0.0 % or 100 % of what is neither.
+fn percent(part: u64, whole: u64) -> String {
+    if part == 0 || whole == 0 {
+        return "0 %".into();
+    }
+    let tenths = u128::from(part) * 1000 / u128::from(whole);
+    if tenths == 0 { "less than 0.1 %".into() } else { format!("{}.{} %", tenths / 10, tenths % 10) }
+}
+
+fn minute(out: &mut dyn Write, history: &History, look: Look) -> io::Result<()> {
+    let title = look.paint(Meaning::Heading, "closes a second over the last minute").to_string();
+    let Some((peak, ago)) = history.peak() else {
+        return writeln!(out, "{title}: unknown");
+    };
+    if history.total() == 0 {
+        let whole = history.covered() == history.closes.len();
+        return writeln!(out, "{title}: {}", if whole { "none" } else { "none in the seconds that are known" });
+    }
+    let mut parts = vec![format!("now {}", history.now().map_or_else(|| "unknown".into(), human::grouped))];
+    parts.extend(history.mean().map(|mean| format!("mean {mean:.1}")));
+    let when = if ago == 0 { "now".to_owned() } else { format!("{ago} s ago") };
+    parts.push(format!("peak {} ({when})", human::grouped(peak)));
+    let chart = Chart { seconds: &history.closes };
+    let per_bar = chart.seconds_per_bar(look);
+    if per_bar > 1 {
+        parts.push(format!("a bar is the mean of {per_bar} s"));
+    }
+    // The title is painted, so what is broken is measured without it.
+    let mut text = vec![];
+    human::break_lines(
+        &mut text,
+        &format!("closes a second over the last minute: {}", parts.join(", ")),
+        "",
+        "",
+        look.width,
+    )?;
+    let text = String::from_utf8_lossy(&text);
+    write!(out, "{}", text.replacen("closes a second over the last minute", &title, 1))?;
+    chart.write(out, look)
+}
+
+/// A small table, drawn into lines so that it can stand beside others.
+struct Block {
+    lines: Vec<String>,
+    width: usize,
+}
+
+impl Block {
+    fn new(title: &'static str, rows: &[Vec<String>], look: Look) -> io::Result<Self> {
+        let mut text = vec![];
+        let plain = Look { color: false, width: Some(look.width.unwrap_or(USUAL_WIDTH)), ..look };
+        table::write(&mut text, &[Heading::new(title), Heading::new("COUNT").right()], true, rows, plain)?;
+        let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        let width = lines.iter().map(|line| line.width()).max().unwrap_or_default();
+        Ok(Self { lines, width })
+    }
+}
+
+fn row(label: String, count: u64) -> Vec<String> {
+    vec![label, human::grouped(count)]
+}
+
+fn remaining(times: &RemainingTimes, look: Look) -> io::Result<Block> {
+    let span = |&(over, up_to): &(usize, Option<usize>)| {
+        let label = match up_to {
+            Some(up_to) => format!("up to {up_to} s"),
+            None => format!("over {over} s"),
+        };
+        (label, times.between(over, up_to))
+    };
+    let due = ("due".to_owned(), times.due());
+    let mut rows: Vec<(String, u64)> = std::iter::once(due).chain(SPANS.iter().map(span)).collect();
+    // Mainline kernels have none beyond a minute.
+    rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
+    Block::new("REMAINING", &rows, look)
+}
+
+fn block(group: &Group, facts: &Facts, look: Look) -> io::Result<Block> {
+    let title = match group.by {
+        By::Class => "LOCAL CLASS",
+        By::Direction => "DIRECTION",
+        By::LocalPort => "LOCAL PORT",
+        By::RemoteAddr => "REMOTE ADDRESS",
+        By::RemotePort => "REMOTE PORT",
+        By::Destination => "DESTINATION",
+    };
+    // Of many keys with one bucket each it says nothing to show some.
+    let told = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
+    let shown: Vec<&(Key, Count)> = group.top.iter().filter(told).collect();
+    let mut rows: Vec<Vec<String>> = shown.iter().map(|(key, count)| row(label(key, facts), count.all())).collect();
+    let others = group.distinct - shown.len();
+    if others > 0 {
+        let all: u64 = group.top.iter().map(|(_, count)| count.all()).sum::<u64>() + group.others.all();
+        let rest = all - shown.iter().map(|(_, count)| count.all()).sum::<u64>();
+        rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
+    }
+    Block::new(title, &rows, look)
+}
+
+fn label(key: &Key, facts: &Facts) -> String {
+    let named = |text: String, port: Port| match facts.services.name(port) {
+        Some(service) => format!("{text} ({})", human::escape(service)),
+        None => text,
+    };
+    match *key {
+        Key::Class(class) => class.name().into(),
+        Key::Direction(direction) => direction.name().into(),
+        Key::LocalPort(port) | Key::RemotePort(port) => named(port.to_string(), port),
+        Key::RemoteAddr(addr) => addr.to_string(),
+        Key::Destination(addr, port) => named(SocketAddr::new(addr, port.0).to_string(), port),
+    }
+}
+
+/// Writes tables beside each other as long as they fit, an empty line above each row of them.
+fn side_by_side(out: &mut dyn Write, blocks: &[Block], look: Look) -> io::Result<()> {
+    let room = look.width.unwrap_or(USUAL_WIDTH);
+    let mut left = blocks;
+    while !left.is_empty() {
+        let mut used = 0;
+        let fits = |block: &&Block| {
+            used += block.width + GAP;
+            used - GAP <= room
+        };
+        let beside = left.iter().take_while(fits).count().max(1);
+        let (these, rest) = left.split_at(beside);
+        writeln!(out)?;
+        for i in 0..these.iter().map(|block| block.lines.len()).max().unwrap_or_default() {
+            let mut line = String::new();
+            for block in these {
+                let text = block.lines.get(i).map_or("", String::as_str);
+                line.push_str(text);
+                line.push_str(&" ".repeat(block.width - text.width() + GAP));
+            }
+            let line = line.trim_end();
+            if i == 0 {
+                writeln!(out, "{}", look.paint(Meaning::Heading, line))?;
+            } else {
+                writeln!(out, "{line}")?;
+            }
+        }
+        left = rest;
+    }
+    Ok(())
+}
+
+fn counters(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
+    let known: Vec<String> = COUNTERS
+        .iter()
+        .filter_map(|(_, name)| Some(format!("{name} {}", human::grouped(summary.kernel.counter(name)?))))
+        .collect();
+    if known.is_empty() {
+        return writeln!(out, "TcpExt counters are not known here");
+    }
+    let text = format!("since this network namespace was made: {}", known.join(", "));
+    human::break_lines(out, &text, "", "", look.width)
+}

@@ -1,0 +1,191 @@
+//! A summary as JSON has it.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::analysis::groups::{Count, Group, Key};
+use crate::analysis::history::{History, RemainingTimes};
+use crate::analysis::summary::Summary;
+use crate::model::facts::Facts;
+
+/// `TcpExt` counters that concern TIME_WAIT, by their JSON key and the kernel's name. README says what each counts.
+pub(super) const COUNTERS: [(&str, &str); 7] = [
+    ("tw", "TW"),
+    ("tw_recycled", "TWRecycled"),
+    ("tw_killed", "TWKilled"),
+    ("tcp_time_wait_overflow", "TCPTimeWaitOverflow"),
+    ("paws_timewait", "PAWSTimewait"),
+    ("paws_estab", "PAWSEstab"),
+    ("tcp_ack_skipped_time_wait", "TCPACKSkippedTimeWait"),
+];
+
+/// Bounds of the distribution of remaining times, in seconds: more than the first, at most the second.
+pub(super) const SPANS: [(usize, Option<usize>); 6] =
+    [(0, Some(1)), (1, Some(5)), (5, Some(15)), (15, Some(30)), (30, Some(60)), (60, None)];
+
+#[derive(Serialize)]
+pub(super) struct Payload<'a> {
+    source: &'static str,
+    totals: Totals,
+    groups: Ordered<GroupRecord<'a>>,
+    history: HistoryRecord,
+    remaining: Vec<Span>,
+    memory: MemoryRecord,
+    limits: Vec<LimitRecord<'a>>,
+    counters: Ordered<Option<u64>>,
+}
+
+/// An object with its keys in this order.
+struct Ordered<T>(Vec<(&'static str, T)>);
+
+impl<T: Serialize> Serialize for Ordered<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+#[derive(Serialize)]
+struct Totals {
+    time_wait: u32,
+    fin_wait_2: u32,
+    sockstat_tw: Option<u64>,
+    sockstat_difference: Option<i64>,
+    reconciliation: String,
+    max_tw_buckets: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct GroupRecord<'a> {
+    top: Vec<LineRecord<'a>>,
+    others: u64,
+    distinct: usize,
+}
+
+/// A line of a group; its keys are those of a list's records.
+struct LineRecord<'a> {
+    key: Key,
+    count: Count,
+    facts: &'a Facts,
+}
+
+impl Serialize for LineRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self.key {
+            Key::Class(class) => map.serialize_entry("local_class", class.name())?,
+            Key::Direction(direction) => map.serialize_entry("direction", direction.name())?,
+            Key::LocalPort(port) => {
+                map.serialize_entry("local_port", &port.0)?;
+                map.serialize_entry("local_class", port.class().name())?;
+                map.serialize_entry("local_service", &self.facts.services.name(port))?;
+            }
+            Key::RemoteAddr(addr) => map.serialize_entry("remote_addr", &addr)?,
+            Key::RemotePort(port) | Key::Destination(_, port) => {
+                if let Key::Destination(addr, _) = self.key {
+                    map.serialize_entry("remote_addr", &addr)?;
+                }
+                map.serialize_entry("remote_port", &port.0)?;
+                map.serialize_entry("remote_class", port.class().name())?;
+                map.serialize_entry("remote_service", &self.facts.services.name(port))?;
+            }
+        }
+        map.serialize_entry("count", &self.count.all())?;
+        map.serialize_entry("fin_wait_2", &self.count.fin_wait_2)?;
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct HistoryRecord {
+    bucket_ms: u32,
+    closes: Vec<Option<u64>>,
+    total: u64,
+    now_per_s: Option<u64>,
+    mean_per_s: Option<f64>,
+    peak_per_s: Option<u64>,
+    peak_ago_ms: Option<usize>,
+    covered_ms: usize,
+    length_ms: u64,
+    length_source: &'static str,
+    largest_remaining_ms: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Span {
+    over_ms: Option<usize>,
+    up_to_ms: Option<usize>,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct MemoryRecord {
+    bytes: u64,
+    bytes_per_bucket: u64,
+    measured: bool,
+}
+
+#[derive(Serialize)]
+struct LimitRecord<'a> {
+    id: &'static str,
+    found: bool,
+    count: Option<u64>,
+    text: &'a str,
+}
+
+impl HistoryRecord {
+    fn new(history: &History, times: &RemainingTimes) -> Self {
+        let peak = history.peak();
+        Self {
+            bucket_ms: 1000,
+            closes: history.closes.to_vec(),
+            total: history.total(),
+            now_per_s: history.now(),
+            mean_per_s: history.mean(),
+            peak_per_s: peak.map(|(closes, _)| closes),
+            peak_ago_ms: peak.map(|(_, seconds)| seconds * 1000),
+            covered_ms: history.covered() * 1000,
+            length_ms: u64::from(history.length.seconds) * 1000,
+            length_source: history.length.source.name(),
+            largest_remaining_ms: times.largest_ms(),
+        }
+    }
+}
+
+/// Everything, as a program reads it.
+pub(super) fn payload<'a>(summary: &'a Summary, facts: &'a Facts, source: &'static str) -> Payload<'a> {
+    let Summary { totals, times, history, memory, limits, kernel, .. } = summary;
+    let group = |group: &'a Group| {
+        let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, facts }).collect();
+        (group.by.name(), GroupRecord { top, others: group.others.all(), distinct: group.distinct })
+    };
+    let due = Span { over_ms: None, up_to_ms: Some(0), count: times.due() };
+    let spans = SPANS.map(|(over, up_to)| Span {
+        over_ms: Some(over * 1000),
+        up_to_ms: up_to.map(|seconds| seconds * 1000),
+        count: times.between(over, up_to),
+    });
+    Payload {
+        source,
+        totals: Totals {
+            time_wait: totals.time_wait,
+            fin_wait_2: totals.fin_wait_2,
+            sockstat_tw: kernel.sockstat.map(|sockstat| sockstat.tw),
+            sockstat_difference: summary.sockstat_difference(),
+            reconciliation: summary.reconciliation(),
+            max_tw_buckets: kernel.max_tw_buckets,
+        },
+        groups: Ordered(summary.groups.iter().map(group).collect()),
+        history: HistoryRecord::new(history, times),
+        remaining: std::iter::once(due).chain(spans).collect(),
+        memory: MemoryRecord {
+            bytes: memory.bytes,
+            bytes_per_bucket: memory.bytes_per_bucket,
+            measured: memory.measured,
+        },
+        limits: limits
+            .iter()
+            .map(|limit| LimitRecord { id: limit.id, found: limit.found, count: limit.count, text: &limit.text })
+            .collect(),
+        counters: Ordered(COUNTERS.iter().map(|(key, name)| (*key, kernel.counter(name))).collect()),
+    }
+}
