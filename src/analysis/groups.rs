@@ -2,11 +2,12 @@
 //!
 //! Memory grows with the distinct addresses and destinations, and not with the buckets.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
+
+use foldhash::fast::RandomState;
 
 use crate::model::port::{Port, PortClass};
 use crate::model::row::{Direction, Row};
@@ -38,6 +39,13 @@ impl AddAssign for Count {
     fn add_assign(&mut self, other: Self) {
         self.time_wait += other.time_wait;
         self.fin_wait_2 += other.fin_wait_2;
+    }
+}
+
+impl SubAssign for Count {
+    fn sub_assign(&mut self, other: Self) {
+        self.time_wait -= other.time_wait;
+        self.fin_wait_2 -= other.fin_wait_2;
     }
 }
 
@@ -98,35 +106,71 @@ pub struct Group {
     pub distinct: usize,
 }
 
-/// A remote end. Words of 64 bits, for 128-bit ones would waste a quarter of the table on alignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct End {
-    addr: (u64, u64),
-    port: Port,
+/// A line with its place: the largest count first, equals by their key, IPv4 before IPv6 as in a sorted list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Line {
+    key: Key,
+    count: Count,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the halves of 128 bits")]
-const fn halves(bits: u128) -> (u64, u64) {
-    ((bits >> 64) as u64, bits as u64)
+impl Line {
+    fn place(&self) -> (Reverse<u64>, u8, Option<IpAddr>, u16) {
+        // The order of `IpAddr` is IPv4 first.
+        let (class, addr, port) = match self.key {
+            Key::Class(class) => (class as u8, None, 0),
+            Key::Direction(direction) => (direction as u8, None, 0),
+            Key::LocalPort(port) | Key::RemotePort(port) => (0, None, port.0),
+            Key::RemoteAddr(addr) => (0, Some(addr), 0),
+            Key::Destination(addr, port) => (0, Some(addr), port.0),
+        };
+        (Reverse(self.count.all()), class, addr, port)
+    }
 }
 
-fn addr((high, low): (u64, u64)) -> IpAddr {
-    Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).to_canonical()
+impl Ord for Line {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
 }
 
-/// IPv4 before IPv6, as in a sorted list; `IpAddr`'s own order is that.
-type Order = (u8, Option<IpAddr>, u16);
+impl PartialOrd for Line {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
-impl Key {
-    fn order(&self) -> Order {
-        match *self {
-            Self::Class(class) => (class as u8, None, 0),
-            Self::Direction(direction) => (direction as u8, None, 0),
-            Self::LocalPort(port) | Self::RemotePort(port) => (0, None, port.0),
-            Self::RemoteAddr(addr) => (0, Some(addr), 0),
-            Self::Destination(addr, port) => (0, Some(addr), port.0),
+/// The most remote ends that room is made for beforehand.
+const MOST_ROOM: usize = 1 << 20;
+
+/// The place of an address in [`RemoteEnds::addrs`].
+type Index = u32;
+
+/// Counts by remote address and by remote end. An address is kept once and a remote end refers to it: half the memory,
+/// where a server has a hundred thousand clients.
+#[derive(Clone, Debug, Default)]
+struct RemoteEnds {
+    indices: HashMap<u128, Index, RandomState>,
+    addrs: Vec<(u128, Count)>,
+    ends: Option<HashMap<(Index, Port), Count, RandomState>>,
+}
+
+impl RemoteEnds {
+    fn add(&mut self, addr: u128, port: Port, fin_wait_2: bool) {
+        let addrs = &mut self.addrs;
+        let index = *self.indices.entry(addr).or_insert_with(|| {
+            addrs.push((addr, Count::default()));
+            // There are never 2^32 buckets: the kernel counts them in 31 bits.
+            Index::try_from(addrs.len() - 1).unwrap_or(Index::MAX)
+        });
+        addrs[index as usize].1.add(fin_wait_2);
+        if let Some(ends) = &mut self.ends {
+            ends.entry((index, port)).or_default().add(fin_wait_2);
         }
     }
+}
+
+fn addr(bits: u128) -> IpAddr {
+    Ipv6Addr::from_bits(bits).to_canonical()
 }
 
 /// The counts of one walk: of all groups that are wanted.
@@ -138,21 +182,23 @@ pub struct Groups {
     /// By port number; empty where not wanted. Memory that is never written to is never taken.
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
-    remote_addrs: Option<HashMap<(u64, u64), Count>>,
-    destinations: Option<HashMap<End, Count>>,
+    remote_ends: Option<RemoteEnds>,
 }
 
 impl Groups {
-    /// Nothing counted yet, of these groups.
+    /// Nothing counted yet, of these groups; with room for so many buckets, each to another destination.
     #[must_use]
-    pub fn new(by: &[By]) -> Self {
+    pub fn new(by: &[By], expected: usize) -> Self {
         let ports = |wanted| if by.contains(&wanted) { vec![Count::default(); 1 << 16] } else { vec![] };
+        // Growing step by step would copy everything a dozen times; of room that is never used, next to nothing is touched.
+        let room = || HashMap::with_capacity_and_hasher(expected.min(MOST_ROOM), RandomState::default());
+        let ends = by.contains(&By::Destination).then(room);
+        let remote = ends.is_some() || by.contains(&By::RemoteAddr);
         Self {
             by: by.to_vec(),
             local_ports: ports(By::LocalPort),
             remote_ports: ports(By::RemotePort),
-            remote_addrs: by.contains(&By::RemoteAddr).then(HashMap::new),
-            destinations: by.contains(&By::Destination).then(HashMap::new),
+            remote_ends: remote.then(|| RemoteEnds { ends, ..RemoteEnds::default() }),
             ..Self::default()
         }
     }
@@ -160,7 +206,7 @@ impl Groups {
     /// Counts a bucket.
     pub fn add(&mut self, row: &Row) {
         let (tuple, fin_wait_2) = (&row.bucket.tuple, row.bucket.fin_wait_2);
-        let (local, remote, addr) = (tuple.local_port(), tuple.remote_port(), halves(tuple.remote_bits()));
+        let (local, remote) = (tuple.local_port(), tuple.remote_port());
         self.classes[local.class() as usize].add(fin_wait_2);
         self.directions[row.direction as usize].add(fin_wait_2);
         if let Some(count) = self.local_ports.get_mut(usize::from(local.0)) {
@@ -169,11 +215,8 @@ impl Groups {
         if let Some(count) = self.remote_ports.get_mut(usize::from(remote.0)) {
             count.add(fin_wait_2);
         }
-        if let Some(counts) = &mut self.remote_addrs {
-            counts.entry(addr).or_default().add(fin_wait_2);
-        }
-        if let Some(counts) = &mut self.destinations {
-            counts.entry(End { addr, port: remote }).or_default().add(fin_wait_2);
+        if let Some(ends) = &mut self.remote_ends {
+            ends.add(tuple.remote_bits(), remote, fin_wait_2);
         }
     }
 
@@ -184,41 +227,59 @@ impl Groups {
     }
 
     fn group(&self, by: By, limit: usize) -> Group {
-        let ports = |counts: &[Count], key: fn(Port) -> Key| -> Vec<(Key, Count)> {
-            (0..=u16::MAX).zip(counts).map(|(port, count)| (key(Port(port)), *count)).collect()
+        let ports = |counts: &[Count], key: fn(Port) -> Key| {
+            largest(by, limit, (0..=u16::MAX).zip(counts).map(|(port, count)| (*count, move || key(Port(port)))))
         };
-        let all: Vec<(Key, Count)> = match by {
-            By::Class => PortClass::ALL.map(|class| (Key::Class(class), self.classes[class as usize])).to_vec(),
-            By::Direction => Direction::ALL
-                .map(|direction| (Key::Direction(direction), self.directions[direction as usize]))
-                .to_vec(),
+        let remote = || self.remote_ends.iter();
+        match by {
+            By::Class => {
+                let counts = PortClass::ALL.into_iter().zip(self.classes);
+                largest(by, limit, counts.map(|(class, count)| (count, move || Key::Class(class))))
+            }
+            By::Direction => {
+                let counts = Direction::ALL.into_iter().zip(self.directions);
+                largest(by, limit, counts.map(|(direction, count)| (count, move || Key::Direction(direction))))
+            }
             By::LocalPort => ports(&self.local_ports, Key::LocalPort),
             By::RemotePort => ports(&self.remote_ports, Key::RemotePort),
             By::RemoteAddr => {
-                let counts = self.remote_addrs.iter().flatten();
-                counts.map(|(bits, count)| (Key::RemoteAddr(addr(*bits)), *count)).collect()
+                let counts = remote().flat_map(|ends| &ends.addrs);
+                largest(by, limit, counts.map(|&(bits, count)| (count, move || Key::RemoteAddr(addr(bits)))))
             }
             By::Destination => {
-                let counts = self.destinations.iter().flatten();
-                counts.map(|(end, count)| (Key::Destination(addr(end.addr), end.port), *count)).collect()
+                let addrs: &[(u128, Count)] = remote().map(|ends| ends.addrs.as_slice()).next().unwrap_or_default();
+                let counts = remote().flat_map(|ends| &ends.ends).flatten();
+                let key = |(&(index, port), &count): (&(Index, Port), &Count)| {
+                    (count, move || Key::Destination(addr(addrs[index as usize].0), port))
+                };
+                largest(by, limit, counts.map(key))
             }
-        };
-        largest(by, all, limit)
+        }
     }
 }
 
-fn largest(by: By, mut all: Vec<(Key, Count)>, limit: usize) -> Group {
-    all.retain(|(_, count)| count.all() > 0);
-    let distinct = all.len();
-    let order = |(key, count): &(Key, Count)| (Reverse(count.all()), key.order());
-    let mut others = Count::default();
-    if distinct > limit {
-        // Of 100,000 destinations only the few on top are put in order.
-        all.select_nth_unstable_by_key(limit, order);
-        all.drain(limit..).for_each(|(_, count)| others += count);
+/// The largest of these counts; a key is made only for one that may be among them.
+fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item = (Count, K)>) -> Group {
+    // The last of those that lead so far is on top of the heap.
+    let mut leading: BinaryHeap<Line> = BinaryHeap::new();
+    let (mut distinct, mut others) = (0, Count::default());
+    for (count, key) in counts.filter(|(count, _)| count.all() > 0) {
+        distinct += 1;
+        others += count;
+        let full = leading.len() == limit;
+        if full && leading.peek().is_none_or(|last| last.count.all() > count.all()) {
+            continue;
+        }
+        leading.push(Line { key: key(), count });
+        if full {
+            leading.pop();
+        }
     }
-    all.sort_unstable_by_key(order);
-    Group { by, top: all, others, distinct }
+    let top = leading.into_sorted_vec();
+    for line in &top {
+        others -= line.count;
+    }
+    Group { by, top: top.into_iter().map(|line| (line.key, line.count)).collect(), others, distinct }
 }
 
 #[cfg(test)]
@@ -230,7 +291,7 @@ mod tests {
     const EVERY: [By; 6] = [By::Class, By::Direction, By::LocalPort, By::RemoteAddr, By::RemotePort, By::Destination];
 
     fn counted(rows: &[Row], limit: usize) -> Vec<Group> {
-        let mut groups = Groups::new(&EVERY);
+        let mut groups = Groups::new(&EVERY, 3);
         for row in rows {
             groups.add(row);
         }

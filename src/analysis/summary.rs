@@ -19,10 +19,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet; by these groups.
+    /// Nothing counted yet; by these groups. How many buckets the kernel counts says how much room they will need.
     #[must_use]
-    pub fn new(by: &[By]) -> Self {
-        Self { totals: Count::default(), times: RemainingTimes::default(), groups: Groups::new(by) }
+    pub fn new(by: &[By], kernel: &BucketFacts) -> Self {
+        let expected = kernel.sockstat.map_or(0, |sockstat| usize::try_from(sockstat.tw).unwrap_or(0));
+        Self { totals: Count::default(), times: RemainingTimes::default(), groups: Groups::new(by, expected) }
     }
 
     /// Counts a bucket.
@@ -126,7 +127,7 @@ mod tests {
     use crate::model::row::tests::row;
 
     fn summary(kernel: BucketFacts, one_family: bool) -> Summary {
-        let mut tally = Tally::new(&By::USUAL);
+        let mut tally = Tally::new(&By::USUAL, &kernel);
         let mut half = row("127.0.0.1", 80, "127.0.0.1", 40_000);
         half.bucket.fin_wait_2 = true;
         tally.add(&half);

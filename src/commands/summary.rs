@@ -148,7 +148,7 @@ fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Resu
     let ((_, tally), end) = source.collect(
         states,
         &filter,
-        || (Listeners::default(), Tally::new(by)),
+        || (Listeners::default(), Tally::new(by, &kernel)),
         |(listeners, tally), socket| match socket {
             Socket::Full(full) if full.state == TcpState::Listen => listeners.add(full),
             Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
