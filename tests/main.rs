@@ -20,6 +20,7 @@ mod port;
 mod procfs_source;
 mod recordings;
 mod streams;
+mod summary;
 mod support;
 
 use std::io::Write as _;
@@ -30,7 +31,7 @@ use support::{Suite, netns};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let suites: [Suite; 16] = [
+    let suites: [Suite; 17] = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         procfs_source::suite(),
         recordings::suite(),
         streams::suite(),
+        summary::suite(),
     ];
     let namespaces = if args.list { Ok(()) } else { netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();

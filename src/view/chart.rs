@@ -149,7 +149,7 @@ mod tests {
         assert!(lines[0].starts_with("190 │") && lines[0].ends_with("▃▅█"), "{}", lines.join("\n"));
         assert!(lines[5].starts_with("    │▁ "), "what is not 0 is seen: {}", lines[5]);
         assert_eq!(lines[6], format!("  0 └{}", "─".repeat(60)));
-        assert_eq!(lines[7].trim_start(), "-60 s          -45 s          -30 s          -15 s        now");
+        assert_eq!(lines[7].trim_start(), "-60 s          -45 s          -30 s          -15 s       now");
         assert_eq!(lines.iter().map(|line| line.width()).max(), Some(65));
     }
 

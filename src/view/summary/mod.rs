@@ -240,3 +240,97 @@ fn counters(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()
     let text = format!("since this network namespace was made: {}", known.join(", "));
     human::break_lines(out, &text, "", "", look.width)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::summary::Tally;
+    use crate::model::facts::tests::facts;
+    use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
+    use crate::model::row::tests::row;
+    use proptest::prelude::*;
+
+    /// 500 closes in 50 s: of clients of `http`, and of a client of one IPv6 destination.
+    fn summary(limit: usize) -> Summary {
+        let kernel = BucketFacts {
+            max_tw_buckets: Some(262_144),
+            sockstat: Some(TcpSockstat { inuse: 0, orphan: 0, tw: 503, alloc: 0, mem: 0 }),
+            tcp_ext: Some(TcpExt([("TW".to_owned(), 12_345), ("TCPTimeWaitOverflow".to_owned(), 7)].into())),
+            ..BucketFacts::default()
+        };
+        let mut tally = Tally::new(&By::USUAL, &kernel);
+        for i in 0_u16..500 {
+            let mut row = if i % 5 == 0 {
+                row("2001:db8:1:2:3:4:5:6", 40_000 + i, "2001:db8:1111:2222:3333:4444:5555:6666", 443)
+            } else {
+                row("192.0.2.1", 80, "198.51.100.77", 33_000 + i)
+            };
+            row.bucket.expires_ms = 60_000 - u32::from(i) * 100;
+            tally.add(&row);
+        }
+        tally.summary(kernel, limit, false)
+    }
+
+    fn drawn(summary: &Summary, width: Option<usize>, unicode: bool) -> Vec<String> {
+        let mut out = vec![];
+        page(&mut out, &facts(), summary, Look { color: false, width, unicode }).expect("written");
+        String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_page_keeps_to_the_width_of_its_terminal() {
+        for width in [40, 80, 120] {
+            for unicode in [true, false] {
+                let lines = drawn(&summary(5), Some(width), unicode);
+                assert!(lines.iter().all(|line| line.width() <= width), "{width}:\n{}", lines.join("\n"));
+                assert!(unicode || lines.iter().all(|line| line.is_ascii()), "{}", lines.join("\n"));
+            }
+        }
+        let wide = drawn(&summary(5), Some(120), true);
+        assert!(wide.len() < 36, "one screen:\n{}", wide.join("\n"));
+    }
+
+    #[test]
+    fn a_page_says_how_many_of_what_since_when() {
+        let text = drawn(&summary(5), None, true).join("\n");
+        for part in [
+            "500 TIME_WAIT buckets\n0.1 % of tcp_max_tw_buckets (262,144); 125.0 KiB",
+            "256 bytes each, an estimate",
+            "3 more than were listed",
+            "now 10, mean 8.3, peak 10 (now)",
+            "up to 15 s     50",
+            "well-known     400",
+            "80 (http)     400",
+            "198.51.100.77                             400",
+            "[2001:db8:1111:2222:3333:4444:5555:6666]:443    100",
+            "400 others",
+            "TW 12,345, TCPTimeWaitOverflow 7",
+            "- TCPTimeWaitOverflow is 7",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing:\n{text}");
+        }
+    }
+
+    #[test]
+    fn keys_with_one_bucket_each_are_others_unless_they_are_all() {
+        let lines = drawn(&summary(1000), Some(120), true);
+        assert!(lines.iter().any(|line| line.contains("198.51.100.77:33001")));
+        let lines = drawn(&summary(20), Some(120), true);
+        assert!(!lines.iter().any(|line| line.contains("198.51.100.77:33")), "{}", lines.join("\n"));
+    }
+
+    #[test]
+    fn a_share_is_never_rounded_to_none_or_all() {
+        let shares = [percent(0, 10), percent(1, 262_144), percent(9999, 10_000), percent(10, 10), percent(20, 10)];
+        assert_eq!(shares, ["0 %", "less than 0.1 %", "99.9 %", "100.0 %", "200.0 %"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_wider_than_a_terminal_that_is_wide_enough_for_words(width in 40_usize..160, unicode in any::<bool>()) {
+            for line in drawn(&summary(5), Some(width), unicode) {
+                prop_assert!(line.width() <= width, "{line}");
+            }
+        }
+    }
+}
