@@ -228,15 +228,17 @@ fn only_the_groups_that_were_asked_for_are_there() {
 
 fn the_locale_decides_what_bars_are_drawn_with() {
     let (_folder, file) = recorded(&kernel(), &sockets());
-    let drawn = |lc_all: &str, lang: &str| {
+    let drawn = |lc_all: &str, lang: &str, term: &str| {
         let mut command = command(["summary", "--replay", &file]);
-        command.env("LC_ALL", lc_all).env_remove("LC_CTYPE").env("LANG", lang);
+        command.env("LC_ALL", lc_all).env_remove("LC_CTYPE").env("LANG", lang).env("TERM", term);
         Run::of(&mut command).ok().stdout
     };
-    assert!(drawn("", "de_DE.UTF-8").contains('█'));
-    for (lc_all, lang) in [("C", "de_DE.UTF-8"), ("", "C"), ("", "")] {
-        let page = drawn(lc_all, lang);
-        assert!(page.is_ascii() && page.contains("|#"), "{lc_all} {lang}: {page}");
+    assert!(drawn("", "de_DE.UTF-8", "xterm").contains('█'));
+    for (lc_all, lang, term) in
+        [("C", "de_DE.UTF-8", "xterm"), ("", "C", "xterm"), ("", "", "xterm"), ("", "C.UTF-8", "dumb")]
+    {
+        let page = drawn(lc_all, lang, term);
+        assert!(page.is_ascii() && page.contains("|#"), "{lc_all} {lang} {term}: {page}");
     }
 }
 

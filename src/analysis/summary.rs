@@ -100,14 +100,14 @@ impl Summary {
         counted.checked_sub(i64::try_from(self.totals.all()).ok()?)
     }
 
-    /// What sockstat's count means beside the list, in a sentence.
+    /// What sockstat's count means beside the list, in a sentence with numbers written so.
     #[must_use]
-    pub fn reconciliation(&self) -> String {
+    pub fn reconciliation(&self, number: fn(u64) -> String) -> String {
         let Count { time_wait, fin_wait_2 } = self.totals;
         let (Some(sockstat), Some(difference)) = (self.kernel.sockstat, self.sockstat_difference()) else {
             return "sockstat's tw is not known here".into();
         };
-        let tw = sockstat.tw;
+        let (tw, time_wait, fin_wait_2) = (number(sockstat.tw), number(time_wait.into()), number(fin_wait_2.into()));
         let counts = format!("sockstat's tw is {tw}: it counts both states");
         if self.one_family {
             return format!("{counts}, IPv4 and IPv6 together");
@@ -115,7 +115,7 @@ impl Summary {
         if difference == 0 {
             return format!("{counts} ({time_wait} + {fin_wait_2})");
         }
-        let (by, how) = (difference.unsigned_abs(), if difference > 0 { "more" } else { "fewer" });
+        let (by, how) = (number(difference.unsigned_abs()), if difference > 0 { "more" } else { "fewer" });
         format!("{counts}, {by} {how} than were listed a moment later: buckets came and went in between")
     }
 }
@@ -140,14 +140,18 @@ mod tests {
         BucketFacts { sockstat, bucket_bytes: Some(300), ..BucketFacts::default() }
     }
 
+    fn plain(number: u64) -> String {
+        number.to_string()
+    }
+
     #[test]
     fn sockstats_count_is_explained_whichever_way_it_differs() {
         for (tw, difference, word) in [(2, 0, "(1 + 1)"), (5, 3, "3 more"), (1, -1, "1 fewer")] {
             let summary = summary(kernel(tw), false);
             assert_eq!(summary.sockstat_difference(), Some(difference));
-            assert!(summary.reconciliation().contains(word), "{}", summary.reconciliation());
+            assert!(summary.reconciliation(plain).contains(word), "{}", summary.reconciliation(plain));
         }
-        assert!(summary(kernel(9), true).reconciliation().contains("IPv4 and IPv6"));
+        assert!(summary(kernel(9), true).reconciliation(plain).contains("IPv4 and IPv6"));
         assert_eq!(summary(BucketFacts::default(), false).sockstat_difference(), None);
     }
 

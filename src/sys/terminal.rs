@@ -33,7 +33,7 @@ fn width_of(descriptor: impl AsFd) -> Option<usize> {
 pub fn shows_unicode() -> bool {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
-    let plain = stdout_is_terminal() && set("TERM").is_some_and(|term| term == "dumb" || term == "linux");
+    let plain = set("TERM").is_some_and(|term| term == "dumb" || term == "linux");
     !plain && locale.is_some_and(|locale| is_utf8(&locale))
 }
 

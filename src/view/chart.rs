@@ -95,10 +95,10 @@ fn eighths(value: f64, top: f64, line: usize) -> usize {
     filled.saturating_sub(line * 8).min(8)
 }
 
-/// The number at the top of the scale: whole where it is.
+/// A mean as a text: whole where it is, or where tenths would say nothing.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of closes")]
-fn text_of(top: f64) -> String {
-    if top.fract() == 0.0 || top >= 100.0 { human::grouped(top.round() as u64) } else { format!("{top:.1}") }
+pub(super) fn text_of(mean: f64) -> String {
+    if mean.fract() == 0.0 || mean >= 100.0 { human::grouped(mean.round() as u64) } else { format!("{mean:.1}") }
 }
 
 /// `-60 s ... -30 s ... now`, as many marks as fit with room between them.

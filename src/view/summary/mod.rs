@@ -12,7 +12,7 @@ use crate::analysis::history::{History, RemainingTimes};
 use crate::analysis::summary::Summary;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
-use crate::view::chart::Chart;
+use crate::view::chart::{self, Chart};
 use crate::view::human;
 use crate::view::json::{self, Envelope};
 use crate::view::style::{Look, Meaning};
@@ -67,10 +67,11 @@ fn head(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
         write!(out, " and {}", counted(totals.fin_wait_2, "FIN_WAIT_2"))?;
     }
     writeln!(out, " {}", if totals.all() == 1 { "bucket" } else { "buckets" })?;
-    let all = totals.all();
+    // The maximum is one of both families.
+    let counted = if summary.one_family { kernel.sockstat.map(|sockstat| sockstat.tw) } else { Some(totals.all()) };
     let mut parts = vec![];
-    parts.push(match kernel.max_tw_buckets {
-        Some(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
+    parts.push(match kernel.max_tw_buckets.zip(counted) {
+        Some((most, all)) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
         None => "tcp_max_tw_buckets is not known here".into(),
     });
     let how = if memory.measured { "" } else { ", an estimate" };
@@ -80,7 +81,7 @@ fn head(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
         memory.bytes_per_bucket
     ));
     human::break_lines(out, &parts.join("; "), "", "", look.width)?;
-    human::break_lines(out, &summary.reconciliation(), "", "", look.width)
+    human::break_lines(out, &summary.reconciliation(human::grouped), "", "", look.width)
 }
 
 /// In tenths, and never 0.0 % or 100 % of what is neither.
@@ -102,7 +103,7 @@ fn minute(out: &mut dyn Write, history: &History, look: Look) -> io::Result<()> 
         return writeln!(out, "{title}: {}", if whole { "none" } else { "none in the seconds that are known" });
     }
     let mut parts = vec![format!("now {}", history.now().map_or_else(|| "unknown".into(), human::grouped))];
-    parts.extend(history.mean().map(|mean| format!("mean {mean:.1}")));
+    parts.extend(history.mean().map(|mean| format!("mean {}", chart::text_of(mean))));
     let when = if ago == 0 { "now".to_owned() } else { format!("{ago} s ago") };
     parts.push(format!("peak {} ({when})", human::grouped(peak)));
     let chart = Chart { seconds: &history.closes };

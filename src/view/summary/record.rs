@@ -171,7 +171,7 @@ pub(super) fn payload<'a>(summary: &'a Summary, facts: &'a Facts, source: &'stat
             fin_wait_2: totals.fin_wait_2,
             sockstat_tw: kernel.sockstat.map(|sockstat| sockstat.tw),
             sockstat_difference: summary.sockstat_difference(),
-            reconciliation: summary.reconciliation(),
+            reconciliation: summary.reconciliation(|number| number.to_string()),
             max_tw_buckets: kernel.max_tw_buckets,
         },
         groups: Ordered(summary.groups.iter().map(group).collect()),
