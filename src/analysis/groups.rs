@@ -266,13 +266,16 @@ fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item 
     for (count, key) in counts.filter(|(count, _)| count.all() > 0) {
         distinct += 1;
         others += count;
-        let full = leading.len() == limit;
-        if full && leading.peek().is_none_or(|last| last.count.all() > count.all()) {
-            continue;
-        }
-        leading.push(Line { key: key(), count });
-        if full {
-            leading.pop();
+        if leading.len() < limit {
+            leading.push(Line { key: key(), count });
+        } else if let Some(mut last) = leading.peek_mut()
+            && last.count.all() <= count.all()
+        {
+            // Most of a hundred thousand have one bucket, as the last that leads has: they are compared, and go.
+            let line = Line { key: key(), count };
+            if line < *last {
+                *last = line;
+            }
         }
     }
     let top = leading.into_sorted_vec();
