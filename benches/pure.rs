@@ -31,6 +31,7 @@ fn facts() -> Facts {
         taken_at: SystemTime::UNIX_EPOCH,
         kernel: "6.18.0".into(),
         netns: Some(4_026_531_840),
+        netns_name: Some("1:init".into()),
         local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),
@@ -90,7 +91,7 @@ impl Transport for Ready<'_> {
 
 fn rows() -> Vec<Row> {
     let bucket = |i| match response::decode(&payload(i)) {
-        Ok(Socket::Bucket(bucket)) => Row { bucket, direction: Direction::Inbound },
+        Ok(Socket::Bucket(bucket)) => Row { bucket, direction: Direction::Inbound, netns: 0 },
         other => panic!("no bucket: {other:?}"),
     };
     (0..ROWS).map(bucket).collect()
@@ -128,8 +129,14 @@ fn formatting(c: &mut Criterion) {
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
     let columns: Vec<_> = RECORD_COLUMNS.iter().collect();
     group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
-    let columns = table_columns(false);
-    let list = ListTable { rows: &rows, facts: &facts, columns: &columns, total: rows.len(), header: true };
+    let columns = table_columns(false, false);
+    let list = ListTable {
+        rows: &rows,
+        facts: std::slice::from_ref(&facts),
+        columns: &columns,
+        total: rows.len(),
+        header: true,
+    };
     let look = Look { color: false, width: None, unicode: true };
     group.bench_function("table", |b| b.iter(|| table(&mut io::sink(), &list, look).expect("written")));
 }

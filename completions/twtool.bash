@@ -70,7 +70,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__bind__subcmd__test)
-            opts="-o -4 -6 -h --addr --with --listen --demo --output --json --color --ipv4 --ipv6 --help"
+            opts="-o -4 -6 -h --addr --with --listen --demo --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -82,6 +82,10 @@ _twtool() {
                     ;;
                 --with)
                     COMPREPLY=($(compgen -W "none reuseaddr reuseport both" -- "${cur}"))
+                    return 0
+                    ;;
+                --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -130,7 +134,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__kill)
-            opts="-y -n -o -4 -6 -h --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --all --yes --dry-run --output --json --color --ipv4 --ipv6 --help"
+            opts="-y -n -o -4 -6 -h --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --all --yes --dry-run --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -168,6 +172,10 @@ _twtool() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0
@@ -188,7 +196,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__list)
-            opts="-q -o -4 -6 -h --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --explain-filter --sort --reverse --limit --columns --no-header --count --quiet --source --record --force --replay --output --json --color --ipv4 --ipv6 --help"
+            opts="-q -o -4 -6 -h --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --explain-filter --sort --reverse --limit --columns --no-header --count --quiet --source --record --force --replay --netns --all-netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -250,6 +258,10 @@ _twtool() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0
@@ -296,12 +308,16 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__port)
-            opts="-o -4 -6 -h --output --json --color --ipv4 --ipv6 --help"
+            opts="-o -4 -6 -h --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0
@@ -322,7 +338,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__summary)
-            opts="-o -4 -6 -h --by --top --record --force --replay --output --json --color --ipv4 --ipv6 --help"
+            opts="-o -4 -6 -h --by --top --record --force --replay --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -341,6 +357,10 @@ _twtool() {
                     return 0
                     ;;
                 --replay)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --netns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -66,6 +66,7 @@ sock_diag\t'sock_diag alone'
 procfs\t'/proc/net/tcp and tcp6: slower, times in steps of 10 ms, no cookie, mark or interface'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l replay -d 'Answer from such a file instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -80,6 +81,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand list" -l no-header -d 'Lea
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l count -d 'Print the number of rows only'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s q -l quiet -d 'Print nothing: exit code 0 if there is any, 1 if none'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l force -d 'Replace the file of --record where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l all-netns -d 'Look into every network namespace that /proc/PID/ns/net and /run/netns show'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
@@ -93,6 +95,7 @@ direction\t'Who connected, as inferred from listeners and port ranges'"
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l top -d 'Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -105,6 +108,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand summary" -l json -d 'Same 
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand port" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand port" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -121,6 +125,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l with -d 'Wha
 reuseaddr\t'SO_REUSEADDR'
 reuseport\t'SO_REUSEPORT'
 both\t'Both'"
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -146,6 +151,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand kill" -l direction -d 'Who
 outbound\t'None does, the local port is ephemeral and the remote one is not'
 unknown\t'Neither can be said'"
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l expires-under -d 'Less remaining time than this: 500ms, 10s, 1m' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'

@@ -16,7 +16,8 @@ const LONG_ABOUT: &str = "\
 Tell the truth about TIME_WAIT and TCP ports on Linux: list the timewait buckets with their remaining time as the kernel \
 gives it, classify ports, and say why bind() fails with EADDRINUSE and what would help.
 
-twtool is about TCP, in the network namespace it runs in. It needs no privilege, but for kill.";
+twtool is about TCP, in the network namespace it runs in, or in others with --netns and --all-netns. It needs no privilege, \
+but for kill, and for looking into what others own.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes: 0 answered, yes; 1 answered, no; 2 could not answer, or not completely, or wrong usage.
@@ -24,6 +25,7 @@ Exit codes: 0 answered, yes; 1 answered, no; 2 could not answer, or not complete
 Examples:
   twtool list                     every TIME_WAIT socket, the next to go first
   twtool list --json | jq '.sockets | length'
+  twtool list --all-netns         in every network namespace, those of containers too
   twtool summary                  what they are, and the closes of the last minute
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
@@ -78,9 +80,9 @@ pub struct Environment<'a> {
     /// Standard input, where it is a terminal; nothing else is read.
     pub input: Option<&'a mut (dyn BufRead + Send)>,
     /// Standard output.
-    pub out: &'a mut dyn Write,
+    pub out: &'a mut (dyn Write + Send),
     /// Standard error.
-    pub err: &'a mut dyn Write,
+    pub err: &'a mut (dyn Write + Send),
     /// Whether standard output is a terminal.
     pub terminal: bool,
     /// Whether standard error is one.

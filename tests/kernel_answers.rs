@@ -85,21 +85,21 @@ fn a_recording_has_every_field_as_it_was_sent() {
         document["sockets"],
         json!([
             {
-                "netns": 4_026_531_840_u64, "family": "ipv4", "state": "time-wait",
+                "netns": 4_026_531_840_u64, "netns_name": "1:init", "family": "ipv4", "state": "time-wait",
                 "local_addr": "127.0.0.1", "local_port": 80, "local_class": "well-known", "local_service": "http",
                 "remote_addr": "127.0.0.1", "remote_port": 40000, "remote_class": "registered", "remote_service": null,
                 "direction": "unknown", "expires_ms": 41_300, "interface": "lo", "mark": null,
                 "cookie": "18446744073709551615",
             },
             {
-                "netns": 4_026_531_840_u64, "family": "ipv6", "state": "time-wait",
+                "netns": 4_026_531_840_u64, "netns_name": "1:init", "family": "ipv6", "state": "time-wait",
                 "local_addr": "2001:db8::1", "local_port": 443, "local_class": "well-known", "local_service": null,
                 "remote_addr": "2001:db8::2", "remote_port": 50000, "remote_class": "dynamic", "remote_service": null,
                 "direction": "unknown", "expires_ms": u32::MAX, "interface": "if7", "mark": null,
                 "cookie": "4294967296",
             },
             {
-                "netns": 4_026_531_840_u64, "family": "ipv4-mapped", "state": "time-wait",
+                "netns": 4_026_531_840_u64, "netns_name": "1:init", "family": "ipv4-mapped", "state": "time-wait",
                 "local_addr": "192.0.2.1", "local_port": 8080, "local_class": "registered", "local_service": null,
                 "remote_addr": "192.0.2.2", "remote_port": 50001, "remote_class": "dynamic", "remote_service": null,
                 "direction": "unknown", "expires_ms": 0, "interface": null, "mark": null,
@@ -113,14 +113,14 @@ fn a_recording_has_every_field_as_it_was_sent() {
 fn a_replay_prints_the_exact_bytes() {
     let answer = [four().message(), done(0)].concat();
     let events = asked(Walk::BothFamilies, [answer]);
-    let record = "{\"netns\":4026531840,\"family\":\"ipv4\",\"state\":\"time-wait\",\"local_addr\":\"127.0.0.1\",\
+    let record = "{\"netns\":4026531840,\"netns_name\":\"1:init\",\"family\":\"ipv4\",\"state\":\"time-wait\",\"local_addr\":\"127.0.0.1\",\
                   \"local_port\":80,\"local_class\":\"well-known\",\"local_service\":\"http\",\
                   \"remote_addr\":\"127.0.0.1\",\"remote_port\":40000,\"remote_class\":\"registered\",\
                   \"remote_service\":null,\"direction\":\"unknown\",\"expires_ms\":41300,\"interface\":null,\
                   \"mark\":null,\"cookie\":\"1\"}\n";
     assert_eq!(replay(&events, &["-o", "ndjson"]).ok().stdout, record);
     let csv = format!(
-        "{}\n4026531840,ipv4,time-wait,127.0.0.1,80,well-known,http,127.0.0.1,40000,registered,,unknown,41300,,,1\n",
+        "{}\n4026531840,1:init,ipv4,time-wait,127.0.0.1,80,well-known,http,127.0.0.1,40000,registered,,unknown,41300,,,1\n",
         LIST_KEYS.join(",")
     );
     assert_eq!(replay(&events, &["-o", "csv"]).ok().stdout, csv);
@@ -311,7 +311,8 @@ fn full_sockets_are_no_buckets() {
 }
 
 fn unread_settings_are_unknown_and_said() {
-    let facts = Facts { netns: None, local_port_range: None, services: Services::default(), ..facts() };
+    let facts =
+        Facts { netns: None, netns_name: None, local_port_range: None, services: Services::default(), ..facts() };
     let events = asked(Walk::BothFamilies, [[four().message(), done(0)].concat()]);
     let run = replay_with(&facts, &events, &["--json"]);
     let document = run.json();

@@ -181,7 +181,7 @@ fn records_have_the_keys_of_the_contract_in_order_in_every_format() {
     assert_eq!(twtool(["list", "-o", "csv"]).ok().csv().0, LIST_KEYS);
     for record in list(&["--fin-wait-2"]) {
         assert_eq!(record["netns"], netns_inode());
-        let nullable = ["local_service", "remote_service", "interface", "mark"];
+        let nullable = ["netns_name", "local_service", "remote_service", "interface", "mark"];
         for key in LIST_KEYS {
             assert!(nullable.contains(&key) || !record[key].is_null(), "{key} is always known: {record}");
             assert_ne!(record[key], "", "unknown is null: {record}");

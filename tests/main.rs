@@ -16,6 +16,8 @@ mod kill;
 mod layers;
 mod list;
 mod list_flags;
+mod netns;
+mod netns_refused;
 mod port;
 mod procfs_source;
 mod recordings;
@@ -27,11 +29,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
-use support::{Suite, netns};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let suites: [Suite; 17] = [
+    let suites = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
@@ -44,13 +45,15 @@ fn main() -> ExitCode {
         layers::suite(),
         list::suite(),
         list_flags::suite(),
+        netns::suite(),
+        netns_refused::suite(),
         port::suite(),
         procfs_source::suite(),
         recordings::suite(),
         streams::suite(),
         summary::suite(),
     ];
-    let namespaces = if args.list { Ok(()) } else { netns::prepare() };
+    let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();
     let conclusion = libtest_mimic::run(&args, trials);
     // A failure to print to stderr is nothing that a test run could act on.
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
             stderr,
             "\n*** {} tests of the real kernel were NOT RUN: {why}\n*** {} makes that a failure\n",
             conclusion.num_ignored,
-            netns::REQUIRE
+            support::netns::REQUIRE
         );
     }
     for number in support::measurements() {

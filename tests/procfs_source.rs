@@ -128,7 +128,7 @@ fn every_output_names_the_same_rows_from_procfs() {
     let (header, csv) = run(&["-o", "csv"]).csv();
     assert_eq!(header, LIST_KEYS);
     assert_eq!(csv.len(), expected.len());
-    assert!(csv.iter().all(|row| row[13..] == ["", "", ""]), "unknown is empty");
+    assert!(csv.iter().all(|row| row[14..] == ["", "", ""]), "unknown is empty");
     let table = run(&[]);
     for (_, local, remote) in BUCKETS {
         let port = |end: &str| end.rsplit_once(':').expect("an end").1.to_owned();

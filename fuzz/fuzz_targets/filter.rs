@@ -33,7 +33,7 @@ fn rows() -> Vec<Row> {
                 cookie: Cookie::new(1),
             };
             let direction = [Direction::Inbound, Direction::Outbound, Direction::Unknown][j % 3];
-            rows.push(Row { bucket, direction });
+            rows.push(Row { bucket, direction, netns: 0 });
         }
     }
     rows

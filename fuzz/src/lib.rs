@@ -58,6 +58,7 @@ pub fn facts() -> Facts {
         taken_at: SystemTime::UNIX_EPOCH,
         kernel: "6.18.0".into(),
         netns: Some(1),
+        netns_name: None,
         local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 
 use clap::{Args, ValueEnum};
 
+use super::netns::NetnsArgs;
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::{conflict, direction, verdict};
@@ -44,6 +45,7 @@ Examples:
   twtool bind-test 8080                        would my server, with SO_REUSEADDR, get the port?
   twtool bind-test 8080 --with none            and without any option?
   twtool bind-test https --addr 192.0.2.1 --addr ::1
+  twtool bind-test 8080 --netns 4711           in the network namespace of process 4711
   twtool bind-test 8080 --json | jq -r '.cause, .free_in_ms'
   twtool bind-test 8080 --demo                 see TIME_WAIT block a port, in a private namespace
 ")]
@@ -61,8 +63,10 @@ pub struct BindTestArgs {
     #[arg(long, conflicts_with = "demo")]
     listen: bool,
     /// Show on this kernel how TIME_WAIT blocks the port, in a private network namespace (no root, host untouched)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "netns")]
     demo: bool,
+    #[command(flatten)]
+    netns: NetnsArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,6 +104,10 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
             "a bind test is not flat; there are table, json and ndjson",
         ));
     }
+    args.netns.within(|| answer(args, global, context))
+}
+
+fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
     let facts = source::kernel_facts();
     let port = single_port(&args.port, &facts)?;
     if args.demo {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use clap::Args;
 
+use super::netns::NetnsArgs;
 use super::selection::{Query, SelectionArgs, gaps};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
@@ -42,6 +43,7 @@ Examples:
   twtool kill 'sport = :8080' --yes && twtool bind-test 8080
   twtool kill --direction outbound --dry-run       what would be removed?
   twtool kill 'dst 10.0.0.0/8' --yes --json | jq '.destroyed, .failed'
+  twtool kill --local-port 8080 --netns web        in the network namespace that `ip netns` calls web
   twtool kill --all --fin-wait-2 --yes -o ndjson   a record each
 ")]
 pub struct KillArgs {
@@ -56,6 +58,8 @@ pub struct KillArgs {
     /// Show what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    netns: NetnsArgs,
 }
 
 /// Answers.
@@ -71,6 +75,11 @@ pub fn run(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Resul
                 .into(),
         ));
     }
+    args.netns.within(|| answer(args, global, context))
+}
+
+fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+    let asks = !args.yes && !args.dry_run;
     // procfs has no cookies, so there is nothing to fall back to.
     let mut source = Source::kernel(Choice::SockDiag)?;
     let query = Query::new(&args.selection, global, source.facts(), true)?;

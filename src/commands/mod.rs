@@ -6,6 +6,7 @@
 pub mod bind_test;
 pub mod kill;
 pub mod list;
+pub mod netns;
 pub mod port;
 pub mod summary;
 
@@ -19,6 +20,7 @@ use crate::lab::demo::DemoError;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
+use crate::sys::netns::NetnsError;
 use crate::view::human;
 use crate::view::style::Look;
 
@@ -84,12 +86,12 @@ pub enum ColorChoice {
     Never,
 }
 
-/// The world as a command sees it.
+/// The world as a command sees it. It can go to another thread, for a command may run in another network namespace.
 pub struct Context<'a> {
     /// Results.
-    pub out: &'a mut dyn Write,
+    pub out: &'a mut (dyn Write + Send),
     /// Warnings.
-    pub err: &'a mut dyn Write,
+    pub err: &'a mut (dyn Write + Send),
     /// How tables look there.
     pub look: Look,
     /// Who can be asked, where somebody can.
@@ -115,8 +117,8 @@ impl<'a> Context<'a> {
     /// A world with these outputs and nobody to ask; `width` in columns, where standard output is a terminal; `unicode`:
     /// whether characters beyond ASCII are shown.
     pub fn new(
-        out: &'a mut dyn Write,
-        err: &'a mut dyn Write,
+        out: &'a mut (dyn Write + Send),
+        err: &'a mut (dyn Write + Send),
         color: bool,
         width: Option<usize>,
         unicode: bool,
@@ -172,6 +174,9 @@ pub enum CommandError {
     /// The experiment could not be made.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// A network namespace could not be looked into.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     /// The answer could not be written.
     #[error("writing the answer failed: {0}")]
     Output(#[from] io::Error),
@@ -194,6 +199,7 @@ impl CommandError {
         match self {
             Self::Source(error) => error.hint(),
             Self::Destroy(error) => error.hint(),
+            Self::Netns(error) => error.hint(),
             Self::Demo(DemoError::Sandbox(_)) => Some(
                 "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
                  user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \

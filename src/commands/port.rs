@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use clap::Args;
 
+use super::netns::NetnsArgs;
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::filter::Filter;
 use crate::model::facts::Setting;
@@ -21,12 +22,15 @@ Examples:
   twtool port 443                  class, service, and whether something listens or waits there
   twtool port https 8080 1020-1026
   twtool port 0                    reserved; asks the kernel to choose
+  twtool port 8080 --netns web     in the network namespace that `ip netns` calls web
   twtool port 8000-8099 --json | jq '.ports[] | select(.listening)'
 ")]
 pub struct PortArgs {
     /// Number, range like 8000-8099, or TCP service name of /etc/services
     #[arg(required = true, value_name = "PORT", allow_negative_numbers = true)]
     ports: Vec<PortArg>,
+    #[command(flatten)]
+    netns: NetnsArgs,
 }
 
 /// Answers.
@@ -34,6 +38,10 @@ pub struct PortArgs {
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &PortArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+    args.netns.within(|| answer(args, global, context))
+}
+
+fn answer(args: &PortArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
     let facts = source::kernel_facts();
     let mut ports = vec![];
     for argument in &args.ports {

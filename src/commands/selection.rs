@@ -52,6 +52,15 @@ pub(super) struct SelectionArgs {
     fin_wait_2: bool,
 }
 
+impl SelectionArgs {
+    /// Whether an interface may be named, in a scope or behind `dev`.
+    pub(super) fn may_name_an_interface(&self) -> bool {
+        let in_filter = |word: &String| word.contains("dev") || word.contains('%');
+        let scoped = |typed: &ScopedPrefix| typed.scope.is_some();
+        self.filter.iter().any(in_filter) || self.local.iter().chain(&self.remote).any(scoped)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ClassArg {
     /// 0-1023
@@ -193,7 +202,7 @@ impl Query {
                 } else {
                     Direction::Unknown
                 };
-                let row = Row { bucket, direction };
+                let row = Row { bucket, direction, netns: 0 };
                 let passes = self.filter.judge(&row);
                 self.unjudged.set(self.unjudged.get() || passes.is_none());
                 (passes == Some(true)).then_some(row)

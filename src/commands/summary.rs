@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::netns::NetnsArgs;
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::direction;
 use crate::analysis::groups::By;
@@ -36,6 +37,7 @@ Examples:
   twtool summary --by local-port,direction
   twtool summary --json | jq '.history.closes | add'
   twtool summary --json | jq '.groups.destination.top[] | [.remote_addr, .remote_port, .count]' -c
+  twtool summary --netns web                   of the network namespace that `ip netns` calls web
   twtool summary --record bug.twrec            keep what the kernel said; --replay answers from it
 ")]
 pub struct SummaryArgs {
@@ -52,8 +54,10 @@ pub struct SummaryArgs {
     #[arg(long, requires = "record")]
     force: bool,
     /// Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel
-    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "netns"])]
     replay: Option<PathBuf>,
+    #[command(flatten)]
+    netns: NetnsArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,6 +97,10 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not flat; there are table, json and ndjson"));
     }
+    args.netns.within(|| answer(args, global, context))
+}
+
+fn answer(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
     let mut source = match (&args.record, &args.replay) {
         (Some(path), _) => Source::recorded_kernel(path, args.force)?,
         (_, Some(path)) => Source::replay(path)?,
@@ -157,7 +165,7 @@ fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Resu
                 } else {
                     Direction::Unknown
                 };
-                tally.add(&Row { bucket, direction });
+                tally.add(&Row { bucket, direction, netns: 0 });
             }
             // Of the other family; or a FIN_WAIT_2 that is no bucket and still has its owner.
             Socket::Bucket(_) | Socket::Full(_) => {}

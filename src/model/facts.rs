@@ -19,6 +19,8 @@ pub struct Facts {
     pub kernel: String,
     /// Inode number of the network namespace.
     pub netns: Option<u64>,
+    /// What it is called: the name that ip-netns(8) knows it by, or `PID:COMM` of its first process.
+    pub netns_name: Option<String>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_port_range: Option<LocalPortRange>,
     /// `net.ipv4.ip_local_reserved_ports`.
@@ -106,6 +108,16 @@ impl Facts {
         })
     }
 
+    /// Adds interface names that only other namespaces have, under numbers that the kernel never gives (they are positive
+    /// ints): a test for such a name can then be judged here as well, and no socket is bound to it.
+    pub fn add_absent_interfaces<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
+        for (below, name) in (0..).zip(names) {
+            if !self.interfaces.values().any(|here| here == name) {
+                self.interfaces.extend(NonZeroU32::new(u32::MAX - below).map(|number| (number, name.clone())));
+            }
+        }
+    }
+
     /// The ports that an argument names.
     ///
     /// # Errors
@@ -183,6 +195,7 @@ pub(crate) mod tests {
             taken_at: SystemTime::UNIX_EPOCH,
             kernel: "6.18.0".into(),
             netns: Some(4_026_531_840),
+            netns_name: Some("web".into()),
             local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
             local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8000))])),
             unprivileged_port_start: Some(1024),
@@ -197,6 +210,17 @@ pub(crate) mod tests {
         assert_eq!(facts.interface_index("lo"), facts.interface_index("1"));
         assert!(facts.interface_index("nosuch").is_err_and(|e| e.contains("'nosuch'") && e.contains("lo")));
         assert!(NonZeroU32::new(7).is_some_and(|seven| facts.interface_name(seven) == "if7"));
+    }
+
+    #[test]
+    fn an_interface_of_another_namespace_is_known_by_name_and_is_none_of_this_one() {
+        let mut facts = facts();
+        facts.add_absent_interfaces(&["eth0".to_owned(), "lo".into(), "eth1".into()]);
+        let index = |name: &str| facts.interface_index(name).map(NonZeroU32::get);
+        assert_eq!(index("lo"), Ok(1));
+        assert!(["eth0", "eth1"].iter().all(|name| index(name).is_ok_and(|index| i32::try_from(index).is_err())));
+        assert_ne!(index("eth0"), index("eth1"));
+        assert!(index("eth2").is_err());
     }
 
     #[test]

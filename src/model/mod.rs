@@ -9,6 +9,7 @@ pub mod demo;
 pub mod facts;
 pub mod kernel_counts;
 pub mod listeners;
+pub mod netns;
 pub mod outcome;
 pub mod port;
 pub mod process;

@@ -37,9 +37,11 @@ pub struct Row {
     pub bucket: TimeWaitBucket,
     /// What follows from it.
     pub direction: Direction,
+    /// The network namespace that it is in, by its place among those of the answer.
+    pub netns: u32,
 }
 
-/// Orders. Rows that are equal by the key are ordered by both ends and cookie, so that each is stable. Compared piece by
+/// Orders. Rows that are equal by the key are ordered by both ends, namespace and cookie, so that each is stable. Compared piece by
 /// piece, for most rows differ in the first; IPv4 on the wire goes before IPv6.
 impl Row {
     /// By remaining time.
@@ -77,7 +79,7 @@ impl Row {
     }
 
     fn cookie(&self, other: &Self) -> Ordering {
-        self.bucket.cookie.cmp(&other.bucket.cookie)
+        (self.netns, self.bucket.cookie).cmp(&(other.netns, other.bucket.cookie))
     }
 }
 
@@ -98,6 +100,6 @@ pub(crate) mod tests {
             mark: None,
             cookie: Cookie::new(1),
         };
-        Row { bucket, direction: Direction::Unknown }
+        Row { bucket, direction: Direction::Unknown, netns: 0 }
     }
 }

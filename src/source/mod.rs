@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::filter::Filter;
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
+use crate::model::netns::Netns;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
@@ -319,14 +320,16 @@ fn walk_by_family(
 /// The facts of the calling thread's network namespace, now.
 #[must_use]
 pub fn kernel_facts() -> Facts {
+    let netns = sys::netns::current();
     Facts {
         taken_at: sys::clock::now(),
         kernel: sys::netns::kernel_release(),
-        netns: sys::netns::inode(),
+        netns: netns.as_ref().map(|netns| netns.id.inode),
+        netns_name: netns.as_ref().and_then(|netns| netns.name.as_ref()).map(ToString::to_string),
         local_port_range: sys::sysctl::local_port_range(),
         local_reserved_ports: sys::sysctl::local_reserved_ports(),
         unprivileged_port_start: sys::sysctl::unprivileged_port_start(),
-        services: sys::services::read(),
+        services: sys::services::read(netns.as_ref().and_then(Netns::given_name)),
         interfaces: sys::netns::interfaces(),
     }
 }

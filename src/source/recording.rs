@@ -65,6 +65,7 @@ struct Header {
     taken_at_ms: u64,
     kernel: String,
     netns: Option<u64>,
+    netns_name: Option<String>,
     local_port_range: Option<(u16, u16)>,
     local_reserved_ports: Option<Vec<(u16, u16)>>,
     unprivileged_port_start: Option<u32>,
@@ -140,6 +141,7 @@ impl Header {
             taken_at_ms: u64::try_from(taken_at.as_millis()).unwrap_or(u64::MAX),
             kernel: facts.kernel.clone(),
             netns: facts.netns,
+            netns_name: facts.netns_name.clone(),
             local_port_range: facts.local_port_range.map(|range| pair(&range.0)),
             local_reserved_ports: facts.local_reserved_ports.as_ref().map(|list| list.0.iter().map(pair).collect()),
             unprivileged_port_start: facts.unprivileged_port_start,
@@ -165,6 +167,7 @@ impl Header {
                 .ok_or("its time lies beyond the year 9999")?,
             kernel: self.kernel,
             netns: self.netns,
+            netns_name: self.netns_name,
             local_port_range: self.local_port_range.map(range).transpose()?.map(LocalPortRange),
             local_reserved_ports: self
                 .local_reserved_ports
@@ -317,6 +320,7 @@ mod tests {
             taken_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             kernel: "6.18.0".into(),
             netns: Some(4_026_531_840),
+            netns_name: Some("web".into()),
             local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
             local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8080))])),
             unprivileged_port_start: None,

@@ -1,12 +1,40 @@
 //! /etc/services (services(5)), its TCP entries. An absent file is an empty table: names are a convenience.
 
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
 use crate::model::facts::Services;
 use crate::model::port::Port;
 
-/// Reads the file.
+/// Reads the file. A network namespace that ip-netns(8) knows by a name may have one of its own, /etc/netns/NAME/services:
+/// `ip netns exec` shows it to programs in place of /etc/services.
 #[must_use]
-pub fn read() -> Services {
-    std::fs::read("/etc/services").map_or_else(|_| Services::default(), |bytes| parse(&String::from_utf8_lossy(&bytes)))
+pub fn read(netns: Option<&str>) -> Services {
+    let own = netns.and_then(|name| fs::read(Path::new("/etc/netns").join(name).join("services")).ok());
+    match own {
+        Some(bytes) => table(&bytes),
+        None => fs::read("/etc/services").map_or_else(|_| Services::default(), shared),
+    }
+}
+
+/// The table of /etc/services that was made last, and its text: whoever reads the same again, for many namespaces, shares it.
+static LAST: Mutex<Option<(Vec<u8>, Services)>> = Mutex::new(None);
+
+fn shared(bytes: Vec<u8>) -> Services {
+    let Ok(mut last) = LAST.lock() else { return table(&bytes) };
+    match &*last {
+        Some((text, services)) if *text == bytes => services.clone(),
+        _ => {
+            let services = table(&bytes);
+            *last = Some((bytes, services.clone()));
+            services
+        }
+    }
+}
+
+fn table(bytes: &[u8]) -> Services {
+    parse(&String::from_utf8_lossy(bytes))
 }
 
 /// `name port/protocol [alias ...] [# comment]`, an entry a line; lines of another form are passed over.

@@ -300,7 +300,7 @@ struct StageRecord {
 }
 
 fn demo_records<'a>(facts: &'a Facts, runs: &[DemoRun]) -> Vec<DemoRecord<'a>> {
-    let row = |bucket: &TimeWaitBucket| Row { bucket: *bucket, direction: Direction::Unknown };
+    let row = |bucket: &TimeWaitBucket| Row { bucket: *bucket, direction: Direction::Unknown, netns: 0 };
     let run = |run: &DemoRun| DemoRecord {
         old_socket_options: run.old_socket.names(),
         stages: run

@@ -25,6 +25,8 @@ enum Shown {
     Exact,
     /// A rounded time.
     Duration,
+    /// By its number where it has no name.
+    Netns,
     /// With the service of the local port beside it.
     LocalService,
     /// With the service of the remote port beside it.
@@ -41,6 +43,9 @@ impl Column {
     /// Appends the value as a table has it: `-` for what is unknown, times rounded, a service beside its port.
     pub fn write_for_eyes(&self, record: &SocketRecord, cell: &mut String) {
         match self.value(record) {
+            Value::Unknown if self.shown == Shown::Netns && record.facts.netns.is_some() => {
+                number(record.facts.netns).append_text(cell);
+            }
             Value::Unknown => cell.push('-'),
             Value::Number(ms) if self.shown == Shown::Duration => {
                 human::append_duration(Duration::from_millis(ms), cell);
@@ -51,7 +56,7 @@ impl Column {
         let service = match self.shown {
             Shown::LocalService => record.service(record.tuple.local_port()),
             Shown::RemoteService => record.remote().and_then(|(_, port)| record.service(port)),
-            Shown::Exact | Shown::Duration => None,
+            Shown::Exact | Shown::Duration | Shown::Netns => None,
         };
         if let Some(service) = service {
             cell.push_str(" (");
@@ -88,7 +93,8 @@ macro_rules! column {
 
 /// The keys of a record, in the contract's order.
 pub static RECORD_COLUMNS: &[Column] = &[
-    column!("netns", "NETNS", |r| number(r.facts.netns)),
+    column!("netns", "NETNS INODE", |r| number(r.facts.netns)),
+    Column { shown: Shown::Netns, ..column!("netns_name", "NETNS", |r| text(r.facts.netns_name.as_deref())) },
     column!("family", "FAMILY", |r| Value::Word(r.tuple.family.name())),
     column!("state", "STATE", |r| Value::Word(r.state.name())),
     column!("local_addr", "LOCAL ADDRESS", |r| Value::Addr(r.tuple.local_addr())),
@@ -120,12 +126,14 @@ static JOINED_COLUMNS: &[Column] = &[
     },
 ];
 
-/// The columns of a table where none are chosen; the state only where it can be more than TIME_WAIT.
+/// The columns of a table where none are chosen; the namespace only where there are several, the state only where it can
+/// be more than TIME_WAIT.
 #[must_use]
-pub fn table_columns(with_state: bool) -> Vec<&'static Column> {
+pub fn table_columns(with_netns: bool, with_state: bool) -> Vec<&'static Column> {
+    let netns = if with_netns { &["netns_name"][..] } else { &[] };
     let state = if with_state { &["state"][..] } else { &[] };
     let keys = ["local", "local_class", "remote", "remote_class", "direction", "expires_ms"];
-    state.iter().chain(&keys).filter_map(|key| Column::find(key)).collect()
+    netns.iter().chain(state).chain(&keys).filter_map(|key| Column::find(key)).collect()
 }
 
 #[cfg(test)]
@@ -150,7 +158,7 @@ mod tests {
         assert_eq!(json, serde_json::to_string(&record).expect("json"));
         assert_eq!(
             json,
-            "{\"netns\":4026531840,\"family\":\"ipv4-mapped\",\"state\":\"time-wait\",\"local_addr\":\"10.0.0.1\",\
+            "{\"netns\":4026531840,\"netns_name\":\"web\",\"family\":\"ipv4-mapped\",\"state\":\"time-wait\",\"local_addr\":\"10.0.0.1\",\
              \"local_port\":80,\"local_class\":\"well-known\",\"local_service\":\"http\",\"remote_addr\":\"10.0.0.2\",\
              \"remote_port\":40000,\"remote_class\":\"registered\",\"remote_service\":null,\"direction\":\"unknown\",\
              \"expires_ms\":10000,\"interface\":null,\"mark\":null,\"cookie\":\"1\"}"
@@ -162,6 +170,7 @@ mod tests {
         fn records_that_are_written_out_are_those_of_the_columns(
             kind in 0..3, addrs in any::<[u32; 2]>(), ports in any::<[u16; 2]>(), expires_ms in any::<u32>(),
             mark in any::<Option<u32>>(), cookie in any::<u64>(), interface in 0_u32..3, named in any::<bool>(),
+            name in proptest::option::of("[a-z]{1,3}|[0-9]:[\"\\\\,\\PC\n\x1b]{1,4}"),
         ) {
             let form = |addr: u32| match kind {
                 0 => Ipv4Addr::from(addr).to_string(),
@@ -169,6 +178,7 @@ mod tests {
                 _ => format!("2001:db8:{:x}::{:x}", addr >> 16, addr & 0xffff),
             };
             let mut facts = facts();
+            facts.netns_name = name;
             if named {
                 facts.services = Services::new(vec![(Port(ports[0]), vec!["a,\"b\"".into()]), (Port(ports[1]), vec!["x".into()])]);
             }

@@ -43,8 +43,18 @@ pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
     let mut sorted = rows.to_vec();
     sorted.sort_unstable_by(Row::by_expires);
     let shown = &sorted[..rows.len().min(SHOWN)];
-    let columns = table_columns(with_state);
-    list::body(out, &ListTable { rows: shown, facts, columns: &columns, total: rows.len(), header: true }, look)?;
+    let columns = table_columns(false, with_state);
+    list::body(
+        out,
+        &ListTable {
+            rows: shown,
+            facts: std::slice::from_ref(facts),
+            columns: &columns,
+            total: rows.len(),
+            header: true,
+        },
+        look,
+    )?;
     let cut = if shown.len() < rows.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
     let line = format!("selected: {}{cut}", list::states(rows));
     writeln!(out, "{}", look.paint(Meaning::Aside, line))?;

@@ -95,14 +95,19 @@ fn append_header(columns: &[&'static Column], header: bool, text: &mut String) {
     }
 }
 
-fn lines(out: &mut dyn Write, line: &Line, rows: &[Row], facts: &Facts) -> io::Result<()> {
+/// The facts of a row's network namespace.
+fn of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
+    &facts[row.netns as usize]
+}
+
+fn lines(out: &mut dyn Write, line: &Line, rows: &[Row], facts: &[Facts]) -> io::Result<()> {
     parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
-        rows[range].iter().for_each(|row| line.append(row, facts, text));
+        rows[range].iter().for_each(|row| line.append(row, of(row, facts), text));
     })
 }
 
-/// Writes the rows as ndjson.
-pub fn ndjson(out: &mut dyn Write, rows: &[Row], facts: &Facts) -> io::Result<()> {
+/// Writes the rows as ndjson; each with the facts of its network namespace, as everywhere here.
+pub fn ndjson(out: &mut dyn Write, rows: &[Row], facts: &[Facts]) -> io::Result<()> {
     lines(out, &Line::Ndjson, rows, facts)
 }
 
@@ -110,7 +115,7 @@ pub fn ndjson(out: &mut dyn Write, rows: &[Row], facts: &Facts) -> io::Result<()
 pub fn csv(
     out: &mut dyn Write,
     rows: &[Row],
-    facts: &Facts,
+    facts: &[Facts],
     columns: &[&'static Column],
     header: bool,
 ) -> io::Result<()> {
@@ -121,7 +126,13 @@ pub fn csv(
 }
 
 /// Writes the JSON document of the rows; `source` is the interface that they came from.
-pub fn document(out: &mut dyn Write, envelope: Envelope, source: &str, rows: &[Row]) -> io::Result<()> {
+pub fn document(
+    out: &mut dyn Write,
+    envelope: Envelope,
+    source: &str,
+    rows: &[Row],
+    facts: &[Facts],
+) -> io::Result<()> {
     json::open_document(out, envelope)?;
     write!(out, ",\"source\":\"{source}\",\"sockets\":[")?;
     parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
@@ -129,7 +140,7 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, source: &str, rows: &[R
             if i > 0 {
                 text.push(',');
             }
-            SocketRecord::of_row(&rows[i], envelope.facts).append_json(text);
+            SocketRecord::of_row(&rows[i], of(&rows[i], facts)).append_json(text);
         }
     })?;
     out.write_all(b"]}\n")
@@ -139,8 +150,8 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, source: &str, rows: &[R
 pub struct ListTable<'a> {
     /// Its rows, in their order.
     pub rows: &'a [Row],
-    /// For names.
-    pub facts: &'a Facts,
+    /// The facts of their network namespaces.
+    pub facts: &'a [Facts],
     /// Its columns.
     pub columns: &'a [&'static Column],
     /// How many rows there are with those that a limit cut off.
@@ -155,7 +166,7 @@ impl Rows for ListTable<'_> {
     }
 
     fn fill(&self, row: usize, cells: &mut [String]) {
-        let record = SocketRecord::of_row(&self.rows[row], self.facts);
+        let record = SocketRecord::of_row(&self.rows[row], of(&self.rows[row], self.facts));
         for (column, cell) in self.columns.iter().zip(cells) {
             column.write_for_eyes(&record, cell);
         }
@@ -165,7 +176,8 @@ impl Rows for ListTable<'_> {
 /// Writes the table and its last line.
 pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()> {
     if list.rows.is_empty() && list.total == 0 {
-        return if list.header { writeln!(out, "no TIME_WAIT sockets") } else { Ok(()) };
+        let several = among(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
+        return if list.header { writeln!(out, "no TIME_WAIT sockets{several}") } else { Ok(()) };
     }
     let left_out = body(out, list, look)?;
     if !list.header {
@@ -198,6 +210,11 @@ pub(super) fn states(rows: &[Row]) -> String {
     }
 }
 
+/// `in 3 namespaces`, where there are several.
+fn among(facts: &[Facts]) -> Option<String> {
+    (facts.len() > 1).then(|| format!("in {} namespaces", facts.len()))
+}
+
 /// `5 TIME_WAIT, next free in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     let mut parts = vec![];
@@ -205,6 +222,10 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
         parts.push(format!("{} of {} buckets", list.rows.len(), list.total));
     } else {
         parts.push(states(list.rows));
+    }
+    if let (Some(counted), Some(among)) = (parts.last_mut(), among(list.facts)) {
+        counted.push(' ');
+        counted.push_str(&among);
     }
     // A FIN_WAIT_2 bucket becomes TIME_WAIT when its peer closes: its time frees nothing yet.
     let next = list.rows.iter().filter(|row| !row.bucket.fin_wait_2).map(|row| row.bucket.expires()).min();

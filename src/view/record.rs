@@ -78,6 +78,7 @@ impl<'a> SocketRecord<'a> {
         let tuple = &self.tuple;
         let (local_port, remote) = (tuple.local_port(), self.remote());
         out.key("{\"netns\":", "").number(self.facts.netns);
+        out.key(",\"netns_name\":", ",").text(self.facts.netns_name.as_deref());
         out.key(",\"family\":", ",").word(Some(tuple.family.name()));
         out.key(",\"state\":", ",").word(Some(self.state.name()));
         out.key(",\"local_addr\":", ",").addr(Some(tuple.local_addr()));

@@ -1,4 +1,4 @@
-//! More addresses on `lo` than 127.0.0.0/8 and ::1, by RTM_NEWADDR (rtnetlink(7)).
+//! More addresses on `lo` than 127.0.0.0/8 and ::1, and another name for it (rtnetlink(7)).
 
 use std::net::IpAddr;
 
@@ -27,9 +27,32 @@ pub(crate) fn add(addr: &str) {
         body.extend(kind.to_ne_bytes());
         body.extend(&bytes);
     }
+    ask(RTM_NEWADDR, NLM_F_CREATE, &body, &format!("adding {addr} to lo"));
+}
+
+/// Gives `lo` another name.
+#[track_caller]
+pub(crate) fn rename_loopback(name: &str) {
+    const RTM_NEWLINK: u16 = 16;
+    const IFLA_IFNAME: u16 = 3;
+    const IFF_UP: u32 = 1;
+    let link = |flags: u32| [0_u32, 1, flags, IFF_UP].map(u32::to_ne_bytes).concat();
+    // Older kernels rename what is down only.
+    ask(RTM_NEWLINK, 0, &link(0), "lo goes down");
+    let length = u16::try_from(5 + name.len()).expect("short");
+    let mut named = link(IFF_UP);
+    named.extend([length.to_ne_bytes(), IFLA_IFNAME.to_ne_bytes()].concat());
+    named.extend(name.bytes().chain([0]));
+    named.resize(named.len().next_multiple_of(4), 0);
+    ask(RTM_NEWLINK, 0, &named, &format!("lo is called {name}"));
+}
+
+/// One request to rtnetlink, which must work.
+#[track_caller]
+fn ask(kind: u16, flags: u16, body: &[u8], what: &str) {
     let mut request = u32::try_from(16 + body.len()).expect("short").to_ne_bytes().to_vec();
-    request.extend(RTM_NEWADDR.to_ne_bytes());
-    request.extend((NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE).to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend((NLM_F_REQUEST | NLM_F_ACK | flags).to_ne_bytes());
     request.extend([0; 8]);
     request.extend(body);
 
@@ -40,5 +63,5 @@ pub(crate) fn add(addr: &str) {
     let mut answer = Vec::with_capacity(4096);
     socket.recv(&mut answer, 0).expect("an answer");
     let code = answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
-    assert_eq!(code, Some(0), "adding {addr} to lo");
+    assert_eq!(code, Some(0), "{what}");
 }

@@ -121,6 +121,7 @@ pub(crate) fn facts() -> Facts {
         taken_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         kernel: "5.4.0-hand-made".into(),
         netns: Some(4_026_531_840),
+        netns_name: Some("1:init".into()),
         local_port_range: Some(LocalPortRange(range(32768, 60999))),
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),

@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::procfs::{Entry, Identity};
 
 /// The keys of a record, in order; part of the contract.
-pub(crate) const LIST_KEYS: [&str; 16] = [
+pub(crate) const LIST_KEYS: [&str; 17] = [
     "netns",
+    "netns_name",
     "family",
     "state",
     "local_addr",

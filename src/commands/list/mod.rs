@@ -1,22 +1,20 @@
-//! `twtool list`: the timewait buckets of this network namespace. What was typed, and how each kind of answer is made.
+//! `twtool list`: the timewait buckets of this network namespace, or of others. What was typed; how each kind of answer is
+//! made from one namespace is in `one`, from several in `many`, how it is printed where it was gathered first in `rows`.
 
-use std::ops::ControlFlow;
+mod many;
+mod one;
+mod rows;
+
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::selection::{Query, SelectionArgs, gaps};
-use super::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
-use crate::filter::Filter;
-use crate::model::listeners::Listeners;
-use crate::model::row::Row;
-use crate::model::socket::TcpState;
-use crate::sock_diag::bytecode;
-use crate::source::{Choice, Source};
-use crate::view;
-use crate::view::column::{Column, RECORD_COLUMNS, table_columns};
-use crate::view::json::Envelope;
-use crate::view::list::{ListTable, Stream};
+use super::netns::{ManyNetnsArgs, Where};
+use super::selection::SelectionArgs;
+use super::{Answer, CommandError, Context, Format, GlobalArgs};
+use crate::source::Choice;
+use crate::sys;
+use crate::view::column::{Column, RECORD_COLUMNS};
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -39,6 +37,9 @@ Examples:
   twtool list -o ndjson | jq -r .remote_addr | sort | uniq -c
   twtool list -o csv --columns local,remote,expires_ms
   twtool list --explain-filter 'sport = :443 and expires < 5s'
+  twtool list --netns web                          in the network namespace that `ip netns` calls web
+  twtool list --netns 4711 --local-port 8080       in that of process 4711
+  twtool list --all-netns -o ndjson | jq -r .netns_name | sort | uniq -c
   twtool list --record bug.twrec                   keep what the kernel said; --replay answers from it
 ")]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
@@ -82,6 +83,8 @@ pub struct ListArgs {
     /// Answer from such a file instead of the kernel
     #[arg(long, value_name = "FILE", conflicts_with = "record")]
     replay: Option<PathBuf>,
+    #[command(flatten)]
+    namespaces: ManyNetnsArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -129,34 +132,24 @@ fn parse_column(key: &str) -> Result<&'static Column, String> {
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
-    let format = global.format();
-    check(args, format)?;
-    let mut source = match (&args.record, &args.replay) {
-        (Some(path), _) => Source::recorded_kernel(path, args.force)?,
-        (_, Some(path)) => Source::replay(path)?,
-        (None, None) => Source::kernel(args.source.into())?,
-    };
-    let query = Query::new(&args.selection, global, source.facts(), !(args.count || args.quiet))?;
-    // JSON has its warnings in the document as well.
-    context.warn(&query.warnings);
-    let answer = if args.explain_filter {
-        let text = |filter: &Filter| (*filter != Filter::TRUE).then(|| filter.to_string());
-        let by_kernel = text(&bytecode::judged_by_kernel(&query.filter));
-        let left = text(&bytecode::left_over(&query.filter));
-        view::list::explain(context.out, text(&query.filter).as_deref(), by_kernel.as_deref(), left.as_deref())?;
-        Ok(Answer::Yes)
-    } else if args.quiet {
-        quiet(&query, &mut source, context)
-    } else if args.count {
-        count(&query, &mut source, context, args.limit)
-    } else if matches!(format, Format::Ndjson | Format::Csv) && args.sort.unwrap_or(SortKey::None) == SortKey::None {
-        stream(&query, &mut source, context, args, format)
-    } else {
-        sorted(&query, &mut source, context, args, format)
-    };
-    // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
-    source.finish()?;
-    answer
+    check(args, global.format())?;
+    match args.namespaces.find()? {
+        Where::Here => one::answer(args, global, context),
+        Where::In(netns) => sys::netns::within(&netns, || one::answer(args, global, context))?,
+        Where::Among(found) => many::answer(&found, args, global, context),
+    }
+}
+
+impl ListArgs {
+    /// Whether rows are written as they come.
+    fn streams(&self, format: Format) -> bool {
+        matches!(format, Format::Ndjson | Format::Csv) && self.sort.unwrap_or(SortKey::None) == SortKey::None
+    }
+
+    /// The columns of csv.
+    fn csv_columns(&self) -> Vec<&'static Column> {
+        if self.columns.is_empty() { RECORD_COLUMNS.iter().collect() } else { self.columns.clone() }
+    }
 }
 
 /// Combinations that clap cannot judge.
@@ -174,160 +167,9 @@ fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     if !args.columns.is_empty() && matches!(format, Format::Json | Format::Ndjson) {
         return Err(CommandError::Usage("'--columns' is for tables and csv; JSON records have every key".into()));
     }
+    if args.namespaces.several() && (args.record.is_some() || args.explain_filter) {
+        let flag = if args.record.is_some() { "--record" } else { "--explain-filter" };
+        return Err(CommandError::Usage(format!("'{flag}' is about one network namespace; give one '--netns'")));
+    }
     Ok(())
-}
-
-fn quiet(query: &Query, source: &mut Source, context: &mut Context) -> Result<Answer, CommandError> {
-    let facts = source.facts().clone();
-    let records = source.records();
-    let (mut listeners, mut any) = (Listeners::default(), false);
-    let end = source.walk(query.states, &query.filter, &mut |socket| {
-        any |= query.row(&mut listeners, &facts, &socket).is_some();
-        // A recording must hold everything.
-        if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    context.warn(&source.warnings());
-    query.directed(&facts)?;
-    // One row that passes for sure is enough.
-    if any {
-        return Ok(Answer::Yes);
-    }
-    query.judged()?;
-    if !end.complete {
-        context.warn(&[interrupted()]);
-        return Ok(Answer::Incomplete);
-    }
-    Ok(Answer::No)
-}
-
-fn count(
-    query: &Query,
-    source: &mut Source,
-    context: &mut Context,
-    limit: Option<usize>,
-) -> Result<Answer, CommandError> {
-    let facts = source.facts().clone();
-    let ((_, count), end) = source.collect(
-        query.states,
-        &query.filter,
-        || (Listeners::default(), 0_usize),
-        |(listeners, count), socket| *count += usize::from(query.row(listeners, &facts, &socket).is_some()),
-    )?;
-    context.warn(&source.warnings());
-    query.judged()?;
-    query.directed(&facts)?;
-    if !end.complete {
-        context.warn(&[interrupted()]);
-    }
-    writeln!(context.out, "{}", count.min(limit.unwrap_or(usize::MAX)))?;
-    Ok(Answer::complete(end.complete))
-}
-
-fn stream(
-    query: &Query,
-    source: &mut Source,
-    context: &mut Context,
-    args: &ListArgs,
-    format: Format,
-) -> Result<Answer, CommandError> {
-    let facts = source.facts().clone();
-    context.warn(&gaps(&facts));
-    let records = source.records();
-    let columns = csv_columns(args);
-    let mut out = match format {
-        Format::Csv => Stream::csv(context.out, &columns, !args.no_header),
-        _ => Stream::ndjson(context.out),
-    };
-    let mut listeners = Listeners::default();
-    let mut left = args.limit.unwrap_or(usize::MAX);
-    let mut any = false;
-    let mut written = Ok(());
-    let end = source.walk(query.states, &query.filter, &mut |socket| {
-        if left > 0
-            && written.is_ok()
-            && let Some(row) = query.row(&mut listeners, &facts, &socket)
-        {
-            any = true;
-            left -= 1;
-            written = out.write(&row, &facts);
-        }
-        // A recording must hold everything, whether or not anybody still reads the rows.
-        let enough = (left == 0 || written.is_err()) && !records;
-        if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    written?;
-    // What came before a failure is shown; a header alone is not.
-    if any || (end.is_ok() && query.judged().is_ok()) {
-        out.finish()?;
-    }
-    let end = end?;
-    context.warn(&source.warnings());
-    query.judged()?;
-    if !end.complete {
-        context.warn(&[interrupted()]);
-    }
-    Ok(Answer::complete(end.complete && gaps(&facts).is_empty()))
-}
-
-fn csv_columns(args: &ListArgs) -> Vec<&'static Column> {
-    if args.columns.is_empty() { RECORD_COLUMNS.iter().collect() } else { args.columns.clone() }
-}
-
-fn sorted(
-    query: &Query,
-    source: &mut Source,
-    context: &mut Context,
-    args: &ListArgs,
-    format: Format,
-) -> Result<Answer, CommandError> {
-    let facts = source.facts().clone();
-    let ((_, mut rows), end) = source.collect(
-        query.states,
-        &query.filter,
-        || (Listeners::default(), vec![]),
-        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, &socket)),
-    )?;
-    query.judged()?;
-    sort(&mut rows, args.sort.unwrap_or(SortKey::Expires), args.reverse);
-    let total = rows.len();
-    rows.truncate(args.limit.unwrap_or(usize::MAX));
-
-    let mut warnings = gaps(&facts);
-    let complete = end.complete && warnings.is_empty();
-    if !end.complete {
-        warnings.push(interrupted());
-    }
-    warnings.extend(source.warnings());
-    context.warn(&warnings);
-    warnings.splice(..0, query.warnings.iter().cloned());
-    match format {
-        Format::Json => {
-            let envelope = Envelope { schema: "twtool.list/1", facts: &facts, complete, warnings: &warnings };
-            view::list::document(context.out, envelope, source.origin().name(), &rows)?;
-        }
-        Format::Table => {
-            let chosen = if args.columns.is_empty() {
-                table_columns(query.states.contains(TcpState::FinWait2))
-            } else {
-                args.columns.clone()
-            };
-            let table = ListTable { rows: &rows, facts: &facts, columns: &chosen, total, header: !args.no_header };
-            view::list::table(context.out, &table, context.look)?;
-        }
-        Format::Ndjson => view::list::ndjson(context.out, &rows, &facts)?,
-        Format::Csv => view::list::csv(context.out, &rows, &facts, &csv_columns(args), !args.no_header)?,
-    }
-    Ok(Answer::complete(complete))
-}
-
-fn sort(rows: &mut [Row], key: SortKey, reverse: bool) {
-    match key {
-        SortKey::None => return,
-        SortKey::Expires => rows.sort_unstable_by(Row::by_expires),
-        SortKey::Local => rows.sort_unstable_by(Row::by_local),
-        SortKey::Remote => rows.sort_unstable_by(Row::by_remote),
-    }
-    if reverse {
-        rows.reverse();
-    }
 }

@@ -1,0 +1,292 @@
+//! The list of several network namespaces: each is read on a thread inside it, as many at a time as there are cores, and
+//! their rows are joined in the order of the namespaces.
+//!
+//! What one of them refuses is said, and the others are listed. Only where none answers is that the answer.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::mpsc;
+use std::thread;
+
+use super::ListArgs;
+use super::one;
+use super::rows::Gathered;
+use crate::commands::selection::Query;
+use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs};
+use crate::model::row::Row;
+use crate::source::{Origin, Source};
+use crate::sys::netns::{self, Found, OpenNetns};
+use crate::view::list::Stream;
+
+/// Rows of a namespace that are handed over together, where they are written as they come.
+const PIECE: usize = 1024;
+
+/// Takes what a namespace has; told to break, it wants no more.
+type HandOver<'a, R> = dyn FnMut(R) -> ControlFlow<()> + Send + 'a;
+
+/// Answers from all of them.
+pub(super) fn answer(
+    found: &Found,
+    args: &ListArgs,
+    global: &GlobalArgs,
+    context: &mut Context,
+) -> Result<Answer, CommandError> {
+    let format = global.format();
+    let reader = Reader { found, args, global, interfaces: interfaces(found, args) };
+    if args.quiet {
+        quiet(&reader, context)
+    } else if args.count {
+        count(&reader, context)
+    } else if args.streams(format) {
+        stream(&reader, context, format)
+    } else {
+        sorted(&reader, context, format)
+    }
+}
+
+fn quiet(reader: &Reader, context: &mut Context) -> Result<Answer, CommandError> {
+    let mut any = false;
+    let told = reader.read(&mut |part| {
+        any = !part.rows.is_empty();
+        if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    told.warn(context);
+    Ok(match (any, told.complete) {
+        // One row is enough.
+        (true, _) => Answer::Yes,
+        (false, true) => Answer::No,
+        (false, false) => Answer::Incomplete,
+    })
+}
+
+fn count(reader: &Reader, context: &mut Context) -> Result<Answer, CommandError> {
+    let mut count = 0;
+    let told = reader.read(&mut |part| {
+        count += part.rows.len();
+        ControlFlow::Continue(())
+    })?;
+    told.warn(context);
+    writeln!(context.out, "{}", count.min(reader.args.limit.unwrap_or(usize::MAX)))?;
+    Ok(Answer::complete(told.complete))
+}
+
+fn stream(reader: &Reader, context: &mut Context, format: Format) -> Result<Answer, CommandError> {
+    let columns = reader.args.csv_columns();
+    let mut out = match format {
+        Format::Csv => Stream::csv(context.out, &columns, !reader.args.no_header),
+        _ => Stream::ndjson(context.out),
+    };
+    let mut left = reader.args.limit.unwrap_or(usize::MAX);
+    let mut written = Ok(());
+    let told = reader.read(&mut |part| {
+        for row in part.rows.iter().take(left) {
+            written = out.write(row, &part.facts[0]);
+            if written.is_err() {
+                return ControlFlow::Break(());
+            }
+        }
+        left = left.saturating_sub(part.rows.len());
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    written?;
+    out.finish()?;
+    told.warn(context);
+    Ok(Answer::complete(told.complete))
+}
+
+fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answer, CommandError> {
+    let mut all: Option<Gathered> = None;
+    let told = reader.read(&mut |mut part| {
+        let Some(all) = &mut all else {
+            all = Some(part);
+            return ControlFlow::Continue(());
+        };
+        let place = u32::try_from(all.facts.len()).unwrap_or(u32::MAX);
+        all.rows.extend(part.rows.iter().map(|&row| Row { netns: place, ..row }));
+        all.facts.append(&mut part.facts);
+        all.with_state |= part.with_state;
+        if part.source != all.source {
+            all.source = Origin::Procfs.name();
+        }
+        ControlFlow::Continue(())
+    })?;
+    context.warn(&told.typed);
+    let Told { complete, typed, warnings } = told;
+    let Some(all) = all else {
+        // Not even one's own was found.
+        context.warn(&warnings);
+        return Ok(Answer::Incomplete);
+    };
+    Gathered { complete, typed, warnings, ..all }.answer(reader.args, format, context)
+}
+
+/// What is to be said of an answer.
+struct Told {
+    complete: bool,
+    /// Of the words that were typed.
+    typed: Vec<String>,
+    /// Of the namespaces.
+    warnings: Vec<String>,
+}
+
+impl Told {
+    fn warn(&self, context: &mut Context) {
+        context.warn(&self.typed);
+        context.warn(&self.warnings);
+    }
+}
+
+struct Reader<'a> {
+    found: &'a Found,
+    args: &'a ListArgs,
+    global: &'a GlobalArgs,
+    /// Those of every namespace, where the words that were typed may name one: `dev eth0` passes nothing where there is no
+    /// eth0, and is a mistake only where no namespace has one.
+    interfaces: BTreeSet<String>,
+}
+
+fn interfaces(found: &Found, args: &ListArgs) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    if args.selection.may_name_an_interface() {
+        let list = |netns: &OpenNetns, hand_over: &mut HandOver<_>| {
+            // One that cannot be entered says so when it is read.
+            let _ = hand_over(netns::within(netns, netns::interfaces).unwrap_or_default());
+        };
+        in_order(&found.namespaces, &list, &mut |_, here| {
+            names.extend(here.into_values());
+            ControlFlow::Continue(())
+        });
+    }
+    names
+}
+
+impl Reader<'_> {
+    /// Hands over what each namespace has, in their order, until told to stop.
+    ///
+    /// # Errors
+    /// The first one's, where no namespace answers: then it is what was typed, or it holds for all of them.
+    fn read(&self, each: &mut dyn FnMut(Gathered) -> ControlFlow<()>) -> Result<Told, CommandError> {
+        let Found { namespaces, unseen } = self.found;
+        let mut told = Told { complete: unseen.is_empty(), typed: vec![], warnings: unseen.clone() };
+        let mut answered = false;
+        let mut refused = None;
+        let read = |netns: &OpenNetns, hand_over: &mut HandOver<_>| {
+            let last = self.read_one(netns, hand_over);
+            let _ = hand_over(last);
+        };
+        in_order(namespaces, &read, &mut |netns, part| match part {
+            Ok(mut part) => {
+                if !answered {
+                    told.typed = std::mem::take(&mut part.typed);
+                }
+                answered = true;
+                told.complete &= part.complete;
+                told.warnings.extend(part.warnings.drain(..).map(|warning| of(netns, &warning)));
+                each(part)
+            }
+            Err(error) => {
+                told.complete = false;
+                told.warnings.push(match &error {
+                    CommandError::Netns(error) => error.to_string(),
+                    error => of(netns, &error.to_string()),
+                });
+                refused.get_or_insert(error);
+                ControlFlow::Continue(())
+            }
+        });
+        match refused {
+            Some(error) if !answered => Err(error),
+            _ => Ok(told),
+        }
+    }
+
+    /// Reads one; where rows are written as they come, they are handed over by and by, and the last of them returned.
+    fn read_one(
+        &self,
+        netns: &OpenNetns,
+        hand_over: &mut HandOver<Result<Gathered, CommandError>>,
+    ) -> Result<Gathered, CommandError> {
+        let gathers = self.args.count || self.args.quiet || !self.args.streams(self.global.format());
+        netns::within(netns, || {
+            let mut source = Source::kernel(self.args.source.into())?;
+            let mut names = source.facts().clone();
+            names.add_absent_interfaces(&self.interfaces);
+            let query = Query::new(&self.args.selection, self.global, &names, !(self.args.count || self.args.quiet))?;
+            if self.args.count || self.args.quiet {
+                query.directed(source.facts())?;
+            }
+            if gathers {
+                one::gather(&query, &mut source)
+            } else {
+                one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
+            }
+        })?
+    }
+}
+
+fn of(netns: &OpenNetns, warning: &str) -> String {
+    format!("network namespace '{}': {warning}", netns.netns)
+}
+
+/// Does the work on every core, and hands over the pieces that come of it in the order of the items, until told to stop.
+/// Memory is bounded: a core is at most a few pieces ahead.
+fn in_order<T: Sync, R: Send>(
+    items: &[T],
+    work: &(impl Fn(&T, &mut HandOver<R>) + Sync),
+    each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
+) {
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    thread::scope(|scope| {
+        // Each worker takes every n-th item, and ends it with None; taking their pieces in turn gives them back in order.
+        // What a worker that could not be started had to do is done here.
+        let pieces: Vec<Option<mpsc::Receiver<Option<R>>>> = (0..workers)
+            .map(|worker| {
+                let (sender, receiver) = mpsc::sync_channel(2);
+                // Nobody listens any more where it is enough.
+                let hand_over = move |piece| {
+                    if sender.send(piece).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                };
+                let take = move || {
+                    for item in items.iter().skip(worker).step_by(workers) {
+                        work(item, &mut |piece| hand_over(Some(piece)));
+                        if hand_over(None).is_break() {
+                            return;
+                        }
+                    }
+                };
+                thread::Builder::new().spawn_scoped(scope, take).is_ok().then_some(receiver)
+            })
+            .collect();
+        for (i, item) in items.iter().enumerate() {
+            let flow = if let Some(receiver) = &pieces[i % workers] {
+                hear_out(receiver, item, each)
+            } else {
+                let mut here = vec![];
+                work(item, &mut |piece| {
+                    here.push(piece);
+                    ControlFlow::Continue(())
+                });
+                here.into_iter().try_for_each(|piece| each(item, piece))
+            };
+            if flow.is_break() {
+                return;
+            }
+        }
+    });
+}
+
+/// Hands over what a worker has of an item.
+fn hear_out<T, R>(
+    receiver: &mpsc::Receiver<Option<R>>,
+    item: &T,
+    each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    loop {
+        match receiver.recv() {
+            Ok(Some(piece)) => each(item, piece)?,
+            Ok(None) => return ControlFlow::Continue(()),
+            // A worker that panicked has nothing more; the scope says so.
+            Err(_) => return ControlFlow::Break(()),
+        }
+    }
+}

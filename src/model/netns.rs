@@ -1,0 +1,148 @@
+//! Network namespaces: which one is meant, which one it is, and what people call it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What a namespace argument may be.
+pub const NETNS_ARG_FORMS: &str =
+    "a name that `ip netns list` shows, a path with a '/' in it, or the number of a process, 1-2147483647";
+
+/// A namespace as somebody typed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetnsArg {
+    /// Digits alone: that of a process, by its number in our pid namespace.
+    Process(u32),
+    /// With a slash: a file that stands for it, `/proc/1/ns/net`, `/run/netns/web`.
+    Path(PathBuf),
+    /// A name of ip-netns(8).
+    Name(String),
+}
+
+impl FromStr for NetnsArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = |why: &str| format!("{why}; a network namespace is {NETNS_ARG_FORMS}");
+        if text.contains('/') {
+            return Ok(Self::Path(text.into()));
+        }
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+            let number: Option<u32> = text.parse().ok().filter(|&pid| pid > 0 && i32::try_from(pid).is_ok());
+            return number.map(Self::Process).ok_or_else(|| form("no process has this number"));
+        }
+        match text {
+            "" => Err(form("it is empty")),
+            // They are no files of /run/netns, where names are.
+            "." | ".." => Err(form("no namespace has this name")),
+            name => Ok(Self::Name(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for NetnsArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => fmt::Display::fmt(pid, f),
+            Self::Path(path) => fmt::Display::fmt(&path.display(), f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Which namespace it is: the number of its file in nsfs, and of the nsfs (namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetnsId {
+    /// Device number of nsfs.
+    pub device: u64,
+    /// The inode number that `readlink /proc/PID/ns/net` shows, and records have.
+    pub inode: u64,
+}
+
+/// What people call a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetnsName {
+    /// The name that ip-netns(8) knows it by.
+    Given(String),
+    /// The lowest-numbered process that was found in it. Its comm is chosen by the process: escape it before a terminal sees it.
+    FirstProcess {
+        /// Its number in our pid namespace.
+        pid: u32,
+        /// Its command name.
+        comm: String,
+    },
+}
+
+impl fmt::Display for NetnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(name) => f.write_str(name),
+            Self::FirstProcess { pid, comm } => write!(f, "{pid}:{comm}"),
+        }
+    }
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Netns {
+    /// Which one.
+    pub id: NetnsId,
+    /// Its name, where one is known.
+    pub name: Option<NetnsName>,
+}
+
+impl Netns {
+    /// The name that ip-netns(8) knows it by.
+    #[must_use]
+    pub fn given_name(&self) -> Option<&str> {
+        match &self.name {
+            Some(NetnsName::Given(name)) => Some(name),
+            Some(NetnsName::FirstProcess { .. }) | None => None,
+        }
+    }
+}
+
+/// Its name, or its number where it has none.
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => fmt::Display::fmt(name, f),
+            None => write!(f, "net:[{}]", self.id.inode),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_a_process_a_slash_makes_a_path_and_all_else_is_a_name() {
+        let parse = |text: &str| text.parse::<NetnsArg>();
+        assert_eq!(parse("1"), Ok(NetnsArg::Process(1)));
+        assert_eq!(parse("./1"), Ok(NetnsArg::Path("./1".into())));
+        assert_eq!(parse("/proc/1/ns/net"), Ok(NetnsArg::Path("/proc/1/ns/net".into())));
+        for name in ["web", "1a", "-1", "a b", "1.0"] {
+            assert_eq!(parse(name), Ok(NetnsArg::Name(name.into())));
+        }
+        for bad in ["", "0", "2147483648", "99999999999999999999", ".", ".."] {
+            assert!(parse(bad).is_err_and(|why| why.contains(NETNS_ARG_FORMS)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_argument_prints_as_it_was_typed() {
+        for text in ["4711", "/run/netns/web", "web"] {
+            assert_eq!(text.parse::<NetnsArg>().map(|arg| arg.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_called_by_its_name_and_without_one_by_its_number() {
+        let id = NetnsId { device: 4, inode: 4_026_531_840 };
+        let text = |name| Netns { id, name }.to_string();
+        assert_eq!(text(Some(NetnsName::Given("web".into()))), "web");
+        assert_eq!(text(Some(NetnsName::FirstProcess { pid: 1, comm: "init".into() })), "1:init");
+        assert_eq!(text(None), "net:[4026531840]");
+    }
+}

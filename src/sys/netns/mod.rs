@@ -1,0 +1,169 @@
+//! Network namespaces: that of the calling thread, and going into another.
+//!
+//! A namespace is the thread's and not the process's (setns(2)). So [`within`] runs something on a thread of its own in
+//! another one: the sockets that are made there, /proc/thread-self/net and /proc/sys/net are then that namespace's, and
+//! the caller stays where it is. `open` finds out which one is meant, `all` which ones there are.
+
+mod all;
+mod open;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+
+pub use self::all::{Found, all};
+pub use self::open::{OpenNetns, open};
+
+use crate::model::netns::{Netns, NetnsId, NetnsName};
+
+/// Why a namespace cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+#[error("network namespace '{word}': {why}")]
+pub struct NetnsError {
+    /// What was typed, or what the namespace is called.
+    pub word: String,
+    /// What is in the way.
+    pub why: NetnsErrorKind,
+}
+
+/// What is in the way of a namespace.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum NetnsErrorKind {
+    #[error("there is no such name in /run/netns; {}", there_are(.0))]
+    NoSuchName(Vec<String>),
+    #[error("there is no such process")]
+    NoSuchProcess,
+    #[error("that process has ended and has no network namespace any more")]
+    ProcessEnded,
+    #[error("it has gone, and left a plain file in /run/netns")]
+    MountGone,
+    #[error("that is no network namespace, but {0}")]
+    AnotherThing(String),
+    #[error("it cannot be opened: {0}")]
+    NotOpened(io::Error),
+    #[error("it cannot be entered: {0}")]
+    NotEntered(io::Error),
+    #[error("no thread can be started for it: {0}")]
+    NoThread(io::Error),
+}
+
+fn there_are(names: &[String]) -> String {
+    if names.is_empty() { "there is none".into() } else { format!("there is {}", names.join(", ")) }
+}
+
+impl NetnsError {
+    fn new(word: &impl ToString, why: NetnsErrorKind) -> Self {
+        Self { word: word.to_string(), why }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match &self.why {
+            NetnsErrorKind::NotEntered(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(
+                "setns(2) wants CAP_SYS_ADMIN in the user namespace that owns the network namespace, and in one's own: \
+                 root of the host has it",
+            ),
+            NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Some("root or CAP_SYS_PTRACE may look into every /proc/PID/ns/net")
+            }
+            NetnsErrorKind::MountGone => Some("ip netns delete removes what is left of it"),
+            _ => None,
+        }
+    }
+}
+
+/// Where ip-netns(8) keeps names. /var/run is the same folder, or was before /run came.
+const NAMES: [&str; 2] = ["/run/netns", "/var/run/netns"];
+
+const OWN: &str = "/proc/thread-self/ns/net";
+
+thread_local! {
+    /// The namespace that [`within`] has brought the thread into.
+    static ENTERED: RefCell<Option<Netns>> = const { RefCell::new(None) };
+}
+
+fn id(file: &Metadata) -> NetnsId {
+    NetnsId { device: file.dev(), inode: file.ino() }
+}
+
+fn own_id() -> Option<NetnsId> {
+    fs::metadata(OWN).ok().map(|file| id(&file))
+}
+
+/// The calling thread's namespace.
+///
+/// Where nobody has asked for it by [`within`], its name is looked for only where that costs next to nothing: in
+/// /run/netns, and process 1, for no process has a lower number. Else it has none here.
+#[must_use]
+pub fn current() -> Option<Netns> {
+    if let Some(entered) = ENTERED.with_borrow(Clone::clone) {
+        return Some(entered);
+    }
+    let id = own_id()?;
+    let name = given_name(id).or_else(|| all::process_name(1, id));
+    Some(Netns { id, name })
+}
+
+/// Runs something in the namespace, on a thread of its own. One's own is not entered, so that it needs no privilege.
+pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let failed = |why| NetnsError::new(&netns.netns, why);
+    let own = own_id() == Some(netns.netns.id);
+    let enter_and_run = || {
+        if !own {
+            setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+                Errno::EINVAL => NetnsErrorKind::AnotherThing("a namespace of another kind".into()),
+                errno => NetnsErrorKind::NotEntered(errno.into()),
+            })?;
+        }
+        ENTERED.set(Some(netns.netns.clone()));
+        Ok(run())
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, enter_and_run);
+        let thread = thread.map_err(|error| failed(NetnsErrorKind::NoThread(error)))?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(failed)
+    })
+}
+
+/// The files of /run/netns, in order.
+fn given_names() -> Vec<String> {
+    let folder = NAMES.iter().find_map(|folder| fs::read_dir(folder).ok());
+    let mut names: Vec<String> =
+        folder.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn path_of_name(name: &str) -> std::path::PathBuf {
+    let folder = NAMES.iter().map(Path::new).find(|folder| folder.exists()).unwrap_or(Path::new(NAMES[0]));
+    folder.join(name)
+}
+
+fn given_name(wanted: NetnsId) -> Option<NetnsName> {
+    let is_it = |name: &String| fs::metadata(path_of_name(name)).is_ok_and(|file| id(&file) == wanted);
+    given_names().into_iter().find(is_it).map(NetnsName::Given)
+}
+
+/// Names of the interfaces of the calling thread's namespace by index; empty where they cannot be listed.
+#[must_use]
+pub fn interfaces() -> BTreeMap<NonZeroU32, String> {
+    let Ok(list) = nix::net::if_::if_nameindex() else { return BTreeMap::new() };
+    list.iter().filter_map(|i| Some((NonZeroU32::new(i.index())?, i.name().to_string_lossy().into_owned()))).collect()
+}
+
+/// `uname -r`.
+#[must_use]
+pub fn kernel_release() -> String {
+    nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
+}

@@ -1,0 +1,105 @@
+//! Opening the network namespace that somebody has named.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+use super::{NetnsError, NetnsErrorKind, all, given_name, given_names, id, path_of_name};
+use crate::model::netns::{Netns, NetnsArg, NetnsName};
+
+/// A namespace that lives at least as long as this does, whoever leaves it.
+#[derive(Debug)]
+pub struct OpenNetns {
+    /// Which one, and what it is called.
+    pub netns: Netns,
+    pub(super) file: OwnedFd,
+}
+
+/// Opens what was typed. The name that was typed is its name; else it is looked for.
+pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
+    let opened = match arg {
+        NetnsArg::Process(pid) => open_of_process(*pid),
+        NetnsArg::Path(path) => open_file(path).map(named),
+        NetnsArg::Name(name) => open_name(name),
+    };
+    opened.map_err(|why| NetnsError::new(arg, why))
+}
+
+fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    match open_file(&folder.join("ns/net")) {
+        // A process that has ended and was not waited for yet is there, and its namespace is not.
+        Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) && folder.exists() => {
+            Err(NetnsErrorKind::ProcessEnded)
+        }
+        Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) => Err(NetnsErrorKind::NoSuchProcess),
+        opened => opened.map(named),
+    }
+}
+
+fn open_name(name: &str) -> Result<OpenNetns, NetnsErrorKind> {
+    let path = path_of_name(name);
+    match open_file(&path) {
+        Ok(mut opened) => {
+            opened.netns.name = Some(NetnsName::Given(name.to_owned()));
+            Ok(opened)
+        }
+        Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) => Err(NetnsErrorKind::NoSuchName(given_names())),
+        Err(NetnsErrorKind::AnotherThing(_)) if path.is_file() => Err(NetnsErrorKind::MountGone),
+        Err(why) => Err(why),
+    }
+}
+
+fn named(mut opened: OpenNetns) -> OpenNetns {
+    opened.netns.name = given_name(opened.netns.id).or_else(|| all::first_process(opened.netns.id));
+    opened
+}
+
+/// Opens a file of nsfs that stands for a network namespace, still without a name.
+///
+/// Anything else is not opened: to open a device or a FIFO does something. So an O_PATH descriptor is looked at first,
+/// whether it is of nsfs; its link tells the kind, `net:[4026531840]` (namespaces(7)), unless it is of a mount, where
+/// setns() finds out.
+pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
+    let open = |path: &Path, flags| with_room(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
+    let seen = open(path, libc::O_PATH).map_err(NetnsErrorKind::NotOpened)?;
+    let itself = format!("/proc/self/fd/{}", seen.as_raw_fd());
+    let nsfs = fstatfs(&seen).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
+    if !nsfs {
+        return Err(NetnsErrorKind::AnotherThing(what_it_is(&seen).into()));
+    }
+    let link = fs::read_link(&itself).map_err(NetnsErrorKind::NotOpened)?;
+    let link = link.to_string_lossy();
+    if !link.starts_with('/') && !link.starts_with("net:") {
+        return Err(NetnsErrorKind::AnotherThing(format!("a namespace of another kind, {link}")));
+    }
+    let file = open(Path::new(&itself), 0).map_err(NetnsErrorKind::NotOpened)?;
+    let id = id(&file.metadata().map_err(NetnsErrorKind::NotOpened)?);
+    Ok(OpenNetns { netns: Netns { id, name: None }, file: file.into() })
+}
+
+fn what_it_is(file: &File) -> &'static str {
+    match file.metadata().map(|file| file.file_type()) {
+        Ok(kind) if kind.is_dir() => "a folder",
+        Ok(kind) if kind.is_file() => "a plain file",
+        _ => "a special file",
+    }
+}
+
+/// Descriptors for every namespace may be more than the soft limit, 1024 by custom, has room for; the hard one is there to
+/// be used (getrlimit(2)).
+fn with_room<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match open() {
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+            open()
+        }
+        opened => opened,
+    }
+}

@@ -1,0 +1,415 @@
+//! `--netns` and `--all-netns`: namespaces that are told apart, found, and passed over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use twtool::lab::Server;
+use twtool::sys::sysctl;
+
+use crate::support::island::{self, Island, Resident, hop, inode};
+use crate::support::places::{Place, bucket, clients, closed, list};
+use crate::support::procfs;
+use crate::support::records::{number, sorted, text};
+use crate::support::situations::{bucket_of_client, bucket_of_server, listen, many_buckets};
+use crate::support::suite;
+use crate::support::twtool::{PATH, Run, command, twtool};
+
+suite! {
+    pure: [],
+    netns: [
+        three_namespaces_with_equal_ports_are_told_apart,
+        settings_and_listeners_are_those_of_each_namespace,
+        a_name_a_path_and_a_process_lead_to_the_same_namespace,
+        a_namespace_that_ip_netns_names_has_its_own_services,
+        a_namespace_that_is_asked_for_twice_is_read_once,
+        the_other_commands_answer_for_the_other_namespace,
+        kill_removes_a_bucket_of_the_other_namespace_alone,
+        the_callers_own_namespace_is_untouched,
+        every_namespace_is_found_once_with_its_name,
+        namespaces_and_processes_that_come_and_go_are_passed_over,
+        limit_counts_over_all_namespaces,
+        rows_of_many_pieces_stay_together_and_whole,
+        more_namespaces_than_descriptors_are_allowed_are_listed,
+        an_interface_of_one_namespace_passes_nothing_in_the_others,
+        a_recording_of_another_namespace_gives_the_same_bytes,
+        the_name_of_a_process_does_not_reach_the_terminal,
+    ],
+}
+
+fn three_namespaces_with_equal_ports_are_told_apart() {
+    let own = inode();
+    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    let (a, b) = (Place::make(42_001), Place::make(42_002));
+    let (pid_a, pid_b) = (a.resident.pid(), b.resident.pid());
+    let args = ["--netns", &pid_a, "--netns", "/proc/self/ns/net", "--netns", &pid_b];
+    let expected = [(a.inode, 42_001), (own, 42_000), (b.inode, 42_002)];
+    assert_eq!(expected.iter().map(|(netns, _)| netns).collect::<BTreeSet<_>>().len(), 3, "the situation itself");
+
+    let run = list(&[&args[..], &["--json"]].concat()).ok();
+    let document = run.json();
+    assert_eq!((&document["netns"], &document["complete"]), (&json!(null), &json!(true)), "{run}");
+    let records = run.records("sockets");
+    assert_eq!(sorted(clients(&records)), sorted(expected), "{run}");
+    assert!(records.iter().all(|record| record["local_port"] == 8080), "{run}");
+
+    // As they were named, one after the other.
+    let ndjson = list(&[&args[..], &["-o", "ndjson"]].concat()).ok();
+    assert_eq!(clients(&ndjson.ndjson()), expected);
+    let csv = list(&[&args[..], &["-o", "csv", "--columns", "netns,remote_port"]].concat()).ok().csv().1;
+    assert_eq!(csv, expected.map(|(netns, port)| vec![netns.to_string(), port.to_string()]));
+    let table = list(&args).ok();
+    assert!(table.stdout.starts_with("NETNS") && table.stdout.contains("\n3 TIME_WAIT in 3 namespaces, "), "{table}");
+    for words in [format!("{pid_a}:cat"), format!("{pid_b}:cat"), "127.0.0.1:42000".into()] {
+        assert!(table.stdout.contains(&words), "expected {words}{table}");
+    }
+    assert_eq!(list(&[&args[..], &["--count"]].concat()).ok().stdout, "3\n");
+    list(&[&args[..], &["-q", "--remote-port", "42002"]].concat()).code(0);
+    list(&[&args[..], &["-q", "--remote-port", "42003"]].concat()).code(1);
+    // One alone is an answer about one.
+    let one = list(&["--netns", &pid_a, "--json"]).ok();
+    assert_eq!((one.json()["netns"].clone(), clients(&one.records("sockets"))), (json!(a.inode), vec![expected[0]]));
+    assert!(!list(&["--netns", &pid_a]).ok().stdout.contains("NETNS"));
+}
+
+fn settings_and_listeners_are_those_of_each_namespace() {
+    let a = Place::make(42_001);
+    let b = Place::make(42_002);
+    drop(b.server);
+    let (c, resident) = hop(|| {
+        sysctl::write("ipv4.ip_local_port_range", "8080 8090").expect("the namespace is ours");
+        bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
+        (inode(), Resident::start())
+    });
+    let pids = [a.resident.pid(), b.resident.pid(), resident.pid()];
+    let args: Vec<&str> = pids.iter().flat_map(|pid| ["--netns", pid]).chain(["-o", "ndjson"]).collect();
+    let records = list(&args).ok().ndjson();
+    let of = |netns: u64| records.iter().find(|record| record["netns"] == netns).expect("a record of each");
+    assert_eq!(of(a.inode)["direction"], "inbound", "its listener is there");
+    assert_eq!(of(b.inode)["direction"], "unknown", "its listener has gone, whatever the others have");
+    assert_eq!(of(c)["direction"], "outbound", "8080 is ephemeral there alone");
+    let ephemeral =
+        |pid: &str| twtool(["port", "8080", "--json", "--netns", pid]).ok().records("ports")[0]["ephemeral"].clone();
+    assert_eq!([ephemeral(&pids[0]), ephemeral(&pids[2])], [json!(false), json!(true)]);
+}
+
+fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
+    island::folders();
+    let (place, other) = (
+        hop(|| {
+            island::name("web");
+            Place::here(42_001)
+        }),
+        Place::make(42_002),
+    );
+    let pid = place.resident.pid();
+    for word in ["web", "/run/netns/web", &format!("/proc/{pid}/ns/net"), &pid] {
+        let records = list(&["--netns", word, "-o", "ndjson"]).ok().ndjson();
+        assert_eq!(clients(&records), [(place.inode, 42_001)], "{word}");
+        assert_eq!(records[0]["netns_name"], "web", "however it was found: {word}");
+    }
+    // Without a name it is that of its first process.
+    let second = hop_into(&other, Resident::start);
+    let first: u32 =
+        other.resident.pid().parse::<u32>().expect("a number").min(second.pid().parse().expect("a number"));
+    for word in [other.resident.pid(), second.pid()] {
+        assert_eq!(list(&["--netns", &word, "-o", "ndjson"]).ok().ndjson()[0]["netns_name"], format!("{first}:cat"));
+    }
+}
+
+fn hop_into<T>(place: &Place, run: impl FnOnce() -> T) -> T {
+    hop(|| {
+        let there = fs::File::open(format!("/proc/{}/ns/net", place.resident.pid())).expect("a namespace");
+        nix::sched::setns(there, nix::sched::CloneFlags::CLONE_NEWNET).expect("entered");
+        run()
+    })
+}
+
+fn a_namespace_that_ip_netns_names_has_its_own_services() {
+    island::folders();
+    fs::write("/etc/services", "everywhere 8080/tcp\n").expect("written");
+    fs::create_dir("/etc/netns/web").expect("a folder");
+    fs::write("/etc/netns/web/services", "inside 8080/tcp\n").expect("written");
+    let place = hop(|| {
+        island::name("web");
+        Place::here(42_001)
+    });
+    let other = Place::make(42_002);
+    let service = |word: &str| list(&["--netns", word, "-o", "ndjson"]).ok().ndjson()[0]["local_service"].clone();
+    assert_eq!([service("web"), service(&other.resident.pid())], [json!("inside"), json!("everywhere")]);
+    let both = ["--netns", "web", "--netns", &other.resident.pid(), "-o", "ndjson"];
+    let services: Vec<_> = list(&both).ok().ndjson().iter().map(|record| record["local_service"].clone()).collect();
+    assert_eq!(services, ["inside", "everywhere"]);
+    // A name that one namespace alone knows: the other is said to be missing.
+    let run = list(&[&both[..], &["--local-port", "inside"]].concat()).code(2);
+    assert_eq!(clients(&run.ndjson()), [(place.inode, 42_001)], "{run}");
+    run.says(&other.resident.pid()).says("'inside'");
+    list(&["--netns", &other.resident.pid(), "--local-port", "inside"]).refused("inside");
+    twtool(["port", "inside", "--netns", "web"]).ok().prints("8080");
+}
+
+fn a_namespace_that_is_asked_for_twice_is_read_once() {
+    let place = Place::make(42_001);
+    let (pid, path) = (place.resident.pid(), format!("/proc/{}/ns/net", place.resident.pid()));
+    let run = list(&["--netns", &pid, "--netns", &path, "--netns", &pid, "--json"]).ok();
+    assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "{run}");
+}
+
+fn the_other_commands_answer_for_the_other_namespace() {
+    let (busy, waiting) = (Place::make(42_001), Place::make(42_002));
+    drop(waiting.server);
+    let (busy_pid, waiting_pid) = (busy.resident.pid(), waiting.resident.pid());
+    let port = |args: &[&str]| {
+        let run = twtool([&["port", "8080", "--json"], args].concat()).ok();
+        let record = run.records("ports").remove(0);
+        (run.json()["netns"].clone(), record["listening"].clone(), record["time_wait"].clone())
+    };
+    assert_eq!(port(&[]), (json!(inode()), json!(false), json!(0)));
+    assert_eq!(port(&["--netns", &busy_pid]), (json!(busy.inode), json!(true), json!(1)));
+    assert_eq!(port(&["--netns", &waiting_pid]), (json!(waiting.inode), json!(false), json!(1)));
+
+    let test = |args: &[&str]| twtool([&["bind-test", "8080", "--json"], args].concat());
+    assert_eq!(test(&[]).code(0).json()["verdict"], "free");
+    let blocked = test(&["--netns", &busy_pid]).code(1);
+    assert_eq!((&blocked.json()["cause"], &blocked.json()["netns"]), (&json!("listener"), &json!(busy.inode)));
+    let holders = blocked.records("holders");
+    assert!(
+        holders.iter().all(|holder| holder["netns"] == busy.inode && holder["netns_name"] == format!("{busy_pid}:cat"))
+    );
+    assert_eq!(test(&["--netns", &waiting_pid]).code(0).json()["cause"], "time-wait");
+
+    // The kernel's own counts are the namespace's, too.
+    let summary = |args: &[&str]| twtool([&["summary", "--json"], args].concat()).ok().json();
+    let other = summary(&["--netns", &busy_pid]);
+    assert_eq!((&other["netns"], &other["totals"]["sockstat_tw"]), (&json!(busy.inode), &json!(1)), "{other}");
+    assert_eq!(summary(&[])["totals"]["sockstat_tw"], 0);
+}
+
+fn kill_removes_a_bucket_of_the_other_namespace_alone() {
+    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    let (a, b) = (Place::make(42_001), Place::make(42_002));
+    let pid = a.resident.pid();
+    let run = twtool(["kill", "--local-port", "8080", "--netns", &pid, "--yes", "--json"]).ok();
+    assert_eq!((&run.json()["netns"], &run.json()["destroyed"]), (&json!(a.inode), &json!(1)), "{run}");
+    let left = |there: &Place| list(&["--netns", &there.resident.pid(), "--count"]).ok().stdout;
+    assert_eq!([left(&a), left(&b), list(&["--count"]).ok().stdout], ["0\n", "1\n", "1\n"]);
+    assert_eq!(procfs::time_wait().len(), 1, "by another reading of the test's own");
+}
+
+fn the_callers_own_namespace_is_untouched() {
+    let place = Place::make(42_001);
+    // One process, asked for both: what it reads first does not change what it reads next.
+    let run = list(&["--netns", &place.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
+    assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "nothing is in the test's own{run}");
+}
+
+/// Names of the namespaces in the records, by their numbers.
+fn names(records: &[Value]) -> BTreeMap<u64, String> {
+    records.iter().map(|record| (number(record, "netns"), text(record, "netns_name").to_owned())).collect()
+}
+
+fn every_namespace_is_found_once_with_its_name() {
+    let island = Island::enter();
+    let own = inode();
+    bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
+    let with_process = hop(|| {
+        island::name("web");
+        Place::here(42_001)
+    });
+    let without = hop(|| {
+        // Two names, and no process.
+        island::name("db");
+        island::name("attic");
+        bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
+        inode()
+    });
+    let unnamed = Place::make(42_003);
+    let more = hop_into(&unnamed, Resident::start);
+    let first = unnamed.resident.inner_pid().min(more.inner_pid());
+    let expected = BTreeMap::from([
+        (own, "1:cat".to_owned()),
+        (with_process.inode, "web".into()),
+        (without, "attic".into()),
+        (unnamed.inode, format!("{first}:cat")),
+    ]);
+    fs::write("/run/netns/stale", "").expect("written");
+    if !closed(&island) {
+        return;
+    }
+    let json = list(&["--all-netns", "--json"]).ok();
+    let document = json.json();
+    assert_eq!((&document["netns"], &document["complete"]), (&json!(null), &json!(true)), "{json}");
+    let records = json.records("sockets");
+    assert_eq!((records.len(), names(&records)), (4, expected.clone()), "{json}");
+    let ndjson = list(&["--all-netns", "-o", "ndjson"]).ok();
+    // The caller's own, then by name, then by process.
+    let order = [own, without, with_process.inode, unnamed.inode];
+    assert_eq!(ndjson.ndjson().iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), order, "{ndjson}");
+    assert_eq!(names(&ndjson.ndjson()), expected);
+    assert_eq!(list(&["--all-netns", "--count"]).ok().stdout, "4\n");
+    // Of one that is not asked for, what can be known at once is known.
+    assert_eq!(list(&["-o", "ndjson"]).ok().ndjson()[0]["netns_name"], "1:cat");
+}
+
+fn namespaces_and_processes_that_come_and_go_are_passed_over() {
+    const ROUNDS: usize = 25;
+    let island = Island::enter();
+    let place = Place::make(42_001);
+    let expected = (place.inode, 42_001);
+    let mut comers: Vec<Vec<Resident>> = vec![];
+    // Made before /proc is the island's: entering a namespace reads it.
+    for _ in 0..ROUNDS {
+        comers.push((0..4).map(|_| hop(Resident::start)).collect());
+    }
+    if !closed(&island) {
+        return;
+    }
+    for round in 0..ROUNDS {
+        let format = ["ndjson", "json"][round % 2];
+        let mut command = command(["list", "--all-netns", "-o", format]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+        // They end, and their namespaces with them, while it looks.
+        drop(comers.pop());
+        let run = Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
+        let records = if format == "json" { run.records("sockets") } else { run.ndjson() };
+        assert_eq!(clients(&records), [expected], "{run}");
+    }
+}
+
+fn limit_counts_over_all_namespaces() {
+    let places: Vec<_> = (42_001..42_005).map(Place::make).collect();
+    let pids: Vec<String> = places.iter().map(|place| place.resident.pid()).collect();
+    let args: Vec<&str> = pids.iter().flat_map(|pid| ["--netns", pid]).collect();
+    let run = |more: &[&str]| list(&[&args[..], more].concat()).ok();
+    for limit in 0..=5_usize {
+        let wanted: Vec<_> = places.iter().map(|place| place.inode).take(limit).collect();
+        let ndjson = run(&["--limit", &limit.to_string(), "-o", "ndjson"]).ndjson();
+        assert_eq!(ndjson.iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), wanted);
+        let csv = run(&["--limit", &limit.to_string(), "-o", "csv"]).csv().1;
+        assert_eq!(csv.len(), limit.min(4));
+        let json = run(&["--limit", &limit.to_string(), "--json", "--sort", "remote"]).records("sockets");
+        assert_eq!(json.iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), wanted);
+    }
+}
+
+fn rows_of_many_pieces_stay_together_and_whole() {
+    let crowded = || {
+        hop(|| {
+            let server = listen("127.0.0.1:8080");
+            many_buckets(&server, "127.0.0.1:8080", 2500);
+            (inode(), Resident::start(), procfs::time_wait().len())
+        })
+    };
+    let (a, b) = (crowded(), crowded());
+    let (pid_a, pid_b) = (a.1.pid(), b.1.pid());
+    for format in ["ndjson", "csv"] {
+        let run = list(&["--netns", &pid_a, "--netns", &pid_b, "-o", format]).ok();
+        let first = |line: &str| line.trim_start_matches("{\"netns\":").split(',').next().map(str::to_owned);
+        let mut netns: Vec<_> = run.stdout.lines().skip(usize::from(format == "csv")).filter_map(first).collect();
+        assert_eq!(netns.len(), a.2 + b.2, "{format}");
+        netns.dedup();
+        assert_eq!(netns, [a.0.to_string(), b.0.to_string()], "{format}");
+        let distinct: BTreeSet<_> = run.stdout.lines().map(|line| line.rsplit(',').next().map(str::to_owned)).collect();
+        assert_eq!(distinct.len(), a.2 + b.2 + usize::from(format == "csv"), "no cookie twice");
+    }
+    // A reader that has enough ends it.
+    let mut command = command(["list", "--netns", &pid_a, "--netns", &pid_b, "-o", "ndjson"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+    child.stdout.take().expect("a pipe").read_exact(&mut [0; 100]).expect("100 bytes");
+    Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
+}
+
+fn more_namespaces_than_descriptors_are_allowed_are_listed() {
+    let island = Island::enter();
+    let names: Vec<String> = (10..40).map(|i| format!("box{i}")).collect();
+    for name in &names {
+        hop(|| {
+            island::name(name);
+            bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
+        });
+    }
+    if !closed(&island) {
+        return;
+    }
+    let list = "ulimit -Sn 16 && exec \"$0\" list --all-netns -o csv --columns netns_name --no-header";
+    let run = Run::of(Command::new("sh").args(["-c", list, PATH])).ok();
+    assert_eq!(run.stdout.lines().collect::<Vec<_>>(), names, "{run}");
+}
+
+fn an_interface_of_one_namespace_passes_nothing_in_the_others() {
+    let bound = |client: u16| {
+        let socket = twtool::sys::bind::socket(
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            twtool::model::bind::ReuseOptions::REUSEADDR,
+        );
+        let socket = socket.expect("a socket");
+        socket.bind_device(Some(&device())).expect("SO_BINDTODEVICE");
+        let server = Server::listen_on(socket, "127.0.0.1:8080".parse().expect("an address")).expect("a listener");
+        bucket(&server, "127.0.0.1:8080", client);
+        (inode(), Resident::start())
+    };
+    let (a, resident_a) = hop(|| bound(42_001));
+    let (b, resident_b) = hop(|| {
+        crate::support::addresses::rename_loopback("inner0");
+        bound(42_002)
+    });
+    let (pid_a, pid_b) = (resident_a.pid(), resident_b.pid());
+    let run = |filter: &str| list(&["--netns", &pid_a, "--netns", &pid_b, "-o", "ndjson", filter]);
+    let found = |filter: &str| clients(&run(filter).ok().ndjson());
+    let (of_a, of_b) = ((a, 42_001), (b, 42_002));
+    assert_eq!(found("dev lo"), [of_a]);
+    assert_eq!(found("dev inner0"), [of_b]);
+    assert_eq!(found("not dev inner0"), [of_a]);
+    assert_eq!(found("dev inner0 or dev lo"), [of_a, of_b]);
+    let records = run("sport = 8080").ok().ndjson();
+    let interfaces: Vec<_> = records.iter().map(|record| text(record, "interface")).collect();
+    assert_eq!(interfaces, ["lo", "inner0"], "the same number, and a name of each");
+    run("dev nosuch").refused("invalid filter").says("nosuch").says("inner0");
+}
+
+/// The name of interface 1, the loopback.
+fn device() -> Vec<u8> {
+    let list = nix::net::if_::if_nameindex().expect("interfaces");
+    let name =
+        list.iter().find(|interface| interface.index() == 1).map(|interface| interface.name().to_bytes().to_vec());
+    name.expect("a loopback")
+}
+
+fn a_recording_of_another_namespace_gives_the_same_bytes() {
+    let place = Place::make(42_001);
+    let pid = place.resident.pid();
+    let folder = tempfile::tempdir().expect("a folder");
+    for format in ["table", "json", "ndjson", "csv"] {
+        let file = folder.path().join(format).into_os_string().into_string().expect("UTF-8");
+        let live = list(&["--netns", &pid, "-o", format, "--record", &file]).ok();
+        assert!(live.stdout.contains("42001"), "the situation itself{live}");
+        assert_eq!(live.stdout, list(&["-o", format, "--replay", &file]).ok().stdout);
+    }
+    let other = Place::make(42_002);
+    let file = folder.path().join("two").into_os_string().into_string().expect("UTF-8");
+    list(&["--netns", &pid, "--netns", &other.resident.pid(), "--record", &file]).refused("--record");
+    assert!(!Path::new(&file).exists());
+}
+
+fn the_name_of_a_process_does_not_reach_the_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let evil = folder.path().join("\x1b[31m,\"\n");
+    let folders = std::env::var_os("PATH").expect("a PATH");
+    let cat = std::env::split_paths(&folders).map(|folder| folder.join("cat")).find(|path| path.exists());
+    fs::copy(cat.expect("a cat"), &evil).expect("copied");
+    let resident = hop(|| {
+        bucket_of_client(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
+        Resident::start_as(&evil)
+    });
+    let pid = resident.pid();
+    let name = format!("{pid}:\x1b[31m,\"\n");
+    let args = ["--netns", &pid, "--netns", "/proc/self/ns/net"];
+    let table = list(&args).ok();
+    assert!(table.stdout.contains("\\u{1b}") && !table.stdout.contains('\x1b'), "{:?}", table.stdout);
+    assert_eq!(list(&[&args[..], &["--json"]].concat()).ok().records("sockets")[0]["netns_name"], name);
+    assert_eq!(list(&[&args[..], &["-o", "ndjson"]].concat()).ok().ndjson()[0]["netns_name"], name);
+    assert_eq!(list(&[&args[..], &["-o", "csv"]].concat()).ok().csv().1[0][1], name);
+}

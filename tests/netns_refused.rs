@@ -1,0 +1,136 @@
+//! Network namespaces that are none, have gone, or may not be looked into.
+
+use std::fs;
+
+use crate::support::island::{self, Island, hop, inode};
+use crate::support::limits::drop_capabilities_but_setfcap;
+use crate::support::places::{Place, bucket, clients, closed, list};
+use crate::support::situations::listen;
+use crate::support::suite;
+use crate::support::twtool::twtool;
+
+suite! {
+    pure: [
+        a_word_that_is_no_network_namespace_is_named,
+        words_that_cannot_go_together_are_refused,
+    ],
+    netns: [
+        a_process_that_has_ended_is_refused,
+        a_name_whose_mount_has_gone_is_refused,
+        without_privilege_what_can_be_read_is_listed_and_the_rest_is_named,
+        ones_own_namespace_needs_no_privilege,
+    ],
+}
+
+fn a_process_that_has_ended_is_refused() {
+    let mut place = Place::make(42_001);
+    let pid = place.resident.pid();
+    list(&["--netns", &pid]).ok();
+    place.resident.become_zombie();
+    for command in
+        [["list"].as_slice(), &["port", "80"], &["bind-test", "8080"], &["kill", "--all", "--yes"], &["summary"]]
+    {
+        twtool(command.iter().copied().chain(["--netns", &pid])).refused(&pid).says("ended");
+    }
+    drop(place);
+}
+
+fn a_name_whose_mount_has_gone_is_refused() {
+    island::folders();
+    fs::write("/run/netns/stale", "").expect("written");
+    list(&["--netns", "stale"]).refused("stale").says("gone").says("hint:");
+    list(&["--netns", "nosuch"]).refused("nosuch").says("stale");
+    // The path says no more than the name.
+    list(&["--netns", "/run/netns/stale"]).refused("/run/netns/stale").says("plain file");
+}
+
+fn without_privilege_what_can_be_read_is_listed_and_the_rest_is_named() {
+    let island = Island::enter();
+    let own = inode();
+    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    let named = hop(|| {
+        island::name("web");
+        Place::here(42_001)
+    });
+    let unnamed = Place::make(42_002);
+    let pid = unnamed.resident.inner_pid().to_string();
+    if !closed(&island) {
+        return;
+    }
+    drop_capabilities_but_setfcap();
+    let run = list(&["--all-netns", "--json"]).code(2);
+    let document = run.json();
+    assert_eq!(clients(&run.records("sockets")), [(own, 42_000)], "{run}");
+    assert_eq!(document["complete"], false, "{run}");
+    let warnings = document["warnings"].to_string();
+    for words in ["'web'", "Operation not permitted", &format!("{pid}:cat"), "Permission denied", "CAP_SYS_PTRACE"] {
+        assert!(warnings.contains(words), "expected {words}{run}");
+        assert!(run.stderr.contains(words), "expected {words} on stderr, too{run}");
+    }
+    for (args, stdout) in [(["--count"].as_slice(), "1\n"), (&["-q", "--remote-port", "42001"], "")] {
+        let run = list(&[&["--all-netns"], args].concat()).code(2).says("'web'");
+        assert_eq!(run.stdout, stdout, "{run}");
+    }
+    assert_eq!(clients(&list(&["--all-netns", "-o", "ndjson"]).code(2).says("'web'").ndjson()), [(own, 42_000)]);
+    list(&["--all-netns", "-q", "--remote-port", "42000"]).code(0);
+    // Alone, each is an error.
+    list(&["--netns", "web"]).refused("web").says("CAP_SYS_ADMIN");
+    list(&["--netns", &pid]).refused(&pid).says("CAP_SYS_PTRACE");
+    drop(named);
+}
+
+fn ones_own_namespace_needs_no_privilege() {
+    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    let own = inode();
+    drop_capabilities_but_setfcap();
+    let run = list(&["--netns", "/proc/self/ns/net", "-o", "ndjson"]).ok();
+    assert_eq!(clients(&run.ndjson()), [(own, 42_000)], "{run}");
+}
+
+fn a_word_that_is_no_network_namespace_is_named() {
+    for command in [
+        ["list"].as_slice(),
+        &["port", "80"],
+        &["bind-test", "8080"],
+        &["kill", "--all", "--yes"],
+        &["summary"],
+        &["list", "--json"],
+        &["list", "-q"],
+    ] {
+        for (word, why) in [
+            ("nosuch", "/run/netns"),
+            ("999999999", "no such process"),
+            ("/etc/passwd", "plain file"),
+            ("/proc/self/ns/mnt", "mnt:["),
+            ("/dev/zero", "special file"),
+            ("/proc", "folder"),
+            ("/nosuch/path", "No such file"),
+            ("0", "1-2147483647"),
+            ("99999999999999999999", "1-2147483647"),
+            ("..", "ip netns list"),
+            ("-1", "/run/netns"),
+        ] {
+            twtool(command.iter().copied().chain(["--netns", word])).refused(word).says(why);
+        }
+        let run = twtool(command.iter().copied().chain(["--netns", ""])).code(2).says("ip netns list");
+        assert!(run.stdout.is_empty(), "{run}");
+        let hostile = twtool(command.iter().copied().chain(["--netns", "\x1b[2J"])).code(2);
+        assert!(!hostile.stderr.contains('\x1b'), "{:?}", hostile.stderr);
+    }
+    // One bad word of several.
+    twtool(["list", "--netns", "/proc/self/ns/net", "--netns", "nosuch"]).refused("nosuch");
+}
+
+fn words_that_cannot_go_together_are_refused() {
+    twtool(["list", "--all-netns", "--netns", "1"]).refused("--netns");
+    twtool(["list", "--all-netns", "--record", "/nosuch/file"]).refused("--record");
+    twtool(["list", "--all-netns", "--replay", "/nosuch/file"]).refused("--replay");
+    twtool(["list", "--netns", "1", "--replay", "/nosuch/file"]).refused("--replay");
+    twtool(["list", "--all-netns", "--explain-filter"]).refused("--explain-filter");
+    twtool(["list", "--netns", "1", "--netns", "2", "--explain-filter"]).refused("--explain-filter");
+    twtool(["bind-test", "8080", "--netns", "1", "--demo"]).refused("--demo");
+    twtool(["summary", "--netns", "1", "--replay", "/nosuch/file"]).refused("--replay");
+    // About one namespace only.
+    twtool(["port", "80", "--netns", "1", "--netns", "2"]).refused("--netns");
+    twtool(["bind-test", "80", "--all-netns"]).refused("--all-netns");
+}

@@ -1,0 +1,120 @@
+//! Several network namespaces, and nothing else of the machine to be seen: a pid namespace, a /proc, a /run and an /etc of
+//! the test's own.
+//!
+//! A thread whose children are of another pid namespace can start no threads (clone(2)), so the test's thread goes from
+//! one network namespace to the next by itself, and comes back.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use twtool::sys::sandbox;
+
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// The inode number of the calling thread's network namespace.
+pub(crate) fn inode() -> u64 {
+    fs::metadata(OWN).expect("a namespace").ino()
+}
+
+/// Runs this in another new network namespace, on the same thread, and returns to the caller's.
+pub(crate) fn hop<T>(run: impl FnOnce() -> T) -> T {
+    let home = File::open(OWN).expect("a namespace");
+    sandbox::enter_network_namespace().expect("another network namespace");
+    let result = run();
+    setns(home, CloneFlags::CLONE_NEWNET).expect("back again");
+    result
+}
+
+/// A process that does nothing in the network namespace where it was started, until this is dropped.
+pub(crate) struct Resident(Child);
+
+impl Resident {
+    /// `cat`, waiting for something to read.
+    pub(crate) fn start() -> Self {
+        Self::start_as(Path::new("cat"))
+    }
+
+    /// The same by another name.
+    pub(crate) fn start_as(program: &Path) -> Self {
+        let child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
+    }
+
+    /// Its number in the test's own pid namespace.
+    pub(crate) fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    /// Its number in its own.
+    pub(crate) fn inner_pid(&self) -> u32 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("it is there");
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("its numbers");
+        numbers.split_whitespace().last().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    /// Ends it, and leaves it as a zombie: nobody asks how it ended.
+    pub(crate) fn become_zombie(&mut self) {
+        self.0.kill().expect("it can be killed");
+        let stat = || fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("a zombie is there");
+        while !stat().contains(") Z ") {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The folders, and the first process of the pid namespace, with which all others of it end.
+pub(crate) struct Island {
+    _init: Resident,
+}
+
+impl Island {
+    /// Moves the calling thread's view of files there, and the children that it will have.
+    pub(crate) fn enter() -> Self {
+        folders();
+        unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+        let init = Resident::start();
+        assert_eq!(init.inner_pid(), 1);
+        Self { _init: init }
+    }
+}
+
+/// Shows an island's processes in /proc, to twtool: the calling thread is not among them. A process of the island must do
+/// that. False where the kernel does not allow it, for something of the machine's /proc is covered (a container).
+#[must_use]
+pub(crate) fn show_its_processes() -> bool {
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "proc", "proc", "/proc"]).stdin(Stdio::null()).stderr(Stdio::null());
+    mount.status().is_ok_and(|status| status.success())
+}
+
+/// A /run and an /etc for the calling thread and its children, with folders for ip-netns(8) and /etc/services as it was.
+pub(crate) fn folders() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    let services = fs::read("/etc/services").unwrap_or_default();
+    for folder in ["/run", "/etc"] {
+        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs");
+    }
+    fs::create_dir("/run/netns").expect("a folder");
+    fs::create_dir("/etc/netns").expect("a folder");
+    fs::write("/etc/services", services).expect("written");
+}
+
+/// Gives the calling thread's network namespace a name, as `ip netns add` does.
+pub(crate) fn name(name: &str) {
+    let file = format!("/run/netns/{name}");
+    File::create_new(&file).expect("a file");
+    mount(Some(OWN), file.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a name");
+}
