@@ -1,11 +1,13 @@
 //! twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets, against the time that the kernel itself takes to
 //! hand over the rows, and against `ss` and `netstat` where they are installed.
 //!
-//! `cargo bench --bench whole` measures them all, `-- --quick` leaves out the million, `-- 1000 100000` chooses. Every
+//! `cargo bench --bench whole` measures them all, `-- --quick` leaves out the million, `-- 1000 100000` chooses, and
+//! `-- namespaces` measures 200 network namespaces of 100 buckets each. Every
 //! command runs next to a floor, in turns, and the ratio is the median of such pairs: a busy machine slows both. The
 //! result is the Markdown table of README. No time makes it fail.
 
 mod floor;
+mod namespaces;
 mod population;
 mod process;
 mod report;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use floor::Floor;
 use population::Population;
-use process::{Cost, Process, WATCH, on_one_core};
+use process::{Cost, Process, WATCH, on_one_core, this_program};
 use report::{Machine, Measured, Size};
 use twtool::sys::sandbox;
 
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
     let done = match arguments.split_first() {
         Some((first, kind)) if first == FLOOR => floor::run(floor_of(kind)).map_err(Into::into),
         Some((first, words)) if first == WATCH => process::watch(words),
+        Some((first, _)) if first == namespaces::FLOOR => namespaces::floor(),
+        Some((first, _)) if first == namespaces::MAKE => namespaces::make(),
         // Cargo gives this word to `cargo bench` alone.
         _ if arguments.iter().any(|word| word == "--bench") => bench(&arguments),
         _ => Ok(()),
@@ -50,7 +54,7 @@ fn floor_of(kind: &[String]) -> Floor {
 }
 
 fn floor_process(floor: Floor) -> Result<Process, Box<dyn Error>> {
-    let this = env::current_exe()?.into_os_string().into_string().map_err(|_| "a path that is no UTF-8")?;
+    let this = this_program()?.to_str().ok_or("a path that is no UTF-8")?;
     Ok(match floor {
         Floor::All => Process::new(this, &[FLOOR]),
         Floor::Port443 => Process::new(this, &[FLOOR, "443"]),
@@ -181,9 +185,12 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             sizes.pop();
         }
     }
+    let machine = Machine::here()?;
     // While there is one thread.
     sandbox::enter_user_namespace()?;
-    let machine = Machine::here()?;
+    if arguments.iter().any(|word| word == "namespaces") {
+        return namespaces::bench(&machine);
+    }
     let sizes: Vec<Size> = sizes.into_iter().map(measure).collect::<Result<_, _>>()?;
     report::write(&mut io::stdout().lock(), &machine, &sizes)?;
     Ok(())

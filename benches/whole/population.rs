@@ -56,11 +56,19 @@ impl Population {
 
     /// How many there are now, by the kernel's own count of its namespace.
     pub(crate) fn seen() -> Result<u32, Box<dyn Error>> {
-        let sockstat = fs::read_to_string("/proc/self/net/sockstat")?;
+        let sockstat = fs::read_to_string("/proc/thread-self/net/sockstat")?;
         let count = sockstat.lines().find(|line| line.starts_with("TCP:")).and_then(|line| line.split(" tw ").nth(1));
         let count = count.and_then(|rest| rest.split(' ').next()).ok_or("no 'tw' in /proc/net/sockstat")?;
         Ok(count.parse()?)
     }
+}
+
+/// Makes this many buckets in the calling thread's namespace, and says how many there are then.
+pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
+    sysctl::write("ipv4.ip_local_port_range", "1024 65535")?;
+    sysctl::write("ipv4.tcp_tw_reuse", "0")?;
+    Lane::open(0)?.make(buckets)?;
+    Population::seen()
 }
 
 /// What one thread makes its share with: listeners that no other has, for it must accept its own connections.

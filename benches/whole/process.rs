@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -25,6 +27,16 @@ fn processor_time_of_children() -> Result<Duration, Box<dyn Error>> {
     Ok(Duration::from_micros(time.num_microseconds().try_into()?))
 }
 
+/// The path of this benchmark. Asked for once: where /proc is another pid namespace's, this process is not in it.
+pub(crate) fn this_program() -> Result<&'static Path, Box<dyn Error>> {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    if PATH.get().is_none() {
+        let path = std::env::current_exe()?;
+        return Ok(PATH.get_or_init(|| path));
+    }
+    PATH.get().map(PathBuf::as_path).ok_or_else(|| "no path".into())
+}
+
 /// A program and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -43,6 +55,16 @@ impl Process {
         command
     }
 
+    /// Runs it for what it prints.
+    pub(crate) fn answer(&self) -> Result<String, Box<dyn Error>> {
+        let output = self.command().stdout(Stdio::piped()).stderr(Stdio::inherit()).output()?;
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout)?)
+        } else {
+            Err(format!("{self:?}: {}", output.status).into())
+        }
+    }
+
     /// Runs it, output to /dev/null.
     pub(crate) fn run(&self) -> Result<Cost, Box<dyn Error>> {
         let (processor, begun) = (processor_time_of_children()?, Instant::now());
@@ -54,7 +76,7 @@ impl Process {
     /// Its largest resident set in KiB. A small process of its own watches it, [`watch`], for the figure that the kernel
     /// keeps is that of all children so far, and begins with what the parent had at the fork.
     pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
-        let mut watcher = Command::new(std::env::current_exe()?);
+        let mut watcher = Command::new(this_program()?);
         let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;
         Ok(String::from_utf8(output.stdout)?.trim().parse().map_err(|_| format!("no peak memory of {self:?}"))?)
     }

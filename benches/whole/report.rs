@@ -13,9 +13,9 @@ use super::process::Cost;
 
 /// Where it was measured.
 pub(crate) struct Machine {
-    processor: String,
-    kernel: String,
-    date: String,
+    pub(crate) processor: String,
+    pub(crate) kernel: String,
+    pub(crate) date: String,
 }
 
 impl Machine {
@@ -57,14 +57,14 @@ pub(crate) struct Size {
 }
 
 /// The median, and the quartiles around it.
-struct Spread {
-    low: f64,
-    median: f64,
-    high: f64,
+pub(crate) struct Spread {
+    pub(crate) low: f64,
+    pub(crate) median: f64,
+    pub(crate) high: f64,
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or(f64::NAN);
@@ -74,16 +74,16 @@ impl Spread {
 
 impl Measured {
     /// How many times the floor's its wall time is.
-    fn ratio(&self) -> Spread {
+    pub(crate) fn ratio(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(floor, own)| own.wall.div_duration_f64(floor.wall)))
     }
 
     /// The same of the processor time.
-    fn processor_ratio(&self) -> Spread {
+    pub(crate) fn processor_ratio(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(floor, own)| own.processor.div_duration_f64(floor.processor)))
     }
 
-    fn wall(&self) -> Spread {
+    pub(crate) fn wall(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(_, own)| own.wall.as_secs_f64()))
     }
 }
@@ -127,12 +127,12 @@ fn grouped(number: u32) -> String {
     text
 }
 
-fn ms(seconds: f64) -> String {
+pub(crate) fn ms(seconds: f64) -> String {
     let ms = seconds * 1e3;
     if ms < 100.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
 }
 
-fn mib(kib: f64) -> String {
+pub(crate) fn mib(kib: f64) -> String {
     format!("{:.1} MiB", kib / 1024.0)
 }
 
