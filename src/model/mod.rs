@@ -11,6 +11,7 @@ pub mod kernel_counts;
 pub mod listeners;
 pub mod outcome;
 pub mod port;
+pub mod port_set;
 pub mod process;
 pub mod row;
 pub mod socket;

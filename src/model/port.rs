@@ -109,6 +109,12 @@ impl PortRange {
         self.first <= port && port <= self.last
     }
 
+    /// How many ports it has; at least one.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.last.0 - self.first.0) + 1
+    }
+
     /// Its ports, lowest first.
     pub fn ports(self) -> impl Iterator<Item = Port> {
         (self.first.0..=self.last.0).map(Port)
@@ -148,14 +154,19 @@ impl LocalReservedPorts {
 /// The sysctl's own notation: `8080,9000-9010`, empty for none.
 impl fmt::Display for LocalReservedPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
-            if i > 0 {
-                f.write_str(",")?;
-            }
-            range.fmt(f)?;
-        }
-        Ok(())
+        write_ranges(f, &self.0)
     }
+}
+
+/// Ranges with commas between them.
+pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> fmt::Result {
+    for (i, range) in ranges.iter().enumerate() {
+        if i > 0 {
+            f.write_str(",")?;
+        }
+        fmt::Display::fmt(range, f)?;
+    }
+    Ok(())
 }
 
 /// A port as somebody typed it: a number, a range, or a name still to be looked up in /etc/services.
