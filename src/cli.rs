@@ -50,6 +50,8 @@ enum Command {
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
     BindTest(commands::bind_test::BindTestArgs),
+    /// Say how many further connects a destination takes, and when it runs out of ports
+    Capacity(commands::capacity::CapacityArgs),
     /// Remove TIME_WAIT sockets before their time; never a live one
     Kill(Box<commands::kill::KillArgs>),
     /// Print a completion script for a shell
@@ -141,6 +143,7 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;

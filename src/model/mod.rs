@@ -15,3 +15,4 @@ pub mod port_set;
 pub mod process;
 pub mod row;
 pub mod socket;
+pub mod tw_reuse;

@@ -7,11 +7,13 @@ pub mod recording;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::filter::Filter;
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
 use crate::sock_diag::request::{Request, Walk};
@@ -340,5 +342,15 @@ pub fn kernel_bucket_facts() -> BucketFacts {
         sockstat: sys::counts::tcp_sockstat(),
         tcp_ext: sys::counts::tcp_ext(),
         bucket_bytes: sys::slab::timewait_bucket_bytes(),
+    }
+}
+
+/// When connect() may take over a bucket, in the calling thread's network namespace, now.
+#[must_use]
+pub fn tw_reuse() -> TwReuse {
+    TwReuse {
+        mode: sys::sysctl::number("ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
+        delay: sys::sysctl::number("ipv4.tcp_tw_reuse_delay").map_or(TwReuse::OLD_DELAY, Duration::from_millis),
+        timestamps: sys::sysctl::number("ipv4.tcp_timestamps").map(|number| number != 0),
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod datagrams;
 pub(crate) mod dialogue;
 pub(crate) mod limits;
 pub(crate) mod netns;
+pub(crate) mod outbound;
 pub(crate) mod procfs;
 pub(crate) mod random;
 pub(crate) mod records;
