@@ -171,3 +171,78 @@ impl Sockets {
         connected
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::socket::FullSocket;
+
+    pub(in super::super) const LOW: u16 = 40_000;
+
+    /// A socket that is no bucket.
+    pub(in super::super) fn full(
+        local: &str,
+        local_port: u16,
+        remote: &str,
+        remote_port: u16,
+        state: TcpState,
+    ) -> Socket {
+        let end = |addr: &str, port| (addr.parse().expect(addr), Port(port));
+        Socket::Full(FullSocket {
+            tuple: FourTuple::new(end(local, local_port), end(remote, remote_port)),
+            state,
+            uid: 0,
+            inode: None,
+            interface: None,
+            mark: None,
+            v6only: None,
+            cookie: None,
+        })
+    }
+
+    fn sockets(found: &[Socket]) -> Sockets {
+        let mut sockets = Sockets::new(PortRange::new(Port(LOW), Port(LOW + 99)).expect("forwards"));
+        found.iter().for_each(|socket| sockets.add(socket));
+        sockets
+    }
+
+    fn ends(found: &[Socket]) -> Vec<(u16, u16)> {
+        sockets(found).into_outbound().iter().map(|one| (one.port().0, one.ends().remote_port.0)).collect()
+    }
+
+    #[test]
+    fn the_list_tells_of_listeners_and_of_sockets_that_are_not_connected_and_of_no_others() {
+        let found = [
+            full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen),
+            full("127.0.0.1", LOW + 1, "0.0.0.0", 0, TcpState::BoundInactive),
+            full("127.0.0.1", LOW + 2, "127.0.0.1", 443, TcpState::Established),
+            full("127.0.0.1", LOW, "127.0.0.1", 50_000, TcpState::Established),
+            full("127.0.0.1", 443, "127.0.0.1", LOW + 2, TcpState::Established),
+        ];
+        let sockets = sockets(&found);
+        assert_eq!(sockets.bound().to_string(), "40000-40001");
+        assert_eq!(sockets.may_be_bound(true).to_string(), "40002");
+        assert_eq!(sockets.may_be_bound(false).to_string(), "40002-40099");
+    }
+
+    #[test]
+    fn what_a_listener_accepted_is_no_destination() {
+        let listener = full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen);
+        let accepted = full("127.0.0.1", LOW, "127.0.0.1", LOW + 1, TcpState::Established);
+        let client = full("127.0.0.1", LOW + 1, "127.0.0.1", LOW, TcpState::Established);
+        assert_eq!(ends(&[listener, accepted, client]), [(LOW + 1, LOW)]);
+    }
+
+    #[test]
+    fn many_remote_ports_on_one_local_port_are_those_of_a_server_whose_listener_is_gone() {
+        let one = |local, remote| full("127.0.0.1", local, "127.0.0.2", remote, TcpState::Established);
+        assert_eq!(ends(&[one(LOW, LOW + 1), one(LOW, LOW + 2)]), []);
+        assert_eq!(ends(&[one(LOW + 1, LOW), one(LOW + 2, LOW)]), [(LOW + 1, LOW), (LOW + 2, LOW)]);
+        assert_eq!(ends(&[one(LOW, LOW + 1)]), [(LOW, LOW + 1)], "either may be");
+        assert_eq!(
+            ends(&[one(LOW, 443), one(LOW, 444)]),
+            [(LOW, 443), (LOW, 444)],
+            "no ephemeral port at the other end"
+        );
+    }
+}
