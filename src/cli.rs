@@ -14,7 +14,8 @@ const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
 const LONG_ABOUT: &str = "\
 Tell the truth about TIME_WAIT and TCP ports on Linux: list the timewait buckets with their remaining time as the kernel \
-gives it, classify ports, and say why bind() fails with EADDRINUSE and what would help.
+gives it, classify ports, say why bind() fails with EADDRINUSE and what would help, and how many further connects a \
+destination takes.
 
 twtool is about TCP, in the network namespace it runs in. It needs no privilege, but for kill.";
 
@@ -28,6 +29,7 @@ Examples:
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
+  twtool capacity                 will connect() run out of ports, to whom, and when?
   twtool kill --local-port 8080   free the port of its timewait buckets now";
 
 #[derive(Parser, Debug)]

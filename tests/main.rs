@@ -8,6 +8,7 @@ mod bad_input;
 mod bind_demo;
 mod bind_holders;
 mod bind_test;
+mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
@@ -32,11 +33,12 @@ use support::{Suite, netns};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let suites: [Suite; 18] = [
+    let suites: [Suite; 19] = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
         bind_test::suite(),
+        capacity::suite(),
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),

@@ -197,6 +197,7 @@ pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<
     );
     human::break_lines(out, &line, "", "  ", look.width)?;
     writeln!(out)?;
+    let mut notes = vec![];
     if destinations.is_empty() && total == 0 {
         writeln!(out, "no outbound connections on these ports")?;
     } else {
@@ -213,9 +214,9 @@ pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<
             Heading { spare: 1, ..Heading::new("CEILING/s").right() },
             Heading::new("EXHAUSTED"),
         ];
-        table::write(out, &headings, true, rows.as_slice(), look)?;
+        let left_out = table::write(out, &headings, true, rows.as_slice(), look)?;
+        notes.extend((!left_out.is_empty()).then(|| format!("no room for {}", left_out.join(", "))));
     }
-    let mut notes = vec![];
     notes.extend((destinations.len() < total).then(|| {
         format!(
             "the {} with the fewest free of {} destinations; --top shows more",
@@ -223,7 +224,9 @@ pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<
             human::grouped(total as u64)
         )
     }));
-    notes.extend(capacity.below_min_free.map(|below| format!("{below} below --min-free")));
+    notes.extend(
+        capacity.below_min_free.map(|below| format!("{below} of {} below --min-free", human::grouped(total as u64))),
+    );
     notes.extend(destinations.iter().any(|one| one.reusable.is_some_and(|count| count > 0)).then(|| {
         "free counts buckets that connect() may take over (reusable), where their connection had timestamps".to_owned()
     }));
@@ -253,7 +256,12 @@ fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let interface = ends.interface.map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();
     let service = facts.services.name(ends.remote_port).map(|name| format!(" ({name})")).unwrap_or_default();
     let to = format!("{}{service}", SocketAddr::new(ends.remote_addr, ends.remote_port.0));
-    let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{rate:.1}"));
+    let rate = |rate: Option<f64>| match rate {
+        None => "-".into(),
+        // Of a narrow range the ceiling is below one a second.
+        Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.2}"),
+        Some(rate) => format!("{rate:.1}"),
+    };
     let exhausted = match destination.exhausted_in {
         None => "not at this rate".into(),
         Some(time) if time.is_zero() => "now".into(),
@@ -271,4 +279,87 @@ fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
         rate(destination.sustainable_per_s),
         exhausted,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::capacity::Pool;
+    use crate::analysis::capacity::sockets::Ends;
+    use crate::analysis::history::Length;
+    use crate::model::facts::tests::facts;
+    use crate::model::port::{LocalReservedPorts, Port, PortRange};
+    use crate::model::port_set::PortSet;
+    use crate::model::tw_reuse::{ReuseMode, TwReuse};
+    use std::time::Duration;
+    use unicode_width::UnicodeWidthStr;
+
+    fn destination(addr: &str, exhausted_in: Option<Duration>) -> Destination {
+        let addr = addr.parse().expect(addr);
+        let ends = Ends { ipv6: true, local_addr: addr, remote_addr: addr, remote_port: Port(80), interface: None };
+        Destination {
+            ends,
+            established: 1234,
+            time_wait: 26_000,
+            other: 5,
+            reusable: Some(12),
+            reusable_within_1s: Some(13),
+            free: 998,
+            uncertain: 7,
+            closes_per_s: Some(433.4),
+            closes_per_s_now: Some(437.5),
+            sustainable_per_s: Some(470.5),
+            exhausted_in,
+        }
+    }
+
+    fn text(width: Option<usize>) -> String {
+        let facts = facts();
+        let range = PortRange::new(Port(32768), Port(60999)).expect("forwards");
+        let uncertain: PortSet = range.ports().take(7).collect();
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &uncertain);
+        let reuse =
+            TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::from_secs(1), timestamps: Some(true) };
+        let destinations = [
+            destination("2001:db8:1234:5678:9abc:def0:1234:5678", Some(Duration::from_millis(12_345))),
+            destination("2001:db8::2", None),
+            destination("127.0.0.1", Some(Duration::ZERO)),
+        ];
+        let advice =
+            ["Something that takes more than one line of eighty columns, because it is so very long.".to_owned()];
+        let capacity = Capacity {
+            facts: &facts,
+            source: "sock_diag",
+            conditions: Conditions { pool: &pool, reuse, length: Length::learn(None, None) },
+            destinations: &destinations,
+            total: 20,
+            below_min_free: Some(3),
+            advice: &advice,
+        };
+        let mut out = vec![];
+        page(&mut out, &capacity, Look { color: false, width, unicode: false }).expect("written");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_page_fits_and_keeps_what_matters() {
+        for width in [60, 80, 120] {
+            let page = text(Some(width));
+            assert!(page.lines().all(|line| line.width() <= width), "{width}:\n{page}");
+            for part in ["FREE", "TIME_WAIT", "998", "26000", "in 12.3s", "now", "- Something"] {
+                assert!(page.contains(part), "{part} at {width}:\n{page}");
+            }
+        }
+        let page = text(None);
+        for part in [
+            "not at this rate",
+            "REUSABLE",
+            "437.5",
+            "470.5",
+            "the 3 with the fewest free of 20 destinations; --top shows more\n3 of 20 below --min-free\n",
+            "free may be up to 7 too high: it is not known which ports of connections are explicitly bound\n",
+        ] {
+            assert!(page.contains(part), "{part}:\n{page}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions) -> Vec<Stri
     if let Some(worst) = short {
         advice.extend((pool.range.count() < WIDE).then(|| {
             format!(
-                "net.ipv4.ip_local_port_range is {}; it may go from 1024 to 65535. Servers' ports inside it belong into \
+                "net.ipv4.ip_local_port_range is {}; it may go from 1024 to 65535. Servers' ports inside it belong in \
                  net.ipv4.ip_local_reserved_ports first (ip-sysctl).",
                 pool.range
             )
