@@ -118,7 +118,8 @@ fn a_document_has_the_keys_of_the_contract_in_order() {
     let (rate, left) = (first["closes_per_s_now"].as_f64().expect("a rate"), first["exhausted_in_ms"].as_u64());
     assert_eq!(left.is_some(), rate > 0.0, "{first}");
     if let Some(left) = left {
-        assert_eq!(left, (1000.0 / rate) as u64, "one port is left, and none comes back in time");
+        let left = f64::from(u32::try_from(left).expect("less than a minute"));
+        assert!((left - 1000.0 / rate).abs() <= 1.0, "one port is left, and none comes back in time: {first}");
     }
 }
 

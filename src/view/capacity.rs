@@ -115,7 +115,7 @@ impl<'a> DestinationRecord<'a> {
         let number = |number: Option<u32>| number.map_or(Value::Unknown, |number| Value::Number(number.into()));
         let count = |count: u32| Value::Number(count.into());
         let rates = [self.closes_per_s, self.closes_per_s_now, self.sustainable_per_s]
-            .map(|rate| rate.map(|rate| rate.to_string()));
+            .map(|rate| rate.map(|rate| format!("{rate:?}")));
         let [closes, closes_now, sustainable] =
             rates.each_ref().map(|rate| rate.as_deref().map_or(Value::Unknown, Value::Text));
         let fields = [

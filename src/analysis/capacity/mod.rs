@@ -295,7 +295,9 @@ mod tests {
     fn of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
         let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
         let mut sockets = Sockets::new(range);
-        found.iter().for_each(|socket| sockets.add(socket));
+        for socket in found {
+            sockets.add(socket);
+        }
         let uncertain = uncertain.iter().copied().map(Port).collect();
         let pool = Pool::new(range, &LocalReservedPorts::default(), &sockets.bound().clone(), &uncertain);
         let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, sockets.largest_expiry_ms()) };
@@ -419,7 +421,9 @@ mod tests {
         let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
         let advice = |found: &[Socket], bound: &[u16], reuse: TwReuse| {
             let mut sockets = Sockets::new(range);
-            found.iter().for_each(|socket| sockets.add(socket));
+            for socket in found {
+                sockets.add(socket);
+            }
             let bound = bound.iter().copied().map(Port).collect();
             let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default());
             let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, None) };

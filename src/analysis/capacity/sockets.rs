@@ -202,7 +202,9 @@ pub(super) mod tests {
 
     fn sockets(found: &[Socket]) -> Sockets {
         let mut sockets = Sockets::new(PortRange::new(Port(LOW), Port(LOW + 99)).expect("forwards"));
-        found.iter().for_each(|socket| sockets.add(socket));
+        for socket in found {
+            sockets.add(socket);
+        }
         sockets
     }
 
