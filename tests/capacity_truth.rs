@@ -4,9 +4,11 @@
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
 
+use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
 use socket2::Socket;
 
+use crate::support::limits::refuse;
 use crate::support::outbound::{
     LOW, bound, buckets, close_client_first, connect, connect_with, connects_until_none_is_left, narrow_range, serve,
     set, wait_for_route,
@@ -36,6 +38,7 @@ suite! {
         of_an_odd_range_one_port_is_uncertain,
         asking_the_kernel_sends_nothing_and_leaves_nothing,
         without_a_probe_the_truth_lies_within_what_is_uncertain,
+        where_the_kernel_cannot_be_asked_it_is_said,
         without_sock_diag_the_answer_is_the_same,
     ],
 }
@@ -410,16 +413,26 @@ fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
     drop((kept, plain));
 }
 
+fn where_the_kernel_cannot_be_asked_it_is_said() {
+    let world = World::make();
+    let kept = World::bound_client("127.0.0.9:0", "127.0.0.1:443");
+    // Without the client's bit no connect() puts its SYN off.
+    set("ipv4.tcp_fastopen", 0);
+    let run = twtool(["capacity", "--json", "--to", "127.0.0.1:444"]).code(0).says("TCP_FASTOPEN_CONNECT");
+    let destination = run.records("destinations").remove(0);
+    assert_eq!((&destination["free"], &destination["uncertain"]), (&json!(16), &json!(1)), "{run}");
+    let uncertain = (run.json()["uncertain"].clone(), run.json()["explicitly_bound"].clone());
+    assert_eq!(uncertain, (json!(1), json!(0)), "{run}");
+    assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:444"))), 15);
+    drop((kept, world));
+}
+
 fn without_sock_diag_the_answer_is_the_same() {
     const NETLINK_SOCK_DIAG: u64 = 4;
     let _world = World::make();
     let kept = [bound("127.0.0.9:40003"), World::bound_client("127.0.0.9:0", "127.0.0.1:443")];
     let open = World::open(3, "127.0.0.1", "127.0.0.1:443");
-    crate::support::limits::refuse(
-        libc::SYS_socket,
-        Some((2, seccompiler::SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)),
-        libc::EPERM,
-    );
+    refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
     // /proc/net/tcp has no sockets that are bound only, so the kernel is asked for every port.
     let run =
         twtool(["capacity", "--json", "--to", "127.0.0.1:443", "--from", "127.0.0.1"]).code(0).says("/proc/net/tcp");
