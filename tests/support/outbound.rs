@@ -27,22 +27,6 @@ pub(crate) fn set(name: &str, value: u32) {
     sysctl::write(name, &value.to_string()).expect("the namespace is ours");
 }
 
-/// Waits until one address of the namespace can be reached from another: the kernel's work queue makes the routes of a new
-/// IPv6 address. Connecting a UDP socket sends nothing.
-#[track_caller]
-pub(crate) fn wait_for_route(from: &str, to: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let from: IpAddr = from.parse().expect("an address");
-    let reached = || {
-        let socket = std::net::UdpSocket::bind((from, 0))?;
-        socket.connect(addr(to))
-    };
-    while let Err(error) = reached() {
-        assert!(Instant::now() < deadline, "from {from} to {to}: {error}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// A server that accepts.
 #[track_caller]
 pub(crate) fn serve(at: &str) -> TcpListener {
@@ -91,6 +75,12 @@ pub(crate) fn connects_until_none_is_left(connect: impl Fn() -> io::Result<Socke
     }
 }
 
+/// [`connect()`], where there must be a connection.
+#[track_caller]
+pub(crate) fn connected(from: IpAddr, to: SocketAddr) -> Socket {
+    connect(Some(from), to).unwrap_or_else(|error| panic!("connecting {from} to {to}: {error}"))
+}
+
 /// Closes the client's end first, and waits for the bucket.
 #[track_caller]
 pub(crate) fn close_client_first(client: Socket, server: &TcpListener) {
@@ -137,6 +127,6 @@ pub(crate) fn buckets(count: usize, from: &str, server: &TcpListener) {
     while made < count {
         assert!(tried < count + 5, "{} of {tried} connections left no bucket", tried - made);
         tried += 1;
-        made += usize::from(leaves_a_bucket(connect(Some(from), to).expect("a connection"), server));
+        made += usize::from(leaves_a_bucket(connected(from, to), server));
     }
 }
