@@ -7,6 +7,7 @@ pub mod addr;
 pub mod bind;
 pub mod demo;
 pub mod facts;
+pub mod health;
 pub mod kernel_counts;
 pub mod listeners;
 pub mod outcome;

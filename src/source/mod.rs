@@ -2,6 +2,7 @@
 //!
 //! A live source may also write down what passes, so that a replay takes the same path over the same bytes.
 
+pub mod health;
 pub mod recording;
 
 use std::io;
@@ -112,6 +113,8 @@ pub struct Source {
     carrier: Carrier,
     /// Whether procfs answers where sock_diag is refused.
     fall_back: bool,
+    /// Whether sockets are to come with `struct tcp_info`.
+    tcp_info: bool,
     /// Why it did.
     refusal: Option<SourceError>,
 }
@@ -125,7 +128,7 @@ pub struct WalkEnd {
 
 impl Source {
     fn new(facts: Facts, carrier: Carrier) -> Self {
-        Self { facts, buckets: None, carrier, fall_back: false, refusal: None }
+        Self { facts, buckets: None, carrier, fall_back: false, tcp_info: false, refusal: None }
     }
 
     /// This kernel, in the calling thread's network namespace.
@@ -157,6 +160,12 @@ impl Source {
     pub fn replay(path: &Path) -> Result<Self, SourceError> {
         let Recorded { facts, buckets, events } = recording::read(path)?;
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) })
+    }
+
+    /// The same, with `struct tcp_info` of full sockets where sock_diag answers. A recording never has it.
+    #[must_use]
+    pub fn with_tcp_info(self) -> Self {
+        Self { tcp_info: true, ..self }
     }
 
     /// Which interface answered the last walk.
@@ -212,11 +221,15 @@ impl Source {
         // A replay may hold more states than were asked for, and procfs has them all.
         let mut wanted =
             |socket: Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
+        let whole = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
         let answer = match &mut self.carrier {
-            Carrier::Kernel(socket) => walk_sock_diag(socket, states, bytecode::compile(filter), &mut wanted),
+            Carrier::Kernel(socket) => {
+                let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
+                walk_sock_diag(socket, request, &mut wanted)
+            }
             // A recording holds whole walks.
-            Carrier::Recorder(recorder) => walk_sock_diag(recorder, states, None, &mut wanted),
-            Carrier::Replay(replay) => walk_sock_diag(replay, states, None, &mut wanted),
+            Carrier::Recorder(recorder) => walk_sock_diag(recorder, whole, &mut wanted),
+            Carrier::Replay(replay) => walk_sock_diag(replay, whole, &mut wanted),
             Carrier::Procfs => return walk_procfs(&mut wanted),
         };
         match answer {
@@ -272,18 +285,17 @@ fn walk_procfs(each: &mut impl FnMut(Socket) -> ControlFlow<()>) -> Result<WalkE
 /// Both families in one walk, in the largest part that the kernel takes.
 fn walk_sock_diag(
     transport: &mut dyn Transport,
-    states: StateSet,
-    program: Option<Vec<u8>>,
+    request: Request,
     each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
-    let walk = Walk::BothFamilies;
-    let with_program = program.is_some();
-    let mut end = dump::run(transport, &Request { walk, states, program }, each);
+    let mut end = dump::run(transport, &request, each);
+    let with_program = request.program.is_some();
+    let without_program = Request { program: None, ..request };
     if with_program && matches!(end, Err(DumpError::Refused { .. })) {
-        end = dump::run(transport, &Request { walk, states, program: None }, each);
+        end = dump::run(transport, &without_program, each);
     }
     match end {
-        Err(DumpError::Refused { .. }) => walk_by_family(transport, states, each),
+        Err(DumpError::Refused { .. }) => walk_by_family(transport, &without_program, each),
         end => Ok(end?.interrupted),
     }
 }
@@ -292,23 +304,23 @@ fn walk_sock_diag(
 /// whether any dump was interrupted.
 fn walk_by_family(
     transport: &mut dyn Transport,
-    states: StateSet,
+    request: &Request,
     each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
-    let others = states.without(listen);
+    let others = request.states.without(listen);
     let mut interrupted = false;
-    for part in [states.without(others), others] {
+    for states in [request.states.without(others), others] {
         // A replay may hold both parts in one answer.
         let mut each = |socket: Socket| {
-            if part.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) }
+            if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) }
         };
         for walk in [Walk::Ipv4, Walk::Ipv6] {
-            if part.is_empty() {
+            if states.is_empty() {
                 continue;
             }
             let DumpEnd { interrupted: this, stopped } =
-                dump::run(transport, &Request { walk, states: part, program: None }, &mut each)?;
+                dump::run(transport, &Request { walk, states, ..request.clone() }, &mut each)?;
             interrupted |= this;
             if stopped {
                 return Ok(interrupted);

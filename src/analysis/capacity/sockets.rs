@@ -196,6 +196,7 @@ pub(super) mod tests {
             interface: None,
             mark: None,
             v6only: None,
+            last_ack_ms: None,
             cookie: None,
         })
     }
