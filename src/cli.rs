@@ -30,6 +30,7 @@ Examples:
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
   twtool capacity                 will connect() run out of ports, to whom, and when?
+  twtool doctor                   are settings, counters and sockets in order?
   twtool kill --local-port 8080   free the port of its timewait buckets now";
 
 #[derive(Parser, Debug)]
@@ -54,6 +55,8 @@ enum Command {
     BindTest(commands::bind_test::BindTestArgs),
     /// Say how many further connects a destination takes, and when it runs out of ports
     Capacity(commands::capacity::CapacityArgs),
+    /// Say whether settings, counters and sockets are in order, and what each of them means
+    Doctor(commands::doctor::DoctorArgs),
     /// Remove TIME_WAIT sockets before their time; never a live one
     Kill(Box<commands::kill::KillArgs>),
     /// Print a completion script for a shell
@@ -146,6 +149,7 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
+        Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;

@@ -5,6 +5,7 @@
 
 pub mod bind_test;
 pub mod capacity;
+pub mod doctor;
 pub mod kill;
 pub mod list;
 pub mod port;

@@ -225,11 +225,11 @@ impl Source {
         let answer = match &mut self.carrier {
             Carrier::Kernel(socket) => {
                 let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
-                walk_sock_diag(socket, request, &mut wanted)
+                walk_sock_diag(socket, &request, &mut wanted)
             }
             // A recording holds whole walks.
-            Carrier::Recorder(recorder) => walk_sock_diag(recorder, whole, &mut wanted),
-            Carrier::Replay(replay) => walk_sock_diag(replay, whole, &mut wanted),
+            Carrier::Recorder(recorder) => walk_sock_diag(recorder, &whole, &mut wanted),
+            Carrier::Replay(replay) => walk_sock_diag(replay, &whole, &mut wanted),
             Carrier::Procfs => return walk_procfs(&mut wanted),
         };
         match answer {
@@ -285,13 +285,12 @@ fn walk_procfs(each: &mut impl FnMut(Socket) -> ControlFlow<()>) -> Result<WalkE
 /// Both families in one walk, in the largest part that the kernel takes.
 fn walk_sock_diag(
     transport: &mut dyn Transport,
-    request: Request,
+    request: &Request,
     each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
-    let mut end = dump::run(transport, &request, each);
-    let with_program = request.program.is_some();
-    let without_program = Request { program: None, ..request };
-    if with_program && matches!(end, Err(DumpError::Refused { .. })) {
+    let mut end = dump::run(transport, request, each);
+    let without_program = Request { program: None, ..*request };
+    if request.program.is_some() && matches!(end, Err(DumpError::Refused { .. })) {
         end = dump::run(transport, &without_program, each);
     }
     match end {

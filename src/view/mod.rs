@@ -6,6 +6,7 @@ pub mod bind_test;
 pub mod capacity;
 mod chart;
 pub mod column;
+pub mod doctor;
 pub mod human;
 pub mod json;
 pub mod kill;
