@@ -12,6 +12,7 @@ mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
+mod doctor;
 mod filter;
 mod kernel_answers;
 mod kill;
@@ -33,7 +34,7 @@ use support::{Suite, netns};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let suites: [Suite; 19] = [
+    let suites: [Suite; 20] = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
+        doctor::suite(),
         filter::suite(),
         kernel_answers::suite(),
         kill::suite(),

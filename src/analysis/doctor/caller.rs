@@ -64,10 +64,14 @@ fn capabilities(health: &Health) -> Check {
         listeners.chain(open.close_wait.iter().map(|one| &one.owners)).any(|owners| *owners == Owners::NotPermitted)
     });
     if hidden {
-        return check.found(
-            Status::Note,
-            "Some sockets have no process named here, for not every /proc/PID/fd may be read: CAP_SYS_PTRACE is missing.",
-        );
+        let why = if held.has(Capability::SysPtrace) {
+            "CAP_SYS_PTRACE is held in a user namespace that is not theirs, or /proc hides them"
+        } else {
+            "CAP_SYS_PTRACE is missing"
+        };
+        let finding =
+            format!("Some sockets have no process named here, for not every /proc/PID/fd may be read: {why}.");
+        return check.found(Status::Note, finding);
     }
     if lacks.is_empty() {
         return check;

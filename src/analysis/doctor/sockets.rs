@@ -107,9 +107,9 @@ fn ephemeral_listeners(health: &Health) -> Check {
     let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
     let lie = if by_port.len() == 1 { "server port lies" } else { "server ports lie" };
     let so = if untold {
-        "Whether the kernel chose them is not told here; those that the program chose can be taken while it is down"
+        "Whether the kernel chose the port is not told here; one that the program chose can be taken while that is down"
     } else {
-        "While the server is down, connect() may take its port, and its next start fails with EADDRINUSE"
+        "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE"
     };
     let finding = format!("{} {lie} in ip_local_port_range and are not reserved: {who}. {so}.", by_port.len());
     let finding = if by_port.len() == 1 { finding.replace(" and are not ", " and is not ") } else { finding };

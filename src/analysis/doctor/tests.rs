@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::model::facts::Facts;
 use crate::model::health::tests::healthy;
-use crate::model::health::{CloseWait, OpenListener, Reading};
+use crate::model::health::{Capabilities, CloseWait, OpenListener, Reading};
 use crate::model::kernel_counts::TcpSockstat;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::process::{Owners, Process};
@@ -253,7 +253,14 @@ fn socket_cases() -> Vec<Case> {
         .advises("seccomp"),
         case("tcp_diag", fails, Unknown, "refused"),
         case("capabilities", |_| {}, Ok, "With CAP_NET_BIND_SERVICE bind-test can"),
-        case("capabilities", forgets(1, Some(0), hidden), Note, "CAP_SYS_PTRACE"),
+        case("capabilities", forgets(1, Some(0), hidden), Note, "CAP_SYS_PTRACE is missing"),
+        case(
+            "capabilities",
+            both(forgets(1, Some(0), hidden), |health| health.capabilities = Some(Capabilities(u64::MAX))),
+            Note,
+            "not theirs",
+        ),
+        case("capabilities", |health| health.capabilities = Some(Capabilities(u64::MAX)), Ok, ""),
         case("capabilities", |health| health.capabilities = None, Unknown, "effective set"),
     ]
 }
@@ -285,6 +292,10 @@ fn each_check_says_what_was_found_and_what_to_do() {
         let finding = check.finding.as_deref().unwrap_or_default();
         assert!(finding.contains(case.finding), "expected {:?}: {check:?}", case.finding);
         assert!(check.advice.join(" ").contains(case.advice), "expected {:?}: {check:?}", case.advice);
+        for line in check.advice.iter().flat_map(|advice| advice.split("sysctl -w ").skip(1)) {
+            let word = line.split(' ').next().unwrap_or_default();
+            assert!(word.ends_with(|c: char| c.is_ascii_digit()), "it can be copied as it is: {word}");
+        }
         assert!(check.status != Status::Warning || !check.advice.is_empty(), "a warning says what to do: {check:?}");
     }
 }

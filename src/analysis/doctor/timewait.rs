@@ -88,7 +88,7 @@ fn tw_recycle(health: &Health) -> Check {
         0 => check.found(Status::Ok, "Off."),
         _ => check
             .found(Status::Warning, format!("{value}: clients that share an address (NAT) are refused now and then."))
-            .advising("Switch it off: sysctl -w net.ipv4.tcp_tw_recycle=0 (tcp(7) recommends against it)."),
+            .advising("sysctl -w net.ipv4.tcp_tw_recycle=0 switches it off; tcp(7) recommends against it."),
     })
 }
 
@@ -218,7 +218,7 @@ fn timestamps(health: &Health) -> Check {
         (1, _) => check,
         (0, Some(1)) => check
             .found(Status::Warning, "Off, so that tcp_tw_reuse, which is 1, has no effect on new connections.")
-            .advising("Switch them on: sysctl -w net.ipv4.tcp_timestamps=1."),
+            .advising("sysctl -w net.ipv4.tcp_timestamps=1 switches them on."),
         (0, Some(2)) => check.found(
             Status::Note,
             "Off: PAWS does not protect connections, and tcp_tw_reuse, which is 2, has no effect on loopback either.",
