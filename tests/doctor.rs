@@ -200,8 +200,8 @@ fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
 /// Does what a line `sysctl -w net.NAME=VALUE` in an advice says.
 #[track_caller]
 fn apply(advice: &str) {
-    let (_, line) = advice.split_once("sysctl -w net.").unwrap_or_else(|| panic!("no sysctl line in {advice}"));
-    let (name, value) = line.split(' ').next().and_then(|word| word.split_once('=')).expect("NAME=VALUE");
+    let line = advice.strip_prefix("sysctl -w net.").unwrap_or_else(|| panic!("no sysctl line: {advice}"));
+    let (name, value) = line.split_once('=').expect("NAME=VALUE");
     sysctl::write(name, value).expect("the namespace is ours");
 }
 

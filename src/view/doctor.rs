@@ -133,8 +133,14 @@ pub fn page(out: &mut dyn Write, checks: &[Check], verbose: bool, look: Look) ->
 /// `warning  close_wait: ...`, and below it what to do.
 fn briefly(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
     heading(out, check, look)?;
-    for text in check.finding.iter().chain(&check.advice) {
-        human::break_lines(out, text, INDENT, INDENT, look.width)?;
+    if let Some(finding) = &check.finding {
+        human::break_lines(out, finding, INDENT, INDENT, look.width)?;
+    }
+    let (first, under) = (format!("{INDENT}- "), format!("{INDENT}  "));
+    for advice in &check.advice {
+        // A line for the shell stays whole, so that it can be copied.
+        let width = look.width.filter(|_| !advice.starts_with("sysctl "));
+        human::break_lines(out, advice, &first, &under, width)?;
     }
     Ok(())
 }
@@ -175,10 +181,70 @@ fn brief(datum: &Datum) -> Option<String> {
         Datum::Number(number) => number.to_string(),
         Datum::Text(text) => text.clone(),
         Datum::List(items) if items.is_empty() => "none".into(),
-        Datum::List(items) => items.iter().filter_map(brief).collect::<Vec<_>>().join(","),
+        Datum::List(items) => return Some(brief_list(items)),
     };
-    if text.chars().count() <= LONGEST_VALUE {
-        return Some(text);
+    let cut = text.chars().count() > LONGEST_VALUE;
+    Some(if cut { text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect() } else { text })
+}
+
+/// As many as there is room for, and how many more there are.
+fn brief_list(items: &[Datum]) -> String {
+    let texts: Vec<String> = items.iter().filter_map(brief).collect();
+    let shortened = |shown: usize| match texts.len() - shown {
+        0 => texts.join(","),
+        more => format!("{} and {more} more", texts[..shown].join(",")),
+    };
+    let fits = |shown: &usize| shortened(*shown).chars().count() <= LONGEST_VALUE;
+    shortened((1..=texts.len()).rev().find(fits).unwrap_or(texts.len().min(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::doctor::Subject;
+
+    #[test]
+    fn a_list_is_shown_as_far_as_there_is_room() {
+        let list = |texts: &[&str]| brief(&Datum::List(texts.iter().map(|text| Datum::Text((*text).into())).collect()));
+        assert_eq!(list(&[]).as_deref(), Some("none"));
+        assert_eq!(list(&["8080", "9000-9010"]).as_deref(), Some("8080,9000-9010"));
+        let long = ["10000-10001", "20000-20001", "30000-30001", "40000-40001"];
+        assert_eq!(list(&long).as_deref(), Some("10000-10001,20000-20001 and 2 more"));
     }
-    Some(text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect())
+
+    #[test]
+    fn a_line_for_the_shell_is_never_broken() {
+        let line = "sysctl -w net.ipv4.ip_local_reserved_ports=40000";
+        let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
+        let check = Check {
+            status: Status::Warning,
+            finding: Some("A finding of several words.".into()),
+            advice: vec![line.into(), "And some more words.".into()],
+            ..blank(subject)
+        };
+        let mut out = vec![];
+        let look = Look { color: false, width: Some(24), unicode: false };
+        page(&mut out, &[check], false, look).expect("written");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.contains(&format!("         - {line}\n")), "{text}");
+        assert!(text.lines().all(|text| text.contains(line) || text.len() <= 24), "{text}");
+    }
+
+    #[test]
+    fn a_name_that_a_process_gave_itself_does_not_reach_the_terminal() {
+        let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
+        let value = Datum::Text("\u{1b}[31m".into());
+        let check = Check { value, finding: Some("evil\u{1b}[2J pid 7".into()), ..blank(subject) };
+        for (verbose, status) in [(false, Status::Note), (false, Status::Ok), (true, Status::Ok)] {
+            let mut out = vec![];
+            let look = Look { color: false, width: None, unicode: false };
+            page(&mut out, &[Check { status, ..check.clone() }], verbose, look).expect("written");
+            assert!(!out.contains(&0x1b), "{}", String::from_utf8_lossy(&out));
+        }
+    }
+
+    fn blank(subject: Subject) -> Check {
+        let (value, default) = (Datum::Unknown, Datum::Unknown);
+        Check { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], advice: vec![] }
+    }
 }

@@ -104,7 +104,7 @@ pub struct Check {
     pub finding: Option<String>,
     /// The numbers that the finding rests on.
     pub evidence: Vec<(&'static str, Datum)>,
-    /// What to do, a sentence each.
+    /// What to do: sentences, or a line for the shell that begins with `sysctl -w` and stands alone.
     pub advice: Vec<String>,
 }
 

@@ -58,7 +58,10 @@ fn local_port_range(health: &Health) -> Check {
         return check;
     }
     let usual = u64::from(DEFAULT_RANGE.1 - DEFAULT_RANGE.0) + 1;
-    let finding = format!("{size} ports, where the default range has {usual}.");
+    let finding = format!(
+        "{size} ports, where the default range has {usual}: no more connections at a time from one address here to one \
+         destination."
+    );
     check.found(if size < usual { Status::Note } else { Status::Ok }, finding)
 }
 

@@ -116,10 +116,11 @@ fn ephemeral_listeners(health: &Health) -> Check {
     check
         .with("ip_local_reserved_ports", value.clone())
         .found(if untold { Status::Note } else { Status::Warning }, finding)
-        .advising(format!(
-            "sysctl -w net.ipv4.ip_local_reserved_ports={value} keeps what is reserved and adds them; the same line in \
-             /etc/sysctl.d keeps it over a reboot. Or let the servers use ports outside the range."
-        ))
+        .advising(format!("sysctl -w net.ipv4.ip_local_reserved_ports={value}"))
+        .advising(
+            "That keeps what is reserved now and adds these; the same setting in /etc/sysctl.d keeps it over a reboot. Or let \
+             the servers use ports outside the range.",
+        )
 }
 
 fn listener_record(port: Port, listeners: &[&OpenListener]) -> Datum {

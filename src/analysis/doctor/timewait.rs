@@ -88,7 +88,7 @@ fn tw_recycle(health: &Health) -> Check {
         0 => check.found(Status::Ok, "Off."),
         _ => check
             .found(Status::Warning, format!("{value}: clients that share an address (NAT) are refused now and then."))
-            .advising("sysctl -w net.ipv4.tcp_tw_recycle=0 switches it off; tcp(7) recommends against it."),
+            .advising("sysctl -w net.ipv4.tcp_tw_recycle=0"),
     })
 }
 
@@ -138,10 +138,12 @@ fn max_tw_buckets(health: &Health) -> Check {
                 Some(part) => format!("There are {} buckets, and the most is {most} ({part} %).", sockstat.tw),
                 None => "No close leaves a bucket, so that no connection is protected.".to_owned(),
             };
-            check.found(Status::Warning, finding).advising(format!(
-                "Raise it where memory allows: sysctl -w net.ipv4.tcp_max_tw_buckets={more} (a bucket takes about 1/4 \
-                     KiB). Or let fewer connections be closed by this end: keep them open for several requests."
-            ))
+            check.found(Status::Warning, finding)
+                .advising(format!("sysctl -w net.ipv4.tcp_max_tw_buckets={more}"))
+                .advising(
+                    "That takes memory, about 1/4 KiB a bucket. Or let this end close fewer connections: keep them open for \
+                     several requests.",
+                )
         } else if default.is_some_and(|default| most < default) {
             check.found(Status::Note, format!("{most} is less than the kernel's own {}.", default.unwrap_or_default()))
         } else {
@@ -218,7 +220,7 @@ fn timestamps(health: &Health) -> Check {
         (1, _) => check,
         (0, Some(1)) => check
             .found(Status::Warning, "Off, so that tcp_tw_reuse, which is 1, has no effect on new connections.")
-            .advising("sysctl -w net.ipv4.tcp_timestamps=1 switches them on."),
+            .advising("sysctl -w net.ipv4.tcp_timestamps=1"),
         (0, Some(2)) => check.found(
             Status::Note,
             "Off: PAWS does not protect connections, and tcp_tw_reuse, which is 2, has no effect on loopback either.",
