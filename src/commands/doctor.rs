@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::selection::parse_duration;
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::doctor::{self, Check, Leak, Status};
-use crate::filter::parser;
 use crate::model::health::{Health, OpenSockets};
 use crate::source;
 use crate::view;
@@ -37,10 +37,6 @@ pub struct DoctorArgs {
     /// From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer's last ACK
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    parser::parse_duration(text).ok_or_else(|| parser::DURATION_FORMS.to_owned())
 }
 
 /// Answers.

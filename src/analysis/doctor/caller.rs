@@ -35,7 +35,7 @@ fn tcp_diag(health: &Health) -> Check {
 const fn adds(capability: Capability) -> &'static str {
     match capability {
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
-        Capability::NetAdmin => "records have the mark (SO_MARK) of sockets",
+        Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
         Capability::SysPtrace => "the processes of other users are named",
         Capability::SysAdmin => "other network namespaces can be entered",
     }
@@ -45,7 +45,7 @@ fn capabilities(health: &Health) -> Check {
     let subject = Subject {
         id: "capabilities",
         does: "What this caller may. CAP_NET_BIND_SERVICE: bind-test can try the ports below ip_unprivileged_port_start. \
-               CAP_NET_ADMIN: records have the mark (SO_MARK), and sockets can be ended. CAP_SYS_PTRACE: processes of \
+               CAP_NET_ADMIN: records have the mark (SO_MARK), and twtool kill may remove buckets. CAP_SYS_PTRACE: processes of \
                other users are named. CAP_SYS_ADMIN: other network namespaces can be entered.",
         does_not: "None of them names the owner of a bucket: it has none. A capability counts in the user namespace in which \
                    it is held, and not on the host outside.",
