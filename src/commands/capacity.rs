@@ -5,17 +5,15 @@ use std::num::NonZeroU32;
 
 use clap::Args;
 
+use super::ports_in_use::{self, PortsInUse};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::capacity::sockets::{Ends, Sockets};
 use crate::analysis::capacity::{self, Conditions, Destination, MinFree, Pool, Wanted, advice};
-use crate::analysis::history::Length;
-use crate::filter::{End, Filter};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::{Port, PortArg};
 use crate::model::port_set::PortSet;
-use crate::model::socket::StateSet;
-use crate::source::{self, Choice, Origin, Source};
+use crate::source::{Choice, Source};
 use crate::sys;
 use crate::view;
 use crate::view::capacity::Capacity;
@@ -93,14 +91,9 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
     let facts = source.facts().clone();
     let asked = Asked::new(args, global, &facts)?;
     let range = facts.local_port_range.ok_or(CommandError::Unread(Setting::LocalPortRange))?.0;
-    let reuse = source::tw_reuse();
 
-    let (sockets, end) = source.collect(
-        StateSet::ALL,
-        &Filter::Port(End::Local, range),
-        || Sockets::new(range),
-        |sockets, socket| sockets.add(&socket),
-    )?;
+    let PortsInUse { sockets, end, reuse, length, unconnected_are_listed } =
+        ports_in_use::look(&mut source, &facts, range)?;
     let mut warnings = facts.gaps(&[Setting::LocalReservedPorts]);
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
         warnings.push(
@@ -113,9 +106,7 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
 
-    let unconnected_are_listed = source.origin() == Origin::SockDiag && facts.kernel_since(6, 8) != Some(false);
     let pool = pool(&sockets, &facts, unconnected_are_listed, args.no_probe, &mut warnings);
-    let length = Length::learn(sys::sysctl::number("ipv4.tcp_tw_timeout"), sockets.largest_expiry_ms());
     let conditions = Conditions { pool: &pool, reuse, length };
     let also = asked.route();
     let mut destinations = capacity::destinations(

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod kill;
 pub mod list;
 pub mod port;
+mod ports_in_use;
 pub mod summary;
 
 mod selection;
