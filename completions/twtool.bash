@@ -25,6 +25,9 @@ _twtool() {
             twtool,completions)
                 cmd="twtool__subcmd__completions"
                 ;;
+            twtool,doctor)
+                cmd="twtool__subcmd__doctor"
+                ;;
             twtool,kill)
                 cmd="twtool__subcmd__kill"
                 ;;
@@ -47,7 +50,7 @@ _twtool() {
 
     case "${cmd}" in
         twtool)
-            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test capacity kill completions man"
+            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test capacity doctor kill completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -155,6 +158,36 @@ _twtool() {
                 return 0
             fi
             case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        twtool__subcmd__doctor)
+            opts="-v -o -4 -6 -h --verbose --close-wait-after --output --json --color --ipv4 --ipv6 --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --close-wait-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0

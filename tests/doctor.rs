@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
@@ -35,6 +35,7 @@ suite! {
         servers_that_asked_for_any_port_are_no_finding,
         a_listener_of_the_other_family_is_left_out,
         a_range_that_is_reserved_whole_is_warned_of,
+        a_destination_with_few_ports_left_is_warned_of_until_there_are_more,
         connections_that_a_process_forgot_are_counted_by_process_and_age,
         connections_that_a_server_does_not_accept_are_found_by_its_port,
         timestamps_that_reuse_needs_are_missed,
@@ -223,6 +224,9 @@ fn ports_given(to: SocketAddr) -> (Vec<u16>, io::Error) {
             Err(error) => {
                 let mut ports: Vec<u16> = open.iter().map(|s| s.local_addr().expect("an address").port()).collect();
                 ports.sort_unstable();
+                // A reset leaves nothing that would keep the ports.
+                let reset = |s: &TcpStream| SockRef::from(s).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+                open.iter().for_each(reset);
                 return (ports, error);
             }
         }
@@ -301,6 +305,45 @@ fn a_range_that_is_reserved_whole_is_warned_of() {
     let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
     assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
     assert_eq!(TcpListener::bind("127.0.0.1:0").map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRINUSE)));
+}
+
+fn a_destination_with_few_ports_left_is_warned_of_until_there_are_more() {
+    sysctl::write("ipv4.ip_local_port_range", "42000 42099").expect("the namespace is ours");
+    // On loopback the default gives buckets back after a second.
+    sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
+    let server = listener("127.0.0.1:7000");
+    let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
+    // Held open: no close, so no rate that anything could be concluded from.
+    let mut open: Vec<_> = (0..90).map(|_| pair(&server, to)).collect();
+    let (run, checks) = doctor(&[], 0);
+    assert_eq!(
+        (&checks["destinations"]["status"], &checks["destinations"]["value"]),
+        (&json!("ok"), &json!(0)),
+        "{run}"
+    );
+    open.extend((0..4).map(|_| pair(&server, to)));
+    let (run, checks) = doctor(&[], 1);
+    assert_eq!(with_status(&checks, "warning"), ["destinations"], "{run}");
+    let check = &checks["destinations"];
+    assert!(text(check, "finding").starts_with("From 127.0.0.1 to 127.0.0.1:7000 6 of 100 ports are left"), "{run}");
+    let short = &check["evidence"]["short"][0];
+    assert_eq!((&short["free"], &short["established"], &short["remote_port"]), (&json!(6), &json!(94), &json!(7000)));
+    doctor(&["-6"], 0);
+
+    // As it says: six more, and then EADDRNOTAVAIL.
+    let more: Vec<_> = (0..6).map(|_| pair(&server, to)).collect();
+    assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
+    drop(more);
+    // More of the kernel's ports, and there is nothing to warn of but what it was.
+    sysctl::write("ipv4.ip_local_port_range", "42000 43999").expect("the namespace is ours");
+    let (_, checks) = doctor(&[], 0);
+    assert_eq!(checks["destinations"]["status"], "ok");
+}
+
+/// Both ends of a connection to a listener, open.
+fn pair(server: &Socket, to: SocketAddr) -> (TcpStream, Socket) {
+    let client = TcpStream::connect(to).expect("connected");
+    (client, server.accept().expect("accepted").0)
 }
 
 /// A process that has these sockets open and does nothing; ended with this value.

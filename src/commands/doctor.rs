@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::ports_in_use::{self, PortsInUse};
 use super::selection::parse_duration;
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
-use crate::analysis::doctor::{self, Check, Leak, Status};
+use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
+use crate::analysis::doctor::{self, Check, Leak, Outbound, Status};
+use crate::analysis::history::Length;
+use crate::model::facts::{Facts, Setting};
 use crate::model::health::{Health, OpenSockets};
-use crate::source;
+use crate::model::tw_reuse::TwReuse;
+use crate::source::{self, Choice, Source};
 use crate::view;
 use crate::view::json::Envelope;
 
@@ -19,7 +24,7 @@ It reads and changes nothing. A warning says that something fails now, has faile
 and has the number that shows it; a note is worth knowing; a setting that differs from the kernel's default is no fault. \
 --verbose and JSON say of every check what it does, what it does not do, and where that is written.
 
--4 and -6 keep the servers and the sockets in CLOSE_WAIT of that family; settings and counters are for both.
+-4 and -6 keep the servers, the destinations and the sockets in CLOSE_WAIT of that family; settings and counters are for both.
 
 Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (complete is false, and the checks say what).
 
@@ -51,10 +56,14 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     if let Some(ipv4) = global.ipv4_on_the_wire() {
         of_family(&mut health, ipv4);
     }
-    let checks = doctor::examine(&health, Leak { silent: args.close_wait_after });
+    let ports = ports(&health.facts, global.ipv4_on_the_wire());
+    let leak = Leak { silent: args.close_wait_after };
+    let checks = doctor::examine(&health, ports.as_ref().map(Ports::outbound).map_err(String::as_str), leak);
 
+    let cut_short =
+        health.sockets.as_ref().is_ok_and(|open| !open.complete) || ports.is_ok_and(|ports| !ports.complete);
     let mut warnings = vec![];
-    warnings.extend(health.sockets.as_ref().is_ok_and(|open| !open.complete).then(interrupted));
+    warnings.extend(cut_short.then(interrupted));
     let unknown = checks.iter().any(|check| check.status == Status::Unknown);
     let complete = warnings.is_empty() && !unknown;
     context.warn(&warnings);
@@ -73,6 +82,40 @@ fn answer(checks: &[Check], complete: bool) -> Answer {
         true if checks.iter().any(|check| check.status == Status::Warning) => Answer::No,
         true => Answer::Yes,
     }
+}
+
+/// Who has which ports, and what connect() may choose from.
+struct Ports {
+    destinations: Vec<Destination>,
+    pool: Pool,
+    reuse: TwReuse,
+    length: Length,
+    complete: bool,
+}
+
+impl Ports {
+    fn outbound(&self) -> Outbound<'_> {
+        Outbound { destinations: &self.destinations, conditions: conditions(&self.pool, self.reuse, self.length) }
+    }
+}
+
+fn conditions(pool: &Pool, reuse: TwReuse, length: Length) -> Conditions<'_> {
+    Conditions { pool, reuse, length }
+}
+
+/// A walk of its own: that for the other checks brings `struct tcp_info`, which costs the kernel a lock for each connection.
+/// Ports of which only a bind would tell whether they are explicitly bound stay uncertain, for nothing is bound here.
+fn ports(facts: &Facts, ipv4: Option<bool>) -> Result<Ports, String> {
+    let unread = |setting: Setting| format!("{} could not be read", setting.name());
+    let range = facts.local_port_range.ok_or_else(|| unread(Setting::LocalPortRange))?.0;
+    let reserved = facts.local_reserved_ports.as_ref().ok_or_else(|| unread(Setting::LocalReservedPorts))?;
+    let mut source = Source::kernel(Choice::Auto).map_err(|error| error.to_string())?;
+    let PortsInUse { sockets, end, reuse, length, unconnected_are_listed } =
+        ports_in_use::look(&mut source, facts, range).map_err(|error| error.to_string())?;
+    let pool = Pool::new(range, reserved, sockets.bound(), &sockets.may_be_bound(unconnected_are_listed));
+    let wanted = Wanted { ipv4, ..Wanted::default() };
+    let destinations = capacity::destinations(sockets, &conditions(&pool, reuse, length), &wanted, None);
+    Ok(Ports { destinations, pool, reuse, length, complete: end.complete })
 }
 
 /// Keeps the sockets that speak IPv4, or IPv6, on the wire; a listener on :: may speak both.

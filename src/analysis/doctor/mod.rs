@@ -5,6 +5,7 @@
 //! will fail at the next start of a program, and has the number that shows it.
 
 mod caller;
+mod destinations;
 mod ports;
 mod settings;
 mod sockets;
@@ -13,6 +14,8 @@ mod timewait;
 use std::time::Duration;
 
 use crate::model::health::Health;
+
+pub use destinations::Outbound;
 
 /// What a check comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,11 +148,12 @@ impl Leak {
     pub const SOCKETS: usize = 10;
 }
 
-/// Every check, in a fixed order.
+/// Every check, in a fixed order; `outbound`: or why nothing is known of it.
 #[must_use]
-pub fn examine(health: &Health, leak: Leak) -> Vec<Check> {
+pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak) -> Vec<Check> {
     let mut checks = timewait::checks(health);
     checks.extend(ports::checks(health));
+    checks.push(destinations::check(outbound));
     checks.extend(sockets::checks(health, leak));
     checks.extend(caller::checks(health));
     checks

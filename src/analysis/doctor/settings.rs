@@ -44,12 +44,3 @@ impl Setting {
         }
     }
 }
-
-/// Whether the kernel is of this version or a later one; `None` where its release does not begin with a version.
-pub(super) fn kernel_since(health: &Health, version: (u32, u32)) -> Option<bool> {
-    let mut numbers = health.facts.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next()?, numbers.next()?) {
-        (Ok(major), Ok(minor)) => Some((major, minor) >= version),
-        _ => None,
-    }
-}

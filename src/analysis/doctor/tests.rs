@@ -4,15 +4,57 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::analysis::capacity::sockets::Ends;
+use crate::analysis::capacity::{Conditions, Destination, Pool};
+use crate::analysis::history::Length;
 use crate::model::facts::Facts;
 use crate::model::health::tests::healthy;
 use crate::model::health::{Capabilities, CloseWait, OpenListener, Reading};
 use crate::model::kernel_counts::TcpSockstat;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use crate::model::port_set::PortSet;
 use crate::model::process::{Owners, Process};
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
+use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
 const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
+
+/// The checks of a machine from which nothing is connected to anybody.
+fn of(health: &Health) -> Vec<Check> {
+    let pool = pool();
+    examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), LEAK)
+}
+
+/// A hundred ports.
+fn pool() -> Pool {
+    let range = range(40000, 40099).expect("forwards");
+    Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default())
+}
+
+fn conditions(pool: &Pool) -> Conditions<'_> {
+    let reuse = TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::from_secs(1), timestamps: Some(true) };
+    Conditions { pool, reuse, length: Length::learn(None, None) }
+}
+
+/// So many free ports of a hundred to 192.0.2.1:443.
+fn destination(free: u32, exhausted_in: Option<Duration>) -> Destination {
+    let remote_addr = IpAddr::from([192, 0, 2, 1]);
+    let local_addr = IpAddr::from([192, 0, 2, 9]);
+    Destination {
+        ends: Ends { ipv6: false, local_addr, remote_addr, remote_port: Port(443), interface: None },
+        established: 0,
+        time_wait: 100 - free,
+        other: 0,
+        reusable: Some(0),
+        reusable_within_1s: Some(0),
+        free,
+        uncertain: 0,
+        closes_per_s: None,
+        closes_per_s_now: None,
+        sustainable_per_s: None,
+        exhausted_in,
+    }
+}
 
 /// A change to the healthy machine, and what one check then comes to, with words of its finding and its advice.
 struct Case {
@@ -271,7 +313,7 @@ fn all_cases() -> Vec<Case> {
 
 #[track_caller]
 fn check(health: &Health, id: &str) -> Check {
-    let mut checks = examine(health, LEAK);
+    let mut checks = of(health);
     checks.retain(|check| check.subject.id == id);
     assert_eq!(checks.len(), 1, "one check has the id {id}");
     checks.remove(0)
@@ -279,7 +321,7 @@ fn check(health: &Health, id: &str) -> Check {
 
 #[test]
 fn a_machine_as_delivered_is_in_order_in_every_check() {
-    for check in examine(&healthy(), LEAK) {
+    for check in of(&healthy()) {
         assert_eq!((check.status, check.advice.as_slice()), (Status::Ok, [].as_slice()), "{check:?}");
     }
 }
@@ -310,9 +352,9 @@ fn a_change_alters_no_check_but_those_it_concerns() {
             || matches!((id, other), ("tcp_timestamps", "tcp_tw_reuse"))
             || ["ephemeral_listeners", "close_wait", "tcp_diag", "capabilities"].contains(&other)
     };
-    let usual = examine(&healthy(), LEAK);
+    let usual = of(&healthy());
     for case in all_cases() {
-        for (before, after) in usual.iter().zip(examine(&case.health(), LEAK)) {
+        for (before, after) in usual.iter().zip(of(&case.health())) {
             if !concerned(case.id, before.subject.id) {
                 let said =
                     |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.advice.clone());
@@ -358,10 +400,11 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
     const ONLY_IN: [(&str, &[&str]); 3] = [
         ("tcp_tw_recycle", &["tcp_tw_recycle"]),
         ("SO_REUSEADDR", &["ip_autobind_reuse"]),
-        ("tcp_tw_reuse", &["tcp_tw_reuse", "tcp_tw_reuse_delay", "tcp_tw_timeout", "tcp_timestamps"]),
+        ("tcp_tw_reuse", &["destinations", "tcp_tw_reuse", "tcp_tw_reuse_delay", "tcp_tw_timeout", "tcp_timestamps"]),
     ];
     let machines = all_cases().into_iter().map(|case| case.health()).chain([healthy()]);
-    for check in machines.flat_map(|health| examine(&health, LEAK)) {
+    let outbound = [destination(3, None), destination(0, Some(Duration::ZERO))].map(|one| check_of(&[one]));
+    for check in machines.flat_map(|health| of(&health)).chain(outbound).chain([unknown_destinations()]) {
         let Subject { id, does, does_not, sources } = check.subject;
         let text = [does, does_not, check.finding.as_deref().unwrap_or_default(), &check.advice.join(" ")].join(" ");
         for never in NEVER {
@@ -377,7 +420,7 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
 
 #[test]
 fn every_source_is_a_man_page_an_rfc_or_a_file_of_the_kernel() {
-    for check in examine(&healthy(), LEAK) {
+    for check in of(&healthy()) {
         for source in check.subject.sources {
             let first = source.split([' ', ',']).next().unwrap_or_default();
             let known = first.ends_with(')')
@@ -448,4 +491,41 @@ fn a_leak_is_counted_by_process_and_the_worst_comes_first() {
     assert_eq!(numbers("pid"), Some(vec![Datum::Number(7), Datum::Unknown]));
     assert_eq!(numbers("silent"), Some(vec![Datum::Number(11), Datum::Number(10)]));
     assert_eq!(numbers("longest_ms"), Some(vec![Datum::Number(70_000), Datum::Number(90_000)]));
+}
+
+fn check_of(destinations: &[Destination]) -> Check {
+    let pool = pool();
+    let outbound = Outbound { destinations, conditions: conditions(&pool) };
+    let mut checks = examine(&healthy(), Ok(outbound), LEAK);
+    checks.retain(|check| check.subject.id == "destinations");
+    checks.remove(0)
+}
+
+fn unknown_destinations() -> Check {
+    let mut checks = examine(&healthy(), Err("no range"), LEAK);
+    checks.retain(|check| check.subject.id == "destinations");
+    checks.remove(0)
+}
+
+#[test]
+fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warned_of() {
+    let (in_order, few) =
+        (check_of(&[destination(10, None)]), check_of(&[destination(9, None), destination(50, None)]));
+    assert_eq!((in_order.status, in_order.value), (Status::Ok, Datum::Number(0)));
+    assert_eq!((few.status, few.value.clone()), (Status::Warning, Datum::Number(1)));
+    assert_eq!(few.finding.as_deref(), Some("From 192.0.2.9 to 192.0.2.1:443 9 of 100 ports are left."));
+    assert!(few.evidence.contains(&("all_destinations", Datum::Number(2))), "{few:?}");
+    assert!(few.advice[0].contains("91 ports wait in TIME_WAIT"), "{few:?}");
+    let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
+    assert!(
+        soon.finding
+            .is_some_and(|finding| finding.ends_with("60 of 100 ports are left, none in 3.7 s at the present rate."))
+    );
+    let uncertain = check_of(&[Destination { uncertain: 2, ..destination(5, None) }]);
+    assert!(uncertain.finding.is_some_and(|finding| finding.contains("at most 5 of 100")));
+    let many = check_of(&[(); 25].map(|()| destination(1, None)));
+    assert!(many.finding.is_some_and(|finding| finding.ends_with("; 22 more.")), "all are counted");
+    let unknown = unknown_destinations();
+    assert_eq!((unknown.status, unknown.value), (Status::Unknown, Datum::Unknown));
+    assert!(unknown.finding.is_some_and(|finding| finding.contains("no range")));
 }

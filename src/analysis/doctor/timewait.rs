@@ -1,6 +1,6 @@
 //! Checks of what makes, keeps and ends timewait buckets.
 
-use super::settings::{Setting, kernel_since};
+use super::settings::Setting;
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::Health;
 
@@ -36,7 +36,7 @@ fn tw_reuse(health: &Health) -> Check {
             "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()",
         ],
     };
-    let default = kernel_since(health, (4, 19)).map(|since| if since { 2 } else { 0 });
+    let default = health.facts.kernel_since(4, 19).map(|since| if since { 2 } else { 0 });
     let taken_over = health.buckets.counter("TWRecycled");
     Setting { subject, name: "ipv4.tcp_tw_reuse", default, absent: None }
         .check(health, |check, value| match value {
