@@ -103,7 +103,7 @@ fn decoding(c: &mut Criterion) {
     let mut datagrams: Vec<Vec<u8>> = messages.chunks(340).map(<[_]>::concat).collect();
     datagrams.push(message(3, &[0; 4]));
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
-    let request = Request { walk: Walk::BothFamilies, states, program: None };
+    let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
     let mut group = c.benchmark_group("dump");
     group.throughput(Throughput::Elements(ROWS.into()));
     group.bench_function("decode", |b| {

@@ -19,8 +19,14 @@ _twtool() {
             twtool,bind-test)
                 cmd="twtool__subcmd__bind__subcmd__test"
                 ;;
+            twtool,capacity)
+                cmd="twtool__subcmd__capacity"
+                ;;
             twtool,completions)
                 cmd="twtool__subcmd__completions"
+                ;;
+            twtool,doctor)
+                cmd="twtool__subcmd__doctor"
                 ;;
             twtool,kill)
                 cmd="twtool__subcmd__kill"
@@ -44,7 +50,7 @@ _twtool() {
 
     case "${cmd}" in
         twtool)
-            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test kill completions man"
+            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test capacity doctor kill completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -107,6 +113,48 @@ _twtool() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        twtool__subcmd__capacity)
+            opts="-o -4 -6 -h --to --from --top --min-free --no-probe --output --json --color --ipv4 --ipv6 --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --top)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         twtool__subcmd__completions)
             opts="-o -4 -6 -h --output --json --color --ipv4 --ipv6 --help bash zsh fish"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -114,6 +162,36 @@ _twtool() {
                 return 0
             fi
             case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        twtool__subcmd__doctor)
+            opts="-v -o -4 -6 -h --verbose --close-wait-after --output --json --color --ipv4 --ipv6 --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --close-wait-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0

@@ -40,6 +40,8 @@ complete -c twtool -n "__fish_twtool_needs_command" -f -a "list" -d 'List TIME_W
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "summary" -d 'Say on one screen how many there are, of what, and the closes of the last minute'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "port" -d 'Classify ports, and say what this machine makes of them'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "bind-test" -d 'Say why bind() fails on a port, and what would help'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "capacity" -d 'Say how many further connects a destination takes, and when it runs out of ports'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "doctor" -d 'Say whether settings, counters and sockets are in order, and what each of them means'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before their time; never a live one'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
@@ -139,6 +141,35 @@ complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Sam
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l to -d 'Only this destination: an address, or address and port like 192.0.2.1:443 or [2001:db8::1]:443' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l from -d 'Only from this local address' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l top -d 'Show the N destinations with the fewest free ports [default: all, in a table 10]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l min-free -d 'Exit code 1 if any destination has fewer free ports than this, or than this share of the pool, like 10%' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l no-probe -d 'Do not ask the kernel which ports are explicitly bound; read its list alone'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l close-wait-after -d 'From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer\'s last ACK' -r
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s v -l verbose -d 'Explain every check: what it does, what it does not do, sources'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local-port -d 'Local port; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote-port -d 'Remote port; repeat for more' -r

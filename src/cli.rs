@@ -14,7 +14,8 @@ const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
 const LONG_ABOUT: &str = "\
 Tell the truth about TIME_WAIT and TCP ports on Linux: list the timewait buckets with their remaining time as the kernel \
-gives it, classify ports, and say why bind() fails with EADDRINUSE and what would help.
+gives it, classify ports, say why bind() fails with EADDRINUSE and what would help, and how many further connects a \
+destination takes.
 
 twtool is about TCP, in the network namespace it runs in, or in others with --netns and --all-netns. It needs no privilege, \
 but for kill, and for looking into what others own.";
@@ -30,6 +31,8 @@ Examples:
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
+  twtool capacity                 will connect() run out of ports, to whom, and when?
+  twtool doctor                   are settings, counters and sockets in order?
   twtool kill --local-port 8080   free the port of its timewait buckets now";
 
 #[derive(Parser, Debug)]
@@ -52,6 +55,10 @@ enum Command {
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
     BindTest(commands::bind_test::BindTestArgs),
+    /// Say how many further connects a destination takes, and when it runs out of ports
+    Capacity(commands::capacity::CapacityArgs),
+    /// Say whether settings, counters and sockets are in order, and what each of them means
+    Doctor(commands::doctor::DoctorArgs),
     /// Remove TIME_WAIT sockets before their time; never a live one
     Kill(Box<commands::kill::KillArgs>),
     /// Print a completion script for a shell
@@ -143,6 +150,8 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
+        Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;

@@ -97,6 +97,7 @@ fn unknown_words_are_named_with_those_there_are() {
 fn bad_durations_are_named_with_what_a_duration_is() {
     for bad in ["soon", "10", "-5s", "10x", "1e400s", "99999999999999999999s"] {
         refused(&["list", &format!("--expires-under={bad}")], bad, &["10s"]);
+        refused(&["doctor", &format!("--close-wait-after={bad}")], bad, &["10s"]);
     }
     let run = twtool(["list", "--expires-under", ""]).code(2);
     assert!(run.stdout.is_empty() && run.stderr.contains("10s"), "{run}");
@@ -104,6 +105,7 @@ fn bad_durations_are_named_with_what_a_duration_is() {
 
 fn csv_is_refused_where_records_are_not_flat() {
     refused(&["bind-test", "9000", "-o", "csv"], "csv", &["json"]);
+    refused(&["doctor", "-o", "csv"], "csv", &["json"]);
 }
 
 fn hostile_words_do_not_reach_the_terminal() {

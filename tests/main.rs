@@ -8,8 +8,11 @@ mod bad_input;
 mod bind_demo;
 mod bind_holders;
 mod bind_test;
+mod capacity;
+mod capacity_truth;
 mod churn;
 mod completions;
+mod doctor;
 mod filter;
 mod kernel_answers;
 mod kill;
@@ -37,8 +40,11 @@ fn main() -> ExitCode {
         bind_demo::suite(),
         bind_holders::suite(),
         bind_test::suite(),
+        capacity::suite(),
+        capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
+        doctor::suite(),
         filter::suite(),
         kernel_answers::suite(),
         kill::suite(),

@@ -23,7 +23,7 @@ fuzz_target!(|case: &[u8]| {
     let rows = bounded(case, || {
         let _ = response::decode(case);
         let mut kernel = Datagrams(datagrams.iter().map(|datagram| datagram.to_vec()).collect::<Vec<_>>().into_iter());
-        let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None };
+        let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None, tcp_info: false };
         let mut rows = Vec::with_capacity(payloads.len());
         let end = dump::run(&mut kernel, &request, &mut |socket| {
             rows.push(socket);

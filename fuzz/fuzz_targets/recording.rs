@@ -37,7 +37,7 @@ fuzz_target!(|case: &[u8]| {
     assert!(datagrams.map(<[u8]>::len).sum::<usize>() * 2 <= file.len());
     let _ = facts.gaps(&Setting::ALL);
     for walk in [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6] {
-        let request = Request { walk, states: StateSet::from_bits(1 << 6), program: None };
+        let request = Request { walk, states: StateSet::from_bits(1 << 6), program: None, tcp_info: false };
         bounded(&file, || {
             let _ = dump::run(&mut Replay::new(events.clone()), &request, &mut |socket| {
                 assert!(payloads.iter().any(|payload| payload.len() >= 72 && says(payload, &socket)), "{socket:?}");

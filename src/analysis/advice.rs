@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::verdict::Conclusion;
 use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
 use crate::model::facts::Facts;
-use crate::model::port::{LocalReservedPorts, Port, PortRange};
+use crate::model::port::Port;
 use crate::model::process::Owners;
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
@@ -358,19 +358,11 @@ fn ephemeral(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, .. } = *evidence;
     let applies = facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false);
     let range = facts.local_port_range.filter(|_| applies)?;
-    let reserved = with_port(facts.local_reserved_ports.as_ref()?, port);
+    let reserved = facts.local_reserved_ports.as_ref()?.with([port]);
     Some(format!(
         "Port {port} lies in net.ipv4.ip_local_port_range ({}), so connect() may take it as a client's port whenever \
          nothing has bound it. Reserve it for servers: sysctl -w net.ipv4.ip_local_reserved_ports={reserved} (and the same line in \
          /etc/sysctl.d to keep it; ip-sysctl in the kernel's documentation).",
         range.0
     ))
-}
-
-/// The list with the port added.
-fn with_port(reserved: &LocalReservedPorts, port: Port) -> LocalReservedPorts {
-    let mut list = reserved.clone();
-    list.0.push(PortRange::one(port));
-    list.0.sort_by_key(|range| range.first());
-    list
 }

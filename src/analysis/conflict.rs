@@ -96,6 +96,7 @@ mod tests {
             interface: None,
             mark: None,
             v6only,
+            last_ack_ms: None,
             cookie: Cookie::new(1),
         })
     }

@@ -1,8 +1,10 @@
 //! What follows from the kernel's answers: direction, verdict, advice. Model in, model out; no I/O, no clock.
 
 pub mod advice;
+pub mod capacity;
 pub mod conflict;
 pub mod direction;
+pub mod doctor;
 pub mod groups;
 pub mod history;
 pub mod limits;

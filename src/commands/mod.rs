@@ -4,10 +4,13 @@
 //! of the source that answers, so that a replay resolves them as the recording machine would have.
 
 pub mod bind_test;
+pub mod capacity;
+pub mod doctor;
 pub mod kill;
 pub mod list;
 pub mod netns;
 pub mod port;
+mod ports_in_use;
 pub mod summary;
 
 mod selection;
@@ -17,6 +20,7 @@ use std::io::{self, BufRead, Write};
 use clap::{Args, ValueEnum};
 
 use crate::lab::demo::DemoError;
+use crate::model::facts::Setting;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
@@ -171,6 +175,17 @@ pub enum CommandError {
     /// No bucket could be destroyed.
     #[error(transparent)]
     Destroy(#[from] DestroyError),
+    /// A setting without which there is no answer.
+    #[error("{} could not be read", .0.name())]
+    Unread(Setting),
+    /// No connection can be made.
+    #[error("connect() to {to} would fail: {source}")]
+    Unreachable {
+        /// As it was typed.
+        to: String,
+        /// What the routes say.
+        source: io::Error,
+    },
     /// The experiment could not be made.
     #[error(transparent)]
     Demo(#[from] DemoError),

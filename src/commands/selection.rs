@@ -81,7 +81,8 @@ enum DirectionArg {
     Unknown,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// A time as somebody types it, `500ms`, `1m`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     parser::parse_duration(text).ok_or_else(|| parser::DURATION_FORMS.to_owned())
 }
 

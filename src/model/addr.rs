@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::port::PortArg;
 use super::socket::Family;
 
 /// Why a text is no address or prefix.
@@ -63,6 +64,38 @@ impl fmt::Display for ScopedAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.addr)?;
         self.scope.as_ref().map_or(Ok(()), |scope| write!(f, "%{scope}"))
+    }
+}
+
+/// An address, and perhaps a port, as somebody typed them: `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedEnd {
+    /// The address.
+    pub addr: ScopedAddr,
+    /// The port, where one was given.
+    pub port: Option<PortArg>,
+}
+
+impl FromStr for ScopedEnd {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+        // Without brackets, the colons of an IPv6 address are its own.
+        let parts = bracketed.or_else(|| text.split_once(':').filter(|(_, port)| !port.contains(':')));
+        let Some((addr, port)) = parts else { return Ok(Self { addr: text.parse()?, port: None }) };
+        let port = port.parse().map_err(|why| AddrError(format!("'{port}' is no port: {why}")))?;
+        Ok(Self { addr: addr.parse()?, port: Some(port) })
+    }
+}
+
+impl fmt::Display for ScopedEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.port {
+            None => self.addr.fmt(f),
+            Some(port) if self.addr.addr.is_ipv6() => write!(f, "[{}]:{port}", self.addr),
+            Some(port) => write!(f, "{}:{port}", self.addr),
+        }
     }
 }
 
@@ -222,5 +255,28 @@ mod tests {
         let addr: ScopedAddr = "fe80::1%eth0".parse().expect("scoped");
         assert_eq!((addr.scope.as_deref(), addr.to_string().as_str()), (Some("eth0"), "fe80::1%eth0"));
         assert_eq!("[::1]".parse::<ScopedAddr>().map(|a| a.to_string()), Ok("::1".into()));
+    }
+    #[test]
+    fn an_end_is_an_address_with_or_without_a_port_and_prints_back() {
+        for text in
+            ["192.0.2.1", "192.0.2.1:443", "2001:db8::1", "[2001:db8::1]:443", "[fe80::1%eth0]:https", "::1:443"]
+        {
+            assert_eq!(text.parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok(text));
+        }
+        assert_eq!("[::1]".parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok("::1"));
+        let port = |text: &str| text.parse::<ScopedEnd>().expect(text).port;
+        assert_eq!((port("::1:443"), port("[::1]:443").is_some()), (None, true), "without brackets it is all address");
+        for (bad, word) in [
+            ("localhost:443", "'localhost'"),
+            ("192.0.2.1:", "''"),
+            ("192.0.2.1:65536", "'65536'"),
+            ("[::1]443", "'[::1]443'"),
+            ("[::1]:x y", "'x y'"),
+            (":443", "''"),
+            ("", "''"),
+        ] {
+            let error = bad.parse::<ScopedEnd>().expect_err(bad).to_string();
+            assert!(error.contains(word), "{bad}: {error}");
+        }
     }
 }

@@ -71,6 +71,14 @@ impl Facts {
         needed.iter().filter(missing).map(sentence).collect()
     }
 
+    /// Whether the kernel's version is this one or a later one; `None` where its release does not begin with a version.
+    #[must_use]
+    pub fn kernel_since(&self, major: u32, minor: u32) -> Option<bool> {
+        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        Some(version >= (major, minor))
+    }
+
     /// Whether the port lies in `ip_local_port_range`.
     #[must_use]
     pub fn ephemeral(&self, port: Port) -> Option<bool> {
@@ -234,6 +242,16 @@ pub(crate) mod tests {
     fn port_0_is_never_privileged_for_it_only_asks_for_another() {
         assert_eq!(facts().privileged(Port(0)), Some(false));
         assert_eq!((facts().privileged(Port(1023)), facts().privileged(Port(1024))), (Some(true), Some(false)));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let since = |kernel: &str| Facts { kernel: kernel.into(), ..facts() }.kernel_since(6, 8);
+        assert_eq!(
+            ["6.8.0", "6.18.44-fc", "7.0", "6.7.9", "5.15.0-91-generic"].map(since),
+            [Some(true), Some(true), Some(true), Some(false), Some(false)]
+        );
+        assert_eq!(["unknown", "6", ""].map(since), [None; 3]);
     }
 
     #[test]

@@ -5,41 +5,28 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::port::Port;
+use super::port_set::PortSet;
 use super::socket::{Family, FourTuple, FullSocket};
 
 /// Listeners by port.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Listeners {
     by_port: HashMap<Port, Vec<FullSocket>>,
     /// A bit for each port that has one: most rows of a list are on ports without, and need no look into the map.
-    ports: Box<[u64; 1024]>,
-}
-
-impl Default for Listeners {
-    fn default() -> Self {
-        Self { by_port: HashMap::new(), ports: Box::new([0; 1024]) }
-    }
-}
-
-/// Where a port's bit is.
-const fn bit(port: Port) -> (usize, u64) {
-    ((port.0 >> 6) as usize, 1 << (port.0 & 63))
+    ports: PortSet,
 }
 
 impl Listeners {
     /// Adds a socket in state LISTEN.
     pub fn add(&mut self, listener: FullSocket) {
         let port = listener.tuple.local_port();
-        let (word, bit) = bit(port);
-        self.ports[word] |= bit;
+        self.ports.insert(port);
         self.by_port.entry(port).or_default().push(listener);
     }
 
     /// The listeners on a port.
     fn on(&self, port: Port) -> impl Iterator<Item = &FullSocket> {
-        let (word, bit) = bit(port);
-        let any = self.ports[word] & bit != 0;
-        any.then(|| self.by_port.get(&port)).flatten().into_iter().flatten()
+        self.ports.contains(port).then(|| self.by_port.get(&port)).flatten().into_iter().flatten()
     }
 
     /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard

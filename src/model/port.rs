@@ -109,6 +109,12 @@ impl PortRange {
         self.first <= port && port <= self.last
     }
 
+    /// How many ports it has; at least one.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.last.0 - self.first.0) + 1
+    }
+
     /// Its ports, lowest first.
     pub fn ports(self) -> impl Iterator<Item = Port> {
         (self.first.0..=self.last.0).map(Port)
@@ -143,19 +149,47 @@ impl LocalReservedPorts {
     pub fn contains(&self, port: Port) -> bool {
         self.0.iter().any(|range| range.contains(port))
     }
+
+    /// The list with these ports added, in the kernel's order and with neighbours joined as the kernel joins them.
+    #[must_use]
+    pub fn with(&self, ports: impl IntoIterator<Item = Port>) -> Self {
+        let mut ranges: Vec<PortRange> = self.0.iter().copied().chain(ports.into_iter().map(PortRange::one)).collect();
+        ranges.sort_by_key(|range| range.first());
+        let mut joined: Vec<PortRange> = vec![];
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if range.first().0 <= last.last().0.saturating_add(1) => {
+                    last.last = last.last.max(range.last());
+                }
+                _ => joined.push(range),
+            }
+        }
+        Self(joined)
+    }
+
+    /// How many ports of the range are not in the list.
+    #[must_use]
+    pub fn leaves(&self, range: PortRange) -> usize {
+        range.ports().filter(|port| !self.contains(*port)).count()
+    }
 }
 
 /// The sysctl's own notation: `8080,9000-9010`, empty for none.
 impl fmt::Display for LocalReservedPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
-            if i > 0 {
-                f.write_str(",")?;
-            }
-            range.fmt(f)?;
-        }
-        Ok(())
+        write_ranges(f, &self.0)
     }
+}
+
+/// Ranges with commas between them.
+pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> fmt::Result {
+    for (i, range) in ranges.iter().enumerate() {
+        if i > 0 {
+            f.write_str(",")?;
+        }
+        fmt::Display::fmt(range, f)?;
+    }
+    Ok(())
 }
 
 /// A port as somebody typed it: a number, a range, or a name still to be looked up in /etc/services.
@@ -236,6 +270,28 @@ mod tests {
             assert_eq!(Port(number).class().name(), class);
         }
         assert_eq!((Port(49152).class().name(), Port(65535).class().name()), ("dynamic", "dynamic"));
+    }
+
+    #[test]
+    fn ports_are_added_to_the_reserved_list_in_the_kernels_notation() {
+        let list = |text: &str| {
+            let range = |item: &str| {
+                let (first, last) = item.split_once('-').unwrap_or((item, item));
+                PortRange::new(Port(first.parse().expect("a port")), Port(last.parse().expect("a port")))
+            };
+            LocalReservedPorts(text.split(',').filter(|item| !item.is_empty()).filter_map(range).collect())
+        };
+        for (before, added, after) in [
+            ("", [8080].as_slice(), "8080"),
+            ("8080,9000-9010", &[8081, 9011, 8079], "8079-8081,9000-9011"),
+            ("9000-9010", &[9005], "9000-9010"),
+            ("100-200", &[65535, 1, 65534], "1,100-200,65534-65535"),
+            ("80,8080", &[], "80,8080"),
+        ] {
+            assert_eq!(list(before).with(added.iter().copied().map(Port)).to_string(), after);
+        }
+        let range = PortRange::new(Port(100), Port(109)).expect("forwards");
+        assert_eq!(list("90-101,105").leaves(range), 7);
     }
 
     #[test]

@@ -310,6 +310,8 @@ pub struct FullSocket {
     pub mark: Option<u32>,
     /// `IPV6_V6ONLY`, where the kernel says (listening and bound `AF_INET6` sockets).
     pub v6only: Option<bool>,
+    /// How long ago the last ACK came, in ms (`tcpi_last_ack_recv`); only where `struct tcp_info` was asked for.
+    pub last_ack_ms: Option<u32>,
     /// The kernel's name of it; `None` where the source does not tell it.
     pub cookie: Option<Cookie>,
 }

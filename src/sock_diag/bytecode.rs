@@ -24,6 +24,7 @@ const S_GE: u8 = 2;
 const S_LE: u8 = 3;
 const D_GE: u8 = 4;
 const D_LE: u8 = 5;
+const AUTO: u8 = 6;
 const S_COND: u8 = 7;
 const D_COND: u8 = 8;
 
@@ -86,6 +87,15 @@ pub fn compile(filter: &Filter) -> Option<Vec<u8>> {
     let listener = Filter::Port(End::Remote, PortRange::one(Port(0)));
     let mut program = Program::default();
     program.test(&Filter::Any(vec![judged, listener]), REJECT);
+    program.finish()
+}
+
+/// The program that lets those sockets pass whose port the kernel chose (`SOCK_BINDPORT_LOCK` is not set). It says nothing
+/// of buckets, which do not keep that.
+#[must_use]
+pub fn autobound() -> Option<Vec<u8>> {
+    let mut program = Program::default();
+    program.instruction(AUTO, &[], REJECT);
     program.finish()
 }
 
@@ -286,6 +296,13 @@ mod tests {
             assert!(target > start && (target >= program.len() || starts.contains(&target)));
             assert!(target <= program.len() + 4 && target.is_multiple_of(4));
         }
+    }
+
+    #[test]
+    fn autobound_is_one_instruction_that_accepts_at_the_end_and_rejects_beyond() {
+        let program = autobound().expect("a program");
+        assert_eq!(program, [&[6, 4][..], &8_u16.to_ne_bytes()].concat());
+        audit(&program);
     }
 
     #[test]

@@ -291,7 +291,12 @@ mod tests {
     }
 
     fn dump(datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpError>) {
-        let request = Request { walk: Walk::BothFamilies, states: StateSet::of(&[TcpState::TimeWait]), program: None };
+        let request = Request {
+            walk: Walk::BothFamilies,
+            states: StateSet::of(&[TcpState::TimeWait]),
+            program: None,
+            tcp_info: false,
+        };
         let mut ports = vec![];
         let end = run(&mut FakeKernel(datagrams), &request, &mut |socket| {
             ports.push(socket.tuple().local_port().0);
@@ -371,14 +376,14 @@ mod tests {
                 Ok(buffer.len() + 1)
             }
         }
-        let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None };
+        let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
         let end = run(&mut Cutting, &request, &mut |_| panic!("a cut datagram gave a socket"));
         assert!(matches!(end, Err(DumpError::Truncated { .. })));
     }
 
     #[test]
     fn the_callback_can_stop_the_dump() {
-        let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None };
+        let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
         let mut kernel = FakeKernel(vec![Ok([bucket(1), bucket(2)].concat())]);
         let mut seen = 0;
         let end = run(&mut kernel, &request, &mut |_| {

@@ -52,14 +52,20 @@ pub struct Request {
     pub states: StateSet,
     /// Of them, those that this program of `bytecode` accepts.
     pub program: Option<Vec<u8>>,
+    /// Whether `struct tcp_info` (INET_DIAG_INFO) is to come with each full socket.
+    pub tcp_info: bool,
 }
 
 /// `struct inet_diag_req`: family, two address lengths, extensions, a `struct inet_diag_sockid`, states, and a field
-/// `idiag_dbs` that the kernel ignores. Only the states matter.
-struct CompatRequest(StateSet);
+/// `idiag_dbs` that the kernel ignores. Only the states and the extensions matter.
+struct CompatRequest {
+    states: StateSet,
+    extensions: u8,
+}
 
 impl CompatRequest {
     const LENGTH: usize = 60;
+    const EXTENSIONS: usize = 3;
     const STATES: usize = 52;
 }
 
@@ -75,7 +81,8 @@ impl NetlinkSerializable for CompatRequest {
     fn serialize(&self, buffer: &mut [u8]) {
         buffer.fill(0);
         buffer[0] = AF_INET;
-        buffer[Self::STATES..Self::STATES + 4].copy_from_slice(&self.0.bits().to_ne_bytes());
+        buffer[Self::EXTENSIONS] = self.extensions;
+        buffer[Self::STATES..Self::STATES + 4].copy_from_slice(&self.states.bits().to_ne_bytes());
     }
 }
 
@@ -83,18 +90,19 @@ impl Request {
     /// The datagram to send.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        let extensions = if self.tcp_info { ExtensionFlags::INFO.bits() } else { 0 };
         let by_family = |family, socket_id| {
             SockDiagMessage::InetRequest(InetRequest {
                 family,
                 protocol: IPPROTO_TCP,
-                extensions: ExtensionFlags::empty(),
+                extensions: ExtensionFlags::from_bits_retain(extensions),
                 // The crate's names end at TCP_CLOSING; the kernel's states do not.
                 states: StateFlags::from_bits_retain(self.states.bits()),
                 socket_id,
             })
         };
         let mut datagram = match self.walk {
-            Walk::BothFamilies => message(CompatRequest(self.states)),
+            Walk::BothFamilies => message(CompatRequest { states: self.states, extensions }),
             Walk::Ipv4 => message(by_family(AF_INET, SocketId::new_v4())),
             Walk::Ipv6 => message(by_family(AF_INET6, SocketId::new_v6())),
         };
@@ -109,8 +117,8 @@ impl Request {
         datagram
     }
 
-    /// What a datagram of [`Self::encode`] without a program asked for; `None` for any other bytes. For recordings, which
-    /// never have one.
+    /// What a datagram of [`Self::encode`] without a program and tcp_info asked for; `None` for any other bytes. For
+    /// recordings, which never have either.
     #[must_use]
     pub fn decode(datagram: &[u8]) -> Option<Self> {
         let byte_at = |at: usize| datagram.get(at).copied();
@@ -122,7 +130,7 @@ impl Request {
             (SOCK_DIAG_BY_FAMILY, AF_INET6) => (Walk::Ipv6, u32_at(20)?),
             _ => return None,
         };
-        let request = Self { walk, states: StateSet::from_bits(states), program: None };
+        let request = Self { walk, states: StateSet::from_bits(states), program: None, tcp_info: false };
         (request.encode() == datagram).then_some(request)
     }
 }
@@ -146,7 +154,7 @@ mod tests {
     #[test]
     fn the_compat_request_is_76_bytes_with_the_states_near_its_end() {
         let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
-        let bytes = Request { walk: Walk::BothFamilies, states, program: None }.encode();
+        let bytes = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false }.encode();
         assert_eq!(bytes.len(), 16 + 60);
         assert_eq!(bytes[0..4], 76_u32.to_ne_bytes());
         assert_eq!(bytes[4..6], 18_u16.to_ne_bytes());
@@ -156,16 +164,31 @@ mod tests {
 
     #[test]
     fn the_request_by_family_is_72_bytes_and_keeps_states_that_the_crate_has_no_name_for() {
-        let bytes = Request { walk: Walk::Ipv6, states: StateSet::ALL, program: None }.encode();
+        let bytes = Request { walk: Walk::Ipv6, states: StateSet::ALL, program: None, tcp_info: false }.encode();
         assert_eq!((bytes.len(), bytes[16], bytes[17]), (72, 10, 6));
         assert_eq!(bytes[20..24], 0x3ffe_u32.to_ne_bytes());
     }
 
     #[test]
+    fn tcp_info_is_a_bit_of_the_extensions_in_either_request() {
+        let extensions = |walk, at: usize| {
+            let request = |tcp_info| Request { walk, states: StateSet::ALL, program: None, tcp_info }.encode()[at];
+            [request(false), request(true)]
+        };
+        assert_eq!(extensions(Walk::BothFamilies, 16 + 3), [0, 2], "1 << (INET_DIAG_INFO - 1)");
+        assert_eq!(extensions(Walk::Ipv4, 16 + 2), [0, 2]);
+    }
+
+    #[test]
     fn a_program_is_an_attribute_behind_the_request_and_counts_in_its_length() {
         let program = vec![2, 8, 12, 0, 0, 0, 80, 0];
-        let bytes =
-            Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: Some(program.clone()) }.encode();
+        let bytes = Request {
+            walk: Walk::BothFamilies,
+            states: StateSet::ALL,
+            program: Some(program.clone()),
+            tcp_info: false,
+        }
+        .encode();
         assert_eq!(bytes[0..4], 88_u32.to_ne_bytes());
         assert_eq!(bytes[76..80], [12_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat());
         assert_eq!(bytes[80..], program);
@@ -174,7 +197,7 @@ mod tests {
     #[test]
     fn a_request_can_be_read_back_and_other_bytes_are_none() {
         for walk in [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6] {
-            let request = Request { walk, states: StateSet::of(&[TcpState::TimeWait]), program: None };
+            let request = Request { walk, states: StateSet::of(&[TcpState::TimeWait]), program: None, tcp_info: false };
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes), Some(request));
             for cut in 0..bytes.len() {

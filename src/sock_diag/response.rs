@@ -19,7 +19,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_MARK, INET_DIAG_SKV6ONLY};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_INFO, INET_DIAG_MARK, INET_DIAG_SKV6ONLY};
 
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
@@ -107,6 +107,7 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
         interface,
         mark: attributes.mark,
         v6only: attributes.v6only,
+        last_ack_ms: attributes.last_ack_ms,
         cookie,
     }))
 }
@@ -116,7 +117,11 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
 struct Attributes {
     mark: Option<u32>,
     v6only: Option<bool>,
+    last_ack_ms: Option<u32>,
 }
+
+/// `tcpi_last_ack_recv` in `struct tcp_info` (uapi/linux/tcp.h): eight bytes, then the 13th u32.
+const LAST_ACK_RECV: usize = 56;
 
 impl Attributes {
     /// Reads `struct nlattr`s: length and type in 16 bits each, padded to 4 bytes.
@@ -131,6 +136,11 @@ impl Attributes {
             match u16::from_ne_bytes([header[2], header[3]]) {
                 INET_DIAG_MARK => {
                     found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| Malformed::Attribute)?));
+                }
+                // The struct grows at its end; one without the field, of a kernel before 2.6, tells nothing.
+                INET_DIAG_INFO => {
+                    let field = value.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
+                    found.last_ack_ms = field.copied().map(u32::from_ne_bytes);
                 }
                 INET_DIAG_SKV6ONLY => found.v6only = Some(*value.first().ok_or(Malformed::Attribute)? != 0),
                 _ => {}
@@ -172,6 +182,26 @@ mod tests {
         assert_eq!(bucket.cookie, Cookie::new(0x1_0000_0002));
         assert_eq!((bucket.tuple.local_port(), bucket.tuple.remote_port()), (Port(8080), Port(40000)));
         assert_eq!((bucket.mark, bucket.interface, bucket.fin_wait_2), (Some(7), None, false));
+    }
+
+    #[test]
+    fn the_time_since_the_last_ack_is_read_from_tcp_info_and_unknown_without() {
+        let with_info = |info: &[u8]| {
+            let mut m = sample()[..LENGTH].to_vec();
+            m[1..3].copy_from_slice(&[TcpState::CloseWait as u8, 0]);
+            m.extend_from_slice(&u16::try_from(4 + info.len()).expect("short").to_ne_bytes());
+            m.extend_from_slice(&INET_DIAG_INFO.to_ne_bytes());
+            m.extend_from_slice(info);
+            match decode(&m) {
+                Ok(Socket::Full(full)) => full.last_ack_ms,
+                other => panic!("no full socket: {other:?}"),
+            }
+        };
+        let mut info = vec![0xff; 240];
+        info[56..60].copy_from_slice(&61_234_u32.to_ne_bytes());
+        assert_eq!(with_info(&info), Some(61_234));
+        assert_eq!(with_info(&info[..60]), Some(61_234));
+        assert_eq!(with_info(&info[..56]), None);
     }
 
     #[test]

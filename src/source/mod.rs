@@ -2,17 +2,20 @@
 //!
 //! A live source may also write down what passes, so that a replay takes the same path over the same bytes.
 
+pub mod health;
 pub mod recording;
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::filter::Filter;
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::netns::Netns;
 use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
 use crate::sock_diag::request::{Request, Walk};
@@ -111,6 +114,8 @@ pub struct Source {
     carrier: Carrier,
     /// Whether procfs answers where sock_diag is refused.
     fall_back: bool,
+    /// Whether sockets are to come with `struct tcp_info`.
+    tcp_info: bool,
     /// Why it did.
     refusal: Option<SourceError>,
 }
@@ -124,7 +129,7 @@ pub struct WalkEnd {
 
 impl Source {
     fn new(facts: Facts, carrier: Carrier) -> Self {
-        Self { facts, buckets: None, carrier, fall_back: false, refusal: None }
+        Self { facts, buckets: None, carrier, fall_back: false, tcp_info: false, refusal: None }
     }
 
     /// This kernel, in the calling thread's network namespace.
@@ -156,6 +161,12 @@ impl Source {
     pub fn replay(path: &Path) -> Result<Self, SourceError> {
         let Recorded { facts, buckets, events } = recording::read(path)?;
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) })
+    }
+
+    /// The same, with `struct tcp_info` of full sockets where sock_diag answers. A recording never has it.
+    #[must_use]
+    pub fn with_tcp_info(self) -> Self {
+        Self { tcp_info: true, ..self }
     }
 
     /// Which interface answered the last walk.
@@ -211,11 +222,15 @@ impl Source {
         // A replay may hold more states than were asked for, and procfs has them all.
         let mut wanted =
             |socket: Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
+        let whole = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
         let answer = match &mut self.carrier {
-            Carrier::Kernel(socket) => walk_sock_diag(socket, states, bytecode::compile(filter), &mut wanted),
+            Carrier::Kernel(socket) => {
+                let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
+                walk_sock_diag(socket, &request, &mut wanted)
+            }
             // A recording holds whole walks.
-            Carrier::Recorder(recorder) => walk_sock_diag(recorder, states, None, &mut wanted),
-            Carrier::Replay(replay) => walk_sock_diag(replay, states, None, &mut wanted),
+            Carrier::Recorder(recorder) => walk_sock_diag(recorder, &whole, &mut wanted),
+            Carrier::Replay(replay) => walk_sock_diag(replay, &whole, &mut wanted),
             Carrier::Procfs => return walk_procfs(&mut wanted),
         };
         match answer {
@@ -271,18 +286,16 @@ fn walk_procfs(each: &mut impl FnMut(Socket) -> ControlFlow<()>) -> Result<WalkE
 /// Both families in one walk, in the largest part that the kernel takes.
 fn walk_sock_diag(
     transport: &mut dyn Transport,
-    states: StateSet,
-    program: Option<Vec<u8>>,
+    request: &Request,
     each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
-    let walk = Walk::BothFamilies;
-    let with_program = program.is_some();
-    let mut end = dump::run(transport, &Request { walk, states, program }, each);
-    if with_program && matches!(end, Err(DumpError::Refused { .. })) {
-        end = dump::run(transport, &Request { walk, states, program: None }, each);
+    let mut end = dump::run(transport, request, each);
+    let without_program = Request { program: None, ..*request };
+    if request.program.is_some() && matches!(end, Err(DumpError::Refused { .. })) {
+        end = dump::run(transport, &without_program, each);
     }
     match end {
-        Err(DumpError::Refused { .. }) => walk_by_family(transport, states, each),
+        Err(DumpError::Refused { .. }) => walk_by_family(transport, &without_program, each),
         end => Ok(end?.interrupted),
     }
 }
@@ -291,23 +304,23 @@ fn walk_sock_diag(
 /// whether any dump was interrupted.
 fn walk_by_family(
     transport: &mut dyn Transport,
-    states: StateSet,
+    request: &Request,
     each: &mut impl FnMut(Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
-    let others = states.without(listen);
+    let others = request.states.without(listen);
     let mut interrupted = false;
-    for part in [states.without(others), others] {
+    for states in [request.states.without(others), others] {
         // A replay may hold both parts in one answer.
         let mut each = |socket: Socket| {
-            if part.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) }
+            if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) }
         };
         for walk in [Walk::Ipv4, Walk::Ipv6] {
-            if part.is_empty() {
+            if states.is_empty() {
                 continue;
             }
             let DumpEnd { interrupted: this, stopped } =
-                dump::run(transport, &Request { walk, states: part, program: None }, &mut each)?;
+                dump::run(transport, &Request { walk, states, ..request.clone() }, &mut each)?;
             interrupted |= this;
             if stopped {
                 return Ok(interrupted);
@@ -343,5 +356,15 @@ pub fn kernel_bucket_facts() -> BucketFacts {
         sockstat: sys::counts::tcp_sockstat(),
         tcp_ext: sys::counts::tcp_ext(),
         bucket_bytes: sys::slab::timewait_bucket_bytes(),
+    }
+}
+
+/// When connect() may take over a bucket, in the calling thread's network namespace, now.
+#[must_use]
+pub fn tw_reuse() -> TwReuse {
+    TwReuse {
+        mode: sys::sysctl::number("ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
+        delay: sys::sysctl::number("ipv4.tcp_tw_reuse_delay").map_or(TwReuse::OLD_DELAY, Duration::from_millis),
+        timestamps: sys::sysctl::number("ipv4.tcp_timestamps").map(|number| number != 0),
     }
 }

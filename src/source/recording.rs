@@ -340,7 +340,7 @@ mod tests {
     }
 
     fn events() -> Vec<Event> {
-        let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None };
+        let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None, tcp_info: false };
         vec![Event::Request(request), Event::Datagram(vec![0, 1, 0xfe, 0xff]), Event::RecvFailed(105)]
     }
 

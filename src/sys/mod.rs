@@ -1,13 +1,16 @@
 //! The machine, beside sock_diag: syscalls, /proc, clock, terminal, files. Values out; nothing is formatted for people.
 
 pub mod bind;
+pub mod capabilities;
 pub mod clock;
 pub mod counts;
 pub mod errno;
 pub mod file;
 pub mod netns;
 pub mod owners;
+pub mod port_probe;
 pub mod proc_net_tcp;
+pub mod route;
 pub mod sandbox;
 pub mod services;
 pub mod slab;

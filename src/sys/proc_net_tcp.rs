@@ -87,7 +87,17 @@ pub fn parse(line: &str) -> Option<Socket> {
         return None;
     }
     let inode = NonZeroU32::new(inode);
-    Some(Socket::Full(FullSocket { tuple, state, uid, inode, interface: None, mark: None, v6only: None, cookie: None }))
+    Some(Socket::Full(FullSocket {
+        tuple,
+        state,
+        uid,
+        inode,
+        interface: None,
+        mark: None,
+        v6only: None,
+        last_ack_ms: None,
+        cookie: None,
+    }))
 }
 
 fn hex<T: TryFrom<u64>>(text: &str) -> Option<T> {

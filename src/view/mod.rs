@@ -3,8 +3,10 @@
 //! Every writer takes `&mut dyn Write`. Machine formats carry exact values; only tables round and shorten.
 
 pub mod bind_test;
+pub mod capacity;
 mod chart;
 pub mod column;
+pub mod doctor;
 pub mod human;
 pub mod json;
 pub mod kill;

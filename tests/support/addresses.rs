@@ -1,6 +1,7 @@
 //! More addresses on `lo` than 127.0.0.0/8 and ::1, and another name for it (rtnetlink(7)).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -28,6 +29,9 @@ pub(crate) fn add(addr: &str) {
         body.extend(&bytes);
     }
     ask(RTM_NEWADDR, NLM_F_CREATE, &body, &format!("adding {addr} to lo"));
+    if let Ok(v6) = addr.parse() {
+        wait_until_local(v6);
+    }
 }
 
 /// Gives `lo` another name.
@@ -64,4 +68,23 @@ fn ask(kind: u16, flags: u16, body: &[u8], what: &str) {
     socket.recv(&mut answer, 0).expect("an answer");
     let code = answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
     assert_eq!(code, Some(0), "{what}");
+}
+
+/// Waits until the kernel takes packets to the IPv6 address for its own: a work queue makes that route, and until then they
+/// are answered by "network unreachable".
+#[track_caller]
+fn wait_until_local(addr: Ipv6Addr) {
+    const RTF_LOCAL: u32 = 0x8000_0000;
+    let digits = format!("{:032x}", addr.to_bits());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Destination and its length, source and its length, next hop, metric, two counts, flags, interface; in hexadecimal.
+    let is_local = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[0] == digits && u32::from_str_radix(fields[8], 16).is_ok_and(|flags| flags & RTF_LOCAL != 0)
+    };
+    let routes = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("routes");
+    while !routes().lines().any(is_local) {
+        assert!(Instant::now() < deadline, "no local route to {addr}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

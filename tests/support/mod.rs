@@ -12,6 +12,7 @@ pub(crate) mod dialogue;
 pub(crate) mod island;
 pub(crate) mod limits;
 pub(crate) mod netns;
+pub(crate) mod outbound;
 pub(crate) mod places;
 pub(crate) mod procfs;
 pub(crate) mod random;

@@ -179,7 +179,7 @@ impl Keys {
     pub(crate) fn of_records(text: &str) -> Vec<Vec<String>> {
         #[derive(serde::Deserialize)]
         struct Document {
-            #[serde(alias = "sockets", alias = "ports")]
+            #[serde(alias = "sockets", alias = "ports", alias = "destinations")]
             records: Vec<Keys>,
         }
         let document: Document = serde_json::from_str(text).expect("a document with records");

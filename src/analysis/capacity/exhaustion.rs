@@ -1,0 +1,120 @@
+//! When a destination runs out of ports, should its rate of closes go on. A model, and so an inference.
+//!
+//! Connections are opened as fast as they are closed, so that the number of open ones stays. Each close keeps its port for
+//! as long as its bucket does (the *hold*), and each open takes one of the free ports. Until the first hold has passed,
+//! ports come back only from the buckets that are there now, and their remaining times say when. From then on as many come
+//! back as go, so what is not exhausted by then will not be, at this rate.
+
+use std::time::Duration;
+
+/// How far back the present rate looks; or as far as the hold, where that is less.
+pub const PRESENT: Duration = Duration::from_secs(10);
+
+/// A destination at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    /// Ports that connect() could have.
+    pub free: u32,
+    /// Closes a second, at present.
+    pub per_s: f64,
+    /// When each of its buckets gives its port back, in ms from now.
+    pub released_ms: Vec<u64>,
+    /// How long a new bucket keeps its port.
+    pub hold: Duration,
+}
+
+impl Load {
+    /// When no port is left; `None`: not at this rate.
+    #[must_use]
+    pub fn exhausted_in(mut self) -> Option<Duration> {
+        if self.free == 0 {
+            return Some(Duration::ZERO);
+        }
+        if self.per_s <= 0.0 {
+            return None;
+        }
+        self.released_ms.sort_unstable();
+        // Between two releases the free ports only go down, so they run out before the next one or not at all.
+        let hold_ms = u64::try_from(self.hold.as_millis()).unwrap_or(u64::MAX);
+        let mut free = f64::from(self.free);
+        for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
+            let ms = free / self.per_s * 1000.0;
+            if ms <= precise(until) {
+                return Some(Duration::from_secs_f64(ms / 1000.0));
+            }
+            free += 1.0;
+        }
+        None
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of minutes are far below 2^52")]
+const fn precise(ms: u64) -> f64 {
+    ms as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn exhausted_ms(free: u32, per_s: f64, released_ms: &[u64]) -> Option<u128> {
+        let load = Load { free, per_s, released_ms: released_ms.to_vec(), hold: MINUTE };
+        load.exhausted_in().map(|time| time.as_millis())
+    }
+
+    #[test]
+    fn a_burst_runs_out_although_its_mean_would_not() {
+        // 700 a second since 20 s, of 28,000 ports: 14,000 are left, and none comes back in the next 40 s.
+        let released: Vec<u64> = (0..14_000).map(|i| 40_000 + i * 10 / 7).collect();
+        assert_eq!(exhausted_ms(14_000, 700.0, &released), Some(20_000));
+    }
+
+    #[test]
+    fn a_steady_rate_below_the_ceiling_never_runs_out() {
+        // 400 a second since a minute, of 28,000 ports: as many come back as go.
+        let released: Vec<u64> = (0..24_000).map(|i| i * 5 / 2).collect();
+        assert_eq!(exhausted_ms(4000, 400.0, &released), None);
+    }
+
+    #[test]
+    fn a_rate_above_the_ceiling_runs_out_within_the_hold() {
+        assert_eq!(exhausted_ms(16, 1.0, &[]), Some(16_000));
+        assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first comes back before the sixteenth goes");
+        assert_eq!(exhausted_ms(60, 1.0, &[]), Some(60_000));
+        assert_eq!(exhausted_ms(61, 1.0, &[]), None);
+    }
+
+    #[test]
+    fn what_comes_back_in_time_counts_and_what_comes_later_does_not() {
+        assert_eq!(exhausted_ms(2, 1.0, &[1500, 1500]), Some(4000));
+        assert_eq!(exhausted_ms(2, 1.0, &[2500, 2500]), Some(2000));
+    }
+
+    #[test]
+    fn nothing_left_is_now_and_no_rate_is_never() {
+        assert_eq!(exhausted_ms(0, 0.0, &[100]), Some(0));
+        assert_eq!(exhausted_ms(1, 0.0, &[]), None);
+    }
+
+    proptest! {
+        /// The same, step by step: a connection each 1/rate seconds, a release whenever one is due.
+        #[test]
+        fn it_is_what_counting_step_by_step_gives(free in 0_u32..40, gap_ms in 1_u64..3000, released_ms in proptest::collection::vec(0_u64..60_000, 0..40)) {
+            let load = Load { free, per_s: 1000.0 / precise(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
+            let model = load.exhausted_in();
+            // After n connections, at n * gap, nothing is left.
+            let taken_at = |n: u64| n * gap_ms;
+            let first = (0..=60_000).take_while(|n| taken_at(*n) <= 60_000).find(|n| {
+                let back = released_ms.iter().filter(|ms| **ms < taken_at(*n)).count() as u64;
+                *n >= u64::from(free) + back
+            });
+            prop_assert_eq!(model.is_some(), first.is_some());
+            if let (Some(model), Some(n)) = (model, first) {
+                prop_assert!(model.as_millis().abs_diff(taken_at(n).into()) <= 1, "{model:?}, step by step {n}");
+            }
+        }
+    }
+}

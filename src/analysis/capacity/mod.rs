@@ -1,0 +1,470 @@
+//! How many further connects a destination takes before connect() says EADDRNOTAVAIL: the kernel's search for a port
+//! (`__inet_hash_connect` in net/ipv4/inet_hashtables.c), done on what a walk found.
+//!
+//! The search passes over ports that are reserved, and over those that some socket bound explicitly, on whatever address and
+//! of either family. Of the others it takes each that no connection between the same addresses has to the same remote port,
+//! and also one that only a bucket has which `tcp_tw_reuse` gives back. So the pool is the same for every destination, and
+//! exhaustion is each destination's own.
+
+pub mod advice;
+pub mod exhaustion;
+pub mod sockets;
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::history::{History, Length, RemainingTimes};
+use crate::model::port::{LocalReservedPorts, Port, PortRange};
+use crate::model::port_set::PortSet;
+use crate::model::tw_reuse::TwReuse;
+use exhaustion::Load;
+use sockets::{Connected, Ends, Hold, Sockets};
+
+/// The ports that there are for connect(), whatever the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// `ip_local_port_range`.
+    pub range: PortRange,
+    /// Those of the range in `ip_local_reserved_ports`.
+    pub reserved: PortSet,
+    /// Those of the others that some socket bound explicitly.
+    pub explicitly_bound: PortSet,
+    /// Those of the rest that may be so too; they are counted as if they were not.
+    pub uncertain: PortSet,
+    /// All that connect() may choose from.
+    ports: PortSet,
+    /// How many those are.
+    pub size: u32,
+}
+
+impl Pool {
+    /// The pool of a range; `bound` and `uncertain` may have ports of the reserved list.
+    #[must_use]
+    pub fn new(range: PortRange, reserved: &LocalReservedPorts, bound: &PortSet, uncertain: &PortSet) -> Self {
+        let of = |wanted: &dyn Fn(Port) -> bool| -> PortSet { range.ports().filter(|port| wanted(*port)).collect() };
+        let reserved = of(&|port| reserved.contains(port));
+        let explicitly_bound = of(&|port| bound.contains(port) && !reserved.contains(port));
+        let ports = of(&|port| !reserved.contains(port) && !explicitly_bound.contains(port));
+        let uncertain = of(&|port| uncertain.contains(port) && ports.contains(port));
+        Self { range, reserved, explicitly_bound, uncertain, size: ports.count(), ports }
+    }
+}
+
+/// Which destinations are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// To this address.
+    pub remote_addr: Option<IpAddr>,
+    /// To this port there.
+    pub remote_port: Option<Port>,
+    /// From this address.
+    pub local_addr: Option<IpAddr>,
+    /// On this interface.
+    pub interface: Option<NonZeroU32>,
+    /// Only IPv4, or only IPv6, on the wire.
+    pub ipv4: Option<bool>,
+}
+
+impl Wanted {
+    fn takes(&self, ends: &Ends) -> bool {
+        let fits = |wanted: Option<IpAddr>, addr| wanted.is_none_or(|wanted| wanted == addr);
+        fits(self.remote_addr, ends.remote_addr)
+            && fits(self.local_addr, ends.local_addr)
+            && self.remote_port.is_none_or(|port| port == ends.remote_port)
+            && self.interface.is_none_or(|interface| Some(interface) == ends.interface)
+            && self.ipv4.is_none_or(|ipv4| ipv4 != ends.ipv6)
+    }
+}
+
+/// What decides how long a port is held, and which there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions<'a> {
+    /// The ports.
+    pub pool: &'a Pool,
+    /// When a bucket may be taken over.
+    pub reuse: TwReuse,
+    /// How long TIME_WAIT lasts.
+    pub length: Length,
+}
+
+/// A destination, and the ports that it has and could have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    /// From where to whom.
+    pub ends: Ends,
+    /// Established connections on ports of the range.
+    pub established: u32,
+    /// TIME_WAIT buckets there.
+    pub time_wait: u32,
+    /// Connections in any other state, FIN_WAIT_2 buckets among them.
+    pub other: u32,
+    /// Buckets that connect() may take over now. `None`: a setting that decides it could not be read.
+    pub reusable: Option<u32>,
+    /// Those, and the ones that it may take over a second from now.
+    pub reusable_within_1s: Option<u32>,
+    /// Further connects that would succeed now. Reusable buckets count as free, uncertain ports too.
+    pub free: u32,
+    /// By how many [`Self::free`] may be too high.
+    pub uncertain: u32,
+    /// Entries into TIME_WAIT a second, over the last minute; `None`: no second of it is known.
+    pub closes_per_s: Option<f64>,
+    /// The same at present: over the last 10 s, or the time for which a bucket keeps its port where that is less.
+    pub closes_per_s_now: Option<f64>,
+    /// Closes a second that the pool can bear for ever; `None`: a bucket keeps its port for no time at all.
+    pub sustainable_per_s: Option<f64>,
+    /// When no port is left at the present rate; `None`: not at this rate. See [`exhaustion`].
+    pub exhausted_in: Option<Duration>,
+}
+
+/// The destinations that are asked for, the one with the fewest free ports first; `also` is among them whether or not
+/// anything is open to it.
+#[must_use]
+pub fn destinations(
+    sockets: Sockets,
+    conditions: &Conditions,
+    wanted: &Wanted,
+    also: Option<Ends>,
+) -> Vec<Destination> {
+    let connected = sockets.into_outbound();
+    let mut found = vec![];
+    let unbound = |ends: Ends| Ends { interface: None, ..ends };
+    for route in connected.chunk_by(|a, b| unbound(a.ends()) == unbound(b.ends())) {
+        // Sockets that are bound to no interface come first in the order.
+        let any_interface = route.partition_point(|one| one.ends().interface.is_none());
+        for group in route.chunk_by(|a, b| a.ends() == b.ends()) {
+            let ends = group[0].ends();
+            // They are in the way of one that is bound to an interface, and not the other way round.
+            let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
+            if wanted.takes(&ends) {
+                found.push(Destination::new(ends, group, others, conditions));
+            }
+        }
+    }
+    if let Some(ends) = also.filter(|ends| found.iter().all(|one: &Destination| one.ends != *ends)) {
+        let others: Vec<Connected> = connected.iter().filter(|one| one.ends() == unbound(ends)).copied().collect();
+        found.push(Destination::new(ends, &[], &others, conditions));
+    }
+    found.sort_by_key(|one| {
+        let in_use = one.established + one.time_wait + one.other;
+        (one.free, one.exhausted_in.unwrap_or(Duration::MAX), u32::MAX - in_use, one.ends)
+    });
+    found
+}
+
+impl Destination {
+    /// Of its own connections, and of others that are in its way.
+    fn new(ends: Ends, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
+        let Conditions { pool, reuse, length } = *conditions;
+        let length_ms = u64::from(length.seconds) * 1000;
+        let applies = reuse.applies(ends.local_addr, ends.remote_addr, ends.interface);
+        let delay_ms = milliseconds(reuse.delay);
+        // How long ago the bucket was made: its timer was started then, or later.
+        let age = |expires_ms: u32| length_ms.saturating_sub(expires_ms.into());
+        // When connect() may take it over, in ms from now.
+        let reusable_in = |one: &Connected| match one.hold {
+            Hold::TimeWait { expires_ms } if applies == Some(true) => Some(delay_ms.saturating_sub(age(expires_ms))),
+            _ => None,
+        };
+        let count = |wanted: &dyn Fn(Hold) -> bool| counted(own.iter().filter(|one| wanted(one.hold)));
+        let time_wait = count(&|hold| matches!(hold, Hold::TimeWait { .. }));
+        let established = count(&|hold| hold == Hold::Established);
+
+        let in_pool = || own.iter().chain(others).filter(|one| pool.ports.contains(one.port()));
+        let mut busy: Vec<Port> = in_pool().filter(|one| reusable_in(one) != Some(0)).map(Connected::port).collect();
+        busy.sort_unstable();
+        busy.dedup();
+        let is_free = |port: Port| pool.ports.contains(port) && busy.binary_search(&port).is_err();
+        let free = pool.size - counted(busy.iter());
+        let doubtful = pool.uncertain.count() - counted(busy.iter().filter(|port| pool.uncertain.contains(**port)));
+        // Of a range with an odd number of ports, the kernel looks at one less in each search: at all but the lowest or
+        // the highest.
+        let (range, [low, high]) = (pool.range, [pool.range.first(), pool.range.last()]);
+        let left_out = range.count() % 2 == 1 && low != high && (is_free(low) || is_free(high));
+
+        let reusable_within = |ms: u64| {
+            let soon =
+                |one: &&Connected| pool.ports.contains(one.port()) && reusable_in(one).is_some_and(|at| at <= ms);
+            applies.map(|_| counted(own.iter().filter(soon)))
+        };
+        let mut times = RemainingTimes::default();
+        let expiries = own.iter().filter_map(|one| match one.hold {
+            Hold::TimeWait { expires_ms } => Some(expires_ms),
+            _ => None,
+        });
+        expiries.clone().for_each(|expires_ms| times.add(expires_ms));
+        let length_of_hold = Duration::from_millis(length_ms);
+        let hold = if applies == Some(true) { length_of_hold.min(reuse.delay) } else { length_of_hold };
+        let window = hold.min(exhaustion::PRESENT);
+        let recent = counted(expiries.filter(|expires_ms| age(*expires_ms) < milliseconds(window)));
+        let per = |number: u32, time: Duration| (!time.is_zero()).then(|| f64::from(number) / time.as_secs_f64());
+        let closes_per_s_now = per(recent, window);
+        let released = |one: &Connected| match one.hold {
+            Hold::TimeWait { expires_ms } => Some(reusable_in(one).unwrap_or(expires_ms.into())),
+            _ => None,
+        };
+        let load = Load {
+            free,
+            per_s: closes_per_s_now.unwrap_or_default(),
+            released_ms: in_pool().filter(|one| reusable_in(one) != Some(0)).filter_map(released).collect(),
+            hold,
+        };
+        Self {
+            ends,
+            established,
+            time_wait,
+            other: counted(own.iter()) - established - time_wait,
+            reusable: reusable_within(0),
+            reusable_within_1s: reusable_within(1000),
+            free,
+            uncertain: (doubtful + u32::from(left_out)).min(free),
+            closes_per_s: History::of(&times, length).mean(),
+            closes_per_s_now,
+            sustainable_per_s: per(pool.size, hold),
+            exhausted_in: load.exhausted_in(),
+        }
+    }
+}
+
+/// Everything here is of 65,536 ports or fewer; duplicates of a dump under churn do not make it 2^32.
+fn counted(things: impl Iterator) -> u32 {
+    u32::try_from(things.count()).unwrap_or(u32::MAX)
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The fewest free ports with which a destination is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinFree {
+    /// So many.
+    Ports(u32),
+    /// So many of a hundred of the pool.
+    Percent(u32),
+}
+
+impl MinFree {
+    /// Whether a destination with so many free ports of such a pool has fewer. Of no ports at all, any share is missing.
+    #[must_use]
+    pub fn is_missed(self, free: u32, pool: u32) -> bool {
+        match self {
+            Self::Ports(ports) => free < ports,
+            Self::Percent(percent) if pool == 0 => percent > 0,
+            Self::Percent(percent) => u64::from(free) * 100 < u64::from(percent) * u64::from(pool),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
+    use crate::model::tw_reuse::ReuseMode;
+    use sockets::tests::{LOW, full};
+
+    const TO: (&str, u16) = ("192.0.2.1", 443);
+    const FROM: &str = "192.0.2.9";
+
+    fn tuple(local_port: u16) -> FourTuple {
+        let end = |addr: &str, port| (addr.parse().expect(addr), Port(port));
+        FourTuple::new(end(FROM, local_port), end(TO.0, TO.1))
+    }
+
+    fn bucket(local_port: u16, expires_ms: u32) -> Socket {
+        let tuple = tuple(local_port);
+        Socket::Bucket(TimeWaitBucket {
+            tuple,
+            fin_wait_2: false,
+            expires_ms,
+            interface: None,
+            mark: None,
+            cookie: None,
+        })
+    }
+
+    fn off() -> TwReuse {
+        TwReuse { mode: Some(ReuseMode::Off), delay: Duration::from_secs(1), timestamps: Some(true) }
+    }
+
+    fn on(delay_ms: u64) -> TwReuse {
+        TwReuse { mode: Some(ReuseMode::On), delay: Duration::from_millis(delay_ms), ..off() }
+    }
+
+    /// The destinations of these sockets in a range of so many ports, none of them reserved or bound.
+    fn of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
+        let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
+        let mut sockets = Sockets::new(range);
+        for socket in found {
+            sockets.add(socket);
+        }
+        let uncertain = uncertain.iter().copied().map(Port).collect();
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &sockets.bound().clone(), &uncertain);
+        let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, sockets.largest_expiry_ms()) };
+        destinations(sockets, &conditions, &Wanted::default(), None)
+    }
+
+    fn one(size: u16, reuse: TwReuse, found: &[Socket]) -> Destination {
+        let mut all = of(size, reuse, found, &[]);
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    #[test]
+    fn a_pool_counts_each_port_once() {
+        let range = PortRange::new(Port(100), Port(115)).expect("forwards");
+        let reserved = LocalReservedPorts(PortRange::new(Port(90), Port(103)).into_iter().collect());
+        let ports = |numbers: &[u16]| numbers.iter().copied().map(Port).collect::<PortSet>();
+        let pool = Pool::new(range, &reserved, &ports(&[103, 104, 200]), &ports(&[100, 104, 105, 300]));
+        assert_eq!(
+            (pool.reserved.to_string().as_str(), pool.explicitly_bound.to_string().as_str()),
+            ("100-103", "104")
+        );
+        assert_eq!((pool.uncertain.to_string().as_str(), pool.size), ("105", 11));
+    }
+
+    #[test]
+    fn buckets_are_given_back_by_their_age() {
+        // 2 s, 600 ms and 100 ms old; and one that is due.
+        let found = [bucket(LOW, 58_000), bucket(LOW + 1, 59_400), bucket(LOW + 2, 59_900), bucket(LOW + 3, 0)];
+        let counts = |reuse| {
+            let Destination { free, time_wait, reusable, reusable_within_1s, .. } = one(16, reuse, &found);
+            (free, time_wait, reusable, reusable_within_1s)
+        };
+        assert_eq!(counts(off()), (12, 4, Some(0), Some(0)));
+        assert_eq!(counts(on(1000)), (14, 4, Some(2), Some(4)));
+        assert_eq!(counts(on(1500)), (14, 4, Some(2), Some(3)));
+        assert_eq!(counts(on(0)), (16, 4, Some(4), Some(4)));
+        assert_eq!(counts(TwReuse { timestamps: Some(false), ..on(0) }), (12, 4, Some(0), Some(0)));
+        assert_eq!(counts(TwReuse { timestamps: None, ..on(0) }), (12, 4, None, None), "not known, so not free");
+        assert_eq!(counts(TwReuse { mode: Some(ReuseMode::LoopbackOnly), ..on(0) }), (12, 4, Some(0), Some(0)));
+    }
+
+    #[test]
+    fn a_port_that_is_bound_besides_comes_back_to_nobody() {
+        let found = [
+            full("127.0.0.1", LOW, "0.0.0.0", 0, TcpState::BoundInactive),
+            bucket(LOW, 10_000),
+            bucket(LOW + 1, 10_000),
+        ];
+        let destination = one(16, on(1), &found);
+        assert_eq!((destination.free, destination.time_wait, destination.reusable), (15, 2, Some(1)));
+    }
+
+    #[test]
+    fn rates_are_of_the_minute_and_of_the_last_seconds() {
+        // A close a second for 50 s, the last one 10 s ago; then 5 a second.
+        let mut found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 49_500 - u32::from(i) * 1000)).collect();
+        found.extend((0..50).map(|i| bucket(LOW + 100 + i, 59_900 - u32::from(i) * 200)));
+        let destination = one(1000, off(), &found);
+        assert_eq!((destination.closes_per_s, destination.closes_per_s_now), (Some(100.0 / 60.0), Some(5.0)));
+        assert_eq!(destination.sustainable_per_s, Some(1000.0 / 60.0));
+        assert_eq!(destination.exhausted_in, None, "300 ports are enough");
+        // With buckets that are given back after 2 s, the rate of those 2 s counts, and the ceiling is higher.
+        let destination = one(1000, on(2000), &found);
+        assert_eq!((destination.closes_per_s_now, destination.sustainable_per_s), (Some(5.0), Some(500.0)));
+        let destination = one(1000, on(0), &found);
+        assert_eq!((destination.closes_per_s_now, destination.sustainable_per_s), (None, None));
+    }
+
+    #[test]
+    fn a_present_rate_above_the_ceiling_tells_when_nothing_is_left() {
+        // 50 in the last 10 s; the first comes back in 50 s. 200 ports: 150 are left for 30 s.
+        let found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 59_900 - u32::from(i) * 200)).collect();
+        assert_eq!(one(200, off(), &found).exhausted_in, Some(Duration::from_secs(30)));
+        assert_eq!(one(200, on(1000), &found).exhausted_in, None, "each is given back after a second");
+        assert_eq!(one(50, off(), &found).exhausted_in, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn uncertain_ports_count_where_they_are_free() {
+        let found = [bucket(LOW, 10_000), bucket(LOW + 1, 10_000)];
+        let uncertain = |size, ports: &[u16]| of(size, off(), &found, ports)[0].uncertain;
+        assert_eq!((uncertain(16, &[]), uncertain(16, &[LOW, LOW + 5]), uncertain(16, &[LOW + 20])), (0, 1, 0));
+        // Of an odd range the highest port or the lowest may not be looked at.
+        assert_eq!((uncertain(17, &[]), uncertain(17, &[LOW + 5])), (1, 2));
+        assert_eq!(of(3, off(), &[bucket(LOW, 1), bucket(LOW + 2, 1)], &[])[0].uncertain, 0, "both are in use");
+        assert_eq!(of(1, off(), &[bucket(LOW, 1)], &[])[0].uncertain, 0);
+    }
+
+    #[test]
+    fn the_fewest_free_come_first_and_what_was_asked_for_is_always_there() {
+        let other = |port, to_port| full(FROM, port, TO.0, to_port, TcpState::Established);
+        let found =
+            [other(LOW, 1), other(LOW, 2), other(LOW + 1, 2), other(LOW + 2, 2), other(LOW + 1, 1), other(LOW, 3)];
+        let ports = |all: &[Destination]| all.iter().map(|one| (one.ends.remote_port.0, one.free)).collect::<Vec<_>>();
+        let all = of(16, off(), &found, &[]);
+        assert_eq!(ports(&all), [(2, 13), (1, 14), (3, 15)]);
+
+        let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default());
+        let conditions = Conditions { pool: &pool, reuse: off(), length: Length::learn(None, None) };
+        let wanted = Wanted { remote_port: Some(Port(9)), ..Wanted::default() };
+        let also = Ends { remote_port: Port(9), ..all[0].ends };
+        assert_eq!(ports(&destinations(Sockets::new(range), &conditions, &wanted, Some(also))), [(9, 16)]);
+        assert!(destinations(Sockets::new(range), &conditions, &wanted, None).is_empty());
+    }
+
+    #[test]
+    fn a_minimum_is_a_number_or_a_share_of_the_pool() {
+        let missed =
+            |min: MinFree| [(0, 0), (0, 10), (1, 10), (2, 10), (10, 10)].map(|(free, pool)| min.is_missed(free, pool));
+        assert_eq!(missed(MinFree::Ports(2)), [true, true, true, false, false]);
+        assert_eq!(missed(MinFree::Percent(20)), [true, true, true, false, false]);
+        assert_eq!(missed(MinFree::Percent(0)), [false; 5]);
+        assert_eq!(missed(MinFree::Percent(100)), [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn advice_is_given_where_the_numbers_ask_for_it() {
+        let found: Vec<Socket> = (0..15).map(|i| bucket(LOW + i, 1000)).collect();
+        let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
+        let advice = |found: &[Socket], bound: &[u16], reuse: TwReuse| {
+            let mut sockets = Sockets::new(range);
+            for socket in found {
+                sockets.add(socket);
+            }
+            let bound = bound.iter().copied().map(Port).collect();
+            let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default());
+            let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, None) };
+            let all = destinations(sockets, &conditions, &Wanted::default(), None);
+            advice::advise(&all, &conditions).join("\n")
+        };
+        let short = advice(&found, &[], off());
+        for part in [
+            "15 ports wait in TIME_WAIT",
+            "RFC 9112",
+            "IP_BIND_ADDRESS_NO_PORT",
+            "may go from 1024",
+            "tcp_tw_reuse is 0",
+        ] {
+            assert!(short.contains(part), "{part}: {short}");
+        }
+        assert!(!short.contains("explicitly"), "{short}");
+        assert_eq!(advice(&found[..5], &[], off()), "", "11 of 16 are left");
+        let bound = advice(&found[..5], &[LOW + 9], off());
+        assert!(bound.starts_with("1 port of the range is bound explicitly by some socket (40009)"), "{bound}");
+        assert!(!advice(&found, &[], TwReuse { timestamps: Some(false), ..off() }).contains("With 1"));
+        let open: Vec<Socket> = (0..15).map(|i| full(FROM, LOW + i, TO.0, TO.1, TcpState::Established)).collect();
+        assert!(
+            advice(&open, &[], off()).starts_with("From 192.0.2.9 to 192.0.2.1:443, 15 sockets hold a port by an open")
+        );
+    }
+
+    #[test]
+    fn other_states_are_in_use_and_no_closes() {
+        let half = Socket::Bucket(TimeWaitBucket {
+            tuple: tuple(LOW),
+            fin_wait_2: true,
+            expires_ms: 59_000,
+            interface: None,
+            mark: None,
+            cookie: None,
+        });
+        let Socket::Full(open) = full(FROM, LOW + 1, TO.0, TO.1, TcpState::CloseWait) else { unreachable!() };
+        let sent = Socket::Full(FullSocket { state: TcpState::SynSent, tuple: tuple(LOW + 2), ..open });
+        let destination = one(16, on(1), &[half, Socket::Full(open), sent]);
+        let Destination { established, time_wait, other, free, closes_per_s, .. } = destination;
+        assert_eq!((established, time_wait, other, free, closes_per_s), (0, 0, 3, 13, Some(0.0)));
+    }
+}

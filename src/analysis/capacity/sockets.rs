@@ -1,0 +1,251 @@
+//! The sockets that hold ports of the ephemeral range, as a walk gives them, in the order in which destinations are made of
+//! them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use crate::model::listeners::Listeners;
+use crate::model::port::{Port, PortRange};
+use crate::model::port_set::PortSet;
+use crate::model::socket::{FourTuple, Socket, TcpState};
+
+/// What a connection is to the port that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Established,
+    /// The bucket's remaining time.
+    TimeWait {
+        expires_ms: u32,
+    },
+    /// A FIN_WAIT_2 bucket, or any other state of a connection.
+    Other,
+}
+
+/// A connection on a port of the range.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connected {
+    tuple: FourTuple,
+    interface: Option<NonZeroU32>,
+    pub(super) hold: Hold,
+}
+
+/// Whom a connection goes to, and from where: what connect() may not have twice with one local port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ends {
+    /// IPv6 on the wire.
+    pub ipv6: bool,
+    /// IPv4-mapped addresses as IPv4.
+    pub local_addr: IpAddr,
+    /// As the local one.
+    pub remote_addr: IpAddr,
+    /// The port there.
+    pub remote_port: Port,
+    /// What the socket is bound to by SO_BINDTODEVICE, or a link-local address.
+    pub interface: Option<NonZeroU32>,
+}
+
+impl Connected {
+    pub(super) fn ends(&self) -> Ends {
+        Ends {
+            ipv6: !self.tuple.family.ipv4_on_the_wire(),
+            local_addr: self.tuple.local_addr(),
+            remote_addr: self.tuple.remote_addr(),
+            remote_port: self.tuple.remote_port(),
+            interface: self.interface,
+        }
+    }
+
+    /// The same order as that of [`Ends`] among connections of one family, without making them.
+    fn order(&self) -> (bool, u128, u128, Port, Option<NonZeroU32>, Port) {
+        let tuple = &self.tuple;
+        let ipv6 = !tuple.family.ipv4_on_the_wire();
+        (ipv6, tuple.local_bits(), tuple.remote_bits(), tuple.remote_port(), self.interface, tuple.local_port())
+    }
+
+    pub(super) const fn port(&self) -> Port {
+        self.tuple.local_port()
+    }
+}
+
+/// Who holds which port of the range.
+#[derive(Debug)]
+pub struct Sockets {
+    range: PortRange,
+    listeners: Listeners,
+    /// Ports of which the list alone tells that some socket bound them explicitly.
+    bound: PortSet,
+    connected: Vec<Connected>,
+}
+
+impl Sockets {
+    /// None yet.
+    #[must_use]
+    pub fn new(range: PortRange) -> Self {
+        Self { range, listeners: Listeners::default(), bound: PortSet::default(), connected: vec![] }
+    }
+
+    /// Adds one; those outside the range are passed over. Listeners come first in a walk.
+    pub fn add(&mut self, socket: &Socket) {
+        let tuple = *socket.tuple();
+        let port = tuple.local_port();
+        if !self.range.contains(port) {
+            return;
+        }
+        let hold = match socket {
+            Socket::Bucket(bucket) if bucket.fin_wait_2 => Hold::Other,
+            Socket::Bucket(bucket) => Hold::TimeWait { expires_ms: bucket.expires_ms },
+            Socket::Full(full) => match full.state {
+                TcpState::Listen => {
+                    self.listeners.add(*full);
+                    self.bound.insert(port);
+                    return;
+                }
+                // connect() gives the port that it chose back when it fails: a socket that is not connected and has one
+                // bound it.
+                TcpState::Closed | TcpState::BoundInactive => {
+                    self.bound.insert(port);
+                    return;
+                }
+                TcpState::Established => Hold::Established,
+                _ => Hold::Other,
+            },
+        };
+        self.connected.push(Connected { tuple, interface: socket.interface(), hold });
+    }
+
+    /// The range.
+    #[must_use]
+    pub const fn range(&self) -> PortRange {
+        self.range
+    }
+
+    /// The most that any TIME_WAIT bucket has to go.
+    #[must_use]
+    pub fn largest_expiry_ms(&self) -> Option<u32> {
+        let expiry = |one: &Connected| match one.hold {
+            Hold::TimeWait { expires_ms } => Some(expires_ms),
+            _ => None,
+        };
+        self.connected.iter().filter_map(expiry).max()
+    }
+
+    /// Ports of which the list alone tells that some socket bound them explicitly: it listens, or is not connected.
+    #[must_use]
+    pub const fn bound(&self) -> &PortSet {
+        &self.bound
+    }
+
+    /// Further ports that some socket may have bound explicitly: those with a connection, for neither of a connection
+    /// nor of a bucket does the kernel tell how it got its port. (`INET_DIAG_BC_AUTO` does not tell it either: a socket of
+    /// bind() to port 0 and one that was accepted count as autobound there.) Where sockets that are not connected are not
+    /// listed, every port.
+    #[must_use]
+    pub fn may_be_bound(&self, unconnected_are_listed: bool) -> PortSet {
+        let mut ports: PortSet = if unconnected_are_listed {
+            self.connected.iter().map(Connected::port).collect()
+        } else {
+            self.range.ports().collect()
+        };
+        self.bound.iter().for_each(|port| ports.remove(port));
+        ports
+    }
+
+    /// The connections by [`Ends`], each to whom this end connected.
+    pub(super) fn into_outbound(self) -> Vec<Connected> {
+        let Self { range, listeners, mut connected, .. } = self;
+        // Those with a listener were accepted by it.
+        connected.retain(|one| listeners.cover(&one.tuple, one.interface) != Some(true));
+        // Without one, an ephemeral port on both ends leaves it open who connected. A server whose listener is gone has
+        // many remote ports on one of its own, a client the other way round.
+        let doubtful = |one: &Connected| range.contains(one.tuple.remote_port());
+        let (mut by_local, mut by_remote) = (HashMap::new(), HashMap::new());
+        let near = |one: &Connected| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());
+        let far = |one: &Connected| (one.tuple.local_bits(), one.tuple.remote_port(), one.tuple.remote_bits());
+        for one in connected.iter().filter(|one| doubtful(one)) {
+            *by_local.entry(near(one)).or_insert(0_u32) += 1;
+            *by_remote.entry(far(one)).or_insert(0_u32) += 1;
+        }
+        connected.retain(|one| !doubtful(one) || by_local.get(&near(one)) <= by_remote.get(&far(one)));
+        connected.sort_unstable_by_key(Connected::order);
+        connected
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::socket::FullSocket;
+
+    pub(in super::super) const LOW: u16 = 40_000;
+
+    /// A socket that is no bucket.
+    pub(in super::super) fn full(
+        local: &str,
+        local_port: u16,
+        remote: &str,
+        remote_port: u16,
+        state: TcpState,
+    ) -> Socket {
+        let end = |addr: &str, port| (addr.parse().expect(addr), Port(port));
+        Socket::Full(FullSocket {
+            tuple: FourTuple::new(end(local, local_port), end(remote, remote_port)),
+            state,
+            uid: 0,
+            inode: None,
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: None,
+        })
+    }
+
+    fn sockets(found: &[Socket]) -> Sockets {
+        let mut sockets = Sockets::new(PortRange::new(Port(LOW), Port(LOW + 99)).expect("forwards"));
+        for socket in found {
+            sockets.add(socket);
+        }
+        sockets
+    }
+
+    fn ends(found: &[Socket]) -> Vec<(u16, u16)> {
+        sockets(found).into_outbound().iter().map(|one| (one.port().0, one.ends().remote_port.0)).collect()
+    }
+
+    #[test]
+    fn the_list_tells_of_listeners_and_of_sockets_that_are_not_connected_and_of_no_others() {
+        let found = [
+            full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen),
+            full("127.0.0.1", LOW + 1, "0.0.0.0", 0, TcpState::BoundInactive),
+            full("127.0.0.1", LOW + 2, "127.0.0.1", 443, TcpState::Established),
+            full("127.0.0.1", LOW, "127.0.0.1", 50_000, TcpState::Established),
+            full("127.0.0.1", 443, "127.0.0.1", LOW + 2, TcpState::Established),
+        ];
+        let sockets = sockets(&found);
+        assert_eq!(sockets.bound().to_string(), "40000-40001");
+        assert_eq!(sockets.may_be_bound(true).to_string(), "40002");
+        assert_eq!(sockets.may_be_bound(false).to_string(), "40002-40099");
+    }
+
+    #[test]
+    fn what_a_listener_accepted_is_no_destination() {
+        let listener = full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen);
+        let accepted = full("127.0.0.1", LOW, "127.0.0.1", LOW + 1, TcpState::Established);
+        let client = full("127.0.0.1", LOW + 1, "127.0.0.1", LOW, TcpState::Established);
+        assert_eq!(ends(&[listener, accepted, client]), [(LOW + 1, LOW)]);
+    }
+
+    #[test]
+    fn many_remote_ports_on_one_local_port_are_those_of_a_server_whose_listener_is_gone() {
+        let one = |local, remote| full("127.0.0.1", local, "127.0.0.2", remote, TcpState::Established);
+        assert_eq!(ends(&[one(LOW, LOW + 1), one(LOW, LOW + 2)]), []);
+        assert_eq!(ends(&[one(LOW + 1, LOW), one(LOW + 2, LOW)]), [(LOW + 1, LOW), (LOW + 2, LOW)]);
+        assert_eq!(ends(&[one(LOW, LOW + 1)]), [(LOW, LOW + 1)], "either may be");
+        assert_eq!(
+            ends(&[one(LOW, 443), one(LOW, 444)]),
+            [(LOW, 443), (LOW, 444)],
+            "no ephemeral port at the other end"
+        );
+    }
+}

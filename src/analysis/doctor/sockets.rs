@@ -1,0 +1,280 @@
+//! Checks of what is open: servers whose port a client can be given, and connections that a program forgot to close.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::ports::chosen_by_the_kernel;
+use super::{Check, Datum, Leak, Status, Subject};
+use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets};
+use crate::model::port::Port;
+use crate::model::process::{Owners, Process};
+
+/// Servers and processes that a finding names; the evidence has them all.
+const NAMED: usize = 3;
+
+pub(super) fn checks(health: &Health, leak: Leak) -> Vec<Check> {
+    vec![ephemeral_listeners(health), close_wait(health, leak)]
+}
+
+/// The sockets, or the check that says why there are none.
+fn sockets(health: &Health, subject: Subject) -> Result<&OpenSockets, Box<Check>> {
+    health.sockets.as_ref().map_err(|why| {
+        let finding = format!("The sockets could not be read: {why}.");
+        Box::new(Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding))
+    })
+}
+
+/// `1 server`, `3 servers`.
+fn count(n: usize, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
+/// `nginx pid 7 (nginx.service)`.
+fn named(process: &Process) -> String {
+    match process.unit() {
+        Some(unit) => format!("{} pid {} ({unit})", process.comm, process.pid),
+        None => format!("{} pid {}", process.comm, process.pid),
+    }
+}
+
+/// The first few, and how many more there are.
+fn some_of(mut all: Vec<String>) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    all.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", all.join(", "))
+}
+
+fn process_record(process: &Process) -> Datum {
+    Datum::Record(vec![
+        ("pid", Datum::from(u64::try_from(process.pid).ok())),
+        ("comm", process.comm.clone().into()),
+        ("unit", process.unit().map_or(Datum::Unknown, |unit| Datum::Text(unit.into()))),
+    ])
+}
+
+/// As bind-test has it: `[]` where nobody can own it, unknown where nobody is seen.
+fn processes(owners: &Owners) -> Datum {
+    match owners {
+        Owners::Nobody => Datum::List(vec![]),
+        Owners::Found(processes) => Datum::List(processes.iter().map(process_record).collect()),
+        Owners::NotPermitted | Owners::NotVisible => Datum::Unknown,
+    }
+}
+
+fn ephemeral_listeners(health: &Health) -> Check {
+    let subject = Subject {
+        id: "ephemeral_listeners",
+        does: "Counts the ports inside ip_local_port_range that are not reserved and that a server chose for itself. While \
+               such a server is down, connect() may take its port, and its next start fails with EADDRINUSE.",
+        does_not: "A server that runs keeps its port: connect() does not choose a port that is bound. Servers that asked \
+                   for port 0 are not counted, for they take what they are given.",
+        sources: &[
+            "Documentation/networking/ip-sysctl.rst, ip_local_reserved_ports",
+            "ip(7), ip_local_port_range",
+            "net/ipv4/inet_diag.c, INET_DIAG_BC_AUTO",
+        ],
+    };
+    let open = match sockets(health, subject) {
+        Ok(open) => open,
+        Err(check) => return *check,
+    };
+    let mut by_port: BTreeMap<Port, Vec<&OpenListener>> = BTreeMap::new();
+    for listener in &open.listeners {
+        let port = listener.socket.tuple.local_port();
+        match chosen_by_the_kernel(health, port) {
+            Some(true) => by_port.entry(port).or_default().push(listener),
+            Some(false) => {}
+            None => {
+                let finding = "net.ipv4.ip_local_port_range or ip_local_reserved_ports could not be read.";
+                return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
+            }
+        }
+    }
+    let autobound = |listeners: &[&OpenListener], answer| listeners.iter().all(|one| one.autobound == answer);
+    let given = by_port.values().filter(|listeners| autobound(listeners, Some(true))).count();
+    by_port.retain(|_, listeners| !autobound(listeners, Some(true)));
+    let untold = by_port.values().any(|listeners| listeners.iter().all(|one| one.autobound.is_none()));
+
+    let records = by_port.iter().map(|(port, listeners)| listener_record(*port, listeners)).collect();
+    let check = Check::ok(subject, by_port.len().into(), Datum::Unknown)
+        .with("listeners", Datum::List(records))
+        .with("ports_the_kernel_chose", given);
+    let Some(reserved) = health.facts.local_reserved_ports.as_ref().filter(|_| !by_port.is_empty()) else {
+        return check;
+    };
+    let value = reserved.with(by_port.keys().copied()).to_string();
+    let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
+    let lie = if by_port.len() == 1 { "server port lies" } else { "server ports lie" };
+    let so = if untold {
+        "Whether the kernel chose the port is not told here; one that the program chose can be taken while that is down"
+    } else {
+        "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE"
+    };
+    let finding = format!("{} {lie} in ip_local_port_range and are not reserved: {who}. {so}.", by_port.len());
+    let finding = if by_port.len() == 1 { finding.replace(" and are not ", " and is not ") } else { finding };
+    check
+        .with("ip_local_reserved_ports", value.clone())
+        .found(if untold { Status::Note } else { Status::Warning }, finding)
+        .advising(format!("sysctl -w net.ipv4.ip_local_reserved_ports={value}"))
+        .advising(
+            "That keeps what is reserved now and adds these; the same setting in /etc/sysctl.d keeps it over a reboot. Or let \
+             the servers use ports outside the range.",
+        )
+}
+
+fn listener_record(port: Port, listeners: &[&OpenListener]) -> Datum {
+    let addrs = listeners.iter().map(|one| Datum::Text(one.socket.tuple.local_addr().to_string())).collect();
+    let owners = listeners.first().map_or(Datum::Unknown, |one| processes(&one.owners));
+    Datum::Record(vec![("port", Datum::Number(port.0.into())), ("addrs", Datum::List(addrs)), ("processes", owners)])
+}
+
+/// `40000 (nginx pid 7)`.
+fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
+    let mut names: Vec<String> = vec![];
+    for listener in listeners {
+        if let Owners::Found(processes) = &listener.owners {
+            names.extend(processes.iter().map(named));
+        }
+    }
+    names.sort();
+    names.dedup();
+    if names.is_empty() { port.to_string() } else { format!("{port} ({})", some_of(names)) }
+}
+
+/// Who has sockets in CLOSE_WAIT.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Debtor {
+    /// The first process that has them open.
+    Process(i32, String, Option<String>),
+    /// No process: the server that listens on this port has not accepted them.
+    NotAccepted(Port),
+    /// A process that is not seen here; the user who made the sockets is.
+    Unseen(u32),
+}
+
+impl Debtor {
+    fn of(socket: &CloseWait) -> Self {
+        match &socket.owners {
+            Owners::Found(processes) if !processes.is_empty() => {
+                let first = &processes[0];
+                Self::Process(first.pid, first.comm.clone(), first.unit().map(str::to_owned))
+            }
+            Owners::Nobody => Self::NotAccepted(socket.socket.tuple.local_port()),
+            Owners::Found(_) | Owners::NotPermitted | Owners::NotVisible => Self::Unseen(socket.socket.uid),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Process(pid, comm, Some(unit)) => format!("{comm} pid {pid} ({unit})"),
+            Self::Process(pid, comm, None) => format!("{comm} pid {pid}"),
+            Self::NotAccepted(port) => format!("connections to port {port} that its server has not accepted"),
+            Self::Unseen(uid) => format!("a process of uid {uid} that is not seen here"),
+        }
+    }
+}
+
+/// What one of them has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Debt {
+    sockets: usize,
+    silent: usize,
+    longest_ms: Option<u32>,
+}
+
+fn close_wait(health: &Health, leak: Leak) -> Check {
+    let subject = Subject {
+        id: "close_wait",
+        does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. No \
+               timer ends that. The time since the peer's last ACK is the least that a socket has been there.",
+        does_not: "It is not TIME_WAIT, and no setting of the kernel ends it. A few that come and go are how every \
+                   connection ends whose peer closes first.",
+        sources: &["RFC 9293, section 3.3.2", "RFC 9293, section 3.6.1", "tcp(7), TCP_INFO"],
+    };
+    let open = match sockets(health, subject) {
+        Ok(open) => open,
+        Err(check) => return *check,
+    };
+    let mut debts: BTreeMap<Debtor, Debt> = BTreeMap::new();
+    for one in &open.close_wait {
+        let debt = debts.entry(Debtor::of(one)).or_default();
+        let age = one.socket.last_ack_ms;
+        debt.sockets += 1;
+        debt.silent += usize::from(age.is_some_and(|ms| Duration::from_millis(ms.into()) >= leak.silent));
+        debt.longest_ms = debt.longest_ms.max(age);
+    }
+    let mut debts: Vec<(Debtor, Debt)> = debts.into_iter().collect();
+    // Stable: by name where they are equal.
+    debts.sort_by_key(|(_, debt)| std::cmp::Reverse((debt.silent, debt.sockets)));
+    let silent: usize = debts.iter().map(|(_, debt)| debt.silent).sum();
+    let ages_are_told = open.close_wait.iter().all(|one| one.socket.last_ack_ms.is_some());
+
+    let check = Check::ok(subject, open.close_wait.len().into(), Datum::Unknown)
+        .with("silent", if ages_are_told { silent.into() } else { Datum::Unknown })
+        .with("silent_after_ms", u64::try_from(leak.silent.as_millis()).ok())
+        .with("owners", Datum::List(debts.iter().map(|(who, debt)| debt_record(who, *debt, ages_are_told)).collect()));
+    let after = seconds(leak.silent);
+    let describe = |(who, debt): &(Debtor, Debt)| {
+        let longest = debt.longest_ms.map_or(String::new(), |ms| {
+            format!(", the oldest for {} at the least", seconds(Duration::from_millis(ms.into())))
+        });
+        format!("{} has {}{longest}", who.name(), debt.silent)
+    };
+    let leaks: Vec<String> = debts.iter().filter(|(_, debt)| debt.silent >= Leak::SOCKETS).map(describe).collect();
+    let total = count(open.close_wait.len(), "socket");
+    if !leaks.is_empty() {
+        return check
+            .found(Status::Warning, format!("In CLOSE_WAIT with no ACK for {after}: {}.", some_of(leaks)))
+            .advising(
+                "Mend the program: it has to call close() when read() returns 0 (or accept() the connections that wait). \
+                 Each such socket costs it a descriptor.",
+            );
+    }
+    if silent > 0 {
+        let who = some_of(debts.iter().filter(|(_, debt)| debt.silent > 0).map(describe).collect());
+        return check.found(
+            Status::Note,
+            format!(
+                "In CLOSE_WAIT with no ACK for {after}: {who}. Fewer than {} are no proof of a leak.",
+                Leak::SOCKETS
+            ),
+        );
+    }
+    if !ages_are_told && open.close_wait.len() >= Leak::SOCKETS {
+        return check.found(
+            Status::Note,
+            format!("{total} in CLOSE_WAIT, and how long they have been there is not told here; sock_diag would."),
+        );
+    }
+    if open.close_wait.is_empty() {
+        check
+    } else {
+        check.found(Status::Ok, format!("{total}, none silent for {after}."))
+    }
+}
+
+fn debt_record(who: &Debtor, debt: Debt, ages_are_told: bool) -> Datum {
+    let (pid, comm, unit, port, uid) = match who {
+        Debtor::Process(pid, comm, unit) => (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None),
+        Debtor::NotAccepted(port) => (None, None, None, Some(*port), None),
+        Debtor::Unseen(uid) => (None, None, None, None, Some(*uid)),
+    };
+    let text = |text: Option<String>| text.map_or(Datum::Unknown, Datum::Text);
+    Datum::Record(vec![
+        ("pid", pid.into()),
+        ("comm", text(comm)),
+        ("unit", text(unit)),
+        ("not_accepted_on_port", port.map(|port| port.0).into()),
+        ("uid", uid.into()),
+        ("close_wait", debt.sockets.into()),
+        ("silent", if ages_are_told { debt.silent.into() } else { Datum::Unknown }),
+        ("longest_ms", debt.longest_ms.into()),
+    ])
+}
+
+/// `90 s`, `1.5 s`.
+fn seconds(time: Duration) -> String {
+    let (whole, tenths) = (time.as_secs(), time.subsec_millis() / 100);
+    if tenths == 0 { format!("{whole} s") } else { format!("{whole}.{tenths} s") }
+}

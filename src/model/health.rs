@@ -1,0 +1,187 @@
+//! Everything that `twtool doctor` has read of one network namespace, to be judged elsewhere.
+//!
+//! "Could not be read" and "this kernel has none" are different answers, and neither is a value.
+
+use std::collections::BTreeMap;
+
+use super::facts::Facts;
+use super::kernel_counts::BucketFacts;
+use super::process::Owners;
+use super::socket::FullSocket;
+
+/// What reading a setting gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Its text, without white space around it.
+    Value(String),
+    /// There is no such file: this kernel, or this network namespace, has no such setting.
+    Absent,
+    /// Why it could not be read.
+    Unreadable(String),
+}
+
+/// Settings below /proc/sys/net by their names there, `ipv4.tcp_tw_reuse`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings(pub BTreeMap<&'static str, Reading>);
+
+impl Settings {
+    /// Those that are read beside the ports' own settings, which are in [`Facts`].
+    pub const NAMES: [&'static str; 13] = [
+        "ipv4.tcp_tw_reuse",
+        "ipv4.tcp_tw_reuse_delay",
+        "ipv4.tcp_tw_recycle",
+        "ipv4.tcp_tw_timeout",
+        "ipv4.tcp_max_tw_buckets",
+        "ipv4.tcp_ehash_entries",
+        "ipv4.tcp_fin_timeout",
+        "ipv4.tcp_timestamps",
+        "ipv4.tcp_rfc1337",
+        "ipv4.ip_autobind_reuse",
+        "ipv4.ip_nonlocal_bind",
+        "ipv6.ip_nonlocal_bind",
+        "ipv6.bindv6only",
+    ];
+
+    /// What reading a setting gave; one that nobody read is absent.
+    #[must_use]
+    pub fn reading(&self, name: &str) -> &Reading {
+        self.0.get(name).unwrap_or(&Reading::Absent)
+    }
+
+    /// The number that a setting holds; `None` where there is none.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<i64> {
+        match self.reading(name) {
+            Reading::Value(text) => text.parse().ok(),
+            Reading::Absent | Reading::Unreadable(_) => None,
+        }
+    }
+}
+
+/// The capabilities that change what twtool can do (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the kernel's names")]
+pub enum Capability {
+    NetBindService = 10,
+    NetAdmin = 12,
+    SysPtrace = 19,
+    SysAdmin = 21,
+}
+
+impl Capability {
+    /// All of these, by their numbers.
+    pub const ALL: [Self; 4] = [Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
+
+    /// The kernel's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetBindService => "CAP_NET_BIND_SERVICE",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+        }
+    }
+}
+
+/// The effective set of the calling thread, as the mask of `CapEff` in /proc/thread-self/status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities(pub u64);
+
+impl Capabilities {
+    /// Whether the capability is in the set.
+    #[must_use]
+    pub const fn has(self, capability: Capability) -> bool {
+        self.0 & (1 << capability as u32) != 0
+    }
+}
+
+/// A listener, and whether its port is the kernel's choice or the program's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenListener {
+    /// The socket.
+    pub socket: FullSocket,
+    /// Whether the kernel chose its port (bind() to port 0, or listen() without bind()); `None` where that is not told.
+    pub autobound: Option<bool>,
+    /// Who has it open. Looked up only where the port lies in `ip_local_port_range`; nobody elsewhere.
+    pub owners: Owners,
+}
+
+/// A socket in CLOSE_WAIT: the peer has closed, and the program here has not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseWait {
+    /// The socket. Its `last_ack_ms` is the least time that it has been in CLOSE_WAIT, for the peer's FIN carries an ACK.
+    pub socket: FullSocket,
+    /// Who has it open.
+    pub owners: Owners,
+}
+
+/// Listeners and sockets in CLOSE_WAIT of the network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenSockets {
+    /// Sockets in state LISTEN.
+    pub listeners: Vec<OpenListener>,
+    /// Sockets in state CLOSE_WAIT.
+    pub close_wait: Vec<CloseWait>,
+    /// Why sock_diag did not answer and /proc/net/tcp did; `None` where sock_diag did.
+    pub fallback: Option<String>,
+    /// Whether the kernel said nothing against their being all.
+    pub complete: bool,
+}
+
+/// Everything that was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// Kernel, time, port ranges.
+    pub facts: Facts,
+    /// The other settings.
+    pub settings: Settings,
+    /// Counts and counters of buckets.
+    pub buckets: BucketFacts,
+    /// Sockets, or why they could not be read.
+    pub sockets: Result<OpenSockets, String>,
+    /// Of the caller; `None` where they could not be read.
+    pub capabilities: Option<Capabilities>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::facts::tests::facts;
+    use crate::model::kernel_counts::{TcpExt, TcpSockstat};
+
+    /// A machine as it is delivered, with a hash table of 262,144 entries, and nothing open.
+    pub(crate) fn healthy() -> Health {
+        let values = ["2", "1000", "", "", "131072", "-262144", "60", "1", "0", "0", "0", "0", "0"];
+        let reading = |value: &str| if value.is_empty() { Reading::Absent } else { Reading::Value(value.into()) };
+        let counters = ["TCPTimeWaitOverflow", "TWRecycled"].map(|name| (name.to_owned(), 0));
+        Health {
+            facts: facts(),
+            settings: Settings(Settings::NAMES.into_iter().zip(values.map(reading)).collect()),
+            buckets: BucketFacts {
+                max_tw_buckets: Some(131_072),
+                sockstat: Some(TcpSockstat { inuse: 0, orphan: 0, tw: 0, alloc: 0, mem: 0 }),
+                tcp_ext: Some(TcpExt(counters.into())),
+                ..BucketFacts::default()
+            },
+            sockets: Ok(OpenSockets { complete: true, ..OpenSockets::default() }),
+            capabilities: Some(Capabilities(0)),
+        }
+    }
+
+    #[test]
+    fn a_capability_is_a_bit_of_the_set() {
+        let set = Capabilities(1 << 12 | 1 << 21);
+        let held: Vec<_> = Capability::ALL.into_iter().filter(|one| set.has(*one)).map(Capability::name).collect();
+        assert_eq!(held, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
+    }
+
+    #[test]
+    fn a_setting_is_a_number_only_where_it_was_read_as_one() {
+        let mut settings = healthy().settings;
+        assert_eq!(settings.number("ipv4.tcp_ehash_entries"), Some(-262_144));
+        assert_eq!(settings.number("ipv4.tcp_tw_recycle"), None);
+        settings.0.insert("ipv4.tcp_rfc1337", Reading::Unreadable("Permission denied".into()));
+        assert_eq!(settings.number("ipv4.tcp_rfc1337"), None);
+    }
+}

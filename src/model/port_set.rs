@@ -1,0 +1,107 @@
+//! A set of ports, a bit for each of the 65,536 numbers: asking costs no hash, and it prints in the kernel's notation.
+
+use std::fmt;
+
+use super::port::{Port, PortRange};
+
+/// A set of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSet(Box<[u64; 1024]>);
+
+impl Default for PortSet {
+    fn default() -> Self {
+        Self(Box::new([0; 1024]))
+    }
+}
+
+/// Where a port's bit is.
+const fn bit(port: Port) -> (usize, u64) {
+    ((port.0 >> 6) as usize, 1 << (port.0 & 63))
+}
+
+impl PortSet {
+    /// Adds a port.
+    pub fn insert(&mut self, port: Port) {
+        let (word, bit) = bit(port);
+        self.0[word] |= bit;
+    }
+
+    /// Takes a port away.
+    pub fn remove(&mut self, port: Port) {
+        let (word, bit) = bit(port);
+        self.0[word] &= !bit;
+    }
+
+    /// Whether the port is in it.
+    #[must_use]
+    pub fn contains(&self, port: Port) -> bool {
+        let (word, bit) = bit(port);
+        self.0[word] & bit != 0
+    }
+
+    /// How many ports there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// The ports, lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = Port> + '_ {
+        (0..=u16::MAX).map(Port).filter(|port| self.contains(*port))
+    }
+
+    /// The ports as ranges without a gap between them, lowest first.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<PortRange> {
+        let mut ranges: Vec<PortRange> = vec![];
+        for port in self.iter() {
+            let adjoining = ranges.pop_if(|range| range.last().0.checked_add(1) == Some(port.0));
+            let first = adjoining.map_or(port, PortRange::first);
+            ranges.extend(PortRange::new(first, port));
+        }
+        ranges
+    }
+}
+
+impl FromIterator<Port> for PortSet {
+    fn from_iter<I: IntoIterator<Item = Port>>(ports: I) -> Self {
+        let mut set = Self::default();
+        ports.into_iter().for_each(|port| set.insert(port));
+        set
+    }
+}
+
+/// As `ip_local_reserved_ports` has it: `8080,9000-9010`, empty for none.
+impl fmt::Display for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        super::port::write_ranges(f, &self.ranges())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_set_prints_as_the_kernel_writes_lists_of_ports() {
+        let set: PortSet = [0, 1, 2, 80, 65534, 65535].map(Port).into_iter().collect();
+        assert_eq!((set.to_string().as_str(), set.count()), ("0-2,80,65534-65535", 6));
+        assert_eq!(PortSet::default().to_string(), "");
+    }
+
+    proptest! {
+        #[test]
+        fn it_holds_what_a_set_of_numbers_holds(add in proptest::collection::vec(any::<u16>(), 0..50), take: Vec<u16>) {
+            let mut set: PortSet = add.iter().copied().map(Port).collect();
+            let mut numbers: BTreeSet<u16> = add.iter().copied().collect();
+            for number in take.iter().chain(add.first()) {
+                set.remove(Port(*number));
+                numbers.remove(number);
+            }
+            prop_assert_eq!(set.iter().map(|port| port.0).collect::<Vec<_>>(), numbers.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(set.count() as usize, numbers.len());
+        }
+    }
+}

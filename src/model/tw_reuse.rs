@@ -1,0 +1,124 @@
+//! `tcp_tw_reuse`: when connect() may take over a bucket of the very connection that it would make
+//! (`tcp_twsk_unique` in net/ipv4/tcp_ipv4.c; ip-sysctl in the kernel's documentation).
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// `net.ipv4.tcp_tw_reuse`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReuseMode {
+    /// 0: never.
+    Off,
+    /// 1: any outgoing connection.
+    On,
+    /// 2, the default: where one of the two addresses is a loopback one, or the socket is bound to `lo`.
+    LoopbackOnly,
+}
+
+impl ReuseMode {
+    /// The mode of the setting's number, where it has that value.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Off),
+            1 => Some(Self::On),
+            2 => Some(Self::LoopbackOnly),
+            _ => None,
+        }
+    }
+
+    /// The setting's number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::On => 1,
+            Self::LoopbackOnly => 2,
+        }
+    }
+}
+
+/// The settings that decide. `None` is "could not be read".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TwReuse {
+    /// `net.ipv4.tcp_tw_reuse`.
+    pub mode: Option<ReuseMode>,
+    /// `net.ipv4.tcp_tw_reuse_delay`: how long a bucket must have been in TIME_WAIT. Kernels without the setting have 1 s.
+    pub delay: Duration,
+    /// Whether `net.ipv4.tcp_timestamps` is on. A bucket whose connection had none is never taken over; the kernel does not
+    /// tell that of a bucket, so this is the best evidence there is.
+    pub timestamps: Option<bool>,
+}
+
+/// The interface `lo`, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+impl TwReuse {
+    /// The delay of kernels without the setting.
+    pub const OLD_DELAY: Duration = Duration::from_secs(1);
+
+    /// Whether connections between these addresses may take over buckets; `interface`: what the sockets are bound to.
+    #[must_use]
+    pub fn applies(&self, local: IpAddr, remote: IpAddr, interface: Option<NonZeroU32>) -> Option<bool> {
+        let loopback = || {
+            let is_loopback = |addr: IpAddr| addr.to_canonical().is_loopback();
+            is_loopback(local) || is_loopback(remote) || interface.is_some_and(|index| index.get() == LOOPBACK)
+        };
+        let by_mode = self.mode.map(|mode| match mode {
+            ReuseMode::Off => false,
+            ReuseMode::On => true,
+            ReuseMode::LoopbackOnly => loopback(),
+        });
+        match (by_mode, self.timestamps) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applies(mode: Option<ReuseMode>, timestamps: Option<bool>, local: &str, remote: &str) -> Option<bool> {
+        let reuse = TwReuse { mode, delay: Duration::from_secs(1), timestamps };
+        reuse.applies(local.parse().expect(local), remote.parse().expect(remote), None)
+    }
+
+    #[test]
+    fn loopback_only_asks_for_one_loopback_address_of_the_two() {
+        for (local, remote, expected) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("10.0.0.1", "127.0.0.1", true),
+            ("127.0.0.9", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("::1", "2001:db8::1", true),
+            ("2001:db8::2", "2001:db8::1", false),
+        ] {
+            assert_eq!(applies(Some(ReuseMode::LoopbackOnly), Some(true), local, remote), Some(expected));
+            assert_eq!(applies(Some(ReuseMode::On), Some(true), local, remote), Some(true));
+            assert_eq!(applies(Some(ReuseMode::Off), Some(true), local, remote), Some(false));
+        }
+        let lo = TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::ZERO, timestamps: Some(true) };
+        let addr = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(lo.applies(addr, addr, NonZeroU32::new(1)), Some(true), "bound to lo");
+        assert_eq!(lo.applies(addr, addr, NonZeroU32::new(2)), Some(false));
+    }
+
+    #[test]
+    fn without_timestamps_nothing_is_taken_over_and_what_was_not_read_is_unknown() {
+        assert_eq!(applies(Some(ReuseMode::On), Some(false), "127.0.0.1", "127.0.0.1"), Some(false));
+        assert_eq!(applies(None, Some(false), "127.0.0.1", "127.0.0.1"), Some(false));
+        assert_eq!(applies(None, Some(true), "127.0.0.1", "127.0.0.1"), None);
+        assert_eq!(applies(Some(ReuseMode::On), None, "127.0.0.1", "127.0.0.1"), None);
+        assert_eq!(applies(Some(ReuseMode::Off), None, "127.0.0.1", "127.0.0.1"), Some(false));
+        for number in 0..4 {
+            assert_eq!(
+                ReuseMode::from_number(number).map(|mode| u64::from(mode.number())),
+                (number < 3).then_some(number)
+            );
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The ports that destinations have left, in each format.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::human;
+use super::json::{self, Envelope};
+use super::style::Look;
+use super::table::{self, Heading};
+use super::value::Value;
+use crate::analysis::capacity::{Conditions, Destination};
+use crate::model::facts::Facts;
+use crate::model::tw_reuse::ReuseMode;
+
+/// Everything that an answer says.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity<'a> {
+    /// Names of services and interfaces.
+    pub facts: &'a Facts,
+    /// Which interface of the kernel answered.
+    pub source: &'static str,
+    /// The pool, and how long its ports are held.
+    pub conditions: Conditions<'a>,
+    /// The destinations, or the first of them.
+    pub destinations: &'a [Destination],
+    /// How many there are.
+    pub total: usize,
+    /// How many of these have fewer free ports than was asked for; `None`: nothing was asked for.
+    pub below_min_free: Option<usize>,
+    /// In words.
+    pub advice: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    source: &'static str,
+    range: RangeRecord,
+    reserved: u32,
+    explicitly_bound: u32,
+    uncertain: u32,
+    pool: u32,
+    reserved_ports: String,
+    explicitly_bound_ports: String,
+    time_wait_ms: u64,
+    tcp_tw_reuse: Option<u8>,
+    tcp_tw_reuse_delay_ms: u64,
+    tcp_timestamps: Option<bool>,
+    total: usize,
+    below_min_free: Option<usize>,
+    destinations: Vec<DestinationRecord<'a>>,
+    advice: &'a [String],
+}
+
+#[derive(Serialize)]
+struct RangeRecord {
+    low: u16,
+    high: u16,
+    size: u32,
+}
+
+/// Field order is the order of keys; `None` is unknown, but for the last ones, where it is said.
+#[derive(Serialize)]
+struct DestinationRecord<'a> {
+    local_addr: String,
+    remote_addr: String,
+    remote_port: u16,
+    pool: u32,
+    established: u32,
+    time_wait: u32,
+    reusable: Option<u32>,
+    reusable_within_1s: Option<u32>,
+    other: u32,
+    free: u32,
+    uncertain: u32,
+    closes_per_s: Option<f64>,
+    closes_per_s_now: Option<f64>,
+    /// `None`: without bound.
+    sustainable_per_s: Option<f64>,
+    /// `None`: not at this rate.
+    exhausted_in_ms: Option<u64>,
+    remote_service: Option<&'a str>,
+    interface: Option<String>,
+}
+
+const KEYS: &str = "local_addr,remote_addr,remote_port,pool,established,time_wait,reusable,reusable_within_1s,other,free,\
+                    uncertain,closes_per_s,closes_per_s_now,sustainable_per_s,exhausted_in_ms,remote_service,interface";
+
+impl<'a> DestinationRecord<'a> {
+    fn new(destination: &Destination, pool: u32, facts: &'a Facts) -> Self {
+        let ends = destination.ends;
+        Self {
+            local_addr: ends.local_addr.to_string(),
+            remote_addr: ends.remote_addr.to_string(),
+            remote_port: ends.remote_port.0,
+            pool,
+            established: destination.established,
+            time_wait: destination.time_wait,
+            reusable: destination.reusable,
+            reusable_within_1s: destination.reusable_within_1s,
+            other: destination.other,
+            free: destination.free,
+            uncertain: destination.uncertain,
+            closes_per_s: destination.closes_per_s,
+            closes_per_s_now: destination.closes_per_s_now,
+            sustainable_per_s: destination.sustainable_per_s,
+            exhausted_in_ms: destination.exhausted_in.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            remote_service: facts.services.name(ends.remote_port),
+            interface: ends.interface.map(|index| facts.interface_name(index).into_owned()),
+        }
+    }
+
+    fn append_csv(&self, csv: &mut String) {
+        let number = |number: Option<u32>| number.map_or(Value::Unknown, |number| Value::Number(number.into()));
+        let count = |count: u32| Value::Number(count.into());
+        let rates = [self.closes_per_s, self.closes_per_s_now, self.sustainable_per_s]
+            .map(|rate| rate.map(|rate| format!("{rate:?}")));
+        let [closes, closes_now, sustainable] =
+            rates.each_ref().map(|rate| rate.as_deref().map_or(Value::Unknown, Value::Text));
+        let fields = [
+            Value::Text(&self.local_addr),
+            Value::Text(&self.remote_addr),
+            Value::Number(self.remote_port.into()),
+            count(self.pool),
+            count(self.established),
+            count(self.time_wait),
+            number(self.reusable),
+            number(self.reusable_within_1s),
+            count(self.other),
+            count(self.free),
+            count(self.uncertain),
+            closes,
+            closes_now,
+            sustainable,
+            self.exhausted_in_ms.map_or(Value::Unknown, Value::Number),
+            self.remote_service.map_or(Value::Unknown, Value::Text),
+            self.interface.as_deref().map_or(Value::Unknown, Value::Text),
+        ];
+        Value::append_csv_line(fields, csv);
+    }
+}
+
+fn records<'a>(capacity: &Capacity<'a>) -> impl Iterator<Item = DestinationRecord<'a>> {
+    let Capacity { facts, conditions, destinations, .. } = *capacity;
+    destinations.iter().map(move |destination| DestinationRecord::new(destination, conditions.pool.size, facts))
+}
+
+/// Writes the JSON document.
+pub fn document(out: &mut dyn Write, envelope: Envelope, capacity: &Capacity) -> io::Result<()> {
+    let Conditions { pool, reuse, length } = capacity.conditions;
+    let payload = Payload {
+        source: capacity.source,
+        range: RangeRecord { low: pool.range.first().0, high: pool.range.last().0, size: pool.range.count() },
+        reserved: pool.reserved.count(),
+        explicitly_bound: pool.explicitly_bound.count(),
+        uncertain: pool.uncertain.count(),
+        pool: pool.size,
+        reserved_ports: pool.reserved.to_string(),
+        explicitly_bound_ports: pool.explicitly_bound.to_string(),
+        time_wait_ms: u64::from(length.seconds) * 1000,
+        tcp_tw_reuse: reuse.mode.map(ReuseMode::number),
+        tcp_tw_reuse_delay_ms: u64::try_from(reuse.delay.as_millis()).unwrap_or(u64::MAX),
+        tcp_timestamps: reuse.timestamps,
+        total: capacity.total,
+        below_min_free: capacity.below_min_free,
+        destinations: records(capacity).collect(),
+        advice: capacity.advice,
+    };
+    json::document(out, envelope, payload)
+}
+
+/// Writes a destination a line.
+pub fn ndjson(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
+    records(capacity).try_for_each(|record| json::line(out, &record))
+}
+
+/// Writes csv with its header.
+pub fn csv(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
+    let mut text = format!("{KEYS}\n");
+    records(capacity).for_each(|record| record.append_csv(&mut text));
+    out.write_all(text.as_bytes())
+}
+
+/// Writes the page: the pool, the destinations, what their numbers leave out, and what would help.
+pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<()> {
+    let Capacity { facts, conditions, destinations, total, advice, .. } = *capacity;
+    let pool = conditions.pool;
+    let number = |count: u32| human::grouped(count.into());
+    let line = format!(
+        "ports {} ({}), {} reserved, {} explicitly bound: {} for each local address and destination",
+        pool.range,
+        number(pool.range.count()),
+        number(pool.reserved.count()),
+        number(pool.explicitly_bound.count()),
+        number(pool.size),
+    );
+    human::break_lines(out, &line, "", "  ", look.width)?;
+    writeln!(out)?;
+    let mut notes = vec![];
+    if destinations.is_empty() && total == 0 {
+        writeln!(out, "no outbound connections on these ports")?;
+    } else {
+        let rows: Vec<Vec<String>> = destinations.iter().map(|destination| cells(destination, facts)).collect();
+        let headings = [
+            Heading::new("FROM"),
+            Heading::new("TO"),
+            Heading { spare: 2, ..Heading::new("ESTAB").right() },
+            Heading::new("TIME_WAIT").right(),
+            Heading { spare: 3, ..Heading::new("REUSABLE").right() },
+            Heading { spare: 4, ..Heading::new("OTHER").right() },
+            Heading::new("FREE").right(),
+            Heading::new("CLOSES/s").right(),
+            Heading { spare: 1, ..Heading::new("CEILING/s").right() },
+            Heading::new("EXHAUSTED"),
+        ];
+        let left_out = table::write(out, &headings, true, rows.as_slice(), look)?;
+        notes.extend((!left_out.is_empty()).then(|| format!("no room for {}", left_out.join(", "))));
+    }
+    notes.extend((destinations.len() < total).then(|| {
+        format!(
+            "the {} with the fewest free of {} destinations; --top shows more",
+            destinations.len(),
+            human::grouped(total as u64)
+        )
+    }));
+    notes.extend(
+        capacity.below_min_free.map(|below| format!("{below} of {} below --min-free", human::grouped(total as u64))),
+    );
+    notes.extend(destinations.iter().any(|one| one.reusable.is_some_and(|count| count > 0)).then(|| {
+        "free counts buckets that connect() may take over (reusable), where their connection had timestamps".to_owned()
+    }));
+    notes.extend(uncertain(capacity));
+    notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", look.width))?;
+    if !advice.is_empty() {
+        writeln!(out)?;
+        advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", look.width))?;
+    }
+    Ok(())
+}
+
+/// Why the free ports may be fewer than is said, where they may.
+fn uncertain(capacity: &Capacity) -> Option<String> {
+    let most = capacity.destinations.iter().map(|one| one.uncertain).max().filter(|most| *most > 0)?;
+    Some(if capacity.conditions.pool.uncertain.count() == 0 {
+        "free may be 1 too high: of a range with an odd number of ports, the kernel's search leaves out the lowest or the \
+         highest"
+            .into()
+    } else {
+        format!("free may be up to {most} too high: it is not known which ports of connections are explicitly bound")
+    })
+}
+
+fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
+    let ends = destination.ends;
+    let interface = ends.interface.map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();
+    let service = facts.services.name(ends.remote_port).map(|name| format!(" ({name})")).unwrap_or_default();
+    let to = format!("{}{service}", SocketAddr::new(ends.remote_addr, ends.remote_port.0));
+    let rate = |rate: Option<f64>| match rate {
+        None => "-".into(),
+        // Of a narrow range the ceiling is below one a second.
+        Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.2}"),
+        Some(rate) => format!("{rate:.1}"),
+    };
+    let exhausted = match destination.exhausted_in {
+        None => "not at this rate".into(),
+        Some(time) if time.is_zero() => "now".into(),
+        Some(time) => format!("in {}", human::duration(time)),
+    };
+    vec![
+        human::escape(&format!("{}{interface}", ends.local_addr)).into_owned(),
+        human::escape(&to).into_owned(),
+        destination.established.to_string(),
+        destination.time_wait.to_string(),
+        destination.reusable.map_or("-".into(), |count| count.to_string()),
+        destination.other.to_string(),
+        destination.free.to_string(),
+        rate(destination.closes_per_s_now),
+        rate(destination.sustainable_per_s),
+        exhausted,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::capacity::Pool;
+    use crate::analysis::capacity::sockets::Ends;
+    use crate::analysis::history::Length;
+    use crate::model::facts::tests::facts;
+    use crate::model::port::{LocalReservedPorts, Port, PortRange};
+    use crate::model::port_set::PortSet;
+    use crate::model::tw_reuse::{ReuseMode, TwReuse};
+    use std::time::Duration;
+    use unicode_width::UnicodeWidthStr;
+
+    fn destination(addr: &str, exhausted_in: Option<Duration>) -> Destination {
+        let addr = addr.parse().expect(addr);
+        let ends = Ends { ipv6: true, local_addr: addr, remote_addr: addr, remote_port: Port(80), interface: None };
+        Destination {
+            ends,
+            established: 1234,
+            time_wait: 26_000,
+            other: 5,
+            reusable: Some(12),
+            reusable_within_1s: Some(13),
+            free: 998,
+            uncertain: 7,
+            closes_per_s: Some(433.4),
+            closes_per_s_now: Some(437.5),
+            sustainable_per_s: Some(470.5),
+            exhausted_in,
+        }
+    }
+
+    fn text(width: Option<usize>) -> String {
+        let facts = facts();
+        let range = PortRange::new(Port(32768), Port(60999)).expect("forwards");
+        let uncertain: PortSet = range.ports().take(7).collect();
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &uncertain);
+        let reuse =
+            TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::from_secs(1), timestamps: Some(true) };
+        let destinations = [
+            destination("2001:db8:1234:5678:9abc:def0:1234:5678", Some(Duration::from_millis(12_345))),
+            destination("2001:db8::2", None),
+            destination("127.0.0.1", Some(Duration::ZERO)),
+        ];
+        let advice =
+            ["Something that takes more than one line of eighty columns, because it is so very long.".to_owned()];
+        let capacity = Capacity {
+            facts: &facts,
+            source: "sock_diag",
+            conditions: Conditions { pool: &pool, reuse, length: Length::learn(None, None) },
+            destinations: &destinations,
+            total: 20,
+            below_min_free: Some(3),
+            advice: &advice,
+        };
+        let mut out = vec![];
+        page(&mut out, &capacity, Look { color: false, width, unicode: false }).expect("written");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_page_fits_and_keeps_what_matters() {
+        for width in [60, 80, 120] {
+            let page = text(Some(width));
+            assert!(page.lines().all(|line| line.width() <= width), "{width}:\n{page}");
+            for part in ["FREE", "TIME_WAIT", "998", "26000", "in 12.3s", "now", "- Something"] {
+                assert!(page.contains(part), "{part} at {width}:\n{page}");
+            }
+        }
+        let page = text(None);
+        for part in [
+            "not at this rate",
+            "REUSABLE",
+            "437.5",
+            "470.5",
+            "the 3 with the fewest free of 20 destinations; --top shows more\n3 of 20 below --min-free\n",
+            "free may be up to 7 too high: it is not known which ports of connections are explicitly bound\n",
+        ] {
+            assert!(page.contains(part), "{part}:\n{page}");
+        }
+    }
+}

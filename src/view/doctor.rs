@@ -1,0 +1,250 @@
+//! Checks as a page for eyes or as JSON.
+
+use std::io::{self, Write};
+
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+
+use super::human;
+use super::json::{self, Envelope};
+use super::style::{Look, Meaning};
+use super::table::{self, Heading};
+use crate::analysis::doctor::{Check, Datum, Status};
+
+/// The longest value of a line of the page; longer ones are cut, and JSON has them whole.
+const LONGEST_VALUE: usize = 36;
+
+/// Columns before a check's text.
+const INDENT: &str = "         ";
+
+impl Serialize for Datum {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unknown => serializer.serialize_none(),
+            Self::Number(number) => serializer.serialize_u64(*number),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::List(items) => {
+                let mut list = serializer.serialize_seq(Some(items.len()))?;
+                items.iter().try_for_each(|item| list.serialize_element(item))?;
+                list.end()
+            }
+            Self::Record(fields) => Fields(fields).serialize(serializer),
+        }
+    }
+}
+
+/// An object with its keys in their order.
+struct Fields<'a>(&'a [(&'static str, Datum)]);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        self.0.iter().try_for_each(|(key, value)| map.serialize_entry(key, value))?;
+        map.end()
+    }
+}
+
+/// A check as scripts see it. Field order is the contract's key order.
+#[derive(serde::Serialize)]
+struct CheckRecord<'a> {
+    id: &'static str,
+    status: &'static str,
+    value: &'a Datum,
+    default: &'a Datum,
+    does: &'static str,
+    does_not: &'static str,
+    finding: Option<&'a str>,
+    evidence: Fields<'a>,
+    advice: &'a [String],
+    sources: &'static [&'static str],
+}
+
+impl<'a> CheckRecord<'a> {
+    fn new(check: &'a Check) -> Self {
+        Self {
+            id: check.subject.id,
+            status: check.status.name(),
+            value: &check.value,
+            default: &check.default,
+            does: check.subject.does,
+            does_not: check.subject.does_not,
+            finding: check.finding.as_deref(),
+            evidence: Fields(&check.evidence),
+            advice: &check.advice,
+            sources: check.subject.sources,
+        }
+    }
+}
+
+/// Writes the JSON document.
+pub fn document(out: &mut dyn Write, envelope: Envelope, checks: &[Check]) -> io::Result<()> {
+    #[derive(serde::Serialize)]
+    struct Payload<'a> {
+        checks: Vec<CheckRecord<'a>>,
+    }
+    json::document(out, envelope, Payload { checks: checks.iter().map(CheckRecord::new).collect() })
+}
+
+/// Writes a check a line.
+pub fn ndjson(out: &mut dyn Write, checks: &[Check]) -> io::Result<()> {
+    checks.iter().try_for_each(|check| json::line(out, &CheckRecord::new(check)))
+}
+
+const fn meaning(status: Status) -> Meaning {
+    match status {
+        Status::Warning => Meaning::Bad,
+        Status::Unknown => Meaning::Caution,
+        Status::Note => Meaning::Heading,
+        Status::Ok => Meaning::Good,
+    }
+}
+
+/// Writes the page: how many of each status, then warnings, what is unknown, notes, and in a table what is in order.
+/// `verbose`: every check with what it is, what it is not, and where that is written.
+pub fn page(out: &mut dyn Write, checks: &[Check], verbose: bool, look: Look) -> io::Result<()> {
+    let of = |status| checks.iter().filter(move |check| check.status == status);
+    let counted = |status: Status| {
+        let count = of(status).count();
+        let word = if count == 1 || !matches!(status, Status::Warning | Status::Note) { "" } else { "s" };
+        (count > 0 || status == Status::Warning).then(|| format!("{count} {}{word}", status.name()))
+    };
+    let counts: Vec<String> = Status::ALL.into_iter().filter_map(counted).collect();
+    writeln!(out, "{}", look.paint(Meaning::Heading, counts.join(", ")))?;
+    if verbose {
+        return Status::ALL.into_iter().flat_map(of).try_for_each(|check| {
+            writeln!(out)?;
+            explained(out, check, look)
+        });
+    }
+    for status in [Status::Warning, Status::Unknown, Status::Note] {
+        for check in of(status) {
+            writeln!(out)?;
+            briefly(out, check, look)?;
+        }
+    }
+    let fine: Vec<Vec<String>> = of(Status::Ok).map(cells).collect();
+    if fine.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let headings = [Heading::new("OK"), Heading::new("VALUE"), Heading::new("DEFAULT")];
+    table::write(out, &headings, true, fine.as_slice(), look).map(drop)
+}
+
+/// `warning  close_wait: ...`, and below it what to do.
+fn briefly(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
+    heading(out, check, look)?;
+    if let Some(finding) = &check.finding {
+        human::break_lines(out, finding, INDENT, INDENT, look.width)?;
+    }
+    let (first, under) = (format!("{INDENT}- "), format!("{INDENT}  "));
+    for advice in &check.advice {
+        // A line for the shell stays whole, so that it can be copied.
+        let width = look.width.filter(|_| !advice.starts_with("sysctl "));
+        human::break_lines(out, advice, &first, &under, width)?;
+    }
+    Ok(())
+}
+
+/// The check's name, status and value.
+fn heading(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
+    let status = format!("{:<width$}", check.status.name(), width = INDENT.len() - 2);
+    let value = match (brief(&check.value), brief(&check.default)) {
+        (None, _) => String::new(),
+        (Some(value), None) => format!(" = {value}"),
+        (Some(value), Some(default)) => format!(" = {value} (default {default})"),
+    };
+    let value = human::escape(&value).into_owned();
+    writeln!(out, "{}  {}{value}", look.paint(meaning(check.status), status), check.subject.id)
+}
+
+fn explained(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
+    briefly(out, check, look)?;
+    let under = format!("{INDENT}  ");
+    let mut line =
+        |title: &str, text: &str| human::break_lines(out, text, &format!("{INDENT}{title}: "), &under, look.width);
+    line("does", check.subject.does)?;
+    line("does not", check.subject.does_not)?;
+    line("sources", &check.subject.sources.join("; "))
+}
+
+fn cells(check: &Check) -> Vec<String> {
+    let cell = |datum, none: &str| brief(datum).unwrap_or_else(|| none.into());
+    // In order without a value: there is no such setting, and need not be.
+    let value = cell(&check.value, "absent");
+    [check.subject.id.to_owned(), value, cell(&check.default, "-")].map(|cell| human::escape(&cell).into_owned()).into()
+}
+
+/// A value on one line; `None` where there is none.
+fn brief(datum: &Datum) -> Option<String> {
+    let text = match datum {
+        Datum::Unknown | Datum::Record(_) => return None,
+        Datum::Number(number) => number.to_string(),
+        Datum::Text(text) => text.clone(),
+        Datum::List(items) if items.is_empty() => "none".into(),
+        Datum::List(items) => return Some(brief_list(items)),
+    };
+    let cut = text.chars().count() > LONGEST_VALUE;
+    Some(if cut { text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect() } else { text })
+}
+
+/// As many as there is room for, and how many more there are.
+fn brief_list(items: &[Datum]) -> String {
+    let texts: Vec<String> = items.iter().filter_map(brief).collect();
+    let shortened = |shown: usize| match texts.len() - shown {
+        0 => texts.join(","),
+        more => format!("{} and {more} more", texts[..shown].join(",")),
+    };
+    let fits = |shown: &usize| shortened(*shown).chars().count() <= LONGEST_VALUE;
+    shortened((1..=texts.len()).rev().find(fits).unwrap_or(texts.len().min(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::doctor::Subject;
+
+    #[test]
+    fn a_list_is_shown_as_far_as_there_is_room() {
+        let list = |texts: &[&str]| brief(&Datum::List(texts.iter().map(|text| Datum::Text((*text).into())).collect()));
+        assert_eq!(list(&[]).as_deref(), Some("none"));
+        assert_eq!(list(&["8080", "9000-9010"]).as_deref(), Some("8080,9000-9010"));
+        let long = ["10000-10001", "20000-20001", "30000-30001", "40000-40001"];
+        assert_eq!(list(&long).as_deref(), Some("10000-10001,20000-20001 and 2 more"));
+    }
+
+    #[test]
+    fn a_line_for_the_shell_is_never_broken() {
+        let line = "sysctl -w net.ipv4.ip_local_reserved_ports=40000";
+        let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
+        let check = Check {
+            status: Status::Warning,
+            finding: Some("A finding of several words.".into()),
+            advice: vec![line.into(), "And some more words.".into()],
+            ..blank(subject)
+        };
+        let mut out = vec![];
+        let look = Look { color: false, width: Some(24), unicode: false };
+        page(&mut out, &[check], false, look).expect("written");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.contains(&format!("         - {line}\n")), "{text}");
+        assert!(text.lines().all(|text| text.contains(line) || text.len() <= 24), "{text}");
+    }
+
+    #[test]
+    fn a_name_that_a_process_gave_itself_does_not_reach_the_terminal() {
+        let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
+        let value = Datum::Text("\u{1b}[31m".into());
+        let check = Check { value, finding: Some("evil\u{1b}[2J pid 7".into()), ..blank(subject) };
+        for (verbose, status) in [(false, Status::Note), (false, Status::Ok), (true, Status::Ok)] {
+            let mut out = vec![];
+            let look = Look { color: false, width: None, unicode: false };
+            page(&mut out, &[Check { status, ..check.clone() }], verbose, look).expect("written");
+            assert!(!out.contains(&0x1b), "{}", String::from_utf8_lossy(&out));
+        }
+    }
+
+    fn blank(subject: Subject) -> Check {
+        let (value, default) = (Datum::Unknown, Datum::Unknown);
+        Check { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], advice: vec![] }
+    }
+}

@@ -1,0 +1,444 @@
+//! `twtool capacity` against the kernel: in each situation the free ports that it says are as many as there are further
+//! connects that succeed.
+
+use std::any::Any;
+use std::net::{SocketAddr, TcpListener};
+
+use seccompiler::SeccompCmpOp;
+use serde_json::{Value, json};
+use socket2::Socket;
+
+use crate::support::limits::refuse;
+use crate::support::outbound::{
+    LOW, bound, buckets, close_client_first, connect, connect_with, connects_until_none_is_left, narrow_range, serve,
+    set,
+};
+use crate::support::records::number;
+use crate::support::situations::addr;
+use crate::support::twtool::{Run, twtool};
+use crate::support::{addresses, netns, procfs, suite};
+use twtool::sys::sysctl;
+
+suite! {
+    pure: [],
+    netns: [
+        nothing_open_leaves_the_whole_range,
+        connections_and_buckets_of_the_same_destination_take_ports,
+        other_destinations_and_source_addresses_have_ports_of_their_own,
+        buckets_come_back_as_tcp_tw_reuse_says,
+        buckets_without_timestamps_and_in_fin_wait_2_do_not_come_back,
+        reserved_ports_are_nobodys,
+        explicitly_bound_ports_are_nobodys,
+        ports_of_clients_that_called_bind_are_nobodys,
+        ports_of_servers_in_the_range_are_nobodys,
+        ipv6_and_ipv4_share_explicitly_bound_ports,
+        mapped_clients_take_ports_of_ipv4,
+        a_source_address_chosen_by_the_routes_is_answered_for,
+        sockets_of_an_interface_have_ports_of_their_own,
+        of_an_odd_range_one_port_is_uncertain,
+        asking_the_kernel_sends_nothing_and_leaves_nothing,
+        without_a_probe_the_truth_lies_within_what_is_uncertain,
+        where_the_kernel_cannot_be_asked_it_is_said,
+        without_sock_diag_the_answer_is_the_same,
+    ],
+}
+
+/// What must stay open for the situation to last.
+type Kept = Vec<Box<dyn Any>>;
+
+const SIZE: u16 = 16;
+
+/// A namespace with a range of 16 ports and the addresses of the situations, and servers on port 443 of each.
+struct World {
+    servers: Vec<TcpListener>,
+}
+
+impl World {
+    fn make() -> Self {
+        for extra in ["10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"] {
+            addresses::add(extra);
+        }
+        narrow_range(SIZE);
+        let at = ["127.0.0.1:443", "127.0.0.1:444", "10.0.0.1:443", "[::1]:443", "[2001:db8::1]:443"];
+        Self { servers: at.map(serve).into() }
+    }
+
+    fn server(&self, at: &str) -> &TcpListener {
+        let is_it = |server: &&TcpListener| server.local_addr().expect("a name") == addr(at);
+        self.servers.iter().find(is_it).unwrap_or_else(|| panic!("no server at {at}"))
+    }
+
+    /// Open connections.
+    fn open(count: usize, from: &str, to: &str) -> Kept {
+        let from = Some(from.parse().expect("an address"));
+        (0..count).map(|_| Box::new(connect(from, addr(to)).expect("a connection")) as Box<dyn Any>).collect()
+    }
+
+    /// Buckets.
+    fn closed(&self, count: usize, from: &str, to: &str) -> Kept {
+        buckets(count, from, self.server(to));
+        vec![]
+    }
+
+    /// A client that bound its address, and perhaps its port.
+    fn bound_client(from: &str, to: &str) -> Socket {
+        let client = bound(from);
+        client.connect(&addr(to).into()).expect("a connection");
+        client
+    }
+}
+
+fn keep(one: impl Any) -> Kept {
+    vec![Box::new(one)]
+}
+
+fn ask(from: Option<&str>, to: &str, more: &[&str]) -> (Value, Run) {
+    let from: Vec<&str> = from.into_iter().flat_map(|from| ["--from", from]).collect();
+    let run = twtool([&["capacity", "--json", "--to", to], from.as_slice(), more].concat()).ok();
+    let destinations = run.records("destinations");
+    assert_eq!(destinations.len(), 1, "{run}");
+    (destinations[0].clone(), run)
+}
+
+/// Makes the situation in a namespace of its own, asks, and then connects until there is no port left.
+#[track_caller]
+fn check(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u64) {
+    netns::elsewhere(|| {
+        let world = World::make();
+        let kept = make(&world);
+        let before = procfs::sockets().len();
+        let (destination, run) = ask(Some(from), to, &[]);
+        assert_eq!(procfs::sockets().len(), before, "{name}: the look leaves the sockets as they are");
+        let from = Some(from.parse().expect("an address"));
+        let further = connects_until_none_is_left(|| connect(from, addr(to)));
+        assert_eq!(number(&destination, "free"), further as u64, "{name}: free, and the connects that succeeded{run}");
+        assert_eq!((further as u64, &destination["uncertain"]), (expected, &json!(0)), "{name}{run}");
+        drop(kept);
+    });
+}
+
+fn nothing_open_leaves_the_whole_range() {
+    check("IPv4", |_| vec![], "127.0.0.1", "127.0.0.1:443", 16);
+    check("IPv6", |_| vec![], "::1", "[::1]:443", 16);
+}
+
+fn connections_and_buckets_of_the_same_destination_take_ports() {
+    let open = |_: &World| World::open(3, "127.0.0.1", "127.0.0.1:443");
+    check("established", open, "127.0.0.1", "127.0.0.1:443", 13);
+    let closed = |w: &World| w.closed(5, "127.0.0.1", "127.0.0.1:443");
+    check("TIME_WAIT", closed, "127.0.0.1", "127.0.0.1:443", 11);
+    let both = |w: &World| {
+        [w.closed(2, "::1", "[::1]:443"), World::open(3, "::1", "[::1]:443")].into_iter().flatten().collect()
+    };
+    check("both, IPv6", both, "::1", "[::1]:443", 11);
+    let half = |w: &World| {
+        let client = connect(None, addr("127.0.0.1:443")).expect("a connection");
+        let accepted = w.server("127.0.0.1:443").accept().expect("a connection");
+        drop(client);
+        keep(accepted)
+    };
+    check("FIN_WAIT_2", half, "127.0.0.1", "127.0.0.1:443", 15);
+    // The port of a connect() that fails is given back.
+    let refused = |_: &World| {
+        let client = bound("127.0.0.1:0");
+        client.connect(&addr("127.0.0.1:1").into()).expect_err("nobody listens");
+        keep(client)
+    };
+    check("a refused client", refused, "127.0.0.1", "127.0.0.1:443", 16);
+    netns::elsewhere(|| {
+        let _world = World::make();
+        let kept = World::open(SIZE.into(), "127.0.0.1", "127.0.0.1:443");
+        let (destination, _) = ask(Some("127.0.0.1"), "127.0.0.1:443", &[]);
+        assert_eq!((&destination["free"], &destination["exhausted_in_ms"]), (&json!(0), &json!(0)));
+        assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))), 0);
+        drop(kept);
+    });
+}
+
+fn other_destinations_and_source_addresses_have_ports_of_their_own() {
+    let full = |_: &World| World::open(SIZE.into(), "127.0.0.1", "127.0.0.1:443");
+    check("another port", full, "127.0.0.1", "127.0.0.1:444", 16);
+    check("another address", full, "127.0.0.1", "10.0.0.1:443", 16);
+    check("another source", full, "127.0.0.2", "127.0.0.1:443", 16);
+    let closed = |w: &World| w.closed(9, "10.0.0.2", "10.0.0.1:443");
+    check("another source, TIME_WAIT", closed, "10.0.0.1", "10.0.0.1:443", 16);
+    check("the same source, TIME_WAIT", closed, "10.0.0.2", "10.0.0.1:443", 7);
+}
+
+/// Buckets with this `tcp_tw_reuse`, long or never old enough to be taken over.
+fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: bool>(world: &World) -> Kept {
+    let (from, to) = match (IPV6, LOOPBACK) {
+        (false, false) => ("10.0.0.2", "10.0.0.1:443"),
+        (false, true) => ("127.0.0.1", "127.0.0.1:443"),
+        (true, false) => ("2001:db8::2", "[2001:db8::1]:443"),
+        (true, true) => ("::1", "[::1]:443"),
+    };
+    world.closed(5, from, to);
+    set("ipv4.tcp_tw_reuse", MODE);
+    set("ipv4.tcp_tw_reuse_delay", if OLD { 1 } else { 50_000 });
+    // More than a tick of the slowest kernel clock, in which the age of the youngest bucket is told.
+    std::thread::sleep(std::time::Duration::from_millis(25));
+    vec![]
+}
+
+fn buckets_come_back_as_tcp_tw_reuse_says() {
+    let (v4, lo4) = (("10.0.0.2", "10.0.0.1:443"), ("127.0.0.1", "127.0.0.1:443"));
+    let (v6, lo6) = (("2001:db8::2", "[2001:db8::1]:443"), ("::1", "[::1]:443"));
+    check("0", reusable::<0, true, false, true>, lo4.0, lo4.1, 11);
+    check("1", reusable::<1, true, false, false>, v4.0, v4.1, 16);
+    check("1, too young", reusable::<1, false, false, false>, v4.0, v4.1, 11);
+    check("2, loopback", reusable::<2, true, false, true>, lo4.0, lo4.1, 16);
+    check("2, too young", reusable::<2, false, false, true>, lo4.0, lo4.1, 11);
+    check("2, no loopback", reusable::<2, true, false, false>, v4.0, v4.1, 11);
+    check("0, IPv6", reusable::<0, true, true, true>, lo6.0, lo6.1, 11);
+    check("1, IPv6", reusable::<1, true, true, false>, v6.0, v6.1, 16);
+    check("2, IPv6 loopback", reusable::<2, true, true, true>, lo6.0, lo6.1, 16);
+    check("2, IPv6, no loopback", reusable::<2, true, true, false>, v6.0, v6.1, 11);
+    let one_end = |w: &World| {
+        w.closed(4, "10.0.0.2", "127.0.0.1:443");
+        reusable::<2, true, false, false>(w)
+    };
+    check("2, one end loopback", one_end, "10.0.0.2", "127.0.0.1:443", 16);
+}
+
+fn buckets_without_timestamps_and_in_fin_wait_2_do_not_come_back() {
+    let bare = |w: &World| {
+        set("ipv4.tcp_timestamps", 0);
+        reusable::<1, true, false, true>(w)
+    };
+    check("no timestamps", bare, "127.0.0.1", "127.0.0.1:443", 11);
+    let half = |w: &World| {
+        let client = connect(None, addr("127.0.0.1:443")).expect("a connection");
+        let accepted = w.server("127.0.0.1:443").accept().expect("a connection");
+        drop(client);
+        set("ipv4.tcp_tw_reuse", 1);
+        set("ipv4.tcp_tw_reuse_delay", 1);
+        keep(accepted)
+    };
+    check("FIN_WAIT_2", half, "127.0.0.1", "127.0.0.1:443", 15);
+    let explicit = |w: &World| {
+        close_client_first(World::bound_client("127.0.0.1:40005", "127.0.0.1:443"), w.server("127.0.0.1:443"));
+        reusable::<1, true, false, true>(w)
+    };
+    check("an explicitly bound client's bucket", explicit, "127.0.0.1", "127.0.0.1:443", 15);
+}
+
+fn reserved_ports_are_nobodys() {
+    let reserve = |_: &World| {
+        let list = format!("22,{LOW}-{},{},50000", LOW + 3, LOW + 10);
+        sysctl::write("ipv4.ip_local_reserved_ports", &list).expect("the namespace is ours");
+        vec![]
+    };
+    check("reserved", reserve, "127.0.0.1", "127.0.0.1:443", 11);
+    check("reserved, IPv6", reserve, "::1", "[::1]:443", 11);
+    // One that is bound besides counts once.
+    let both = |_: &World| {
+        let list = format!("{LOW}-{}", LOW + 3);
+        sysctl::write("ipv4.ip_local_reserved_ports", &list).expect("the namespace is ours");
+        keep([bound("127.0.0.9:40002"), bound("127.0.0.9:40007")])
+    };
+    check("reserved and bound", both, "127.0.0.1", "127.0.0.1:443", 11);
+}
+
+fn explicitly_bound_ports_are_nobodys() {
+    check("idle", |_| keep(bound("127.0.0.9:40003")), "127.0.0.1", "127.0.0.1:443", 15);
+    check("idle, port 0", |_| keep(bound("127.0.0.9:0")), "127.0.0.1", "127.0.0.1:443", 15);
+    check("idle, wildcard", |_| keep(bound("0.0.0.0:40003")), "127.0.0.1", "127.0.0.1:443", 15);
+    check("idle outside the range", |_| keep(bound("127.0.0.9:50003")), "127.0.0.1", "127.0.0.1:443", 16);
+    check("gone", |_| drop_now(bound("127.0.0.9:40003")), "127.0.0.1", "127.0.0.1:443", 16);
+    let beside = |_: &World| {
+        let kept = World::open(SIZE.into(), "127.0.0.1", "127.0.0.1:443");
+        let socket = bound("127.0.0.9:40003");
+        [kept, keep(socket)].into_iter().flatten().collect()
+    };
+    check("idle beside connections of others", beside, "127.0.0.1", "127.0.0.1:444", 15);
+}
+
+fn drop_now(socket: Socket) -> Kept {
+    drop(socket);
+    vec![]
+}
+
+fn ports_of_clients_that_called_bind_are_nobodys() {
+    let port_0 = |_: &World| keep(World::bound_client("127.0.0.9:0", "127.0.0.1:443"));
+    check("bind() to port 0", port_0, "127.0.0.1", "127.0.0.1:443", 15);
+    check("bind() to port 0, IPv6 asks", port_0, "::1", "[::1]:443", 15);
+    let port = |_: &World| keep(World::bound_client("127.0.0.9:40005", "127.0.0.1:443"));
+    check("bind() to a port", port, "127.0.0.1", "10.0.0.1:443", 15);
+    let gone = |w: &World| {
+        close_client_first(World::bound_client("127.0.0.9:40005", "10.0.0.1:443"), w.server("10.0.0.1:443"));
+        close_client_first(World::bound_client("127.0.0.9:0", "127.0.0.1:443"), w.server("127.0.0.1:443"));
+        vec![]
+    };
+    check("their TIME_WAIT", gone, "127.0.0.1", "127.0.0.1:444", 14);
+    let no_port = |_: &World| World::open(4, "127.0.0.9", "127.0.0.1:443");
+    check("IP_BIND_ADDRESS_NO_PORT", no_port, "127.0.0.1", "127.0.0.1:443", 16);
+}
+
+/// A server at 127.0.0.77:40006, a client of it from outside the range, and the connection's other end.
+fn accepted() -> (TcpListener, Socket, std::net::TcpStream) {
+    let server = serve("127.0.0.77:40006");
+    let client = bound("127.0.0.3:50000");
+    client.connect(&addr("127.0.0.77:40006").into()).expect("a connection");
+    let (accepted, _) = server.accept().expect("a connection");
+    (server, client, accepted)
+}
+
+fn ports_of_servers_in_the_range_are_nobodys() {
+    check("a listener", |_| keep(serve("127.0.0.77:40006")), "127.0.0.1", "127.0.0.1:443", 15);
+    check("with a connection", |_| keep(accepted()), "127.0.0.1", "127.0.0.1:443", 15);
+    let orphan = |_: &World| {
+        let (server, client, accepted) = accepted();
+        drop(server);
+        keep((client, accepted))
+    };
+    check("a connection whose listener is gone", orphan, "127.0.0.1", "127.0.0.1:443", 15);
+    let bucket = |_: &World| {
+        let (server, client, accepted) = accepted();
+        drop(server);
+        drop(accepted);
+        drop(client);
+        let closed = || procfs::time_wait().iter().any(|entry| entry.local.1 == 40006);
+        while !closed() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        vec![]
+    };
+    check("a bucket whose listener is gone", bucket, "127.0.0.1", "127.0.0.1:443", 15);
+}
+
+fn ipv6_and_ipv4_share_explicitly_bound_ports() {
+    check("IPv6 socket, IPv4 asks", |_| keep(bound("[::1]:40003")), "127.0.0.1", "127.0.0.1:443", 15);
+    check("IPv4 socket, IPv6 asks", |_| keep(bound("127.0.0.9:40003")), "::1", "[::1]:443", 15);
+    check("dual-stack listener", |_| keep(serve("[::]:40003")), "127.0.0.1", "127.0.0.1:443", 15);
+    let v6only = |_: &World| {
+        let socket = Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_only_v6(true).expect("IPV6_V6ONLY");
+        socket.bind(&addr("[::]:40003").into()).expect("bound");
+        socket.listen(1).expect("listening");
+        keep(socket)
+    };
+    check("listener of IPv6 only", v6only, "127.0.0.1", "127.0.0.1:443", 15);
+}
+
+fn mapped_clients_take_ports_of_ipv4() {
+    let mapped = |w: &World| {
+        let one = || connect(None, addr("[::ffff:127.0.0.1]:443")).expect("a connection");
+        close_client_first(one(), w.server("127.0.0.1:443"));
+        keep([one(), one()])
+    };
+    check("mapped", mapped, "127.0.0.1", "127.0.0.1:443", 13);
+}
+
+fn a_source_address_chosen_by_the_routes_is_answered_for() {
+    let _world = World::make();
+    let kept = World::open(3, "127.0.0.1", "127.0.0.1:443");
+    let elsewhere = World::open(2, "127.0.0.1", "10.0.0.1:443");
+    let run = twtool(["capacity", "--json", "--to", "10.0.0.1:443"]).ok();
+    // 10.0.0.1 is the kernel's choice towards itself; what is open from another address is there, too.
+    let of = |one: &Value| (one["local_addr"].clone(), one["free"].clone());
+    let expected = [(json!("127.0.0.1"), json!(14)), (json!("10.0.0.1"), json!(16))];
+    assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
+    let (destination, run) = ask(None, "127.0.0.1:443", &[]);
+    assert_eq!(destination["local_addr"], "127.0.0.1", "{run}");
+    let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443")));
+    assert_eq!((number(&destination, "free"), further), (13, 13), "{run}");
+    let (destination, run) = ask(None, "[2001:db8::1]:443", &[]);
+    let further = connects_until_none_is_left(|| connect(None, addr("[2001:db8::1]:443")));
+    assert_eq!((number(&destination, "free"), further), (16, 16), "{run}");
+    drop((kept, elsewhere));
+}
+
+fn sockets_of_an_interface_have_ports_of_their_own() {
+    let to: SocketAddr = addr("127.0.0.1:443");
+    let on_lo = || connect_with(None, to, |socket| socket.bind_device(Some(b"lo")));
+    let _world = World::make();
+    // In this order, for the other way round both could have one port.
+    let plain = connect(None, to).expect("a connection");
+    let kept = [on_lo().expect("a connection"), on_lo().expect("a connection")];
+    let run = twtool(["capacity", "--json", "--to", "127.0.0.1:443"]).ok();
+    let of = |one: &Value| (one["interface"].clone(), number(one, "free"), number(one, "established"));
+    // One without an interface is in the way of those with one, and not the other way round.
+    let expected = [(json!("lo"), 13, 2), (Value::Null, 15, 1)];
+    assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
+    assert_eq!(connects_until_none_is_left(on_lo), 13);
+    assert_eq!(connects_until_none_is_left(|| connect(None, to)), 15);
+    drop((kept, plain));
+}
+
+fn of_an_odd_range_one_port_is_uncertain() {
+    for size in [15, 17, 3] {
+        netns::elsewhere(|| {
+            narrow_range(size);
+            let _server = serve("127.0.0.1:443");
+            let (destination, run) = ask(None, "127.0.0.1:443", &[]);
+            let (free, uncertain) = (number(&destination, "free"), number(&destination, "uncertain"));
+            assert_eq!((free, uncertain), (size.into(), 1), "{run}");
+            let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))) as u64;
+            assert!((free - uncertain..=free).contains(&further), "{further} succeeded{run}");
+        });
+    }
+}
+
+fn asking_the_kernel_sends_nothing_and_leaves_nothing() {
+    let world = World::make();
+    world.closed(3, "127.0.0.1", "127.0.0.1:443");
+    close_client_first(World::bound_client("127.0.0.9:40005", "127.0.0.1:443"), world.server("127.0.0.1:443"));
+    let file = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).expect("counters");
+    let all = || (file("dev"), file("snmp"), procfs::sockets().len());
+    let before = all();
+    let run = twtool(["capacity", "--json", "--to", "127.0.0.1:444"]).ok();
+    assert_eq!(run.json()["explicitly_bound_ports"], "40005", "the kernel was asked{run}");
+    assert_eq!(all(), before, "no packet, no connection, no socket");
+}
+
+fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
+    let _world = World::make();
+    let kept =
+        [World::bound_client("127.0.0.9:0", "127.0.0.1:443"), World::bound_client("127.0.0.9:0", "127.0.0.1:443")];
+    let plain = World::open(3, "127.0.0.1", "127.0.0.1:443");
+    let (probed, _) = ask(Some("127.0.0.1"), "127.0.0.1:443", &[]);
+    let (destination, run) = ask(Some("127.0.0.1"), "127.0.0.1:443", &["--no-probe"]);
+    assert_eq!((&probed["free"], &probed["uncertain"]), (&json!(11), &json!(0)));
+    assert_eq!((&destination["free"], &destination["uncertain"]), (&json!(13), &json!(2)), "{run}");
+    // Whether there are 12 hangs on the uncertain ones.
+    let ask = |minimum: &'static str, probe: &'static [&'static str]| {
+        twtool([&["capacity", "--to", "127.0.0.1:443", "--from", "127.0.0.1", "--min-free", minimum], probe].concat())
+    };
+    ask("12", &["--no-probe"]).code(2);
+    ask("11", &["--no-probe"]).code(0);
+    ask("14", &["--no-probe"]).code(1);
+    ask("12", &[]).code(1);
+    ask("11", &[]).code(0);
+    drop((kept, plain));
+}
+
+fn where_the_kernel_cannot_be_asked_it_is_said() {
+    let world = World::make();
+    let kept = World::bound_client("127.0.0.9:0", "127.0.0.1:443");
+    // Without the client's bit no connect() puts its SYN off.
+    set("ipv4.tcp_fastopen", 0);
+    let run = twtool(["capacity", "--json", "--to", "127.0.0.1:444"]).code(0).says("TCP_FASTOPEN_CONNECT");
+    let destination = run.records("destinations").remove(0);
+    assert_eq!((&destination["free"], &destination["uncertain"]), (&json!(16), &json!(1)), "{run}");
+    let uncertain = (run.json()["uncertain"].clone(), run.json()["explicitly_bound"].clone());
+    assert_eq!(uncertain, (json!(1), json!(0)), "{run}");
+    assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:444"))), 15);
+    drop((kept, world));
+}
+
+fn without_sock_diag_the_answer_is_the_same() {
+    const NETLINK_SOCK_DIAG: u64 = 4;
+    let _world = World::make();
+    let kept = [bound("127.0.0.9:40003"), World::bound_client("127.0.0.9:0", "127.0.0.1:443")];
+    let open = World::open(3, "127.0.0.1", "127.0.0.1:443");
+    refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
+    // /proc/net/tcp has no sockets that are bound only, so the kernel is asked for every port.
+    let run =
+        twtool(["capacity", "--json", "--to", "127.0.0.1:443", "--from", "127.0.0.1"]).code(0).says("/proc/net/tcp");
+    let destination = run.records("destinations").remove(0);
+    assert_eq!((run.json()["source"].clone(), run.json()["explicitly_bound"].clone()), (json!("procfs"), json!(2)));
+    let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443")));
+    assert_eq!((number(&destination, "free"), further), (11, 11), "{run}");
+    drop((kept, open));
+}

@@ -1,0 +1,511 @@
+//! `twtool doctor` on the real kernel: every finding made real, its numbers read by the test itself, and its advice
+//! followed until the finding goes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use seccompiler::SeccompCmpOp;
+use serde_json::{Value, json};
+use socket2::{SockRef, Socket};
+use twtool::model::bind::ReuseOptions;
+use twtool::sys::sysctl;
+
+use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
+use crate::support::records::{DOCUMENT_KEYS, number, text};
+use crate::support::situations::{addr, bucket_of_server, connect, listen};
+use crate::support::twtool::{Keys, Run, twtool};
+use crate::support::{procfs, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        a_quiet_namespace_is_in_order,
+        values_are_those_of_the_files_and_nothing_is_changed,
+        every_format_has_the_same_checks,
+        the_page_has_warnings_first_and_verbose_explains_every_check,
+        closes_beyond_the_bucket_limit_are_counted_and_warned_of,
+        a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved,
+        servers_that_asked_for_any_port_are_no_finding,
+        a_listener_of_the_other_family_is_left_out,
+        a_range_that_is_reserved_whole_is_warned_of,
+        a_destination_with_few_ports_left_is_warned_of_until_there_are_more,
+        connections_that_a_process_forgot_are_counted_by_process_and_age,
+        connections_that_a_server_does_not_accept_are_found_by_its_port,
+        timestamps_that_reuse_needs_are_missed,
+        settings_that_are_not_there_are_unknown_and_said,
+        where_sock_diag_is_refused_the_rest_is_answered,
+        what_the_caller_may_not_do_is_said,
+    ],
+}
+
+/// The keys of a check, in order; part of the contract.
+const KEYS: [&str; 10] =
+    ["id", "status", "value", "default", "does", "does_not", "finding", "evidence", "advice", "sources"];
+
+#[track_caller]
+fn doctor(args: &[&str], code: i32) -> (Run, BTreeMap<String, Value>) {
+    let run = twtool([&["doctor", "--json"], args].concat()).code(code);
+    let checks = run.records("checks").into_iter().map(|check| (text(&check, "id").to_owned(), check)).collect();
+    (run, checks)
+}
+
+/// The ids of the checks with this status.
+fn with_status(checks: &BTreeMap<String, Value>, status: &str) -> Vec<String> {
+    checks.iter().filter(|(_, check)| check["status"] == status).map(|(id, _)| id.clone()).collect()
+}
+
+/// A setting of this namespace, as its file has it.
+#[track_caller]
+fn file(name: &str) -> String {
+    fs::read_to_string(Path::new("/proc/sys/net").join(name)).expect("a setting").trim().to_owned()
+}
+
+fn a_quiet_namespace_is_in_order() {
+    let run = twtool(["doctor", "--json"]).ok();
+    assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &["checks"]].concat());
+    assert_eq!(run.json()["schema"], "twtool.doctor/1");
+    assert_eq!((&run.json()["complete"], &run.json()["warnings"]), (&json!(true), &json!([])));
+    let (run, checks) = doctor(&[], 0);
+    assert_eq!(with_status(&checks, "ok").len(), checks.len(), "{run}");
+    let line = twtool(["doctor"]).ok();
+    assert!(line.stdout.starts_with("0 warnings, "), "{line}");
+}
+
+fn values_are_those_of_the_files_and_nothing_is_changed() {
+    let all = || -> BTreeMap<_, _> {
+        let files = ["ipv4", "ipv6"].map(|family| fs::read_dir(format!("/proc/sys/net/{family}")));
+        let paths = files.into_iter().flatten().flatten().map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.is_file()).map(|path| (path.clone(), fs::read_to_string(path).ok())).collect()
+    };
+    for (name, value) in [
+        ("ipv4.tcp_tw_reuse", "1"),
+        ("ipv4.tcp_max_tw_buckets", "123456"),
+        ("ipv4.tcp_fin_timeout", "17"),
+        ("ipv4.tcp_rfc1337", "1"),
+        ("ipv4.ip_local_port_range", "30000 30999"),
+        ("ipv4.ip_local_reserved_ports", "30000,30010-30019"),
+        ("ipv4.ip_nonlocal_bind", "1"),
+    ] {
+        sysctl::write(name, value).expect("the namespace is ours");
+    }
+    let before = all();
+    let (run, checks) = doctor(&[], 0);
+    assert_eq!(all(), before, "doctor changes nothing");
+    for id in
+        ["tcp_tw_reuse", "tcp_max_tw_buckets", "tcp_fin_timeout", "tcp_timestamps", "tcp_rfc1337", "ip_nonlocal_bind"]
+    {
+        assert_eq!(checks[id]["value"].to_string(), file(&format!("ipv4/{id}")), "{id}{run}");
+    }
+    assert_eq!(checks["ip_local_port_range"]["value"], "30000 30999");
+    assert_eq!(checks["ip_local_reserved_ports"]["value"], json!(["30000", "30010-30019"]));
+    assert_eq!(checks["ip_local_reserved_ports"]["evidence"]["ports_left_in_ephemeral_range"], 989);
+    // Half of the hash table, which the kernel tells on its own line.
+    let entries: i64 = file("ipv4/tcp_ehash_entries").parse().expect("a number");
+    assert_eq!(checks["tcp_max_tw_buckets"]["default"], entries.unsigned_abs() / 2);
+    assert_eq!(
+        with_status(&checks, "note"),
+        ["ip_local_port_range", "ip_nonlocal_bind", "tcp_fin_timeout", "tcp_max_tw_buckets"]
+    );
+}
+
+fn every_format_has_the_same_checks() {
+    let run = twtool(["doctor", "--json"]).ok();
+    let records = run.records("checks");
+    let ndjson = twtool(["doctor", "-o", "ndjson"]).ok();
+    assert_eq!(ndjson.ndjson(), records);
+    for line in ndjson.stdout.lines() {
+        assert_eq!(Keys::of(line), KEYS);
+    }
+    let table = twtool(["doctor"]).ok();
+    for record in &records {
+        assert!(table.stdout.contains(text(record, "id")), "{table}");
+        assert!(!record["sources"].as_array().expect("sources").is_empty(), "{record}");
+    }
+}
+
+fn the_page_has_warnings_first_and_verbose_explains_every_check() {
+    let _server = Sleeper::with(vec![listener("127.0.0.1:40000")]);
+    sysctl::write("ipv4.tcp_rfc1337", "1").expect("the namespace is ours");
+    sysctl::write("ipv4.tcp_fin_timeout", "17").expect("the namespace is ours");
+    for args in [["doctor"].as_slice(), &["doctor", "--verbose"]] {
+        let page = twtool(args).code(1).prints("1 warning, 1 note, ");
+        let at = |text: &str| page.stdout.find(text).unwrap_or_else(|| panic!("no {text:?}{page}"));
+        assert!(at("\nwarning") < at("\nnote") && at("\nnote") < at("tcp_rfc1337"), "{page}");
+        assert!(page.stdout.contains("sysctl -w net.ipv4.ip_local_reserved_ports=40000"), "{page}");
+    }
+    let verbose = twtool(["doctor", "-v"]).code(1);
+    let (_, checks) = doctor(&[], 1);
+    for check in checks.values() {
+        for key in ["does", "does_not"] {
+            assert!(verbose.stdout.contains(text(check, key)), "{key} of {check}{verbose}");
+        }
+        for source in check["sources"].as_array().expect("sources") {
+            assert!(verbose.stdout.contains(source.as_str().expect("text")), "{source}{verbose}");
+        }
+    }
+}
+
+/// A TcpExt counter as the kernel has it now.
+fn counter(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("counters");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, numbers) = (lines.next().expect("names"), lines.next().expect("numbers"));
+    let mut pairs = names.split(' ').zip(numbers.split(' '));
+    pairs.find(|(found, _)| *found == name).and_then(|(_, number)| number.parse().ok()).expect("the counter")
+}
+
+fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
+    sysctl::write("ipv4.tcp_max_tw_buckets", "10").expect("the namespace is ours");
+    let server = listen("127.0.0.1:8080");
+    for _ in 0..8 {
+        bucket_of_server(&server, "127.0.0.1:8080");
+    }
+    let (run, checks) = doctor(&[], 0);
+    assert_eq!(checks["tcp_max_tw_buckets"]["status"], "note", "far below the default, and not nearly full{run}");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    let (run, checks) = doctor(&[], 1);
+    assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets"], "9 of 10{run}");
+    assert_eq!(checks["tcp_max_tw_buckets"]["evidence"]["buckets"], 9);
+    bucket_of_server(&server, "127.0.0.1:8080");
+
+    // These leave none, so there is no bucket to wait for.
+    for _ in 0..3 {
+        let open = connect(&server, "127.0.0.1:8080");
+        drop(open.server);
+        drop(open.client);
+    }
+    let patience = std::time::Instant::now();
+    while counter("TCPTimeWaitOverflow") < 3 && patience.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let overflown = counter("TCPTimeWaitOverflow");
+    assert!(overflown >= 3, "the kernel has counted {overflown}");
+    let (run, checks) = doctor(&[], 1);
+    assert_eq!(checks["tcp_timewait_overflow"]["value"], overflown, "{run}");
+    assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets", "tcp_timewait_overflow"]);
+
+    // The advice, followed: the limit is no warning any more; that it was reached is not forgotten.
+    let advice = checks["tcp_max_tw_buckets"]["advice"][0].as_str().expect("advice").to_owned();
+    apply(&advice);
+    let (_, checks) = doctor(&[], 1);
+    assert_eq!(with_status(&checks, "warning"), ["tcp_timewait_overflow"]);
+}
+
+/// Does what a line `sysctl -w net.NAME=VALUE` in an advice says.
+#[track_caller]
+fn apply(advice: &str) {
+    let line = advice.strip_prefix("sysctl -w net.").unwrap_or_else(|| panic!("no sysctl line: {advice}"));
+    let (name, value) = line.split_once('=').expect("NAME=VALUE");
+    sysctl::write(name, value).expect("the namespace is ours");
+}
+
+/// A server that chose its port, without any option.
+#[track_caller]
+fn listener(at: &str) -> Socket {
+    let socket = twtool::sys::bind::socket(addr(at).ip(), ReuseOptions::NONE).expect("a socket");
+    socket.bind(&addr(at).into()).expect("bound");
+    socket.listen(16).expect("listening");
+    socket
+}
+
+/// The local ports of as many connections as the kernel gives, open all at once, and why there was not one more.
+fn ports_given(to: SocketAddr) -> (Vec<u16>, io::Error) {
+    let mut open = vec![];
+    loop {
+        match TcpStream::connect(to) {
+            Ok(stream) => open.push(stream),
+            Err(error) => {
+                let mut ports: Vec<u16> = open.iter().map(|s| s.local_addr().expect("an address").port()).collect();
+                ports.sort_unstable();
+                // A reset leaves nothing that would keep the ports.
+                let reset = |s: &TcpStream| SockRef::from(s).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+                open.iter().for_each(reset);
+                return (ports, error);
+            }
+        }
+    }
+}
+
+fn a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved() {
+    sysctl::write("ipv4.ip_local_port_range", "40000 40007").expect("the namespace is ours");
+    sysctl::write("ipv4.ip_local_reserved_ports", "8080,9000-9010").expect("the namespace is ours");
+    let server = listener("127.0.0.1:40002");
+    let second = listener("[::]:40003");
+    let _outside = listener("127.0.0.1:7000");
+    let (run, checks) = doctor(&[], 1);
+    let check = &checks["ephemeral_listeners"];
+    assert_eq!(with_status(&checks, "warning"), ["ephemeral_listeners"], "{run}");
+    assert_eq!(check["value"], 2);
+    let ports: Vec<u64> =
+        check["evidence"]["listeners"].as_array().expect("listeners").iter().map(|one| number(one, "port")).collect();
+    assert_eq!(ports, [40002, 40003]);
+    assert_eq!(check["evidence"]["ip_local_reserved_ports"], "8080,9000-9010,40002-40003");
+
+    // What it warns of is true: while the servers are down, a client is given their ports.
+    drop((server, second));
+    let busy = listener("127.0.0.1:7001");
+    let to = busy.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
+    let (ports, error) = ports_given(to);
+    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    assert_eq!(ports, [40000, 40001, 40002, 40003, 40004, 40005, 40006, 40007]);
+
+    // The advice, followed: nothing that was reserved is lost, no client gets them, and there is nothing to warn of.
+    apply(check["advice"][0].as_str().expect("advice"));
+    assert_eq!(file("ipv4/ip_local_reserved_ports"), "8080,9000-9010,40002-40003");
+    let other = listener("127.0.0.2:7001");
+    let to = other.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
+    let (ports, error) = ports_given(to);
+    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    assert_eq!(ports, [40000, 40001, 40004, 40005, 40006, 40007]);
+    let _server = listener("127.0.0.3:40002");
+    let _second = listener("127.0.0.3:40003");
+    let (run, checks) = doctor(&[], 0);
+    assert_eq!(checks["ephemeral_listeners"]["status"], "ok", "{run}");
+}
+
+fn servers_that_asked_for_any_port_are_no_finding() {
+    let _given = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let unbound = Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
+    // Without bind(): listen() makes the kernel choose.
+    unbound.listen(1).expect("listening");
+    let (run, checks) = doctor(&[], 0);
+    let check = &checks["ephemeral_listeners"];
+    assert_eq!((&check["value"], &check["evidence"]["ports_the_kernel_chose"]), (&json!(0), &json!(2)), "{run}");
+    let _chosen = listener("127.0.0.1:40000");
+    let (run, checks) = doctor(&[], 1);
+    let check = &checks["ephemeral_listeners"];
+    assert_eq!((&check["value"], &check["evidence"]["ports_the_kernel_chose"]), (&json!(1), &json!(2)), "{run}");
+    assert_eq!(check["evidence"]["ip_local_reserved_ports"], "40000");
+}
+
+fn a_listener_of_the_other_family_is_left_out() {
+    let _v6 = listener("[::1]:40000");
+    doctor(&["-4"], 0);
+    doctor(&["-6"], 1);
+    // It takes IPv4 as well.
+    let _dual = listener("[::]:40001");
+    let (_, checks) = doctor(&["-4"], 1);
+    assert_eq!(checks["ephemeral_listeners"]["evidence"]["ip_local_reserved_ports"], "40001");
+}
+
+fn a_range_that_is_reserved_whole_is_warned_of() {
+    sysctl::write("ipv4.ip_local_port_range", "40000 40003").expect("the namespace is ours");
+    sysctl::write("ipv4.ip_local_reserved_ports", "39999-40004").expect("the namespace is ours");
+    let server = listener("127.0.0.1:7000");
+    let (run, checks) = doctor(&[], 1);
+    assert_eq!(with_status(&checks, "warning"), ["ip_local_reserved_ports"], "{run}");
+    // As it says.
+    let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
+    assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
+    assert_eq!(TcpListener::bind("127.0.0.1:0").map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRINUSE)));
+}
+
+fn a_destination_with_few_ports_left_is_warned_of_until_there_are_more() {
+    sysctl::write("ipv4.ip_local_port_range", "42000 42099").expect("the namespace is ours");
+    // On loopback the default gives buckets back after a second.
+    sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
+    let server = listener("127.0.0.1:7000");
+    let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
+    // Held open: no close, so no rate that anything could be concluded from.
+    let mut open: Vec<_> = (0..90).map(|_| pair(&server, to)).collect();
+    let (run, checks) = doctor(&[], 0);
+    assert_eq!(
+        (&checks["destinations"]["status"], &checks["destinations"]["value"]),
+        (&json!("ok"), &json!(0)),
+        "{run}"
+    );
+    open.extend((0..4).map(|_| pair(&server, to)));
+    let (run, checks) = doctor(&[], 1);
+    assert_eq!(with_status(&checks, "warning"), ["destinations"], "{run}");
+    let check = &checks["destinations"];
+    assert!(text(check, "finding").starts_with("From 127.0.0.1 to 127.0.0.1:7000 6 of 100 ports are left"), "{run}");
+    let short = &check["evidence"]["short"][0];
+    assert_eq!((&short["free"], &short["established"], &short["remote_port"]), (&json!(6), &json!(94), &json!(7000)));
+    doctor(&["-6"], 0);
+
+    // As it says: six more, and then EADDRNOTAVAIL.
+    let more: Vec<_> = (0..6).map(|_| pair(&server, to)).collect();
+    assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
+    drop(more);
+    // More of the kernel's ports, and there is nothing to warn of but what it was.
+    sysctl::write("ipv4.ip_local_port_range", "42000 43999").expect("the namespace is ours");
+    let (_, checks) = doctor(&[], 0);
+    assert_eq!(checks["destinations"]["status"], "ok");
+}
+
+/// Both ends of a connection to a listener, open.
+fn pair(server: &Socket, to: SocketAddr) -> (TcpStream, Socket) {
+    let client = TcpStream::connect(to).expect("connected");
+    (client, server.accept().expect("accepted").0)
+}
+
+/// A process that has these sockets open and does nothing; ended with this value.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn with(sockets: Vec<Socket>) -> Self {
+        for socket in &sockets {
+            socket.set_cloexec(false).expect("FD_CLOEXEC");
+        }
+        let child = Command::new("sleep").arg("60").stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        // Ours are closed: from here on they are the child's alone.
+        drop(sockets);
+        Self(child.expect("sleep can be started"))
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+    }
+}
+
+/// Sockets in CLOSE_WAIT: the peers of these have closed, and this many milliseconds have gone by since.
+#[track_caller]
+fn forgotten(count: usize, since_ms: u64) -> Vec<Socket> {
+    let there = in_close_wait();
+    let server = listen("127.0.0.1:8080");
+    let accepted = (0..count).map(|_| connect(&server, "127.0.0.1:8080").server).collect();
+    wait_for_close_wait(there + count);
+    std::thread::sleep(Duration::from_millis(since_ms));
+    accepted
+}
+
+/// Sockets in CLOSE_WAIT, by the number of net/tcp_states.h.
+fn in_close_wait() -> usize {
+    procfs::sockets().iter().filter(|entry| entry.state == 8).count()
+}
+
+#[track_caller]
+fn wait_for_close_wait(count: usize) {
+    let patience = std::time::Instant::now();
+    while in_close_wait() < count {
+        assert!(patience.elapsed() < Duration::from_secs(20), "{count} sockets in CLOSE_WAIT");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn connections_that_a_process_forgot_are_counted_by_process_and_age() {
+    let many = Sleeper::with(forgotten(12, 0));
+    let few = Sleeper::with(forgotten(3, 120));
+    // None is a minute old.
+    let (run, checks) = doctor(&[], 0);
+    let check = &checks["close_wait"];
+    assert_eq!(
+        (&check["status"], &check["value"], &check["evidence"]["silent"]),
+        (&json!("ok"), &json!(15), &json!(0)),
+        "{run}"
+    );
+
+    let (run, checks) = doctor(&["--close-wait-after", "100ms"], 1);
+    let check = &checks["close_wait"];
+    assert_eq!((&check["status"], &check["evidence"]["silent"]), (&json!("warning"), &json!(15)), "{run}");
+    assert_eq!(with_status(&checks, "warning"), ["close_wait"]);
+    let owners = check["evidence"]["owners"].as_array().expect("owners");
+    let owner = |owner: &Value| (number(owner, "pid"), text(owner, "comm").to_owned(), number(owner, "close_wait"));
+    let (many_pid, few_pid) = (u64::from(many.0.id()), u64::from(few.0.id()));
+    assert_eq!(
+        owners.iter().map(owner).collect::<Vec<_>>(),
+        [(many_pid, "sleep".into(), 12), (few_pid, "sleep".into(), 3)]
+    );
+    for owner in owners {
+        assert!(number(owner, "longest_ms") >= 100, "{owner}");
+    }
+    let finding = text(check, "finding");
+    assert!(
+        finding.contains(&format!("sleep pid {many_pid}")) && !finding.contains(&format!("pid {few_pid} ")),
+        "{finding}"
+    );
+
+    // Three are no proof.
+    drop(many);
+    let (_, checks) = doctor(&["--close-wait-after", "100ms"], 0);
+    assert_eq!((&checks["close_wait"]["status"], &checks["close_wait"]["value"]), (&json!("note"), &json!(3)));
+}
+
+fn connections_that_a_server_does_not_accept_are_found_by_its_port() {
+    let server = listener("127.0.0.1:7000");
+    let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
+    for _ in 0..11 {
+        drop(TcpStream::connect(to).expect("connected"));
+    }
+    wait_for_close_wait(11);
+    std::thread::sleep(Duration::from_millis(60));
+    let (run, checks) = doctor(&["--close-wait-after", "50ms"], 1);
+    let owners = &checks["close_wait"]["evidence"]["owners"];
+    assert_eq!((&owners[0]["not_accepted_on_port"], &owners[0]["close_wait"]), (&json!(7000), &json!(11)), "{run}");
+    assert_eq!((&owners[0]["pid"], &owners[0]["uid"]), (&Value::Null, &Value::Null));
+    assert!(text(&checks["close_wait"], "finding").contains("port 7000"), "{run}");
+}
+
+fn timestamps_that_reuse_needs_are_missed() {
+    sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
+    let (_, checks) = doctor(&[], 0);
+    assert_eq!(with_status(&checks, "note"), ["tcp_timestamps"], "reuse is for loopback alone");
+    sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours");
+    let (_, checks) = doctor(&[], 1);
+    assert_eq!(with_status(&checks, "warning"), ["tcp_timestamps"]);
+    apply(checks["tcp_timestamps"]["advice"][0].as_str().expect("advice"));
+    doctor(&[], 0);
+}
+
+fn settings_that_are_not_there_are_unknown_and_said() {
+    // A mount namespace of this thread's own, in which an empty folder lies over the settings.
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of our own");
+    mount(Some("none"), "/proc/sys/net", Some("tmpfs"), MsFlags::MS_RDONLY, none).expect("an empty folder");
+    let _server = listener("127.0.0.1:40000");
+    let (run, checks) = doctor(&[], 2);
+    assert_eq!(run.json()["complete"], false);
+    let unknown = with_status(&checks, "unknown");
+    for id in
+        ["tcp_tw_reuse", "tcp_max_tw_buckets", "ip_local_port_range", "ip_local_reserved_ports", "ephemeral_listeners"]
+    {
+        assert!(unknown.contains(&id.to_owned()), "{id}{run}");
+        assert_eq!(checks[id]["value"], Value::Null);
+        assert!(!checks[id]["finding"].is_null(), "{id} says why");
+    }
+    assert!(with_status(&checks, "warning").is_empty(), "what is unknown is no warning{run}");
+    // What needs no setting is answered.
+    assert_eq!(
+        (&checks["tcp_timewait_overflow"]["value"], &checks["tcp_tw_recycle"]["status"]),
+        (&json!(0), &json!("ok"))
+    );
+    let page = twtool(["doctor"]).code(2);
+    assert!(page.stdout.starts_with("0 warnings, ") && page.stdout.contains("unknown  tcp_tw_reuse"), "{page}");
+}
+
+fn where_sock_diag_is_refused_the_rest_is_answered() {
+    const AF_NETLINK: u64 = 16;
+    let mut open = forgotten(10, 0);
+    open.push(listener("127.0.0.1:40000"));
+    let _process = Sleeper::with(open);
+    refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
+    let (run, checks) = doctor(&["--close-wait-after", "1ms"], 0);
+    assert_eq!(checks["tcp_diag"]["value"], "procfs");
+    assert!(text(&checks["tcp_diag"], "finding").contains("Operation not permitted"), "{run}");
+    // Neither who chose the port nor for how long is told there, so neither is a warning.
+    assert_eq!(with_status(&checks, "note"), ["close_wait", "ephemeral_listeners", "tcp_diag"], "{run}");
+    assert_eq!(checks["close_wait"]["evidence"]["silent"], Value::Null);
+    assert_eq!(checks["close_wait"]["value"], 10);
+}
+
+fn what_the_caller_may_not_do_is_said() {
+    let names = ["CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"];
+    drop_capabilities_but_setfcap();
+    let (run, checks) = doctor(&[], 0);
+    let check = &checks["capabilities"];
+    assert_eq!((&check["value"], &check["evidence"]["missing"]), (&json!([]), &json!(names)), "{run}");
+    for name in names {
+        assert!(text(check, "finding").contains(name) && text(check, "does").contains(name), "{run}");
+    }
+}

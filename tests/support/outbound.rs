@@ -1,0 +1,132 @@
+//! Clients that leave the port to connect(), and the count of them that there can be: the kernel's own answer to what
+//! `twtool capacity` says, by code that shares nothing with it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
+use twtool::sys::sysctl;
+
+use super::procfs;
+use super::situations::addr;
+
+/// The first port of the range.
+pub(crate) const LOW: u16 = 40_000;
+
+/// Gives the namespace a range of this many ports, and takes no bucket over.
+pub(crate) fn narrow_range(size: u16) {
+    sysctl::write("ipv4.ip_local_port_range", &format!("{LOW} {}", LOW + size - 1)).expect("the namespace is ours");
+    set("ipv4.tcp_tw_reuse", 0);
+}
+
+/// Sets what is a number.
+pub(crate) fn set(name: &str, value: u32) {
+    sysctl::write(name, &value.to_string()).expect("the namespace is ours");
+}
+
+/// A server that accepts.
+#[track_caller]
+pub(crate) fn serve(at: &str) -> TcpListener {
+    TcpListener::bind(addr(at)).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
+}
+
+/// A socket that is bound to this address and port, and does nothing.
+#[track_caller]
+pub(crate) fn bound(at: &str) -> Socket {
+    let at = addr(at);
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
+    socket.bind(&at.into()).unwrap_or_else(|error| panic!("binding {at}: {error}"));
+    socket
+}
+
+/// A connection whose port connect() chooses; its address, too, where none is given.
+pub(crate) fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket> {
+    connect_with(from, to, |_| Ok(()))
+}
+
+/// The same, with something done to the socket first.
+pub(crate) fn connect_with(
+    from: Option<IpAddr>,
+    to: SocketAddr,
+    prepare: impl Fn(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    prepare(&socket)?;
+    if let Some(from) = from {
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    socket.connect(&to.into())?;
+    Ok(socket)
+}
+
+/// Connects until the kernel has no port left; returns how often it had one.
+pub(crate) fn connects_until_none_is_left(connect: impl Fn() -> io::Result<Socket>) -> usize {
+    let mut connected = vec![];
+    loop {
+        match connect() {
+            Ok(socket) => connected.push(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return connected.len(),
+            Err(error) => panic!("connect() failed after {} times: {error}", connected.len()),
+        }
+    }
+}
+
+/// [`connect()`], where there must be a connection.
+#[track_caller]
+pub(crate) fn connected(from: IpAddr, to: SocketAddr) -> Socket {
+    connect(Some(from), to).unwrap_or_else(|error| panic!("connecting {from} to {to}: {error}"))
+}
+
+/// Closes the client's end first, and waits for the bucket.
+#[track_caller]
+pub(crate) fn close_client_first(client: Socket, server: &TcpListener) {
+    assert!(leaves_a_bucket(client, server), "a connection that left no bucket");
+}
+
+/// The same, and says whether there is one.
+fn leaves_a_bucket(client: Socket, server: &TcpListener) -> bool {
+    let end = |addr: socket2::SockAddr| addr.as_socket().map(|addr| (addr.ip().to_canonical(), addr.port()));
+    let local = client.local_addr().map(end).expect("a name").expect("an address");
+    let accepted = loop {
+        let (accepted, peer) = server.accept().expect("a connection");
+        if (peer.ip().to_canonical(), peer.port()) == local {
+            break accepted;
+        }
+    };
+    drop(client);
+    let half = comes_to(local, 5);
+    drop(accepted);
+    half && comes_to(local, 6)
+}
+
+/// Whether the end comes to this state of net/tcp_states.h within five seconds.
+fn comes_to(local: (IpAddr, u16), state: u8) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let is_there =
+        |entry: &procfs::Entry| (entry.local.0.to_canonical(), entry.local.1) == local && entry.state == state;
+    while !procfs::sockets().iter().any(is_there) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Buckets of clients that left the port to connect(). As in `situations::many_buckets`, a connection that left none is
+/// made again.
+#[track_caller]
+pub(crate) fn buckets(count: usize, from: &str, server: &TcpListener) {
+    let from = from.parse().expect("an address");
+    let to = server.local_addr().expect("a name");
+    let (mut made, mut tried) = (0, 0);
+    while made < count {
+        assert!(tried < count + 5, "{} of {tried} connections left no bucket", tried - made);
+        tried += 1;
+        made += usize::from(leaves_a_bucket(connected(from, to), server));
+    }
+}
