@@ -7,9 +7,9 @@ pub mod bind_test;
 pub mod kill;
 pub mod list;
 pub mod port;
-pub mod summary;
-
+mod probe;
 mod selection;
+pub mod summary;
 
 use std::io::{self, BufRead, Write};
 
