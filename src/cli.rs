@@ -28,6 +28,7 @@ Examples:
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
+  twtool wait 8080 -- ./server    start my server as soon as it can bind
   twtool kill --local-port 8080   free the port of its timewait buckets now";
 
 #[derive(Parser, Debug)]
@@ -50,6 +51,8 @@ enum Command {
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
     BindTest(commands::bind_test::BindTestArgs),
+    /// Wait until a server could bind a port, and perhaps start it
+    Wait(commands::wait::WaitArgs),
     /// Remove TIME_WAIT sockets before their time; never a live one
     Kill(Box<commands::kill::KillArgs>),
     /// Print a completion script for a shell
@@ -106,7 +109,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             error.report(environment.err);
-            2
+            error.code()
         }
     }
 }
@@ -136,11 +139,13 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
     {
         context.person = Some(Person::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
     }
+    context.err_terminal = *err_terminal;
     let answer = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;

@@ -22,6 +22,8 @@ mod recordings;
 mod streams;
 mod summary;
 mod support;
+mod wait;
+mod wait_for_others;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -31,7 +33,7 @@ use support::{Suite, netns};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let suites: [Suite; 17] = [
+    let suites: [Suite; 19] = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         recordings::suite(),
         streams::suite(),
         summary::suite(),
+        wait::suite(),
+        wait_for_others::suite(),
     ];
     let namespaces = if args.list { Ok(()) } else { netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();

@@ -1,5 +1,7 @@
 //! `twtool bind-test`: why bind() fails on a port, and what would help; and the textbook experiment that shows it.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 
 use super::probe::{self, Sockets, With};
@@ -88,7 +90,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     }));
     warnings.extend(sockets.warnings);
     let list = sockets.list;
-    let holders = probe::holders(&plain(&attempts), list);
+    let holders = probe::holders(&plain(&attempts), list, BTreeMap::new());
     warnings.extend(probe::hidden_owners(&holders));
     let with = args.with.options();
     let conclusion = verdict::conclude(&facts, port, with, &attempts, &holders);

@@ -1,7 +1,7 @@
 //! What `bind-test` and `wait` share: the port and the addresses that were meant, every socket on the port, who has it
 //! open, and whether it is in the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
@@ -154,13 +154,20 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
 }
 
 /// The sockets with who has them open, and whether one of these attempts may have run into them.
-pub(super) fn holders(attempts: &[Attempt], sockets: Vec<(Socket, Direction)>) -> Vec<Holder> {
+/// `known` owners of inodes are not looked for again.
+pub(super) fn holders(
+    attempts: &[Attempt],
+    sockets: Vec<(Socket, Direction)>,
+    known: BTreeMap<NonZeroU32, Owners>,
+) -> Vec<Holder> {
     let inode = |socket: &Socket| match socket {
         Socket::Full(full) => full.inode,
         Socket::Bucket(_) => None,
     };
-    let inodes: BTreeSet<NonZeroU32> = sockets.iter().filter_map(|(socket, _)| inode(socket)).collect();
-    let owners = sys::owners::of(&inodes);
+    let inodes = sockets.iter().filter_map(|(socket, _)| inode(socket));
+    let unknown: BTreeSet<NonZeroU32> = inodes.filter(|inode| !known.contains_key(inode)).collect();
+    let mut owners = known;
+    owners.extend(sys::owners::of(&unknown));
     let holder = |(socket, direction)| Holder {
         socket,
         direction,

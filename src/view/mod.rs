@@ -5,6 +5,7 @@
 pub mod bind_test;
 mod chart;
 pub mod column;
+mod holder;
 pub mod human;
 pub mod json;
 pub mod kill;
@@ -16,3 +17,4 @@ pub mod style;
 pub mod summary;
 pub mod table;
 pub mod value;
+pub mod wait;

@@ -71,14 +71,14 @@ pub enum Ended {
 }
 
 /// What a round of binds over the addresses gave, the worst of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
     /// All worked.
     All,
-    /// EADDRINUSE.
-    InUse,
     /// EADDRNOTAVAIL: an interface may still come up with the address.
     NotAvailable,
+    /// EADDRINUSE.
+    InUse,
     /// Any other errno.
     Denied,
 }
@@ -228,24 +228,24 @@ impl Waiting {
                 Step::Bind { every_address: self.last || self.first_binds.is_none() }
             }
             Todo::Bind => Step::Pause(ROUND.min(left)),
-            Todo::Rest { until } if now < until => Step::Pause((until - now).min(left)),
+            Todo::Rest { until } if now < until => Step::Pause(until.saturating_sub(now).min(left)),
             Todo::Rest { .. } => {
                 self.todo = Todo::Bind;
                 self.next(now)
             }
             Todo::Look { .. } => Step::Look,
-            Todo::Round if now < self.next_round => Step::Pause((self.next_round - now).min(left)),
+            Todo::Round if now < self.next_round => Step::Pause(self.next_round.saturating_sub(now).min(left)),
             Todo::Round => {
                 self.begin_round(now);
                 self.next(now)
             }
-            Todo::LookUps { next } => match self.round.get(next).and_then(|name| self.find(*name)) {
-                Some(at) => Step::LookUp(self.known[at].socket),
-                None => {
-                    self.end_round(now, false);
-                    self.next(now)
+            Todo::LookUps { next } => {
+                if let Some(at) = self.round.get(next).and_then(|name| self.find(*name)) {
+                    return Step::LookUp(self.known[at].socket);
                 }
-            },
+                self.end_round(now, false);
+                self.next(now)
+            }
         }
     }
 
