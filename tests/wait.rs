@@ -91,25 +91,27 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
     left_by("[::]:8081", "127.0.0.1:8081", NONE);
     left_by("[::1]:8082", "[::1]:8082", REUSEADDR);
     let cases = [(8080, "reuseaddr", true), (8081, "both", true), (8082, "none", false)];
-    let waiters: Vec<(u16, u64, Waiter)> = cases
+    let waiters: Vec<(u16, Duration, Instant, Waiter)> = cases
         .into_iter()
         .map(|(port, with, reuseaddr)| {
             let options: &[&str] = if reuseaddr { &["SO_REUSEADDR"] } else { &[] };
             assert!(own_bind(port, options).contains(&"EADDRINUSE".to_owned()), "{port}");
+            let since = Instant::now();
             let left = procfs::buckets().iter().filter(|entry| entry.local.1 == port).map(|entry| entry.when).max();
+            let left = Duration::from_millis(left.expect("a bucket") * procfs::UNIT_MS);
             let mut waiter = Waiter::start(&[&port.to_string(), "--with", with]);
             waiter.blocked(BLOCKS);
-            (port, left.expect("a bucket") * procfs::UNIT_MS, waiter)
+            (port, left, since, waiter)
         })
         .collect();
     std::thread::scope(|scope| {
-        for (port, left, mut waiter) in waiters {
+        for (port, left, since, mut waiter) in waiters {
             scope.spawn(move || {
                 let mut cpu = Duration::ZERO;
                 // Slowly at first; then to see how long after the bucket the program ends.
                 while !waiter.has_ended() && !buckets(port).is_empty() {
                     cpu = waiter.cpu().unwrap_or(cpu);
-                    let nearly = waiter.age() > Duration::from_millis(left);
+                    let nearly = since.elapsed() > left;
                     std::thread::sleep(Duration::from_millis(if nearly { 5 } else { 500 }));
                 }
                 let gone = Instant::now();
@@ -121,12 +123,11 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
                 assert_eq!(last["blocked_by"], json!([]));
                 assert_eq!(own_bind(port, &[]), bound(), "a server that sets no option gets the port");
                 let (waited, attempts) = (number(&last, "waited_ms"), number(&last, "attempts"));
-                // procfs was read before it began; its time is cut to 10 ms.
-                assert!(waited + 1000 > left, "it ended {waited} ms after it began, and the timer had {left} ms");
+                assert!(gone.duration_since(since) >= left, "it ended before the timer, which had {left:.1?}");
                 assert!(attempts < 120, "{attempts} binds in {waited} ms");
                 assert!(cpu * 100 < age, "{cpu:?} on a processor in {age:?}");
                 measured(format!(
-                    "wait: {waited} ms for a bucket with {left} ms to go; it ended {late:.0?} after the bucket, after \
+                    "wait: {waited} ms for a bucket with {left:.2?} to go; it ended {late:.0?} after the bucket, after \
                      {attempts} binds and {cpu:.1?} on a processor ({:.2} %)",
                     cpu.as_secs_f64() * 100.0 / age.as_secs_f64()
                 ));
@@ -283,7 +284,7 @@ fn when_the_time_is_over_it_says_what_blocks() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     let run = twtool(["wait", "8080", "--timeout", "300ms"]).code(1);
     assert!(run.stderr.is_empty() && run.stdout.lines().count() == 1, "{run}");
-    for text in ["8080", "not bindable with SO_REUSEADDR, after 0.3s", BLOCKS, "1 timewait bucket, 5", "to go"] {
+    for text in ["8080", "not bindable with SO_REUSEADDR, after ", BLOCKS, "1 timewait bucket, 5", "to go"] {
         assert!(run.stdout.contains(text), "{text}{run}");
     }
     let run = twtool(["wait", "8080", "--timeout", "300ms", "--json"]).code(1);
@@ -432,9 +433,9 @@ fn a_terminal_shows_a_countdown_and_is_left_clean() {
         assert_eq!(status.code(), Some(1), "{text:?}");
         assert!(!text.contains(['\n', '\x1b']), "one line: {text:?}");
         let drawn: Vec<&str> = text.split('\r').filter(|line| !line.trim().is_empty()).collect();
-        assert!(drawn.len() > 2 && drawn.len() < 20, "redrawn about ten times a second: {text:?}");
+        assert!(drawn.len() > 1 && drawn.len() < 20, "redrawn about ten times a second: {text:?}");
         assert!(drawn.iter().all(|line| line.len() < usize::from(width)), "{text:?}");
-        assert!(drawn[0].starts_with("port 8080: 1 ti"), "{text:?}");
+        assert!(drawn[0].starts_with("port 8080: 1 t"), "{text:?}");
         if width == 80 {
             assert!(drawn[0].contains("1 timewait bucket, 5") && drawn[0].contains("s to go"), "{text:?}");
             assert!(drawn[0].contains("; timeout in ") && drawn[0].contains('['), "{text:?}");
@@ -453,7 +454,7 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     let interrupted = |signal: Signal| {
         let (text, status) = on_a_terminal(80, &[], |pid, text| {
-            if text.matches('\r').count() == 2 {
+            if text.matches('\r').count() >= 2 {
                 kill(pid, signal).expect("our own child");
             }
         });
