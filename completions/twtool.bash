@@ -43,6 +43,9 @@ _twtool() {
             twtool,summary)
                 cmd="twtool__subcmd__summary"
                 ;;
+            twtool,wait)
+                cmd="twtool__subcmd__wait"
+                ;;
             *)
                 ;;
         esac
@@ -50,7 +53,7 @@ _twtool() {
 
     case "${cmd}" in
         twtool)
-            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test capacity doctor kill completions man"
+            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test wait capacity doctor kill completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -439,6 +442,44 @@ _twtool() {
                     return 0
                     ;;
                 --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        twtool__subcmd__wait)
+            opts="-q -o -4 -6 -h --addr --with --timeout --quiet --output --json --color --ipv4 --ipv6 --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --with)
+                    COMPREPLY=($(compgen -W "none reuseaddr reuseport both" -- "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -40,6 +40,7 @@ complete -c twtool -n "__fish_twtool_needs_command" -f -a "list" -d 'List TIME_W
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "summary" -d 'Say on one screen how many there are, of what, and the closes of the last minute'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "port" -d 'Classify ports, and say what this machine makes of them'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "bind-test" -d 'Say why bind() fails on a port, and what would help'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "wait" -d 'Wait until a server could bind a port, and perhaps start it'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "capacity" -d 'Say how many further connects a destination takes, and when it runs out of ports'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "doctor" -d 'Say whether settings, counters and sockets are in order, and what each of them means'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before their time; never a live one'
@@ -141,6 +142,24 @@ complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Sam
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l addr -d 'Address to bind; repeat for more [default: 0.0.0.0 and ::]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l with -d 'What your server sets before bind()' -r -f -a "none\t'No option'
+reuseaddr\t'SO_REUSEADDR'
+reuseport\t'SO_REUSEPORT'
+both\t'Both'"
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l timeout -d 'Give up after this time, like 500ms, 10s or 5m; 0 tries once' -r
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -s q -l quiet -d 'Print nothing; the exit code tells'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l to -d 'Only this destination: an address, or address and port like 192.0.2.1:443 or [2001:db8::1]:443' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l from -d 'Only from this local address' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l top -d 'Show the N destinations with the fewest free ports [default: all, in a table 10]' -r

@@ -31,6 +31,7 @@ Examples:
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
+  twtool wait 8080 -- ./server    start my server as soon as it can bind
   twtool capacity                 will connect() run out of ports, to whom, and when?
   twtool doctor                   are settings, counters and sockets in order?
   twtool kill --local-port 8080   free the port of its timewait buckets now";
@@ -55,6 +56,8 @@ enum Command {
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
     BindTest(commands::bind_test::BindTestArgs),
+    /// Wait until a server could bind a port, and perhaps start it
+    Wait(commands::wait::WaitArgs),
     /// Say how many further connects a destination takes, and when it runs out of ports
     Capacity(commands::capacity::CapacityArgs),
     /// Say whether settings, counters and sockets are in order, and what each of them means
@@ -115,7 +118,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             error.report(environment.err);
-            2
+            error.code()
         }
     }
 }
@@ -145,11 +148,13 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
     {
         context.person = Some(Person::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
     }
+    context.err_terminal = *err_terminal;
     let answer = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,
         Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
         Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,

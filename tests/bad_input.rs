@@ -18,13 +18,14 @@ suite! {
 }
 
 /// The commands that take a port, by the words before and after it.
-const PORT_PLACES: [(&[&str], &[&str]); 6] = [
+const PORT_PLACES: [(&[&str], &[&str]); 7] = [
     (&["port"], &[]),
     (&["list", "--port"], &[]),
     (&["list", "--local-port"], &["--json"]),
     (&["list", "--remote-port"], &["-q"]),
     (&["bind-test"], &[]),
     (&["kill", "--port"], &["--yes"]),
+    (&["wait"], &["--timeout", "0"]),
 ];
 
 #[track_caller]
@@ -50,6 +51,7 @@ fn bad_ports_are_named_with_what_a_port_is() {
     }
     // One port, not several.
     refused(&["bind-test", "8000-8099"], "8000-8099", &[]);
+    refused(&["wait", "8000-8099"], "8000-8099", &[]);
     refused(&["port", "80", "httpz", "443"], "httpz", &["/etc/services"]);
 }
 
@@ -67,7 +69,9 @@ fn bad_addresses_are_named_with_what_an_address_is() {
         assert!(run.stdout.is_empty() && run.stderr.contains("IPv6"), "{run}");
     }
     for bad in ["1.2.3", "::g", "localhost", "10.0.0.0/8"] {
-        refused(&["bind-test", "9000", "--addr", bad], bad, &["IPv6"]);
+        for command in ["bind-test", "wait"] {
+            refused(&[command, "9000", "--addr", bad], bad, &["IPv6"]);
+        }
     }
 }
 
@@ -99,6 +103,9 @@ fn bad_durations_are_named_with_what_a_duration_is() {
         refused(&["list", &format!("--expires-under={bad}")], bad, &["10s"]);
         refused(&["doctor", &format!("--close-wait-after={bad}")], bad, &["10s"]);
     }
+    for bad in ["soon", "10", "-5s", "10x", "1e400s", "00"] {
+        refused(&["wait", "9000", &format!("--timeout={bad}")], bad, &["10s", "0 tries once"]);
+    }
     let run = twtool(["list", "--expires-under", ""]).code(2);
     assert!(run.stdout.is_empty() && run.stderr.contains("10s"), "{run}");
 }
@@ -106,6 +113,7 @@ fn bad_durations_are_named_with_what_a_duration_is() {
 fn csv_is_refused_where_records_are_not_flat() {
     refused(&["bind-test", "9000", "-o", "csv"], "csv", &["json"]);
     refused(&["doctor", "-o", "csv"], "csv", &["json"]);
+    refused(&["wait", "9000", "-o", "csv"], "csv", &["json"]);
 }
 
 fn hostile_words_do_not_reach_the_terminal() {

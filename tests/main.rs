@@ -27,6 +27,8 @@ mod recordings;
 mod streams;
 mod summary;
 mod support;
+mod wait;
+mod wait_for_others;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         recordings::suite(),
         streams::suite(),
         summary::suite(),
+        wait::suite(),
+        wait_for_others::suite(),
     ];
     let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();

@@ -32,7 +32,7 @@ fn no_command_at_all_prints_help_to_stderr_and_fails() {
 }
 
 fn short_help_and_long_help_go_to_stdout() {
-    for subcommand in [[].as_slice(), &["list"], &["port"], &["bind-test"], &["kill"]] {
+    for subcommand in [[].as_slice(), &["list"], &["port"], &["bind-test"], &["wait"], &["kill"]] {
         let short = twtool([subcommand, &["-h"]].concat()).ok().prints("Usage:");
         let long = twtool([subcommand, &["--help"]].concat()).ok().prints("Usage:");
         assert!(long.stdout.len() > short.stdout.len(), "{short}{long}");
@@ -61,7 +61,7 @@ fn usage_errors_leave_stdout_empty() {
     ] {
         twtool(args).refused(word);
     }
-    for args in [["port"].as_slice(), &["bind-test"], &["completions"]] {
+    for args in [["port"].as_slice(), &["bind-test"], &["wait"], &["completions"]] {
         let run = twtool(args).code(2);
         assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{run}");
     }
@@ -112,6 +112,8 @@ fn a_full_output_is_an_error_with_its_reason() {
         &["port", "80"],
         &["port", "80", "--json"],
         &["bind-test", "9000"],
+        &["wait", "9000"],
+        &["wait", "9000", "-o", "ndjson"],
         &["kill", "--all", "--dry-run"],
         &["kill", "--all", "--dry-run", "--json"],
         &["completions", "bash"],
@@ -134,8 +136,17 @@ fn a_full_output_is_an_error_with_its_reason() {
 fn a_closed_output_is_an_error() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
-    for args in ["list", "list --json", "list -o ndjson", "list --count", "port 80", "bind-test 9000", "--help", "man"]
-    {
+    for args in [
+        "list",
+        "list --json",
+        "list -o ndjson",
+        "list --count",
+        "port 80",
+        "bind-test 9000",
+        "wait 9000",
+        "--help",
+        "man",
+    ] {
         let script = format!("exec \"$0\" {args} >&-");
         let run = Run::of(Command::new("sh").args(["-c", &script, PATH]).stdin(Stdio::null())).code(2);
         assert!(!run.stderr.is_empty(), "it says why{run}");

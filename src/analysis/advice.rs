@@ -89,8 +89,8 @@ fn set(options: ReuseOptions) -> String {
     format!("{options} would work now on every address tried, set on the listening socket before bind().{caution}")
 }
 
-/// Who they are, the first few by name.
-fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
+/// Who they are, the first few by name. Names that processes gave themselves are among the text: escape it.
+pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     const SHOWN: usize = 3;
     let total = holders.clone().count();
     let mut named: Vec<String> = vec![];
@@ -296,7 +296,7 @@ fn denied(evidence: &Evidence) -> Vec<String> {
     for attempt in evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE) {
         let why = match attempt.outcome() {
             CallResult::Ok | CallResult::Failed(Errno::AddrInUse) => continue,
-            CallResult::Failed(errno) => denial(evidence, attempt, errno),
+            CallResult::Failed(errno) => denial(evidence.facts, evidence.port, attempt, errno),
         };
         if !advice.contains(&why) {
             advice.push(why);
@@ -305,8 +305,9 @@ fn denied(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-fn denial(evidence: &Evidence, attempt: &Attempt, errno: Errno) -> String {
-    let Evidence { facts, port, .. } = *evidence;
+/// Why a bind failed for another reason than the port being in use, and what would help.
+#[must_use]
+pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> String {
     let on = match attempt.at.scope {
         Some(scope) => format!("{}%{}", attempt.at.addr, facts.interface_name(scope)),
         None => attempt.at.addr.to_string(),

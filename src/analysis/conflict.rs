@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
+use crate::model::bind::{Attempt, CallResult, Errno};
 use crate::model::socket::{Family, Socket, TcpState};
 
 /// Whether the socket's local end covers the address that the attempt was made on.
@@ -44,33 +44,37 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> bool {
     }
 }
 
-/// Whether the plain bind on one of the addresses failed with EADDRINUSE and this socket covers that address.
+/// Whether one of these attempts failed with EADDRINUSE on an address that the socket covers. Where they had options, the
+/// socket may be one that would share the port with them: the kernel does not tell the options of others.
 #[must_use]
 pub fn blocks(attempts: &[Attempt], socket: &Socket) -> bool {
     attempts.iter().any(|attempt| runs_into_something(attempt) && overlaps(attempt, socket))
 }
 
-/// Whether what was seen fits together: every address whose plain bind fails has a holder that explains it, and no
-/// address that a socket covers binds plainly. It does not when a socket came or went between the two looks, or when
-/// the kernel does not show the holder.
+/// Whether every one of these attempts that failed with EADDRINUSE has a socket that may be why.
 #[must_use]
-pub fn consistent(attempts: &[Attempt], sockets: &[Socket]) -> bool {
-    let plain = attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
-    plain.into_iter().all(|attempt| match attempt.bind {
-        CallResult::Failed(Errno::AddrInUse) => sockets.iter().any(|socket| overlaps(attempt, socket)),
-        CallResult::Ok => !sockets.iter().any(|socket| overlaps(attempt, socket)),
-        CallResult::Failed(_) => true,
-    })
+pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
+    let mut failed = attempts.iter().filter(|attempt| runs_into_something(attempt));
+    failed.all(|attempt| sockets.iter().any(|socket| overlaps(attempt, socket)))
+}
+
+/// Whether what was seen fits together, the attempts being plain: every address whose bind fails has a holder that
+/// explains it, and no address that a socket covers binds. It does not when a socket came or went between the two looks,
+/// or when the kernel does not show the holder.
+#[must_use]
+pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
+    let mut bound = plain.iter().filter(|attempt| attempt.bind == CallResult::Ok);
+    explained(plain, sockets) && bound.all(|attempt| !sockets.iter().any(|socket| overlaps(attempt, socket)))
 }
 
 fn runs_into_something(attempt: &Attempt) -> bool {
-    attempt.options == ReuseOptions::NONE && attempt.outcome() == CallResult::Failed(Errno::AddrInUse)
+    attempt.outcome() == CallResult::Failed(Errno::AddrInUse)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::bind::BindAddr;
+    use crate::model::bind::{BindAddr, ReuseOptions};
     use crate::model::port::Port;
     use crate::model::socket::{Cookie, FourTuple, FullSocket};
 

@@ -1,4 +1,4 @@
-//! What follows from the kernel's answers: direction, verdict, advice. Model in, model out; no I/O, no clock.
+//! What follows from the kernel's answers: direction, verdict, advice, how to wait. Model in, model out; no I/O, no clock.
 
 pub mod advice;
 pub mod capacity;
@@ -10,3 +10,4 @@ pub mod history;
 pub mod limits;
 pub mod summary;
 pub mod verdict;
+pub mod waiting;

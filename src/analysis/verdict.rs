@@ -46,6 +46,27 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets) }
 }
 
+/// What binds with a server's own options run into: one attempt an address, and the sockets that may be in their way.
+#[must_use]
+pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]) -> Cause {
+    let failed = |in_use: bool| -> Vec<&Attempt> {
+        let fits = |attempt: &&Attempt| match attempt.outcome() {
+            CallResult::Ok => false,
+            CallResult::Failed(errno) => (errno == Errno::AddrInUse) == in_use,
+        };
+        attempts.iter().filter(fits).collect()
+    };
+    let (denied, in_use) = (failed(false), failed(true));
+    if !denied.is_empty() {
+        return denial(facts, port, &denied);
+    }
+    if in_use.is_empty() {
+        return Cause::None;
+    }
+    let overlaps = |holder: &&Holder| in_use.iter().any(|attempt| conflict::overlaps(attempt, &holder.socket));
+    obstacle(Verdict::Blocked, &holders.iter().filter(overlaps).collect::<Vec<_>>())
+}
+
 fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verdict {
     match plain.outcome() {
         CallResult::Ok => Verdict::Free,

@@ -1,26 +1,21 @@
 //! `twtool bind-test`: why bind() fails on a port, and what would help; and the textbook experiment that shows it.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU32;
+use std::collections::BTreeMap;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::netns::NetnsArgs;
+use super::probe::{self, Sockets, With};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::advice::{self, Evidence};
-use crate::analysis::{conflict, direction, verdict};
-use crate::filter::{End, Filter};
+use crate::analysis::{conflict, verdict};
 use crate::lab;
 use crate::model::addr::ScopedAddr;
-use crate::model::bind::{Attempt, BindAddr, Cause, Holder, ReuseOptions, Verdict};
+use crate::model::bind::{Attempt, BindAddr, Cause, ReuseOptions, Verdict};
 use crate::model::demo::DemoRun;
-use crate::model::facts::{Facts, Setting};
-use crate::model::listeners::Listeners;
-use crate::model::port::{Port, PortArg, PortRange};
-use crate::model::process::Owners;
-use crate::model::row::Direction;
-use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::model::facts::Setting;
+use crate::model::port::{Port, PortArg};
+use crate::model::socket::Socket;
 use crate::source::{self, Choice, Origin, Source};
 use crate::sys;
 use crate::view;
@@ -69,29 +64,6 @@ pub struct BindTestArgs {
     netns: NetnsArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum With {
-    /// No option
-    None,
-    /// SO_REUSEADDR
-    Reuseaddr,
-    /// SO_REUSEPORT
-    Reuseport,
-    /// Both
-    Both,
-}
-
-impl With {
-    const fn options(self) -> ReuseOptions {
-        match self {
-            Self::None => ReuseOptions::NONE,
-            Self::Reuseaddr => ReuseOptions::REUSEADDR,
-            Self::Reuseport => ReuseOptions::REUSEPORT,
-            Self::Both => ReuseOptions::BOTH,
-        }
-    }
-}
-
 /// Answers.
 ///
 /// # Errors
@@ -109,13 +81,13 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
 
 fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
     let facts = source::kernel_facts();
-    let port = single_port(&args.port, &facts)?;
+    let port = probe::single_port(&args.port, &facts)?;
     if args.demo {
         return demo(port, global, context);
     }
     let mut warnings = facts.gaps(&Setting::ALL);
     let known = warnings.is_empty();
-    let addrs = addresses(args, global, &facts, &mut warnings)?;
+    let addrs = probe::addresses(&args.addr, global, &facts, &mut warnings)?;
 
     let Look { attempts, sockets, consistent } = look(&addrs, port, args.listen)?;
     warnings.extend((!sockets.complete).then(interrupted));
@@ -126,8 +98,8 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     }));
     warnings.extend(sockets.warnings);
     let list = sockets.list;
-    let holders = holders(&attempts, list);
-    warnings.extend(hidden_owners(&holders));
+    let holders = probe::holders(&plain(&attempts), list, BTreeMap::new());
+    warnings.extend(probe::hidden_owners(&holders));
     let with = args.with.options();
     let conclusion = verdict::conclude(&facts, port, with, &attempts, &holders);
     let bound_sockets_are_listed = sockets.origin == Origin::SockDiag;
@@ -161,59 +133,6 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     })
 }
 
-fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, CommandError> {
-    let range = facts.ports(arg).map_err(|why| bad_value(arg, "<PORT>", &why))?;
-    if range.first() != range.last() {
-        return Err(bad_value(arg, "<PORT>", "one port is tested at a time: a number 0-65535 or a service name"));
-    }
-    Ok(range.first())
-}
-
-/// Where to bind, each address once.
-fn addresses(
-    args: &BindTestArgs,
-    global: &GlobalArgs,
-    facts: &Facts,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<BindAddr>, CommandError> {
-    let family = global.ipv4_on_the_wire();
-    if args.addr.is_empty() {
-        let mut addrs = vec![];
-        if family != Some(false) {
-            addrs.push(BindAddr { addr: Ipv4Addr::UNSPECIFIED.into(), scope: None });
-        }
-        let v6 = BindAddr { addr: Ipv6Addr::UNSPECIFIED.into(), scope: None };
-        match family {
-            Some(true) => {}
-            Some(false) => addrs.push(v6),
-            None => match sys::bind::no_ipv6_sockets() {
-                None => addrs.push(v6),
-                Some(why) => warnings.push(format!("IPv6 sockets cannot be made here, so :: is left out: {why}")),
-            },
-        }
-        return Ok(addrs);
-    }
-    let mut addrs: Vec<BindAddr> = vec![];
-    for typed in &args.addr {
-        let argument = "--addr <ADDR>";
-        let scope = typed.scope.as_deref().map(|scope| facts.interface_index(scope)).transpose();
-        let scope = scope.map_err(|why| bad_value(typed, argument, &why))?;
-        if scope.is_some() && !matches!(typed.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-            return Err(bad_value(typed, argument, "only a link-local address (fe80::/10) has a scope (ipv6(7))"));
-        }
-        let ipv4 = matches!(typed.addr.to_canonical(), IpAddr::V4(_));
-        if family.is_some_and(|wanted| wanted != ipv4) {
-            let flag = if ipv4 { "-6" } else { "-4" };
-            return Err(bad_value(typed, argument, &format!("it is not of the family that {flag} asks for")));
-        }
-        let at = BindAddr { addr: typed.addr, scope };
-        if !addrs.contains(&at) {
-            addrs.push(at);
-        }
-    }
-    Ok(addrs)
-}
-
 /// What binding says, and what the kernel's list says.
 struct Look {
     attempts: Vec<Attempt>,
@@ -221,109 +140,26 @@ struct Look {
     consistent: bool,
 }
 
-/// Every socket on the port, in a stable order.
-struct Sockets {
-    list: Vec<(Socket, Direction)>,
-    complete: bool,
-    origin: Origin,
-    warnings: Vec<String>,
-}
-
 /// Looks at the sockets and then binds, again where a socket came or went in between.
 fn look(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Look, CommandError> {
+    let mut source = Source::kernel(Choice::Auto)?;
     let mut looks = 0;
     loop {
-        let sockets = sockets_on(port)?;
+        let sockets = probe::sockets_on(&mut source, port)?;
         let attempts = sys::bind::attempts(addrs, port, listen)?;
         looks += 1;
         let shown: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
         // Port 0 is nobody's, so nothing of it is listed.
-        let consistent = port.reserved_by_rfc() || conflict::consistent(&attempts, &shown);
+        let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&attempts), &shown);
         if consistent || looks == LOOKS {
             return Ok(Look { attempts, sockets, consistent });
         }
     }
 }
 
-/// Every socket whose local port this is.
-fn sockets_on(port: Port) -> Result<Sockets, CommandError> {
-    // Port 0 is nobody's.
-    if port.reserved_by_rfc() {
-        return Ok(Sockets { list: vec![], complete: true, origin: Origin::SockDiag, warnings: vec![] });
-    }
-    let mut source = Source::kernel(Choice::Auto)?;
-    let facts = source.facts().clone();
-    let ((listeners, mut sockets), end) = source.collect(
-        StateSet::ALL,
-        &Filter::Port(End::Local, PortRange::one(port)),
-        || (Listeners::default(), vec![]),
-        |(listeners, sockets), socket| {
-            if socket.tuple().local_port() == port {
-                if let Socket::Full(full) = socket
-                    && full.state == TcpState::Listen
-                {
-                    listeners.add(full);
-                }
-                sockets.push(socket);
-            }
-        },
-    )?;
-    sockets.sort_by_key(|socket| {
-        let tuple = socket.tuple();
-        let rank = match socket {
-            Socket::Full(full) => u8::from(full.state != TcpState::Listen),
-            Socket::Bucket(_) => 2,
-        };
-        (rank, tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), socket.cookie())
-    });
-    let inferred = |socket: Socket| {
-        let direction = match socket.state() {
-            // Nobody has connected.
-            TcpState::Listen | TcpState::Closed | TcpState::BoundInactive => Direction::Unknown,
-            _ => direction::infer(&facts, &listeners, socket.tuple(), socket.interface()),
-        };
-        (socket, direction)
-    };
-    let list = sockets.into_iter().map(inferred).collect();
-    Ok(Sockets { list, complete: end.complete, origin: source.origin(), warnings: source.warnings() })
-}
-
-/// The sockets with who has them open, and whether they are in the way.
-fn holders(attempts: &[Attempt], sockets: Vec<(Socket, Direction)>) -> Vec<Holder> {
-    let inode = |socket: &Socket| match socket {
-        Socket::Full(full) => full.inode,
-        Socket::Bucket(_) => None,
-    };
-    let inodes: BTreeSet<NonZeroU32> = sockets.iter().filter_map(|(socket, _)| inode(socket)).collect();
-    let owners = sys::owners::of(&inodes);
-    let holder = |(socket, direction)| Holder {
-        socket,
-        direction,
-        owners: inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody),
-        blocks: conflict::blocks(attempts, &socket),
-    };
-    sockets.into_iter().map(holder).collect()
-}
-
-/// Why the processes of some holders are not named.
-fn hidden_owners(holders: &[Holder]) -> Vec<String> {
-    let any = |owners: &Owners| holders.iter().any(|holder| holder.owners == *owners);
-    let mut warnings = vec![];
-    if any(&Owners::NotPermitted) {
-        warnings.push(
-            "not every process may be looked into, so some holders have no process named: root or CAP_SYS_PTRACE may \
-             read every /proc/PID/fd"
-                .into(),
-        );
-    }
-    if any(&Owners::NotVisible) {
-        warnings.push(
-            "some holders belong to no process that is visible here: they live in another pid namespace (a container), \
-             or are the kernel's own"
-                .into(),
-        );
-    }
-    warnings
+/// Those without an option.
+fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
+    attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE).copied().collect()
 }
 
 fn demo(port: Port, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {

@@ -11,10 +11,12 @@ pub mod list;
 pub mod netns;
 pub mod port;
 mod ports_in_use;
-pub mod summary;
-
+mod probe;
 mod selection;
+pub mod summary;
+pub mod wait;
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 
 use clap::{Args, ValueEnum};
@@ -98,6 +100,8 @@ pub struct Context<'a> {
     pub err: &'a mut (dyn Write + Send),
     /// How tables look there.
     pub look: Look,
+    /// Whether standard error is a terminal.
+    pub err_terminal: bool,
     /// Who can be asked, where somebody can.
     pub person: Option<Person<'a>>,
 }
@@ -118,7 +122,7 @@ impl<'a> Person<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// A world with these outputs and nobody to ask; `width` in columns, where standard output is a terminal; `unicode`:
+    /// A world with these outputs, no terminal on stderr and nobody to ask; `width` in columns, where standard output is a terminal; `unicode`:
     /// whether characters beyond ASCII are shown.
     pub fn new(
         out: &'a mut (dyn Write + Send),
@@ -127,7 +131,7 @@ impl<'a> Context<'a> {
         width: Option<usize>,
         unicode: bool,
     ) -> Self {
-        Self { out, err, look: Look { color, width, unicode }, person: None }
+        Self { out, err, look: Look { color, width, unicode }, err_terminal: false, person: None }
     }
 
     /// Says each warning on stderr. That stderr cannot be written is no reason to fail.
@@ -157,7 +161,7 @@ impl Answer {
     }
 }
 
-/// Why a command has no answer; always exit code 2, but for a reader that went away.
+/// Why a command has no answer; exit code 2, but for a reader that went away, and for a command that cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// What was typed cannot be.
@@ -192,6 +196,14 @@ pub enum CommandError {
     /// A network namespace could not be looked into.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// The command that was to follow.
+    #[error("running '{}' failed: {source}", program.display())]
+    Exec {
+        /// Its name, as typed.
+        program: OsString,
+        /// Why.
+        source: io::Error,
+    },
     /// The answer could not be written.
     #[error("writing the answer failed: {0}")]
     Output(#[from] io::Error),
@@ -205,6 +217,16 @@ impl CommandError {
         let _ = writeln!(err, "error: {}", lines.join("\n"));
         if let Some(hint) = self.hint() {
             let _ = writeln!(err, "hint: {hint}");
+        }
+    }
+
+    /// The exit code; env(1)'s where a command cannot be run.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Exec { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
+            Self::Exec { .. } => 126,
+            _ => 2,
         }
     }
 

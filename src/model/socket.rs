@@ -200,6 +200,16 @@ impl FourTuple {
         }
     }
 
+    /// Both addresses as the kernel has them: mapped ones are IPv6.
+    #[must_use]
+    pub fn addrs(&self) -> (IpAddr, IpAddr) {
+        let (local, remote) = (Ipv6Addr::from(self.local_addr), Ipv6Addr::from(self.remote_addr));
+        match self.family {
+            Family::Ipv4 => (local.to_canonical(), remote.to_canonical()),
+            Family::Ipv6 | Family::Ipv4Mapped => (local.into(), remote.into()),
+        }
+    }
+
     /// The address of this end; mapped ones as plain IPv4.
     #[must_use]
     pub fn local_addr(&self) -> IpAddr {

@@ -6,20 +6,16 @@
 //! last of a batch asks for an answer in either case (NLM_F_ACK), so that the batch's end is known.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
 };
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 
-use super::request::SEQUENCE;
+use super::request::{self, SEQUENCE};
 use super::transport::{Commands, errno};
 use crate::model::row::Row;
-use crate::model::socket::{Cookie, Family, TimeWaitBucket};
+use crate::model::socket::{Cookie, TimeWaitBucket};
 
 /// Requests in a batch. Were all of them to fail, the reports must fit into the receive buffer, for the kernel drops what
 /// does not: 256 do on Linux 6.18, where each takes 832 bytes of the 208 KiB of `net.core.rmem_default`. A batch of 1024 was
@@ -200,36 +196,7 @@ const LENGTH: usize = 16 + 56;
 
 /// Appends the request for one bucket. Without a cookie it is for nobody: the kernel never gives out 0.
 fn append(bucket: &TimeWaitBucket, cookie: Option<Cookie>, sequence: u32, acknowledge: bool, datagram: &mut Vec<u8>) {
-    let tuple = &bucket.tuple;
-    // Mapped addresses as AF_INET6 has them.
-    let addr = |bits| Ipv6Addr::from_bits(bits);
-    let (family, local, remote): (_, IpAddr, IpAddr) = match tuple.family {
-        Family::Ipv4 => (AF_INET, tuple.local_addr(), tuple.remote_addr()),
-        Family::Ipv6 | Family::Ipv4Mapped => {
-            (AF_INET6, addr(tuple.local_bits()).into(), addr(tuple.remote_bits()).into())
-        }
-    };
-    let cookie = cookie.map_or(0, Cookie::number);
-    let mut words = [0; 8];
-    // Two host-order words, the low one first, as in `response`.
-    let half = |shift: u32| u32::try_from(cookie >> shift & u64::from(u32::MAX)).unwrap_or_default().to_ne_bytes();
-    words[..4].copy_from_slice(&half(0));
-    words[4..].copy_from_slice(&half(32));
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        // Means nothing for one socket.
-        states: StateFlags::all(),
-        socket_id: SocketId {
-            source_port: tuple.local_port().0,
-            destination_port: tuple.remote_port().0,
-            source_address: local,
-            destination_address: remote,
-            interface_id: bucket.interface.map_or(0, NonZeroU32::get),
-            cookie: words,
-        },
-    };
+    let request = request::of_one(&bucket.tuple, bucket.interface, cookie);
     let mut header = NetlinkHeader::default();
     header.flags = if acknowledge { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
     header.sequence_number = sequence;
@@ -248,8 +215,11 @@ mod tests {
     use crate::sock_diag::request::Request;
     use crate::sock_diag::transport::Transport;
     use netlink_packet_core::Parseable;
+    use netlink_packet_sock_diag::inet::InetRequest;
     use proptest::prelude::*;
     use std::collections::VecDeque;
+    use std::net::IpAddr;
+    use std::num::NonZeroU32;
 
     const INVALID: i32 = 22;
 

@@ -1,6 +1,7 @@
 //! Requests for a dump of TCP sockets: `struct inet_diag_req` and `struct inet_diag_req_v2`. Pure.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use netlink_packet_core::{
     DefaultNla, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -10,7 +11,7 @@ use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 
-use crate::model::socket::StateSet;
+use crate::model::socket::{Cookie, Family, FourTuple, StateSet};
 
 /// `TCPDIAG_GETSOCK`, the request older than SOCK_DIAG_BY_FAMILY. Its family is ignored: IPv4 and IPv6 come in one walk.
 pub const TCPDIAG_GETSOCK: u16 = 18;
@@ -102,9 +103,9 @@ impl Request {
             })
         };
         let mut datagram = match self.walk {
-            Walk::BothFamilies => message(CompatRequest { states: self.states, extensions }),
-            Walk::Ipv4 => message(by_family(AF_INET, SocketId::new_v4())),
-            Walk::Ipv6 => message(by_family(AF_INET6, SocketId::new_v6())),
+            Walk::BothFamilies => message(CompatRequest { states: self.states, extensions }, DUMP),
+            Walk::Ipv4 => message(by_family(AF_INET, SocketId::new_v4()), DUMP),
+            Walk::Ipv6 => message(by_family(AF_INET6, SocketId::new_v6()), DUMP),
         };
         if let Some(program) = &self.program {
             let attribute = DefaultNla::new(INET_DIAG_REQ_BYTECODE, program.clone());
@@ -135,9 +136,40 @@ impl Request {
     }
 }
 
-fn message<T: NetlinkSerializable>(payload: T) -> Vec<u8> {
+/// What names one socket: both ends, its interface, and its cookie. Without a cookie it is nobody, for the kernel never
+/// gives out 0. Mapped sockets are AF_INET6 with their mapped addresses.
+pub(super) fn of_one(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: Option<Cookie>) -> InetRequest {
+    let (source_address, destination_address) = tuple.addrs();
+    let number = cookie.map_or(0, Cookie::number);
+    // Two host-order words, the low one first, as in `response`.
+    let half = |shift: u32| u32::try_from(number >> shift & u64::from(u32::MAX)).unwrap_or_default().to_ne_bytes();
+    let mut words = [0; 8];
+    words[..4].copy_from_slice(&half(0));
+    words[4..].copy_from_slice(&half(32));
+    InetRequest {
+        family: if tuple.family == Family::Ipv4 { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        // Means nothing for one socket.
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: tuple.local_port().0,
+            destination_port: tuple.remote_port().0,
+            source_address,
+            destination_address,
+            interface_id: interface.map_or(0, NonZeroU32::get),
+            cookie: words,
+        },
+    }
+}
+
+/// The flags of a dump.
+const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
+
+/// One request as a datagram.
+pub(super) fn message<T: NetlinkSerializable>(payload: T, flags: u16) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.flags = flags;
     header.sequence_number = SEQUENCE;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
     message.finalize();

@@ -24,7 +24,8 @@ pub trait Transport: Send {
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 }
 
-/// Carries commands as well: requests that change something. No recording has them, and no replay.
+/// Carries other requests than dumps as well: look-ups of one socket, and commands, which change something. No recording has
+/// them, and no replay.
 pub trait Commands: Transport {
     /// Sends a datagram of one or more requests.
     fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()>;

@@ -18,6 +18,7 @@ use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
+use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
 use crate::sys;
@@ -39,6 +40,9 @@ pub enum SourceError {
     /// The dump.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// The look-up of one socket.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     /// The file.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -263,6 +267,21 @@ impl Source {
             if end.complete || attempt > RETRIES {
                 return Ok((collected, end));
             }
+        }
+    }
+
+    /// Whether [`Self::look_up`] can answer.
+    #[must_use]
+    pub const fn looks_up(&self) -> bool {
+        matches!(self.carrier, Carrier::Kernel(_))
+    }
+
+    /// One socket as it is now; `None`: the kernel finds it no more. `sock_diag::lookup` says of which sockets that is
+    /// certain.
+    pub fn look_up(&mut self, socket: &Socket) -> Result<Option<Socket>, SourceError> {
+        match &mut self.carrier {
+            Carrier::Kernel(netlink) => Ok(lookup::find(netlink, socket)?),
+            _ => Err(LookupError::Send(io::ErrorKind::Unsupported.into()).into()),
         }
     }
 

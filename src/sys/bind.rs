@@ -55,6 +55,15 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Vec<Atte
     Ok(made)
 }
 
+/// Tries one option set on one address, and leaves no note of it: see [`attempts`].
+pub fn attempt_alone(at: BindAddr, port: Port, options: ReuseOptions) -> Result<Attempt, AttemptError> {
+    let attempt = attempt(at, port, options, false)?;
+    if attempt.bind == CallResult::Ok && options.reuseport {
+        forget_reuseport(port);
+    }
+    Ok(attempt)
+}
+
 /// Makes the kernel forget a SO_REUSEPORT bind: see [`attempts`]. Where a wildcard holds the port this fails, and then the
 /// note is that socket's own.
 fn forget_reuseport(port: Port) {

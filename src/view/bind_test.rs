@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::holder::{HolderRecord, bind_addr};
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
@@ -61,59 +62,14 @@ struct AttemptRecord {
     listen: Option<&'static str>,
 }
 
-#[derive(Serialize)]
-struct HolderRecord<'a> {
-    #[serde(flatten)]
-    socket: SocketRecord<'a>,
-    uid: Option<u32>,
-    inode: Option<u32>,
-    processes: Option<Vec<ProcessRecord<'a>>>,
-    blocks: bool,
-}
-
-#[derive(Serialize)]
-struct ProcessRecord<'a> {
-    pid: i32,
-    comm: &'a str,
-    cgroup: Option<&'a str>,
-    unit: Option<&'a str>,
-}
-
 impl AttemptRecord {
     fn new(attempt: &Attempt, facts: &Facts) -> Self {
         Self {
-            addr: addr(attempt, facts),
+            addr: bind_addr(attempt.at, facts),
             options: attempt.options.names(),
             bind: attempt.bind.name(),
             listen: attempt.listen.map(CallResult::name),
         }
-    }
-}
-
-impl<'a> HolderRecord<'a> {
-    fn new(holder: &'a Holder, facts: &'a Facts) -> Self {
-        let (uid, inode) = match holder.socket {
-            // The zeros of a bucket are placeholders.
-            Socket::Bucket(_) => (None, None),
-            Socket::Full(full) => (Some(full.uid), full.inode.map(std::num::NonZeroU32::get)),
-        };
-        let record =
-            |p: &'a Process| ProcessRecord { pid: p.pid, comm: &p.comm, cgroup: p.cgroup.as_deref(), unit: p.unit() };
-        let processes = match &holder.owners {
-            Owners::Nobody => Some(vec![]),
-            Owners::Found(processes) => Some(processes.iter().map(record).collect()),
-            Owners::NotPermitted | Owners::NotVisible => None,
-        };
-        let socket = SocketRecord::new(&holder.socket, holder.direction, facts);
-        Self { socket, uid, inode, processes, blocks: holder.blocks }
-    }
-}
-
-/// The address with its scope by name.
-fn addr(attempt: &Attempt, facts: &Facts) -> String {
-    match attempt.at.scope {
-        Some(scope) => format!("{}%{}", attempt.at.addr, facts.interface_name(scope)),
-        None => attempt.at.addr.to_string(),
     }
 }
 
@@ -211,7 +167,7 @@ fn attempts_table(out: &mut dyn Write, attempts: &[Attempt], facts: &Facts, look
     };
     let row = |of_one: &[Attempt]| {
         let address =
-            of_one.first().map(|attempt| human::escape(&addr(attempt, facts)).into_owned()).unwrap_or_default();
+            of_one.first().map(|attempt| human::escape(&bind_addr(attempt.at, facts)).into_owned()).unwrap_or_default();
         std::iter::once(address).chain(of_one.iter().map(cell)).collect()
     };
     let rows: Vec<Vec<String>> = attempts.chunks(ReuseOptions::ALL.len()).map(row).collect();

@@ -4,13 +4,13 @@
 //! to no second connection: nothing ends a bucket by chance.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
-use netlink_packet_sock_diag::constants::{AF_INET, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
@@ -142,10 +142,10 @@ fn reset(stream: TcpStream) {
 }
 
 /// Sends SOCK_DESTROY, and passes over what comes back: that a bucket has gone by itself is no matter.
-struct Killer(Socket);
+pub(crate) struct Killer(Socket);
 
 impl Killer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG).expect("a netlink socket");
         socket.bind_auto().expect("bound");
         socket.connect(&NetlinkAddr::new(0, 0)).expect("connected");
@@ -153,8 +153,8 @@ impl Killer {
         Self(socket)
     }
 
-    fn destroy(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
-        let (IpAddr::V4(_), IpAddr::V4(_)) = (local.ip(), remote.ip()) else { panic!("IPv4 only") };
+    /// The socket with these ends; IPv4-mapped ones have mapped addresses.
+    pub(crate) fn destroy(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
         let socket_id = SocketId {
             source_port: local.port(),
             destination_port: remote.port(),
@@ -165,7 +165,7 @@ impl Killer {
             ..SocketId::new_v4()
         };
         let request = InetRequest {
-            family: AF_INET,
+            family: if local.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::empty(),
             states: StateFlags::all(),

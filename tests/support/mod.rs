@@ -21,6 +21,7 @@ pub(crate) mod services;
 pub(crate) mod situations;
 pub(crate) mod twtool;
 pub(crate) mod varied;
+pub(crate) mod waiter;
 
 use std::sync::Mutex;
 

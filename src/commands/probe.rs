@@ -1,0 +1,199 @@
+//! What `bind-test` and `wait` share: the port and the addresses that were meant, every socket on the port, who has it
+//! open, and whether it is in the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+
+use clap::ValueEnum;
+
+use super::{CommandError, GlobalArgs, bad_value};
+use crate::analysis::{conflict, direction};
+use crate::filter::{End, Filter};
+use crate::model::addr::ScopedAddr;
+use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions};
+use crate::model::facts::Facts;
+use crate::model::listeners::Listeners;
+use crate::model::port::{Port, PortArg, PortRange};
+use crate::model::process::Owners;
+use crate::model::row::Direction;
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::source::{Origin, Source};
+use crate::sys;
+
+/// What a server sets before bind().
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum With {
+    /// No option
+    None,
+    /// SO_REUSEADDR
+    Reuseaddr,
+    /// SO_REUSEPORT
+    Reuseport,
+    /// Both
+    Both,
+}
+
+impl With {
+    pub(super) const fn options(self) -> ReuseOptions {
+        match self {
+            Self::None => ReuseOptions::NONE,
+            Self::Reuseaddr => ReuseOptions::REUSEADDR,
+            Self::Reuseport => ReuseOptions::REUSEPORT,
+            Self::Both => ReuseOptions::BOTH,
+        }
+    }
+}
+
+/// The one port that an argument names.
+pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, CommandError> {
+    let range = facts.ports(arg).map_err(|why| bad_value(arg, "<PORT>", &why))?;
+    if range.first() != range.last() {
+        return Err(bad_value(arg, "<PORT>", "one port is tested at a time: a number 0-65535 or a service name"));
+    }
+    Ok(range.first())
+}
+
+/// Where to bind, each address once.
+pub(super) fn addresses(
+    typed: &[ScopedAddr],
+    global: &GlobalArgs,
+    facts: &Facts,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<BindAddr>, CommandError> {
+    let family = global.ipv4_on_the_wire();
+    if typed.is_empty() {
+        let mut addrs = vec![];
+        if family != Some(false) {
+            addrs.push(BindAddr { addr: Ipv4Addr::UNSPECIFIED.into(), scope: None });
+        }
+        let v6 = BindAddr { addr: Ipv6Addr::UNSPECIFIED.into(), scope: None };
+        match family {
+            Some(true) => {}
+            Some(false) => addrs.push(v6),
+            None => match sys::bind::no_ipv6_sockets() {
+                None => addrs.push(v6),
+                Some(why) => warnings.push(format!("IPv6 sockets cannot be made here, so :: is left out: {why}")),
+            },
+        }
+        return Ok(addrs);
+    }
+    let mut addrs: Vec<BindAddr> = vec![];
+    for typed in typed {
+        let argument = "--addr <ADDR>";
+        let scope = typed.scope.as_deref().map(|scope| facts.interface_index(scope)).transpose();
+        let scope = scope.map_err(|why| bad_value(typed, argument, &why))?;
+        if scope.is_some() && !matches!(typed.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            return Err(bad_value(typed, argument, "only a link-local address (fe80::/10) has a scope (ipv6(7))"));
+        }
+        let ipv4 = matches!(typed.addr.to_canonical(), IpAddr::V4(_));
+        if family.is_some_and(|wanted| wanted != ipv4) {
+            let flag = if ipv4 { "-6" } else { "-4" };
+            return Err(bad_value(typed, argument, &format!("it is not of the family that {flag} asks for")));
+        }
+        let at = BindAddr { addr: typed.addr, scope };
+        if !addrs.contains(&at) {
+            addrs.push(at);
+        }
+    }
+    Ok(addrs)
+}
+
+/// Every socket on the port, in a stable order.
+pub(super) struct Sockets {
+    /// With who opened the connection, as far as that can be inferred.
+    pub(super) list: Vec<(Socket, Direction)>,
+    /// Whether the kernel said nothing against its completeness.
+    pub(super) complete: bool,
+    /// Which interface listed them.
+    pub(super) origin: Origin,
+    /// What is poorer for that.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Every socket whose local port this is.
+pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, CommandError> {
+    // Port 0 is nobody's.
+    if port.reserved_by_rfc() {
+        return Ok(Sockets { list: vec![], complete: true, origin: Origin::SockDiag, warnings: vec![] });
+    }
+    let facts = source.facts().clone();
+    let ((listeners, mut sockets), end) = source.collect(
+        StateSet::ALL,
+        &Filter::Port(End::Local, PortRange::one(port)),
+        || (Listeners::default(), vec![]),
+        |(listeners, sockets), socket| {
+            if socket.tuple().local_port() == port {
+                if let Socket::Full(full) = socket
+                    && full.state == TcpState::Listen
+                {
+                    listeners.add(full);
+                }
+                sockets.push(socket);
+            }
+        },
+    )?;
+    sockets.sort_by_key(|socket| {
+        let tuple = socket.tuple();
+        let rank = match socket {
+            Socket::Full(full) => u8::from(full.state != TcpState::Listen),
+            Socket::Bucket(_) => 2,
+        };
+        (rank, tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), socket.cookie())
+    });
+    let inferred = |socket: Socket| {
+        let direction = match socket.state() {
+            // Nobody has connected.
+            TcpState::Listen | TcpState::Closed | TcpState::BoundInactive => Direction::Unknown,
+            _ => direction::infer(&facts, &listeners, socket.tuple(), socket.interface()),
+        };
+        (socket, direction)
+    };
+    let list = sockets.into_iter().map(inferred).collect();
+    Ok(Sockets { list, complete: end.complete, origin: source.origin(), warnings: source.warnings() })
+}
+
+/// The sockets with who has them open, and whether one of these attempts may have run into them.
+/// `known` owners of inodes are not looked for again.
+pub(super) fn holders(
+    attempts: &[Attempt],
+    sockets: Vec<(Socket, Direction)>,
+    known: BTreeMap<NonZeroU32, Owners>,
+) -> Vec<Holder> {
+    let inode = |socket: &Socket| match socket {
+        Socket::Full(full) => full.inode,
+        Socket::Bucket(_) => None,
+    };
+    let inodes = sockets.iter().filter_map(|(socket, _)| inode(socket));
+    let unknown: BTreeSet<NonZeroU32> = inodes.filter(|inode| !known.contains_key(inode)).collect();
+    let mut owners = known;
+    owners.extend(sys::owners::of(&unknown));
+    let holder = |(socket, direction)| Holder {
+        socket,
+        direction,
+        owners: inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody),
+        blocks: conflict::blocks(attempts, &socket),
+    };
+    sockets.into_iter().map(holder).collect()
+}
+
+/// Why the processes of some holders are not named.
+pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
+    let any = |owners: &Owners| holders.iter().any(|holder| holder.owners == *owners);
+    let mut warnings = vec![];
+    if any(&Owners::NotPermitted) {
+        warnings.push(
+            "not every process may be looked into, so some holders have no process named: root or CAP_SYS_PTRACE may \
+             read every /proc/PID/fd"
+                .into(),
+        );
+    }
+    if any(&Owners::NotVisible) {
+        warnings.push(
+            "some holders belong to no process that is visible here: they live in another pid namespace (a container), \
+             or are the kernel's own"
+                .into(),
+        );
+    }
+    warnings
+}

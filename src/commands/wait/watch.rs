@@ -1,0 +1,161 @@
+//! The kernel's side of a wait: binds on the addresses, looks at the sockets in the way, look-ups of one of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+
+use crate::analysis::conflict;
+use crate::analysis::waiting::{self, Bound, Name};
+use crate::commands::CommandError;
+use crate::commands::probe::{self, Sockets};
+use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, Holder, ReuseOptions};
+use crate::model::port::Port;
+use crate::model::process::Owners;
+use crate::model::socket::Socket;
+use crate::source::{Choice, Origin, Source};
+use crate::sys;
+
+/// What is watched, and what was last seen of it.
+pub(super) struct Watch {
+    port: Port,
+    with: ReuseOptions,
+    source: Source,
+    /// What each address gave last, in the order in which they are tried.
+    attempts: Vec<Attempt>,
+    addrs: Vec<BindAddr>,
+    /// The address that failed last.
+    failing: Option<BindAddr>,
+    /// Whether a bind was made since the last look.
+    tried: bool,
+    holders: HashMap<Name, Holder>,
+    /// Whether the last list was whole.
+    complete: bool,
+}
+
+impl Watch {
+    /// Watches the port on these addresses for a server with these options.
+    pub(super) fn new(port: Port, addrs: &[BindAddr], with: ReuseOptions) -> Result<Self, CommandError> {
+        // IPv6 first, for the reason given at `sys::bind::attempts`.
+        let (mut order, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
+        order.extend(ipv4);
+        Ok(Self {
+            port,
+            with,
+            source: Source::kernel(Choice::Auto)?,
+            attempts: vec![],
+            addrs: order,
+            failing: None,
+            tried: false,
+            holders: HashMap::new(),
+            complete: true,
+        })
+    }
+
+    /// Whether one socket can be looked up.
+    pub(super) const fn looks_up(&self) -> bool {
+        self.source.looks_up()
+    }
+
+    /// What each address gave last.
+    pub(super) fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// Whether the last list was whole.
+    pub(super) const fn complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether the source lists sockets that are bound and do not listen, as far as the kernel does.
+    pub(super) fn bound_sockets_are_listed(&self) -> bool {
+        self.source.origin() == Origin::SockDiag
+    }
+
+    /// What is poorer because sock_diag was refused.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.source.warnings()
+    }
+
+    /// Binds, and counts the binds. Unless `every_address` is asked for, the first failure ends the round, and the address
+    /// that failed last comes first: as long as that fails one bind is enough.
+    pub(super) fn bind(&mut self, every_address: bool) -> Result<(Bound, u32), CommandError> {
+        self.tried = true;
+        let mut round = vec![];
+        if let Some(at) = self.failing.filter(|_| !every_address) {
+            round.push(sys::bind::attempt_alone(at, self.port, self.with)?);
+        }
+        let fails = |round: &[Attempt]| round.iter().any(|attempt| attempt.bind != CallResult::Ok);
+        if !fails(&round) {
+            for at in &self.addrs {
+                round.push(sys::bind::attempt_alone(*at, self.port, self.with)?);
+                if fails(&round) && !every_address {
+                    break;
+                }
+            }
+        }
+        let binds = u32::try_from(round.len()).unwrap_or(u32::MAX);
+        let failure = |attempt: &&Attempt| attempt.bind != CallResult::Ok;
+        self.failing = round.iter().find(failure).map(|attempt| attempt.at);
+        let bound = round.iter().map(|attempt| bound(attempt.bind)).max();
+        self.remember(round);
+        Ok((bound.unwrap_or(Bound::All), binds))
+    }
+
+    /// Keeps what each address gave last.
+    fn remember(&mut self, round: Vec<Attempt>) {
+        for attempt in round {
+            match self.attempts.iter_mut().find(|known| known.at == attempt.at) {
+                Some(known) => *known = attempt,
+                None => self.attempts.push(attempt),
+            }
+        }
+    }
+
+    /// The sockets that may be in the way, and whether they explain the failure of the last bind.
+    pub(super) fn look(&mut self) -> Result<(Vec<Socket>, bool), CommandError> {
+        let Sockets { mut list, complete, .. } = probe::sockets_on(&mut self.source, self.port)?;
+        self.complete = complete;
+        list.retain(|(socket, _)| conflict::blocks(&self.attempts, socket));
+        let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
+        let last: Vec<Attempt> =
+            self.attempts.iter().filter(|attempt| Some(attempt.at) == self.failing).copied().collect();
+        // Reading every process's descriptors costs more than the list; where nothing was tried they are still the same.
+        let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
+        let holders = probe::holders(&self.attempts, list, known);
+        self.holders = holders.into_iter().map(|holder| (waiting::name(&holder.socket), holder)).collect();
+        Ok((sockets.clone(), conflict::explained(&last, &sockets)))
+    }
+
+    fn owners(&self) -> BTreeMap<NonZeroU32, Owners> {
+        let owners = |holder: &Holder| match holder.socket {
+            Socket::Full(full) => Some((full.inode?, holder.owners.clone())),
+            Socket::Bucket(_) => None,
+        };
+        self.holders.values().filter_map(owners).collect()
+    }
+
+    /// The socket as it is now; `None`: it was not found.
+    pub(super) fn look_up(&mut self, socket: &Socket) -> Result<Option<Socket>, CommandError> {
+        Ok(self.source.look_up(socket)?)
+    }
+
+    /// Who these sockets are, each as it was last seen.
+    pub(super) fn holders<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> Vec<Holder> {
+        let holder = |socket: &Socket| {
+            let holder = self.holders.get(&waiting::name(socket))?.clone();
+            // A connection that closed has left its process for a bucket.
+            let owners = if let Socket::Full(_) = socket { holder.owners } else { Owners::Nobody };
+            Some(Holder { socket: *socket, owners, ..holder })
+        };
+        sockets.filter_map(holder).collect()
+    }
+}
+
+/// What one address gave, as the wait sees it.
+fn bound(result: CallResult) -> Bound {
+    match result {
+        CallResult::Ok => Bound::All,
+        CallResult::Failed(Errno::AddrInUse) => Bound::InUse,
+        CallResult::Failed(Errno::AddrNotAvailable) => Bound::NotAvailable,
+        CallResult::Failed(_) => Bound::Denied,
+    }
+}

@@ -1,0 +1,232 @@
+//! One socket by its name: a request of SOCK_DIAG_BY_FAMILY that is no dump (`inet_diag_find_one_icsk` in
+//! net/ipv4/inet_diag.c). It costs a look into one hash bucket, where a dump walks the whole table.
+//!
+//! The name is both ends, the interface that the socket is bound to, and the cookie, so the answer is never about another
+//! socket that has the same ends by now. IPv4-mapped sockets are AF_INET6 with their mapped addresses.
+//!
+//! The kernel looks among connections and buckets, and then among listeners, of which it considers one for a packet to
+//! that address. So "gone" is certain for connections and buckets; of a listener it may mean that another of a
+//! SO_REUSEPORT group was found, and a socket that is bound and does not listen is never found.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
+
+use super::request::{self, SEQUENCE};
+use super::response::{self, Malformed};
+use super::transport::Commands;
+use crate::model::socket::Socket;
+
+/// Why a look-up has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// A socket without a cookie has no name of its own.
+    #[error("looking up a socket whose cookie is not known")]
+    Unnamed,
+    /// The request could not be sent.
+    #[error("asking the kernel for one socket failed: {0}")]
+    Send(io::Error),
+    /// Receiving failed.
+    #[error("receiving one socket from the kernel failed: {0}")]
+    Recv(io::Error),
+    /// NLMSG_ERROR with another errno than ENOENT.
+    #[error("the kernel refuses to look up a socket: {0}")]
+    Refused(io::Error),
+    /// Bytes that do not answer the request.
+    #[error("a malformed netlink message from the kernel: {0}")]
+    Framing(String),
+    /// A message that is no socket.
+    #[error("a malformed netlink message from the kernel: {0}")]
+    Malformed(#[from] Malformed),
+}
+
+/// The socket as it is now; `None`: the kernel finds it no more.
+pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>, LookupError> {
+    let cookie = socket.cookie().ok_or(LookupError::Unnamed)?;
+    let request = request::of_one(socket.tuple(), socket.interface(), Some(cookie));
+    let datagram = request::message(SockDiagMessage::InetRequest(request), NLM_F_REQUEST);
+    kernel.send_bytes(&datagram).map_err(LookupError::Send)?;
+    let mut buffer = Vec::new();
+    let length = kernel.recv(&mut buffer).map_err(LookupError::Recv)?;
+    if length > buffer.len() {
+        return Err(LookupError::Framing(format!("{length} bytes, cut to {}", buffer.len())));
+    }
+    let message = NetlinkBuffer::new_checked(buffer.as_slice()).map_err(|e| LookupError::Framing(format!("{e:#}")))?;
+    if message.sequence_number() != SEQUENCE {
+        let number = message.sequence_number();
+        return Err(LookupError::Framing(format!("it answers request {number}, which was not asked")));
+    }
+    match message.message_type() {
+        SOCK_DIAG_BY_FAMILY => {
+            let found = response::decode(message.payload())?;
+            if found.cookie() != Some(cookie) {
+                return Err(LookupError::Framing("it is about another socket".into()));
+            }
+            Ok(Some(found))
+        }
+        NLMSG_ERROR => match message.payload().first_chunk::<4>().copied().map(i32::from_ne_bytes) {
+            Some(code @ i32::MIN..0) => {
+                let errno = io::Error::from_raw_os_error(code.saturating_neg());
+                if errno.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(LookupError::Refused(errno)) }
+            }
+            _ => Err(LookupError::Framing("an error without an errno".into())),
+        },
+        other => Err(LookupError::Framing(format!("it is of type {other}, which was not asked for"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::port::Port;
+    use crate::model::socket::{Cookie, FourTuple, TimeWaitBucket};
+    use crate::sock_diag::request::Request;
+    use crate::sock_diag::transport::Transport;
+    use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+    use proptest::prelude::*;
+    use std::net::IpAddr;
+    use std::num::NonZeroU32;
+
+    const ENOENT: i32 = 2;
+    const EINVAL: i32 = 22;
+
+    /// Keeps what it was asked, and answers with this.
+    struct FakeKernel {
+        asked: Vec<Vec<u8>>,
+        answer: io::Result<Vec<u8>>,
+        cut: usize,
+    }
+
+    impl Transport for FakeKernel {
+        fn send(&mut self, _: &Request) -> io::Result<()> {
+            panic!("a look-up is no dump")
+        }
+
+        fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+            *buffer = std::mem::replace(&mut self.answer, Ok(vec![]))?;
+            Ok(buffer.len() + self.cut)
+        }
+    }
+
+    impl Commands for FakeKernel {
+        fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()> {
+            self.asked.push(datagram.to_vec());
+            Ok(())
+        }
+    }
+
+    fn bucket(local: &str, remote: &str, cookie: u64) -> Socket {
+        let end = |addr: &str, port| (addr.parse::<IpAddr>().expect("an address"), Port(port));
+        Socket::Bucket(TimeWaitBucket {
+            tuple: FourTuple::new(end(local, 8080), end(remote, 40000)),
+            fin_wait_2: false,
+            expires_ms: 1234,
+            interface: NonZeroU32::new(7),
+            mark: None,
+            cookie: Cookie::new(cookie),
+        })
+    }
+
+    fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut m = u32::try_from(16 + payload.len()).expect("short").to_ne_bytes().to_vec();
+        m.extend_from_slice(&kind.to_ne_bytes());
+        m.extend_from_slice(&[0; 2]);
+        m.extend_from_slice(&sequence.to_ne_bytes());
+        m.extend_from_slice(&[0; 4]);
+        m.extend_from_slice(payload);
+        m
+    }
+
+    /// `struct inet_diag_msg` of the bucket from 127.0.0.1 to 127.0.0.2.
+    fn found(expires_ms: u32, cookie: u32) -> Vec<u8> {
+        let mut m = vec![0; response::LENGTH];
+        m[..4].copy_from_slice(&[AF_INET, 6, 3, 0]);
+        m[4..8].copy_from_slice(&[0x1f, 0x90, 0x9c, 0x40]);
+        m[8..12].copy_from_slice(&[127, 0, 0, 1]);
+        m[24..28].copy_from_slice(&[127, 0, 0, 2]);
+        m[40] = 7;
+        m[44..48].copy_from_slice(&cookie.to_ne_bytes());
+        m[52..56].copy_from_slice(&expires_ms.to_ne_bytes());
+        message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &m)
+    }
+
+    fn look_up(answer: io::Result<Vec<u8>>, cut: usize) -> Result<Option<Socket>, LookupError> {
+        let mut kernel = FakeKernel { asked: vec![], answer, cut };
+        find(&mut kernel, &bucket("127.0.0.1", "127.0.0.2", 9))
+    }
+
+    fn error(code: i32) -> Vec<u8> {
+        message(NLMSG_ERROR, SEQUENCE, &(-code).to_ne_bytes())
+    }
+
+    #[test]
+    fn the_request_names_both_ends_the_interface_and_the_cookie_and_is_no_dump() {
+        let mut kernel = FakeKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
+        let gone = find(&mut kernel, &bucket("127.0.0.1", "127.0.0.2", 0x1_0000_0002)).expect("an answer");
+        assert_eq!(gone, None);
+        let asked = &kernel.asked[0];
+        assert_eq!(asked.len(), 72);
+        assert_eq!(asked[4..6], SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        assert_eq!(asked[6..8], NLM_F_REQUEST.to_ne_bytes());
+        // struct inet_diag_sockid is at 16 + 8.
+        assert_eq!(asked[16..18], [AF_INET, IPPROTO_TCP]);
+        assert_eq!(asked[24..28], [0x1f, 0x90, 0x9c, 0x40]);
+        assert_eq!((&asked[28..32], &asked[44..48]), ([127, 0, 0, 1].as_slice(), [127, 0, 0, 2].as_slice()));
+        assert_eq!(asked[60..64], 7_u32.to_ne_bytes());
+        assert_eq!(asked[64..72], [2_u32.to_ne_bytes(), 1_u32.to_ne_bytes()].concat());
+    }
+
+    #[test]
+    fn a_mapped_socket_is_asked_for_by_its_mapped_addresses() {
+        let mut kernel = FakeKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
+        find(&mut kernel, &bucket("::ffff:127.0.0.1", "::ffff:127.0.0.2", 1)).expect("an answer");
+        let asked = &kernel.asked[0];
+        assert_eq!((asked[16], &asked[38..44]), (AF_INET6, [0xff, 0xff, 127, 0, 0, 1].as_slice()));
+    }
+
+    #[test]
+    fn a_socket_that_is_found_comes_with_its_time_of_now() {
+        let Ok(Some(Socket::Bucket(now))) = look_up(Ok(found(59_000, 9)), 0) else { panic!("no bucket") };
+        assert_eq!(now.expires_ms, 59_000);
+    }
+
+    #[test]
+    fn only_enoent_is_gone() {
+        assert!(matches!(look_up(Ok(error(ENOENT)), 0), Ok(None)));
+        assert!(
+            matches!(look_up(Ok(error(EINVAL)), 0), Err(LookupError::Refused(e)) if e.raw_os_error() == Some(EINVAL))
+        );
+        assert!(matches!(look_up(Ok(error(0)), 0), Err(LookupError::Framing(_))), "an acknowledgement is no answer");
+    }
+
+    #[test]
+    fn what_does_not_answer_the_request_is_an_error() {
+        for bad in [
+            vec![],
+            found(1, 9)[..40].to_vec(),
+            found(1, 8),
+            message(SOCK_DIAG_BY_FAMILY, SEQUENCE + 1, &[0; 72]),
+            message(99, SEQUENCE, &[]),
+            message(NLMSG_ERROR, SEQUENCE, &[]),
+        ] {
+            assert!(matches!(look_up(Ok(bad.clone()), 0), Err(LookupError::Framing(_))), "{bad:?}");
+        }
+        assert!(matches!(look_up(Ok(found(1, 9)), 1), Err(LookupError::Framing(_))));
+        let short = message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &[0; 71]);
+        assert!(matches!(look_up(Ok(short), 0), Err(LookupError::Malformed(_))));
+        let enobufs = Err(io::Error::from_raw_os_error(105));
+        assert!(matches!(look_up(enobufs, 0), Err(LookupError::Recv(_))));
+        let mut kernel = FakeKernel { asked: vec![], answer: Ok(vec![]), cut: 0 };
+        let unnamed = bucket("127.0.0.1", "127.0.0.2", 0);
+        assert!(matches!(find(&mut kernel, &unnamed), Err(LookupError::Unnamed)) && kernel.asked.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_answers_never_panic(answer in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = look_up(Ok(answer), 0);
+        }
+    }
+}

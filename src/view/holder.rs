@@ -1,0 +1,55 @@
+//! What a bind test and a wait say of a socket on the port, and of an address that was tried, as JSON.
+
+use serde::Serialize;
+
+use super::record::SocketRecord;
+use crate::model::bind::{BindAddr, Holder};
+use crate::model::facts::Facts;
+use crate::model::process::{Owners, Process};
+use crate::model::socket::Socket;
+
+/// A socket, who has it open, and whether it is in the way.
+#[derive(Serialize)]
+pub(super) struct HolderRecord<'a> {
+    #[serde(flatten)]
+    socket: SocketRecord<'a>,
+    uid: Option<u32>,
+    inode: Option<u32>,
+    processes: Option<Vec<ProcessRecord<'a>>>,
+    blocks: bool,
+}
+
+#[derive(Serialize)]
+struct ProcessRecord<'a> {
+    pid: i32,
+    comm: &'a str,
+    cgroup: Option<&'a str>,
+    unit: Option<&'a str>,
+}
+
+impl<'a> HolderRecord<'a> {
+    pub(super) fn new(holder: &'a Holder, facts: &'a Facts) -> Self {
+        let (uid, inode) = match holder.socket {
+            // The zeros of a bucket are placeholders.
+            Socket::Bucket(_) => (None, None),
+            Socket::Full(full) => (Some(full.uid), full.inode.map(std::num::NonZeroU32::get)),
+        };
+        let record =
+            |p: &'a Process| ProcessRecord { pid: p.pid, comm: &p.comm, cgroup: p.cgroup.as_deref(), unit: p.unit() };
+        let processes = match &holder.owners {
+            Owners::Nobody => Some(vec![]),
+            Owners::Found(processes) => Some(processes.iter().map(record).collect()),
+            Owners::NotPermitted | Owners::NotVisible => None,
+        };
+        let socket = SocketRecord::new(&holder.socket, holder.direction, facts);
+        Self { socket, uid, inode, processes, blocks: holder.blocks }
+    }
+}
+
+/// The address with its scope by name.
+pub(super) fn bind_addr(at: BindAddr, facts: &Facts) -> String {
+    match at.scope {
+        Some(scope) => format!("{}%{}", at.addr, facts.interface_name(scope)),
+        None => at.addr.to_string(),
+    }
+}

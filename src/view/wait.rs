@@ -1,0 +1,353 @@
+//! A wait for a port: its answer as a line or as JSON, and the line that a terminal shows until then.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::holder::{HolderRecord, bind_addr};
+use super::human;
+use super::json::{self, Envelope};
+use super::style::{Look, Meaning};
+use crate::analysis::advice;
+use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+use crate::model::socket::Socket;
+
+/// The widest bar.
+const BAR: usize = 30;
+
+/// Columns that the terminal itself writes behind the line at an interrupt: `^C` (termios(3), ECHOCTL).
+const ECHO: usize = 2;
+
+/// A bar narrower than this says nothing.
+const LEAST_BAR: usize = 8;
+
+/// How a wait stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait<'a> {
+    /// Of the network namespace.
+    pub facts: &'a Facts,
+    /// What is waited for.
+    pub port: Port,
+    /// On all of these.
+    pub addrs: &'a [BindAddr],
+    /// What the server sets.
+    pub with: ReuseOptions,
+    /// Whether a bind works on every address; `None`: it cannot be told.
+    pub bindable: Option<bool>,
+    /// How long it has been waited for.
+    pub waited: Duration,
+    /// Binds made.
+    pub attempts: u32,
+    /// The sockets that are in the way.
+    pub blocked_by: &'a [Holder],
+    /// What the binds run into.
+    pub cause: Cause,
+    /// Where only buckets are in the way, what is left of the longest timer.
+    pub remaining: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    port: u16,
+    addrs: Vec<String>,
+    options: Vec<&'static str>,
+    bindable: Option<bool>,
+    waited_ms: u64,
+    attempts: u32,
+    blocked_by: Vec<HolderRecord<'a>>,
+    cause: &'static str,
+}
+
+fn payload<'a>(wait: &Wait<'a>) -> Payload<'a> {
+    Payload {
+        port: wait.port.0,
+        addrs: wait.addrs.iter().map(|at| bind_addr(*at, wait.facts)).collect(),
+        options: wait.with.names(),
+        bindable: wait.bindable,
+        waited_ms: u64::try_from(wait.waited.as_millis()).unwrap_or(u64::MAX),
+        attempts: wait.attempts,
+        blocked_by: wait.blocked_by.iter().map(|holder| HolderRecord::new(holder, wait.facts)).collect(),
+        cause: wait.cause.name(),
+    }
+}
+
+/// Writes the JSON document.
+pub fn document(out: &mut dyn Write, envelope: Envelope, wait: &Wait) -> io::Result<()> {
+    json::document(out, envelope, payload(wait))
+}
+
+/// Writes how it stands as one record.
+pub fn ndjson(out: &mut dyn Write, wait: &Wait) -> io::Result<()> {
+    json::line(out, &payload(wait))
+}
+
+/// Writes the answer for eyes.
+pub fn answer(out: &mut dyn Write, wait: &Wait, look: Look) -> io::Result<()> {
+    let Wait { facts, port, with, cause, .. } = *wait;
+    let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
+    let waited = human::duration(wait.waited);
+    write!(out, "port {port}{service}: ")?;
+    match wait.bindable {
+        Some(true) => {
+            let bindable = look.paint(Meaning::Good, "bindable");
+            writeln!(out, "{bindable} with {with}, after {waited}")
+        }
+        Some(false) => {
+            let not = look.paint(Meaning::Bad, "not bindable");
+            let (cause, blocks) = (cause.name(), obstacle(wait));
+            writeln!(out, "{not} with {with}, after {waited}; {cause}: {}", human::escape(&blocks))
+        }
+        None => writeln!(out, "{}, {}", look.paint(Meaning::Bad, "cannot tell"), cause.name()),
+    }
+}
+
+/// What is in the way, in a few words; names that others chose among them.
+fn obstacle(wait: &Wait) -> String {
+    let full = || wait.blocked_by.iter().filter(|holder| matches!(holder.socket, Socket::Full(_)));
+    match wait.cause {
+        Cause::None => "nothing".into(),
+        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets(wait),
+        Cause::Listener => format!("{} listens", advice::who(of_cause(wait))),
+        Cause::Connection => format!("{} has a connection", advice::who(of_cause(wait))),
+        Cause::Bound => format!("{} has bound it", advice::who(full())),
+        Cause::AddressNotLocal => {
+            let addrs: Vec<String> = wait.addrs.iter().map(|at| bind_addr(*at, wait.facts)).collect();
+            format!("no such address here yet ({})", addrs.join(", "))
+        }
+        Cause::PrivilegedPort | Cause::FamilyUnsupported => "not permitted".into(),
+        Cause::Unknown => "a socket that is not listed here".into(),
+    }
+}
+
+/// The holders that the cause names.
+fn of_cause<'a>(wait: &Wait<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
+    let listeners = wait.cause == Cause::Listener;
+    wait.blocked_by.iter().filter(move |holder| match holder.socket {
+        Socket::Full(full) => (full.state == crate::model::socket::TcpState::Listen) == listeners,
+        Socket::Bucket(_) => false,
+    })
+}
+
+fn buckets(wait: &Wait) -> String {
+    let (mut all, mut half) = (0_usize, 0_usize);
+    for holder in wait.blocked_by {
+        if let Socket::Bucket(bucket) = holder.socket {
+            all += 1;
+            half += usize::from(bucket.fin_wait_2);
+        }
+    }
+    let counted = if all == 1 { "1 timewait bucket".into() } else { format!("{all} timewait buckets") };
+    let half_closed = match half {
+        0 => String::new(),
+        half if half == all => " in FIN_WAIT_2".into(),
+        half => format!(" ({half} in FIN_WAIT_2)"),
+    };
+    let time = match wait.remaining {
+        None => String::new(),
+        Some(Duration::ZERO) => ", due: gone at the next timer tick".into(),
+        Some(left) if half > 0 => format!(", {} to go at the least", human::duration(left)),
+        Some(left) => format!(", {} to go", human::duration(left)),
+    };
+    format!("{counted}{half_closed}{time}")
+}
+
+/// One line on a terminal that is drawn over and over, and taken away in the end. Made of carriage returns and blanks
+/// alone, which every terminal understands.
+#[derive(Debug, Default)]
+pub struct StatusLine {
+    drawn: usize,
+    /// The longest timer that was seen: the whole of the bar.
+    longest: Duration,
+}
+
+impl StatusLine {
+    /// Draws how it stands, in `width` columns. `timeout` ends the wait.
+    pub fn draw(&mut self, out: &mut dyn Write, wait: &Wait, timeout: Duration, width: usize) -> io::Result<()> {
+        let left = timeout.saturating_sub(wait.waited);
+        let (share, ends) = match wait.remaining {
+            Some(remaining) => {
+                self.longest = self.longest.max(remaining);
+                let gone = self.longest.saturating_sub(remaining);
+                let ends = (left < remaining).then(|| format!("; timeout in {}", human::duration(left)));
+                (share(gone, self.longest), ends.unwrap_or_default())
+            }
+            None => (share(wait.waited, timeout), format!("; timeout in {}", human::duration(left))),
+        };
+        let text = format!("port {}: {}{ends}", wait.port, human::escape(&obstacle(wait)));
+        // In the last column some terminals go to the next line.
+        let room = width.saturating_sub(1 + ECHO);
+        let mut line = cut(&text, room);
+        let bar = room.saturating_sub(line.width() + 3).min(BAR);
+        if bar >= LEAST_BAR {
+            let full = bar * share / 100;
+            line.extend([" [", &"#".repeat(full), &"-".repeat(bar - full), "]"]);
+        }
+        let blanks = self.drawn.saturating_sub(line.width()).min(room.saturating_sub(line.width()));
+        self.drawn = line.width();
+        out.write_all(format!("\r{line}{:blanks$}", "").as_bytes())?;
+        out.flush()
+    }
+
+    /// Takes the line away, where there is one.
+    pub fn clear(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let drawn = std::mem::take(&mut self.drawn);
+        if drawn == 0 {
+            return Ok(());
+        }
+        let blanks = drawn + ECHO;
+        out.write_all(format!("\r{:blanks$}\r", "").as_bytes())?;
+        out.flush()
+    }
+}
+
+/// In hundredths.
+fn share(part: Duration, whole: Duration) -> usize {
+    let share = (part.as_millis() * 100).checked_div(whole.as_millis()).unwrap_or(100);
+    usize::try_from(share).unwrap_or(100).min(100)
+}
+
+/// As much of it as fits.
+fn cut(text: &str, room: usize) -> String {
+    if text.width() <= room {
+        return text.to_owned();
+    }
+    let (mut line, mut used) = (String::new(), 0);
+    for letter in text.chars() {
+        used += letter.width().unwrap_or(0);
+        if used + 3 > room {
+            break;
+        }
+        line.push(letter);
+    }
+    if room >= 3 {
+        line.push_str("...");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::facts::tests::facts;
+    use crate::model::process::{Owners, Process};
+    use crate::model::row::Direction;
+    use crate::model::row::tests::row;
+    use crate::model::socket::{FullSocket, TcpState};
+    use proptest::prelude::*;
+
+    fn bucket(fin_wait_2: bool) -> Holder {
+        let mut bucket = row("127.0.0.1", 80, "127.0.0.1", 40000).bucket;
+        bucket.fin_wait_2 = fin_wait_2;
+        let (direction, owners) = (Direction::Unknown, Owners::Nobody);
+        Holder { socket: Socket::Bucket(bucket), direction, owners, blocks: true }
+    }
+
+    fn listener(comm: &str) -> Holder {
+        let socket = Socket::Full(FullSocket {
+            tuple: row("127.0.0.1", 80, "0.0.0.0", 0).bucket.tuple,
+            state: TcpState::Listen,
+            uid: 0,
+            inode: None,
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: None,
+        });
+        let owners = Owners::Found(vec![Process { pid: 7, comm: comm.into(), cgroup: None }]);
+        Holder { socket, direction: Direction::Unknown, owners, blocks: true }
+    }
+
+    fn wait<'a>(facts: &'a Facts, blocked_by: &'a [Holder], cause: Cause, remaining: Option<u64>) -> Wait<'a> {
+        Wait {
+            facts,
+            port: Port(80),
+            addrs: &[],
+            with: ReuseOptions::REUSEADDR,
+            bindable: Some(false),
+            waited: Duration::from_secs(5),
+            attempts: 1,
+            blocked_by,
+            cause,
+            remaining: remaining.map(Duration::from_millis),
+        }
+    }
+
+    fn drawn(line: &mut StatusLine, wait: &Wait, width: usize) -> String {
+        let mut out = vec![];
+        line.draw(&mut out, wait, Duration::from_secs(120), width).expect("written");
+        String::from_utf8(out).expect("text")
+    }
+
+    const BUCKETS: Cause = Cause::TimeWaitWithoutReuseaddr;
+
+    #[test]
+    fn the_line_counts_down_and_its_bar_grows() {
+        let (facts, held) = (facts(), [bucket(false)]);
+        let mut line = StatusLine::default();
+        let first = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(40_000)), 80);
+        assert_eq!(first, format!("\rport 80: 1 timewait bucket, 40.0s to go [{}]", "-".repeat(30)));
+        let later = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(9_900)), 80);
+        assert_eq!(
+            later,
+            format!("\rport 80: 1 timewait bucket, 9.9s to go [{}{}] ", "#".repeat(22), "-".repeat(8)),
+            "a shorter line covers the longer one"
+        );
+        let due = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(0)), 80);
+        assert!(due.contains("due: gone at the next timer tick ["), "{due}");
+        let mut out = vec![];
+        line.clear(&mut out).expect("written");
+        line.clear(&mut out).expect("written");
+        let width = due.trim_start_matches('\r').trim_end().len() + 2;
+        assert_eq!(String::from_utf8(out).expect("text"), format!("\r{}\r", " ".repeat(width)), "once");
+    }
+
+    #[test]
+    fn the_line_says_when_the_timeout_comes_first() {
+        let facts = facts();
+        let held = [bucket(false), bucket(true)];
+        let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, BUCKETS, Some(200_000)), 120);
+        assert!(
+            line.contains("2 timewait buckets (1 in FIN_WAIT_2), 3m20s to go at the least; timeout in 1m55s ["),
+            "{line}"
+        );
+        let held = [listener("nginx")];
+        let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, Cause::Listener, None), 80);
+        assert!(line.starts_with("\rport 80: nginx (pid 7) listens; timeout in 1m55s [#---"), "{line}");
+    }
+
+    #[test]
+    fn a_name_that_a_process_gave_itself_does_not_steer_the_line() {
+        let (facts, held) = (facts(), [listener("\x1b[2J\r\n")]);
+        let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, Cause::Listener, None), 200);
+        assert!(!line[1..].contains(['\x1b', '\r', '\n']), "{line:?}");
+        let mut out = vec![];
+        answer(
+            &mut out,
+            &wait(&facts, &held, Cause::Listener, None),
+            Look { color: false, width: None, unicode: true },
+        )
+        .expect("ok");
+        let text = String::from_utf8(out).expect("text");
+        assert!(
+            text.starts_with("port 80 (http): not bindable with SO_REUSEADDR, after 5.0s; listener: ")
+                && !text.contains('\x1b'),
+            "{text:?}"
+        );
+        assert_eq!(text.lines().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_as_wide_as_the_terminal(width in 1_usize..200, comm in "\\PC{0,15}", before in 0_usize..200) {
+            let (facts, held) = (facts(), [listener(&comm)]);
+            let mut line = StatusLine { drawn: before, longest: Duration::ZERO };
+            let text = drawn(&mut line, &wait(&facts, &held, Cause::Listener, None), width);
+            prop_assert!(text[1..].width() + 2 < width.max(3), "{:?}", text);
+        }
+    }
+}

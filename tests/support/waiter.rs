@@ -1,0 +1,95 @@
+//! `twtool wait` while it waits: its records as they come, and what it cost.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::twtool::{Run, command};
+
+/// A running `twtool wait -o ndjson`; ended with this value.
+pub(crate) struct Waiter {
+    command: Command,
+    child: Child,
+    records: BufReader<ChildStdout>,
+    began: Instant,
+}
+
+/// How it ended.
+pub(crate) struct Ended {
+    /// Its exit code, and what was not read before.
+    pub(crate) run: Run,
+    /// Its last record.
+    pub(crate) last: Value,
+}
+
+impl Waiter {
+    /// Starts it with these arguments, the port first.
+    #[track_caller]
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut command = command([&["wait", "-o", "ndjson"], args].concat());
+        let started = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = started.expect("twtool can be started");
+        let records = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { command, child, records, began: Instant::now() }
+    }
+
+    /// The next record.
+    #[track_caller]
+    pub(crate) fn record(&mut self) -> Value {
+        let mut line = String::new();
+        self.records.read_line(&mut line).expect("a line");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is no record: {error}"))
+    }
+
+    /// The next record, which says that the port is blocked for this reason.
+    #[track_caller]
+    pub(crate) fn blocked(&mut self, cause: &str) -> Value {
+        let record = self.record();
+        assert_eq!((&record["bindable"], &record["cause"]), (&false.into(), &cause.into()), "{record}");
+        record
+    }
+
+    /// The process's time on a processor so far (`sum_exec_runtime` in /proc/PID/schedstat); `None` when it has ended.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?;
+        let ns = text.split(' ').next()?.parse().ok().filter(|ns| *ns > 0)?;
+        Some(Duration::from_nanos(ns))
+    }
+
+    /// Since it was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Ended {
+        let (mut stdout, mut stderr) = (vec![], vec![]);
+        self.records.read_to_end(&mut stdout).expect("its records");
+        self.child.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("its warnings");
+        let status = self.child.wait().expect("our own child");
+        let run = Run::ended(&self.command, &Output { status, stdout, stderr });
+        let last = run.ndjson().pop().unwrap_or(Value::Null);
+        Ended { run, last }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // Where a test failed it would wait on.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,507 @@
+//! `twtool wait` for timewait buckets, on the real kernel: that it ends when the port is free and not before, by the test's
+//! own binds; what it tells; the command that follows; the terminal.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use twtool::lab::{ActiveCloser, Server};
+use twtool::model::bind::ReuseOptions;
+use twtool::sys::sysctl;
+
+use crate::support::bind::bind;
+use crate::support::crowd::Killer;
+use crate::support::limits::refuse;
+use crate::support::records::{DOCUMENT_KEYS, LIST_KEYS, number};
+use crate::support::situations::{addr, connect, half_closed, many_buckets};
+use crate::support::twtool::{Keys, PATH, Run, command, twtool};
+use crate::support::waiter::{Ended, Waiter};
+use crate::support::{measured, not_checked, procfs, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        slow_a_wait_lasts_through_the_whole_life_of_a_bucket,
+        a_free_port_is_said_at_once,
+        a_bucket_that_is_removed_ends_the_wait,
+        a_fin_wait_2_bucket_that_becomes_time_wait_is_told_with_its_fresh_timer,
+        a_bucket_that_shares_the_port_is_not_waited_for,
+        thousands_of_buckets_are_waited_for_with_few_binds,
+        without_sock_diag_the_wait_goes_by_procfs,
+        no_time_at_all_is_one_try,
+        when_the_time_is_over_it_says_what_blocks,
+        quiet_says_nothing,
+        the_document_has_the_keys_of_the_contract,
+        a_command_takes_the_place_of_twtool,
+        a_command_is_not_run_when_the_time_is_over,
+        a_command_gets_signals_and_descriptors_as_they_were,
+        a_terminal_shows_a_countdown_and_is_left_clean,
+        an_interrupt_ends_the_wait_and_leaves_a_clean_line,
+        an_ignored_interrupt_stays_ignored,
+    ],
+}
+
+const NONE: ReuseOptions = ReuseOptions::NONE;
+const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
+const BLOCKS: &str = "time-wait-without-reuseaddr";
+
+/// The payload of a document, and the keys of a record.
+const KEYS: [&str; 8] = ["port", "addrs", "options", "bindable", "waited_ms", "attempts", "blocked_by", "cause"];
+
+/// A server that closed a connection first, and ended.
+#[track_caller]
+fn left_by(at: &str, to: &str, options: ReuseOptions) {
+    let server = Server::listen(addr(at), options).expect("a server");
+    connect(&server, to).close(ActiveCloser::Server).expect("a bucket");
+}
+
+/// The ends of the buckets on this port, by procfs.
+fn buckets(port: u16) -> Vec<(SocketAddr, SocketAddr)> {
+    let on_port = procfs::buckets().into_iter().filter(|entry| entry.local.1 == port);
+    on_port.map(|entry| (entry.local.into(), entry.remote.into())).collect()
+}
+
+fn destroy(port: u16) {
+    let mut killer = Killer::new();
+    for ends in buckets(port) {
+        killer.destroy(ends);
+    }
+    assert_eq!(buckets(port), [], "they are gone");
+}
+
+/// What the test's own bind gives on both wildcards, as the server's would be made.
+fn own_bind(port: u16, options: &[&str]) -> [String; 2] {
+    ["0.0.0.0", "::"].map(|addr| bind(addr, port, options, false).0)
+}
+
+fn bound() -> [String; 2] {
+    ["ok".into(), "ok".into()]
+}
+
+/// A minute and more: as long as the kernel keeps a bucket.
+fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    left_by("[::]:8081", "127.0.0.1:8081", NONE);
+    left_by("[::1]:8082", "[::1]:8082", REUSEADDR);
+    let cases = [(8080, "reuseaddr", true), (8081, "both", true), (8082, "none", false)];
+    let waiters: Vec<(u16, Duration, Instant, Waiter)> = cases
+        .into_iter()
+        .map(|(port, with, reuseaddr)| {
+            let options: &[&str] = if reuseaddr { &["SO_REUSEADDR"] } else { &[] };
+            assert!(own_bind(port, options).contains(&"EADDRINUSE".to_owned()), "{port}");
+            let since = Instant::now();
+            let left = procfs::buckets().iter().filter(|entry| entry.local.1 == port).map(|entry| entry.when).max();
+            let left = Duration::from_millis(left.expect("a bucket") * procfs::UNIT_MS);
+            let mut waiter = Waiter::start(&[&port.to_string(), "--with", with]);
+            waiter.blocked(BLOCKS);
+            (port, left, since, waiter)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (port, left, since, mut waiter) in waiters {
+            scope.spawn(move || {
+                let mut cpu = Duration::ZERO;
+                // Slowly at first; then to see how long after the bucket the program ends.
+                while !waiter.has_ended() && !buckets(port).is_empty() {
+                    cpu = waiter.cpu().unwrap_or(cpu);
+                    let nearly = since.elapsed() > left;
+                    std::thread::sleep(Duration::from_millis(if nearly { 5 } else { 500 }));
+                }
+                let gone = Instant::now();
+                let age = waiter.age();
+                let Ended { run, last } = waiter.end();
+                let late = gone.elapsed();
+                run.ok();
+                assert_eq!((&last["bindable"], &last["cause"]), (&json!(true), &json!("none")), "{last}");
+                assert_eq!(last["blocked_by"], json!([]));
+                assert_eq!(own_bind(port, &[]), bound(), "a server that sets no option gets the port");
+                let (waited, attempts) = (number(&last, "waited_ms"), number(&last, "attempts"));
+                assert!(gone.duration_since(since) >= left, "it ended before the timer, which had {left:.1?}");
+                assert!(attempts < 120, "{attempts} binds in {waited} ms");
+                assert!(cpu * 100 < age, "{cpu:?} on a processor in {age:?}");
+                measured(format!(
+                    "wait: {waited} ms for a bucket with {left:.2?} to go; it ended {late:.0?} after the bucket, after \
+                     {attempts} binds and {cpu:.1?} on a processor ({:.2} %)",
+                    cpu.as_secs_f64() * 100.0 / age.as_secs_f64()
+                ));
+            });
+        }
+    });
+}
+
+fn a_free_port_is_said_at_once() {
+    let run = twtool(["wait", "8080"]).ok();
+    let line = run.stdout.lines().next().expect("a line");
+    assert!(line.contains("8080") && line.contains("bindable with SO_REUSEADDR"), "{run}");
+    assert_eq!(run.stdout.lines().count(), 1);
+    let document = twtool(["wait", "8080", "--json"]).ok().json();
+    assert_eq!((&document["bindable"], &document["attempts"]), (&json!(true), &json!(2)));
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    twtool(["wait", "8080", "--addr", "127.0.0.2", "--with", "none"]).ok();
+    twtool(["wait", "8080", "--addr", "::1", "--with", "none"]).ok();
+    twtool(["wait", "8080", "-6", "--addr", "::1"]).ok();
+    twtool(["wait", "8081", "-4"]).ok();
+}
+
+/// Removes the bucket of a waiter that has said that it blocks; the wait must end then, long before the timer.
+#[track_caller]
+fn ends_with_the_bucket(name: &str, args: &[&str], remove: impl FnOnce()) -> Value {
+    let mut waiter = Waiter::start(&[&["8080"], args].concat());
+    let first = waiter.blocked(BLOCKS);
+    let left = first["blocked_by"].as_array().expect("holders").iter().map(|holder| number(holder, "expires_ms")).max();
+    let before = number(&first, "attempts");
+    remove();
+    let gone = Instant::now();
+    let Ended { run, last } = waiter.end();
+    let late = gone.elapsed();
+    run.ok();
+    assert_eq!((&last["bindable"], &last["blocked_by"]), (&json!(true), &json!([])), "{name}: {last}");
+    let (timer, took) = (left.expect("a holder"), number(&last, "waited_ms"));
+    let attempts = number(&last, "attempts");
+    assert!(took + 5000 < timer, "{name}: it waited {took} ms, where the timer had {timer} ms");
+    assert!(attempts <= before + 12, "{name}: {attempts} binds, {before} of them at first");
+    measured(format!("wait: it ended {late:.0?} after {name} was removed, with {attempts} binds"));
+    last
+}
+
+fn a_bucket_that_is_removed_ends_the_wait() {
+    for with in ["none", "reuseaddr", "reuseport", "both"] {
+        left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+        ends_with_the_bucket(&format!("an IPv4 bucket (--with {with})"), &["--with", with], || destroy(8080));
+        assert_eq!(own_bind(8080, &[]), bound());
+    }
+    left_by("[::1]:8080", "[::1]:8080", NONE);
+    ends_with_the_bucket("an IPv6 bucket", &[], || destroy(8080));
+    left_by("[::]:8080", "127.0.0.1:8080", NONE);
+    ends_with_the_bucket("an IPv4-mapped bucket", &["--addr", "127.0.0.1"], || destroy(8080));
+    let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
+    let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+    drop(server);
+    ends_with_the_bucket("a FIN_WAIT_2 bucket", &[], || destroy(8080));
+    drop(open);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
+    let server = Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    let mut waiter = Waiter::start(&["8080"]);
+    let first = waiter.blocked(BLOCKS);
+    assert_eq!(first["blocked_by"][0]["interface"], "lo");
+    assert!(!waiter.has_ended(), "a bucket of an interface is looked up on it");
+    waiter.end_by(Signal::SIGTERM);
+}
+
+fn a_fin_wait_2_bucket_that_becomes_time_wait_is_told_with_its_fresh_timer() {
+    sysctl::write("ipv4.tcp_fin_timeout", "20").expect("the namespace is ours");
+    let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
+    let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+    drop(server);
+    let mut waiter = Waiter::start(&["8080"]);
+    let half = waiter.blocked(BLOCKS)["blocked_by"][0].clone();
+    drop(open);
+    let whole = waiter.blocked(BLOCKS)["blocked_by"][0].clone();
+    assert_eq!((&half["state"], &whole["state"]), (&json!("fin-wait-2"), &json!("time-wait")));
+    assert_eq!(half["cookie"], whole["cookie"], "the same bucket");
+    assert!(number(&half, "expires_ms") <= 20_000 && number(&whole, "expires_ms") > 50_000, "{half} {whole}");
+    waiter.end_by(Signal::SIGTERM);
+}
+
+fn a_bucket_that_shares_the_port_is_not_waited_for() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
+    twtool(["wait", "8080", "--timeout", "0"]).ok();
+    twtool(["wait", "8080", "--timeout", "0", "--with", "both"]).ok();
+    twtool(["wait", "8080", "--timeout", "0", "--with", "none"]).code(1);
+    twtool(["wait", "8080", "--timeout", "0", "--with", "reuseport"]).code(1);
+    // Beside one that does not share it, it is in the list, for nobody tells which of them is in the way.
+    left_by("127.0.0.2:8080", "127.0.0.2:8080", NONE);
+    let blocking = buckets(8080).into_iter().find(|(local, _)| *local == addr("127.0.0.2:8080")).expect("a bucket");
+    ends_with_the_bucket("one of two buckets", &[], || Killer::new().destroy(blocking));
+    assert_eq!(buckets(8080).len(), 1);
+    assert_eq!(own_bind(8080, &["SO_REUSEADDR"]), bound());
+}
+
+fn thousands_of_buckets_are_waited_for_with_few_binds() {
+    const COUNT: usize = 2000;
+    let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
+    many_buckets(&server, "127.0.0.1:8080", COUNT);
+    drop(server);
+    for with in ["none", "reuseaddr"] {
+        let mut waiter = Waiter::start(&["8080", "--with", with, "--timeout", "3s"]);
+        let first = waiter.blocked(BLOCKS);
+        assert!(first["blocked_by"].as_array().is_some_and(|holders| holders.len() >= COUNT));
+        let before = waiter.cpu().unwrap_or_default();
+        std::thread::sleep(Duration::from_secs(2));
+        let cpu = waiter.cpu().map(|cpu| cpu.saturating_sub(before)).unwrap_or_default();
+        let Ended { run, last } = waiter.end();
+        run.code(1);
+        assert!(number(&last, "attempts") < 10, "{}", last["attempts"]);
+        measured(format!("wait --with {with}: {COUNT} buckets cost {cpu:.1?} on a processor in 2 s"));
+    }
+    ends_with_the_bucket("2000 buckets", &[], || destroy(8080));
+}
+
+fn without_sock_diag_the_wait_goes_by_procfs() {
+    const NETLINK: u64 = 16;
+    // A FIN_WAIT_2 bucket of one second, which the kernel ends by itself.
+    sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
+    let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
+    let mut connection = connect(&server, "127.0.0.1:8080");
+    drop(server);
+    connection.server.set_reuse_address(false).expect("SO_REUSEADDR");
+    let client = std::mem::replace(
+        &mut connection.client,
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket"),
+    );
+    drop(connection);
+    refuse(libc::SYS_socket, Some((0, seccompiler::SeccompCmpOp::Eq, NETLINK)), libc::EACCES);
+    let run = twtool(["wait", "8080", "--json"]).code(0).says("/proc/net/tcp");
+    let document = run.json();
+    assert_eq!((&document["bindable"], &document["complete"]), (&json!(true), &json!(true)), "{run}");
+    assert_eq!(own_bind(8080, &[]), bound());
+    drop(client);
+}
+
+fn no_time_at_all_is_one_try() {
+    for zero in ["0", "0s", "0ms"] {
+        twtool(["wait", "8080", "--timeout", zero]).ok();
+    }
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    let run = twtool(["wait", "8080", "--timeout", "0", "-4", "--json"]).code(1);
+    let document = run.json();
+    assert_eq!((&document["bindable"], &document["attempts"]), (&json!(false), &json!(1)), "{run}");
+    assert_eq!(document["blocked_by"].as_array().map(Vec::len), Some(1));
+    assert_eq!(twtool(["wait", "8080", "--timeout", "0", "-o", "ndjson"]).code(1).ndjson().len(), 1);
+}
+
+fn when_the_time_is_over_it_says_what_blocks() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    let run = twtool(["wait", "8080", "--timeout", "300ms"]).code(1);
+    assert!(run.stderr.is_empty() && run.stdout.lines().count() == 1, "{run}");
+    for text in ["8080", "not bindable with SO_REUSEADDR, after ", BLOCKS, "1 timewait bucket, 5", "to go"] {
+        assert!(run.stdout.contains(text), "{text}{run}");
+    }
+    let run = twtool(["wait", "8080", "--timeout", "300ms", "--json"]).code(1);
+    let document = run.json();
+    assert!(number(&document, "waited_ms") >= 300, "{run}");
+    assert_eq!((&document["complete"], &document["cause"]), (&json!(true), &json!(BLOCKS)), "{run}");
+    assert!(own_bind(8080, &["SO_REUSEADDR"]).contains(&"EADDRINUSE".to_owned()));
+}
+
+fn quiet_says_nothing() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    for (args, code) in [
+        (["8080", "--timeout", "0", "-q"].as_slice(), 1),
+        (&["8080", "--timeout", "50ms", "--quiet", "--json"], 1),
+        (&["8080", "--timeout", "50ms", "--quiet", "-o", "ndjson"], 1),
+        (&["8081", "-q"], 0),
+    ] {
+        let run = twtool([&["wait"], args].concat()).code(code);
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{run}");
+    }
+}
+
+fn the_document_has_the_keys_of_the_contract() {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        blocked_by: Vec<Keys>,
+    }
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    let run = twtool(["wait", "8080", "--timeout", "0", "--with", "both", "--json"]).code(1);
+    assert_eq!(Keys::of(&run.stdout), DOCUMENT_KEYS.into_iter().chain(KEYS).collect::<Vec<_>>());
+    let document = run.json();
+    assert_eq!(document["schema"], "twtool.wait/1");
+    assert_eq!((&document["port"], &document["addrs"]), (&json!(8080), &json!(["0.0.0.0", "::"])));
+    assert_eq!(document["options"], json!(["SO_REUSEADDR", "SO_REUSEPORT"]));
+    let Document { blocked_by } = serde_json::from_str(&run.stdout).expect("a document");
+    let known = [LIST_KEYS.as_slice(), &["inode", "processes", "blocks"]].concat();
+    let contract: Vec<_> = blocked_by[0].0.iter().filter(|key| known.contains(&key.as_str())).collect();
+    assert_eq!(contract, known);
+    assert_eq!(
+        (&document["blocked_by"][0]["blocks"], &document["blocked_by"][0]["processes"]),
+        (&json!(true), &json!([]))
+    );
+    let record = twtool(["wait", "8080", "--timeout", "0", "-o", "ndjson"]).code(1);
+    assert_eq!(Keys::of(&record.stdout), KEYS);
+}
+
+fn a_command_takes_the_place_of_twtool() {
+    let shell = |script: &str| twtool(["wait", "8080", "--", "sh", "-c", script]);
+    let run = shell("echo started; echo aside >&2; exit 7").code(7);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("started\n", "aside\n"), "{run}");
+    let run = twtool(["wait", "8080", "-q", "--", "printf", "%s|", "a b", "--json", "-4", ""]).ok();
+    assert_eq!(run.stdout, "a b|--json|-4||", "the command's words are its own");
+    let run = twtool(["wait", "8080", "--json", "--", "echo", "started"]).code(0);
+    assert_eq!(run.stdout, "started\n", "standard output is the command's{run}");
+    let document: Value = serde_json::from_str(&run.stderr).expect("the document goes aside");
+    assert_eq!(document["bindable"], true);
+    // In place of it: the same process.
+    let script = r#"[ "$PPID" = "$1" ]"#;
+    let run = Run::of(Command::new("sh").args(["-c", r#""$0" wait 8080 -- sh -c "$1" x "$$"; exit $?"#, PATH, script]));
+    run.code(0);
+    twtool(["wait", "8080", "--", "/nosuch"]).code(127).says("/nosuch");
+    // A folder that may not be read would make it 126, as with env(1).
+    let mut unknown = command(["wait", "8080", "--", "nosuch-program"]);
+    Run::of(unknown.env("PATH", "/usr/bin:/bin")).code(127).says("nosuch-program");
+    twtool(["wait", "8080", "--", "/dev/null"]).code(126).says("/dev/null");
+    twtool(["wait", "8080", "--", "/nosuch\x1b[2J"]).code(127).says("\\u{1b}");
+    // A signal of the command's is not ours to change.
+    assert_eq!(shell("kill -TERM $$").code, None);
+    // The port is free for it: nothing of ours holds it.
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
+    let listen = format!("{PATH} bind-test 8080 --listen -q >/dev/null 2>&1; {PATH} wait 8080 --timeout 0 -q");
+    shell(&listen).ok();
+}
+
+fn a_command_is_not_run_when_the_time_is_over() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    let run = twtool(["wait", "8080", "--timeout", "50ms", "--", "echo", "started"]).code(1);
+    assert_eq!(run.stdout, "");
+    run.says(BLOCKS);
+    let mut waiter = Waiter::start(&["8080", "--", "sh", "-c", "echo '{}'; exit 7"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!waiter.has_ended());
+    destroy(8080);
+    assert_eq!(waiter.record(), json!({}), "nothing else on standard output");
+    let run = waiter.end().run.code(7);
+    let records: Vec<Value> = run.stderr.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    assert_eq!(records.iter().map(|record| &record["bindable"]).collect::<Vec<_>>(), [&json!(false), &json!(true)]);
+}
+
+fn a_command_gets_signals_and_descriptors_as_they_were() {
+    let script = "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ls /proc/self/fd | wc -l";
+    let of = |command: &mut Command| Run::of(command.stdin(Stdio::null())).code(0).stdout;
+    let without = of(Command::new("sh").args(["-c", script]));
+    let with = of(&mut command(["wait", "8080", "-q", "--", "sh", "-c", script]));
+    assert_eq!(with, without);
+}
+
+impl Waiter {
+    /// Ends it by a signal.
+    fn end_by(self, signal: Signal) {
+        let id = i32::try_from(self.id()).expect("a process");
+        kill(Pid::from_raw(id), signal).expect("our own child");
+        assert_eq!(self.end().run.code, None);
+    }
+}
+
+/// `twtool wait 8080` with a pseudo-terminal of this width as its standard error; all that was written there, and how it
+/// ended. `meanwhile` gets its process and what was written so far.
+fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (String, std::process::ExitStatus) {
+    let size = Winsize { ws_row: 24, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).expect("a pseudo-terminal");
+    let mut command = command([&["wait", "8080"], args].concat());
+    let slave: OwnedFd = pty.slave;
+    let mut child = command.stdout(Stdio::null()).stderr(slave).spawn().expect("twtool can be started");
+    // The parent's copy of the slave is in the command; without it the master ends when the child does.
+    drop(command);
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process"));
+    let mut master = std::fs::File::from(pty.master);
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while let Ok(length @ 1..) = master.read(&mut buffer) {
+        text.push_str(std::str::from_utf8(&buffer[..length]).expect("ASCII"));
+        meanwhile(pid, &text);
+    }
+    (text, child.wait().expect("our own child"))
+}
+
+/// What stays on a line after these bytes: a carriage return goes back to its beginning.
+fn left_on_the_line(text: &str) -> String {
+    let mut line: Vec<char> = vec![];
+    for part in text.rsplit('\n').next().unwrap_or_default().split('\r') {
+        for (at, letter) in part.chars().enumerate() {
+            if at < line.len() {
+                line[at] = letter;
+            } else {
+                line.push(letter);
+            }
+        }
+    }
+    line.into_iter().collect::<String>().trim_end().to_owned()
+}
+
+fn a_terminal_shows_a_countdown_and_is_left_clean() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    for width in [80, 40, 20] {
+        let (text, status) = on_a_terminal(width, &["--timeout", "1s"], |_, _| {});
+        assert_eq!(status.code(), Some(1), "{text:?}");
+        assert!(!text.contains(['\n', '\x1b']), "one line: {text:?}");
+        let drawn: Vec<&str> = text.split('\r').filter(|line| !line.trim().is_empty()).collect();
+        assert!(drawn.len() > 1 && drawn.len() < 20, "redrawn about ten times a second: {text:?}");
+        assert!(drawn.iter().all(|line| line.len() < usize::from(width)), "{text:?}");
+        assert!(drawn[0].starts_with("port 8080: 1 t"), "{text:?}");
+        if width == 80 {
+            assert!(drawn[0].contains("1 timewait bucket, 5") && drawn[0].contains("s to go"), "{text:?}");
+            assert!(drawn[0].contains("; timeout in ") && drawn[0].contains('['), "{text:?}");
+        }
+        assert_eq!(left_on_the_line(&text), "");
+    }
+    let (text, _) = on_a_terminal(80, &["--timeout", "1s", "-q"], |_, _| {});
+    assert_eq!(text, "");
+    // At once gone, at once ended.
+    destroy(8080);
+    let (text, status) = on_a_terminal(80, &[], |_, _| {});
+    assert_eq!((text.as_str(), status.code()), ("", Some(0)));
+}
+
+fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    let interrupted = |signal: Signal| {
+        let (text, status) = on_a_terminal(80, &[], |pid, text| {
+            if text.matches('\r').count() >= 2 {
+                kill(pid, signal).expect("our own child");
+            }
+        });
+        assert_eq!(status.signal(), Some(signal as i32));
+        assert!(text.contains("to go") && left_on_the_line(&text).is_empty(), "{text:?}");
+    };
+    interrupted(Signal::SIGTERM);
+    // A shell without job control has its background jobs ignore SIGINT, and so does what they start.
+    if ignores_interrupts("self") {
+        return not_checked("what SIGINT does to a wait: these tests were started with the signal ignored");
+    }
+    interrupted(Signal::SIGINT);
+    let mut waiter = Waiter::start(&["8080"]);
+    waiter.blocked(BLOCKS);
+    waiter.end_by(Signal::SIGINT);
+    // To a shell that is 130.
+    let script = r#"sh -c 'echo $$; exec "$0" wait 8080 -o ndjson' "$0"; exit $?"#;
+    let (pid, mut shell) = started_by(script);
+    kill(pid, Signal::SIGINT).expect("a child of our child");
+    assert_eq!(shell.wait().expect("our own child").code(), Some(130));
+}
+
+fn an_ignored_interrupt_stays_ignored() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
+    let (pid, mut child) = started_by(r#"trap '' INT; echo $$; exec "$0" wait 8080 -o ndjson"#);
+    assert!(ignores_interrupts(&pid.to_string()));
+    kill(pid, Signal::SIGINT).expect("our own child");
+    destroy(8080);
+    assert_eq!(child.wait().expect("our own child").code(), Some(0));
+}
+
+/// Whether the process has SIGINT ignored (proc_pid_status(5)).
+fn ignores_interrupts(process: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
+    let mask = u64::from_str_radix(mask.trim(), 16).expect("a hexadecimal number");
+    mask & 1 << (Signal::SIGINT as i32 - 1) != 0
+}
+
+/// A shell that prints a process id and becomes, or starts, a `twtool wait -o ndjson` of that id: when that waits.
+fn started_by(script: &str) -> (Pid, std::process::Child) {
+    let mut shell = Command::new("sh");
+    let started = shell.args(["-c", script, PATH]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut shell = started.expect("sh can be started");
+    let pipe = shell.stdout.as_mut().expect("a pipe");
+    let mut lines = BufReader::new(pipe).lines().map(|line| line.expect("a line"));
+    let pid = lines.next().and_then(|line| line.parse().ok()).expect("the process");
+    assert!(lines.next().is_some_and(|record| record.contains(BLOCKS)));
+    (Pid::from_raw(pid), shell)
+}
