@@ -255,5 +255,5 @@ fn bad_value(value: &dyn std::fmt::Display, argument: &str, why: &str) -> Comman
 
 /// That the answer may not be whole, in words.
 fn interrupted() -> String {
-    "the kernel's table changed while it was read (NLM_F_DUMP_INTR): sockets may be missing or repeated".into()
+    "the kernel's table changed while it was read: sockets may be missing or repeated".into()
 }

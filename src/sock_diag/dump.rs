@@ -2,6 +2,11 @@
 //!
 //! A dump is not a snapshot. The kernel resumes it by hash bucket at each receive, so under churn a socket may be
 //! missed or repeated; `DumpEnd::interrupted` is the kernel's own word for that, where it gives one.
+//!
+//! There is one loss that can be seen in the records. The kernel takes up to 16 sockets of a hash bucket under its lock and
+//! describes them after it (inet_diag_dump_icsk). One that becomes a timewait bucket in between is described without its
+//! local port (inet_put_port), and the bucket is not. Measured on 6.18: a port 0 in one of 700 dumps beside 55,000 closes a
+//! second.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -14,12 +19,14 @@ use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 use super::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use super::response::{self, Malformed};
 use super::transport::Transport;
-use crate::model::socket::Socket;
+use crate::model::port::Port;
+use crate::model::socket::{Socket, TcpState};
 
 /// How a dump ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DumpEnd {
-    /// The kernel set NLM_F_DUMP_INTR: its table changed in a way that may have lost or repeated sockets.
+    /// The table changed in a way that may have lost or repeated sockets: the kernel set NLM_F_DUMP_INTR, or, where live
+    /// sockets and buckets were asked for, a socket lost its port as it was described.
     pub interrupted: bool,
     /// The callback said that it had seen enough. The transport holds an unfinished dump and must not be used again.
     pub stopped: bool,
@@ -105,7 +112,8 @@ pub fn run(
 ) -> Result<DumpEnd, DumpError> {
     let walk = request.walk;
     transport.send(request).map_err(|source| DumpError::Send { walk, source })?;
-    let mut reader = Reader { walk, began: false, interrupted: false, each };
+    let through_life = [TcpState::FinWait1, TcpState::TimeWait].into_iter().all(|state| request.states.contains(state));
+    let mut reader = Reader { walk, through_life, began: false, interrupted: false, each };
     let mut buffer = Vec::new();
     let mut received = 0_usize;
     loop {
@@ -187,6 +195,8 @@ fn aligned(message: &NetlinkBuffer<&[u8]>) -> usize {
 /// Reads the datagrams of one dump in their order.
 struct Reader<'a, F> {
     walk: Walk,
+    /// Whether a connection is looked for before its close and after it, so that it is there all the time.
+    through_life: bool,
     /// A socket has come.
     began: bool,
     interrupted: bool,
@@ -215,7 +225,11 @@ impl<F: FnMut(Socket) -> ControlFlow<()>> Reader<'_, F> {
             match message.message_type() {
                 SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                     self.began = true;
-                    if (self.each)(response::decode(message.payload())?).is_break() {
+                    let socket = response::decode(message.payload())?;
+                    let tuple = socket.tuple();
+                    self.interrupted |=
+                        self.through_life && tuple.local_port() == Port(0) && tuple.remote_port() != Port(0);
+                    if (self.each)(socket).is_break() {
                         return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: true }));
                     }
                 }
@@ -291,12 +305,11 @@ mod tests {
     }
 
     fn dump(datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpError>) {
-        let request = Request {
-            walk: Walk::BothFamilies,
-            states: StateSet::of(&[TcpState::TimeWait]),
-            program: None,
-            tcp_info: false,
-        };
+        dump_of(StateSet::of(&[TcpState::TimeWait]), datagrams)
+    }
+
+    fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpError>) {
+        let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
         let mut ports = vec![];
         let end = run(&mut FakeKernel(datagrams), &request, &mut |socket| {
             ports.push(socket.tuple().local_port().0);
@@ -319,6 +332,25 @@ mod tests {
             let mut messages = [bucket(1), done(0)];
             messages[flagged][6] |= 16;
             assert!(dump(vec![Ok(messages.concat())]).1.expect("done").interrupted);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_lost_its_port_while_it_was_described_is_an_interruption_where_its_bucket_is_looked_for_too() {
+        // What a 6.18 kernel sent: state TCP_CLOSE or still FIN_WAIT_1, no local port, remote port 443, no timer.
+        let lost = |state: TcpState, remote_port: u16| {
+            let mut m = bucket(0);
+            m[16..19].copy_from_slice(&[2, state as u8, 0]);
+            m[22..24].copy_from_slice(&remote_port.to_be_bytes());
+            vec![Ok([m, done(0)].concat())]
+        };
+        let interrupted = |states, state, port| dump_of(states, lost(state, port)).1.expect("done").interrupted;
+        for state in [TcpState::Closed, TcpState::FinWait1] {
+            assert!(interrupted(StateSet::ALL, state, 443));
+            // A listener that closed leaves nothing behind.
+            assert!(!interrupted(StateSet::ALL, state, 0));
+            // The bucket was not there when the dump began.
+            assert!(!interrupted(StateSet::of(&[TcpState::FinWait2, TcpState::TimeWait]), state, 443));
         }
     }
 
