@@ -40,6 +40,7 @@ complete -c twtool -n "__fish_twtool_needs_command" -f -a "list" -d 'List TIME_W
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "summary" -d 'Say on one screen how many there are, of what, and the closes of the last minute'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "port" -d 'Classify ports, and say what this machine makes of them'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "bind-test" -d 'Say why bind() fails on a port, and what would help'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "demo" -d 'Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before their time; never a live one'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
@@ -134,6 +135,20 @@ complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Sam
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l pcap -d 'Also write the segments to a capture file, which Wireshark and tshark read' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l step -d 'Wait for the Enter key before each step; the experiment itself does not wait, and is over by then'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l force -d 'Replace the file of --pcap where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local-port -d 'Local port; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote-port -d 'Remote port; repeat for more' -r

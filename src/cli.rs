@@ -28,7 +28,8 @@ Examples:
   twtool port https 8080          class, service, ranges, whether something listens
   twtool bind-test 8080           why can my server not bind, and what would help?
   twtool bind-test 8080 --demo    see it happen in a private network namespace
-  twtool kill --local-port 8080   free the port of its timewait buckets now";
+  twtool kill --local-port 8080   free the port of its timewait buckets now
+  twtool demo                     experiments that show why TIME_WAIT exists";
 
 #[derive(Parser, Debug)]
 #[command(name = "twtool", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
@@ -50,6 +51,8 @@ enum Command {
     Port(commands::port::PortArgs),
     /// Say why bind() fails on a port, and what would help
     BindTest(commands::bind_test::BindTestArgs),
+    /// Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)
+    Demo(commands::demo::DemoArgs),
     /// Remove TIME_WAIT sockets before their time; never a live one
     Kill(Box<commands::kill::KillArgs>),
     /// Print a completion script for a shell
@@ -141,6 +144,7 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
+        Command::Demo(args) => commands::demo::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;

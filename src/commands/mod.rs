@@ -4,6 +4,7 @@
 //! of the source that answers, so that a replay resolves them as the recording machine would have.
 
 pub mod bind_test;
+pub mod demo;
 pub mod kill;
 pub mod list;
 pub mod port;
@@ -15,7 +16,7 @@ use std::io::{self, BufRead, Write};
 
 use clap::{Args, ValueEnum};
 
-use crate::lab::demo::DemoError;
+use crate::lab::LabError;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
@@ -171,7 +172,7 @@ pub enum CommandError {
     Destroy(#[from] DestroyError),
     /// The experiment could not be made.
     #[error(transparent)]
-    Demo(#[from] DemoError),
+    Lab(#[from] LabError),
     /// The answer could not be written.
     #[error("writing the answer failed: {0}")]
     Output(#[from] io::Error),
@@ -194,11 +195,15 @@ impl CommandError {
         match self {
             Self::Source(error) => error.hint(),
             Self::Destroy(error) => error.hint(),
-            Self::Demo(DemoError::Sandbox(_)) => Some(
+            Self::Lab(LabError::Sandbox(_)) => Some(
                 "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
                  user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \
                  kernel.apparmor_restrict_unprivileged_userns=1 (Ubuntu), or a container's seccomp profile. Root in a \
                  virtual machine can always run it",
+            ),
+            Self::Lab(LabError::Veth(_)) => Some(
+                "this scenario needs virtual Ethernet pairs: CONFIG_VETH in the kernel, or `modprobe veth` by root of the \
+                 host. Those named reuse, exhaustion, length and port-zero need none",
             ),
             _ => None,
         }

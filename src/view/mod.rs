@@ -5,11 +5,14 @@
 pub mod bind_test;
 mod chart;
 pub mod column;
+pub mod experiment;
 pub mod human;
 pub mod json;
 pub mod kill;
+pub mod ladder;
 pub mod list;
 mod parallel;
+pub mod pcap;
 pub mod port;
 pub mod record;
 pub mod style;
