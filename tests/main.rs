@@ -10,6 +10,8 @@ mod bind_holders;
 mod bind_test;
 mod churn;
 mod completions;
+mod demo;
+mod demo_traces;
 mod filter;
 mod kernel_answers;
 mod kill;
@@ -30,14 +32,21 @@ use libtest_mimic::Arguments;
 use support::{Suite, netns};
 
 fn main() -> ExitCode {
+    // A test starts this program again to see what a panic leaves behind.
+    if let Ok(scenario) = std::env::var(demo_traces::PANICKING) {
+        demo_traces::panic_in(&scenario);
+        return ExitCode::FAILURE;
+    }
     let args = Arguments::from_args();
-    let suites: [Suite; 17] = [
+    let suites: [Suite; 19] = [
         bad_input::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
         bind_test::suite(),
         churn::suite(),
         completions::suite(),
+        demo::suite(),
+        demo_traces::suite(),
         filter::suite(),
         kernel_answers::suite(),
         kill::suite(),

@@ -42,7 +42,7 @@ Examples:
 ")]
 pub struct DemoArgs {
     /// What to show [default: the list of what there is]
-    #[arg(value_enum, hide_default_value = true)]
+    #[arg(value_enum)]
     scenario: Option<Choice>,
     /// Wait for the Enter key before each step; the experiment itself does not wait, and is over by then
     #[arg(long, requires = "scenario")]

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::loopback::{self, LOCALHOST, Loopback, listen, outcome, set, word};
+use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, outcome, set, word};
 use super::story::{Seen, Story};
 use super::{ActiveCloser, Connection, LabError, Server};
 use crate::model::experiment::{Actor, Side};
@@ -41,6 +41,7 @@ pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
     for number in 1..=PORTS {
         used.push(connect(story, &mut lo, &server, to, "", number > 1)?);
     }
+    let used_up = Instant::now();
     let ninth = connect(story, &mut lo, &server, to, "Each port is taken, for this destination.", false)?;
     let elsewhere = SocketAddr::from((LOCALHOST, 8081));
     let note = "Another port of the same host is another destination, and has all eight for itself.";
@@ -55,7 +56,7 @@ pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
     story.check("connect to another port", "ok", other_port)?;
     story.check("connect to another address", "ok", other_address)?;
     story.check("bind(0)", "EADDRINUSE", word(&bound))?;
-    healing(story, &mut lo, &server, began)
+    healing(story, &mut lo, &server, [began, used_up])
 }
 
 /// Connects to a server, and closes first. Returns what connect() said.
@@ -77,7 +78,24 @@ fn connect(
     Ok(said)
 }
 
-fn healing(story: &mut Story, lo: &mut Loopback, server: &Server, began: Instant) -> Result<(), LabError> {
+/// connect() again and again, until it works or there is no more patience.
+fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
+    let began = Instant::now();
+    loop {
+        let chosen = loopback::connect(to)?;
+        if chosen.is_ok() || began.elapsed() > PATIENCE {
+            return Ok(chosen);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn healing(
+    story: &mut Story,
+    lo: &mut Loopback,
+    server: &Server,
+    [began, used_up]: [Instant; 2],
+) -> Result<(), LabError> {
     story.part("How long until it heals", "Left alone, when the first timer ends. With tcp_tw_reuse, much sooner.")?;
     let to = SocketAddr::from((LOCALHOST, 8080));
     let mut first = None::<Duration>;
@@ -93,11 +111,7 @@ fn healing(story: &mut Story, lo: &mut Loopback, server: &Server, began: Instant
     set(story, "ipv4.tcp_tw_reuse", "1", "connect() may take over a bucket that is older than about 1 s.")?;
     let early = loopback::connect(to)?;
     story.called(CLIENT, &format!("connect() to {to}"), outcome(&early), Seen::default())?;
-    let mut healed = early;
-    while healed.is_err() && began.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(10));
-        healed = loopback::connect(to)?;
-    }
+    let healed = if early.is_ok() { early } else { connect_at_last(to)? };
     let after = began.elapsed();
     let said = word(&healed);
     let note = "Tried again every 10 ms. The peer has no bucket, and timestamps tell old segments from new.";
@@ -106,14 +120,21 @@ fn healing(story: &mut Story, lo: &mut Loopback, server: &Server, began: Instant
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
     }
     lo.tell_segments(story, true)?;
-    set(story, "ipv4.tcp_tw_reuse", "0", "")?;
-    let note = "Buckets are as old as that one was; without tcp_tw_reuse their age does not matter.";
-    let without = connect(story, lo, server, to, note, true)?;
-    set(story, "ipv4.tcp_tw_reuse", "2", "The default: as 1, on loopback alone.")?;
-    let default = connect(story, lo, server, to, "", true)?;
 
     let delay = sys::sysctl::read("ipv4.tcp_tw_reuse_delay").ok().and_then(|text| text.parse().ok());
     let delay = delay.map_or(USUAL_DELAY, Duration::from_millis);
+    // Until every bucket is as old as the first one was.
+    std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
+    set(story, "ipv4.tcp_tw_reuse", "0", "")?;
+    let note = "Every other bucket is as old by now; without tcp_tw_reuse that does not matter.";
+    let without = connect(story, lo, server, to, note, true)?;
+    set(story, "ipv4.tcp_tw_reuse", "2", "The default: as 1, on loopback alone.")?;
+    let default = connect_at_last(to)?;
+    let default_said = word(&default);
+    story.called(CLIENT, &format!("connect() to {to}"), outcome(&default), Seen::default())?;
+    drop(default);
+    lo.tell_segments(story, true)?;
+
     let left =
         |time: Option<Duration>| time.map_or("no timer".into(), |time| format!("in {:.1} s", time.as_secs_f64()));
     let near_60 = first.is_some_and(|first| first > Duration::from_secs(50));
@@ -122,5 +143,5 @@ fn healing(story: &mut Story, lo: &mut Loopback, server: &Server, began: Instant
     let observed = format!("{said} after {} ms", after.as_millis());
     story.judged("with tcp_tw_reuse = 1", expected, observed, said == "ok" && after >= delay)?;
     story.check("with tcp_tw_reuse = 0 at the same time", "EADDRNOTAVAIL", without)?;
-    story.check("with tcp_tw_reuse = 2, on loopback", "ok", default)
+    story.check("with tcp_tw_reuse = 2, on loopback", "ok", default_said)
 }

@@ -64,3 +64,64 @@ fn complete_checksum(frame: &mut [u8]) -> Option<()> {
     frame.get_mut(at..at + 2)?.copy_from_slice(&checksum.to_be_bytes());
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame of the server, port 80, as a kernel hands it to its card: without TCP's checksum.
+    fn frame(seq: u32, syn: bool, payload: &[u8]) -> Frame {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 2], [192, 0, 2, 1], 64);
+        let builder = builder.tcp(80, 40_000, seq, 1000).ack(7);
+        let builder = if syn { builder.syn() } else { builder };
+        let mut bytes = vec![];
+        builder.write(&mut bytes, payload).expect("a frame");
+        Frame { at: SystemTime::UNIX_EPOCH, interface: 1, bytes }
+    }
+
+    const fn sender(port: u16) -> Side {
+        if port == 80 { Side::Server } else { Side::Client }
+    }
+
+    #[test]
+    fn numbers_count_from_the_syn_also_across_the_wrap() {
+        let mut numbers = Numbers::default();
+        let syn = numbers.read(frame(u32::MAX, true, b""), sender).expect("a segment");
+        assert_eq!((syn.seq, syn.raw_seq, syn.flags.to_string().as_str()), (0, u32::MAX, "SYN ACK"));
+        let data = numbers.read(frame(0, false, b"data"), sender).expect("a segment");
+        assert_eq!((data.seq, data.from, data.payload.as_slice()), (1, Side::Server, b"data".as_slice()));
+        assert_eq!((data.ack, data.raw_ack), (Some(7), Some(7)), "the client's SYN was not seen");
+    }
+
+    #[test]
+    fn the_checksum_is_completed() {
+        let whole = frame(1, false, b"odd");
+        let mut partial = whole.clone();
+        partial.bytes[34 + CHECKSUM..34 + CHECKSUM + 2].fill(0xaa);
+        let read = Numbers::default().read(partial, sender).expect("a segment");
+        assert_eq!(read.frame, whole.bytes);
+    }
+
+    proptest! {
+        #[test]
+        fn other_bytes_are_no_segment_and_no_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), ipv4: bool) {
+            if ipv4 && bytes.len() > 14 {
+                bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+            }
+            let frame = Frame { at: SystemTime::UNIX_EPOCH, interface: 1, bytes };
+            let _ = Numbers::default().read(frame, sender);
+        }
+
+        #[test]
+        fn a_cut_frame_is_no_segment_and_no_panic(length in 0_usize..57) {
+            let mut frame = frame(1, false, b"abc");
+            frame.bytes.truncate(length);
+            prop_assert_eq!(Numbers::default().read(frame, sender), None);
+        }
+    }
+}

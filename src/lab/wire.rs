@@ -26,7 +26,7 @@ use crate::sock_diag::transport::Netlink;
 use crate::sys;
 
 /// How long an expected state may take before what is there is taken for the kernel's answer.
-const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_secs(3);
 
 const CLIENT: Place = Place { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
 const SERVER: Place = Place { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
@@ -226,7 +226,7 @@ impl Wire {
         let after = [self.settle(Side::Client, receiver)?, self.settle(Side::Server, receiver)?];
         for (segment, note) in segments.into_iter().zip(["", note]) {
             let from = segment.from;
-            self.last[from as usize] = identity(&segment);
+            self.sent_last(&segment);
             self.carried.push(segment.flags.to_string());
             let seen = seen(from, before[from as usize], after[from.other() as usize], note);
             story.segment(segment, Fate::Arrived, seen)?;
@@ -270,12 +270,19 @@ impl Wire {
         self.host(from.other()).deliver(&segment.frame)?;
         let other = self.settle(from.other(), receiver)?;
         if fate == Fate::Arrived {
-            self.last[from as usize] = identity(&segment);
+            self.sent_last(&segment);
         }
         let late = if fate == Fate::Late { " (late)" } else { "" };
         self.carried.push(format!("{}{late}", segment.flags));
         story.segment(segment.clone(), fate, seen(from, one, other, note))?;
         Ok(segment)
+    }
+
+    /// Remembers what a side has sent of its sequence.
+    fn sent_last(&mut self, segment: &Segment) {
+        if let Some(identity) = identity(segment) {
+            self.last[segment.from as usize] = Some(identity);
+        }
     }
 
     /// Looks at both ends.

@@ -54,7 +54,7 @@ impl Scenario {
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
-            Self::FourWay => "how a connection ends: four segments, and TIME_WAIT for who closes first",
+            Self::FourWay => "how a connection ends, and which end is left in TIME_WAIT",
             Self::LostAck => "reason one for TIME_WAIT: the last ACK may be lost",
             Self::StaleSegment => "reason two: old data must not land in a new connection",
             Self::Assassination => "a RST can end TIME_WAIT early (RFC 1337)",

@@ -72,6 +72,8 @@ impl PacketSocket {
         let interface = message.address.map_or(0, |from| from.ifindex());
         let length = message.bytes;
         bytes.truncate(length);
+        // Frames are kept, and most are short.
+        bytes.shrink_to_fit();
         let interface = u32::try_from(interface).map_err(io::Error::other)?;
         Ok(Some(Frame { at: stamp.unwrap_or_else(clock::now), interface, bytes }))
     }

@@ -49,6 +49,8 @@ pub struct Ladder {
     parts: u32,
     /// Flags of segments that were not drawn yet.
     folded: Vec<String>,
+    /// An arrow was drawn last, so a call begins something new.
+    arrow: bool,
     /// The last event that was not drawn, for it only leads to what comes.
     before: Option<Event>,
     /// The row of the matrix that is being written.
@@ -67,7 +69,7 @@ impl Ladder {
         let setting = if scenario.is_about_segments() { both } else { one };
         aside(out, look, &format!("On this kernel ({kernel}); {setting}."), "")?;
         let strokes = if look.unicode { UNICODE } else { ASCII };
-        Ok(Self { look, strokes, parts: 0, folded: vec![], before: None, row: None, judging: false })
+        Ok(Self { look, strokes, parts: 0, folded: vec![], arrow: false, before: None, row: None, judging: false })
     }
 
     /// Draws an event.
@@ -88,6 +90,11 @@ impl Ladder {
         }
         if let Some(last) = self.before.take() {
             self.routine(out, &last)?;
+            self.arrow = true;
+        }
+        let arrow = matches!(event.kind, Kind::Segment { .. });
+        if std::mem::replace(&mut self.arrow, arrow) && matches!(event.kind, Kind::Call { .. } | Kind::Look) {
+            writeln!(out)?;
         }
         match &event.kind {
             Kind::Part => self.part(out, event)?,
@@ -106,7 +113,7 @@ impl Ladder {
                 let timer = event.timer.map_or("none".into(), human::duration);
                 self.call(out, event, &format!("least remaining time of a bucket = {timer}"), None)?;
             }
-            Kind::Look => self.states(out, event, true)?,
+            Kind::Look => self.states(out, event)?,
             Kind::Check(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
             Kind::Check(check) => return self.check(out, check),
             Kind::Waiting(_) => return Ok(()),
@@ -120,9 +127,6 @@ impl Ladder {
     /// Writes what it comes to.
     pub fn end(&mut self, out: &mut dyn Write, checks: &[Check]) -> io::Result<()> {
         self.unfold(out)?;
-        if self.row.is_some() {
-            writeln!(out)?;
-        }
         let wrong = checks.iter().filter(|check| !check.agrees).count();
         let all = checks.len();
         writeln!(out)?;
@@ -183,7 +187,7 @@ impl Ladder {
             Actor::Wire | Actor::Lab => self.look.paint(Meaning::Caution, format!("[ {text} ]")).to_string(),
         };
         writeln!(out, "{time:>TIME$} {:blank$}{text}", "")?;
-        if event.states.is_some() { self.states(out, event, false) } else { Ok(()) }
+        if event.states.is_some() { self.states(out, event) } else { Ok(()) }
     }
 
     fn segment(&self, out: &mut dyn Write, event: &Event, segment: &Segment, fate: Fate) -> io::Result<()> {
@@ -232,10 +236,10 @@ impl Ladder {
         writeln!(out, "{:>TIME$} {client} {left}{near} {text} {far}{right} {server}", last.since.as_millis())
     }
 
-    fn states(&self, out: &mut dyn Write, event: &Event, timed: bool) -> io::Result<()> {
+    /// Draws states alone, between two moments.
+    fn states(&self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
         let (client, server) = self.state_texts(event);
-        let time = if timed { event.since.as_millis().to_string() } else { String::new() };
-        writeln!(out, "{time:>TIME$} {client} {:ARROW$} {server}", "")
+        writeln!(out, "{:TIME$} {client} {:ARROW$} {server}", "", "")
     }
 
     /// Both states, padded and coloured.
@@ -262,7 +266,7 @@ impl Ladder {
         };
         let line = format!("{}: {said}", check.what);
         let mut text = vec![];
-        human::break_lines(&mut text, &line, "", "     ", Some(WIDTH - 2))?;
+        human::break_lines(&mut text, &line, "", "     ", Some(WIDTH - 1 - mark.width()))?;
         write!(out, "{} {}", self.look.paint(meaning, mark), String::from_utf8_lossy(&text))
     }
 
@@ -270,18 +274,17 @@ impl Ladder {
     fn cell(&mut self, out: &mut dyn Write, check: &Check) -> io::Result<()> {
         if !self.judging {
             self.judging = true;
-            let new = ["no option", "SO_REUSEADDR", "SO_REUSEPORT", "both"];
             writeln!(out)?;
-            let head = format!("  {:OPTIONS$} {}", "OLD SOCKET HAD", "NEW SOCKET SETS");
-            writeln!(out, "{}", self.look.paint(Meaning::Heading, head))?;
-            write!(out, "  {:OPTIONS$}", "")?;
-            new.iter()
-                .try_for_each(|new| write!(out, " {}", self.look.paint(Meaning::Heading, format!("{new:<CELL$}"))))?;
+            let new = format!("{:CELL$} {:CELL$} {:CELL$} both", "no option", "SO_REUSEADDR", "SO_REUSEPORT");
+            for head in [format!("  {:OPTIONS$} NEW SOCKET SETS", "OLD SOCKET HAD"), format!("  {:OPTIONS$} {new}", "")]
+            {
+                writeln!(out, "{}", self.look.paint(Meaning::Heading, head))?;
+            }
         }
         if self.row.as_ref() != Some(&check.part) {
             self.row = Some(check.part.clone());
             let part = if check.part.contains(" and ") { "both" } else { &check.part };
-            write!(out, "\n  {part:<OPTIONS$}")?;
+            write!(out, "  {part:<OPTIONS$}")?;
         }
         let meaning = match check.observed.as_str() {
             _ if !check.agrees => Meaning::Bad,
@@ -291,7 +294,8 @@ impl Ladder {
         let mark = if check.agrees { "" } else { self.strokes.bad };
         let text = format!("{}{mark}", check.observed);
         let padding = if check.what.contains(" and ") { 0 } else { CELL.saturating_sub(text.width()) };
-        write!(out, " {}{:padding$}", self.look.paint(meaning, text), "")
+        let end = if padding == 0 { "\n" } else { "" };
+        write!(out, " {}{:padding$}{end}", self.look.paint(meaning, text), "")
     }
 
     /// Says in a line which segments the calls before have sent.
@@ -337,4 +341,87 @@ pub fn list(out: &mut dyn Write, look: Look) -> io::Result<()> {
         let name = look.paint(Meaning::Heading, format!("{:<width$}", scenario.name()));
         writeln!(out, "{name}  {}", scenario.title())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::model::experiment::Flags;
+
+    const LOOK: Look = Look { color: false, width: None, unicode: false };
+
+    fn event(kind: Kind, actor: Actor, states: Option<States>) -> Event {
+        Event {
+            scenario: Scenario::LostAck,
+            part: "A part".into(),
+            step: 1,
+            since: Duration::from_millis(1234),
+            routine: false,
+            actor,
+            kind,
+            states,
+            timer: Some(Duration::from_millis(59_999)),
+            note: None,
+        }
+    }
+
+    fn fin(from: Side, fate: Fate, payload: &[u8]) -> Event {
+        let flags = Flags { fin: true, ack: true, ..Flags::default() };
+        let segment = Segment {
+            from,
+            flags,
+            seq: 1,
+            ack: Some(2),
+            raw_seq: 1001,
+            raw_ack: Some(7),
+            payload: payload.to_vec(),
+            at: SystemTime::UNIX_EPOCH,
+            frame: vec![],
+        };
+        let states = States { client: Some(TcpState::LastAck), server: Some(TcpState::TimeWait) };
+        event(Kind::Segment { segment, fate }, Actor::Side(from), Some(states))
+    }
+
+    fn drawn(events: &[Event]) -> Vec<String> {
+        let mut out = vec![];
+        let mut ladder = Ladder::begin(&mut out, Scenario::LostAck, "6.18", LOOK).expect("written");
+        out.clear();
+        for event in events {
+            ladder.event(&mut out, event).expect("written");
+        }
+        String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_arrow_goes_from_the_sender_to_the_receiver_and_a_lost_one_not_all_the_way() {
+        let lines = drawn(&[
+            fin(Side::Client, Fate::Arrived, b""),
+            fin(Side::Server, Fate::Arrived, b""),
+            fin(Side::Client, Fate::Lost, b""),
+            fin(Side::Server, Fate::Late, b"a\x1b"),
+        ]);
+        let expected = [
+            " 1234 last-ack        ---------- FIN ACK seq 1 ack 2 ----------> time-wait 59.9s",
+            " 1234 last-ack        <---------- FIN ACK seq 1 ack 2 ---------- time-wait 59.9s",
+            " 1234 last-ack        ----- FIN ACK seq 1 ack 2 lost ------X     time-wait 59.9s",
+            r#" 1234 last-ack        <..... FIN ACK seq 1 ack 2 "a\u{1b}" ..... time-wait 59.9s"#,
+        ];
+        assert_eq!(lines, expected);
+        assert!(lines.iter().all(|line| line.width() == WIDTH));
+    }
+
+    #[test]
+    fn a_call_stands_at_its_callers_side() {
+        let call = |actor| {
+            let outcome = Outcome::Failed(Errno::Other("ECONNRESET"));
+            event(Kind::Call { call: "read()".into(), outcome }, actor, None)
+        };
+        let lines = drawn(&[call(Actor::Side(Side::Client)), call(Actor::Side(Side::Server)), call(Actor::Lab)]);
+        assert_eq!(lines[0], " 1234 read() = ECONNRESET");
+        assert_eq!(lines[1].width(), WIDTH);
+        assert!(lines[1].ends_with("   read() = ECONNRESET"));
+        assert!(lines[2].ends_with("[ read() = ECONNRESET ]"));
+    }
 }
