@@ -103,6 +103,7 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         let why = "the argument '--step' needs a terminal on standard input and standard error";
         return Err(CommandError::Usage(why.into()));
     }
+    lab::enter()?;
     let mut capture = args.pcap.as_deref().map(|path| Capture::begin(path, args.force)).transpose()?;
     let checks = match format {
         Format::Json => {
@@ -229,6 +230,12 @@ impl Capture {
                 let why = format!("the capture '{}' exists; --force replaces a regular file", path.display());
                 CommandError::Usage(why)
             }
+            // As in sudo: the lab is in a user namespace by now, and this would else be known only when all is over.
+            io::ErrorKind::PermissionDenied => CommandError::Usage(format!(
+                "the capture '{}' cannot be written: {error}; the lab has no power over other users' folders even where \
+                 root runs it, and needs no root",
+                path.display()
+            )),
             _ => CommandError::Usage(format!("the capture '{}' cannot be written: {error}", path.display())),
         })?;
         let mut capture = Self { path: path.to_owned(), file };

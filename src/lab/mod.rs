@@ -85,10 +85,15 @@ pub enum LabError {
     Told(io::Error),
 }
 
-/// Plays a scenario, and returns what was expected and observed. Moves the process into namespaces of its own for good;
-/// it must have one thread only.
+/// Moves the process into a user namespace of its own for good, as [`run`] needs it; it must have one thread only. From
+/// then on it has no power over files that its user has not, root neither.
+pub fn enter() -> Result<(), LabError> {
+    Ok(sandbox::enter_user_namespace()?)
+}
+
+/// Plays a scenario in network namespaces of its own, and returns what was expected and observed. The calling thread stays
+/// in the last of them.
 pub fn run(scenario: Scenario, tell: Listener) -> Result<Vec<Check>, LabError> {
-    sandbox::enter_user_namespace()?;
     let mut story = Story::begin(scenario, tell);
     let played = match scenario {
         Scenario::FourWay => four_way::play(&mut story),
