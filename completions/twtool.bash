@@ -25,6 +25,9 @@ _twtool() {
             twtool,completions)
                 cmd="twtool__subcmd__completions"
                 ;;
+            twtool,demo)
+                cmd="twtool__subcmd__demo"
+                ;;
             twtool,doctor)
                 cmd="twtool__subcmd__doctor"
                 ;;
@@ -53,7 +56,7 @@ _twtool() {
 
     case "${cmd}" in
         twtool)
-            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test wait capacity doctor kill completions man"
+            opts="-o -4 -6 -h -V --output --json --color --ipv4 --ipv6 --help --version list summary port bind-test wait capacity doctor kill demo completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -165,6 +168,36 @@ _twtool() {
                 return 0
             fi
             case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        twtool__subcmd__demo)
+            opts="-o -4 -6 -h --step --pcap --force --output --json --color --ipv4 --ipv6 --help four-way lost-ack stale-segment assassination reuse exhaustion length port-zero"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --pcap)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0

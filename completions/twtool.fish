@@ -44,6 +44,7 @@ complete -c twtool -n "__fish_twtool_needs_command" -f -a "wait" -d 'Wait until 
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "capacity" -d 'Say how many further connects a destination takes, and when it runs out of ports'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "doctor" -d 'Say whether settings, counters and sockets are in order, and what each of them means'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before their time; never a live one'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "demo" -d 'Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
@@ -217,6 +218,20 @@ complete -c twtool -n "__fish_twtool_using_subcommand kill" -l json -d 'Same as 
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l pcap -d 'Also write the segments to a capture file, which Wireshark and tshark read' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l step -d 'Wait for the Enter key before each step; the experiment itself does not wait, and is over by then'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l force -d 'Replace the file of --pcap where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand completions" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'

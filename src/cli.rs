@@ -34,7 +34,8 @@ Examples:
   twtool wait 8080 -- ./server    start my server as soon as it can bind
   twtool capacity                 will connect() run out of ports, to whom, and when?
   twtool doctor                   are settings, counters and sockets in order?
-  twtool kill --local-port 8080   free the port of its timewait buckets now";
+  twtool kill --local-port 8080   free the port of its timewait buckets now
+  twtool demo                     experiments that show why TIME_WAIT exists";
 
 #[derive(Parser, Debug)]
 #[command(name = "twtool", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
@@ -64,6 +65,8 @@ enum Command {
     Doctor(commands::doctor::DoctorArgs),
     /// Remove TIME_WAIT sockets before their time; never a live one
     Kill(Box<commands::kill::KillArgs>),
+    /// Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)
+    Demo(commands::demo::DemoArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -157,6 +160,7 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,
         Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
         Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
+        Command::Demo(args) => commands::demo::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;

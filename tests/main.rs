@@ -12,6 +12,8 @@ mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
+mod demo;
+mod demo_traces;
 mod doctor;
 mod filter;
 mod kernel_answers;
@@ -36,6 +38,11 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
+    // A test starts this program again to see what a panic leaves behind.
+    if let Ok(scenario) = std::env::var(demo_traces::PANICKING) {
+        demo_traces::panic_in(&scenario);
+        return ExitCode::FAILURE;
+    }
     let args = Arguments::from_args();
     let suites = [
         bad_input::suite(),
@@ -46,6 +53,8 @@ fn main() -> ExitCode {
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
+        demo::suite(),
+        demo_traces::suite(),
         doctor::suite(),
         filter::suite(),
         kernel_answers::suite(),

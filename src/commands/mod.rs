@@ -5,6 +5,7 @@
 
 pub mod bind_test;
 pub mod capacity;
+pub mod demo;
 pub mod doctor;
 pub mod kill;
 pub mod list;
@@ -21,7 +22,7 @@ use std::io::{self, BufRead, Write};
 
 use clap::{Args, ValueEnum};
 
-use crate::lab::demo::DemoError;
+use crate::lab::LabError;
 use crate::model::facts::Setting;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
@@ -192,7 +193,7 @@ pub enum CommandError {
     },
     /// The experiment could not be made.
     #[error(transparent)]
-    Demo(#[from] DemoError),
+    Lab(#[from] LabError),
     /// A network namespace could not be looked into.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -237,11 +238,15 @@ impl CommandError {
             Self::Source(error) => error.hint(),
             Self::Destroy(error) => error.hint(),
             Self::Netns(error) => error.hint(),
-            Self::Demo(DemoError::Sandbox(_)) => Some(
+            Self::Lab(LabError::Sandbox(_)) => Some(
                 "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
                  user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \
                  kernel.apparmor_restrict_unprivileged_userns=1 (Ubuntu), or a container's seccomp profile. Root in a \
                  virtual machine can always run it",
+            ),
+            Self::Lab(LabError::Veth(_)) => Some(
+                "this scenario needs virtual Ethernet pairs: CONFIG_VETH in the kernel, or `modprobe veth` by root of the \
+                 host. Those named reuse, exhaustion, length and port-zero need none",
             ),
             _ => None,
         }

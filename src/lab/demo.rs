@@ -9,33 +9,28 @@ use super::{Ends, LabError, Server, for_each_socket};
 use crate::model::bind::{BindAddr, ReuseOptions};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::port::Port;
-use crate::model::socket::{Socket, TcpState};
+use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
 use crate::sys;
-use crate::sys::sandbox::{self, SandboxError};
-
-/// Why there is no result.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the two errors say it")]
-pub enum DemoError {
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Lab(#[from] LabError),
-}
+use crate::sys::sandbox;
 
 /// Does both runs. Moves the process into namespaces of its own for good; it must have one thread only.
-pub fn run(port: Port) -> Result<Vec<DemoRun>, DemoError> {
+pub fn run(port: Port) -> Result<Vec<DemoRun>, LabError> {
     sandbox::enter_user_namespace()?;
     [ReuseOptions::NONE, ReuseOptions::REUSEADDR]
         .into_iter()
         .map(|options| {
             sandbox::enter_network_namespace()?;
-            Ok(one(port, options)?)
+            one(port, options, &mut |_, _| Ok(()))
         })
         .collect()
 }
 
-fn one(port: Port, old_socket: ReuseOptions) -> Result<DemoRun, LabError> {
+/// Hears of a stage, and of the bucket that the server's end is by then.
+pub(super) type EachStage<'a> = &'a mut dyn FnMut(&Stage, Option<TimeWaitBucket>) -> Result<(), LabError>;
+
+/// One run, in the namespace that the calling thread is in. `each` hears of every stage when it is
+/// reached.
+pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Result<DemoRun, LabError> {
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let addr = SocketAddr::new(localhost, port.0);
     let server = Server::listen(addr, old_socket)?;
@@ -45,9 +40,14 @@ fn one(port: Port, old_socket: ReuseOptions) -> Result<DemoRun, LabError> {
     let mut stages = vec![];
     let mut look = |step| -> Result<(), LabError> {
         let state = |found: Option<Socket>| found.map(|socket| socket.state());
-        let (server, client) = (state(server_end.find()?), state(client_end.find()?));
-        stages.push(Stage { step, server, client });
-        Ok(())
+        let found = server_end.find()?;
+        let reached = Stage { step, server: state(found), client: state(client_end.find()?) };
+        stages.push(reached);
+        let bucket = match found {
+            Some(Socket::Bucket(bucket)) => Some(bucket),
+            _ => None,
+        };
+        each(&reached, bucket)
     };
 
     server_end.wait_for("server", TcpState::Established)?;

@@ -1,9 +1,25 @@
 //! Real experiments on the real kernel, for a private network namespace: connections whose both ends are in our hand.
 //!
-//! The caller has entered the namespace (`sys::sandbox`). `demo` is the textbook experiment of `bind-test --demo`; the
-//! tests make their situations with the same pieces.
+//! The caller has entered the namespace (`sys::sandbox`). `demo` is the textbook experiment of `bind-test --demo`, and
+//! [`run`] plays the scenarios of `twtool demo`; the tests make their situations with the same pieces.
+//!
+//! Where the order of single segments matters, two namespaces are two hosts (`host`), this program is the wire between
+//! them (`wire`), and each tells a `story`.
 
+mod assassination;
 pub mod demo;
+mod exhaustion;
+mod four_way;
+mod frame;
+mod host;
+mod length;
+mod loopback;
+mod lost_ack;
+mod port_zero;
+mod reuse;
+mod stale_segment;
+mod story;
+mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,13 +28,17 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket as OsSocket;
 
+pub use self::story::Listener;
+use self::story::Story;
 use crate::model::bind::ReuseOptions;
+use crate::model::experiment::{Check, Scenario, Side};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::dump::{self, DumpError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::Netlink;
 use crate::sys;
+use crate::sys::sandbox::{self, SandboxError};
 
 /// How long a step of the kernel may take before the experiment is given up. Loopback needs microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +68,54 @@ pub enum LabError {
     /// A bind attempt that could not be made.
     #[error(transparent)]
     Attempt(#[from] sys::bind::AttemptError),
+    /// No private namespace.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// No wire between two hosts.
+    #[error("a veth pair cannot be made in a private network namespace: {0}")]
+    Veth(io::Error),
+    /// A segment that did not come.
+    #[error("the {} sent nothing within 5 s", side.name())]
+    Silent {
+        /// Who should have sent it.
+        side: Side,
+    },
+    /// What happened could not be told.
+    #[error("writing the answer failed: {0}")]
+    Told(io::Error),
+}
+
+/// Moves the process into a user namespace of its own for good, as [`run`] needs it; it must have one thread only. From
+/// then on it has no power over files that its user has not, root neither.
+pub fn enter() -> Result<(), LabError> {
+    Ok(sandbox::enter_user_namespace()?)
+}
+
+/// Plays a scenario in network namespaces of its own, and returns what was expected and observed. The calling thread stays
+/// in the last of them.
+pub fn run(scenario: Scenario, tell: Listener) -> Result<Vec<Check>, LabError> {
+    let mut story = Story::begin(scenario, tell);
+    let played = match scenario {
+        Scenario::FourWay => four_way::play(&mut story),
+        Scenario::LostAck => lost_ack::play(&mut story),
+        Scenario::StaleSegment => stale_segment::play(&mut story),
+        Scenario::Assassination => assassination::play(&mut story),
+        Scenario::Reuse => reuse::play(&mut story),
+        Scenario::Exhaustion => exhaustion::play(&mut story),
+        Scenario::Length => length::play(&mut story),
+        Scenario::PortZero => port_zero::play(&mut story),
+    };
+    match played {
+        // Nothing failed: this kernel does something else.
+        Err(LabError::Silent { side }) => {
+            story.check("the experiment goes on", format!("a segment from the {}", side.name()), "none within 5 s")?;
+        }
+        Err(LabError::Never { end, state }) => {
+            story.check("the experiment goes on", format!("the {end} in {}", state.name()), "not within 5 s")?;
+        }
+        played => played?,
+    }
+    Ok(story.end())
 }
 
 fn step(step: &'static str) -> impl FnOnce(io::Error) -> LabError {
@@ -90,8 +158,12 @@ impl Server {
             client.bind(&from.into()).map_err(step("bind() of the client"))?;
         }
         client.connect(&to.into()).map_err(step("connect()"))?;
-        let (server, _) = self.0.accept().map_err(step("accept()"))?;
-        Ok(Connection { client, server })
+        Ok(Connection { client, server: self.accept()? })
+    }
+
+    /// The server's end of a connection that a client has made.
+    pub fn accept(&self) -> Result<OsSocket, LabError> {
+        self.0.accept().map(|(socket, _)| socket).map_err(step("accept()"))
     }
 }
 

@@ -30,6 +30,17 @@ impl ReuseOptions {
     /// Every set, in the order in which they are tried and shown.
     pub const ALL: [Self; 4] = [Self::NONE, Self::REUSEADDR, Self::REUSEPORT, Self::BOTH];
 
+    /// What bind() and listen() with these options should give over a TIME_WAIT bucket whose socket had `old`: both
+    /// sides must have the same option (socket(7)).
+    #[must_use]
+    pub const fn over_time_wait_of(self, old: Self) -> CallResult {
+        if self.reuseaddr && old.reuseaddr || self.reuseport && old.reuseport {
+            CallResult::Ok
+        } else {
+            CallResult::Failed(Errno::AddrInUse)
+        }
+    }
+
     /// The names of the options that are set.
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {

@@ -1,6 +1,6 @@
 //! What the textbook experiment saw: a server closes first, and its port is tried again.
 
-use super::bind::{Attempt, CallResult, Errno, ReuseOptions};
+use super::bind::{Attempt, ReuseOptions};
 use super::socket::{TcpState, TimeWaitBucket};
 
 /// The states of both ends after a step, as the kernel listed them; `None`: it lists no such socket.
@@ -28,15 +28,13 @@ pub struct DemoRun {
 }
 
 impl DemoRun {
-    /// Whether the kernel did what socket(7) says: one TIME_WAIT bucket, the plain bind fails, and SO_REUSEADDR helps
-    /// exactly when the old socket had it.
+    /// Whether the kernel did what socket(7) says: one TIME_WAIT bucket, and a bind past it works exactly where the old
+    /// socket had an option of the new one's.
     #[must_use]
     pub fn as_documented(&self) -> bool {
-        let in_use = CallResult::Failed(Errno::AddrInUse);
-        let with = |options| self.attempts.iter().find(|attempt| attempt.options == options).map(Attempt::outcome);
-        let expected = if self.old_socket.reuseaddr { CallResult::Ok } else { in_use };
+        let documented = |attempt: &Attempt| attempt.outcome() == attempt.options.over_time_wait_of(self.old_socket);
         matches!(self.buckets.as_slice(), [bucket] if !bucket.fin_wait_2)
-            && with(ReuseOptions::NONE) == Some(in_use)
-            && with(ReuseOptions::REUSEADDR) == Some(expected)
+            && !self.attempts.is_empty()
+            && self.attempts.iter().all(documented)
     }
 }

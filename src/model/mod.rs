@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod bind;
 pub mod demo;
+pub mod experiment;
 pub mod facts;
 pub mod health;
 pub mod kernel_counts;

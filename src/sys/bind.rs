@@ -130,7 +130,9 @@ fn result(call: io::Result<()>) -> CallResult {
     call.map_or_else(|error| CallResult::Failed(errno(&error)), |()| CallResult::Ok)
 }
 
-fn errno(error: &io::Error) -> Errno {
+/// The errno of a failed call, by name.
+#[must_use]
+pub fn errno(error: &io::Error) -> Errno {
     match error.raw_os_error().map(NixErrno::from_raw) {
         Some(NixErrno::EADDRINUSE) => Errno::AddrInUse,
         Some(NixErrno::EACCES) => Errno::Access,

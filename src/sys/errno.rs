@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-/// The name of an errno that bind(2), listen(2), SOCK_DESTROY or their security hooks are known to give.
+/// The name of an errno that bind(2), listen(2), read(2), SOCK_DESTROY or their security hooks are known to give.
 #[must_use]
 pub fn name(errno: i32) -> &'static str {
     match Errno::from_raw(errno) {
@@ -15,6 +15,8 @@ pub fn name(errno: i32) -> &'static str {
         Errno::ENOMEM => "ENOMEM",
         Errno::EOPNOTSUPP => "EOPNOTSUPP",
         Errno::ENETUNREACH => "ENETUNREACH",
+        Errno::ECONNRESET => "ECONNRESET",
+        Errno::EPIPE => "EPIPE",
         _ => "unknown",
     }
 }

@@ -1,11 +1,12 @@
 //! A private user and network namespace for experiments: no root needed, the host is not touched.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getgid, getuid};
+
+use super::rtnetlink;
 
 /// Which step of making the namespace failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,34 +44,22 @@ pub fn enter_user_namespace() -> Result<(), SandboxError> {
 /// Moves the calling thread into a new, empty network namespace with `lo` up.
 pub fn enter_network_namespace() -> Result<(), SandboxError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare(CLONE_NEWNET)"))?;
-    raise_loopback().map_err(step("raising lo"))
+    rtnetlink::raise(rtnetlink::LOOPBACK).map_err(step("raising lo"))
 }
 
-/// RTM_NEWLINK for `lo`, always interface 1, with IFF_UP (rtnetlink(7)): `struct nlmsghdr`, `struct ifinfomsg`.
-fn raise_loopback() -> io::Result<()> {
-    const RTM_NEWLINK: u16 = 16;
-    const IFF_UP: u32 = 1;
-    const LOOPBACK: i32 = 1;
-    let flags = netlink_packet_core::NLM_F_REQUEST | netlink_packet_core::NLM_F_ACK;
-    let mut request = Vec::with_capacity(32);
-    request.extend_from_slice(&32_u32.to_ne_bytes());
-    request.extend_from_slice(&RTM_NEWLINK.to_ne_bytes());
-    request.extend_from_slice(&flags.to_ne_bytes());
-    request.extend_from_slice(&[0; 8]);
-    request.extend_from_slice(&[0; 4]);
-    request.extend_from_slice(&LOOPBACK.to_ne_bytes());
-    request.extend_from_slice(&IFF_UP.to_ne_bytes());
-    request.extend_from_slice(&IFF_UP.to_ne_bytes());
+/// A network namespace that lives as long as this does, or anything in it.
+#[derive(Debug)]
+pub struct Netns(File);
 
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request, 0)?;
-    let mut answer = Vec::with_capacity(4096);
-    socket.recv(&mut answer, 0)?;
-    match answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-        None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+impl Netns {
+    /// A new one with `lo` up; the calling thread is in it then.
+    pub fn create() -> Result<Self, SandboxError> {
+        enter_network_namespace()?;
+        File::open("/proc/thread-self/ns/net").map(Self).map_err(step("opening /proc/thread-self/ns/net"))
+    }
+
+    /// Moves the calling thread there.
+    pub fn enter(&self) -> Result<(), SandboxError> {
+        setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(step("setns(CLONE_NEWNET)"))
     }
 }

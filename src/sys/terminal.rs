@@ -9,6 +9,12 @@ pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Whether standard error is a terminal.
+#[must_use]
+pub fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 /// Columns of the terminal on standard output; `None` where it is none.
 #[must_use]
 pub fn stdout_width() -> Option<usize> {

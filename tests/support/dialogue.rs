@@ -16,6 +16,8 @@ pub(crate) struct Dialogue {
     person: File,
     /// What has been shown so far, the echo of what was typed too.
     screen: String,
+    /// How often it was asked for one more of the same.
+    asked: usize,
 }
 
 impl Dialogue {
@@ -29,7 +31,7 @@ impl Dialogue {
         let child = command.spawn().expect("twtool can be started");
         // Its own copies of the other side, so that the end of the child is the end of what is shown.
         command.stdin(Stdio::null()).stderr(Stdio::null());
-        Self { command, child, person: terminal.master.into(), screen: String::new() }
+        Self { command, child, person: terminal.master.into(), screen: String::new(), asked: 0 }
     }
 
     /// Reads until the screen shows this.
@@ -38,6 +40,22 @@ impl Dialogue {
         while !self.screen.contains(text) {
             assert!(self.read(), "expected {text:?} on the terminal, found:\n{}", self.screen);
         }
+    }
+
+    /// Reads until the screen shows this once more than was asked for before; false where it ends first.
+    pub(crate) fn asks(&mut self, text: &str) -> bool {
+        self.asked += 1;
+        while self.shown(text) < self.asked {
+            if !self.read() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// How often the screen shows this.
+    pub(crate) fn shown(&self, text: &str) -> usize {
+        self.screen.matches(text).count()
     }
 
     /// Reads a little; false at the end.

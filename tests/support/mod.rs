@@ -9,6 +9,7 @@ pub(crate) mod bind;
 pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod dialogue;
+pub(crate) mod experiment;
 pub(crate) mod island;
 pub(crate) mod limits;
 pub(crate) mod netns;

@@ -1,0 +1,147 @@
+//! A range of ephemeral ports used up: by one destination for itself alone, and until when.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, outcome, set, word};
+use super::story::{Seen, Story};
+use super::{ActiveCloser, Connection, LabError, Server};
+use crate::model::experiment::{Actor, Side};
+use crate::model::socket::Socket;
+use crate::sys;
+
+const RANGE: &str = "40000 40007";
+const PORTS: u32 = 8;
+const CLIENT: Actor = Actor::Side(Side::Client);
+
+/// `tcp_tw_reuse_delay` where the kernel has no such setting: a constant of its code.
+const USUAL_DELAY: Duration = Duration::from_secs(1);
+
+/// How long healing is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
+    story.part(
+        "Eight ports, one destination",
+        "Every connection is closed by the client first: TIME_WAIT is on its port.",
+    )?;
+    let mut lo = Loopback::enter()?;
+    set(story, "ipv4.ip_local_port_range", RANGE, "")?;
+    set(
+        story,
+        "ipv4.tcp_tw_reuse",
+        "0",
+        "By default (2) the kernel would reuse TIME_WAIT on loopback after about 1 s.",
+    )?;
+    let server = listen(8080)?;
+    let other = listen(8081)?;
+    let to = SocketAddr::from((LOCALHOST, 8080));
+    let began = Instant::now();
+    let mut used = vec![];
+    for number in 1..=PORTS {
+        used.push(connect(story, &mut lo, &server, to, "", number > 1)?);
+    }
+    let used_up = Instant::now();
+    let ninth = connect(story, &mut lo, &server, to, "Each port is taken, for this destination.", false)?;
+    let elsewhere = SocketAddr::from((LOCALHOST, 8081));
+    let note = "Another port of the same host is another destination, and has all eight for itself.";
+    let other_port = connect(story, &mut lo, &other, elsewhere, note, false)?;
+    let elsewhere = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 8080));
+    let other_address = connect(story, &mut lo, &server, elsewhere, "So is another address.", true)?;
+    let bound = loopback::bind_to_zero()?;
+    let note = "bind(0) does not know the destination yet, so it needs a port that nobody has.";
+    story.called(CLIENT, "bind(0)", outcome(&bound), Seen { note, ..Seen::default() })?;
+    story.check(format!("connects 1 to {PORTS}"), vec!["ok"; used.len()].join(", "), used.join(", "))?;
+    story.check("connect 9 to the same destination", "EADDRNOTAVAIL", ninth)?;
+    story.check("connect to another port", "ok", other_port)?;
+    story.check("connect to another address", "ok", other_address)?;
+    story.check("bind(0)", "EADDRINUSE", word(&bound))?;
+    healing(story, &mut lo, &server, [began, used_up])
+}
+
+/// Connects to a server, and closes first. Returns what connect() said.
+fn connect(
+    story: &mut Story,
+    lo: &mut Loopback,
+    server: &Server,
+    to: SocketAddr,
+    note: &str,
+    routine: bool,
+) -> Result<&'static str, LabError> {
+    let chosen = loopback::connect(to)?;
+    story.called(CLIENT, &format!("connect() to {to}"), outcome(&chosen), Seen { note, ..Seen::default() })?;
+    let said = word(&chosen);
+    if let Ok((client, _)) = chosen {
+        Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
+    }
+    lo.tell_segments(story, routine)?;
+    Ok(said)
+}
+
+/// connect() again and again, until it works or there is no more patience.
+fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
+    let began = Instant::now();
+    loop {
+        let chosen = loopback::connect(to)?;
+        if chosen.is_ok() || began.elapsed() > PATIENCE {
+            return Ok(chosen);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn healing(
+    story: &mut Story,
+    lo: &mut Loopback,
+    server: &Server,
+    [began, used_up]: [Instant; 2],
+) -> Result<(), LabError> {
+    story.part("How long until it heals", "Left alone, when the first timer ends. With tcp_tw_reuse, much sooner.")?;
+    let to = SocketAddr::from((LOCALHOST, 8080));
+    let mut first = None::<Duration>;
+    super::for_each_socket(&mut |socket| {
+        if let Socket::Bucket(bucket) = socket
+            && bucket.tuple.remote_port().0 == 8080
+        {
+            first = Some(first.map_or(bucket.expires(), |first| first.min(bucket.expires())));
+        }
+    })?;
+    let note = "The remaining time of the first bucket to go, with tcp_tw_reuse = 0.";
+    story.look(Actor::Lab, Seen { timer: first, note, ..Seen::default() })?;
+    set(story, "ipv4.tcp_tw_reuse", "1", "connect() may take over a bucket that is older than about 1 s.")?;
+    let early = loopback::connect(to)?;
+    story.called(CLIENT, &format!("connect() to {to}"), outcome(&early), Seen::default())?;
+    let healed = if early.is_ok() { early } else { connect_at_last(to)? };
+    let after = began.elapsed();
+    let said = word(&healed);
+    let note = "Tried again every 10 ms. The peer has no bucket, and timestamps tell old segments from new.";
+    story.called(CLIENT, &format!("connect() to {to}"), outcome(&healed), Seen { note, ..Seen::default() })?;
+    if let Ok((client, _)) = healed {
+        Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
+    }
+    lo.tell_segments(story, true)?;
+
+    let delay = sys::sysctl::read("ipv4.tcp_tw_reuse_delay").ok().and_then(|text| text.parse().ok());
+    let delay = delay.map_or(USUAL_DELAY, Duration::from_millis);
+    // Until every bucket is as old as the first one was.
+    std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
+    set(story, "ipv4.tcp_tw_reuse", "0", "")?;
+    let note = "Every other bucket is as old by now; without tcp_tw_reuse that does not matter.";
+    let without = connect(story, lo, server, to, note, true)?;
+    set(story, "ipv4.tcp_tw_reuse", "2", "The default: as 1, on loopback alone.")?;
+    let default = connect_at_last(to)?;
+    let default_said = word(&default);
+    story.called(CLIENT, &format!("connect() to {to}"), outcome(&default), Seen::default())?;
+    drop(default);
+    lo.tell_segments(story, true)?;
+
+    let left =
+        |time: Option<Duration>| time.map_or("no timer".into(), |time| format!("in {:.1} s", time.as_secs_f64()));
+    let near_60 = first.is_some_and(|first| first > Duration::from_secs(50));
+    story.judged("with tcp_tw_reuse = 0 the first port is free", "in less than 60 s", left(first), near_60)?;
+    let expected = format!("ok when the first bucket is {} ms old", delay.as_millis());
+    let observed = format!("{said} after {} ms", after.as_millis());
+    story.judged("with tcp_tw_reuse = 1", expected, observed, said == "ok" && after >= delay)?;
+    story.check("with tcp_tw_reuse = 0 at the same time", "EADDRNOTAVAIL", without)?;
+    story.check("with tcp_tw_reuse = 2, on loopback", "ok", default_said)
+}

@@ -1,0 +1,150 @@
+//! How long TIME_WAIT lasts: bound by its timer (`TCP_TIMEWAIT_LEN`, 60 s), ended by the timer wheel, whose steps are
+//! coarse that far ahead, and not changed by tcp_fin_timeout.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::loopback::{LOCALHOST, Loopback, set};
+use super::story::{Seen, Story};
+use super::{ActiveCloser, LabError, Server, step};
+use crate::model::bind::ReuseOptions;
+use crate::model::experiment::{Actor, Outcome, Side, States};
+use crate::model::port::Port;
+use crate::model::socket::{Socket, TcpState};
+use crate::sys;
+
+/// `TCP_TIMEWAIT_LEN` of net/tcp.h.
+const LENGTH: Duration = Duration::from_secs(60);
+
+/// How late the timer wheel may end it: a step of the level that 60 s fall into is 512 jiffies where HZ is 100 or 250,
+/// 4096 where it is 1000 (kernel/time/timer.c), so 5.12 s at most; and what a loaded machine adds.
+const LATE: Duration = Duration::from_millis(5120 + 1000);
+
+/// A bucket is seen a little after its birth.
+const SEEN: Duration = Duration::from_millis(500);
+
+/// How long it is waited for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A bucket that is watched.
+struct Watched {
+    port: Port,
+    born: Instant,
+    /// Its timer has come to 0.
+    due: bool,
+    gone: Option<Duration>,
+}
+
+pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
+    let title = "Two buckets, and tcp_fin_timeout changed in between";
+    story.part(title, "This takes about 62 s, for no setting of Linux shortens it.")?;
+    let mut lo = Loopback::enter()?;
+    let mut watched = vec![];
+    for (port, fin_timeout) in [(8080, "60"), (8081, "5")] {
+        set(story, "ipv4.tcp_fin_timeout", fin_timeout, "")?;
+        watched.push(leave_bucket(story, port)?);
+        lo.tell_segments(story, false)?;
+    }
+    let mut blocked_when_due = None;
+    let began = Instant::now();
+    while watched.iter().any(|bucket| bucket.gone.is_none()) && began.elapsed() < PATIENCE {
+        let left = look(story, &mut watched, &mut blocked_when_due)?;
+        story.waiting(left)?;
+        // Close to the end every few milliseconds count.
+        std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
+    }
+    let free = bind(story, Port(8080), "Free again.")?;
+    for (bucket, fin_timeout) in watched.iter().zip([60, 5]) {
+        let what = format!("TIME_WAIT with tcp_fin_timeout = {fin_timeout} lasted");
+        let observed = bucket.gone.map_or("longer than 90 s".into(), |life| format!("{:.2} s", life.as_secs_f64()));
+        let agrees = bucket.gone.is_some_and(|life| life + SEEN >= LENGTH && life <= LENGTH + LATE);
+        story.judged(what, "60 s, and up to 5.12 s more for the timer wheel", observed, agrees)?;
+    }
+    if let Some(blocked) = blocked_when_due {
+        story.check("bind() when the timer had run out, and the bucket was there", "EADDRINUSE", blocked)?;
+    }
+    story.check("bind() when it was gone", "ok", free)
+}
+
+/// A connection that the server closes first.
+fn leave_bucket(story: &mut Story, port: u16) -> Result<Watched, LabError> {
+    let at = SocketAddr::from((LOCALHOST, port));
+    let server = Server::listen(at, ReuseOptions::NONE)?;
+    let connection = server.connect(at, None)?;
+    drop(server);
+    connection.close(ActiveCloser::Server)?;
+    let born = Instant::now();
+    let timer = bucket(Port(port))?;
+    let call = format!("close() on port {port}, before the client");
+    story.called(
+        Actor::Side(Side::Server),
+        &call,
+        Outcome::Done,
+        Seen { timer, states: Some(states(timer)), note: "" },
+    )?;
+    Ok(Watched { port: Port(port), born, due: false, gone: None })
+}
+
+fn states(timer: Option<Duration>) -> States {
+    States { client: None, server: timer.map(|_| TcpState::TimeWait) }
+}
+
+/// The remaining time of the bucket on this port; `None`: gone.
+fn bucket(port: Port) -> Result<Option<Duration>, LabError> {
+    let mut left = None;
+    super::for_each_socket(&mut |socket| match socket {
+        Socket::Bucket(bucket) if bucket.tuple.local_port() == port => left = Some(bucket.expires()),
+        _ => {}
+    })?;
+    Ok(left)
+}
+
+/// Looks at the buckets, and tells what is new. Returns the least remaining time.
+fn look(
+    story: &mut Story,
+    watched: &mut [Watched],
+    blocked_when_due: &mut Option<&'static str>,
+) -> Result<Duration, LabError> {
+    let mut least = LENGTH;
+    for bucket_of in watched.iter_mut().filter(|bucket| bucket.gone.is_none()) {
+        let timer = bucket(bucket_of.port)?;
+        let seen = |note| Seen { timer, states: Some(states(timer)), note };
+        match timer {
+            None => {
+                let life = bucket_of.born.elapsed();
+                bucket_of.gone = Some(life);
+                let what = format!("port {}: the bucket is gone, after {:.2} s", bucket_of.port, life.as_secs_f64());
+                story.called(Actor::Lab, &what, Outcome::Done, seen(""))?;
+            }
+            Some(Duration::ZERO) if !bucket_of.due => {
+                bucket_of.due = true;
+                let note = "A timer set that far ahead ends at the next step of the timer wheel, not before.";
+                let what = format!("port {}: the timer is at 0", bucket_of.port);
+                story.called(Actor::Lab, &what, Outcome::Done, seen(note))?;
+                if bucket_of.port == Port(8080) {
+                    let said = bind(story, bucket_of.port, "")?;
+                    // It may have gone in between, and then that says nothing.
+                    *blocked_when_due = bucket(bucket_of.port)?.map(|_| said);
+                }
+            }
+            Some(_) => {}
+        }
+        least = least.min(timer.unwrap_or_default());
+    }
+    Ok(least)
+}
+
+/// What a plain bind() of the port says.
+fn bind(story: &mut Story, port: Port, note: &str) -> Result<&'static str, LabError> {
+    let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
+    let bound = socket.bind(&SocketAddr::from((LOCALHOST, port.0)).into());
+    let outcome = bound.map_or_else(|error| Outcome::Failed(sys::bind::errno(&error)), |()| Outcome::Gave("ok".into()));
+    let word = outcome.errno().map_or("ok", crate::model::bind::Errno::name);
+    story.called(
+        Actor::Side(Side::Server),
+        &format!("bind() of port {port}"),
+        outcome,
+        Seen { note, ..Seen::default() },
+    )?;
+    Ok(word)
+}

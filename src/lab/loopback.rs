@@ -1,0 +1,103 @@
+//! One host alone: a network namespace whose connections run over `lo`, with a look at every segment that does.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::Socket as OsSocket;
+
+use super::frame::Numbers;
+use super::story::Story;
+use super::{LabError, Server, step};
+use crate::model::bind::{Errno, ReuseOptions};
+use crate::model::experiment::{Actor, Outcome, Side};
+use crate::sys;
+use crate::sys::packet::PacketSocket;
+use crate::sys::sandbox;
+
+/// Servers of the lab listen below it, and clients are above.
+const FIRST_CLIENT_PORT: u16 = 32_768;
+
+pub(super) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The namespace that the calling thread is in.
+pub(super) struct Loopback {
+    packets: PacketSocket,
+    /// By the client's port.
+    numbers: BTreeMap<u16, Numbers>,
+}
+
+impl Loopback {
+    /// Moves the calling thread into a new namespace.
+    pub(super) fn enter() -> Result<Self, LabError> {
+        sandbox::enter_network_namespace()?;
+        let packets = PacketSocket::open().map_err(step("opening a packet socket"))?;
+        Ok(Self { packets, numbers: BTreeMap::new() })
+    }
+
+    /// Tells the segments that have passed since the last time; a page may leave them out where they are `routine`.
+    pub(super) fn tell_segments(&mut self, story: &mut Story, routine: bool) -> Result<(), LabError> {
+        while let Some(frame) = self.packets.receive(Duration::ZERO).map_err(step("receiving from a packet socket"))? {
+            // The ports are the first two words of the TCP header, behind Ethernet's 14 bytes and IPv4's 20.
+            let ports = |at: usize| frame.bytes.get(at..at + 2).and_then(|two| two.try_into().ok());
+            let client = [34, 36].into_iter().filter_map(ports).map(u16::from_be_bytes).max().unwrap_or_default();
+            let sender = |port| if port >= FIRST_CLIENT_PORT { Side::Client } else { Side::Server };
+            if let Some(segment) = self.numbers.entry(client).or_default().read(frame, sender) {
+                let before = std::mem::replace(&mut story.routine, routine);
+                story.passed(segment)?;
+                story.routine = before;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes a setting, and says so.
+pub(super) fn set(story: &mut Story, setting: &str, value: &str, note: &str) -> Result<(), LabError> {
+    sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))?;
+    let name = setting.rsplit('.').next().unwrap_or(setting);
+    story.call(Actor::Lab, &format!("{name} = {value}"), note)
+}
+
+/// A server on every address.
+pub(super) fn listen(port: u16) -> Result<Server, LabError> {
+    Server::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), ReuseOptions::NONE)
+}
+
+/// What became of one call that the kernel chooses a port for: the socket and its port, or why there is none.
+pub(super) type Chosen = Result<(OsSocket, u16), Errno>;
+
+/// connect() from a port of the kernel's choice.
+pub(super) fn connect(to: SocketAddr) -> Result<Chosen, LabError> {
+    let socket = sys::bind::socket(to.ip(), ReuseOptions::NONE).map_err(step("socket()"))?;
+    let connected = socket.connect(&to.into());
+    chosen(socket, connected)
+}
+
+/// bind() to port 0.
+pub(super) fn bind_to_zero() -> Result<Chosen, LabError> {
+    let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
+    let bound = socket.bind(&SocketAddr::from((LOCALHOST, 0)).into());
+    chosen(socket, bound)
+}
+
+fn chosen(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen, LabError> {
+    if let Err(error) = called {
+        return Ok(Err(sys::bind::errno(&error)));
+    }
+    let port = super::inet(&socket.local_addr().map_err(step("getsockname()"))?)?.port();
+    Ok(Ok((socket, port)))
+}
+
+/// Its outcome, in words.
+pub(super) fn outcome(chosen: &Chosen) -> Outcome {
+    match chosen {
+        Ok((_, port)) => Outcome::Gave(format!("port {port}")),
+        Err(errno) => Outcome::Failed(*errno),
+    }
+}
+
+/// `ok`, or the errno's name.
+pub(super) fn word(chosen: &Chosen) -> &'static str {
+    chosen.as_ref().map_or_else(|errno| errno.name(), |_| "ok")
+}

@@ -1,0 +1,86 @@
+//! Why TIME_WAIT exists, the first reason: reliable termination. If the last ACK is lost, the FIN that it answers comes
+//! again, and somebody must still be there to answer it (RFC 9293, section 3.6.1).
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::story::{Seen, Story};
+use super::wire::Wire;
+use super::{Connection, LabError, step};
+use crate::model::bind::Errno;
+use crate::model::experiment::{Actor, Outcome, Side};
+use crate::model::socket::TcpState::{CloseWait, FinWait1, FinWait2, LastAck, TimeWait};
+use crate::sys;
+
+const TO_LAST_ACK: &str = "SYN, SYN ACK, ACK, FIN ACK, ACK, FIN ACK, ACK (lost)";
+const CLIENT: &str = "syn-sent, established, close-wait, last-ack, gone";
+const SERVER: &str = "syn-recv, established, fin-wait-1, fin-wait-2, time-wait";
+
+pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
+    with_time_wait(story)?;
+    without(story)
+}
+
+/// A connection whose last ACK is lost. The client's program still waits to hear how it ended.
+fn lose_last_ack(story: &mut Story, wire: &mut Wire) -> Result<Socket, LabError> {
+    let Connection { client, server } = wire.connect(story, 0, false)?;
+    story.call(Actor::Side(Side::Server), "close()", "")?;
+    drop(server);
+    wire.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
+    wire.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
+    story.call(Actor::Side(Side::Client), "shutdown(SHUT_WR)", "")?;
+    client.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
+    wire.carry(story, Side::Client, (Some(LastAck), Some(TimeWait)), "")?;
+    wire.lose(story, Side::Server, Some(TimeWait), "The client is left in LAST_ACK, and does not know why.")?;
+    Ok(client)
+}
+
+/// How the connection ended, as the client's program is told.
+fn verdict(story: &mut Story, client: &Socket) -> Result<&'static str, LabError> {
+    let error = client.take_error().map_err(step("SO_ERROR"))?;
+    let outcome = error.map_or(Outcome::Gave("0".into()), |error| Outcome::Failed(sys::bind::errno(&error)));
+    let name = outcome.errno().map_or("0", Errno::name);
+    story.called(Actor::Side(Side::Client), "getsockopt(SO_ERROR)", outcome, Seen::default())?;
+    Ok(name)
+}
+
+fn with_time_wait(story: &mut Story) -> Result<(), LabError> {
+    story.part("The last ACK is lost, and TIME_WAIT is there", "")?;
+    let mut wire = Wire::lay()?;
+    let client = lose_last_ack(story, &mut wire)?;
+    for note in ["Its retransmission timer sends the FIN again. That one is lost too.", ""] {
+        wire.lose(story, Side::Client, Some(LastAck), note)?;
+    }
+    let fin = wire.take(story, Side::Client)?;
+    let before = wire.look()?;
+    let timer_before = before.timer;
+    story.look(Actor::Lab, Seen { note: "The timer, just before the FIN arrives once more.", ..before })?;
+    wire.arrive(story, fin, (Some(LastAck), Some(TimeWait)), "The FIN arrives: the timer starts anew.")?;
+    let timer_after = wire.look()?.timer;
+    let note = "TIME_WAIT answers without any process, and now the client knows.";
+    wire.carry(story, Side::Server, (Some(TimeWait), None), note)?;
+    let heard = verdict(story, &client)?;
+    let segments = "FIN ACK (lost), FIN ACK (lost), FIN ACK, ACK";
+    wire.check(story, [CLIENT, SERVER], &format!("{TO_LAST_ACK}, {segments}"))?;
+    let seconds = |time: Option<Duration>| time.map_or("none".into(), |time| format!("{:.1} s", time.as_secs_f64()));
+    let observed = format!("{} before, {} after", seconds(timer_before), seconds(timer_after));
+    story.judged("TIME_WAIT's timer when the FIN came again", "starts anew", observed, timer_after > timer_before)?;
+    story.check("SO_ERROR of the client", "0", heard)
+}
+
+fn without(story: &mut Story) -> Result<(), LabError> {
+    let note = "What would happen without TIME_WAIT: the lab removes the bucket.";
+    story.part("The last ACK is lost, and TIME_WAIT is gone", note)?;
+    let mut wire = Wire::lay()?;
+    let client = lose_last_ack(story, &mut wire)?;
+    wire.destroy(Side::Server)?;
+    story.called(Actor::Lab, "SOCK_DESTROY of the server's bucket", Outcome::Done, wire.look()?)?;
+    wire.carry(story, Side::Client, (Some(LastAck), None), "The FIN comes again, to nobody.")?;
+    let note = "A RST instead of the ACK: the client must take a connection that ended well for a broken one.";
+    wire.carry(story, Side::Server, (None, None), note)?;
+    let heard = verdict(story, &client)?;
+    wire.check(story, [CLIENT, &format!("{SERVER}, gone")], &format!("{TO_LAST_ACK}, FIN ACK, RST"))?;
+    story.check("SO_ERROR of the client", "ECONNRESET", heard)
+}

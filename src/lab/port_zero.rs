@@ -1,0 +1,154 @@
+//! Which port the kernel chooses: for bind() to port 0, and for connect() of a socket that is not bound
+//! (`inet_csk_find_open_port` in net/ipv4/inet_connection_sock.c, `__inet_hash_connect` in net/ipv4/inet_hashtables.c).
+
+use std::net::SocketAddr;
+
+use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, set};
+use super::story::{Seen, Story};
+use super::{LabError, step};
+use crate::model::bind::{Errno, ReuseOptions};
+use crate::model::experiment::{Actor, Outcome, Side};
+use crate::sys;
+
+const SAMPLE: usize = 8;
+const FIRST: u16 = 40_000;
+const LAST: u16 = 40_015;
+const RESERVED: std::ops::RangeInclusive<u16> = 40_002..=40_005;
+
+/// Who chooses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Bind,
+    Connect,
+}
+
+impl Call {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind(0)",
+            Self::Connect => "connect()",
+        }
+    }
+
+    fn make(self) -> Result<Chosen, LabError> {
+        match self {
+            Self::Bind => loopback::bind_to_zero(),
+            Self::Connect => loopback::connect(SocketAddr::from((LOCALHOST, 8080))),
+        }
+    }
+
+    /// What it says when there is no port left.
+    const fn full(self) -> Errno {
+        match self {
+            Self::Bind => Errno::AddrInUse,
+            Self::Connect => Errno::AddrNotAvailable,
+        }
+    }
+}
+
+pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
+    sample(story)?;
+    until_full(story, Call::Bind)?;
+    until_full(story, Call::Connect)?;
+    reserved(story)
+}
+
+/// Makes the call this often, or until it fails, and tells the ports.
+fn choose(story: &mut Story, call: Call, times: usize) -> Result<(Vec<u16>, Option<Errno>), LabError> {
+    let (mut held, mut ports, mut failed) = (vec![], vec![], None);
+    while ports.len() < times && failed.is_none() {
+        match call.make()? {
+            Ok((socket, port)) => {
+                held.push(socket);
+                ports.push(port);
+            }
+            Err(errno) => failed = Some(errno),
+        }
+    }
+    let text = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
+    let what = format!("{}, {} times", call.name(), ports.len());
+    story.called(Actor::Side(Side::Client), &what, Outcome::Gave(text), Seen::default())?;
+    if let Some(errno) = failed {
+        let what = format!("{} once more", call.name());
+        story.called(Actor::Side(Side::Client), &what, Outcome::Failed(errno), Seen::default())?;
+    }
+    Ok((ports, failed))
+}
+
+/// Which halves of the numbers these ports are of.
+fn parity(ports: &[u16]) -> &'static str {
+    match (ports.iter().any(|port| port % 2 == 0), ports.iter().any(|port| port % 2 == 1)) {
+        (true, true) => "even and odd ports",
+        (true, false) => "even ports",
+        (false, true) => "odd ports",
+        (false, false) => "no ports",
+    }
+}
+
+/// The half that a call begins with in a range: connect() with that of the first port, bind(0) with the other.
+const fn first_half(call: Call, low: u16) -> &'static str {
+    if low.is_multiple_of(2) == matches!(call, Call::Connect) { "even ports" } else { "odd ports" }
+}
+
+fn sample(story: &mut Story) -> Result<(), LabError> {
+    story.part(
+        "The range as it is",
+        "Both calls choose in ip_local_port_range, but each begins with a half of its own.",
+    )?;
+    let mut lo = Loopback::enter()?;
+    let range = sys::sysctl::local_port_range();
+    let text = sys::sysctl::read("ipv4.ip_local_port_range").map_err(step("reading ip_local_port_range"))?;
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" to ");
+    story.called(Actor::Lab, "ip_local_port_range", Outcome::Gave(text.clone()), Seen::default())?;
+    let _server = listen(8080)?;
+    let (bound, _) = choose(story, Call::Bind, SAMPLE)?;
+    let (connected, _) = choose(story, Call::Connect, SAMPLE)?;
+    lo.tell_segments(story, true)?;
+    let (low, high) = range.map_or((0, 0), |range| (range.0.first().0, range.0.last().0));
+    let inside = bound.iter().chain(&connected).filter(|&&port| low <= port && port <= high).count();
+    story.check(format!("ports inside {text}"), (2 * SAMPLE).to_string(), inside.to_string())?;
+    story.check("bind(0) takes", first_half(Call::Bind, low), parity(&bound))?;
+    story.check("connect() takes", first_half(Call::Connect, low), parity(&connected))
+}
+
+fn narrow(story: &mut Story) -> Result<Loopback, LabError> {
+    let lo = Loopback::enter()?;
+    set(story, "ipv4.ip_local_port_range", &format!("{FIRST} {LAST}"), "")?;
+    Ok(lo)
+}
+
+fn until_full(story: &mut Story, call: Call) -> Result<(), LabError> {
+    let title = format!("{} until sixteen ports are used up", call.name());
+    story.part(&title, "Only when its half is used up does it go on with the other.")?;
+    let mut lo = narrow(story)?;
+    let _server = listen(8080)?;
+    let (ports, failed) = choose(story, call, usize::MAX)?;
+    lo.tell_segments(story, true)?;
+    let half = ports.len() / 2;
+    let (first, second) = (parity(&ports[..half]), parity(&ports[half..]));
+    let other = if call == Call::Bind { Call::Connect } else { Call::Bind };
+    let count = usize::from(LAST - FIRST) + 1;
+    story.check("ports", count.to_string(), ports.len().to_string())?;
+    story.check("first it takes", first_half(call, FIRST), first)?;
+    story.check("then", first_half(other, FIRST), second)?;
+    story.check("and when all are used up", call.full().name(), failed.map_or("ok", Errno::name))
+}
+
+fn reserved(story: &mut Story) -> Result<(), LabError> {
+    story
+        .part("Ports that are kept free", "ip_local_reserved_ports: never chosen, and yet anybody may ask for them.")?;
+    let lo = narrow(story)?;
+    let text = format!("{}-{}", RESERVED.start(), RESERVED.end());
+    set(story, "ipv4.ip_local_reserved_ports", &text, "")?;
+    let (ports, failed) = choose(story, Call::Bind, usize::MAX)?;
+    let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
+    let asked = socket.bind(&SocketAddr::from((LOCALHOST, *RESERVED.start())).into());
+    let asked = asked.map_or_else(|error| Outcome::Failed(sys::bind::errno(&error)), |()| Outcome::Done);
+    let word = asked.errno().map_or("ok", Errno::name);
+    story.called(Actor::Side(Side::Server), &format!("bind({})", RESERVED.start()), asked, Seen::default())?;
+    drop(lo);
+    let chosen = ports.iter().filter(|port| RESERVED.contains(port)).count();
+    story.check("reserved ports that bind(0) chose", "0", chosen.to_string())?;
+    story.check("when the others are used up", Call::Bind.full().name(), failed.map_or("ok", Errno::name))?;
+    story.check(format!("an explicit bind of {}", RESERVED.start()), "ok", word)
+}

@@ -1,0 +1,342 @@
+//! Two hosts and the wire between them, which is this program: a segment arrives when it is carried, and not before. So
+//! both kernels can be asked for their states while it is under way, and it can be lost, or come again much later.
+//!
+//! Both ends are the real kernel, and no segment is forged: what looks like an attack or an accident is made of segments
+//! that the kernels have sent.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use socket2::Socket as OsSocket;
+
+use super::frame::Numbers;
+use super::host::{Host, Place};
+use super::story::{Seen, Story};
+use super::{Connection, Ends, LabError, PATIENCE, Server, step};
+use crate::model::bind::ReuseOptions;
+use crate::model::experiment::{Actor, Fate, Segment, Side, States};
+use crate::model::port::Port;
+use crate::model::row::{Direction, Row};
+use crate::model::socket::{Socket, TcpState};
+use crate::sock_diag::destroy::{self, Answer, Destruction};
+use crate::sock_diag::transport::Netlink;
+use crate::sys;
+
+/// How long an expected state may take before what is there is taken for the kernel's answer.
+const SETTLING: Duration = Duration::from_secs(3);
+
+const CLIENT: Place = Place { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
+const SERVER: Place = Place { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
+
+/// Ports of the lab. The client's is fixed, so that a connection can be made again with the same four numbers.
+const SERVER_PORT: u16 = 8080;
+const CLIENT_PORT: u16 = 40_000;
+
+/// What the two ends are expected to be: the sender while its segment is under way, the receiver when it has arrived.
+/// `None`: gone.
+pub(super) type Expected = (Option<TcpState>, Option<TcpState>);
+
+/// What a side has been through: each state once, in order.
+type Path = Vec<Option<TcpState>>;
+
+pub(super) struct Wire {
+    client: Host,
+    server: Host,
+    numbers: Numbers,
+    /// Segments that were sent and not carried yet.
+    under_way: VecDeque<Segment>,
+    /// What each side has last sent of its sequence.
+    last: [Option<Identity>; 2],
+    paths: [Path; 2],
+    carried: Vec<String>,
+}
+
+impl Wire {
+    /// Makes the hosts and lays the wire.
+    pub(super) fn lay() -> Result<Self, LabError> {
+        let client = Host::create(CLIENT, SERVER)?;
+        let server = Host::create(SERVER, CLIENT)?;
+        let (numbers, under_way) = (Numbers::default(), VecDeque::new());
+        Ok(Self { client, server, numbers, under_way, last: [None, None], paths: [vec![], vec![]], carried: vec![] })
+    }
+
+    /// Tells the client's sequence numbers as they are on the wire.
+    pub(super) const fn tell_raw_numbers_of_client(&mut self) {
+        self.numbers.client_raw = true;
+    }
+
+    const fn host(&self, side: Side) -> &Host {
+        match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        }
+    }
+
+    /// Changes a setting of one host.
+    pub(super) fn set(&self, side: Side, setting: &str, value: &str) -> Result<(), LabError> {
+        self.host(side).enter()?;
+        sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))
+    }
+
+    /// The addresses of both ends, as this side has them.
+    fn ends(side: Side) -> Ends {
+        let client = Ends {
+            local: (CLIENT.address.into(), Port(CLIENT_PORT)),
+            remote: (SERVER.address.into(), Port(SERVER_PORT)),
+        };
+        if side == Side::Client { client } else { client.reversed() }
+    }
+
+    /// What the kernel of this side lists for the connection. A socket that a program has still open after its
+    /// connection ended is listed as closed by kernels that list bound sockets; that is no connection.
+    pub(super) fn find(&self, side: Side) -> Result<Option<Socket>, LabError> {
+        self.host(side).enter()?;
+        Ok(Self::ends(side).find()?.filter(|socket| socket.state() != TcpState::Closed))
+    }
+
+    /// The same, when it is what is expected, or else after a while.
+    fn settle(&mut self, side: Side, expected: Option<TcpState>) -> Result<Option<Socket>, LabError> {
+        let deadline = Instant::now() + SETTLING;
+        let found = loop {
+            let found = self.find(side)?;
+            if found.map(|socket| socket.state()) == expected || Instant::now() > deadline {
+                break found;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let state = found.map(|socket| socket.state());
+        let path = &mut self.paths[side as usize];
+        if path.last() != Some(&state) {
+            path.push(state);
+        }
+        Ok(found)
+    }
+
+    /// Lets a listener be made on the server, and a client begin to connect to it: the SYN is on the wire then.
+    pub(super) fn begin_connection(&mut self, initial_sequence: u32) -> Result<(Server, OsSocket), LabError> {
+        self.server.enter()?;
+        let at = SocketAddr::from((SERVER.address, SERVER_PORT));
+        let server = Server::listen(at, ReuseOptions::REUSEADDR)?;
+        self.client.enter()?;
+        let client = sys::bind::socket(CLIENT.address.into(), ReuseOptions::NONE).map_err(step("socket()"))?;
+        if initial_sequence != 0 {
+            sys::tcp_repair::set_initial_sequence(&client, initial_sequence).map_err(step("TCP_REPAIR"))?;
+        }
+        let from = SocketAddr::from((CLIENT.address, CLIENT_PORT));
+        client.bind(&from.into()).map_err(step("bind() of the client"))?;
+        // The answer is still to be carried.
+        client.set_nonblocking(true).map_err(step("O_NONBLOCK"))?;
+        match client.connect(&at.into()) {
+            Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok((server, client)),
+            Err(error) => Err(step("connect()")(error)),
+            Ok(()) => Err(step("connect()")(io::Error::other("it was answered before anything was carried"))),
+        }
+    }
+
+    /// Connects, by three segments. The listener is closed when it has accepted, so that the connection is alone.
+    ///
+    /// A page may shorten them where they are not told `in_full`.
+    pub(super) fn connect(
+        &mut self,
+        story: &mut Story,
+        initial_sequence: u32,
+        in_full: bool,
+    ) -> Result<Connection, LabError> {
+        use TcpState::{Established, SynRecv, SynSent};
+        let routine = std::mem::replace(&mut story.routine, !in_full);
+        story.call(Actor::Side(Side::Client), "connect()", "")?;
+        let (listener, client) = self.begin_connection(initial_sequence)?;
+        self.carry(story, Side::Client, (Some(SynSent), Some(SynRecv)), "")?;
+        self.carry(story, Side::Server, (Some(SynRecv), Some(Established)), "")?;
+        self.carry(story, Side::Client, (Some(Established), Some(Established)), "")?;
+        story.routine = routine;
+        client.set_nonblocking(false).map_err(step("O_NONBLOCK"))?;
+        let server = listener.accept()?;
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(PATIENCE)).map_err(step("SO_RCVTIMEO"))?;
+        }
+        Ok(Connection { client, server })
+    }
+
+    /// The next segment that this side has sent; it is under way until it is delivered.
+    pub(super) fn take(&mut self, story: &mut Story, from: Side) -> Result<Segment, LabError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
+                let segment = self.under_way.remove(at).ok_or(LabError::Silent { side: from })?;
+                if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
+                    // The machine was slow, and a retransmission timer has run out in the meantime.
+                    let note = "Sent again, for this machine was slow; the wire drops it.";
+                    story.segment(segment, Fate::Lost, Seen { note, ..Seen::default() })?;
+                    continue;
+                }
+                return Ok(segment);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(LabError::Silent { side: from });
+            }
+            if let Some(frame) = self.host(from).sent(left)? {
+                let sender = |port| if port == SERVER_PORT { Side::Server } else { Side::Client };
+                self.under_way.extend(self.numbers.read(frame, sender));
+            }
+        }
+    }
+
+    /// Carries the next segment of this side to the other, and returns it.
+    pub(super) fn carry(
+        &mut self,
+        story: &mut Story,
+        from: Side,
+        expected: Expected,
+        note: &str,
+    ) -> Result<Segment, LabError> {
+        let segment = self.take(story, from)?;
+        self.arrive(story, segment, expected, note)
+    }
+
+    /// Takes the next segment of this side, and keeps it from arriving.
+    pub(super) fn lose(
+        &mut self,
+        story: &mut Story,
+        from: Side,
+        sender: Option<TcpState>,
+        note: &str,
+    ) -> Result<Segment, LabError> {
+        let segment = self.take(story, from)?;
+        let (one, other) = (self.settle(from, sender)?, self.find(from.other())?);
+        // What it would have acknowledged will come again, and rightly.
+        self.last[from.other() as usize] = None;
+        self.carried.push(format!("{} (lost)", segment.flags));
+        story.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
+        Ok(segment)
+    }
+
+    /// Carries what both sides have sent before either arrives, the client's first.
+    pub(super) fn cross(&mut self, story: &mut Story, expected: Expected, note: &str) -> Result<(), LabError> {
+        let (sender, receiver) = expected;
+        let segments = [self.take(story, Side::Client)?, self.take(story, Side::Server)?];
+        let before = [self.settle(Side::Client, sender)?, self.settle(Side::Server, sender)?];
+        for segment in &segments {
+            self.host(segment.from.other()).deliver(&segment.frame)?;
+        }
+        let after = [self.settle(Side::Client, receiver)?, self.settle(Side::Server, receiver)?];
+        for (segment, note) in segments.into_iter().zip(["", note]) {
+            let from = segment.from;
+            self.sent_last(&segment);
+            self.carried.push(segment.flags.to_string());
+            let seen = seen(from, before[from as usize], after[from.other() as usize], note);
+            story.segment(segment, Fate::Arrived, seen)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a segment arrive that was under way.
+    pub(super) fn arrive(
+        &mut self,
+        story: &mut Story,
+        segment: Segment,
+        expected: Expected,
+        note: &str,
+    ) -> Result<Segment, LabError> {
+        self.deliver(story, segment, Fate::Arrived, expected, note)
+    }
+
+    /// Lets a copy of an old segment arrive.
+    pub(super) fn arrive_late(
+        &mut self,
+        story: &mut Story,
+        old: &Segment,
+        expected: Expected,
+        note: &str,
+    ) -> Result<(), LabError> {
+        let copy = Segment { at: sys::clock::now(), ..old.clone() };
+        self.deliver(story, copy, Fate::Late, expected, note).map(drop)
+    }
+
+    fn deliver(
+        &mut self,
+        story: &mut Story,
+        segment: Segment,
+        fate: Fate,
+        (sender, receiver): Expected,
+        note: &str,
+    ) -> Result<Segment, LabError> {
+        let from = segment.from;
+        let one = self.settle(from, sender)?;
+        self.host(from.other()).deliver(&segment.frame)?;
+        let other = self.settle(from.other(), receiver)?;
+        if fate == Fate::Arrived {
+            self.sent_last(&segment);
+        }
+        let late = if fate == Fate::Late { " (late)" } else { "" };
+        self.carried.push(format!("{}{late}", segment.flags));
+        story.segment(segment.clone(), fate, seen(from, one, other, note))?;
+        Ok(segment)
+    }
+
+    /// Remembers what a side has sent of its sequence.
+    fn sent_last(&mut self, segment: &Segment) {
+        if let Some(identity) = identity(segment) {
+            self.last[segment.from as usize] = Some(identity);
+        }
+    }
+
+    /// Looks at both ends.
+    pub(super) fn look(&self) -> Result<Seen<'static>, LabError> {
+        Ok(seen(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
+    }
+
+    /// Removes what this side's kernel has of the connection, with SOCK_DESTROY.
+    pub(super) fn destroy(&mut self, side: Side) -> Result<(), LabError> {
+        let failed = |why: String| step("SOCK_DESTROY")(io::Error::other(why));
+        let Some(Socket::Bucket(bucket)) = self.find(side)? else {
+            return Err(failed("there is no bucket".into()));
+        };
+        let mut kernel = Netlink::open().map_err(step("opening sock_diag"))?;
+        let Destruction { answers, end } =
+            destroy::run(&mut kernel, &[Row { bucket, direction: Direction::Unknown, netns: 0 }]);
+        end.map_err(|error| failed(error.to_string()))?;
+        if answers != [Answer::Done] {
+            return Err(failed(format!("{answers:?}")));
+        }
+        self.settle(side, None).map(drop)
+    }
+
+    /// Compares the states that this side went through, and the segments that were carried.
+    pub(super) fn check(&mut self, story: &mut Story, states: [&str; 2], segments: &str) -> Result<(), LabError> {
+        for (side, expected) in [Side::Client, Side::Server].into_iter().zip(states) {
+            let path = std::mem::take(&mut self.paths[side as usize]);
+            let went: Vec<&str> = path.into_iter().map(state_name).collect();
+            story.check(format!("states of the {}", side.name()), expected, went.join(", "))?;
+        }
+        story.check("segments", segments, std::mem::take(&mut self.carried).join(", "))
+    }
+}
+
+/// By what a repetition is known: where it begins, and how much of the sequence it takes.
+type Identity = (u32, usize);
+
+/// `None` for what is never sent again by a timer: a segment that takes nothing of the sequence.
+fn identity(segment: &Segment) -> Option<Identity> {
+    let length = segment.payload.len() + usize::from(segment.flags.syn) + usize::from(segment.flags.fin);
+    (length > 0).then_some((segment.raw_seq, length))
+}
+
+/// The kernel's name of a state; `gone` where nothing is listed.
+pub(super) fn state_name(state: Option<TcpState>) -> &'static str {
+    state.map_or("gone", TcpState::name)
+}
+
+fn seen(side: Side, one: Option<Socket>, other: Option<Socket>, note: &str) -> Seen<'_> {
+    let (client, server) = if side == Side::Client { (one, other) } else { (other, one) };
+    let state = |socket: Option<Socket>| socket.map(|socket| socket.state());
+    let timer = [server, client].into_iter().flatten().find_map(|socket| match socket {
+        Socket::Bucket(bucket) => Some(bucket.expires()),
+        Socket::Full(_) => None,
+    });
+    Seen { states: Some(States { client: state(client), server: state(server) }), timer, note }
+}

@@ -1,0 +1,97 @@
+//! Interfaces of the calling thread's network namespace, changed over rtnetlink(7): `lo` raised, a veth pair made. For
+//! private namespaces only: nothing of twtool changes the host's.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// `lo`, in every namespace.
+pub const LOOPBACK: u32 = 1;
+
+/// One end of a veth pair.
+#[derive(Clone, Copy, Debug)]
+pub struct VethEnd<'a> {
+    /// Its number; none of this namespace's yet.
+    pub index: u32,
+    /// Its name.
+    pub name: &'a str,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+}
+
+impl VethEnd<'_> {
+    fn link(self) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = self.index;
+        link.attributes = vec![LinkAttribute::IfName(self.name.into()), LinkAttribute::Address(self.mac.into())];
+        link
+    }
+}
+
+/// Raises an interface.
+pub fn raise(interface: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = interface;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    request(RouteNetlinkMessage::NewLink(link), 0)
+}
+
+/// Makes a pair of virtual Ethernet devices: what is sent on one arrives at the other, where both are up (veth(4)).
+pub fn create_veth(one: VethEnd, other: VethEnd) -> io::Result<()> {
+    let mut link = one.link();
+    let peer = InfoData::Veth(InfoVeth::Peer(other.link()));
+    link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(peer)]));
+    request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Gives an interface an address, and with it the route to its network.
+pub fn add_address(interface: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = prefix;
+    message.header.index = interface;
+    message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+    request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Says which Ethernet address a neighbour has, so that nobody needs to ask with ARP.
+pub fn add_neighbour(interface: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = interface;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+        NeighbourAttribute::LinkLayerAddress(mac.into()),
+    ];
+    request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Sends one request and waits for its acknowledgement: NLMSG_ERROR, whose first word is a negative errno or 0.
+fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    message.finalize();
+    let mut datagram = vec![0; message.buffer_len()];
+    message.serialize(&mut datagram);
+
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&datagram, 0)?;
+    let mut answer = Vec::with_capacity(4096);
+    socket.recv(&mut answer, 0)?;
+    let answer = NetlinkBuffer::new_checked(answer.as_slice()).map_err(io::Error::other)?;
+    match answer.payload().first_chunk().copied().map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+    }
+}

@@ -1,0 +1,29 @@
+//! Where a connection's sequence numbers begin, chosen: TCP_REPAIR and its companions of uapi/linux/tcp.h, made for
+//! bringing connections back from a checkpoint. Needs CAP_NET_ADMIN over the socket's network namespace.
+
+use std::io;
+
+use nix::sys::socket::sockopt::SetStruct;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::Socket;
+
+/// `TCP_SEND_QUEUE`.
+const SEND_QUEUE: u32 = 2;
+
+#[derive(Clone, Copy)]
+struct RepairQueue;
+nix::setsockopt_impl!(RepairQueue, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, u32, SetStruct<'_, u32>);
+
+#[derive(Clone, Copy)]
+struct QueueSeq;
+nix::setsockopt_impl!(QueueSeq, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, u32, SetStruct<'_, u32>);
+
+/// Gives the SYN of a socket that is not connected yet this sequence number; 0 leaves the choice to the kernel. Resets
+/// SO_REUSEADDR, so options come after it.
+pub fn set_initial_sequence(socket: &Socket, number: u32) -> io::Result<()> {
+    setsockopt(socket, sockopt::TcpRepair, &1)?;
+    setsockopt(socket, RepairQueue, &SEND_QUEUE)?;
+    setsockopt(socket, QueueSeq, &number)?;
+    setsockopt(socket, sockopt::TcpRepair, &0)?;
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! An experiment's events and results as JSON: a record an event, or one document.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::json::{self, Envelope};
+use crate::model::bind::Errno;
+use crate::model::experiment::{Actor, Check, Event, Fate, Kind, Outcome, Scenario, Segment, Side, States};
+use crate::model::socket::TcpState;
+
+#[derive(Serialize)]
+struct EventRecord<'a> {
+    scenario: &'static str,
+    part: &'a str,
+    step: u32,
+    t_ms: u64,
+    actor: &'static str,
+    event: &'static str,
+    what: Option<&'a str>,
+    segment: Option<SegmentRecord<'a>>,
+    states: Option<StatesRecord>,
+    timer_ms: Option<u64>,
+    errno: Option<&'static str>,
+    data: Option<&'a str>,
+    note: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct SegmentRecord<'a> {
+    from: &'static str,
+    flags: Vec<&'static str>,
+    seq: u32,
+    ack: Option<u32>,
+    len: usize,
+    data: Option<std::borrow::Cow<'a, str>>,
+    raw_seq: u32,
+    raw_ack: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct StatesRecord {
+    client: Option<&'static str>,
+    server: Option<&'static str>,
+}
+
+/// A result, beside the events.
+#[derive(Serialize)]
+struct CheckRecord<'a> {
+    part: &'a str,
+    what: &'a str,
+    expected: &'a str,
+    observed: &'a str,
+    agrees: bool,
+}
+
+/// A result in the stream of events.
+#[derive(Serialize)]
+struct CheckEvent<'a> {
+    scenario: &'static str,
+    step: u32,
+    t_ms: u64,
+    actor: &'static str,
+    event: &'static str,
+    #[serde(flatten)]
+    check: CheckRecord<'a>,
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    scenario: &'static str,
+    title: &'static str,
+    events: Vec<EventRecord<'a>>,
+    checks: Vec<CheckRecord<'a>>,
+    agrees: bool,
+}
+
+#[derive(Serialize)]
+struct ListPayload {
+    scenarios: Vec<ScenarioRecord>,
+}
+
+#[derive(Serialize)]
+struct ScenarioRecord {
+    scenario: &'static str,
+    title: &'static str,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn segment_record(segment: &Segment) -> SegmentRecord<'_> {
+    let Segment { from, flags, seq, ack, raw_seq, raw_ack, payload, .. } = segment;
+    SegmentRecord {
+        from: Side::name(*from),
+        flags: flags.names(),
+        seq: *seq,
+        ack: *ack,
+        len: payload.len(),
+        data: Some(String::from_utf8_lossy(payload)).filter(|data| !data.is_empty()),
+        raw_seq: *raw_seq,
+        raw_ack: *raw_ack,
+    }
+}
+
+/// `None` for what is no event of the experiment: a countdown, and results, which have records of their own.
+fn event_record(event: &Event) -> Option<EventRecord<'_>> {
+    let (name, what, segment, errno, data) = match &event.kind {
+        Kind::Part => ("part", Some(event.part.as_str()), None, None, None),
+        Kind::Call { call, outcome } => {
+            let data = match outcome {
+                Outcome::Done | Outcome::Failed(_) => None,
+                Outcome::Read(data) | Outcome::Gave(data) => Some(data.as_str()),
+            };
+            ("call", Some(call.as_str()), None, outcome.errno(), data)
+        }
+        Kind::Segment { segment, fate } => {
+            let name = match fate {
+                Fate::Arrived => "segment",
+                Fate::Late => "late",
+                Fate::Lost => "lost",
+            };
+            (name, None, Some(segment), None, None)
+        }
+        Kind::Look => ("look", None, None, None, None),
+        Kind::Waiting(_) | Kind::Check(_) => return None,
+    };
+    let states = |States { client, server }: States| StatesRecord {
+        client: client.map(TcpState::name),
+        server: server.map(TcpState::name),
+    };
+    Some(EventRecord {
+        scenario: event.scenario.name(),
+        part: &event.part,
+        step: event.step,
+        t_ms: milliseconds(event.since),
+        actor: Actor::name(event.actor),
+        event: name,
+        what,
+        segment: segment.map(segment_record),
+        states: event.states.map(states),
+        timer_ms: event.timer.map(milliseconds),
+        errno: errno.map(Errno::name),
+        data,
+        note: event.note.as_deref(),
+    })
+}
+
+fn check_record(check: &Check) -> CheckRecord<'_> {
+    let Check { part, what, expected, observed, agrees } = check;
+    CheckRecord { part, what, expected, observed, agrees: *agrees }
+}
+
+/// Writes one event as a record on a line; results are records too.
+pub fn ndjson(out: &mut dyn Write, event: &Event) -> io::Result<()> {
+    if let Kind::Check(check) = &event.kind {
+        let record = CheckEvent {
+            scenario: event.scenario.name(),
+            step: event.step,
+            t_ms: milliseconds(event.since),
+            actor: Actor::name(event.actor),
+            event: "check",
+            check: check_record(check),
+        };
+        return json::line(out, &record);
+    }
+    event_record(event).map_or(Ok(()), |record| json::line(out, &record))
+}
+
+/// Writes the whole experiment as a document.
+pub fn document(
+    out: &mut dyn Write,
+    envelope: Envelope,
+    scenario: Scenario,
+    events: &[Event],
+    checks: &[Check],
+) -> io::Result<()> {
+    let payload = Payload {
+        scenario: scenario.name(),
+        title: scenario.title(),
+        events: events.iter().filter_map(event_record).collect(),
+        checks: checks.iter().map(check_record).collect(),
+        agrees: checks.iter().all(|check| check.agrees),
+    };
+    json::document(out, envelope, payload)
+}
+
+/// Writes what there is to see, as a document.
+pub fn list_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
+    json::document(out, envelope, ListPayload { scenarios: Scenario::ALL.map(scenario_record).into() })
+}
+
+/// The same as a record a line.
+pub fn list_ndjson(out: &mut dyn Write) -> io::Result<()> {
+    Scenario::ALL.map(scenario_record).iter().try_for_each(|record| json::line(out, record))
+}
+
+fn scenario_record(scenario: Scenario) -> ScenarioRecord {
+    ScenarioRecord { scenario: scenario.name(), title: scenario.title() }
+}

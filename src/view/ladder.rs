@@ -1,0 +1,427 @@
+//! An experiment as a ladder diagram: the client on the left, the server on the right, time downwards.
+//!
+//! It is drawn event by event. A segment is an arrow between the sender's state while it was under way and the
+//! receiver's after it arrived, as in the figures of RFC 9293. Scenarios of many connections are told call by call.
+
+use std::io::{self, Write};
+
+use unicode_width::UnicodeWidthStr;
+
+use super::human;
+use super::style::{Look, Meaning};
+use crate::model::bind::Errno;
+use crate::model::experiment::{Actor, Check, Event, Fate, Kind, Outcome, Scenario, Segment, Side, States};
+use crate::model::socket::TcpState;
+
+/// Columns of the whole, of the time, of a state, and of an arrow.
+const WIDTH: usize = 80;
+const TIME: usize = 5;
+const STATE: usize = 15;
+const ARROW: usize = WIDTH - TIME - 2 * STATE - 3;
+
+/// Columns of the matrix of options.
+const OPTIONS: usize = 15;
+const CELL: usize = 13;
+
+/// Where notes begin.
+const INDENT: &str = "      ";
+
+/// What lines are drawn with.
+#[derive(Clone, Copy)]
+struct Strokes {
+    line: &'static str,
+    late: &'static str,
+    right: &'static str,
+    left: &'static str,
+    lost: &'static str,
+    good: &'static str,
+    bad: &'static str,
+}
+
+const UNICODE: Strokes =
+    Strokes { line: "─", late: "╌", right: "▶", left: "◀", lost: "✗", good: "✓", bad: "✗" };
+const ASCII: Strokes = Strokes { line: "-", late: ".", right: ">", left: "<", lost: "X", good: "ok", bad: "NO" };
+
+/// Draws events.
+pub struct Ladder {
+    look: Look,
+    strokes: Strokes,
+    parts: u32,
+    /// Flags of segments that were not drawn yet.
+    folded: Vec<String>,
+    /// An arrow was drawn last, so a call begins something new.
+    arrow: bool,
+    /// The last event that was not drawn, for it only leads to what comes.
+    before: Option<Event>,
+    /// The row of the matrix that is being written.
+    row: Option<String>,
+    /// Results have begun, so that a blank line comes before the next part alone.
+    judging: bool,
+}
+
+impl Ladder {
+    /// Begins the page.
+    pub fn begin(out: &mut dyn Write, scenario: Scenario, kernel: &str, look: Look) -> io::Result<Self> {
+        let title = format!("{}: {}", scenario.name(), scenario.title());
+        writeln!(out, "{}", look.paint(Meaning::Heading, title))?;
+        let both = "both ends are this kernel's, each in a network namespace of its own, and twtool is the wire";
+        let one = "in a private network namespace";
+        let setting = if scenario.is_about_segments() { both } else { one };
+        aside(out, look, &format!("On this kernel ({kernel}); {setting}."), "")?;
+        let strokes = if look.unicode { UNICODE } else { ASCII };
+        Ok(Self { look, strokes, parts: 0, folded: vec![], arrow: false, before: None, row: None, judging: false })
+    }
+
+    /// Draws an event.
+    pub fn event(&mut self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
+        if !event.scenario.is_about_segments() {
+            if let Kind::Segment { segment, .. } = &event.kind {
+                self.folded.extend((!event.routine).then(|| segment.flags.to_string()));
+                return Ok(());
+            }
+            self.unfold(out)?;
+        }
+        if event.routine && !matches!(event.kind, Kind::Check(_)) {
+            if let Kind::Segment { segment, .. } = &event.kind {
+                self.folded.push(segment.flags.to_string());
+                self.before = Some(event.clone());
+            }
+            return Ok(());
+        }
+        if let Some(last) = self.before.take() {
+            self.routine(out, &last)?;
+            self.arrow = true;
+        }
+        let arrow = matches!(event.kind, Kind::Segment { .. });
+        if std::mem::replace(&mut self.arrow, arrow) && matches!(event.kind, Kind::Call { .. } | Kind::Look) {
+            writeln!(out)?;
+        }
+        match &event.kind {
+            Kind::Part => self.part(out, event)?,
+            Kind::Call { call, outcome } => {
+                let result = match outcome {
+                    Outcome::Failed(errno) => format!("{call} = {}", errno.name()),
+                    Outcome::Read(data) if data.is_empty() => format!("{call} = \"\" (the end)"),
+                    Outcome::Read(data) => format!("{call} = \"{data}\""),
+                    Outcome::Gave(value) => format!("{call} = {value}"),
+                    Outcome::Done => call.clone(),
+                };
+                self.call(out, event, &result, outcome.errno())?;
+            }
+            Kind::Segment { segment, fate } => self.segment(out, event, segment, *fate)?,
+            Kind::Look if !event.scenario.is_about_segments() => {
+                let timer = event.timer.map_or("none".into(), human::duration);
+                self.call(out, event, &format!("least remaining time of a bucket = {timer}"), None)?;
+            }
+            Kind::Look => self.states(out, event)?,
+            Kind::Check(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
+            Kind::Check(check) => return self.check(out, check),
+            Kind::Waiting(_) => return Ok(()),
+        }
+        match &event.note {
+            Some(note) if event.kind != Kind::Part => aside(out, self.look, note, INDENT),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what it comes to.
+    pub fn end(&mut self, out: &mut dyn Write, checks: &[Check]) -> io::Result<()> {
+        self.unfold(out)?;
+        let wrong = checks.iter().filter(|check| !check.agrees).count();
+        let all = checks.len();
+        writeln!(out)?;
+        if wrong == 0 {
+            let text = format!("This kernel did what was expected, in all {all} points.");
+            writeln!(out, "{}", self.look.paint(Meaning::Good, text))
+        } else {
+            let text = format!("A finding: in {wrong} of {all} points this kernel did not do what was expected.");
+            writeln!(out, "{}", self.look.paint(Meaning::Bad, text))
+        }
+    }
+
+    fn part(&mut self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
+        self.parts += 1;
+        self.judging = false;
+        writeln!(out)?;
+        // The parts of the matrix are its rows.
+        if event.scenario != Scenario::Reuse {
+            let title = format!("{}. {}", self.parts, event.part);
+            writeln!(out, "{}", self.look.paint(Meaning::Heading, title))?;
+        }
+        if let Some(note) = &event.note {
+            aside(out, self.look, note, "   ")?;
+        }
+        if event.scenario.is_about_segments() {
+            writeln!(out)?;
+            let head = format!("{:>TIME$} {:<STATE$} {:ARROW$} {:>STATE$}", "ms", "CLIENT", "", "SERVER");
+            writeln!(out, "{}", self.look.paint(Meaning::Heading, head))?;
+        }
+        Ok(())
+    }
+
+    fn call(&self, out: &mut dyn Write, event: &Event, text: &str, errno: Option<Errno>) -> io::Result<()> {
+        let time = event.since.as_millis();
+        let text = human::escape(text);
+        let painted = |text: &str| match errno {
+            Some(_) => self.look.paint(Meaning::Bad, text.to_owned()).to_string(),
+            None => text.to_owned(),
+        };
+        let room = WIDTH - TIME - 1;
+        if !event.scenario.is_about_segments() {
+            let said = match event.states {
+                Some(_) => format!("{text}: {}", states_in_words(event)),
+                None => text.into_owned(),
+            };
+            let mut lines = vec![];
+            human::break_lines(&mut lines, &said, &format!("{:<6}  ", event.actor.name()), "        ", Some(room))?;
+            let lines = String::from_utf8_lossy(&lines).replace('\n', "\n      ");
+            return writeln!(out, "{time:>TIME$} {}", painted(lines.trim_end()));
+        }
+        let blank = match event.actor {
+            Actor::Side(Side::Client) => 0,
+            Actor::Side(Side::Server) => room.saturating_sub(text.width()),
+            Actor::Wire | Actor::Lab => room.saturating_sub(text.width() + 4) / 2,
+        };
+        let text = match event.actor {
+            Actor::Side(_) => painted(&text),
+            Actor::Wire | Actor::Lab => self.look.paint(Meaning::Caution, format!("[ {text} ]")).to_string(),
+        };
+        writeln!(out, "{time:>TIME$} {:blank$}{text}", "")?;
+        if event.states.is_some() { self.states(out, event) } else { Ok(()) }
+    }
+
+    fn segment(&self, out: &mut dyn Write, event: &Event, segment: &Segment, fate: Fate) -> io::Result<()> {
+        let Strokes { line, late, right, left, lost, .. } = self.strokes;
+        let ack = segment.ack.map(|ack| format!(" ack {ack}")).unwrap_or_default();
+        let payload = String::from_utf8_lossy(&segment.payload);
+        let payload = if payload.is_empty() { String::new() } else { format!(" \"{}\"", human::escape(&payload)) };
+        let end = if fate == Fate::Lost { " lost" } else { "" };
+        let text = format!("{} seq {}{ack}{payload}{end}", segment.flags, segment.seq);
+        let stroke = if fate == Fate::Late { late } else { line };
+        // A lost one does not get to the other side.
+        let gap = if fate == Fate::Lost { 4 } else { 0 };
+        let strokes = ARROW.saturating_sub(text.width() + 3 + gap);
+        let (near, far) = (strokes / 2, strokes - strokes / 2);
+        let head = |arrow: &'static str| if fate == Fate::Lost { lost } else { arrow };
+        let meaning = match fate {
+            _ if segment.flags.rst => Meaning::Bad,
+            Fate::Lost => Meaning::Bad,
+            Fate::Late => Meaning::Caution,
+            Fate::Arrived => Meaning::Heading,
+        };
+        let text = self.look.paint(meaning, text);
+        let arrow = match segment.from {
+            Side::Client => {
+                format!("{} {text} {}{}{:gap$}", stroke.repeat(near), stroke.repeat(far), head(right), "")
+            }
+            Side::Server => {
+                format!("{:gap$}{}{} {text} {}", "", head(left), stroke.repeat(near), stroke.repeat(far))
+            }
+        };
+        let (client, server) = self.state_texts(event);
+        writeln!(out, "{:>TIME$} {client} {arrow} {server}", event.since.as_millis())
+    }
+
+    /// Draws in one line what led here; the states are those after the last of it.
+    fn routine(&mut self, out: &mut dyn Write, last: &Event) -> io::Result<()> {
+        let Strokes { line, left, right, .. } = self.strokes;
+        let folded = std::mem::take(&mut self.folded);
+        let text = match folded.len() {
+            0..=3 => folded.join(", "),
+            count => format!("{count} segments as before"),
+        };
+        let strokes = ARROW.saturating_sub(text.len() + 4);
+        let (near, far) = (line.repeat(strokes / 2), line.repeat(strokes - strokes / 2));
+        let (client, server) = self.state_texts(last);
+        writeln!(out, "{:>TIME$} {client} {left}{near} {text} {far}{right} {server}", last.since.as_millis())
+    }
+
+    /// Draws states alone, between two moments.
+    fn states(&self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
+        let (client, server) = self.state_texts(event);
+        writeln!(out, "{:TIME$} {client} {:ARROW$} {server}", "", "")
+    }
+
+    /// Both states, padded and coloured.
+    fn state_texts(&self, event: &Event) -> (String, String) {
+        let States { client, server } = event.states.unwrap_or_default();
+        let (client_text, server_text) = plain_state_texts(event);
+        let paint = |state: Option<TcpState>, text: String| match state {
+            Some(TcpState::TimeWait) => self.look.paint(Meaning::Caution, text).to_string(),
+            None => self.look.paint(Meaning::Aside, text).to_string(),
+            Some(_) => text,
+        };
+        (paint(client, format!("{client_text:<STATE$}")), paint(server, format!("{server_text:>STATE$}")))
+    }
+
+    fn check(&mut self, out: &mut dyn Write, check: &Check) -> io::Result<()> {
+        if !self.judging {
+            self.judging = true;
+            writeln!(out)?;
+        }
+        let (mark, meaning, said) = if check.agrees {
+            (self.strokes.good, Meaning::Good, check.observed.clone())
+        } else {
+            (self.strokes.bad, Meaning::Bad, format!("expected {}; observed {}", check.expected, check.observed))
+        };
+        let line = format!("{}: {said}", check.what);
+        let mut text = vec![];
+        human::break_lines(&mut text, &line, "", "     ", Some(WIDTH - 1 - mark.width()))?;
+        write!(out, "{} {}", self.look.paint(meaning, mark), String::from_utf8_lossy(&text))
+    }
+
+    /// One cell of the matrix: its part is the row, and what was tried is the column.
+    fn cell(&mut self, out: &mut dyn Write, check: &Check) -> io::Result<()> {
+        if !self.judging {
+            self.judging = true;
+            writeln!(out)?;
+            let new = format!("{:CELL$} {:CELL$} {:CELL$} both", "no option", "SO_REUSEADDR", "SO_REUSEPORT");
+            for head in [format!("  {:OPTIONS$} NEW SOCKET SETS", "OLD SOCKET HAD"), format!("  {:OPTIONS$} {new}", "")]
+            {
+                writeln!(out, "{}", self.look.paint(Meaning::Heading, head))?;
+            }
+        }
+        if self.row.as_ref() != Some(&check.part) {
+            self.row = Some(check.part.clone());
+            let part = if check.part.contains(" and ") { "both" } else { &check.part };
+            write!(out, "  {part:<OPTIONS$}")?;
+        }
+        let meaning = match check.observed.as_str() {
+            _ if !check.agrees => Meaning::Bad,
+            "ok" => Meaning::Good,
+            _ => Meaning::Aside,
+        };
+        let mark = if check.agrees { "" } else { self.strokes.bad };
+        let text = format!("{}{mark}", check.observed);
+        let padding = if check.what.contains(" and ") { 0 } else { CELL.saturating_sub(text.width()) };
+        let end = if padding == 0 { "\n" } else { "" };
+        write!(out, " {}{:padding$}{end}", self.look.paint(meaning, text), "")
+    }
+
+    /// Says in a line which segments the calls before have sent.
+    fn unfold(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let folded = std::mem::take(&mut self.folded);
+        if folded.is_empty() {
+            return Ok(());
+        }
+        aside(out, self.look, &format!("on the wire: {}", folded.join(", ")), INDENT)
+    }
+}
+
+/// Both states; a TIME_WAIT with its remaining time.
+fn plain_state_texts(event: &Event) -> (String, String) {
+    let States { client, server } = event.states.unwrap_or_default();
+    let text = |state: Option<TcpState>| match (state, event.timer) {
+        (Some(TcpState::TimeWait), Some(timer)) => format!("time-wait {}", human::duration(timer)),
+        (Some(state), _) => state.name().to_owned(),
+        (None, _) if event.states.is_none() => String::new(),
+        (None, _) => "gone".to_owned(),
+    };
+    (text(client), text(server))
+}
+
+/// Both states, as in a sentence.
+fn states_in_words(event: &Event) -> String {
+    let (client, server) = plain_state_texts(event);
+    format!("client {}, server {}", client.trim(), server.trim())
+}
+
+/// Writes words that stand beside the drawing.
+fn aside(out: &mut dyn Write, look: Look, text: &str, indent: &str) -> io::Result<()> {
+    let mut lines = vec![];
+    human::break_lines(&mut lines, text, indent, indent, Some(WIDTH))?;
+    let lines = String::from_utf8_lossy(&lines).into_owned();
+    lines.lines().try_for_each(|line| writeln!(out, "{}", look.paint(Meaning::Aside, line)))
+}
+
+/// Writes the list of scenarios.
+pub fn list(out: &mut dyn Write, look: Look) -> io::Result<()> {
+    let width = Scenario::ALL.iter().map(|scenario| scenario.name().len()).max().unwrap_or_default();
+    Scenario::ALL.iter().try_for_each(|scenario| {
+        let name = look.paint(Meaning::Heading, format!("{:<width$}", scenario.name()));
+        writeln!(out, "{name}  {}", scenario.title())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::model::experiment::Flags;
+
+    const LOOK: Look = Look { color: false, width: None, unicode: false };
+
+    fn event(kind: Kind, actor: Actor, states: Option<States>) -> Event {
+        Event {
+            scenario: Scenario::LostAck,
+            part: "A part".into(),
+            step: 1,
+            since: Duration::from_millis(1234),
+            routine: false,
+            actor,
+            kind,
+            states,
+            timer: Some(Duration::from_millis(59_999)),
+            note: None,
+        }
+    }
+
+    fn fin(from: Side, fate: Fate, payload: &[u8]) -> Event {
+        let flags = Flags { fin: true, ack: true, ..Flags::default() };
+        let segment = Segment {
+            from,
+            flags,
+            seq: 1,
+            ack: Some(2),
+            raw_seq: 1001,
+            raw_ack: Some(7),
+            payload: payload.to_vec(),
+            at: SystemTime::UNIX_EPOCH,
+            frame: vec![],
+        };
+        let states = States { client: Some(TcpState::LastAck), server: Some(TcpState::TimeWait) };
+        event(Kind::Segment { segment, fate }, Actor::Side(from), Some(states))
+    }
+
+    fn drawn(events: &[Event]) -> Vec<String> {
+        let mut out = vec![];
+        let mut ladder = Ladder::begin(&mut out, Scenario::LostAck, "6.18", LOOK).expect("written");
+        out.clear();
+        for event in events {
+            ladder.event(&mut out, event).expect("written");
+        }
+        String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_arrow_goes_from_the_sender_to_the_receiver_and_a_lost_one_not_all_the_way() {
+        let lines = drawn(&[
+            fin(Side::Client, Fate::Arrived, b""),
+            fin(Side::Server, Fate::Arrived, b""),
+            fin(Side::Client, Fate::Lost, b""),
+            fin(Side::Server, Fate::Late, b"a\x1b"),
+        ]);
+        let expected = [
+            " 1234 last-ack        ---------- FIN ACK seq 1 ack 2 ----------> time-wait 59.9s",
+            " 1234 last-ack        <---------- FIN ACK seq 1 ack 2 ---------- time-wait 59.9s",
+            " 1234 last-ack        ----- FIN ACK seq 1 ack 2 lost ------X     time-wait 59.9s",
+            r#" 1234 last-ack        <..... FIN ACK seq 1 ack 2 "a\u{1b}" ..... time-wait 59.9s"#,
+        ];
+        assert_eq!(lines, expected);
+        assert!(lines.iter().all(|line| line.width() == WIDTH));
+    }
+
+    #[test]
+    fn a_call_stands_at_its_callers_side() {
+        let call = |actor| {
+            let outcome = Outcome::Failed(Errno::Other("ECONNRESET"));
+            event(Kind::Call { call: "read()".into(), outcome }, actor, None)
+        };
+        let lines = drawn(&[call(Actor::Side(Side::Client)), call(Actor::Side(Side::Server)), call(Actor::Lab)]);
+        assert_eq!(lines[0], " 1234 read() = ECONNRESET");
+        assert_eq!(lines[1].width(), WIDTH);
+        assert!(lines[1].ends_with("   read() = ECONNRESET"));
+        assert!(lines[2].ends_with("[ read() = ECONNRESET ]"));
+    }
+}
