@@ -120,7 +120,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__capacity)
-            opts="-o -4 -6 -h --to --from --top --min-free --no-probe --output --json --color --ipv4 --ipv6 --help"
+            opts="-o -4 -6 -h --to --from --top --min-free --no-probe --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -139,6 +139,10 @@ _twtool() {
                     return 0
                     ;;
                 --min-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --netns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -218,13 +222,17 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__doctor)
-            opts="-v -o -4 -6 -h --verbose --close-wait-after --output --json --color --ipv4 --ipv6 --help"
+            opts="-v -o -4 -6 -h --verbose --close-wait-after --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --close-wait-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --netns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -498,7 +506,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__wait)
-            opts="-q -o -4 -6 -h --addr --with --timeout --quiet --output --json --color --ipv4 --ipv6 --help"
+            opts="-q -o -4 -6 -h --addr --with --timeout --quiet --netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -513,6 +521,10 @@ _twtool() {
                     return 0
                     ;;
                 --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --netns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

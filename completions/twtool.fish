@@ -149,6 +149,7 @@ reuseaddr\t'SO_REUSEADDR'
 reuseport\t'SO_REUSEPORT'
 both\t'Both'"
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -l timeout -d 'Give up after this time, like 500ms, 10s or 5m; 0 tries once' -r
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -165,6 +166,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l to -d 'Only t
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l from -d 'Only from this local address' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l top -d 'Show the N destinations with the fewest free ports [default: all, in a table 10]' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l min-free -d 'Exit code 1 if any destination has fewer free ports than this, or than this share of the pool, like 10%' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -178,6 +180,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s 4 -l ipv4 -d 
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l close-wait-after -d 'From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer\'s last ACK' -r
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'

@@ -14,9 +14,10 @@ use crate::support::island::{self, Island, Resident, hop, inode};
 use crate::support::places::{Place, bucket, clients, closed, list};
 use crate::support::procfs;
 use crate::support::records::{number, sorted, text};
-use crate::support::situations::{bucket_of_client, bucket_of_server, listen, many_buckets};
+use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, listen, many_buckets};
 use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
+use crate::support::waiter::Waiter;
 
 suite! {
     pure: [],
@@ -27,6 +28,8 @@ suite! {
         a_namespace_that_ip_netns_names_has_its_own_services,
         a_namespace_that_is_asked_for_twice_is_read_once,
         the_other_commands_answer_for_the_other_namespace,
+        capacity_and_doctor_read_and_ask_the_kernel_there,
+        a_wait_is_for_a_port_there_and_its_command_runs_here,
         kill_removes_a_bucket_of_the_other_namespace_alone,
         the_callers_own_namespace_is_untouched,
         every_namespace_is_found_once_with_its_name,
@@ -186,6 +189,54 @@ fn the_other_commands_answer_for_the_other_namespace() {
     let other = summary(&["--netns", &busy_pid]);
     assert_eq!((&other["netns"], &other["totals"]["sockstat_tw"]), (&json!(busy.inode), &json!(1)), "{other}");
     assert_eq!(summary(&[])["totals"]["sockstat_tw"], 0);
+}
+
+fn capacity_and_doctor_read_and_ask_the_kernel_there() {
+    let (there, resident, kept) = hop(|| {
+        sysctl::write("ipv4.ip_local_port_range", "42000 42015").expect("the namespace is ours");
+        let server = listen("127.0.0.1:42000");
+        // Its client called bind(), which the kernel tells only to one that asks it there.
+        let open = connect_from(&server, "127.0.0.1:42000", "127.0.0.1:42001");
+        (inode(), Resident::start(), (server, open))
+    });
+    let pid = resident.pid();
+    let capacity = |args: &[&str]| {
+        let run = twtool([&["capacity", "--to", "127.0.0.1:9", "--from", "127.0.0.1", "--json"], args].concat()).ok();
+        let document = run.json();
+        (document["netns"].clone(), document["range"]["low"].clone(), document["destinations"][0]["free"].clone())
+    };
+    assert_eq!(capacity(&["--netns", &pid]), (json!(there), json!(42_000), json!(14)));
+    assert_ne!(capacity(&[]).1, 42_000);
+
+    let doctor = |args: &[&str], code| {
+        let run = twtool([&["doctor", "--json"], args].concat()).code(code);
+        let checks = run.records("checks");
+        let of = |id: &str| checks.iter().find(|check| check["id"] == id).expect("the check")["value"].clone();
+        (run.json()["netns"].clone(), of("ephemeral_listeners"), of("ip_local_port_range"))
+    };
+    assert_eq!(doctor(&["--netns", &pid], 1), (json!(there), json!(1), json!("42000 42015")));
+    assert_eq!(doctor(&[], 0).1, 0);
+    drop(kept);
+}
+
+fn a_wait_is_for_a_port_there_and_its_command_runs_here() {
+    let place = Place::make(42_001);
+    drop(place.server);
+    let pid = place.resident.pid();
+    let shell = ["--", "sh", "-c", "readlink /proc/self/ns/net"];
+    let wait = |args: &[&str]| twtool([&["wait", "8080", "--with", "none", "--timeout", "0"], args].concat());
+    wait(&[]).code(0);
+    let blocked = wait(&["--netns", &pid, "--json"]).code(1);
+    let document = blocked.json();
+    assert_eq!((&document["netns"], &document["blocked_by"][0]["remote_port"]), (&json!(place.inode), &json!(42_001)));
+    assert_eq!(wait(&[&["--netns", &pid], &shell[..]].concat()).code(1).stdout, "");
+
+    let mut waiter = Waiter::start(&["8080", "--with", "none", "--netns", &pid]);
+    assert_eq!(waiter.blocked("time-wait-without-reuseaddr")["blocked_by"][0]["netns"], place.inode);
+    twtool(["kill", "--local-port", "8080", "--netns", &pid, "--yes"]).ok();
+    assert_eq!(waiter.end().last["bindable"], true);
+    let run = wait(&[&["--netns", &pid], &shell[..]].concat()).ok();
+    assert_eq!(run.stdout, format!("net:[{}]\n", inode()));
 }
 
 fn kill_removes_a_bucket_of_the_other_namespace_alone() {

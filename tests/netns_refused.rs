@@ -27,9 +27,16 @@ fn a_process_that_has_ended_is_refused() {
     let pid = place.resident.pid();
     list(&["--netns", &pid]).ok();
     place.resident.become_zombie();
-    for command in
-        [["list"].as_slice(), &["port", "80"], &["bind-test", "8080"], &["kill", "--all", "--yes"], &["summary"]]
-    {
+    for command in [
+        ["list"].as_slice(),
+        &["summary"],
+        &["port", "80"],
+        &["bind-test", "8080"],
+        &["wait", "8080"],
+        &["kill", "--all", "--yes"],
+        &["capacity"],
+        &["doctor"],
+    ] {
         twtool(command.iter().copied().chain(["--netns", &pid])).refused(&pid).says("ended");
     }
     drop(place);

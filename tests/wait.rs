@@ -452,8 +452,8 @@ fn a_terminal_shows_a_countdown_and_is_left_clean() {
 
 fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
-    let interrupted = |signal: Signal| {
-        let (text, status) = on_a_terminal(80, &[], |pid, text| {
+    let interrupted_with = |signal: Signal, args: &[&str]| {
+        let (text, status) = on_a_terminal(80, args, |pid, text| {
             if text.matches('\r').count() >= 2 {
                 kill(pid, signal).expect("our own child");
             }
@@ -461,7 +461,10 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
         assert_eq!(status.signal(), Some(signal as i32));
         assert!(text.contains("to go") && left_on_the_line(&text).is_empty(), "{text:?}");
     };
+    let interrupted = |signal: Signal| interrupted_with(signal, &[]);
     interrupted(Signal::SIGTERM);
+    // Where it waits on another thread.
+    interrupted_with(Signal::SIGTERM, &["--netns", "/proc/self/ns/net"]);
     // A shell without job control has its background jobs ignore SIGINT, and so does what they start.
     if ignores_interrupts("self") {
         return not_checked("what SIGINT does to a wait: these tests were started with the signal ignored");

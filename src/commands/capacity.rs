@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use clap::Args;
 
+use super::netns::NetnsArgs;
 use super::ports_in_use::{self, PortsInUse};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::capacity::sockets::{Ends, Sockets};
@@ -49,6 +50,7 @@ Examples:
   twtool capacity --to 192.0.2.10:443               how many more connects there?
   twtool capacity --to '[2001:db8::1]:https' --from 2001:db8::9
   twtool capacity --min-free 10% -o ndjson          for a health check
+  twtool capacity --netns web                       in the network namespace that `ip netns` calls web
   twtool capacity --json | jq '.destinations[] | select(.exhausted_in_ms != null)'
 ")]
 pub struct CapacityArgs {
@@ -67,6 +69,8 @@ pub struct CapacityArgs {
     /// Do not ask the kernel which ports are explicitly bound; read its list alone
     #[arg(long)]
     no_probe: bool,
+    #[command(flatten)]
+    netns: NetnsArgs,
 }
 
 fn parse_min_free(text: &str) -> Result<MinFree, String> {
@@ -87,6 +91,10 @@ fn parse_min_free(text: &str) -> Result<MinFree, String> {
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+    args.netns.within(|| answer(args, global, context))
+}
+
+fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
     let mut source = Source::kernel(Choice::Auto)?;
     let facts = source.facts().clone();
     let asked = Asked::new(args, global, &facts)?;

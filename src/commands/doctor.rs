@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::netns::NetnsArgs;
 use super::ports_in_use::{self, PortsInUse};
 use super::selection::parse_duration;
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
-use crate::analysis::doctor::{self, Check, Leak, Outbound, Status};
+use crate::analysis::doctor::{self, Leak, Outbound, Status};
 use crate::analysis::history::Length;
 use crate::model::facts::{Facts, Setting};
 use crate::model::health::{Health, OpenSockets};
@@ -33,6 +34,7 @@ Examples:
   twtool doctor --verbose | less          what every setting does and does not do, with sources
   twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .advice[]'
   twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_max_tw_buckets\") | [.value, .default, .evidence]'
+  twtool doctor --netns 4711              of the network namespace of process 4711
   twtool doctor --close-wait-after 10s    call sockets in CLOSE_WAIT old after 10 s
 ")]
 pub struct DoctorArgs {
@@ -42,6 +44,8 @@ pub struct DoctorArgs {
     /// From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer's last ACK
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
+    #[command(flatten)]
+    netns: NetnsArgs,
 }
 
 /// Answers.
@@ -52,6 +56,10 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not flat; there are table, json and ndjson"));
     }
+    args.netns.within(|| answer(args, global, context))
+}
+
+fn answer(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
     let mut health = source::health::read();
     if let Some(ipv4) = global.ipv4_on_the_wire() {
         of_family(&mut health, ipv4);
@@ -73,15 +81,11 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
         Format::Ndjson => view::doctor::ndjson(context.out, &checks)?,
         Format::Table | Format::Csv => view::doctor::page(context.out, &checks, args.verbose, context.look)?,
     }
-    Ok(answer(&checks, complete))
-}
-
-fn answer(checks: &[Check], complete: bool) -> Answer {
-    match complete {
+    Ok(match complete {
         false => Answer::Incomplete,
         true if checks.iter().any(|check| check.status == Status::Warning) => Answer::No,
         true => Answer::Yes,
-    }
+    })
 }
 
 /// Who has which ports, and what connect() may choose from.

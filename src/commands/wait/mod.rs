@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::netns::NetnsArgs;
 use super::probe::{self, With};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::waiting::{Ended, ROUND, Step, Waiting};
@@ -21,6 +22,7 @@ use crate::model::port::{Port, PortArg};
 use crate::source;
 use crate::sys;
 use crate::sys::clock::Stopwatch;
+use crate::sys::interrupt::Interrupts;
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::wait::Wait;
@@ -40,7 +42,7 @@ at once. Port 0 is refused: the kernel chooses a free port for it, so there is n
 
 With -- COMMAND, standard output belongs to the command: what wait says goes to standard error, and it says nothing where \
 it did not have to wait. Between the last bind and \
-the command's own another program can take the port.
+the command's own another program can take the port. It runs in twtool's network namespace, whatever --netns says.
 
 Exit codes: 0 it can be bound, 1 the time is over, 2 it cannot be told, 130 interrupted; with -- COMMAND those of the \
 command, 126 where it cannot be run, 127 where there is none.
@@ -51,6 +53,7 @@ Examples:
   twtool wait 8080 --addr 192.0.2.1 --timeout 5m || echo 'still taken'
   twtool wait 8080 --timeout 0 -q && echo free  one look
   twtool wait 8080 -o ndjson | jq -r '.cause'   each change of state
+  twtool wait 8080 --netns web -- ip netns exec web ./server
 ")]
 pub struct WaitArgs {
     /// Port to wait for: a number 1-65535 or a TCP service name of /etc/services
@@ -68,6 +71,8 @@ pub struct WaitArgs {
     /// Print nothing; the exit code tells
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    netns: NetnsArgs,
     /// Run this in place of twtool when the port can be bound
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -88,6 +93,25 @@ pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "a wait is not flat; there are table, json and ndjson"));
     }
+    // Before there is another thread: a signal goes to any thread that does not hold it back.
+    let interrupts = reporter::draws(args, global, context).then(Interrupts::hold).transpose()?;
+    let answer = args.netns.within(|| answer(args, global, context, interrupts.as_ref()))?;
+    drop(interrupts);
+    match (answer, args.command.split_first()) {
+        (Answer::Yes, Some((program, rest))) => {
+            let source = sys::exec::replace(program, rest);
+            Err(CommandError::Exec { program: program.clone(), source })
+        }
+        (answer, _) => Ok(answer),
+    }
+}
+
+fn answer(
+    args: &WaitArgs,
+    global: &GlobalArgs,
+    context: &mut Context,
+    interrupts: Option<&Interrupts>,
+) -> Result<Answer, CommandError> {
     let facts = source::kernel_facts();
     let port = probe::single_port(&args.port, &facts)?;
     if port.reserved_by_rfc() {
@@ -99,7 +123,7 @@ pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Resul
 
     let mut watch = Watch::new(port, &addrs, args.with.options())?;
     let target = Target { facts: &facts, port, addrs: &addrs, with: args.with.options(), timeout: args.timeout };
-    let mut reporter = Reporter::new(args, global, context)?;
+    let mut reporter = Reporter::new(args, global, context, interrupts);
     let outcome = target.wait(&mut watch, &mut reporter);
     reporter.clear();
     let outcome = outcome?;
@@ -128,15 +152,11 @@ pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         Format::Table | Format::Csv if silent => Ok(()),
         Format::Table | Format::Csv => view::wait::answer(out, &wait, look),
     })?;
-    match (bindable, args.command.split_first()) {
-        (Some(true), Some((program, rest))) => {
-            let source = sys::exec::replace(program, rest);
-            Err(CommandError::Exec { program: program.clone(), source })
-        }
-        (Some(true), None) => Ok(Answer::Yes),
-        (Some(false), _) if complete => Ok(Answer::No),
-        _ => Ok(Answer::Incomplete),
-    }
+    Ok(match bindable {
+        Some(true) => Answer::Yes,
+        Some(false) if complete => Answer::No,
+        _ => Answer::Incomplete,
+    })
 }
 
 /// Writes at once, unless nothing is to be said. Where a command follows, standard output is the command's, and that

@@ -29,23 +29,32 @@ pub(super) struct Reporter<'a, 'b> {
     context: &'a mut Context<'b>,
     records: bool,
     /// The line, with what holds back the signals that would leave it behind.
-    line: Option<(StatusLine, Interrupts)>,
+    line: Option<(StatusLine, &'a Interrupts)>,
     /// How it stood, and after how many changes and binds.
     last: Option<((u32, u32), Outcome)>,
     /// What the last record told: the changes until then and the cause; how many were in the way; when.
     told: Option<((u32, Cause), usize, Duration)>,
 }
 
+fn writes_records(args: &WaitArgs, global: &GlobalArgs) -> bool {
+    global.format() == Format::Ndjson && !args.quiet
+}
+
+/// Whether a line is drawn while it lasts.
+pub(super) fn draws(args: &WaitArgs, global: &GlobalArgs, context: &Context) -> bool {
+    context.err_terminal && !args.quiet && !writes_records(args, global)
+}
+
 impl<'a, 'b> Reporter<'a, 'b> {
+    /// `interrupts`: where a line is drawn.
     pub(super) fn new(
         args: &'a WaitArgs,
         global: &GlobalArgs,
         context: &'a mut Context<'b>,
-    ) -> Result<Self, CommandError> {
-        let records = global.format() == Format::Ndjson && !args.quiet;
-        let line = context.err_terminal && !args.quiet && !records;
-        let line = line.then(Interrupts::hold).transpose()?.map(|held| (StatusLine::default(), held));
-        Ok(Self { args, context, records, line, last: None, told: None })
+        interrupts: Option<&'a Interrupts>,
+    ) -> Self {
+        let line = interrupts.map(|held| (StatusLine::default(), held));
+        Self { args, context, records: writes_records(args, global), line, last: None, told: None }
     }
 
     /// Lets this much time pass.
@@ -123,7 +132,7 @@ impl<'a, 'b> Reporter<'a, 'b> {
         say(self.args, self.context, |out| view::wait::ndjson(out, &outcome.shown(target)))
     }
 
-    /// Takes the line away, and lets signals through again.
+    /// Takes the line away.
     pub(super) fn clear(mut self) {
         if let Some((line, _)) = &mut self.line {
             let _ = line.clear(self.context.err);
