@@ -131,7 +131,7 @@ fn formatting(c: &mut Criterion) {
     group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
     let columns = table_columns(false, false);
     let list = ListTable {
-        rows: &rows,
+        rows: &rows.iter().collect::<Vec<_>>(),
         facts: std::slice::from_ref(&facts),
         columns: &columns,
         total: rows.len(),

@@ -153,7 +153,7 @@ fn rows() -> Vec<Row> {
     let mut rows = vec![];
     lab::for_each_socket(&mut |socket| {
         if let Socket::Bucket(bucket) = socket {
-            rows.push(Row { bucket, direction: Direction::Unknown, netns: 0 });
+            rows.push(Row { bucket: *bucket, direction: Direction::Unknown, netns: 0 });
         }
     })
     .expect("a dump");

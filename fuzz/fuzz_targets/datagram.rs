@@ -26,7 +26,7 @@ fuzz_target!(|case: &[u8]| {
         let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None, tcp_info: false };
         let mut rows = Vec::with_capacity(payloads.len());
         let end = dump::run(&mut kernel, &request, &mut |socket| {
-            rows.push(socket);
+            rows.push(*socket);
             ControlFlow::Continue(())
         });
         assert!(end.is_err() || !rows.is_empty() || payloads.is_empty() || end.is_ok_and(|end| !end.stopped));

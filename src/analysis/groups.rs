@@ -10,7 +10,8 @@ use std::ops::{AddAssign, SubAssign};
 use foldhash::fast::RandomState;
 
 use crate::model::port::{Port, PortClass};
-use crate::model::row::{Direction, Row};
+use crate::model::row::Direction;
+use crate::model::socket::TimeWaitBucket;
 
 /// Buckets, by their two states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,11 +205,11 @@ impl Groups {
     }
 
     /// Counts a bucket.
-    pub fn add(&mut self, row: &Row) {
-        let (tuple, fin_wait_2) = (&row.bucket.tuple, row.bucket.fin_wait_2);
+    pub fn add(&mut self, bucket: &TimeWaitBucket, direction: Direction) {
+        let (tuple, fin_wait_2) = (&bucket.tuple, bucket.fin_wait_2);
         let (local, remote) = (tuple.local_port(), tuple.remote_port());
         self.classes[local.class() as usize].add(fin_wait_2);
-        self.directions[row.direction as usize].add(fin_wait_2);
+        self.directions[direction as usize].add(fin_wait_2);
         if let Some(count) = self.local_ports.get_mut(usize::from(local.0)) {
             count.add(fin_wait_2);
         }
@@ -288,6 +289,7 @@ fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::row::Row;
     use crate::model::row::tests::row;
     use proptest::prelude::*;
 
@@ -296,7 +298,7 @@ mod tests {
     fn counted(rows: &[Row], limit: usize) -> Vec<Group> {
         let mut groups = Groups::new(&EVERY, 3);
         for row in rows {
-            groups.add(row);
+            groups.add(&row.bucket, row.direction);
         }
         groups.top(limit)
     }

@@ -4,7 +4,8 @@ use super::groups::{By, Count, Group, Groups};
 use super::history::{History, Length, RemainingTimes};
 use super::limits::{self, Limit};
 use crate::model::kernel_counts::BucketFacts;
-use crate::model::row::Row;
+use crate::model::row::Direction;
+use crate::model::socket::TimeWaitBucket;
 
 /// Bytes of a bucket where the kernel does not tell: those of a `struct tcp_timewait_sock` with its alignment on Linux 6.18,
 /// x86-64.
@@ -27,12 +28,12 @@ impl Tally {
     }
 
     /// Counts a bucket.
-    pub fn add(&mut self, row: &Row) {
-        self.totals.add(row.bucket.fin_wait_2);
-        if !row.bucket.fin_wait_2 {
-            self.times.add(row.bucket.expires_ms);
+    pub fn add(&mut self, bucket: &TimeWaitBucket, direction: Direction) {
+        self.totals.add(bucket.fin_wait_2);
+        if !bucket.fin_wait_2 {
+            self.times.add(bucket.expires_ms);
         }
-        self.groups.add(row);
+        self.groups.add(bucket, direction);
     }
 
     /// What it comes to. `one_family`: only buckets of one IP version were counted.
@@ -130,8 +131,8 @@ mod tests {
         let mut tally = Tally::new(&By::USUAL, &kernel);
         let mut half = row("127.0.0.1", 80, "127.0.0.1", 40_000);
         half.bucket.fin_wait_2 = true;
-        tally.add(&half);
-        tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_001));
+        tally.add(&half.bucket, half.direction);
+        tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_001).bucket, Direction::Unknown);
         tally.summary(kernel, 10, one_family)
     }
 

@@ -147,7 +147,7 @@ fn find(query: &Query, source: &mut Source) -> Result<Found, CommandError> {
         query.states,
         &query.filter,
         || (Listeners::default(), vec![]),
-        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, &socket)),
+        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, socket)),
     )?;
     // What is removed may not hang on a guess.
     query.judged()?;

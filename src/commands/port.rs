@@ -88,7 +88,7 @@ fn usage(ipv4: Option<bool>) -> Result<Usage, SourceError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
     let mut source = Source::kernel(Choice::Auto)?;
     let (by_port, end) = source.collect(states, &Filter::TRUE, HashMap::new, |by_port, socket| {
-        let speaks = ipv4.map_or(Some(true), |ipv4| speaks(&socket, ipv4));
+        let speaks = ipv4.map_or(Some(true), |ipv4| speaks(socket, ipv4));
         let one = by_port.entry(socket.tuple().local_port()).or_insert(UNUSED);
         match socket {
             // One that surely listens outweighs one of which it is not known.

@@ -28,12 +28,8 @@ pub(super) struct PortsInUse {
 /// Walks over the sockets whose local port is in the range.
 pub(super) fn look(source: &mut Source, facts: &Facts, range: PortRange) -> Result<PortsInUse, SourceError> {
     let reuse = source::tw_reuse();
-    let (sockets, end) = source.collect(
-        StateSet::ALL,
-        &Filter::Port(End::Local, range),
-        || Sockets::new(range),
-        |sockets, socket| sockets.add(&socket),
-    )?;
+    let (sockets, end) =
+        source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
     let length = Length::learn(sys::sysctl::number("ipv4.tcp_tw_timeout"), sockets.largest_expiry_ms());
     let unconnected_are_listed = source.origin() == Origin::SockDiag && facts.kernel_since(6, 8) != Some(false);
     Ok(PortsInUse { sockets, end, reuse, length, unconnected_are_listed })

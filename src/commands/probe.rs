@@ -127,9 +127,9 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
                 if let Socket::Full(full) = socket
                     && full.state == TcpState::Listen
                 {
-                    listeners.add(full);
+                    listeners.add(*full);
                 }
-                sockets.push(socket);
+                sockets.push(*socket);
             }
         },
     )?;

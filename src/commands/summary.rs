@@ -12,7 +12,7 @@ use crate::analysis::summary::{Summary, Tally};
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
 use crate::model::listeners::Listeners;
-use crate::model::row::{Direction, Row};
+use crate::model::row::Direction;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::source::{Choice, Source, WalkEnd};
 use crate::view;
@@ -158,14 +158,14 @@ fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Resu
         &filter,
         || (Listeners::default(), Tally::new(by, &kernel)),
         |(listeners, tally), socket| match socket {
-            Socket::Full(full) if full.state == TcpState::Listen => listeners.add(full),
+            Socket::Full(full) if full.state == TcpState::Listen => listeners.add(*full),
             Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
                 let direction = if infers_direction {
                     direction::infer(&facts, listeners, &bucket.tuple, bucket.interface)
                 } else {
                     Direction::Unknown
                 };
-                tally.add(&Row { bucket, direction, netns: 0 });
+                tally.add(bucket, direction);
             }
             // Of the other family; or a FIN_WAIT_2 that is no bucket and still has its owner.
             Socket::Bucket(_) | Socket::Full(_) => {}

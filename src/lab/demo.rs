@@ -64,7 +64,7 @@ pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Resu
 
     let mut buckets = vec![];
     for_each_socket(&mut |socket| match socket {
-        Socket::Bucket(bucket) if bucket.tuple.local_port() == port => buckets.push(bucket),
+        Socket::Bucket(bucket) if bucket.tuple.local_port() == port => buckets.push(*bucket),
         _ => {}
     })?;
     let at = BindAddr { addr: localhost, scope: None };

@@ -3,7 +3,7 @@
 //! `None` is "could not be read", never a default.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -151,7 +151,6 @@ struct ServiceTable {
     entries: Vec<(Port, Vec<String>)>,
     /// For each port the number of its first entry, counted from 1, or 0. A list asks twice a row, so it is no map.
     names: Vec<u16>,
-    ports: HashMap<String, Port>,
 }
 
 impl Services {
@@ -160,13 +159,10 @@ impl Services {
     #[must_use]
     pub fn new(entries: Vec<(Port, Vec<String>)>) -> Self {
         let mut services = ServiceTable { names: vec![0; 1 << 16], ..ServiceTable::default() };
-        for (i, (port, names)) in (1..=u16::MAX).zip(&entries) {
+        for (i, (port, _)) in (1..=u16::MAX).zip(&entries) {
             let first = &mut services.names[usize::from(port.0)];
             if *first == 0 {
                 *first = i;
-            }
-            for name in names {
-                services.ports.entry(name.clone()).or_insert(*port);
             }
         }
         services.entries = entries;
@@ -189,7 +185,7 @@ impl Services {
     /// The port of a name or alias.
     #[must_use]
     pub fn port(&self, name: &str) -> Option<Port> {
-        self.0.ports.get(name).copied()
+        self.0.entries.iter().find(|(_, names)| names.iter().any(|other| other == name)).map(|(port, _)| *port)
     }
 }
 

@@ -12,6 +12,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
@@ -20,7 +21,7 @@ use super::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use super::response::{self, Malformed};
 use super::transport::Transport;
 use crate::model::port::Port;
-use crate::model::socket::{Socket, TcpState};
+use crate::model::socket::{Socket, StateSet, TcpState};
 
 /// How a dump ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +90,16 @@ pub enum DumpError {
     Malformed(#[from] Malformed),
 }
 
-/// Datagrams that are received and decoded in turn before a second thread receives ahead: a short list is done by then,
+/// Datagrams that are received and read in turn before a second thread may receive ahead: a short list is done by then,
 /// and a thread costs more than it gains.
 const IN_TURN: usize = 4;
 
+/// What part of the receiving the reading must be, so that a second thread gains more than it costs: handing over makes
+/// receiving about a tenth slower. To count is less, to write a line is more.
+const WORTH_A_THREAD: u32 = 5;
+
 /// Datagrams that are handed over at once: waking the other thread costs about as much as receiving one.
-const BATCH: usize = 16;
+const BATCH: usize = 4;
 
 /// Batches that may be received ahead. When they are full the kernel waits, so a slow reader of the output costs neither
 /// memory nor rows.
@@ -103,35 +108,45 @@ const AHEAD: usize = 2;
 /// Received datagrams, each with its true length or why there is none.
 type Batch = Vec<(io::Result<usize>, Vec<u8>)>;
 
-/// Asks for the sockets and hands each to `each`, until it breaks or the kernel is done. In a long dump the kernel's walk
-/// and the work of `each` overlap, where there is a second core.
+/// Asks for the sockets and hands each to `each`, until it breaks or the kernel is done; those in states that were not
+/// asked for, as a replay may have them, are passed over. In a long dump the kernel's walk and the work of `each` overlap,
+/// where that pays and there is a second core.
 pub fn run(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut impl FnMut(Socket) -> ControlFlow<()>,
+    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<DumpEnd, DumpError> {
     let walk = request.walk;
     transport.send(request).map_err(|source| DumpError::Send { walk, source })?;
     let through_life = [TcpState::FinWait1, TcpState::TimeWait].into_iter().all(|state| request.states.contains(state));
-    let mut reader = Reader { walk, through_life, began: false, interrupted: false, each };
+    let mut reader = Reader { walk, states: request.states, through_life, began: false, interrupted: false, each };
     let mut buffer = Vec::new();
     let mut received = 0_usize;
+    let (mut receiving, mut reading) = (Duration::ZERO, Duration::ZERO);
+    let mut overlaps = true;
+    let mut before = Instant::now();
     loop {
-        if received == IN_TURN
-            && let Some(end) = run_ahead(transport, &mut reader)
-        {
-            return end;
+        if overlaps && received >= IN_TURN && reading * WORTH_A_THREAD > receiving {
+            match run_ahead(transport, &mut reader) {
+                Some(end) => return end,
+                None => overlaps = false,
+            }
         }
         let length = transport.recv(&mut buffer);
+        let came = Instant::now();
         if let Some(end) = reader.read(length, &buffer)? {
             return Ok(end);
         }
+        let done = Instant::now();
+        receiving += came - before;
+        reading += done - came;
+        before = done;
         received += 1;
     }
 }
 
 /// The rest of a dump, received ahead by a second thread. `None`: there is no second core, or no thread can be made.
-fn run_ahead<F: FnMut(Socket) -> ControlFlow<()>>(
+fn run_ahead<F: FnMut(&Socket) -> ControlFlow<()>>(
     transport: &mut dyn Transport,
     reader: &mut Reader<F>,
 ) -> Option<Result<DumpEnd, DumpError>> {
@@ -195,6 +210,7 @@ fn aligned(message: &NetlinkBuffer<&[u8]>) -> usize {
 /// Reads the datagrams of one dump in their order.
 struct Reader<'a, F> {
     walk: Walk,
+    states: StateSet,
     /// Whether a connection is looked for before its close and after it, so that it is there all the time.
     through_life: bool,
     /// A socket has come.
@@ -203,7 +219,7 @@ struct Reader<'a, F> {
     each: &'a mut F,
 }
 
-impl<F: FnMut(Socket) -> ControlFlow<()>> Reader<'_, F> {
+impl<F: FnMut(&Socket) -> ControlFlow<()>> Reader<'_, F> {
     /// Reads one datagram, or why there is none; the end, if it is in there.
     fn read(&mut self, length: io::Result<usize>, datagram: &[u8]) -> Result<Option<DumpEnd>, DumpError> {
         let walk = self.walk;
@@ -229,7 +245,7 @@ impl<F: FnMut(Socket) -> ControlFlow<()>> Reader<'_, F> {
                     let tuple = socket.tuple();
                     self.interrupted |=
                         self.through_life && tuple.local_port() == Port(0) && tuple.remote_port() != Port(0);
-                    if (self.each)(socket).is_break() {
+                    if self.states.contains(socket.state()) && (self.each)(&socket).is_break() {
                         return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: true }));
                     }
                 }
@@ -265,7 +281,6 @@ fn errno(payload: &[u8]) -> Result<Option<io::Error>, DumpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::socket::{StateSet, TcpState};
     use proptest::prelude::*;
 
     /// A kernel that answers every request with these datagrams.

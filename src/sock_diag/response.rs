@@ -16,7 +16,7 @@
 //! };                                             72 bytes, then attributes
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_INFO, INET_DIAG_MARK, INET_DIAG_SKV6ONLY};
@@ -53,6 +53,7 @@ pub enum Malformed {
     Attribute,
 }
 
+#[inline]
 fn bytes<const N: usize>(message: &[u8; LENGTH], at: usize) -> [u8; N] {
     std::array::from_fn(|i| message[at + i])
 }
@@ -69,12 +70,19 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     };
     let u32_at = |at| u32::from_ne_bytes(bytes(message, at));
     let port_at = |at| Port(u16::from_be_bytes(bytes(message, at)));
-    let addr_at = |at| match message[0] {
-        AF_INET => Ok(IpAddr::from(Ipv4Addr::from(bytes::<4>(message, at)))),
-        AF_INET6 => Ok(IpAddr::from(Ipv6Addr::from(bytes::<16>(message, at)))),
-        other => Err(Malformed::Family(other)),
+    let ipv4 = match message[0] {
+        AF_INET => true,
+        AF_INET6 => false,
+        other => return Err(Malformed::Family(other)),
     };
-    let tuple = FourTuple::new((addr_at(8)?, port_at(4)), (addr_at(24)?, port_at(6)));
+    let addr_at = |at| {
+        if ipv4 {
+            Ipv4Addr::from(bytes::<4>(message, at)).to_ipv6_mapped().to_bits()
+        } else {
+            u128::from_be_bytes(bytes(message, at))
+        }
+    };
+    let tuple = FourTuple::of_bits(ipv4, (addr_at(8), port_at(4)), (addr_at(24), port_at(6)));
     let interface = NonZeroU32::new(u32_at(40));
     // Two host-order words, the low one first (sock_diag_save_cookie in net/core/sock_diag.c).
     let cookie = Cookie::new(u64::from(u32_at(44)) | u64::from(u32_at(48)) << 32);

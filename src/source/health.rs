@@ -44,7 +44,7 @@ fn sockets(facts: &Facts) -> Result<OpenSockets, SourceError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::CloseWait]);
     let (mut found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
         if let Socket::Full(full) = socket {
-            found.push(full);
+            found.push(*full);
         }
     })?;
     found.sort_by_key(|full| {

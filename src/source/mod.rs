@@ -221,28 +221,25 @@ impl Source {
         &mut self,
         states: StateSet,
         filter: &Filter,
-        each: &mut impl FnMut(Socket) -> ControlFlow<()>,
+        each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<WalkEnd, SourceError> {
-        // A replay may hold more states than were asked for, and procfs has them all.
-        let mut wanted =
-            |socket: Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
         let whole = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
         let answer = match &mut self.carrier {
             Carrier::Kernel(socket) => {
                 let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
-                walk_sock_diag(socket, &request, &mut wanted)
+                walk_sock_diag(socket, &request, each)
             }
             // A recording holds whole walks.
-            Carrier::Recorder(recorder) => walk_sock_diag(recorder, &whole, &mut wanted),
-            Carrier::Replay(replay) => walk_sock_diag(replay, &whole, &mut wanted),
-            Carrier::Procfs => return walk_procfs(&mut wanted),
+            Carrier::Recorder(recorder) => walk_sock_diag(recorder, &whole, each),
+            Carrier::Replay(replay) => walk_sock_diag(replay, &whole, each),
+            Carrier::Procfs => return walk_procfs(states, each),
         };
         match answer {
             // Nothing has been handed out yet.
             Err(error @ (DumpError::Send { .. } | DumpError::Refused { .. })) if self.fall_back => {
                 self.refusal = Some(error.into());
                 self.carrier = Carrier::Procfs;
-                walk_procfs(&mut wanted)
+                walk_procfs(states, each)
             }
             answer => Ok(WalkEnd { complete: !answer? }),
         }
@@ -254,7 +251,7 @@ impl Source {
         states: StateSet,
         filter: &Filter,
         mut begin: impl FnMut() -> T,
-        mut each: impl FnMut(&mut T, Socket),
+        mut each: impl FnMut(&mut T, &Socket),
     ) -> Result<(T, WalkEnd), SourceError> {
         let mut attempt = 0;
         loop {
@@ -297,8 +294,11 @@ impl Source {
 /// Whether the dump was interrupted.
 type Interrupted = bool;
 
-fn walk_procfs(each: &mut impl FnMut(Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
-    sys::proc_net_tcp::walk(each).map_err(SourceError::Procfs)?;
+fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
+    // The files have every state.
+    let mut wanted =
+        |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
+    sys::proc_net_tcp::walk(&mut wanted).map_err(SourceError::Procfs)?;
     Ok(WalkEnd { complete: true })
 }
 
@@ -306,7 +306,7 @@ fn walk_procfs(each: &mut impl FnMut(Socket) -> ControlFlow<()>) -> Result<WalkE
 fn walk_sock_diag(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut impl FnMut(Socket) -> ControlFlow<()>,
+    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
     let mut end = dump::run(transport, request, each);
     let without_program = Request { program: None, ..*request };
@@ -324,22 +324,18 @@ fn walk_sock_diag(
 fn walk_by_family(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut impl FnMut(Socket) -> ControlFlow<()>,
+    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<Interrupted, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
     let others = request.states.without(listen);
     let mut interrupted = false;
     for states in [request.states.without(others), others] {
-        // A replay may hold both parts in one answer.
-        let mut each = |socket: Socket| {
-            if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) }
-        };
         for walk in [Walk::Ipv4, Walk::Ipv6] {
             if states.is_empty() {
                 continue;
             }
             let DumpEnd { interrupted: this, stopped } =
-                dump::run(transport, &Request { walk, states, ..request.clone() }, &mut each)?;
+                dump::run(transport, &Request { walk, states, ..request.clone() }, each)?;
             interrupted |= this;
             if stopped {
                 return Ok(interrupted);

@@ -19,15 +19,15 @@ const TIMER_TIMEWAIT: &str = "03";
 const TICK_MS: u32 = 10;
 
 /// Hands every socket of both files to `each`, the listeners of both before all others.
-pub fn walk(each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> io::Result<()> {
+pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
     // Listeners lead each file, so the first pass reads little more than them.
     let is_listener = |socket: &Socket| socket.state() == TcpState::Listen;
-    let mut listeners = |socket: Socket| if is_listener(&socket) { each(socket) } else { ControlFlow::Break(()) };
+    let mut listeners = |socket: &Socket| if is_listener(socket) { each(socket) } else { ControlFlow::Break(()) };
     read("tcp", &mut listeners)?;
     read("tcp6", &mut listeners)?;
     let mut stopped = false;
-    let mut others = |socket: Socket| {
-        let flow = if is_listener(&socket) { ControlFlow::Continue(()) } else { each(socket) };
+    let mut others = |socket: &Socket| {
+        let flow = if is_listener(socket) { ControlFlow::Continue(()) } else { each(socket) };
         stopped |= flow.is_break();
         flow
     };
@@ -35,11 +35,11 @@ pub fn walk(each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> io::Result<()> {
     if stopped {
         return Ok(());
     }
-    read("tcp6", &mut |socket| if is_listener(&socket) { ControlFlow::Continue(()) } else { each(socket) })
+    read("tcp6", &mut |socket| if is_listener(socket) { ControlFlow::Continue(()) } else { each(socket) })
 }
 
 /// Hands the sockets of one file to `each` until it breaks.
-fn read(file: &str, each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> io::Result<()> {
+fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
     let path = format!("/proc/thread-self/net/{file}");
     let reader = match File::open(&path) {
         Ok(opened) => BufReader::new(opened),
@@ -50,7 +50,7 @@ fn read(file: &str, each: &mut dyn FnMut(Socket) -> ControlFlow<()>) -> io::Resu
     for line in reader.lines().skip(1) {
         let line = line?;
         let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{path}: a line of another form: {line}"));
-        if each(parse(&line).ok_or_else(bad)?).is_break() {
+        if each(&parse(&line).ok_or_else(bad)?).is_break() {
             break;
         }
     }

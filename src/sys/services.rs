@@ -33,19 +33,19 @@ fn shared(bytes: Vec<u8>) -> Services {
     }
 }
 
-fn table(bytes: &[u8]) -> Services {
-    parse(&String::from_utf8_lossy(bytes))
-}
-
 /// `name port/protocol [alias ...] [# comment]`, an entry a line; lines of another form are passed over.
-fn parse(text: &str) -> Services {
-    let entry = |line: &str| {
-        let mut words = line.split('#').next()?.split_whitespace();
+///
+/// Bytes and not characters: every start of a program waits for this.
+fn table(bytes: &[u8]) -> Services {
+    let entry = |line: &[u8]| {
+        let line = line.split(|byte| *byte == b'#').next()?;
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let name = words.next()?;
-        let port = words.next()?.strip_suffix("/tcp")?.parse().ok().map(Port)?;
-        Some((port, std::iter::once(name).chain(words).map(str::to_owned).collect()))
+        let port = str::from_utf8(words.next()?.strip_suffix(b"/tcp")?).ok()?.parse().ok().map(Port)?;
+        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+        Some((port, std::iter::once(name).chain(words).map(text).collect()))
     };
-    Services::new(text.lines().filter_map(entry).collect())
+    Services::new(bytes.split(|byte| *byte == b'\n').filter_map(entry).collect())
 }
 
 #[cfg(test)]
@@ -54,8 +54,8 @@ mod tests {
 
     #[test]
     fn tcp_entries_give_names_and_aliases_and_the_first_entry_wins() {
-        let services = parse(
-            "# comment\nhttp\t80/tcp\t\twww # WorldWideWeb\ntftp 69/udp\nhttp-too 80/tcp\n\nbroken\nhigh 70000/tcp\nhttp 81/tcp",
+        let services = table(
+            b"# comment\nhttp\t80/tcp\t\twww # WorldWideWeb\ntftp 69/udp\nhttp-too 80/tcp\n\nbroken\nhigh 70000/tcp\nhttp 81/tcp",
         );
         assert_eq!(services.name(Port(80)), Some("http"));
         assert_eq!((services.port("http"), services.port("www")), (Some(Port(80)), Some(Port(80))));

@@ -40,8 +40,8 @@ pub struct Plan<'a> {
 /// Writes the rows in the order of a list, the first of many, and what removing them risks.
 pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
     let Plan { rows, facts, with_state } = *plan;
-    let mut sorted = rows.to_vec();
-    sorted.sort_unstable_by(Row::by_expires);
+    let mut sorted: Vec<&Row> = rows.iter().collect();
+    sorted.sort_unstable_by(|a, b| a.by_expires(b));
     let shown = &sorted[..rows.len().min(SHOWN)];
     let columns = table_columns(false, with_state);
     list::body(
@@ -56,7 +56,7 @@ pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
         look,
     )?;
     let cut = if shown.len() < rows.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
-    let line = format!("selected: {}{cut}", list::states(rows));
+    let line = format!("selected: {}{cut}", list::states(&sorted));
     writeln!(out, "{}", look.paint(Meaning::Aside, line))?;
     RISKS.iter().try_for_each(|risk| human::break_lines(out, risk, "", "  ", look.width))
 }

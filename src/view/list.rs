@@ -100,21 +100,21 @@ fn of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
     &facts[row.netns as usize]
 }
 
-fn lines(out: &mut dyn Write, line: &Line, rows: &[Row], facts: &[Facts]) -> io::Result<()> {
+fn lines(out: &mut dyn Write, line: &Line, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
         rows[range].iter().for_each(|row| line.append(row, of(row, facts), text));
     })
 }
 
 /// Writes the rows as ndjson; each with the facts of its network namespace, as everywhere here.
-pub fn ndjson(out: &mut dyn Write, rows: &[Row], facts: &[Facts]) -> io::Result<()> {
+pub fn ndjson(out: &mut dyn Write, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     lines(out, &Line::Ndjson, rows, facts)
 }
 
 /// Writes the rows as csv.
 pub fn csv(
     out: &mut dyn Write,
-    rows: &[Row],
+    rows: &[&Row],
     facts: &[Facts],
     columns: &[&'static Column],
     header: bool,
@@ -130,7 +130,7 @@ pub fn document(
     out: &mut dyn Write,
     envelope: Envelope,
     source: &str,
-    rows: &[Row],
+    rows: &[&Row],
     facts: &[Facts],
 ) -> io::Result<()> {
     json::open_document(out, envelope)?;
@@ -140,7 +140,7 @@ pub fn document(
             if i > 0 {
                 text.push(',');
             }
-            SocketRecord::of_row(&rows[i], of(&rows[i], facts)).append_json(text);
+            SocketRecord::of_row(rows[i], of(rows[i], facts)).append_json(text);
         }
     })?;
     out.write_all(b"]}\n")
@@ -149,7 +149,7 @@ pub fn document(
 /// What a table shows.
 pub struct ListTable<'a> {
     /// Its rows, in their order.
-    pub rows: &'a [Row],
+    pub rows: &'a [&'a Row],
     /// The facts of their network namespaces.
     pub facts: &'a [Facts],
     /// Its columns.
@@ -166,7 +166,7 @@ impl Rows for ListTable<'_> {
     }
 
     fn fill(&self, row: usize, cells: &mut [String]) {
-        let record = SocketRecord::of_row(&self.rows[row], of(&self.rows[row], self.facts));
+        let record = SocketRecord::of_row(self.rows[row], of(self.rows[row], self.facts));
         for (column, cell) in self.columns.iter().zip(cells) {
             column.write_for_eyes(&record, cell);
         }
@@ -200,7 +200,7 @@ pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Res
 }
 
 /// `5 TIME_WAIT, 2 FIN_WAIT_2`.
-pub(super) fn states(rows: &[Row]) -> String {
+pub(super) fn states(rows: &[&Row]) -> String {
     let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
     let time_wait = rows.len() - fin_wait_2;
     if fin_wait_2 > 0 {

@@ -12,9 +12,11 @@ use clap::{Args, ValueEnum};
 use super::netns::{ManyNetnsArgs, Where};
 use super::selection::SelectionArgs;
 use super::{Answer, CommandError, Context, Format, GlobalArgs};
+use crate::model::row::Row;
 use crate::source::Choice;
 use crate::sys;
 use crate::view::column::{Column, RECORD_COLUMNS};
+use rows::Order;
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -144,6 +146,17 @@ impl ListArgs {
     /// Whether rows are written as they come.
     fn streams(&self, format: Format) -> bool {
         matches!(format, Format::Ndjson | Format::Csv) && self.sort.unwrap_or(SortKey::None) == SortKey::None
+    }
+
+    /// The order of rows that are not written as they come.
+    fn order(&self, format: Format) -> Option<Order> {
+        let usual = if self.streams(format) { SortKey::None } else { SortKey::Expires };
+        match self.sort.unwrap_or(usual) {
+            SortKey::None => None,
+            SortKey::Expires => Some(Row::by_expires),
+            SortKey::Local => Some(Row::by_local),
+            SortKey::Remote => Some(Row::by_remote),
+        }
     }
 
     /// The columns of csv.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::ListArgs;
-use super::rows::Gathered;
+use super::rows::{Gathered, Order, Runs};
 use crate::commands::selection::{Query, gaps};
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
@@ -39,7 +39,7 @@ pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context
     } else if args.streams(format) {
         stream(&query, &mut source, context, args, format)
     } else {
-        gather(&query, &mut source).and_then(|gathered| gathered.answer(args, format, context))
+        gather(&query, &mut source, args.order(format)).and_then(|gathered| gathered.answer(args, format, context))
     };
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
     source.finish()?;
@@ -51,7 +51,7 @@ fn quiet(query: &Query, source: &mut Source, context: &mut Context) -> Result<An
     let records = source.records();
     let (mut listeners, mut any) = (Listeners::default(), false);
     let end = source.walk(query.states, &query.filter, &mut |socket| {
-        any |= query.row(&mut listeners, &facts, &socket).is_some();
+        any |= query.passes(&mut listeners, &facts, socket);
         // A recording must hold everything.
         if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -80,7 +80,7 @@ fn count(
         query.states,
         &query.filter,
         || (Listeners::default(), 0_usize),
-        |(listeners, count), socket| *count += usize::from(query.row(listeners, &facts, &socket).is_some()),
+        |(listeners, count), socket| *count += usize::from(query.passes(listeners, &facts, socket)),
     )?;
     context.warn(&source.warnings());
     query.judged()?;
@@ -114,7 +114,7 @@ fn stream(
     let end = source.walk(query.states, &query.filter, &mut |socket| {
         if left > 0
             && written.is_ok()
-            && let Some(row) = query.row(&mut listeners, &facts, &socket)
+            && let Some(row) = query.row(&mut listeners, &facts, socket)
         {
             any = true;
             left -= 1;
@@ -138,16 +138,20 @@ fn stream(
     Ok(Answer::complete(end.complete && gaps(&facts).is_empty()))
 }
 
-/// All of its rows, in the kernel's order, with what is to be said about them.
-pub(super) fn gather(query: &Query, source: &mut Source) -> Result<Gathered, CommandError> {
+/// All of its rows, with what is to be said about them.
+pub(super) fn gather(query: &Query, source: &mut Source, order: Option<Order>) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
-    let ((_, rows), end) = source.collect(
+    let ((_, runs), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), vec![]),
-        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, &socket)),
+        || (Listeners::default(), Runs::new(order)),
+        |(listeners, runs), socket| {
+            if let Some(row) = query.row(listeners, &facts, socket) {
+                runs.push(row);
+            }
+        },
     )?;
-    gathered(query, source, rows, end)
+    gathered(query, source, runs.end(), end)
 }
 
 /// The same, this many rows at a time, and the last of them returned. As in [`stream`], no dump is repeated.
@@ -163,7 +167,7 @@ pub(super) fn gather_by_and_by(
     let empty = Gathered { complete: true, warnings: vec![], ..gathered(query, source, vec![], whole)? };
     let (mut listeners, mut rows) = (Listeners::default(), vec![]);
     let end = source.walk(query.states, &query.filter, &mut |socket| {
-        rows.extend(query.row(&mut listeners, &facts, &socket));
+        rows.extend(query.row(&mut listeners, &facts, socket));
         if rows.len() < at_a_time {
             ControlFlow::Continue(())
         } else {

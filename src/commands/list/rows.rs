@@ -1,6 +1,10 @@
 //! Rows that were gathered before they are printed: their order, and each format.
 
-use super::{ListArgs, SortKey};
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+
+use super::ListArgs;
 use crate::commands::{Answer, CommandError, Context, Format};
 use crate::model::facts::Facts;
 use crate::model::row::Row;
@@ -9,9 +13,49 @@ use crate::view::column::table_columns;
 use crate::view::json::Envelope;
 use crate::view::list::ListTable;
 
+/// By what rows are sorted.
+pub(super) type Order = fn(&Row, &Row) -> Ordering;
+
+/// So many rows are put in order at a time.
+const RUN: usize = 4096;
+
+/// Rows that are put in order as they come: while the kernel looks for the next ones there is time for it.
+pub(super) struct Runs {
+    rows: Vec<Row>,
+    order: Option<Order>,
+}
+
+impl Runs {
+    /// None yet. Without an order they stay as they come.
+    pub(super) const fn new(order: Option<Order>) -> Self {
+        Self { rows: vec![], order }
+    }
+
+    /// Takes the next one.
+    pub(super) fn push(&mut self, row: Row) {
+        self.rows.push(row);
+        if self.rows.len().is_multiple_of(RUN) {
+            self.sort(self.rows.len() - RUN);
+        }
+    }
+
+    fn sort(&mut self, from: usize) {
+        if let Some(order) = self.order {
+            self.rows[from..].sort_unstable_by(order);
+        }
+    }
+
+    /// All of them, every [`RUN`] in order.
+    pub(super) fn end(mut self) -> Vec<Row> {
+        self.sort(self.rows.len() - self.rows.len() % RUN);
+        self.rows
+    }
+}
+
 /// Rows, of one network namespace or of several.
 #[derive(Clone)]
 pub(super) struct Gathered {
+    /// From [`Runs`], or as they came.
     pub(super) rows: Vec<Row>,
     /// The facts of each namespace; rows have its place in here. At least one.
     pub(super) facts: Vec<Facts>,
@@ -29,9 +73,14 @@ pub(super) struct Gathered {
 impl Gathered {
     /// Sorts and prints them.
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
-        let Self { mut rows, facts, with_state, source, complete, typed, warnings } = self;
-        let default = if args.streams(format) { SortKey::None } else { SortKey::Expires };
-        sort(&mut rows, args.sort.unwrap_or(default), args.reverse);
+        let Self { rows, facts, with_state, source, complete, typed, warnings } = self;
+        let mut rows = match args.order(format) {
+            Some(order) => in_order(&rows, order),
+            None => rows.iter().collect(),
+        };
+        if args.reverse {
+            rows.reverse();
+        }
         let total = rows.len();
         rows.truncate(args.limit.unwrap_or(usize::MAX));
 
@@ -71,14 +120,68 @@ fn joint(facts: &[Facts], several: bool) -> Facts {
     joint
 }
 
-fn sort(rows: &mut [Row], key: SortKey, reverse: bool) {
-    match key {
-        SortKey::None => return,
-        SortKey::Expires => rows.sort_unstable_by(Row::by_expires),
-        SortKey::Local => rows.sort_unstable_by(Row::by_local),
-        SortKey::Remote => rows.sort_unstable_by(Row::by_remote),
+/// References to the rows in this order, merged from what of them is in order already: the [`Runs`] of each namespace.
+fn in_order(rows: &[Row], order: Order) -> Vec<&Row> {
+    let ascends = |a: &Row, b: &Row| order(a, b).is_le();
+    let mut runs: BinaryHeap<Run> = rows.chunk_by(ascends).map(|rows| Run { rows, order }).collect();
+    let mut merged = Vec::with_capacity(rows.len());
+    while let Some(mut run) = runs.peek_mut() {
+        let (first, rest) = (&run.rows[0], &run.rows[1..]);
+        merged.push(first);
+        if rest.is_empty() {
+            PeekMut::pop(run);
+        } else {
+            run.rows = rest;
+        }
     }
-    if reverse {
-        rows.reverse();
+    merged
+}
+
+/// Rows in order, at least one. Of several the one with the first row is the greatest, for that comes off a heap first.
+struct Run<'a> {
+    rows: &'a [Row],
+    order: Order,
+}
+
+impl Ord for Run<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.order)(&other.rows[0], &self.rows[0])
+    }
+}
+
+impl PartialOrd for Run<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Run<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Run<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::row::tests::row;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rows_come_in_order_whatever_runs_they_came_in(
+            ports in proptest::collection::vec(0_u16..50, 0..200), sorted in 0_usize..200,
+        ) {
+            let mut rows: Vec<Row> = ports.iter().map(|&port| row("127.0.0.1", port, "127.0.0.1", 40_000)).collect();
+            let sorted = sorted.min(rows.len());
+            rows[..sorted].sort_by(Row::by_local);
+            let merged: Vec<u16> =
+                in_order(&rows, Row::by_local).iter().map(|row| row.bucket.tuple.local_port().0).collect();
+            let mut expected = ports;
+            expected.sort_unstable();
+            prop_assert_eq!(merged, expected);
+        }
     }
 }

@@ -267,7 +267,7 @@ mod tests {
                 row("192.0.2.1", 80, "198.51.100.77", 33_000 + i)
             };
             row.bucket.expires_ms = 60_000 - u32::from(i) * 100;
-            tally.add(&row);
+            tally.add(&row.bucket, row.direction);
         }
         tally.summary(kernel, limit, false)
     }
