@@ -68,7 +68,9 @@ pub fn timestamp(time: SystemTime) -> String {
 /// steer the terminal or pretend to be another.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
-    if text.chars().any(steers) {
+    // Nearly every name is plain ASCII, and a table of a million rows has as many.
+    let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if !plain && text.chars().any(steers) {
         let escaped = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
         text.chars().map(escaped).collect::<String>().into()
     } else {
