@@ -1,5 +1,9 @@
 //! `--netns` and `--all-netns`: in which network namespaces a command looks.
 
+use std::ops::ControlFlow;
+use std::sync::mpsc;
+use std::thread;
+
 use clap::Args;
 
 use super::CommandError;
@@ -34,7 +38,7 @@ pub struct ManyNetnsArgs {
     #[arg(long, value_name = "NAME|PATH|PID", allow_negative_numbers = true, conflicts_with = "replay")]
     netns: Vec<NetnsArg>,
     /// Look into every network namespace that /proc/PID/ns/net and /run/netns show
-    #[arg(long, conflicts_with_all = ["netns", "record", "replay", "explain_filter"])]
+    #[arg(long, conflicts_with_all = ["netns", "record", "replay"])]
     all_netns: bool,
 }
 
@@ -53,6 +57,17 @@ impl ManyNetnsArgs {
     #[must_use]
     pub fn several(&self) -> bool {
         self.all_netns || self.netns.len() > 1
+    }
+
+    /// Refuses several where a flag, if it was given, is about one.
+    ///
+    /// # Errors
+    /// Several may be asked for, and the flag was given.
+    pub fn one_with(&self, flag: &str, given: bool) -> Result<(), CommandError> {
+        if given && self.several() {
+            return Err(CommandError::Usage(format!("'{flag}' is about one network namespace; give one '--netns'")));
+        }
+        Ok(())
     }
 
     /// Finds them, each once, whatever it was called.
@@ -75,5 +90,76 @@ impl ManyNetnsArgs {
             1 => namespaces.pop().map_or(Where::Here, Where::In),
             _ => Where::Among(Found { namespaces, unseen: vec![] }),
         })
+    }
+}
+
+/// Takes what a namespace has; told to break, it wants no more.
+pub(super) type HandOver<'a, R> = dyn FnMut(R) -> ControlFlow<()> + Send + 'a;
+
+/// What is said of one of several.
+pub(super) fn of(netns: &OpenNetns, warning: &str) -> String {
+    format!("network namespace '{}': {warning}", netns.netns)
+}
+
+/// Does the work on every core, and hands over the pieces that come of it in the order of the items, until told to stop.
+/// Memory is bounded: a core is at most a few pieces ahead.
+pub(super) fn in_order<T: Sync, R: Send>(
+    items: &[T],
+    work: &(impl Fn(&T, &mut HandOver<R>) + Sync),
+    each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
+) {
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    thread::scope(|scope| {
+        // Each worker takes every n-th item, and ends it with None; taking their pieces in turn gives them back in order.
+        // What a worker that could not be started had to do is done here.
+        let pieces: Vec<Option<mpsc::Receiver<Option<R>>>> = (0..workers)
+            .map(|worker| {
+                let (sender, receiver) = mpsc::sync_channel(2);
+                // Nobody listens any more where it is enough.
+                let hand_over = move |piece| {
+                    if sender.send(piece).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                };
+                let take = move || {
+                    for item in items.iter().skip(worker).step_by(workers) {
+                        work(item, &mut |piece| hand_over(Some(piece)));
+                        if hand_over(None).is_break() {
+                            return;
+                        }
+                    }
+                };
+                thread::Builder::new().spawn_scoped(scope, take).is_ok().then_some(receiver)
+            })
+            .collect();
+        for (i, item) in items.iter().enumerate() {
+            let flow = if let Some(receiver) = &pieces[i % workers] {
+                hear_out(receiver, item, each)
+            } else {
+                let mut here = vec![];
+                work(item, &mut |piece| {
+                    here.push(piece);
+                    ControlFlow::Continue(())
+                });
+                here.into_iter().try_for_each(|piece| each(item, piece))
+            };
+            if flow.is_break() {
+                return;
+            }
+        }
+    });
+}
+
+/// Hands over what a worker has of an item.
+fn hear_out<T, R>(
+    receiver: &mpsc::Receiver<Option<R>>,
+    item: &T,
+    each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    loop {
+        match receiver.recv() {
+            Ok(Some(piece)) => each(item, piece)?,
+            Ok(None) => return ControlFlow::Continue(()),
+            // A worker that panicked has nothing more; the scope says so.
+            Err(_) => return ControlFlow::Break(()),
+        }
     }
 }

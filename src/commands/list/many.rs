@@ -5,12 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::mpsc;
-use std::thread;
 
 use super::ListArgs;
 use super::one;
 use super::rows::Gathered;
+use crate::commands::netns::{HandOver, in_order, of};
 use crate::commands::selection::Query;
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs};
 use crate::model::row::Row;
@@ -20,9 +19,6 @@ use crate::view::list::Stream;
 
 /// Rows of a namespace that are handed over together, where they are written as they come.
 const PIECE: usize = 1024;
-
-/// Takes what a namespace has; told to break, it wants no more.
-type HandOver<'a, R> = dyn FnMut(R) -> ControlFlow<()> + Send + 'a;
 
 /// Answers from all of them.
 pub(super) fn answer(
@@ -221,72 +217,5 @@ impl Reader<'_> {
                 one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
             }
         })?
-    }
-}
-
-fn of(netns: &OpenNetns, warning: &str) -> String {
-    format!("network namespace '{}': {warning}", netns.netns)
-}
-
-/// Does the work on every core, and hands over the pieces that come of it in the order of the items, until told to stop.
-/// Memory is bounded: a core is at most a few pieces ahead.
-fn in_order<T: Sync, R: Send>(
-    items: &[T],
-    work: &(impl Fn(&T, &mut HandOver<R>) + Sync),
-    each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
-) {
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    thread::scope(|scope| {
-        // Each worker takes every n-th item, and ends it with None; taking their pieces in turn gives them back in order.
-        // What a worker that could not be started had to do is done here.
-        let pieces: Vec<Option<mpsc::Receiver<Option<R>>>> = (0..workers)
-            .map(|worker| {
-                let (sender, receiver) = mpsc::sync_channel(2);
-                // Nobody listens any more where it is enough.
-                let hand_over = move |piece| {
-                    if sender.send(piece).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                };
-                let take = move || {
-                    for item in items.iter().skip(worker).step_by(workers) {
-                        work(item, &mut |piece| hand_over(Some(piece)));
-                        if hand_over(None).is_break() {
-                            return;
-                        }
-                    }
-                };
-                thread::Builder::new().spawn_scoped(scope, take).is_ok().then_some(receiver)
-            })
-            .collect();
-        for (i, item) in items.iter().enumerate() {
-            let flow = if let Some(receiver) = &pieces[i % workers] {
-                hear_out(receiver, item, each)
-            } else {
-                let mut here = vec![];
-                work(item, &mut |piece| {
-                    here.push(piece);
-                    ControlFlow::Continue(())
-                });
-                here.into_iter().try_for_each(|piece| each(item, piece))
-            };
-            if flow.is_break() {
-                return;
-            }
-        }
-    });
-}
-
-/// Hands over what a worker has of an item.
-fn hear_out<T, R>(
-    receiver: &mpsc::Receiver<Option<R>>,
-    item: &T,
-    each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    loop {
-        match receiver.recv() {
-            Ok(Some(piece)) => each(item, piece)?,
-            Ok(None) => return ControlFlow::Continue(()),
-            // A worker that panicked has nothing more; the scope says so.
-            Err(_) => return ControlFlow::Break(()),
-        }
     }
 }

@@ -180,9 +180,6 @@ fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     if !args.columns.is_empty() && matches!(format, Format::Json | Format::Ndjson) {
         return Err(CommandError::Usage("'--columns' is for tables and csv; JSON records have every key".into()));
     }
-    if args.namespaces.several() && (args.record.is_some() || args.explain_filter) {
-        let flag = if args.record.is_some() { "--record" } else { "--explain-filter" };
-        return Err(CommandError::Usage(format!("'{flag}' is about one network namespace; give one '--netns'")));
-    }
-    Ok(())
+    args.namespaces.one_with("--record", args.record.is_some())?;
+    args.namespaces.one_with("--explain-filter", args.explain_filter)
 }
