@@ -460,14 +460,14 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__summary)
-            opts="-o -4 -6 -h --by --top --record --force --replay --netns --output --json --color --ipv4 --ipv6 --help"
+            opts="-o -4 -6 -h --by --top --record --force --replay --netns --all-netns --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --by)
-                    COMPREPLY=($(compgen -W "local-port remote-addr remote-port destination class direction" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "local-port remote-addr remote-port destination class direction netns" -- "${cur}"))
                     return 0
                     ;;
                 --top)

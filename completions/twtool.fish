@@ -95,11 +95,12 @@ remote-addr\t'Remote address'
 remote-port\t'Remote port'
 destination\t'Remote address and port'
 class\t'RFC 6335 class of the local port'
-direction\t'Who connected, as inferred from listeners and port ranges'"
+direction\t'Who connected, as inferred from listeners and port ranges'
+netns\t'Network namespace'"
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l top -d 'Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel' -r -F
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -108,6 +109,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand summary" -l color -d 'When
 always\t'Always'
 never\t'Never'"
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l force -d 'Replace the file of --record where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l all-netns -d 'Look into every network namespace that /proc/PID/ns/net and /run/netns show'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 6 -l ipv6 -d 'Only IPv6 on the wire'

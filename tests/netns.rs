@@ -30,6 +30,7 @@ suite! {
         the_other_commands_answer_for_the_other_namespace,
         capacity_and_doctor_read_and_ask_the_kernel_there,
         a_wait_is_for_a_port_there_and_its_command_runs_here,
+        a_summary_of_several_is_their_sum_and_says_how_many_each_has,
         kill_removes_a_bucket_of_the_other_namespace_alone,
         the_callers_own_namespace_is_untouched,
         every_namespace_is_found_once_with_its_name,
@@ -189,6 +190,49 @@ fn the_other_commands_answer_for_the_other_namespace() {
     let other = summary(&["--netns", &busy_pid]);
     assert_eq!((&other["netns"], &other["totals"]["sockstat_tw"]), (&json!(busy.inode), &json!(1)), "{other}");
     assert_eq!(summary(&[])["totals"]["sockstat_tw"], 0);
+}
+
+fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
+    let (a, b) = (Place::make(42_001), Place::make(42_002));
+    let (resident, c) = hop(|| {
+        // The same address and port as a client of another namespace: one destination to both together.
+        bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_001);
+        bucket(&listen("127.0.0.1:8081"), "127.0.0.1:8081", 42_003);
+        (Resident::start(), inode())
+    });
+    let pids = [a.resident.pid(), b.resident.pid(), resident.pid()];
+    let args: Vec<&str> = pids.iter().flat_map(|pid| ["--netns", pid]).collect();
+    let run = twtool([&["summary", "--json"], &args[..]].concat()).ok();
+    let document = run.json();
+    assert_eq!((&document["netns"], &document["complete"]), (&json!(null), &json!(true)), "{run}");
+    let totals = &document["totals"];
+    let totals = ["time_wait", "sockstat_tw", "max_tw_buckets"].map(|key| totals[key].clone());
+    assert_eq!(totals, [json!(4), json!(4), json!(null)], "{run}");
+    assert_eq!(document["history"]["total"], 4);
+    let top = |group: &str| document["groups"][group]["top"].as_array().expect("a group").clone();
+    let of_each = top("netns").iter().map(|line| (number(line, "netns"), number(line, "count"))).collect::<Vec<_>>();
+    assert_eq!(of_each, [(c, 2), (a.inode, 1), (b.inode, 1)]);
+    assert_eq!(text(&top("netns")[1], "netns_name"), format!("{}:cat", a.resident.pid()));
+    let shared = top("destination").into_iter().find(|line| line["remote_port"] == 42_001).expect("the destination");
+    assert_eq!(shared["count"], 2);
+    // Each namespace counts for itself; buckets count when they are made (Linux 6.18), and those alone were.
+    let made = number(&document["counters"], "tw");
+    let alone: u64 = pids
+        .iter()
+        .map(|pid| number(&twtool(["summary", "--json", "--netns", pid]).ok().json()["counters"], "tw"))
+        .sum();
+    assert_eq!(made, alone);
+
+    let page = twtool([&["summary", "--by", "netns"], &args[..]].concat()).ok();
+    for words in
+        ["4 TIME_WAIT buckets in 3 network namespaces", "each namespace's own", &format!("{}:cat", a.resident.pid())]
+    {
+        assert!(page.stdout.contains(words), "expected {words}{page}");
+    }
+    // Of one there is one.
+    let one = twtool(["summary", "--by", "netns", "--json", "--netns", &a.resident.pid()]).ok().json();
+    assert_eq!((&one["groups"]["netns"]["top"][0]["netns"], &one["netns"]), (&json!(a.inode), &json!(a.inode)));
+    twtool([&["summary", "--record", "x"], &args[..]].concat()).refused("--record");
 }
 
 fn capacity_and_doctor_read_and_ask_the_kernel_there() {

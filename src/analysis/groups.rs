@@ -1,4 +1,4 @@
-//! Buckets counted by what they have in common: port, address, destination, class, direction.
+//! Buckets counted by what they have in common: port, address, destination, class, direction, network namespace.
 //!
 //! Memory grows with the distinct addresses and destinations, and not with the buckets.
 
@@ -62,6 +62,8 @@ pub enum By {
     RemotePort,
     /// Remote address and port.
     Destination,
+    /// Network namespace.
+    Netns,
 }
 
 impl By {
@@ -78,6 +80,7 @@ impl By {
             Self::RemoteAddr => "remote_addr",
             Self::RemotePort => "remote_port",
             Self::Destination => "destination",
+            Self::Netns => "netns",
         }
     }
 }
@@ -92,6 +95,8 @@ pub enum Key {
     RemoteAddr(IpAddr),
     RemotePort(Port),
     Destination(IpAddr, Port),
+    /// Its place among those that were looked into.
+    Netns(usize),
 }
 
 /// The largest counts of a group, and the rest of it in one sum.
@@ -115,16 +120,17 @@ struct Line {
 }
 
 impl Line {
-    fn place(&self) -> (Reverse<u64>, u8, Option<IpAddr>, u16) {
+    fn place(&self) -> (Reverse<u64>, usize, Option<IpAddr>, u16) {
         // The order of `IpAddr` is IPv4 first.
-        let (class, addr, port) = match self.key {
-            Key::Class(class) => (class as u8, None, 0),
-            Key::Direction(direction) => (direction as u8, None, 0),
+        let (number, addr, port) = match self.key {
+            Key::Class(class) => (class as usize, None, 0),
+            Key::Direction(direction) => (direction as usize, None, 0),
+            Key::Netns(place) => (place, None, 0),
             Key::LocalPort(port) | Key::RemotePort(port) => (0, None, port.0),
             Key::RemoteAddr(addr) => (0, Some(addr), 0),
             Key::Destination(addr, port) => (0, Some(addr), port.0),
         };
-        (Reverse(self.count.all()), class, addr, port)
+        (Reverse(self.count.all()), number, addr, port)
     }
 }
 
@@ -156,14 +162,30 @@ struct RemoteEnds {
 }
 
 impl RemoteEnds {
-    fn add(&mut self, addr: u128, port: Port, fin_wait_2: bool) {
+    fn index(&mut self, addr: u128) -> Index {
         let addrs = &mut self.addrs;
-        let index = *self.indices.entry(addr).or_insert_with(|| {
+        *self.indices.entry(addr).or_insert_with(|| {
             addrs.push((addr, Count::default()));
             // There are never 2^32 buckets: the kernel counts them in 31 bits.
             Index::try_from(addrs.len() - 1).unwrap_or(Index::MAX)
-        });
-        addrs[index as usize].1.add(fin_wait_2);
+        })
+    }
+
+    fn merge(&mut self, other: Self) {
+        let indices: Vec<Index> = other.addrs.iter().map(|(addr, _)| self.index(*addr)).collect();
+        for (index, (_, count)) in indices.iter().zip(&other.addrs) {
+            self.addrs[*index as usize].1 += *count;
+        }
+        for ((index, port), count) in other.ends.into_iter().flatten() {
+            if let Some(ends) = &mut self.ends {
+                *ends.entry((indices[index as usize], port)).or_default() += count;
+            }
+        }
+    }
+
+    fn add(&mut self, addr: u128, port: Port, fin_wait_2: bool) {
+        let index = self.index(addr);
+        self.addrs[index as usize].1.add(fin_wait_2);
         if let Some(ends) = &mut self.ends {
             ends.entry((index, port)).or_default().add(fin_wait_2);
         }
@@ -184,6 +206,8 @@ pub struct Groups {
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
     remote_ends: Option<RemoteEnds>,
+    /// By the place of the network namespace; of one walk there is one.
+    namespaces: Vec<Count>,
 }
 
 impl Groups {
@@ -200,6 +224,7 @@ impl Groups {
             local_ports: ports(By::LocalPort),
             remote_ports: ports(By::RemotePort),
             remote_ends: remote.then(|| RemoteEnds { ends, ..RemoteEnds::default() }),
+            namespaces: vec![Count::default()],
             ..Self::default()
         }
     }
@@ -210,6 +235,7 @@ impl Groups {
         let (local, remote) = (tuple.local_port(), tuple.remote_port());
         self.classes[local.class() as usize].add(fin_wait_2);
         self.directions[direction as usize].add(fin_wait_2);
+        self.namespaces[0].add(fin_wait_2);
         if let Some(count) = self.local_ports.get_mut(usize::from(local.0)) {
             count.add(fin_wait_2);
         }
@@ -219,6 +245,21 @@ impl Groups {
         if let Some(ends) = &mut self.remote_ends {
             ends.add(tuple.remote_bits(), remote, fin_wait_2);
         }
+    }
+
+    /// Counts those of the same groups in further network namespaces, too.
+    pub fn merge(&mut self, other: Self) {
+        let sum = |counts: &mut [Count], others: &[Count]| {
+            counts.iter_mut().zip(others).for_each(|(count, other)| *count += *other);
+        };
+        sum(&mut self.classes, &other.classes);
+        sum(&mut self.directions, &other.directions);
+        sum(&mut self.local_ports, &other.local_ports);
+        sum(&mut self.remote_ports, &other.remote_ports);
+        if let Some((ends, others)) = self.remote_ends.as_mut().zip(other.remote_ends) {
+            ends.merge(others);
+        }
+        self.namespaces.extend(other.namespaces);
     }
 
     /// The `limit` largest of each group, in the order in which the groups were wanted.
@@ -240,6 +281,10 @@ impl Groups {
             By::Direction => {
                 let counts = Direction::ALL.into_iter().zip(self.directions);
                 largest(by, limit, counts.map(|(direction, count)| (count, move || Key::Direction(direction))))
+            }
+            By::Netns => {
+                let counts = self.namespaces.iter().enumerate();
+                largest(by, limit, counts.map(|(place, count)| (*count, move || Key::Netns(place))))
             }
             By::LocalPort => ports(&self.local_ports, Key::LocalPort),
             By::RemotePort => ports(&self.remote_ports, Key::RemotePort),
@@ -293,14 +338,19 @@ mod tests {
     use crate::model::row::tests::row;
     use proptest::prelude::*;
 
-    const EVERY: [By; 6] = [By::Class, By::Direction, By::LocalPort, By::RemoteAddr, By::RemotePort, By::Destination];
+    const EVERY: [By; 7] =
+        [By::Class, By::Direction, By::LocalPort, By::RemoteAddr, By::RemotePort, By::Destination, By::Netns];
 
-    fn counted(rows: &[Row], limit: usize) -> Vec<Group> {
+    fn groups(rows: &[Row]) -> Groups {
         let mut groups = Groups::new(&EVERY, 3);
         for row in rows {
             groups.add(&row.bucket, row.direction);
         }
-        groups.top(limit)
+        groups
+    }
+
+    fn counted(rows: &[Row], limit: usize) -> Vec<Group> {
+        groups(rows).top(limit)
     }
 
     #[test]
@@ -340,7 +390,7 @@ mod tests {
         #[test]
         fn every_group_has_every_bucket_and_no_more_lines_than_wanted(
             ends in proptest::collection::vec((1_u16..20, 0_u8..4, 1_u16..6, any::<bool>()), 0..80),
-            limit in 0_usize..6,
+            limit in 0_usize..6, first in 0_usize..80,
         ) {
             let rows: Vec<Row> = ends
                 .iter()
@@ -358,6 +408,24 @@ mod tests {
                 prop_assert_eq!(group.top.len(), limit.min(group.distinct));
                 prop_assert!(group.top.is_sorted_by_key(|(_, count)| Reverse(count.all())));
             }
+
+            // Counted in two namespaces they are the same, but for the namespaces.
+            let (here, there) = rows.split_at(first.min(rows.len()));
+            let mut merged = groups(here);
+            merged.merge(groups(there));
+            let (mut merged, mut whole) = (merged.top(limit), counted(&rows, limit));
+            let mut of_each = [(0, here.len()), (1, there.len())].to_vec();
+            of_each.retain(|(_, count)| *count > 0);
+            of_each.sort_by_key(|(place, count)| (Reverse(*count), *place));
+            of_each.truncate(limit);
+            let namespaces = merged.pop().map(|group| group.top).unwrap_or_default();
+            let namespaces: Vec<_> = namespaces.iter().map(|(key, count)| (*key, count.all())).collect();
+            prop_assert_eq!(
+                namespaces,
+                of_each.iter().map(|&(place, count)| (Key::Netns(place), count as u64)).collect::<Vec<_>>()
+            );
+            whole.pop();
+            prop_assert_eq!(merged, whole);
         }
     }
 }

@@ -35,6 +35,12 @@ impl RemainingTimes {
         self.largest_ms = self.largest_ms.max(Some(expires_ms));
     }
 
+    /// Counts those of another look, too.
+    pub fn merge(&mut self, other: &Self) {
+        self.by_second.iter_mut().zip(&other.by_second).for_each(|(sum, count)| *sum += count);
+        self.largest_ms = self.largest_ms.max(other.largest_ms);
+    }
+
     /// The largest remaining time; `None` where there is no bucket.
     #[must_use]
     pub const fn largest_ms(&self) -> Option<u32> {

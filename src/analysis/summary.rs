@@ -36,6 +36,13 @@ impl Tally {
         self.groups.add(bucket, direction);
     }
 
+    /// Counts those of further network namespaces, too.
+    pub fn merge(&mut self, other: Self) {
+        self.totals += other.totals;
+        self.times.merge(&other.times);
+        self.groups.merge(other.groups);
+    }
+
     /// What it comes to. `one_family`: only buckets of one IP version were counted.
     #[must_use]
     pub fn summary(self, kernel: BucketFacts, limit: usize, one_family: bool) -> Summary {

@@ -7,6 +7,7 @@ use std::thread;
 use clap::Args;
 
 use super::CommandError;
+use crate::model::facts::{Facts, Services};
 use crate::model::netns::NetnsArg;
 use crate::sys::netns::{self, Found, OpenNetns};
 
@@ -96,8 +97,73 @@ impl ManyNetnsArgs {
 /// Takes what a namespace has; told to break, it wants no more.
 pub(super) type HandOver<'a, R> = dyn FnMut(R) -> ControlFlow<()> + Send + 'a;
 
-/// What is said of one of several.
-pub(super) fn of(netns: &OpenNetns, warning: &str) -> String {
+/// What several say together, where some may refuse.
+pub(super) struct Heard {
+    complete: bool,
+    warnings: Vec<String>,
+    answered: bool,
+    refused: Option<CommandError>,
+}
+
+impl Heard {
+    /// Nobody yet; those that could not be found are missing.
+    pub(super) fn new(found: &Found) -> Self {
+        Self { complete: found.unseen.is_empty(), warnings: found.unseen.clone(), answered: false, refused: None }
+    }
+
+    /// Hears one: its answer, if it gives one.
+    pub(super) fn hear<T>(&mut self, netns: &OpenNetns, answer: Result<T, CommandError>) -> Option<T> {
+        match answer {
+            Ok(answer) => {
+                self.answered = true;
+                Some(answer)
+            }
+            Err(error) => {
+                self.complete = false;
+                self.warnings.push(match &error {
+                    CommandError::Netns(error) => error.to_string(),
+                    error => of(netns, &error.to_string()),
+                });
+                self.refused.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Whether one of them was complete, and what it warned of.
+    pub(super) fn told(&mut self, netns: &OpenNetns, complete: bool, warnings: impl IntoIterator<Item = String>) {
+        self.complete &= complete;
+        self.warnings.extend(warnings.into_iter().map(|warning| of(netns, &warning)));
+    }
+
+    /// Whether all were complete, and what is to be said of them.
+    ///
+    /// # Errors
+    /// The first one's, where none answers: then it is what was typed, or it holds for all of them.
+    pub(super) fn end(self) -> Result<(bool, Vec<String>), CommandError> {
+        match self.refused {
+            Some(error) if !self.answered => Err(error),
+            _ => Ok((self.complete, self.warnings)),
+        }
+    }
+}
+
+/// What is said of all of them: the first one's facts, of the time when reading began; where there may be several, of no
+/// namespace, and with service names only where all have the same.
+pub(super) fn joint(facts: &[Facts], several: bool) -> Facts {
+    let mut joint = facts[0].clone();
+    if several {
+        joint.netns = None;
+        joint.netns_name = None;
+        joint.taken_at = facts.iter().map(|facts| facts.taken_at).min().unwrap_or(joint.taken_at);
+        if facts.iter().any(|facts| facts.services != joint.services) {
+            joint.services = Services::default();
+        }
+    }
+    joint
+}
+
+fn of(netns: &OpenNetns, warning: &str) -> String {
     format!("network namespace '{}': {warning}", netns.netns)
 }
 

@@ -1,22 +1,26 @@
 //! `twtool summary`: what all timewait buckets together are, and the closes of the last minute, from one walk.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::netns::NetnsArgs;
+use super::netns::{HandOver, Heard, ManyNetnsArgs, Where, in_order, joint};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::direction;
 use crate::analysis::groups::By;
-use crate::analysis::summary::{Summary, Tally};
+use crate::analysis::summary::Tally;
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
+use crate::model::kernel_counts::BucketFacts;
 use crate::model::listeners::Listeners;
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, StateSet, TcpState};
-use crate::source::{Choice, Source, WalkEnd};
+use crate::source::{Choice, Origin, Source, WalkEnd};
+use crate::sys::netns::{self, Found, OpenNetns};
 use crate::view;
 use crate::view::json::Envelope;
+use crate::view::summary::Content;
 
 /// How many lines of a group there are where nothing was said: all that a person takes in at once, or more for a program.
 const TOP_ON_THE_SCREEN: usize = 5;
@@ -38,6 +42,7 @@ Examples:
   twtool summary --json | jq '.history.closes | add'
   twtool summary --json | jq '.groups.destination.top[] | [.remote_addr, .remote_port, .count]' -c
   twtool summary --netns web                   of the network namespace that `ip netns` calls web
+  twtool summary --all-netns --by netns        which container has them?
   twtool summary --record bug.twrec            keep what the kernel said; --replay answers from it
 ")]
 pub struct SummaryArgs {
@@ -54,10 +59,10 @@ pub struct SummaryArgs {
     #[arg(long, requires = "record")]
     force: bool,
     /// Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "netns"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "record")]
     replay: Option<PathBuf>,
     #[command(flatten)]
-    netns: NetnsArgs,
+    namespaces: ManyNetnsArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,6 +79,8 @@ enum ByArg {
     Class,
     /// Who connected, as inferred from listeners and port ranges
     Direction,
+    /// Network namespace
+    Netns,
 }
 
 impl From<ByArg> for By {
@@ -85,6 +92,7 @@ impl From<ByArg> for By {
             ByArg::Destination => Self::Destination,
             ByArg::Class => Self::Class,
             ByArg::Direction => Self::Direction,
+            ByArg::Netns => Self::Netns,
         }
     }
 }
@@ -97,33 +105,32 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not flat; there are table, json and ndjson"));
     }
-    args.netns.within(|| answer(args, global, context))
-}
-
-fn answer(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
-    let mut source = match (&args.record, &args.replay) {
-        (Some(path), _) => Source::recorded_kernel(path, args.force)?,
-        (_, Some(path)) => Source::replay(path)?,
-        (None, None) => Source::kernel(Choice::Auto)?,
-    };
+    args.namespaces.one_with("--record", args.record.is_some())?;
     let by = groups(args);
+    let counted = match args.namespaces.find()? {
+        Where::Here => count(args, global, &by)?,
+        Where::In(netns) => netns::within(&netns, || count(args, global, &by))??,
+        Where::Among(found) => {
+            let Some(counted) = count_all(&found, args, global, &by)? else {
+                // Not even one's own was found.
+                context.warn(&found.unseen);
+                return Ok(Answer::Incomplete);
+            };
+            counted
+        }
+    };
+    let Counted { tally, kernel, facts, source, complete, warnings } = counted;
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
-    let counted = count(&mut source, &by, args.top.unwrap_or(usual), global.ipv4_on_the_wire());
-    let (facts, origin, refusals) = (source.facts().clone(), source.origin(), source.warnings());
-    // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
-    source.finish()?;
-    let (summary, end) = counted?;
+    let summary = tally.summary(kernel, args.top.unwrap_or(usual), global.ipv4_on_the_wire().is_some());
 
-    let mut warnings = gaps(&by, &facts);
-    let complete = end.complete && warnings.is_empty();
-    warnings.extend((!end.complete).then(interrupted));
-    warnings.extend(refusals);
     context.warn(&warnings);
-    let envelope = Envelope { schema: "twtool.summary/1", facts: &facts, complete, warnings: &warnings };
+    let joint = joint(&facts, args.namespaces.several());
+    let envelope = Envelope { schema: "twtool.summary/1", facts: &joint, complete, warnings: &warnings };
+    let shown = Content { summary: &summary, facts: &joint, namespaces: &facts, source };
     match global.format() {
-        Format::Json => view::summary::document(context.out, envelope, origin.name(), &summary)?,
-        Format::Ndjson => view::summary::ndjson(context.out, &facts, origin.name(), &summary)?,
-        Format::Table | Format::Csv => view::summary::page(context.out, &facts, &summary, context.look)?,
+        Format::Json => view::summary::document(context.out, envelope, &shown)?,
+        Format::Ndjson => view::summary::ndjson(context.out, &shown)?,
+        Format::Table | Format::Csv => view::summary::page(context.out, &shown, context.look)?,
     }
     Ok(Answer::complete(complete))
 }
@@ -136,7 +143,11 @@ fn groups(args: &SummaryArgs) -> Vec<By> {
             by.push(asked);
         }
     }
-    if by.is_empty() { By::USUAL.to_vec() } else { by }
+    if by.is_empty() {
+        by.extend(args.namespaces.several().then_some(By::Netns));
+        by.extend(By::USUAL);
+    }
+    by
 }
 
 /// What of the facts a summary uses and could not be read: direction hangs on the ephemeral range.
@@ -144,10 +155,89 @@ fn gaps(by: &[By], facts: &Facts) -> Vec<String> {
     if by.contains(&By::Direction) { facts.gaps(&[Setting::LocalPortRange]) } else { vec![] }
 }
 
-/// Counts every bucket in one walk; `ipv4`: only those of IPv4, or of IPv6, on the wire.
-fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Result<(Summary, WalkEnd), CommandError> {
+/// What was counted, in one network namespace or in several.
+struct Counted {
+    tally: Tally,
+    kernel: BucketFacts,
+    /// Those of each namespace. At least one.
+    facts: Vec<Facts>,
+    source: &'static str,
+    complete: bool,
+    warnings: Vec<String>,
+}
+
+/// Counts in the calling thread's namespace, or in the recording that was asked for.
+fn count(args: &SummaryArgs, global: &GlobalArgs, by: &[By]) -> Result<Counted, CommandError> {
+    let mut source = match (&args.record, &args.replay) {
+        (Some(path), _) => Source::recorded_kernel(path, args.force)?,
+        (_, Some(path)) => Source::replay(path)?,
+        (None, None) => Source::kernel(Choice::Auto)?,
+    };
     let facts = source.facts().clone();
     let kernel = source.bucket_facts();
+    let walked = walk(&mut source, by, &facts, &kernel, global.ipv4_on_the_wire());
+    let (origin, refusals) = (source.origin(), source.warnings());
+    // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
+    source.finish()?;
+    let (tally, end) = walked?;
+
+    let mut warnings = gaps(by, &facts);
+    let complete = end.complete && warnings.is_empty();
+    warnings.extend((!end.complete).then(interrupted));
+    warnings.extend(refusals);
+    Ok(Counted { tally, kernel, facts: vec![facts], source: origin.name(), complete, warnings })
+}
+
+/// Counts in all of them, and says what some of them refuse.
+///
+/// # Errors
+/// The first one's, where none answers.
+fn count_all(
+    found: &Found,
+    args: &SummaryArgs,
+    global: &GlobalArgs,
+    by: &[By],
+) -> Result<Option<Counted>, CommandError> {
+    let mut heard = Heard::new(found);
+    let mut all: Option<Counted> = None;
+    let look = |netns: &OpenNetns, hand_over: &mut HandOver<_>| {
+        let counted = netns::within(netns, || count(args, global, by));
+        let _ = hand_over(counted.unwrap_or_else(|error| Err(error.into())));
+    };
+    in_order(&found.namespaces, &look, &mut |netns, counted| {
+        if let Some(mut one) = heard.hear(netns, counted) {
+            heard.told(netns, one.complete, one.warnings.drain(..));
+            match &mut all {
+                Some(all) => all.add(one),
+                None => all = Some(one),
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    let (complete, warnings) = heard.end()?;
+    Ok(all.map(|all| Counted { complete, warnings, ..all }))
+}
+
+impl Counted {
+    /// Adds what was counted in further namespaces.
+    fn add(&mut self, other: Self) {
+        self.tally.merge(other.tally);
+        self.kernel = self.kernel.merged(&other.kernel);
+        self.facts.extend(other.facts);
+        if other.source != self.source {
+            self.source = Origin::Procfs.name();
+        }
+    }
+}
+
+/// Counts every bucket in one walk; `ipv4`: only those of IPv4, or of IPv6, on the wire.
+fn walk(
+    source: &mut Source,
+    by: &[By],
+    facts: &Facts,
+    kernel: &BucketFacts,
+    ipv4: Option<bool>,
+) -> Result<(Tally, WalkEnd), CommandError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
     // Listeners of either family tell the direction of a bucket, so the family is judged here.
     let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
@@ -156,12 +246,12 @@ fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Resu
     let ((_, tally), end) = source.collect(
         states,
         &filter,
-        || (Listeners::default(), Tally::new(by, &kernel)),
+        || (Listeners::default(), Tally::new(by, kernel)),
         |(listeners, tally), socket| match socket {
             Socket::Full(full) if full.state == TcpState::Listen => listeners.add(*full),
             Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
                 let direction = if infers_direction {
-                    direction::infer(&facts, listeners, &bucket.tuple, bucket.interface)
+                    direction::infer(facts, listeners, &bucket.tuple, bucket.interface)
                 } else {
                     Direction::Unknown
                 };
@@ -171,5 +261,5 @@ fn count(source: &mut Source, by: &[By], top: usize, ipv4: Option<bool>) -> Resu
             Socket::Bucket(_) | Socket::Full(_) => {}
         },
     )?;
-    Ok((tally.summary(kernel, top, ipv4.is_some()), end))
+    Ok((tally, end))
 }

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use super::ListArgs;
 use super::one;
 use super::rows::Gathered;
-use crate::commands::netns::{HandOver, in_order, of};
+use crate::commands::netns::{HandOver, Heard, in_order};
 use crate::commands::selection::Query;
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs};
 use crate::model::row::Row;
@@ -162,38 +162,20 @@ impl Reader<'_> {
     /// # Errors
     /// The first one's, where no namespace answers: then it is what was typed, or it holds for all of them.
     fn read(&self, each: &mut dyn FnMut(Gathered) -> ControlFlow<()>) -> Result<Told, CommandError> {
-        let Found { namespaces, unseen } = self.found;
-        let mut told = Told { complete: unseen.is_empty(), typed: vec![], warnings: unseen.clone() };
-        let mut answered = false;
-        let mut refused = None;
+        let mut heard = Heard::new(self.found);
+        let mut typed = None;
         let read = |netns: &OpenNetns, hand_over: &mut HandOver<_>| {
             let last = self.read_one(netns, hand_over);
             let _ = hand_over(last);
         };
-        in_order(namespaces, &read, &mut |netns, part| match part {
-            Ok(mut part) => {
-                if !answered {
-                    told.typed = std::mem::take(&mut part.typed);
-                }
-                answered = true;
-                told.complete &= part.complete;
-                told.warnings.extend(part.warnings.drain(..).map(|warning| of(netns, &warning)));
-                each(part)
-            }
-            Err(error) => {
-                told.complete = false;
-                told.warnings.push(match &error {
-                    CommandError::Netns(error) => error.to_string(),
-                    error => of(netns, &error.to_string()),
-                });
-                refused.get_or_insert(error);
-                ControlFlow::Continue(())
-            }
+        in_order(&self.found.namespaces, &read, &mut |netns, part| {
+            let Some(mut part) = heard.hear(netns, part) else { return ControlFlow::Continue(()) };
+            typed.get_or_insert(std::mem::take(&mut part.typed));
+            heard.told(netns, part.complete, part.warnings.drain(..));
+            each(part)
         });
-        match refused {
-            Some(error) if !answered => Err(error),
-            _ => Ok(told),
-        }
+        let (complete, warnings) = heard.end()?;
+        Ok(Told { complete, typed: typed.unwrap_or_default(), warnings })
     }
 
     /// Reads one; where rows are written as they come, they are handed over by and by, and the last of them returned.

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
 use super::ListArgs;
+use crate::commands::netns::joint;
 use crate::commands::{Answer, CommandError, Context, Format};
 use crate::model::facts::Facts;
 use crate::model::row::Row;
@@ -106,18 +107,6 @@ impl Gathered {
         }
         Ok(Answer::complete(complete))
     }
-}
-
-/// What is said of all of them: the first one's facts, of the time when reading began, and of no namespace where it may be
-/// about several.
-fn joint(facts: &[Facts], several: bool) -> Facts {
-    let mut joint = facts[0].clone();
-    if several {
-        joint.netns = None;
-        joint.netns_name = None;
-        joint.taken_at = facts.iter().map(|facts| facts.taken_at).min().unwrap_or(joint.taken_at);
-    }
-    joint
 }
 
 /// References to the rows in this order, merged from what of them is in order already: the [`Runs`] of each namespace.

@@ -25,39 +25,54 @@ const USUAL_WIDTH: usize = 80;
 /// Blanks between two tables side by side.
 const GAP: usize = 3;
 
-/// Writes the JSON document; `source` is the interface that the buckets came from.
-pub fn document(out: &mut dyn Write, envelope: Envelope, source: &'static str, summary: &Summary) -> io::Result<()> {
-    json::document(out, envelope, payload(summary, envelope.facts, source))
+/// A summary, and what names its parts.
+#[derive(Clone, Copy)]
+pub struct Content<'a> {
+    /// What was counted.
+    pub summary: &'a Summary,
+    /// What is said of all of it.
+    pub facts: &'a Facts,
+    /// The facts of each network namespace that was looked into.
+    pub namespaces: &'a [Facts],
+    /// The interface that the buckets came from.
+    pub source: &'static str,
+}
+
+/// Writes the JSON document.
+pub fn document(out: &mut dyn Write, envelope: Envelope, content: &Content) -> io::Result<()> {
+    json::document(out, envelope, payload(content))
 }
 
 /// Writes the payload as one record.
-pub fn ndjson(out: &mut dyn Write, facts: &Facts, source: &'static str, summary: &Summary) -> io::Result<()> {
-    json::line(out, &payload(summary, facts, source))
+pub fn ndjson(out: &mut dyn Write, content: &Content) -> io::Result<()> {
+    json::line(out, &payload(content))
 }
 
 /// Writes the screen: how many, when they came, what they are, and what to keep in mind.
-pub fn page(out: &mut dyn Write, facts: &Facts, summary: &Summary, look: Look) -> io::Result<()> {
-    head(out, summary, look)?;
+pub fn page(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
+    let summary = content.summary;
+    head(out, content, look)?;
     writeln!(out)?;
     minute(out, &summary.history, look)?;
     if summary.totals.all() > 0 {
         let (few, many): (Vec<&Group>, Vec<&Group>) =
-            summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction));
+            summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction | By::Netns));
         let mut blocks = vec![remaining(&summary.times, look)?];
-        blocks.extend(few.iter().map(|group| block(group, facts, look)).collect::<io::Result<Vec<_>>>()?);
+        blocks.extend(few.iter().map(|group| block(group, content, look)).collect::<io::Result<Vec<_>>>()?);
         side_by_side(out, &blocks, look)?;
-        let blocks: Vec<Block> = many.iter().map(|group| block(group, facts, look)).collect::<io::Result<_>>()?;
+        let blocks: Vec<Block> = many.iter().map(|group| block(group, content, look)).collect::<io::Result<_>>()?;
         side_by_side(out, &blocks, look)?;
     }
     writeln!(out)?;
-    counters(out, summary, look)?;
+    counters(out, content, look)?;
     for limit in &summary.limits {
         human::break_lines(out, &limit.text, "- ", "  ", look.width)?;
     }
     Ok(())
 }
 
-fn head(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
+fn head(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
+    let summary = content.summary;
     let Summary { totals, memory, kernel, .. } = summary;
     let counted = |count: u32, state: &str| {
         look.paint(Meaning::Heading, format!("{} {state}", human::grouped(count.into()))).to_string()
@@ -66,12 +81,18 @@ fn head(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
     if totals.fin_wait_2 > 0 {
         write!(out, " and {}", counted(totals.fin_wait_2, "FIN_WAIT_2"))?;
     }
-    writeln!(out, " {}", if totals.all() == 1 { "bucket" } else { "buckets" })?;
+    write!(out, " {}", if totals.all() == 1 { "bucket" } else { "buckets" })?;
+    let several = content.namespaces.len();
+    if several > 1 {
+        write!(out, " in {} network namespaces", human::grouped(several as u64))?;
+    }
+    writeln!(out)?;
     // The maximum is one of both families.
     let counted = if summary.one_family { kernel.sockstat.map(|sockstat| sockstat.tw) } else { Some(totals.all()) };
     let mut parts = vec![];
     parts.push(match kernel.max_tw_buckets.zip(counted) {
         Some((most, all)) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
+        None if several > 1 => "tcp_max_tw_buckets is each namespace's own".into(),
         None => "tcp_max_tw_buckets is not known here".into(),
     });
     let how = if memory.measured { "" } else { ", an estimate" };
@@ -162,7 +183,7 @@ fn remaining(times: &RemainingTimes, look: Look) -> io::Result<Block> {
     Block::new("REMAINING", &rows, look)
 }
 
-fn block(group: &Group, facts: &Facts, look: Look) -> io::Result<Block> {
+fn block(group: &Group, content: &Content, look: Look) -> io::Result<Block> {
     let title = match group.by {
         By::Class => "LOCAL CLASS",
         By::Direction => "DIRECTION",
@@ -170,22 +191,23 @@ fn block(group: &Group, facts: &Facts, look: Look) -> io::Result<Block> {
         By::RemoteAddr => "REMOTE ADDRESS",
         By::RemotePort => "REMOTE PORT",
         By::Destination => "DESTINATION",
+        By::Netns => "NETNS",
     };
     // Of many keys with one bucket each it says nothing to show some.
     let told = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
-    let shown: Vec<&(Key, Count)> = group.top.iter().filter(told).collect();
-    let mut rows: Vec<Vec<String>> = shown.iter().map(|(key, count)| row(label(key, facts), count.all())).collect();
-    let others = group.distinct - shown.len();
+    let leading: Vec<&(Key, Count)> = group.top.iter().filter(told).collect();
+    let mut rows: Vec<Vec<String>> = leading.iter().map(|(key, count)| row(label(key, content), count.all())).collect();
+    let others = group.distinct - leading.len();
     if others > 0 {
         let all: u64 = group.top.iter().map(|(_, count)| count.all()).sum::<u64>() + group.others.all();
-        let rest = all - shown.iter().map(|(_, count)| count.all()).sum::<u64>();
+        let rest = all - leading.iter().map(|(_, count)| count.all()).sum::<u64>();
         rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
     }
     Block::new(title, &rows, look)
 }
 
-fn label(key: &Key, facts: &Facts) -> String {
-    let named = |text: String, port: Port| match facts.services.name(port) {
+fn label(key: &Key, content: &Content) -> String {
+    let named = |text: String, port: Port| match content.facts.services.name(port) {
         Some(service) => format!("{text} ({})", human::escape(service)),
         None => text,
     };
@@ -195,6 +217,14 @@ fn label(key: &Key, facts: &Facts) -> String {
         Key::LocalPort(port) | Key::RemotePort(port) => named(port.to_string(), port),
         Key::RemoteAddr(addr) => addr.to_string(),
         Key::Destination(addr, port) => named(SocketAddr::new(addr, port.0).to_string(), port),
+        Key::Netns(place) => {
+            let Facts { netns, netns_name, .. } = &content.namespaces[place];
+            match (netns_name, netns) {
+                (Some(name), _) => human::escape(name).into_owned(),
+                (None, Some(netns)) => netns.to_string(),
+                (None, None) => "unknown".into(),
+            }
+        }
     }
 }
 
@@ -230,7 +260,8 @@ fn side_by_side(out: &mut dyn Write, blocks: &[Block], look: Look) -> io::Result
     Ok(())
 }
 
-fn counters(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
+fn counters(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
+    let summary = content.summary;
     let known: Vec<String> = COUNTERS
         .iter()
         .filter_map(|(_, name)| Some(format!("{name} {}", human::grouped(summary.kernel.counter(name)?))))
@@ -238,7 +269,9 @@ fn counters(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()
     if known.is_empty() {
         return writeln!(out, "TcpExt counters are not known here");
     }
-    let text = format!("since this network namespace was made: {}", known.join(", "));
+    let since =
+        if content.namespaces.len() > 1 { "each was made, together" } else { "this network namespace was made" };
+    let text = format!("since {since}: {}", known.join(", "));
     human::break_lines(out, &text, "", "", look.width)
 }
 
@@ -274,7 +307,9 @@ mod tests {
 
     fn drawn(summary: &Summary, width: Option<usize>, unicode: bool) -> Vec<String> {
         let mut out = vec![];
-        page(&mut out, &facts(), summary, Look { color: false, width, unicode }).expect("written");
+        let facts = facts();
+        let content = Content { summary, facts: &facts, namespaces: std::slice::from_ref(&facts), source: "sock_diag" };
+        page(&mut out, &content, Look { color: false, width, unicode }).expect("written");
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
 

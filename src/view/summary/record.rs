@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use crate::analysis::groups::{Count, Group, Key};
 use crate::analysis::history::{History, RemainingTimes};
 use crate::analysis::summary::Summary;
-use crate::model::facts::Facts;
+use crate::view::summary::Content;
 
 /// `TcpExt` counters that concern TIME_WAIT, by their JSON key and the kernel's name. README says what each counts.
 pub(super) const COUNTERS: [(&str, &str); 7] = [
@@ -65,7 +65,7 @@ struct GroupRecord<'a> {
 struct LineRecord<'a> {
     key: Key,
     count: Count,
-    facts: &'a Facts,
+    content: Content<'a>,
 }
 
 impl Serialize for LineRecord<'_> {
@@ -77,7 +77,12 @@ impl Serialize for LineRecord<'_> {
             Key::LocalPort(port) => {
                 map.serialize_entry("local_port", &port.0)?;
                 map.serialize_entry("local_class", port.class().name())?;
-                map.serialize_entry("local_service", &self.facts.services.name(port))?;
+                map.serialize_entry("local_service", &self.content.facts.services.name(port))?;
+            }
+            Key::Netns(place) => {
+                let facts = &self.content.namespaces[place];
+                map.serialize_entry("netns", &facts.netns)?;
+                map.serialize_entry("netns_name", &facts.netns_name)?;
             }
             Key::RemoteAddr(addr) => map.serialize_entry("remote_addr", &addr)?,
             Key::RemotePort(port) | Key::Destination(_, port) => {
@@ -86,7 +91,7 @@ impl Serialize for LineRecord<'_> {
                 }
                 map.serialize_entry("remote_port", &port.0)?;
                 map.serialize_entry("remote_class", port.class().name())?;
-                map.serialize_entry("remote_service", &self.facts.services.name(port))?;
+                map.serialize_entry("remote_service", &self.content.facts.services.name(port))?;
             }
         }
         map.serialize_entry("count", &self.count.all())?;
@@ -152,10 +157,11 @@ impl HistoryRecord {
 }
 
 /// Everything, as a program reads it.
-pub(super) fn payload<'a>(summary: &'a Summary, facts: &'a Facts, source: &'static str) -> Payload<'a> {
+pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
+    let Content { summary, source, .. } = *content;
     let Summary { totals, times, history, memory, limits, kernel, .. } = summary;
     let group = |group: &'a Group| {
-        let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, facts }).collect();
+        let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, content: *content }).collect();
         (group.by.name(), GroupRecord { top, others: group.others.all(), distinct: group.distinct })
     };
     let due = Span { over_ms: None, up_to_ms: Some(0), count: times.due() };
