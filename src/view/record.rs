@@ -10,7 +10,7 @@ use super::value::{Value, append_addr, append_number};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::row::{Direction, Row};
-use crate::model::socket::{Cookie, FourTuple, Socket, TcpState};
+use crate::model::socket::{Cookie, FourTuple, Socket, TcpState, TimeWaitBucket};
 
 /// One socket with the facts that name its parts.
 #[derive(Clone, Debug)]
@@ -28,26 +28,40 @@ pub struct SocketRecord<'a> {
 impl<'a> SocketRecord<'a> {
     /// The record of a list's row.
     #[must_use]
+    #[inline]
     pub fn of_row(row: &Row, facts: &'a Facts) -> Self {
-        Self::new(&Socket::Bucket(row.bucket), row.direction, facts)
+        Self::of_bucket(&row.bucket, row.direction, facts)
+    }
+
+    #[inline]
+    fn of_bucket(bucket: &TimeWaitBucket, direction: Direction, facts: &'a Facts) -> Self {
+        Self {
+            tuple: bucket.tuple,
+            state: bucket.state(),
+            direction,
+            expires_ms: Some(bucket.expires_ms),
+            interface: bucket.interface.map(|index| facts.interface_name(index)),
+            mark: bucket.mark,
+            cookie: bucket.cookie,
+            facts,
+        }
     }
 
     /// The record of any socket.
     #[must_use]
     pub fn new(socket: &Socket, direction: Direction, facts: &'a Facts) -> Self {
-        let (expires_ms, mark) = match socket {
-            Socket::Bucket(bucket) => (Some(bucket.expires_ms), bucket.mark),
-            Socket::Full(full) => (None, full.mark),
-        };
-        Self {
-            tuple: *socket.tuple(),
-            state: socket.state(),
-            direction,
-            expires_ms,
-            interface: socket.interface().map(|index| facts.interface_name(index)),
-            mark,
-            cookie: socket.cookie(),
-            facts,
+        match socket {
+            Socket::Bucket(bucket) => Self::of_bucket(bucket, direction, facts),
+            Socket::Full(full) => Self {
+                tuple: full.tuple,
+                state: full.state,
+                direction,
+                expires_ms: None,
+                interface: full.interface.map(|index| facts.interface_name(index)),
+                mark: full.mark,
+                cookie: full.cookie,
+                facts,
+            },
         }
     }
 
