@@ -53,16 +53,35 @@ impl Column {
             Value::Text(text) => cell.push_str(&human::escape(text)),
             value => value.append_text(cell),
         }
-        let service = match self.shown {
-            Shown::LocalService => record.service(record.tuple.local_port()),
-            Shown::RemoteService => record.remote().and_then(|(_, port)| record.service(port)),
-            Shown::Exact | Shown::Duration | Shown::Netns => None,
-        };
-        if let Some(service) = service {
+        if let Some(service) = self.service_beside(record) {
             cell.push_str(" (");
             cell.push_str(&human::escape(service));
             cell.push(')');
         }
+    }
+
+    fn service_beside<'r>(&self, record: &SocketRecord<'r>) -> Option<&'r str> {
+        match self.shown {
+            Shown::LocalService => record.service(record.tuple.local_port()),
+            Shown::RemoteService => record.remote().and_then(|(_, port)| record.service(port)),
+            Shown::Exact | Shown::Duration | Shown::Netns => None,
+        }
+    }
+
+    /// How many columns of a terminal [`Self::write_for_eyes`] takes. A table asks that of every row before it writes any;
+    /// to make each text twice would be most of its work.
+    pub(super) fn width_for_eyes(&self, record: &SocketRecord) -> usize {
+        let escaped = |text: &str| human::display_width(&human::escape(text));
+        let value = match self.value(record) {
+            Value::Unknown if self.shown == Shown::Netns && record.facts.netns.is_some() => {
+                number(record.facts.netns).width()
+            }
+            Value::Unknown => 1,
+            Value::Number(ms) if self.shown == Shown::Duration => human::duration_width(Duration::from_millis(ms)),
+            Value::Text(text) => escaped(text),
+            value => value.width(),
+        };
+        value + self.service_beside(record).map_or(0, |service| escaped(service) + " ()".len())
     }
 
     /// The column of a key.
@@ -194,6 +213,11 @@ mod tests {
             record.append_csv(&mut csv);
             Value::append_csv_line(RECORD_COLUMNS.iter().map(|column| column.value(&record)), &mut fields);
             prop_assert_eq!(csv + "\n", fields);
+            for column in RECORD_COLUMNS.iter().chain(JOINED_COLUMNS) {
+                let mut cell = String::new();
+                column.write_for_eyes(&record, &mut cell);
+                prop_assert_eq!(column.width_for_eyes(&record), human::display_width(&cell), "{}: {}", column.key, cell);
+            }
         }
     }
 

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use unicode_width::UnicodeWidthStr;
 
+use super::value;
+
 /// A remaining time in tenths of a second, `41.3s`; minutes above 100 s, `2m03s`. Never rounded up to more than there is.
 #[must_use]
 pub fn duration(time: Duration) -> String {
@@ -28,6 +30,17 @@ pub fn append_duration(time: Duration, text: &mut String) {
         // Writing to a String cannot fail.
         let _ = write!(text, "{}m{:02}s", seconds / 60, seconds % 60);
     }
+}
+
+/// How many columns [`append_duration`] takes.
+pub(super) fn duration_width(time: Duration) -> usize {
+    if time.as_secs() < 100 { value::digits(time.as_secs()) + ".1s".len() } else { duration(time).len() }
+}
+
+/// How many columns of a terminal a text takes.
+pub(super) fn display_width(text: &str) -> usize {
+    // Nearly every cell is ASCII, where bytes are columns.
+    if text.is_ascii() { text.len() } else { text.width() }
 }
 
 /// A number with its thousands apart, `1,234,567`.

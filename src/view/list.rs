@@ -171,6 +171,13 @@ impl Rows for ListTable<'_> {
             column.write_for_eyes(&record, cell);
         }
     }
+
+    fn widen(&self, row: usize, widest: &mut [usize]) {
+        let record = SocketRecord::of_row(self.rows[row], of(self.rows[row], self.facts));
+        for (column, widest) in self.columns.iter().zip(widest) {
+            *widest = (*widest).max(column.width_for_eyes(&record));
+        }
+    }
 }
 
 /// Writes the table and its last line.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use unicode_width::UnicodeWidthStr;
 
+use super::human::display_width;
 use super::parallel;
 use super::style::{Look, Meaning};
 
@@ -52,6 +53,8 @@ pub trait Rows: Sync {
     fn count(&self) -> usize;
     /// Appends the text of each of a row's cells to the string in its place.
     fn fill(&self, row: usize, cells: &mut [String]);
+    /// Makes each number at least the width of the row's cell in its place.
+    fn widen(&self, row: usize, widest: &mut [usize]);
 }
 
 impl Rows for [Vec<String>] {
@@ -62,6 +65,12 @@ impl Rows for [Vec<String>] {
     fn fill(&self, row: usize, cells: &mut [String]) {
         for (cell, text) in cells.iter_mut().zip(&self[row]) {
             cell.push_str(text);
+        }
+    }
+
+    fn widen(&self, row: usize, widest: &mut [usize]) {
+        for (widest, text) in widest.iter_mut().zip(&self[row]) {
+            *widest = (*widest).max(display_width(text));
         }
     }
 }
@@ -111,11 +120,8 @@ impl Layout {
             &|part: Range<usize>| {
                 let mut widest: Vec<usize> =
                     headings.iter().map(|heading| if header { heading.title.width() } else { 0 }).collect();
-                let mut cells = Cells::new(headings);
                 for row in part {
-                    for (widest, cell) in widest.iter_mut().zip(cells.of(rows, row)) {
-                        *widest = (*widest).max(display_width(cell));
-                    }
+                    rows.widen(row, &mut widest);
                 }
                 widest
             },
@@ -148,11 +154,6 @@ fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
             _ => break,
         }
     }
-}
-
-fn display_width(text: &str) -> usize {
-    // Nearly every cell is ASCII, where bytes are columns.
-    if text.is_ascii() { text.len() } else { text.width() }
 }
 
 /// The lines of a cell that is wider than its column; breaks anywhere, for addresses have no blanks.

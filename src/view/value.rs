@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Serialize, Serializer};
 
+use super::human;
+
 /// What a column holds of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -41,6 +43,21 @@ impl Value<'_> {
                 append_addr(addr, text);
                 text.push_str(if addr.is_ipv6() { "]:" } else { ":" });
                 append_number(port.into(), text);
+            }
+        }
+    }
+
+    /// How many columns of a terminal the exact text takes, without making it where that can be.
+    pub(super) fn width(self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::Number(number) | Self::Digits(number) => digits(number),
+            Self::Word(word) => word.len(),
+            Self::Text(text) => human::display_width(text),
+            Self::Addr(addr) => addr_width(addr),
+            Self::End(addr, port) => {
+                let brackets = if addr.is_ipv6() { 2 } else { 0 };
+                addr_width(addr) + brackets + 1 + digits(port.into())
             }
         }
     }
@@ -107,6 +124,18 @@ impl Serialize for Value<'_> {
 
 pub(super) fn append_number(number: u64, text: &mut String) {
     text.push_str(itoa::Buffer::new().format(number));
+}
+
+/// How many digits a number has.
+pub(super) fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |tens| tens as usize + 1)
+}
+
+fn addr_width(addr: IpAddr) -> usize {
+    match addr {
+        IpAddr::V4(v4) => v4.octets().map(|octet| usize::from(OCTETS[usize::from(octet)].1)).iter().sum::<usize>() + 3,
+        IpAddr::V6(v6) => v6.to_string().len(),
+    }
 }
 
 pub(super) fn append_addr(addr: IpAddr, text: &mut String) {
