@@ -29,6 +29,7 @@ suite! {
         fin_wait_2_buckets_are_buckets,
         listeners_are_in_the_way_of_the_addresses_that_they_cover,
         connections_are_in_the_way_until_they_close,
+        what_a_dual_stack_server_accepted_over_ipv6_is_in_the_way_of_the_ipv4_wildcard,
         sockets_that_are_only_bound_are_seen,
         the_worst_holder_and_the_worst_address_decide,
         refusals_for_other_reasons_are_denied,
@@ -46,6 +47,29 @@ const NONE: ReuseOptions = ReuseOptions::NONE;
 const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
 const REUSEPORT: ReuseOptions = ReuseOptions::REUSEPORT;
 const BOTH: ReuseOptions = ReuseOptions::BOTH;
+
+fn what_a_dual_stack_server_accepted_over_ipv6_is_in_the_way_of_the_ipv4_wildcard() {
+    let dual = || Server::listen(addr("[::]:8080"), NONE).expect("listening");
+    let open = connect(&dual(), "[::1]:8080");
+    let answer = |at: &str| twtool(["bind-test", "8080", "--addr", at, "--json"]).json();
+    let of = |at: &str| {
+        let document = answer(at);
+        let blocks = document["holders"].as_array().expect("holders").iter().any(|one| one["blocks"] == true);
+        assert!(!document["warnings"].to_string().contains("fit together"), "{document}");
+        (document["cause"].as_str().expect("a cause").to_owned(), blocks)
+    };
+    assert_eq!([of("0.0.0.0"), of("127.0.0.1")], [("connection".into(), true), ("none".into(), false)]);
+    open.close(ActiveCloser::Server).expect("a bucket");
+    let blocked = ("time-wait-without-reuseaddr".to_owned(), true);
+    assert_eq!([of("0.0.0.0"), of("127.0.0.1"), of("::1")], [blocked.clone(), ("none".into(), false), blocked]);
+    assert!(number(&answer("0.0.0.0"), "free_in_ms") > 50_000);
+    let wait =
+        twtool(["wait", "8080", "--addr", "0.0.0.0", "--with", "none", "--timeout", "0", "--json"]).code(1).json();
+    assert_eq!(
+        (&wait["cause"], wait["blocked_by"].as_array().map(Vec::len)),
+        (&json!("time-wait-without-reuseaddr"), Some(1))
+    );
+}
 
 fn nothing() -> Kept {
     Box::new(())

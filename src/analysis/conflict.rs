@@ -9,17 +9,24 @@ use std::num::NonZeroU32;
 use crate::model::bind::{Attempt, CallResult, Errno};
 use crate::model::socket::{Family, Socket, TcpState};
 
-/// Whether the socket's local end covers the address that the attempt was made on.
-#[must_use]
-pub fn overlaps(attempt: &Attempt, socket: &Socket) -> bool {
+/// How a socket's local end stands to the address that an attempt was made on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overlap {
+    No,
+    /// It does where the socket has no IPV6_V6ONLY, which the kernel tells of listeners and bound sockets alone.
+    Perhaps,
+    Yes,
+}
+
+fn overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     // A request socket (a handshake under way) is in no bind table; its listener is.
     if let Socket::Full(full) = socket
         && matches!(full.state, TcpState::SynRecv | TcpState::NewSynRecv)
         && full.inode.is_none()
     {
-        return false;
+        return Overlap::No;
     }
-    addrs_overlap(attempt, socket) && interfaces_overlap(attempt.at.scope, socket.interface())
+    if interfaces_overlap(attempt.at.scope, socket.interface()) { addrs_overlap(attempt, socket) } else { Overlap::No }
 }
 
 /// A socket bound to an interface conflicts with those on the same one and with those on none.
@@ -27,35 +34,63 @@ fn interfaces_overlap(attempt: Option<NonZeroU32>, socket: Option<NonZeroU32>) -
     attempt.is_none() || socket.is_none() || attempt == socket
 }
 
-fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> bool {
+fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     let tuple = socket.tuple();
     let v6only = match socket {
-        Socket::Full(full) => full.v6only == Some(true),
-        // A bucket has a specific address, for which the option makes no difference.
-        Socket::Bucket(_) => false,
+        Socket::Full(full) => full.v6only,
+        Socket::Bucket(_) => None,
     };
     let (asked, held) = (attempt.at.addr.to_canonical(), tuple.local_addr());
     let held_ipv4 = tuple.family != Family::Ipv6;
-    match (asked, held_ipv4) {
+    let overlaps = match (asked, held_ipv4) {
         (IpAddr::V4(asked), true) => asked.is_unspecified() || held.is_unspecified() || held == IpAddr::V4(asked),
-        (IpAddr::V4(_), false) => held.is_unspecified() && !v6only,
+        // What a dual-stack server accepted over IPv6 is in the way of 0.0.0.0, too, though not of another address
+        // (measured; its `sk_rcv_saddr` is LOOPBACK4_IPV6). A socket that was bound to an IPv6 address has IPV6_V6ONLY.
+        (IpAddr::V4(asked), false) if asked.is_unspecified() && !held.is_unspecified() => match v6only {
+            None => return Overlap::Perhaps,
+            Some(v6only) => !v6only,
+        },
+        (IpAddr::V4(_), false) => held.is_unspecified() && v6only != Some(true),
         (IpAddr::V6(asked), true) => asked.is_unspecified() && !attempt.v6only,
         (IpAddr::V6(asked), false) => asked.is_unspecified() || held.is_unspecified() || held == IpAddr::V6(asked),
-    }
+    };
+    if overlaps { Overlap::Yes } else { Overlap::No }
 }
 
-/// Whether one of these attempts failed with EADDRINUSE on an address that the socket covers. Where they had options, the
-/// socket may be one that would share the port with them: the kernel does not tell the options of others.
-#[must_use]
-pub fn blocks(attempts: &[Attempt], socket: &Socket) -> bool {
-    attempts.iter().any(|attempt| runs_into_something(attempt) && overlaps(attempt, socket))
+/// The attempts that failed with EADDRINUSE, and what they ran into.
+pub struct Obstacles<'a> {
+    /// Each with whether a socket overlaps it for certain: then one that perhaps does is not needed to explain it.
+    failed: Vec<(&'a Attempt, bool)>,
+}
+
+impl<'a> Obstacles<'a> {
+    /// Among these sockets.
+    pub fn new<'s>(
+        attempts: impl IntoIterator<Item = &'a Attempt>,
+        sockets: &(impl Iterator<Item = &'s Socket> + Clone),
+    ) -> Self {
+        let certain = |attempt: &Attempt| sockets.clone().any(|socket| overlap(attempt, socket) == Overlap::Yes);
+        let failed = attempts.into_iter().filter(|attempt| runs_into_something(attempt));
+        Self { failed: failed.map(|attempt| (attempt, certain(attempt))).collect() }
+    }
+
+    /// Whether one of the attempts ran into this socket. Where they had options, it may be one that would share the port with
+    /// them: the kernel does not tell the options of others.
+    #[must_use]
+    pub fn has(&self, socket: &Socket) -> bool {
+        self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {
+            Overlap::Yes => true,
+            Overlap::Perhaps => !certain,
+            Overlap::No => false,
+        })
+    }
 }
 
 /// Whether every one of these attempts that failed with EADDRINUSE has a socket that may be why.
 #[must_use]
 pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
     let mut failed = attempts.iter().filter(|attempt| runs_into_something(attempt));
-    failed.all(|attempt| sockets.iter().any(|socket| overlaps(attempt, socket)))
+    failed.all(|attempt| sockets.iter().any(|socket| overlap(attempt, socket) != Overlap::No))
 }
 
 /// Whether what was seen fits together, the attempts being plain: every address whose bind fails has a holder that
@@ -64,7 +99,8 @@ pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
 #[must_use]
 pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
     let mut bound = plain.iter().filter(|attempt| attempt.bind == CallResult::Ok);
-    explained(plain, sockets) && bound.all(|attempt| !sockets.iter().any(|socket| overlaps(attempt, socket)))
+    let covers = |attempt: &Attempt, socket: &Socket| overlap(attempt, socket) == Overlap::Yes;
+    explained(plain, sockets) && bound.all(|attempt| !sockets.iter().any(|socket| covers(attempt, socket)))
 }
 
 fn runs_into_something(attempt: &Attempt) -> bool {
@@ -108,29 +144,47 @@ mod tests {
     #[test]
     fn addresses_overlap_as_in_the_kernel() {
         for (asked, asked_v6only, held, held_v6only, expected) in [
-            ("127.0.0.1", false, "127.0.0.1", None, true),
-            ("127.0.0.1", false, "127.0.0.2", None, false),
-            ("0.0.0.0", false, "127.0.0.2", None, true),
-            ("127.0.0.1", false, "0.0.0.0", None, true),
-            ("::", false, "127.0.0.1", None, true),
-            ("::", true, "127.0.0.1", None, false),
-            ("::", false, "::ffff:127.0.0.1", None, true),
-            ("::1", false, "127.0.0.1", None, false),
-            ("127.0.0.1", false, "::", Some(false), true),
-            ("127.0.0.1", false, "::", Some(true), false),
-            ("127.0.0.1", false, "::1", Some(false), false),
-            ("::ffff:127.0.0.1", false, "127.0.0.1", None, true),
-            ("::1", false, "::", Some(true), true),
-            ("::", true, "::1", Some(false), true),
+            ("127.0.0.1", false, "127.0.0.1", None, Overlap::Yes),
+            ("127.0.0.1", false, "127.0.0.2", None, Overlap::No),
+            ("0.0.0.0", false, "127.0.0.2", None, Overlap::Yes),
+            ("127.0.0.1", false, "0.0.0.0", None, Overlap::Yes),
+            ("::", false, "127.0.0.1", None, Overlap::Yes),
+            ("::", true, "127.0.0.1", None, Overlap::No),
+            ("::", false, "::ffff:127.0.0.1", None, Overlap::Yes),
+            ("::1", false, "127.0.0.1", None, Overlap::No),
+            ("127.0.0.1", false, "::", Some(false), Overlap::Yes),
+            ("127.0.0.1", false, "::", Some(true), Overlap::No),
+            ("127.0.0.1", false, "::1", Some(false), Overlap::No),
+            ("::ffff:127.0.0.1", false, "127.0.0.1", None, Overlap::Yes),
+            ("::1", false, "::", Some(true), Overlap::Yes),
+            ("::", true, "::1", Some(false), Overlap::Yes),
+            ("0.0.0.0", false, "::1", None, Overlap::Perhaps),
+            ("0.0.0.0", false, "::1", Some(true), Overlap::No),
+            ("127.0.0.1", false, "::1", None, Overlap::No),
         ] {
-            let got = overlaps(&attempt(asked, asked_v6only), &holder(held, held_v6only, TcpState::Listen));
+            let got = overlap(&attempt(asked, asked_v6only), &holder(held, held_v6only, TcpState::Listen));
             assert_eq!(got, expected, "{asked} v6only {asked_v6only} against {held} v6only {held_v6only:?}");
         }
     }
 
     #[test]
     fn a_handshake_under_way_is_in_nobodys_way() {
-        assert!(!overlaps(&attempt("127.0.0.1", false), &holder("127.0.0.1", None, TcpState::SynRecv)));
+        let request = holder("127.0.0.1", None, TcpState::SynRecv);
+        assert_eq!(overlap(&attempt("127.0.0.1", false), &request), Overlap::No);
+    }
+
+    #[test]
+    fn a_socket_that_is_perhaps_in_the_way_is_so_where_no_other_is() {
+        let accepted = holder("::1", None, TcpState::Established);
+        let listener = holder("127.0.0.1", None, TcpState::Listen);
+        let failed = [attempt("0.0.0.0", false)];
+        assert!(Obstacles::new(&failed, &[accepted].iter()).has(&accepted));
+        let both = [accepted, listener];
+        let obstacles = Obstacles::new(&failed, &both.iter());
+        assert_eq!(both.map(|socket| obstacles.has(&socket)), [false, true]);
+        // Over one with IPV6_V6ONLY the bind works, and that fits.
+        let worked = Attempt { bind: CallResult::Ok, ..failed[0] };
+        assert!(consistent(&failed, &[accepted]) && consistent(&[worked], &[accepted]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::conflict;
+use super::conflict::Obstacles;
 use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -26,10 +26,8 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     let judged = plain().map(|attempt| (verdict_of(attempt, with, attempts), attempt));
     let verdict = judged.clone().map(|(verdict, _)| verdict).max().unwrap_or(Verdict::Free);
     let worst: Vec<&Attempt> = judged.filter(|(v, _)| *v == verdict).map(|(_, attempt)| attempt).collect();
-    let in_the_way: Vec<&Holder> = holders
-        .iter()
-        .filter(|holder| worst.iter().any(|attempt| conflict::overlaps(attempt, &holder.socket)))
-        .collect();
+    let obstacles = Obstacles::new(worst.iter().copied(), &holders.iter().map(|holder| &holder.socket));
+    let in_the_way: Vec<&Holder> = holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect();
     let cause = match verdict {
         Verdict::Free => Cause::None,
         Verdict::Denied => denial(facts, port, &worst),
@@ -63,8 +61,8 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
     if in_use.is_empty() {
         return Cause::None;
     }
-    let overlaps = |holder: &&Holder| in_use.iter().any(|attempt| conflict::overlaps(attempt, &holder.socket));
-    obstacle(Verdict::Blocked, &holders.iter().filter(overlaps).collect::<Vec<_>>())
+    let obstacles = Obstacles::new(in_use, &holders.iter().map(|holder| &holder.socket));
+    obstacle(Verdict::Blocked, &holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect::<Vec<_>>())
 }
 
 fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verdict {

@@ -8,7 +8,8 @@ use std::num::NonZeroU32;
 use clap::ValueEnum;
 
 use super::{CommandError, GlobalArgs, bad_value};
-use crate::analysis::{conflict, direction};
+use crate::analysis::conflict::Obstacles;
+use crate::analysis::direction;
 use crate::filter::{End, Filter};
 use crate::model::addr::ScopedAddr;
 use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions};
@@ -49,7 +50,7 @@ impl With {
 pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, CommandError> {
     let range = facts.ports(arg).map_err(|why| bad_value(arg, "<PORT>", &why))?;
     if range.first() != range.last() {
-        return Err(bad_value(arg, "<PORT>", "one port is tested at a time: a number 0-65535 or a service name"));
+        return Err(bad_value(arg, "<PORT>", "it is to be one port: a number or a service name"));
     }
     Ok(range.first())
 }
@@ -168,11 +169,13 @@ pub(super) fn holders(
     let unknown: BTreeSet<NonZeroU32> = inodes.filter(|inode| !known.contains_key(inode)).collect();
     let mut owners = known;
     owners.extend(sys::owners::of(&unknown));
+    let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
+    let obstacles = Obstacles::new(attempts, &all.iter());
     let holder = |(socket, direction)| Holder {
         socket,
         direction,
         owners: inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody),
-        blocks: conflict::blocks(attempts, &socket),
+        blocks: obstacles.has(&socket),
     };
     sockets.into_iter().map(holder).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 
-use crate::analysis::conflict;
+use crate::analysis::conflict::{self, Obstacles};
 use crate::analysis::waiting::{self, Bound, Name};
 use crate::commands::CommandError;
 use crate::commands::probe::{self, Sockets};
@@ -114,7 +114,9 @@ impl Watch {
     pub(super) fn look(&mut self) -> Result<(Vec<Socket>, bool), CommandError> {
         let Sockets { mut list, complete, .. } = probe::sockets_on(&mut self.source, self.port)?;
         self.complete = complete;
-        list.retain(|(socket, _)| conflict::blocks(&self.attempts, socket));
+        let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
+        let obstacles = Obstacles::new(&self.attempts, &sockets.iter());
+        list.retain(|(socket, _)| obstacles.has(socket));
         let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
         let last: Vec<Attempt> =
             self.attempts.iter().filter(|attempt| Some(attempt.at) == self.failing).copied().collect();
