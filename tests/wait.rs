@@ -45,6 +45,7 @@ suite! {
         a_terminal_shows_a_countdown_and_is_left_clean,
         an_interrupt_ends_the_wait_and_leaves_a_clean_line,
         an_ignored_interrupt_stays_ignored,
+        an_answer_that_nobody_reads_can_be_interrupted,
     ],
 }
 
@@ -487,6 +488,23 @@ fn an_ignored_interrupt_stays_ignored() {
     kill(pid, Signal::SIGINT).expect("our own child");
     destroy(8080);
     assert_eq!(child.wait().expect("our own child").code(), Some(0));
+}
+
+fn an_answer_that_nobody_reads_can_be_interrupted() {
+    // More than a pipe holds.
+    let server = Server::listen(addr("127.0.0.1:8080"), REUSEADDR).expect("listening");
+    many_buckets(&server, "127.0.0.1:8080", 400);
+    drop(server);
+    for more in [[].as_slice(), &["--netns", "/proc/self/ns/net"]] {
+        let args = [&["wait", "8080", "--with", "none", "--timeout", "0", "--json"], more].concat();
+        let pty = openpty(None, None).expect("a pseudo-terminal");
+        let slave: OwnedFd = pty.slave;
+        let mut child = command(args).stdout(Stdio::piped()).stderr(slave).spawn().expect("twtool can be started");
+        // The first byte is read, and nothing behind it.
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("the beginning of the answer");
+        kill(Pid::from_raw(i32::try_from(child.id()).expect("a process")), Signal::SIGTERM).expect("our own child");
+        assert_eq!(child.wait().expect("our own child").signal(), Some(Signal::SIGTERM as i32));
+    }
 }
 
 /// Whether the process has SIGINT ignored (proc_pid_status(5)).

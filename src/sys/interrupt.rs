@@ -49,6 +49,12 @@ impl Interrupts {
         }
     }
 
+    /// Lets them through to the calling thread, those too that came meanwhile; other threads hold them back still.
+    pub fn release(&self) {
+        // It was a valid mask before.
+        let _ = self.before.thread_set_mask();
+    }
+
     /// Lets a signal that was held back do what it does: end the program, unless whoever started it has it ignored.
     pub fn let_through(&self, signal: Signal) -> io::Result<()> {
         let held = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -60,7 +66,6 @@ impl Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        // It was a valid mask before.
-        let _ = self.before.thread_set_mask();
+        self.release();
     }
 }

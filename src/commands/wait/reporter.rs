@@ -132,10 +132,11 @@ impl<'a, 'b> Reporter<'a, 'b> {
         say(self.args, self.context, |out| view::wait::ndjson(out, &outcome.shown(target)))
     }
 
-    /// Takes the line away.
+    /// Takes the line away, and lets signals through again.
     pub(super) fn clear(mut self) {
-        if let Some((line, _)) = &mut self.line {
+        if let Some((line, interrupts)) = &mut self.line {
             let _ = line.clear(self.context.err);
+            interrupts.release();
         }
     }
 }
