@@ -229,6 +229,20 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
+    // Each has its own maximum, and the one that has reached it is named.
+    let full = hop(|| {
+        sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
+        Place::here(42_004)
+    });
+    let run = twtool(["summary", "--json", "--netns", &pids[0], "--netns", &full.resident.pid()]).ok().json();
+    let limit = &run["limits"][0];
+    assert_eq!((&limit["id"], &limit["count"]), (&json!("at-maximum"), &json!(1)), "{run}");
+    assert!(text(limit, "text").contains(&format!("{}:cat", full.resident.pid())), "{run}");
+    // One that cannot be answered for is missed, and the other counts.
+    let mut gone = Place::make(42_005);
+    let gone_pid = gone.resident.pid();
+    gone.resident.become_zombie();
+    twtool(["summary", "--netns", &pids[0], "--netns", &gone_pid]).refused(&gone_pid);
     // Of one there is one.
     let one = twtool(["summary", "--by", "netns", "--json", "--netns", &a.resident.pid()]).ok().json();
     assert_eq!((&one["groups"]["netns"]["top"][0]["netns"], &one["netns"]), (&json!(a.inode), &json!(a.inode)));

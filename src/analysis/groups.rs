@@ -197,7 +197,7 @@ fn addr(bits: u128) -> IpAddr {
 }
 
 /// The counts of one walk: of all groups that are wanted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Groups {
     by: Vec<By>,
     classes: [Count; PortClass::ALL.len()],
@@ -224,8 +224,9 @@ impl Groups {
             local_ports: ports(By::LocalPort),
             remote_ports: ports(By::RemotePort),
             remote_ends: remote.then(|| RemoteEnds { ends, ..RemoteEnds::default() }),
+            classes: Default::default(),
+            directions: Default::default(),
             namespaces: vec![Count::default()],
-            ..Self::default()
         }
     }
 

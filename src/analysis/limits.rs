@@ -17,18 +17,18 @@ pub struct Limit {
     pub text: String,
 }
 
-/// Those that hold always, and those that something speaks for, these first.
+/// Those that hold always, and those that something speaks for, these first; `at_maximum`: of each network namespace.
 #[must_use]
 pub fn of(
     totals: Count,
     times: &RemainingTimes,
     history: &History,
     kernel: &BucketFacts,
+    at_maximum: Vec<Limit>,
     one_family: bool,
 ) -> Vec<Limit> {
     let found = |id, count, text| Limit { id, count, found: true, text };
-    let mut limits = vec![];
-    limits.extend(at_maximum(totals, kernel));
+    let mut limits = at_maximum;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
             "TCPTimeWaitOverflow is {count}: so many closes left no bucket, for there were tcp_max_tw_buckets of them. The \
@@ -73,7 +73,7 @@ pub fn of(
 }
 
 /// The kernel compares its own count of both states (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
-fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
+pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
     let most = kernel.max_tw_buckets.filter(|most| count >= *most)?;
     let text =
@@ -124,7 +124,11 @@ mod tests {
             times.add(*ms);
         }
         let history = History::of(&times, Length::learn(kernel.tw_timeout_s, times.largest_ms()));
-        of(totals, &times, &history, kernel, one_family).iter().map(|limit| (limit.id, limit.count)).collect()
+        let at_maximum = at_maximum(totals, kernel).into_iter().collect();
+        of(totals, &times, &history, kernel, at_maximum, one_family)
+            .iter()
+            .map(|limit| (limit.id, limit.count))
+            .collect()
     }
 
     const ALWAYS: [(&str, Option<u64>); 3] = [("gone-early", None), ("re-armed", None), ("active-closer", None)];

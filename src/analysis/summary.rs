@@ -43,9 +43,15 @@ impl Tally {
         self.groups.merge(other.groups);
     }
 
+    /// That there are as many as the kernel allows, if that is so; asked of each network namespace, for each has its maximum.
+    #[must_use]
+    pub fn at_maximum(&self, kernel: &BucketFacts) -> Option<Limit> {
+        limits::at_maximum(self.totals, kernel)
+    }
+
     /// What it comes to. `one_family`: only buckets of one IP version were counted.
     #[must_use]
-    pub fn summary(self, kernel: BucketFacts, limit: usize, one_family: bool) -> Summary {
+    pub fn summary(self, kernel: BucketFacts, at_maximum: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
         let history = History::of(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
         let bytes_per_bucket = kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES);
         let memory = Memory {
@@ -53,7 +59,7 @@ impl Tally {
             bytes_per_bucket,
             measured: kernel.bucket_bytes.is_some(),
         };
-        let limits = limits::of(self.totals, &self.times, &history, &kernel, one_family);
+        let limits = limits::of(self.totals, &self.times, &history, &kernel, at_maximum, one_family);
         Summary {
             totals: self.totals,
             groups: self.groups.top(limit),
@@ -140,7 +146,7 @@ mod tests {
         half.bucket.fin_wait_2 = true;
         tally.add(&half.bucket, half.direction);
         tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_001).bucket, Direction::Unknown);
-        tally.summary(kernel, 10, one_family)
+        tally.summary(kernel, vec![], 10, one_family)
     }
 
     fn kernel(tw: u64) -> BucketFacts {

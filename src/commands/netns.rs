@@ -163,7 +163,8 @@ pub(super) fn joint(facts: &[Facts], several: bool) -> Facts {
     joint
 }
 
-fn of(netns: &OpenNetns, warning: &str) -> String {
+/// What is said of one of several.
+pub(super) fn of(netns: &OpenNetns, warning: &str) -> String {
     format!("network namespace '{}': {warning}", netns.netns)
 }
 

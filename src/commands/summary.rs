@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::netns::{HandOver, Heard, ManyNetnsArgs, Where, in_order, joint};
+use super::netns::{HandOver, Heard, ManyNetnsArgs, Where, in_order, joint, of};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::direction;
 use crate::analysis::groups::By;
+use crate::analysis::limits::Limit;
 use crate::analysis::summary::Tally;
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
@@ -119,14 +120,17 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
             counted
         }
     };
-    let Counted { tally, kernel, facts, source, complete, warnings } = counted;
+    let several = args.namespaces.several();
+    let Counted { tally, mut kernel, at_maximum, facts, source, complete, warnings } = counted;
+    // Each has its own.
+    kernel.max_tw_buckets = kernel.max_tw_buckets.filter(|_| !several);
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
-    let summary = tally.summary(kernel, args.top.unwrap_or(usual), global.ipv4_on_the_wire().is_some());
+    let summary = tally.summary(kernel, at_maximum, args.top.unwrap_or(usual), global.ipv4_on_the_wire().is_some());
 
     context.warn(&warnings);
-    let joint = joint(&facts, args.namespaces.several());
+    let joint = joint(&facts, several);
     let envelope = Envelope { schema: "twtool.summary/1", facts: &joint, complete, warnings: &warnings };
-    let shown = Content { summary: &summary, facts: &joint, namespaces: &facts, source };
+    let shown = Content { summary: &summary, facts: &joint, namespaces: &facts, several, source };
     match global.format() {
         Format::Json => view::summary::document(context.out, envelope, &shown)?,
         Format::Ndjson => view::summary::ndjson(context.out, &shown)?,
@@ -159,6 +163,8 @@ fn gaps(by: &[By], facts: &Facts) -> Vec<String> {
 struct Counted {
     tally: Tally,
     kernel: BucketFacts,
+    /// Of those of them that have as many buckets as they may.
+    at_maximum: Vec<Limit>,
     /// Those of each namespace. At least one.
     facts: Vec<Facts>,
     source: &'static str,
@@ -185,7 +191,8 @@ fn count(args: &SummaryArgs, global: &GlobalArgs, by: &[By]) -> Result<Counted, 
     let complete = end.complete && warnings.is_empty();
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(refusals);
-    Ok(Counted { tally, kernel, facts: vec![facts], source: origin.name(), complete, warnings })
+    let at_maximum = tally.at_maximum(&kernel).into_iter().collect();
+    Ok(Counted { tally, kernel, at_maximum, facts: vec![facts], source: origin.name(), complete, warnings })
 }
 
 /// Counts in all of them, and says what some of them refuse.
@@ -207,6 +214,7 @@ fn count_all(
     in_order(&found.namespaces, &look, &mut |netns, counted| {
         if let Some(mut one) = heard.hear(netns, counted) {
             heard.told(netns, one.complete, one.warnings.drain(..));
+            one.at_maximum.iter_mut().for_each(|limit| limit.text = of(netns, &limit.text));
             match &mut all {
                 Some(all) => all.add(one),
                 None => all = Some(one),
@@ -223,6 +231,7 @@ impl Counted {
     fn add(&mut self, other: Self) {
         self.tally.merge(other.tally);
         self.kernel = self.kernel.merged(&other.kernel);
+        self.at_maximum.extend(other.at_maximum);
         self.facts.extend(other.facts);
         if other.source != self.source {
             self.source = Origin::Procfs.name();

@@ -48,19 +48,15 @@ pub struct BucketFacts {
 }
 
 impl BucketFacts {
-    /// Those of two network namespaces together. A maximum is each one's own; what one of them does not tell is not known of
-    /// both.
+    /// Those of two network namespaces together: what one of them does not tell is not known of both, but for the size of a
+    /// bucket, which is the machine's. A maximum is each one's own. Of sockstat `tw` alone is a sum; the rest is the first
+    /// one's.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let tcp_ext = self.tcp_ext.as_ref().zip(other.tcp_ext.as_ref()).map(|(a, b)| {
             TcpExt(a.0.iter().filter_map(|(name, count)| Some((name.clone(), count + b.count(name)?))).collect())
         });
-        let sockstat = self.sockstat.zip(other.sockstat).map(|(a, b)| TcpSockstat {
-            inuse: a.inuse + b.inuse,
-            orphan: a.orphan + b.orphan,
-            tw: a.tw + b.tw,
-            ..a
-        });
+        let sockstat = self.sockstat.zip(other.sockstat).map(|(a, b)| TcpSockstat { tw: a.tw + b.tw, ..a });
         Self {
             max_tw_buckets: None,
             tw_timeout_s: self.tw_timeout_s.filter(|seconds| other.tw_timeout_s == Some(*seconds)),

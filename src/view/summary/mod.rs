@@ -34,6 +34,8 @@ pub struct Content<'a> {
     pub facts: &'a Facts,
     /// The facts of each network namespace that was looked into.
     pub namespaces: &'a [Facts],
+    /// Whether it may be about several.
+    pub several: bool,
     /// The interface that the buckets came from.
     pub source: &'static str,
 }
@@ -82,17 +84,21 @@ fn head(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
         write!(out, " and {}", counted(totals.fin_wait_2, "FIN_WAIT_2"))?;
     }
     write!(out, " {}", if totals.all() == 1 { "bucket" } else { "buckets" })?;
-    let several = content.namespaces.len();
-    if several > 1 {
-        write!(out, " in {} network namespaces", human::grouped(several as u64))?;
+    if content.several {
+        let count = content.namespaces.len();
+        let noun = if count == 1 { "namespace" } else { "namespaces" };
+        write!(out, " in {} network {noun}", human::grouped(count as u64))?;
     }
     writeln!(out)?;
     // The maximum is one of both families.
     let counted = if summary.one_family { kernel.sockstat.map(|sockstat| sockstat.tw) } else { Some(totals.all()) };
     let mut parts = vec![];
     parts.push(match kernel.max_tw_buckets.zip(counted) {
-        Some((most, all)) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
-        None if several > 1 => "tcp_max_tw_buckets is each namespace's own".into(),
+        Some((most, all)) => {
+            let share = format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most));
+            if summary.one_family { format!("{share} with the other IP version's") } else { share }
+        }
+        None if content.several => "tcp_max_tw_buckets is each namespace's own".into(),
         None => "tcp_max_tw_buckets is not known here".into(),
     });
     let how = if memory.measured { "" } else { ", an estimate" };
@@ -269,8 +275,7 @@ fn counters(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()
     if known.is_empty() {
         return writeln!(out, "TcpExt counters are not known here");
     }
-    let since =
-        if content.namespaces.len() > 1 { "each was made, together" } else { "this network namespace was made" };
+    let since = if content.several { "each was made, together" } else { "this network namespace was made" };
     let text = format!("since {since}: {}", known.join(", "));
     human::break_lines(out, &text, "", "", look.width)
 }
@@ -302,13 +307,19 @@ mod tests {
             row.bucket.expires_ms = 60_000 - u32::from(i) * 100;
             tally.add(&row.bucket, row.direction);
         }
-        tally.summary(kernel, limit, false)
+        tally.summary(kernel, vec![], limit, false)
     }
 
     fn drawn(summary: &Summary, width: Option<usize>, unicode: bool) -> Vec<String> {
         let mut out = vec![];
         let facts = facts();
-        let content = Content { summary, facts: &facts, namespaces: std::slice::from_ref(&facts), source: "sock_diag" };
+        let content = Content {
+            summary,
+            facts: &facts,
+            namespaces: std::slice::from_ref(&facts),
+            several: false,
+            source: "sock_diag",
+        };
         page(&mut out, &content, Look { color: false, width, unicode }).expect("written");
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
