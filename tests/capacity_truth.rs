@@ -34,6 +34,7 @@ suite! {
         ipv6_and_ipv4_share_explicitly_bound_ports,
         mapped_clients_take_ports_of_ipv4,
         a_source_address_chosen_by_the_routes_is_answered_for,
+        the_routes_are_asked_without_a_port_of_the_range,
         sockets_of_an_interface_have_ports_of_their_own,
         of_an_odd_range_one_port_is_uncertain,
         asking_the_kernel_sends_nothing_and_leaves_nothing,
@@ -347,6 +348,27 @@ fn a_source_address_chosen_by_the_routes_is_answered_for() {
     let further = connects_until_none_is_left(|| connect(None, addr("[2001:db8::1]:443")));
     assert_eq!((number(&destination, "free"), further), (16, 16), "{run}");
     drop((kept, elsewhere));
+}
+
+fn the_routes_are_asked_without_a_port_of_the_range() {
+    let world = World::make();
+    let low = sysctl::local_port_range().expect("the range").0.first().0;
+    // UDP has none left there, which is no answer about TCP.
+    let udp: Vec<_> =
+        (low..low + SIZE).map(|port| std::net::UdpSocket::bind(("0.0.0.0", port)).expect("ours")).collect();
+    for from in [None, Some("127.0.0.1")] {
+        let (destination, run) = ask(from, "127.0.0.1:443", &[]);
+        assert_eq!(number(&destination, "free"), 16, "{run}");
+    }
+    assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))), 16);
+    drop(udp);
+    // And where every port is reserved there is an answer, too: none.
+    sysctl::write("ipv4.ip_local_reserved_ports", &format!("{low}-{}", low + SIZE - 1)).expect("ours");
+    let (destination, run) = ask(None, "10.0.0.1:443", &[]);
+    assert_eq!((number(&destination, "free"), &destination["exhausted_in_ms"]), (0, &json!(0)), "{run}");
+    assert_eq!(connects_until_none_is_left(|| connect(None, addr("10.0.0.1:443"))), 0);
+    twtool(["capacity", "--to", "10.0.0.1:443", "--min-free", "1"]).code(1);
+    drop(world);
 }
 
 fn sockets_of_an_interface_have_ports_of_their_own() {

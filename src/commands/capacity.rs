@@ -50,7 +50,7 @@ Examples:
   twtool capacity --to 192.0.2.10:443               how many more connects there?
   twtool capacity --to '[2001:db8::1]:https' --from 2001:db8::9
   twtool capacity --min-free 10% -o ndjson          for a health check
-  twtool capacity --netns web                       in the network namespace that `ip netns` calls web
+  twtool capacity --netns web                       in the network namespace web of `ip netns`
   twtool capacity --json | jq '.destinations[] | select(.exhausted_in_ms != null)'
 ")]
 pub struct CapacityArgs {
@@ -110,7 +110,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
                 .into(),
         );
     }
-    let complete = end.complete && warnings.is_empty();
+    let mut complete = end.complete && warnings.is_empty();
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
 
@@ -129,6 +129,14 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
         return Err(unreachable);
     }
     let (answer, below) = judge(args.min_free, &destinations, pool.size);
+    if answer == Answer::Incomplete {
+        complete = false;
+        warnings.push(
+            "whether every destination has as many free ports as --min-free says hangs on ports of which it is not known \
+             whether they are free"
+                .into(),
+        );
+    }
     let total = destinations.len();
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { usize::MAX };
     destinations.truncate(args.top.unwrap_or(usual));
