@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_table_shows_the_service_beside_the_port_and_a_dash_for_what_is_unknown() {
         let facts = facts();
-        let row = row("10.0.0.1", 80, "2001:db8::1", 40000);
+        let row = row("10.0.0.1", 80, "10.0.0.2", 40000);
         let record = SocketRecord::of_row(&row, &facts);
         let cell = |key| {
             let mut cell = String::new();
