@@ -68,8 +68,19 @@ enum Command {
     /// Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)
     Demo(commands::demo::DemoArgs),
     /// Print a completion script for a shell
+    #[command(after_long_help = "\
+Examples:
+  twtool completions bash > ~/.local/share/bash-completion/completions/twtool
+  twtool completions zsh > ~/.zfunc/_twtool
+  twtool completions fish > ~/.config/fish/completions/twtool.fish
+")]
     Completions(CompletionsArgs),
     /// Print the manual page
+    #[command(after_long_help = "\
+Examples:
+  twtool man | man -l -
+  twtool man > /usr/local/share/man/man1/twtool.1
+")]
     Man,
 }
 

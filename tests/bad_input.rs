@@ -43,11 +43,17 @@ fn bad_ports_are_named_with_what_a_port_is() {
             ["65536", "99999999999999999999", "-1", "0x50", "httpz", "80-70", "80-65536", "80,81", "8 0", "1e3", "+80"]
         {
             let args = [before, &[bad], after].concat();
-            refused(&args, bad, &["65535"]);
+            // Where a port stands alone, -1 is taken for an option, as -4 and -6 are options there.
+            let option = bad == "-1" && !before.iter().any(|word| word.starts_with("--"));
+            refused(&args, bad, if option { &["Usage"] } else { &["65535"] });
         }
         // Nothing at all has no name; what is allowed is said all the same.
         let run = twtool([before, &[""], after].concat()).code(2);
         assert!(run.stdout.is_empty() && run.stderr.contains("65535"), "{run}");
+    }
+    // The family goes before or behind it.
+    for args in [["port", "-6", "80"], ["port", "80", "-4"], ["bind-test", "-4", "80"], ["wait", "-6", "0"]] {
+        assert!(!twtool(args).stderr.contains("unexpected"), "{args:?}");
     }
     // One port, not several.
     refused(&["bind-test", "8000-8099"], "8000-8099", &[]);

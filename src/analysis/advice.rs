@@ -35,7 +35,11 @@ pub struct Evidence<'a> {
 pub fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = match evidence.conclusion.cause {
         Cause::None => vec![],
-        Cause::TimeWait => vec![timewait_reusable(evidence)],
+        Cause::TimeWait => {
+            let mut advice = vec![timewait_reusable(evidence)];
+            advice.extend(at_least(evidence));
+            advice
+        }
         Cause::TimeWaitWithoutReuseaddr => timewait_blocks(evidence),
         Cause::Listener => vec![listener(evidence)],
         Cause::Connection => connection(evidence),
@@ -156,6 +160,18 @@ fn timewait_reusable(evidence: &Evidence) -> String {
     format!("Set {options} on the listening socket before bind(): it works now, because {}", had_too(evidence, options))
 }
 
+/// What a time until the port is free is worth where there are FIN_WAIT_2 buckets.
+fn at_least(evidence: &Evidence) -> Option<String> {
+    let free_in = evidence.conclusion.free_in?;
+    buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2).then(|| {
+        format!(
+            "The port is free in {} at the least, when the last timer ends: a FIN_WAIT_2 bucket is among them, and when its \
+             peer closes it becomes TIME_WAIT with a fresh timer, 60 s on an unmodified kernel.",
+            seconds(free_in)
+        )
+    })
+}
+
 fn timewait_blocks(evidence: &Evidence) -> Vec<String> {
     let Evidence { facts, port, .. } = *evidence;
     let one = buckets(evidence).count() == 1;
@@ -175,19 +191,13 @@ fn timewait_blocks(evidence: &Evidence) -> Vec<String> {
             if one { "it" } else { "they" },
         )),
     }
-    advice.extend(evidence.conclusion.free_in.map(|free_in| {
-        let free_in = seconds(free_in);
-        if buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2) {
-            format!(
-                "The port is free in {free_in} at the least, when the last timer ends: a FIN_WAIT_2 bucket is among them, \
-                 and when its peer closes it becomes TIME_WAIT with a fresh timer, 60 s on an unmodified kernel."
-            )
-        } else {
-            format!(
-                "Left alone, the port is free when the last timer ends, in {free_in}. The kernel's timers are coarse and \
-                 may end some seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
-            )
-        }
+    advice.extend(at_least(evidence).or_else(|| {
+        let free_in = evidence.conclusion.free_in?;
+        Some(format!(
+            "Left alone, the port is free when the last timer ends, in {}. The kernel's timers are coarse and may end some \
+             seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4).",
+            seconds(free_in)
+        ))
     }));
     if buckets(evidence).any(|(_, direction)| direction == Direction::Outbound) {
         let cure = if facts.locally_reserved(port) == Some(true) {

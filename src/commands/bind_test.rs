@@ -46,7 +46,7 @@ Examples:
 ")]
 pub struct BindTestArgs {
     /// Port to test: a number or a TCP service name of /etc/services; 0 lets the kernel choose
-    #[arg(value_name = "PORT", allow_negative_numbers = true)]
+    #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR", conflicts_with = "demo")]
@@ -163,6 +163,9 @@ fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
 }
 
 fn demo(port: Port, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+    if global.ipv4_on_the_wire() == Some(false) {
+        return Err(CommandError::Usage("the argument '-6' cannot be used with '--demo': the lab speaks IPv4".into()));
+    }
     if port.reserved_by_rfc() {
         return Err(bad_value(&port, "<PORT>", "--demo needs a port of its own, 1-65535; 0 lets the kernel choose"));
     }

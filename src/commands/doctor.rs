@@ -33,7 +33,7 @@ Examples:
   twtool doctor                           warnings first, each with what to do
   twtool doctor --verbose | less          what every setting does and does not do, with sources
   twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .advice[]'
-  twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_max_tw_buckets\") | [.value, .default, .evidence]'
+  twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_fin_timeout\") | [.value, .default]'
   twtool doctor --netns 4711              of the network namespace of process 4711
   twtool doctor --close-wait-after 10s    call sockets in CLOSE_WAIT old after 10 s
 ")]

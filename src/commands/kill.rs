@@ -43,7 +43,7 @@ Examples:
   twtool kill 'sport = :8080' --yes && twtool bind-test 8080
   twtool kill --direction outbound --dry-run       what would be removed?
   twtool kill 'dst 10.0.0.0/8' --yes --json | jq '.destroyed, .failed'
-  twtool kill --local-port 8080 --netns web        in the network namespace that `ip netns` calls web
+  twtool kill --local-port 8080 --netns web        in the network namespace web of `ip netns`
   twtool kill --all --fin-wait-2 --yes -o ndjson   a record each
 ")]
 pub struct KillArgs {

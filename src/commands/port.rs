@@ -27,7 +27,7 @@ Examples:
 ")]
 pub struct PortArgs {
     /// Number, range like 8000-8099, or TCP service name of /etc/services
-    #[arg(required = true, value_name = "PORT", allow_negative_numbers = true)]
+    #[arg(required = true, value_name = "PORT")]
     ports: Vec<PortArg>,
     #[command(flatten)]
     netns: NetnsArgs,

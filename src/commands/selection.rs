@@ -135,7 +135,7 @@ impl Query {
             let mut any = vec![];
             for typed in list {
                 let interface = typed.scope.as_deref().map(|scope| facts.interface_index(scope)).transpose();
-                let interface = interface.map_err(|why| bad_value(&typed.prefix, argument, &why))?;
+                let interface = interface.map_err(|why| bad_value(typed, argument, &why))?;
                 let mut tests = vec![Filter::Addr(end, typed.prefix)];
                 tests.extend(interface.map(|index| Filter::Interface(Some(index))));
                 any.push(Filter::all(tests));

@@ -189,6 +189,16 @@ impl fmt::Display for Prefix {
     }
 }
 
+/// `10.0.0.0/8`, `fe80::1%eth0`: as it was typed.
+impl fmt::Display for ScopedPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.prefix.addr())?;
+        self.scope.as_ref().map_or(Ok(()), |scope| write!(f, "%{scope}"))?;
+        let whole = if self.prefix.ipv4 { 32 } else { 128 };
+        if self.prefix.length() < whole { write!(f, "/{}", self.prefix.length()) } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,13 +39,18 @@ fn shared(bytes: Vec<u8>) -> Services {
 fn table(bytes: &[u8]) -> Services {
     let entry = |line: &[u8]| {
         let line = line.split(|byte| *byte == b'#').next()?;
-        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let mut words = line.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
         let name = words.next()?;
         let port = str::from_utf8(words.next()?.strip_suffix(b"/tcp")?).ok()?.parse().ok().map(Port)?;
         let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
         Some((port, std::iter::once(name).chain(words).map(text).collect()))
     };
     Services::new(bytes.split(|byte| *byte == b'\n').filter_map(entry).collect())
+}
+
+/// As isspace(3) has it, which getservbyname(3) goes by: the vertical tab, too.
+const fn is_blank(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 0x0b
 }
 
 #[cfg(test)]
@@ -61,5 +66,12 @@ mod tests {
         assert_eq!((services.port("http"), services.port("www")), (Some(Port(80)), Some(Port(80))));
         assert_eq!(services.name(Port(81)), Some("http"));
         assert_eq!((services.port("tftp"), services.name(Port(69)), services.port("high")), (None, None, None));
+    }
+
+    #[test]
+    fn bytes_that_are_no_ascii_are_part_of_a_name_and_every_blank_of_c_parts_words() {
+        let services = table("vt\x0b8082/tcp\r\nno\u{a0}break 8083/tcp\n".as_bytes());
+        assert_eq!((services.name(Port(8082)), services.name(Port(8083))), (Some("vt"), Some("no\u{a0}break")));
+        assert_eq!(table(b"\xff 8084/tcp").name(Port(8084)), Some("\u{fffd}"));
     }
 }

@@ -139,7 +139,11 @@ pub fn page(out: &mut dyn Write, test: &BindTest, look: Look) -> io::Result<()> 
     if conclusion.verdict == Verdict::Reusable {
         details.push(format!("works with {with}"));
     }
-    details.extend(conclusion.free_in.map(|time| format!("the last timer ends in {}", human::duration(time))));
+    // When its peer closes, a FIN_WAIT_2 bucket gets a fresh timer.
+    let fresh = holders.iter().any(|holder| matches!(holder.socket, Socket::Bucket(bucket) if bucket.fin_wait_2));
+    let at_least = if fresh { " at the least" } else { "" };
+    details
+        .extend(conclusion.free_in.map(|time| format!("the last timer ends in {}{at_least}", human::duration(time))));
     details.extend(test.chosen_port.map(|port| format!("the kernel chose port {port}")));
     if !details.is_empty() {
         writeln!(out, "{}", details.join("; "))?;

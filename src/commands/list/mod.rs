@@ -39,10 +39,10 @@ Examples:
   twtool list -o ndjson | jq -r .remote_addr | sort | uniq -c
   twtool list -o csv --columns local,remote,expires_ms
   twtool list --explain-filter 'sport = :443 and expires < 5s'
-  twtool list --netns web                          in the network namespace that `ip netns` calls web
+  twtool list --netns web                          in the network namespace web of `ip netns`
   twtool list --netns 4711 --local-port 8080       in that of process 4711
   twtool list --all-netns -o ndjson | jq -r .netns_name | sort | uniq -c
-  twtool list --record bug.twrec                   keep what the kernel said; --replay answers from it
+  twtool list --record bug.twrec                   keep what the kernel said, for --replay
 ")]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct ListArgs {

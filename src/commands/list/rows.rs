@@ -76,7 +76,7 @@ impl Gathered {
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
         let Self { rows, facts, with_state, source, complete, typed, warnings } = self;
         let mut rows = match args.order(format) {
-            Some(order) => in_order(&rows, order),
+            Some(order) => merged(&rows, order),
             None => rows.iter().collect(),
         };
         if args.reverse {
@@ -110,20 +110,20 @@ impl Gathered {
 }
 
 /// References to the rows in this order, merged from what of them is in order already: the [`Runs`] of each namespace.
-fn in_order(rows: &[Row], order: Order) -> Vec<&Row> {
+fn merged(rows: &[Row], order: Order) -> Vec<&Row> {
     let ascends = |a: &Row, b: &Row| order(a, b).is_le();
     let mut runs: BinaryHeap<Run> = rows.chunk_by(ascends).map(|rows| Run { rows, order }).collect();
-    let mut merged = Vec::with_capacity(rows.len());
+    let mut all = Vec::with_capacity(rows.len());
     while let Some(mut run) = runs.peek_mut() {
         let (first, rest) = (&run.rows[0], &run.rows[1..]);
-        merged.push(first);
+        all.push(first);
         if rest.is_empty() {
             PeekMut::pop(run);
         } else {
             run.rows = rest;
         }
     }
-    merged
+    all
 }
 
 /// Rows in order, at least one. Of several the one with the first row is the greatest, for that comes off a heap first.
@@ -166,11 +166,11 @@ mod tests {
             let mut rows: Vec<Row> = ports.iter().map(|&port| row("127.0.0.1", port, "127.0.0.1", 40_000)).collect();
             let sorted = sorted.min(rows.len());
             rows[..sorted].sort_by(Row::by_local);
-            let merged: Vec<u16> =
-                in_order(&rows, Row::by_local).iter().map(|row| row.bucket.tuple.local_port().0).collect();
+            let order: Vec<u16> =
+                merged(&rows, Row::by_local).iter().map(|row| row.bucket.tuple.local_port().0).collect();
             let mut expected = ports;
             expected.sort_unstable();
-            prop_assert_eq!(merged, expected);
+            prop_assert_eq!(order, expected);
         }
     }
 }

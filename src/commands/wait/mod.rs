@@ -48,8 +48,8 @@ Exit codes: 0 it can be bound, 1 the time is over, 2 it cannot be told, 130 inte
 command, 126 where it cannot be run, 127 where there is none.
 
 Examples:
-  twtool wait 8080                              until my server, with SO_REUSEADDR, would get the port
-  twtool wait 8080 --with none -- ./server      start a server that sets no option as soon as it can bind
+  twtool wait 8080                              until a server with SO_REUSEADDR would get it
+  twtool wait 8080 --with none -- ./server      start a server that sets no option when it can
   twtool wait 8080 --addr 192.0.2.1 --timeout 5m || echo 'still taken'
   twtool wait 8080 --timeout 0 -q && echo free  one look
   twtool wait 8080 -o ndjson | jq -r '.cause'   each change of state
@@ -57,7 +57,7 @@ Examples:
 ")]
 pub struct WaitArgs {
     /// Port to wait for: a number 1-65535 or a TCP service name of /etc/services
-    #[arg(value_name = "PORT", allow_negative_numbers = true)]
+    #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR")]
