@@ -116,6 +116,37 @@ pub fn run(
     request: &Request,
     each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<DumpEnd, DumpError> {
+    run_overlapping(transport, request, Overlap::WhereItPays, each)
+}
+
+/// Whether a second thread receives ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overlap {
+    WhereItPays,
+    #[cfg(test)]
+    Never,
+    #[cfg(test)]
+    FromTheFirst,
+}
+
+impl Overlap {
+    fn begins(self, received: usize, receiving: Duration, reading: Duration) -> bool {
+        match self {
+            Self::WhereItPays => received >= IN_TURN && reading * WORTH_A_THREAD > receiving,
+            #[cfg(test)]
+            Self::Never => false,
+            #[cfg(test)]
+            Self::FromTheFirst => true,
+        }
+    }
+}
+
+fn run_overlapping(
+    transport: &mut dyn Transport,
+    request: &Request,
+    overlap: Overlap,
+    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+) -> Result<DumpEnd, DumpError> {
     let walk = request.walk;
     transport.send(request).map_err(|source| DumpError::Send { walk, source })?;
     let through_life = [TcpState::FinWait1, TcpState::TimeWait].into_iter().all(|state| request.states.contains(state));
@@ -126,7 +157,7 @@ pub fn run(
     let mut overlaps = true;
     let mut before = Instant::now();
     loop {
-        if overlaps && received >= IN_TURN && reading * WORTH_A_THREAD > receiving {
+        if overlaps && overlap.begins(received, receiving, reading) {
             match run_ahead(transport, &mut reader) {
                 Some(end) => return end,
                 None => overlaps = false,
@@ -189,13 +220,17 @@ fn run_ahead<F: FnMut(&Socket) -> ControlFlow<()>>(
     })
 }
 
-/// Whether a datagram is the dump's last: it has an NLMSG_DONE or NLMSG_ERROR, or nothing that can be read.
+/// Whether a datagram is the dump's last: it has an NLMSG_DONE or an errno, or what nothing is read behind.
 fn ends(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while !rest.is_empty() {
         let Ok(message) = NetlinkBuffer::new_checked(rest) else { return true };
-        if matches!(message.message_type(), NLMSG_DONE | NLMSG_ERROR) {
-            return true;
+        match message.message_type() {
+            _ if message.sequence_number() != SEQUENCE => return true,
+            SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK | NLMSG_NOOP => {}
+            // An acknowledgement.
+            NLMSG_ERROR if matches!(errno(message.payload()), Ok(None)) => {}
+            _ => return true,
         }
         rest = rest.get(aligned(&message)..).unwrap_or_default();
     }
@@ -323,14 +358,25 @@ mod tests {
         dump_of(StateSet::of(&[TcpState::TimeWait]), datagrams)
     }
 
+    /// Received in turn, and ahead where there is a second core: what is read is the same.
     fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpError>) {
         let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
-        let mut ports = vec![];
-        let end = run(&mut FakeKernel(datagrams), &request, &mut |socket| {
-            ports.push(socket.tuple().local_port().0);
-            ControlFlow::Continue(())
-        });
-        (ports, end)
+        let again = |datagram: &io::Result<Vec<u8>>| match datagram {
+            Ok(bytes) => Ok(bytes.clone()),
+            Err(error) => Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default())),
+        };
+        let copy = datagrams.iter().map(again).collect();
+        let read = |datagrams, overlap| {
+            let mut ports = vec![];
+            let end = run_overlapping(&mut FakeKernel(datagrams), &request, overlap, &mut |socket| {
+                ports.push(socket.tuple().local_port().0);
+                ControlFlow::Continue(())
+            });
+            (ports, end)
+        };
+        let (in_turn, ahead) = (read(datagrams, Overlap::Never), read(copy, Overlap::FromTheFirst));
+        assert_eq!(format!("{in_turn:?}"), format!("{ahead:?}"));
+        in_turn
     }
 
     #[test]
@@ -339,6 +385,30 @@ mod tests {
             dump(vec![Ok([bucket(1), bucket(2)].concat()), Ok(bucket(3)), Ok([bucket(4), done(0)].concat())]);
         assert_eq!(ports, [1, 2, 3, 4]);
         assert_eq!(end.expect("done"), DumpEnd { interrupted: false, stopped: false });
+    }
+
+    #[test]
+    fn a_dump_of_many_datagrams_comes_in_order_wherever_it_ends() {
+        for count in [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH * AHEAD] {
+            let count = u16::try_from(count).expect("few");
+            let mut datagrams: Vec<_> = (1..=count).map(|port| Ok(bucket(port))).collect();
+            let end = if count % 2 == 0 { vec![Ok(done(0))] } else { vec![Ok([bucket(count + 1), done(0)].concat())] };
+            datagrams.extend(end);
+            let (ports, end) = dump(datagrams);
+            assert!(end.is_ok() && ports.is_sorted() && ports.len() >= usize::from(count), "{count}: {ports:?}");
+        }
+    }
+
+    #[test]
+    fn a_dump_that_is_received_ahead_stops_when_told() {
+        let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
+        let datagrams = (1..100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
+        let mut seen = 0;
+        let end = run_overlapping(&mut FakeKernel(datagrams), &request, Overlap::FromTheFirst, &mut |_| {
+            seen += 1;
+            if seen == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(end.expect("stopped").stopped && seen == 50);
     }
 
     #[test]
@@ -408,7 +478,8 @@ mod tests {
             assert!(matches!(dump(vec![Ok(bad)]).1, Err(DumpError::Framing(_))));
         }
         let short = message(SOCK_DIAG_BY_FAMILY, 0, SEQUENCE, &[0; 71]);
-        assert!(matches!(dump(vec![Ok(short)]).1, Err(DumpError::Malformed(Malformed::Short(71)))));
+        // Behind a socket that cannot be understood the kernel goes on.
+        assert!(matches!(dump(vec![Ok(short), Ok(done(0))]).1, Err(DumpError::Malformed(Malformed::Short(71)))));
     }
 
     #[test]

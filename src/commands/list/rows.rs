@@ -24,19 +24,21 @@ const RUN: usize = 4096;
 pub(super) struct Runs {
     rows: Vec<Row>,
     order: Option<Order>,
+    /// How many are put in order at a time.
+    run: usize,
 }
 
 impl Runs {
     /// None yet. Without an order they stay as they come.
     pub(super) const fn new(order: Option<Order>) -> Self {
-        Self { rows: vec![], order }
+        Self { rows: vec![], order, run: RUN }
     }
 
     /// Takes the next one.
     pub(super) fn push(&mut self, row: Row) {
         self.rows.push(row);
-        if self.rows.len().is_multiple_of(RUN) {
-            self.sort(self.rows.len() - RUN);
+        if self.rows.len().is_multiple_of(self.run) {
+            self.sort(self.rows.len() - self.run);
         }
     }
 
@@ -46,9 +48,9 @@ impl Runs {
         }
     }
 
-    /// All of them, every [`RUN`] in order.
+    /// All of them, every run in order.
     pub(super) fn end(mut self) -> Vec<Row> {
-        self.sort(self.rows.len() - self.rows.len() % RUN);
+        self.sort(self.rows.len() - self.rows.len() % self.run);
         self.rows
     }
 }
@@ -156,6 +158,7 @@ impl Eq for Run<'_> {}
 mod tests {
     use super::*;
     use crate::model::row::tests::row;
+    use crate::model::socket::Cookie;
     use proptest::prelude::*;
 
     proptest! {
@@ -171,6 +174,26 @@ mod tests {
             let mut expected = ports;
             expected.sort_unstable();
             prop_assert_eq!(order, expected);
+        }
+
+        #[test]
+        fn runs_of_any_length_merge_into_what_a_sort_gives(
+            keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50), 0..60), run in 1_usize..10,
+        ) {
+            let mut rows = vec![];
+            let mut runs = Runs { run, ..Runs::new(Some(Row::by_expires)) };
+            for (port, netns, cookie) in keys {
+                let mut row = row("127.0.0.1", port, "127.0.0.1", 40_000);
+                row.netns = netns;
+                row.bucket.cookie = Cookie::new(cookie);
+                row.bucket.expires_ms = u32::from(port % 2);
+                rows.push(row);
+                runs.push(row);
+            }
+            let runs = runs.end();
+            let merged: Vec<Row> = merged(&runs, Row::by_expires).into_iter().copied().collect();
+            rows.sort_by(Row::by_expires);
+            prop_assert_eq!(merged, rows);
         }
     }
 }
