@@ -297,6 +297,8 @@ const FORMS: &[(&str, &str)] = &[
     ("src [::1]", "nqrs"), ("src ::1", "nqrs"), ("src [::1]:443", "q"), ("src 2001:db8::/32", "mopt"), ("src [2001:db8::]/32", "mopt"), ("src [2001:db8::]/48:8080", "m"),
     ("dst [2001:db8::1]", "ps"), ("dst [2001:db8:1::2]:8080", "n"), ("dst != [::1]", "abcdefghijklnopst"),
     ("src ::/0", "kmnopqrst"), ("src ::ffff:10.1.2.3", "k"), ("src ::ffff:10.0.0.0/104", "k"), ("src [::ffff:10.1.2.3]:8080", "k"), ("mapped", "k"), ("not mapped and src 10.0.0.0/8", "def"),
+    ("src 0/0", "abcdefghijkl"), ("src 10/8", "defk"), ("src any", "abcdefghijklmnopqrst"), ("src all:8080", "kms"), ("src default", "abcdefghijklmnopqrst"),
+    ("src inet:any", "abcdefghijl"), ("src inet6:*", "kmnopqrst"), ("src inet::8080", ""), ("src inet6::8080", "kms"), ("src inet:10.0.0.0/8", "def"),
     ("src 203.0.113.1", ""), ("src [::1]:8080-8090", "s"),
     // Interfaces and marks.
     ("dev = lo", "gr"), ("dev lo", "gr"), ("dev == lo", "gr"), ("dev != lo", "abcdefhijklmnopqst"), ("dev = 1", "gr"), ("dev = 0", "abcdefhijklmnopqst"), ("dev = 77", ""),

@@ -8,6 +8,7 @@
 //!         | ("class" | "local-class" | "remote-class" | "direction" | "state" | "service") [= | !=] NAME
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
@@ -261,10 +262,21 @@ impl<'a> Parser<'a> {
 
     /// `ADDR`, `ADDR/LENGTH`, `ADDR:PORT`, `[V6]:PORT`, `:PORT`, `*:PORT`, `*`.
     fn host(&mut self, end: End, word: &'a str, span: &Range<usize>) -> Result<Filter> {
-        let (addr, port) = split_host(word);
         let mut tests = vec![];
-        if !addr.is_empty() && addr != "*" {
-            let typed: ScopedPrefix = addr.parse().map_err(|why| self.error(span, format!("{why}")))?;
+        // The address family of the socket: with `inet`, no socket that has IPv4 in its mapped form.
+        let word = if let Some(rest) = word.strip_prefix("inet6:") {
+            tests.push(Filter::Addr(end, Prefix::ANY_IPV6));
+            rest
+        } else if let Some(rest) = word.strip_prefix("inet:") {
+            tests.extend([Filter::Addr(end, Prefix::ANY_IPV4), Filter::Addr(end, Prefix::MAPPED).negated()]);
+            rest
+        } else {
+            word
+        };
+        let (addr, port) = split_host(word);
+        if !["", "*", "any", "all", "default"].contains(&addr) {
+            let whole = in_full(addr);
+            let typed: ScopedPrefix = whole.parse().map_err(|why| self.error(span, format!("{why}")))?;
             tests.push(Filter::Addr(end, typed.prefix));
             if let Some(scope) = &typed.scope {
                 let index = self.facts.interface_index(scope).map_err(|why| self.error(span, why))?;
@@ -392,6 +404,15 @@ fn join(left: Filter, right: Filter, or: bool) -> Filter {
     if or { Filter::Any(tests) } else { Filter::All(tests) }
 }
 
+/// An IPv4 prefix of which the last numbers are left out, as in `127/8`, with zeros for them. An address must be whole: ss
+/// takes 10.1 for 10.1.0.0, which nobody means.
+fn in_full(addr: &str) -> Cow<'_, str> {
+    let Some((numbers, length)) = addr.split_once('/') else { return addr.into() };
+    let given = numbers.split('.').filter(|number| number.parse::<u8>().is_ok()).count();
+    let short = given < 4 && given == numbers.split('.').count();
+    if short { format!("{numbers}{}/{length}", ".0".repeat(4 - given)).into() } else { addr.into() }
+}
+
 /// The address and, behind it, the port.
 fn split_host(word: &str) -> (&str, Option<&str>) {
     if let Some(rest) = word.strip_prefix('[') {
@@ -454,6 +475,16 @@ pub(crate) mod tests {
             ("src *:80", true),
             ("dst *", true),
             ("dst != 192.0.2.0/24", false),
+            ("src any:80", true),
+            ("dst all", true),
+            ("src 10/8", true),
+            ("src 10.0/16:80", true),
+            ("src 11/8", false),
+            ("src 0/0", true),
+            ("src inet:10.0.0.1:80", true),
+            ("src inet::80", true),
+            ("src inet6:any", false),
+            ("dst inet6:*", false),
             ("dst ::/0", false),
             ("dst [::1]:80", false),
             ("not sport = :80", false),
@@ -465,6 +496,11 @@ pub(crate) mod tests {
             (r"\( sport = :80 \)", true),
         ] {
             assert_eq!(accepts(text, &row), expected, "{text}");
+        }
+        // A socket of IPv6 that speaks IPv4.
+        let mapped = self::row("::ffff:10.0.0.1", 80, "::ffff:192.0.2.9", 40_000);
+        for (text, expected) in [("src inet:10.0.0.1", false), ("src inet6:any:80", true), ("src 10/8", true)] {
+            assert_eq!(accepts(text, &mapped), expected, "{text}");
         }
     }
 

@@ -123,6 +123,9 @@ impl Prefix {
     /// Every IPv4 address.
     pub const ANY_IPV4: Self = Self { bits: 0xffff_0000_0000, length: 96, ipv4: true };
 
+    /// Every IPv6 address.
+    pub const ANY_IPV6: Self = Self { bits: 0, length: 0, ipv4: false };
+
     /// The IPv4-mapped addresses, as such.
     pub const MAPPED: Self = Self { bits: 0xffff_0000_0000, length: 96, ipv4: false };
 

@@ -169,7 +169,7 @@ impl Debtor {
         match self {
             Self::Process(pid, comm, Some(unit)) => format!("{comm} pid {pid} ({unit})"),
             Self::Process(pid, comm, None) => format!("{comm} pid {pid}"),
-            Self::NotAccepted(port) => format!("connections to port {port} that its server has not accepted"),
+            Self::NotAccepted(port) => format!("the queue of port {port}, which its server has not accepted from,"),
             Self::Unseen(uid) => format!("a process of uid {uid} that is not seen here"),
         }
     }

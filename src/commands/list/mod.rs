@@ -123,7 +123,7 @@ enum SortKey {
 }
 
 fn parse_column(key: &str) -> Result<&'static Column, String> {
-    Column::find(key).ok_or_else(|| {
+    Column::find(key.trim()).ok_or_else(|| {
         let keys: Vec<_> = Column::keys().collect();
         format!("no such column; there are {}", keys.join(", "))
     })
