@@ -1,5 +1,6 @@
 //! `twtool kill` on the real kernel: what goes, and above all what stays. /proc/net/tcp and the test's own binds say which.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -44,6 +45,7 @@ suite! {
         documents_and_records_have_the_keys_of_the_contract,
         the_table_shows_what_goes_with_the_risk_and_counts,
         a_closed_pipe_takes_nothing_back,
+        a_plan_that_cannot_be_written_is_not_carried_out,
         a_person_is_shown_the_plan_and_asked,
         anything_but_yes_is_no,
         what_went_during_the_question_is_gone,
@@ -215,8 +217,12 @@ fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
     let before = of_entries(&procfs::buckets());
     limits::drop_capability(Capability::CAP_NET_ADMIN);
     for format in ["table", "json", "ndjson", "csv"] {
-        let run = twtool(["kill", "--all", "--yes", "-o", format]).refused("EPERM");
-        run.says("hint:").says("CAP_NET_ADMIN");
+        let run = twtool(["kill", "--all", "--yes", "-o", format]).code(2);
+        let run = run.says("EPERM").says("hint:").says("CAP_NET_ADMIN");
+        // The plan comes before the act.
+        let shown =
+            if format == "table" { run.stdout.contains("selected: 300 TIME_WAIT") } else { run.stdout.is_empty() };
+        assert!(shown, "{run}");
     }
     assert_eq!(of_entries(&procfs::buckets()), before);
     let dry = twtool(["kill", "--all", "--dry-run", "--json"]).code(0);
@@ -352,6 +358,21 @@ fn a_closed_pipe_takes_nothing_back() {
     drop(reader);
     let run = Run::ended(&command, &child.wait_with_output().expect("it ends"));
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run}");
+    assert_eq!(procfs::buckets(), []);
+}
+
+fn a_plan_that_cannot_be_written_is_not_carried_out() {
+    let server = listen("127.0.0.1:8080");
+    many_buckets(&server, "127.0.0.1:8080", 3);
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full can be opened");
+    let mut full_disk = command(["kill", "--all", "--yes"]);
+    Run::of(full_disk.stdout(full)).code(2);
+    assert_eq!(procfs::buckets().len(), 3);
+    // A reader that went away has said --yes.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut unread = command(["kill", "--all", "--yes"]);
+    assert_eq!(Run::of(unread.stdout(writer)).code, Some(0));
     assert_eq!(procfs::buckets(), []);
 }
 

@@ -1,6 +1,7 @@
 //! `twtool kill`: remove timewait buckets before their time. Plan, show, ask, act, verify; never a live socket.
 
 use std::collections::HashSet;
+use std::io;
 
 use clap::Args;
 
@@ -105,6 +106,16 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
         let _ = writeln!(context.err, "nothing was removed");
         return Ok(Answer::Incomplete);
     }
+    // Who was asked has seen the plan. Where it cannot be written, nothing is done; a reader that went away, as that of
+    // `| head -1` does, has said --yes all the same.
+    if !asks && !rows.is_empty() && global.format() == Format::Table {
+        let shown = view::kill::plan(context.out, &plan, context.look).and_then(|()| context.out.flush());
+        if let Err(error) = shown
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            return Err(error.into());
+        }
+    }
     let removal = if args.dry_run { Removal::none(rows.len()) } else { remove(&rows, &query, &mut source)? };
     context.warn(&removal.warnings);
 
@@ -118,13 +129,7 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
         }
         Format::Ndjson => view::kill::ndjson(context.out, &report)?,
         Format::Csv => view::kill::csv(context.out, &report)?,
-        Format::Table => {
-            // Who was asked has seen the plan.
-            if !asks && !rows.is_empty() {
-                view::kill::plan(context.out, &plan, context.look)?;
-            }
-            view::kill::summary(context.out, &report, context.look)?;
-        }
+        Format::Table => view::kill::summary(context.out, &report, context.look)?,
     }
     let failed = removal.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_)));
     Ok(match rows.is_empty() {

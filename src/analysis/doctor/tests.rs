@@ -280,7 +280,12 @@ fn socket_cases() -> Vec<Case> {
         case("close_wait", forgets(10, Some(59_999), nginx), Ok, "none silent"),
         case("close_wait", forgets(10, Some(61_500), nginx), Warning, "has 10, the oldest for 61.5 s")
             .advises("close()"),
-        case("close_wait", forgets(10, Some(60_000), nobody), Warning, "the queue of port 8080, which its server has not accepted from"),
+        case(
+            "close_wait",
+            forgets(10, Some(60_000), nobody),
+            Warning,
+            "the queue of port 8080, which its server has not accepted from",
+        ),
         case("close_wait", forgets(10, Some(60_000), hidden), Warning, "a process of uid 1000 that is not seen"),
         case("close_wait", both(forgets(9, Some(60_000), nginx), forgets(9, Some(60_000), hidden)), Note, "nginx"),
         case("close_wait", forgets(10, None, nginx), Note, "how long they have been there is not told"),
