@@ -25,6 +25,7 @@ suite! {
         where_no_connection_can_be_made_there_is_no_answer,
         the_page_says_it_in_a_line_each,
         a_closed_pipe_is_no_failure,
+        an_address_that_may_have_been_meant_with_a_port_is_asked_about,
     ],
 }
 
@@ -253,6 +254,13 @@ fn a_closed_pipe_is_no_failure() {
 fn refused(args: &[&str], word: &str, allowed: &str) {
     let run = capacity(args).refused(word);
     assert!(run.stderr.contains(allowed), "expected {allowed:?} on stderr{run}");
+}
+
+fn an_address_that_may_have_been_meant_with_a_port_is_asked_about() {
+    capacity(&["--to", "::1:80"]).code(0).says("[::1]:80");
+    for plain in ["::1", "2001:db8::1", "10.0.0.1"] {
+        assert_eq!(capacity(&["--to", plain]).ok().stderr, "");
+    }
 }
 
 fn bad_destinations_are_named_with_what_one_is() {

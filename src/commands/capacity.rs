@@ -1,6 +1,6 @@
 //! `twtool capacity`: how many further connects each destination takes, and when it runs out of ports.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
 
 use clap::Args;
@@ -128,6 +128,9 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     {
         return Err(unreachable);
     }
+    if destinations.is_empty() {
+        warnings.extend(args.to.as_ref().and_then(perhaps_a_port));
+    }
     let (answer, below) = judge(args.min_free, &destinations, pool.size);
     if answer == Answer::Incomplete {
         complete = false;
@@ -162,6 +165,14 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
         Format::Csv => view::capacity::csv(context.out, &capacity)?,
     }
     Ok(if complete { answer } else { Answer::Incomplete })
+}
+
+/// What somebody may have meant by an IPv6 address that nothing is open to.
+fn perhaps_a_port(to: &ScopedEnd) -> Option<String> {
+    let typed = to.to_string();
+    let (addr, port) = typed.rsplit_once(':').filter(|_| to.port.is_none())?;
+    let meant = addr.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok();
+    meant.then(|| format!("'{typed}' is one address; port {port} of {addr} is [{addr}]:{port}"))
 }
 
 /// What connect() may choose from: as the list has it, and as the kernel says where the list does not tell.
