@@ -503,7 +503,18 @@ fn an_answer_that_nobody_reads_can_be_interrupted() {
         // The first byte is read, and nothing behind it.
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("the beginning of the answer");
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a process")), Signal::SIGTERM).expect("our own child");
-        assert_eq!(child.wait().expect("our own child").signal(), Some(Signal::SIGTERM as i32));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            match child.try_wait().expect("our own child") {
+                Some(status) => break status,
+                None if Instant::now() > deadline => {
+                    child.kill().expect("our own child");
+                    panic!("{more:?}: the signal is held back");
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
     }
 }
 

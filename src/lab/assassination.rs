@@ -7,7 +7,7 @@ use super::story::Story;
 use super::wire::{Wire, state_name};
 use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, Side};
-use crate::model::socket::TcpState::{CloseWait, Established, FinWait1, FinWait2, LastAck, TimeWait};
+use crate::model::socket::TcpState::{Established, TimeWait};
 
 pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
     attempt(story, false)?;
@@ -29,12 +29,7 @@ fn attempt(story: &mut Story, protected: bool) -> Result<(), LabError> {
     server.read_exact(&mut [0; 10]).map_err(step("read()"))?;
     story.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
-    wire.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
-    wire.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
-    story.call(Actor::Side(Side::Client), "close()", "")?;
-    drop(client);
-    wire.carry(story, Side::Client, (Some(LastAck), Some(TimeWait)), "")?;
-    wire.carry(story, Side::Server, (Some(TimeWait), None), "")?;
+    wire.close_behind_the_server(story, client)?;
     wire.arrive_late(story, &old, (None, Some(TimeWait)), "The copy arrives at last.")?;
     wire.carry(story, Side::Server, (Some(TimeWait), None), "TIME_WAIT answers with an ACK, to nobody.")?;
     let (left, note) = if protected {

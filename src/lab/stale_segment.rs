@@ -8,7 +8,7 @@ use super::story::{Seen, Story};
 use super::wire::Wire;
 use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, Outcome, Segment, Side};
-use crate::model::socket::TcpState::{CloseWait, Established, FinWait1, FinWait2, LastAck, TimeWait};
+use crate::model::socket::TcpState::{Established, TimeWait};
 
 /// The first connection's initial sequence number. The second one's lies as much before it as the new data is long,
 /// so that the old segment is exactly what the server awaits next; by a clock that wraps around, that comes to pass
@@ -57,12 +57,7 @@ fn first_connection(
     let text = read(story, &mut server)?;
     story.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
     server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
-    wire.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
-    wire.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
-    story.call(Actor::Side(Side::Client), "close()", "")?;
-    drop(client);
-    wire.carry(story, Side::Client, (Some(LastAck), Some(TimeWait)), "")?;
-    wire.carry(story, Side::Server, (Some(TimeWait), None), "")?;
+    wire.close_behind_the_server(story, client)?;
     story.routine = false;
     Ok((old, server, text))
 }

@@ -161,6 +161,19 @@ impl Wire {
         Ok(Connection { client, server })
     }
 
+    /// Carries the FIN that the server has sent, and all that follows until it is left in TIME_WAIT; the client closes in
+    /// between.
+    pub(super) fn close_behind_the_server(&mut self, story: &mut Story, client: OsSocket) -> Result<(), LabError> {
+        use TcpState::{CloseWait, FinWait1, FinWait2, LastAck, TimeWait};
+        self.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
+        self.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
+        story.call(Actor::Side(Side::Client), "close()", "")?;
+        drop(client);
+        self.carry(story, Side::Client, (Some(LastAck), Some(TimeWait)), "")?;
+        self.carry(story, Side::Server, (Some(TimeWait), None), "")?;
+        Ok(())
+    }
+
     /// The next segment that this side has sent; it is under way until it is delivered.
     pub(super) fn take(&mut self, story: &mut Story, from: Side) -> Result<Segment, LabError> {
         let deadline = Instant::now() + PATIENCE;
