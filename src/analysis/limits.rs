@@ -17,18 +17,19 @@ pub struct Limit {
     pub text: String,
 }
 
-/// Those that hold always, and those that something speaks for, these first; `at_maximum`: of each network namespace.
+/// Those that hold always, and those that something speaks for, these first; `own`: what each
+/// network namespace has for itself, and comes first.
 #[must_use]
 pub fn of(
     totals: Count,
     times: &RemainingTimes,
     history: &History,
     kernel: &BucketFacts,
-    at_maximum: Vec<Limit>,
+    own: Vec<Limit>,
     one_family: bool,
 ) -> Vec<Limit> {
     let found = |id, count, text| Limit { id, count, found: true, text };
-    let mut limits = at_maximum;
+    let mut limits = own;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
             "TCPTimeWaitOverflow is {count}: so many closes left no bucket, for there were tcp_max_tw_buckets of them. The \
@@ -79,6 +80,16 @@ pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let text =
         format!("There are tcp_max_tw_buckets ({most}) of them: further closes leave no bucket and are not seen.");
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })
+}
+
+/// That namespaces do not agree on how long TIME_WAIT lasts, as only a vendor's kernel lets them.
+#[must_use]
+pub fn lengths_differ() -> Limit {
+    let text =
+        "The network namespaces have different values of net.ipv4.tcp_tw_timeout: the minute is read as if TIME_WAIT \
+                lasted as long in each. Look at them one by one."
+            .to_owned();
+    Limit { id: "length", count: None, found: true, text }
 }
 
 fn length(history: &History) -> Option<Limit> {

@@ -177,13 +177,17 @@ impl Query {
             tests.push(filter);
         }
         let filter = Filter::all(tests);
-        let mut states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
+        let mut states = StateSet::of(&[TcpState::TimeWait]);
         // Who names the state in a filter wants it to be looked at.
         if args.fin_wait_2 || filter.mentions(&|test| *test == Filter::FinWait2) {
             states = states.union(StateSet::of(&[TcpState::FinWait2]));
         }
         let needs = Needs::of(&filter);
         let infers_direction = needs.direction || shows_direction;
+        // Listeners tell the direction; else the kernel need not look for them.
+        if infers_direction {
+            states = states.union(StateSet::of(&[TcpState::Listen]));
+        }
         let everything = filter == Filter::TRUE;
         Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged: Cell::new(false) })
     }

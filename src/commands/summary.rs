@@ -9,7 +9,7 @@ use super::netns::{HandOver, Heard, ManyNetnsArgs, Where, in_order, joint, of};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::direction;
 use crate::analysis::groups::By;
-use crate::analysis::limits::Limit;
+use crate::analysis::limits::{self, Limit};
 use crate::analysis::summary::Tally;
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
@@ -121,11 +121,11 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
         }
     };
     let several = args.namespaces.several();
-    let Counted { tally, mut kernel, at_maximum, facts, source, complete, warnings } = counted;
+    let Counted { tally, mut kernel, own, facts, source, complete, warnings } = counted;
     // Each has its own.
     kernel.max_tw_buckets = kernel.max_tw_buckets.filter(|_| !several);
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
-    let summary = tally.summary(kernel, at_maximum, args.top.unwrap_or(usual), global.ipv4_on_the_wire().is_some());
+    let summary = tally.summary(kernel, own, args.top.unwrap_or(usual), global.ipv4_on_the_wire().is_some());
 
     context.warn(&warnings);
     let joint = joint(&facts, several);
@@ -163,8 +163,8 @@ fn gaps(by: &[By], facts: &Facts) -> Vec<String> {
 struct Counted {
     tally: Tally,
     kernel: BucketFacts,
-    /// Of those of them that have as many buckets as they may.
-    at_maximum: Vec<Limit>,
+    /// What the merged counts do not tell any more: that one has as many buckets as it may, that lengths differ.
+    own: Vec<Limit>,
     /// Those of each namespace. At least one.
     facts: Vec<Facts>,
     source: &'static str,
@@ -191,8 +191,8 @@ fn count(args: &SummaryArgs, global: &GlobalArgs, by: &[By]) -> Result<Counted, 
     let complete = end.complete && warnings.is_empty();
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(refusals);
-    let at_maximum = tally.at_maximum(&kernel).into_iter().collect();
-    Ok(Counted { tally, kernel, at_maximum, facts: vec![facts], source: origin.name(), complete, warnings })
+    let own = tally.at_maximum(&kernel).into_iter().collect();
+    Ok(Counted { tally, kernel, own, facts: vec![facts], source: origin.name(), complete, warnings })
 }
 
 /// Counts in all of them, and says what some of them refuse.
@@ -214,7 +214,7 @@ fn count_all(
     in_order(&found.namespaces, &look, &mut |netns, counted| {
         if let Some(mut one) = heard.hear(netns, counted) {
             heard.told(netns, one.complete, one.warnings.drain(..));
-            one.at_maximum.iter_mut().for_each(|limit| limit.text = of(netns, &limit.text));
+            one.own.iter_mut().for_each(|limit| limit.text = of(netns, &limit.text));
             match &mut all {
                 Some(all) => all.add(one),
                 None => all = Some(one),
@@ -229,9 +229,14 @@ fn count_all(
 impl Counted {
     /// Adds what was counted in further namespaces.
     fn add(&mut self, other: Self) {
+        // Once they have differed, the merged ones know no length.
+        let differ = self.kernel.tw_timeout_s != other.kernel.tw_timeout_s;
+        if differ && self.own.iter().all(|limit| limit.id != "length") {
+            self.own.push(limits::lengths_differ());
+        }
         self.tally.merge(other.tally);
         self.kernel = self.kernel.merged(&other.kernel);
-        self.at_maximum.extend(other.at_maximum);
+        self.own.extend(other.own);
         self.facts.extend(other.facts);
         if other.source != self.source {
             self.source = Origin::Procfs.name();

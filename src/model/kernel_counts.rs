@@ -72,3 +72,32 @@ impl BucketFacts {
         self.tcp_ext.as_ref()?.count(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(tw: u64, timeout_s: u64, counters: &[(&str, u64)]) -> BucketFacts {
+        let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        BucketFacts {
+            max_tw_buckets: Some(10),
+            tw_timeout_s: Some(timeout_s),
+            sockstat: Some(TcpSockstat { inuse: 1, orphan: 1, tw, alloc: 1, mem: 1 }),
+            tcp_ext: Some(TcpExt(counters)),
+            bucket_bytes: Some(256),
+        }
+    }
+
+    #[test]
+    fn counts_of_two_namespaces_are_sums_and_what_they_do_not_share_is_unknown() {
+        let (one, other) = (facts(3, 60, &[("TW", 5), ("TWKilled", 1)]), facts(4, 20, &[("TW", 6)]));
+        let both = one.merged(&other);
+        assert_eq!(both.sockstat.map(|sockstat| sockstat.tw), Some(7));
+        assert_eq!((both.counter("TW"), both.counter("TWKilled")), (Some(11), None));
+        assert_eq!((both.max_tw_buckets, both.tw_timeout_s, both.bucket_bytes), (None, None, Some(256)));
+        assert_eq!(one.merged(&facts(4, 60, &[])).tw_timeout_s, Some(60));
+        let unread = BucketFacts { sockstat: None, tcp_ext: None, bucket_bytes: None, ..other };
+        let both = one.merged(&unread);
+        assert_eq!((both.sockstat, both.counter("TW"), both.bucket_bytes), (None, None, Some(256)));
+    }
+}

@@ -229,8 +229,11 @@ impl Source {
                 let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
                 walk_sock_diag(socket, &request, each)
             }
-            // A recording holds whole walks.
-            Carrier::Recorder(recorder) => walk_sock_diag(recorder, &whole, each),
+            // A recording holds whole walks, and the listeners that a replay may ask for.
+            Carrier::Recorder(recorder) => {
+                let states = states.union(StateSet::of(&[TcpState::Listen]));
+                walk_sock_diag(recorder, &Request { states, ..whole }, each)
+            }
             Carrier::Replay(replay) => walk_sock_diag(replay, &whole, each),
             Carrier::Procfs => return walk_procfs(states, each),
         };
