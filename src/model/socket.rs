@@ -186,6 +186,30 @@ impl Halves {
     }
 }
 
+/// Both ports in one register, the local one in the upper half: written apart and copied together, they would be waited for.
+/// Packed as [`Halves`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(2))]
+struct Ports(u32);
+
+impl Ports {
+    #[inline]
+    const fn of(local: Port, remote: Port) -> Self {
+        Self((local.0 as u32) << 16 | remote.0 as u32)
+    }
+
+    #[inline]
+    const fn local(self) -> Port {
+        Port((self.0 >> 16) as u16)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "it is the lower half")]
+    const fn remote(self) -> Port {
+        Port(self.0 as u16)
+    }
+}
+
 /// The bits before the IPv4 address in its mapped form (RFC 4291, section 2.5.5.2).
 const MAPPED: u128 = 0xffff;
 
@@ -196,8 +220,7 @@ pub struct FourTuple {
     pub family: Family,
     local_addr: Halves,
     remote_addr: Halves,
-    local_port: u16,
-    remote_port: u16,
+    ports: Ports,
 }
 
 impl FourTuple {
@@ -225,8 +248,7 @@ impl FourTuple {
             family,
             local_addr: Halves::of(local.0),
             remote_addr: Halves::of(remote.0),
-            local_port: local.1.0,
-            remote_port: remote.1.0,
+            ports: Ports::of(local.1, remote.1),
         }
     }
 
@@ -267,13 +289,13 @@ impl FourTuple {
     /// The port of this end.
     #[must_use]
     pub const fn local_port(&self) -> Port {
-        Port(self.local_port)
+        self.ports.local()
     }
 
     /// The port of the other end; 0 where there is no other end.
     #[must_use]
     pub const fn remote_port(&self) -> Port {
-        Port(self.remote_port)
+        self.ports.remote()
     }
 }
 
