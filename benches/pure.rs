@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twtool::filter::parser;
-use twtool::model::facts::{Facts, Services};
+use twtool::model::facts::Facts;
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::row::{Direction, Row};
+use twtool::model::services::Services;
 use twtool::model::socket::{Socket, StateSet, TcpState};
 use twtool::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use twtool::sock_diag::transport::Transport;
@@ -35,7 +36,7 @@ fn facts() -> Facts {
         local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),
-        services: Services::new(vec![(Port(443), vec!["https".into()]), (Port(8080), vec!["http-alt".into()])]),
+        services: Services::new([(Port(443), ["https"]), (Port(8080), ["http-alt"])]),
         interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
     }
 }

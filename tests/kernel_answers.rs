@@ -10,8 +10,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use serde_json::json;
-use twtool::model::facts::{Facts, Services};
+use twtool::model::facts::Facts;
 use twtool::model::port::Port;
+use twtool::model::services::Services;
 use twtool::sock_diag::request::Walk;
 use twtool::sock_diag::transport::Event;
 
@@ -328,7 +329,7 @@ fn unread_settings_are_unknown_and_said() {
 fn names_from_a_recording_do_not_reach_the_terminal() {
     let evil = "\x1b[31mevil\r\n\t";
     let facts = Facts {
-        services: Services::new(vec![(Port(80), vec![evil.into()])]),
+        services: Services::new([(Port(80), [evil])]),
         interfaces: BTreeMap::from([(NonZeroU32::MIN, evil.to_owned())]),
         ..facts()
     };

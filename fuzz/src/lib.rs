@@ -7,8 +7,9 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use twtool::model::facts::{Facts, Services};
+use twtool::model::facts::Facts;
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use twtool::model::services::Services;
 use twtool::model::socket::{Cookie, Socket};
 use twtool::sock_diag::request::Request;
 use twtool::sock_diag::transport::Transport;
@@ -62,7 +63,7 @@ pub fn facts() -> Facts {
         local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),
-        services: Services::new(vec![(Port(80), vec!["http".into(), "www".into()]), (Port(443), vec!["https".into()])]),
+        services: Services::new([(Port(80), vec!["http", "www"]), (Port(443), vec!["https"])]),
         interfaces: BTreeMap::from([(NonZeroU32::MIN, "lo".to_owned())]),
     }
 }

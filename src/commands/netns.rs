@@ -7,8 +7,9 @@ use std::thread;
 use clap::Args;
 
 use super::CommandError;
-use crate::model::facts::{Facts, Services};
+use crate::model::facts::Facts;
 use crate::model::netns::NetnsArg;
+use crate::model::services::Services;
 use crate::sys::netns::{self, Found, OpenNetns};
 
 /// For commands that look into one namespace.

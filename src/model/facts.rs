@@ -5,10 +5,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::port::{LocalPortRange, LocalReservedPorts, PORT_ARG_FORMS, Port, PortArg, PortRange};
+use super::services::Services;
 
 /// The facts of one network namespace at one time.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,55 +140,6 @@ impl Facts {
     }
 }
 
-/// The TCP services of /etc/services (services(5)): a name for a port, and ports for names and aliases.
-///
-/// A clone shares the table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Services(Arc<ServiceTable>);
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ServiceTable {
-    entries: Vec<(Port, Vec<String>)>,
-    /// For each port the number of its first entry, counted from 1, or 0. A list asks twice a row, so it is no map.
-    names: Vec<u16>,
-}
-
-impl Services {
-    /// The table of these entries: a port with its official name and then its aliases. As in getservbyport(3) and
-    /// getservbyname(3), the first entry of a port or name wins.
-    #[must_use]
-    pub fn new(entries: Vec<(Port, Vec<String>)>) -> Self {
-        let mut services = ServiceTable { names: vec![0; 1 << 16], ..ServiceTable::default() };
-        for (i, (port, _)) in (1..=u16::MAX).zip(&entries) {
-            let first = &mut services.names[usize::from(port.0)];
-            if *first == 0 {
-                *first = i;
-            }
-        }
-        services.entries = entries;
-        Self(Arc::new(services))
-    }
-
-    /// What the table was made of.
-    #[must_use]
-    pub fn entries(&self) -> &[(Port, Vec<String>)] {
-        &self.0.entries
-    }
-
-    /// The official name of a port.
-    #[must_use]
-    pub fn name(&self, port: Port) -> Option<&str> {
-        let entry = usize::from(*self.0.names.get(usize::from(port.0))?).checked_sub(1)?;
-        self.0.entries[entry].1.first().map(String::as_str)
-    }
-
-    /// The port of a name or alias.
-    #[must_use]
-    pub fn port(&self, name: &str) -> Option<Port> {
-        self.0.entries.iter().find(|(_, names)| names.iter().any(|other| other == name)).map(|(port, _)| *port)
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -203,7 +154,7 @@ pub(crate) mod tests {
             local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
             local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8000))])),
             unprivileged_port_start: Some(1024),
-            services: Services::new(vec![(Port(80), vec!["http".into(), "www".into()])]),
+            services: Services::new([(Port(80), ["http", "www"])]),
             interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
         }
     }

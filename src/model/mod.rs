@@ -17,5 +17,6 @@ pub mod port;
 pub mod port_set;
 pub mod process;
 pub mod row;
+pub mod services;
 pub mod socket;
 pub mod tw_reuse;

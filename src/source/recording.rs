@@ -13,9 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::facts::{Facts, Services};
+use crate::model::facts::Facts;
 use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use crate::model::services::Services;
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::{Event, EventSink};
 use crate::sys;
@@ -146,7 +147,11 @@ impl Header {
             local_reserved_ports: facts.local_reserved_ports.as_ref().map(|list| list.0.iter().map(pair).collect()),
             unprivileged_port_start: facts.unprivileged_port_start,
             interfaces: facts.interfaces.iter().map(|(index, name)| (index.get(), name.clone())).collect(),
-            services: facts.services.entries().iter().map(|(port, names)| (port.0, names.clone())).collect(),
+            services: facts
+                .services
+                .entries()
+                .map(|(port, names)| (port.0, names.map(str::to_owned).collect()))
+                .collect(),
             buckets: (*buckets != BucketFacts::default()).then(|| Buckets::of(buckets)),
         }
     }
@@ -175,7 +180,7 @@ impl Header {
                 .transpose()?
                 .map(LocalReservedPorts),
             unprivileged_port_start: self.unprivileged_port_start,
-            services: Services::new(self.services.into_iter().map(|(port, names)| (Port(port), names)).collect()),
+            services: Services::new(self.services.into_iter().map(|(port, names)| (Port(port), names))),
             interfaces: self.interfaces.into_iter().filter_map(index).collect(),
         })
     }
@@ -324,7 +329,7 @@ mod tests {
             local_port_range: PortRange::new(Port(32768), Port(60999)).map(LocalPortRange),
             local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8080))])),
             unprivileged_port_start: None,
-            services: Services::new(vec![(Port(80), vec!["http".into(), "www".into()])]),
+            services: Services::new([(Port(80), ["http", "www"])]),
             interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
         }
     }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use crate::model::facts::Services;
 use crate::model::port::Port;
+use crate::model::services::Services;
 
 /// Reads the file. A network namespace that ip-netns(8) knows by a name may have one of its own, /etc/netns/NAME/services:
 /// `ip netns exec` shows it to programs in place of /etc/services.
@@ -36,16 +36,15 @@ fn shared(bytes: Vec<u8>) -> Services {
 /// `name port/protocol [alias ...] [# comment]`, an entry a line; lines of another form are passed over.
 ///
 /// Bytes and not characters: every start of a program waits for this.
-fn table(bytes: &[u8]) -> Services {
-    let entry = |line: &[u8]| {
+fn table<'a>(bytes: &'a [u8]) -> Services {
+    let entry = |line: &'a [u8]| {
         let line = line.split(|byte| *byte == b'#').next()?;
         let mut words = line.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
         let name = words.next()?;
         let port = str::from_utf8(words.next()?.strip_suffix(b"/tcp")?).ok()?.parse().ok().map(Port)?;
-        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
-        Some((port, std::iter::once(name).chain(words).map(text).collect()))
+        Some((port, std::iter::once(name).chain(words).map(String::from_utf8_lossy)))
     };
-    Services::new(bytes.split(|byte| *byte == b'\n').filter_map(entry).collect())
+    Services::new(bytes.split(|byte| *byte == b'\n').filter_map(entry))
 }
 
 /// As isspace(3) has it, which getservbyname(3) goes by: the vertical tab, too.

@@ -158,10 +158,10 @@ pub fn table_columns(with_netns: bool, with_state: bool) -> Vec<&'static Column>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::facts::Services;
     use crate::model::facts::tests::facts;
     use crate::model::port::Port;
     use crate::model::row::tests::row;
+    use crate::model::services::Services;
     use crate::model::socket::Cookie;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
@@ -199,7 +199,7 @@ mod tests {
             let mut facts = facts();
             facts.netns_name = name;
             if named {
-                facts.services = Services::new(vec![(Port(ports[0]), vec!["a,\"b\"".into()]), (Port(ports[1]), vec!["x".into()])]);
+                facts.services = Services::new([(Port(ports[0]), ["a,\"b\""]), (Port(ports[1]), ["x"])]);
             }
             let mut row = row(&form(addrs[0]), ports[0], &form(addrs[1]), ports[1]);
             row.bucket.expires_ms = expires_ms;

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
-use twtool::model::facts::{Facts, Services};
+use twtool::model::facts::Facts;
 use twtool::model::kernel_counts::BucketFacts;
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
+use twtool::model::services::Services;
 use twtool::sock_diag::request::{Request, Walk};
 use twtool::sock_diag::transport::{Event, EventSink as _};
 use twtool::source::recording::RecordingFile;
@@ -125,7 +126,7 @@ pub(crate) fn facts() -> Facts {
         local_port_range: Some(LocalPortRange(range(32768, 60999))),
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),
-        services: Services::new(vec![(Port(80), vec!["http".into()])]),
+        services: Services::new([(Port(80), ["http"])]),
         interfaces: BTreeMap::from([(NonZeroU32::MIN, "lo".to_owned())]),
     }
 }
