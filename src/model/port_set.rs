@@ -63,6 +63,38 @@ impl PortSet {
     }
 }
 
+/// A set of ports that tells the place of each among the others at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortIndex {
+    set: PortSet,
+    /// How many of its ports are below the first one of each word.
+    below: Box<[u16; 1024]>,
+}
+
+impl From<PortSet> for PortIndex {
+    fn from(set: PortSet) -> Self {
+        let mut below = Box::new([0; 1024]);
+        let mut count: u32 = 0;
+        for (below, word) in below.iter_mut().zip(set.0.iter()) {
+            // Only all 65,536 ports together would be more, and below the last word there are fewer.
+            *below = u16::try_from(count).unwrap_or(u16::MAX);
+            count += word.count_ones();
+        }
+        Self { set, below }
+    }
+}
+
+impl PortIndex {
+    /// How many ports of the set are lower than this one, where it is in the set.
+    #[must_use]
+    #[inline]
+    pub fn place(&self, port: Port) -> Option<usize> {
+        let (word, bit) = bit(port);
+        let bits = self.set.0[word];
+        (bits & bit != 0).then(|| usize::from(self.below[word]) + (bits & (bit - 1)).count_ones() as usize)
+    }
+}
+
 impl FromIterator<Port> for PortSet {
     fn from_iter<I: IntoIterator<Item = Port>>(ports: I) -> Self {
         let mut set = Self::default();
@@ -102,6 +134,11 @@ mod tests {
             }
             prop_assert_eq!(set.iter().map(|port| port.0).collect::<Vec<_>>(), numbers.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.count() as usize, numbers.len());
+            let index = PortIndex::from(set);
+            for number in 0..=u16::MAX {
+                let place = numbers.contains(&number).then(|| numbers.range(..number).count());
+                prop_assert_eq!(index.place(Port(number)), place);
+            }
         }
     }
 }

@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::port::Port;
-use super::port_set::PortSet;
+use super::port_set::{PortIndex, PortSet};
 
 /// The table. A clone shares it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Services(Arc<Table>);
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Table {
     /// All names and aliases, one behind the other.
     text: String,
@@ -20,10 +20,16 @@ struct Table {
     names: Vec<Range<usize>>,
     /// A port, and which of `names` are its official name and then its aliases.
     entries: Vec<(Port, Range<usize>)>,
-    /// Ports that have an entry: most of those that a list asks for have none.
-    ports: PortSet,
-    /// Each of them, lowest first, with the number of its first entry.
-    first: Vec<(Port, usize)>,
+    /// Ports that have an entry.
+    ports: PortIndex,
+    /// The number of the first entry of each of them.
+    first: Vec<usize>,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self::new::<&str>([] as [(Port, [&str; 0]); 0])
+    }
 }
 
 impl Services {
@@ -31,21 +37,24 @@ impl Services {
     /// getservbyname(3), the first entry of a port or name wins.
     #[must_use]
     pub fn new<N: AsRef<str>>(entries: impl IntoIterator<Item = (Port, impl IntoIterator<Item = N>)>) -> Self {
-        let mut table = Table::default();
+        let (mut text, mut all_names, mut table) = (String::new(), vec![], vec![]);
+        let (mut ports, mut first) = (PortSet::default(), vec![]);
         for (port, names) in entries {
-            let begin = table.names.len();
+            let begin = all_names.len();
             for name in names {
-                let at = table.text.len();
-                table.text.push_str(name.as_ref());
-                table.names.push(at..table.text.len());
+                let at = text.len();
+                text.push_str(name.as_ref());
+                all_names.push(at..text.len());
             }
-            table.ports.insert(port);
-            table.first.push((port, table.entries.len()));
-            table.entries.push((port, begin..table.names.len()));
+            if !ports.contains(port) {
+                ports.insert(port);
+                first.push((port, table.len()));
+            }
+            table.push((port, begin..all_names.len()));
         }
-        table.first.sort_unstable();
-        table.first.dedup_by_key(|(port, _)| *port);
-        Self(Arc::new(table))
+        first.sort_unstable();
+        let first = first.into_iter().map(|(_, entry)| entry).collect();
+        Self(Arc::new(Table { text, names: all_names, entries: table, ports: ports.into(), first }))
     }
 
     /// What the table was made of.
@@ -60,11 +69,8 @@ impl Services {
     /// The official name of a port.
     #[must_use]
     pub fn name(&self, port: Port) -> Option<&str> {
-        if !self.0.ports.contains(port) {
-            return None;
-        }
-        let at = self.0.first.binary_search_by_key(&port, |(port, _)| *port).ok()?;
-        let (_, names) = &self.0.entries[self.0.first[at].1];
+        // A list asks twice a row: two looks into memory, and no search.
+        let (_, names) = &self.0.entries[self.0.first[self.0.ports.place(port)?]];
         self.names(names.clone()).next()
     }
 
