@@ -40,24 +40,35 @@ impl Column {
         (self.value)(record)
     }
 
-    /// Appends the value as a table has it: `-` for what is unknown, times rounded, a service beside its port.
-    pub fn write_for_eyes(&self, record: &SocketRecord, cell: &mut String) {
+    /// Appends the value as a table has it: `-` for what is unknown, times rounded, a service beside its port. Returns how
+    /// many columns of a terminal that takes.
+    pub fn write_for_eyes(&self, record: &SocketRecord, text: &mut String) -> usize {
+        let start = text.len();
+        // Of what comes from elsewhere bytes may be more than columns; of all else each is one.
+        let (mut bytes, mut columns) = (0, 0);
+        let mut append_foreign = |foreign: &str, text: &mut String| {
+            let escaped = human::escape(foreign);
+            bytes += escaped.len();
+            columns += human::display_width(&escaped);
+            text.push_str(&escaped);
+        };
         match self.value(record) {
             Value::Unknown if self.shown == Shown::Netns && record.facts.netns.is_some() => {
-                number(record.facts.netns).append_text(cell);
+                number(record.facts.netns).append_text(text);
             }
-            Value::Unknown => cell.push('-'),
+            Value::Unknown => text.push('-'),
             Value::Number(ms) if self.shown == Shown::Duration => {
-                human::append_duration(Duration::from_millis(ms), cell);
+                human::append_duration(Duration::from_millis(ms), text);
             }
-            Value::Text(text) => cell.push_str(&human::escape(text)),
-            value => value.append_text(cell),
+            Value::Text(foreign) => append_foreign(foreign, text),
+            value => value.append_text(text),
         }
         if let Some(service) = self.service_beside(record) {
-            cell.push_str(" (");
-            cell.push_str(&human::escape(service));
-            cell.push(')');
+            text.push_str(" (");
+            append_foreign(service, text);
+            text.push(')');
         }
+        text.len() - start + columns - bytes
     }
 
     fn service_beside<'r>(&self, record: &SocketRecord<'r>) -> Option<&'r str> {
@@ -215,8 +226,9 @@ mod tests {
             prop_assert_eq!(csv + "\n", fields);
             for column in RECORD_COLUMNS.iter().chain(JOINED_COLUMNS) {
                 let mut cell = String::new();
-                column.write_for_eyes(&record, &mut cell);
-                prop_assert_eq!(column.width_for_eyes(&record), human::display_width(&cell), "{}: {}", column.key, cell);
+                let written = column.write_for_eyes(&record, &mut cell);
+                prop_assert_eq!(written, human::display_width(&cell), "{}: {}", column.key, cell);
+                prop_assert_eq!(column.width_for_eyes(&record), written, "{}: {}", column.key, cell);
             }
         }
     }

@@ -20,12 +20,13 @@ pub fn duration(time: Duration) -> String {
 /// Appends [`duration`].
 pub fn append_duration(time: Duration, text: &mut String) {
     let seconds = time.as_secs();
-    let mut number = itoa::Buffer::new();
     if seconds < 100 {
-        text.push_str(number.format(seconds));
-        text.push('.');
-        text.push_str(number.format(time.subsec_millis() / 100));
-        text.push('s');
+        // In one piece: nearly every bucket has such a time.
+        let digit = |number: u64| b"0123456789"[(number % 10) as usize];
+        let tenths = u64::from(time.subsec_millis() / 100);
+        let made = [digit(seconds / 10), digit(seconds), b'.', digit(tenths), b's'];
+        let begin = usize::from(seconds < 10);
+        text.push_str(str::from_utf8(&made[begin..]).unwrap_or_default());
     } else {
         // Writing to a String cannot fail.
         let _ = write!(text, "{}m{:02}s", seconds / 60, seconds % 60);

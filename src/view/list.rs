@@ -160,23 +160,26 @@ pub struct ListTable<'a> {
     pub header: bool,
 }
 
-impl Rows for ListTable<'_> {
+impl<'l> Rows for ListTable<'l> {
+    type Row<'a>
+        = SocketRecord<'l>
+    where
+        Self: 'a;
+
     fn count(&self) -> usize {
         self.rows.len()
     }
 
-    fn fill(&self, row: usize, cells: &mut [String]) {
-        let record = SocketRecord::of_row(self.rows[row], of(self.rows[row], self.facts));
-        for (column, cell) in self.columns.iter().zip(cells) {
-            column.write_for_eyes(&record, cell);
-        }
+    fn row(&self, row: usize) -> SocketRecord<'l> {
+        SocketRecord::of_row(self.rows[row], of(self.rows[row], self.facts))
     }
 
-    fn widen(&self, row: usize, widest: &mut [usize]) {
-        let record = SocketRecord::of_row(self.rows[row], of(self.rows[row], self.facts));
-        for (column, widest) in self.columns.iter().zip(widest) {
-            *widest = (*widest).max(column.width_for_eyes(&record));
-        }
+    fn append(&self, row: &SocketRecord, column: usize, text: &mut String) -> usize {
+        self.columns[column].write_for_eyes(row, text)
+    }
+
+    fn width(&self, row: &SocketRecord, column: usize) -> usize {
+        self.columns[column].width_for_eyes(row)
     }
 }
 
@@ -203,7 +206,7 @@ pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Res
         spare: spare.iter().position(|key| *key == column.key).map_or(0, |i| u8::try_from(i + 1).unwrap_or(0)),
     };
     let headings: Vec<Heading> = list.columns.iter().map(heading).collect();
-    table::write(out, &headings, list.header, list, look)
+    table::stream(out, &headings, list.header, list, look)
 }
 
 /// `5 TIME_WAIT, 2 FIN_WAIT_2`.

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 /// Rows that are formatted at once.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 512;
 
 /// Fewer rows than this are not worth a thread.
 const WORTHWHILE: usize = 4 * CHUNK;
@@ -41,7 +41,7 @@ pub(super) fn write(
                 let (sender, receiver) = mpsc::sync_channel(2);
                 let make = move || {
                     for chunk in (worker..chunks).step_by(workers) {
-                        let mut text = String::with_capacity(CHUNK * 128);
+                        let mut text = String::with_capacity(CHUNK * 192);
                         append(range(chunk), &mut text);
                         // The writer hangs up when it cannot write.
                         if sender.send(text).is_err() {

@@ -1,7 +1,8 @@
 //! Tables for eyes: fitted to the terminal, plain where there is none.
 //!
-//! comfy-table draws what a person can look at; above a hundred rows, where it would cost several times the memory and
-//! time of all the rest, the same lines are written one by one. Both take their cells from the same layout.
+//! comfy-table draws what a person can look at. Above a hundred rows it would cost several times the memory and time of all
+//! the rest, and a list of ten it would make longer than everything else: there the same lines are written one by one. Both
+//! have the same layout.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -49,49 +50,64 @@ impl Heading {
 
 /// Rows that can be asked for their cells as often as the layout needs.
 pub trait Rows: Sync {
+    /// What the cells of a row are made of.
+    type Row<'a>
+    where
+        Self: 'a;
     /// How many rows there are.
     fn count(&self) -> usize;
-    /// Appends the text of each of a row's cells to the string in its place.
-    fn fill(&self, row: usize, cells: &mut [String]);
-    /// Makes each number at least the width of the row's cell in its place.
-    fn widen(&self, row: usize, widest: &mut [usize]);
+    /// A row.
+    fn row(&self, row: usize) -> Self::Row<'_>;
+    /// Appends the text of its cell in a column. Returns how many columns of a terminal that takes.
+    fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut String) -> usize;
+    /// The same without the text: a table asks that of every row before it writes any.
+    fn width(&self, row: &Self::Row<'_>, column: usize) -> usize;
 }
 
 impl Rows for [Vec<String>] {
+    type Row<'a> = &'a [String];
+
     fn count(&self) -> usize {
         self.len()
     }
 
-    fn fill(&self, row: usize, cells: &mut [String]) {
-        for (cell, text) in cells.iter_mut().zip(&self[row]) {
-            cell.push_str(text);
-        }
+    fn row(&self, row: usize) -> &[String] {
+        &self[row]
     }
 
-    fn widen(&self, row: usize, widest: &mut [usize]) {
-        for (widest, text) in widest.iter_mut().zip(&self[row]) {
-            *widest = (*widest).max(display_width(text));
-        }
-    }
-}
-
-/// The cells of one row at a time, in buffers that are used again.
-struct Cells(Vec<String>);
-
-impl Cells {
-    fn new(headings: &[Heading]) -> Self {
-        Self(vec![String::new(); headings.len()])
+    fn append(&self, row: &&[String], column: usize, text: &mut String) -> usize {
+        append(&row[column], text)
     }
 
-    fn of(&mut self, rows: &(impl Rows + ?Sized), row: usize) -> &[String] {
-        self.0.iter_mut().for_each(String::clear);
-        rows.fill(row, &mut self.0);
-        &self.0
+    fn width(&self, row: &&[String], column: usize) -> usize {
+        display_width(&row[column])
     }
 }
 
-/// Writes the table. Says which columns did not fit, by their titles.
+/// Appends a text. Returns how many columns of a terminal it takes.
+fn append(text: &str, to: &mut String) -> usize {
+    to.push_str(text);
+    display_width(text)
+}
+
+/// Writes a table of ready-made cells. Says which columns did not fit, by their titles.
 pub fn write(
+    out: &mut dyn Write,
+    headings: &[Heading],
+    header: bool,
+    rows: &[Vec<String>],
+    look: Look,
+) -> io::Result<Vec<&'static str>> {
+    if rows.len() > DRAWN {
+        return stream(out, headings, header, rows, look);
+    }
+    let layout = Layout::new(headings, header, rows, look.width);
+    draw(out, &layout, headings, header, rows, look)?;
+    Ok(layout.left_out(headings))
+}
+
+/// The same of any number of rows, whose cells are made as they are written.
+pub fn stream(
     out: &mut dyn Write,
     headings: &[Heading],
     header: bool,
@@ -99,13 +115,18 @@ pub fn write(
     look: Look,
 ) -> io::Result<Vec<&'static str>> {
     let layout = Layout::new(headings, header, rows, look.width);
-    if rows.count() <= DRAWN {
-        draw(out, &layout, headings, header, rows, look)?;
-    } else {
-        stream(out, &layout, headings, header, rows, look)?;
+    if header {
+        let mut lines = String::new();
+        layout.append_row(headings, |column, text| append(headings[column].title, text), &mut lines);
+        lines.lines().try_for_each(|line| write_line(out, line, Some(look)))?;
     }
-    let shown = |i: usize| layout.columns.iter().any(|&(column, _)| column == i);
-    Ok(headings.iter().enumerate().filter(|(i, _)| !shown(*i)).map(|(_, heading)| heading.title).collect())
+    parallel::write(out, rows.count(), &|part: Range<usize>, text: &mut String| {
+        for row in part {
+            let row = rows.row(row);
+            layout.append_row(headings, |column, text| rows.append(&row, column, text), text);
+        }
+    })?;
+    Ok(layout.left_out(headings))
 }
 
 /// Which columns are shown, and how wide each is.
@@ -121,7 +142,10 @@ impl Layout {
                 let mut widest: Vec<usize> =
                     headings.iter().map(|heading| if header { heading.title.width() } else { 0 }).collect();
                 for row in part {
-                    rows.widen(row, &mut widest);
+                    let row = rows.row(row);
+                    for (column, widest) in widest.iter_mut().enumerate() {
+                        *widest = (*widest).max(rows.width(&row, column));
+                    }
                 }
                 widest
             },
@@ -132,6 +156,12 @@ impl Layout {
             fit(&mut columns, headings, width);
         }
         Self { columns }
+    }
+
+    /// The titles of columns that have no room.
+    fn left_out(&self, headings: &[Heading]) -> Vec<&'static str> {
+        let shown = |i: usize| self.columns.iter().any(|&(column, _)| column == i);
+        headings.iter().enumerate().filter(|(i, _)| !shown(*i)).map(|(_, heading)| heading.title).collect()
     }
 }
 
@@ -177,7 +207,7 @@ fn draw(
     layout: &Layout,
     headings: &[Heading],
     header: bool,
-    rows: &(impl Rows + ?Sized),
+    rows: &[Vec<String>],
     look: Look,
 ) -> io::Result<()> {
     let mut table = Table::new();
@@ -188,10 +218,8 @@ fn draw(
         heading_lines = titles.iter().map(Vec::len).max().unwrap_or_default();
         table.set_header(titles.into_iter().map(|lines| lines.join("\n")));
     }
-    let mut cells = Cells::new(headings);
-    for row in 0..rows.count() {
-        let cells = cells.of(rows, row);
-        table.add_row(layout.columns.iter().map(|&(i, width)| wrap(&cells[i], width).join("\n")));
+    for row in rows {
+        table.add_row(layout.columns.iter().map(|&(i, width)| wrap(&row[i], width).join("\n")));
     }
     for (column, &(i, width)) in table.column_iter_mut().zip(&layout.columns) {
         let padding = u16::try_from(GAP).unwrap_or(u16::MAX);
@@ -214,42 +242,38 @@ fn write_line(out: &mut dyn Write, line: &str, heading: Option<Look>) -> io::Res
     }
 }
 
-fn stream(
-    out: &mut dyn Write,
-    layout: &Layout,
-    headings: &[Heading],
-    header: bool,
-    rows: &(impl Rows + ?Sized),
-    look: Look,
-) -> io::Result<()> {
-    if header {
-        let titles: Vec<String> = headings.iter().map(|heading| heading.title.to_owned()).collect();
-        let mut lines = String::new();
-        layout.append_row(headings, &titles, &mut lines);
-        lines.lines().try_for_each(|line| write_line(out, line, Some(look)))?;
-    }
-    parallel::write(out, rows.count(), &|part: Range<usize>, text: &mut String| {
-        let mut cells = Cells::new(headings);
-        for row in part {
-            layout.append_row(headings, cells.of(rows, row), text);
-        }
-    })
-}
-
 impl Layout {
-    /// Appends the line of a row, or its lines where a cell is wider than its column.
-    fn append_row(&self, headings: &[Heading], cells: &[String], text: &mut String) {
-        if self.columns.iter().all(|&(i, width)| display_width(&cells[i]) <= width) {
-            for &(i, width) in &self.columns {
-                pad(text, &cells[i], width, headings[i].right);
-            }
-            end_line(text);
-            return;
+    /// Appends the line of a row, or its lines where a cell is wider than its column. Cells are written where they stay.
+    fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut String) -> usize, text: &mut String) {
+        let start = text.len();
+        for &(column, width) in &self.columns {
+            let cell = text.len();
+            let Some(blanks) = width.checked_sub(append(column, text)) else {
+                text.truncate(start);
+                return self.append_wrapped(headings, append, text);
+            };
+            align(text, cell, blanks, headings[column].right);
         }
-        let lines: Vec<Vec<&str>> = self.columns.iter().map(|&(i, width)| wrap(&cells[i], width)).collect();
+        end_line(text);
+    }
+
+    fn append_wrapped(&self, headings: &[Heading], append: impl Fn(usize, &mut String) -> usize, text: &mut String) {
+        let cells: Vec<String> = self
+            .columns
+            .iter()
+            .map(|&(column, _)| {
+                let mut cell = String::new();
+                append(column, &mut cell);
+                cell
+            })
+            .collect();
+        let lines: Vec<Vec<&str>> =
+            cells.iter().zip(&self.columns).map(|(cell, &(_, width))| wrap(cell, width)).collect();
         for n in 0..lines.iter().map(Vec::len).max().unwrap_or_default() {
-            for (parts, &(i, width)) in lines.iter().zip(&self.columns) {
-                pad(text, parts.get(n).copied().unwrap_or_default(), width, headings[i].right);
+            for (parts, &(column, width)) in lines.iter().zip(&self.columns) {
+                let (cell, part) = (text.len(), parts.get(n).copied().unwrap_or_default());
+                text.push_str(part);
+                align(text, cell, width.saturating_sub(display_width(part)), headings[column].right);
             }
             end_line(text);
         }
@@ -262,23 +286,23 @@ fn end_line(text: &mut String) {
     text.push('\n');
 }
 
-/// Appends the text in its column, and the gap behind it.
-fn pad(line: &mut String, text: &str, width: usize, right: bool) {
-    let blanks = width.saturating_sub(display_width(text));
-    let (before, after) = if right { (blanks, 0) } else { (0, blanks) };
-    push_blanks(line, before);
-    line.push_str(text);
-    push_blanks(line, after + GAP);
+/// Blanks before the cell that begins there and ends the line so far, or behind it; and the gap to the next.
+fn align(line: &mut String, cell: usize, blanks: usize, right: bool) {
+    if right {
+        insert_blanks(line, cell, blanks);
+        insert_blanks(line, line.len(), GAP);
+    } else {
+        insert_blanks(line, line.len(), blanks + GAP);
+    }
 }
 
-fn push_blanks(line: &mut String, count: usize) {
+fn insert_blanks(line: &mut String, at: usize, mut count: usize) {
     const BLANKS: &str = "                                                                ";
-    let mut left = count;
-    while left > BLANKS.len() {
-        line.push_str(BLANKS);
-        left -= BLANKS.len();
+    while count > 0 {
+        let some = &BLANKS[..count.min(BLANKS.len())];
+        line.insert_str(at, some);
+        count -= some.len();
     }
-    line.push_str(&BLANKS[..left]);
 }
 
 #[cfg(test)]
@@ -295,7 +319,7 @@ mod tests {
         let layout = Layout::new(&HEADINGS, true, rows, look.width);
         let (mut drawn, mut streamed) = (vec![], vec![]);
         draw(&mut drawn, &layout, &HEADINGS, true, rows, look).expect("written");
-        stream(&mut streamed, &layout, &HEADINGS, true, rows, look).expect("written");
+        stream(&mut streamed, &HEADINGS, true, rows, look).expect("written");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         (text(drawn), text(streamed))
     }
