@@ -33,6 +33,7 @@ pub mod commands;
 pub mod filter;
 pub mod lab;
 pub mod model;
+pub mod parallel;
 pub mod sock_diag;
 pub mod source;
 pub mod sys;

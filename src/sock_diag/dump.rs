@@ -11,7 +11,6 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer};
@@ -22,6 +21,7 @@ use super::response::{self, Malformed};
 use super::transport::Transport;
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::parallel::Helpers;
 
 /// How a dump ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,18 +176,15 @@ fn run_overlapping(
     }
 }
 
-/// The rest of a dump, received ahead by a second thread. `None`: there is no second core, or no thread can be made.
+/// The rest of a dump, received ahead by a helper. `None`: there is none.
 fn run_ahead<F: FnMut(&Socket) -> ControlFlow<()>>(
     transport: &mut dyn Transport,
     reader: &mut Reader<F>,
 ) -> Option<Result<DumpEnd, DumpError>> {
-    if thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
-        return None;
-    }
-    thread::scope(|scope| {
+    Helpers::take()?.beside(|scope| {
         let (full, batches) = mpsc::sync_channel::<Batch>(AHEAD);
         let (recycle, empty) = mpsc::channel::<Batch>();
-        let receive = move || {
+        let receive = move |_: &_| {
             let mut last = false;
             while !last {
                 let mut used = empty.try_recv().unwrap_or_default();
@@ -204,7 +201,7 @@ fn run_ahead<F: FnMut(&Socket) -> ControlFlow<()>>(
                 }
             }
         };
-        thread::Builder::new().spawn_scoped(scope, receive).ok()?;
+        scope.spawn(receive);
         for mut batch in batches {
             for (length, buffer) in &mut batch {
                 match reader.read(std::mem::replace(length, Ok(0)), buffer) {

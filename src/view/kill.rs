@@ -10,13 +10,13 @@ use super::column::{RECORD_COLUMNS, table_columns};
 use super::human;
 use super::json::{self, Envelope};
 use super::list::{self, ListTable};
-use super::parallel;
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::outcome::Outcome;
-use crate::model::row::Row;
+use crate::model::row::{Order, Row};
+use crate::parallel;
 
 /// The most rows of a plan that are shown one by one.
 const SHOWN: usize = 20;
@@ -41,7 +41,7 @@ pub struct Plan<'a> {
 pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
     let Plan { rows, facts, with_state } = *plan;
     let mut sorted: Vec<&Row> = rows.iter().collect();
-    sorted.sort_unstable_by(|a, b| a.by_expires(b));
+    sorted.sort_unstable_by(|a, b| Order::Expires.compare(a, b));
     let shown = &sorted[..rows.len().min(SHOWN)];
     let columns = table_columns(false, with_state);
     list::body(
@@ -91,7 +91,7 @@ impl<'a> Report<'a> {
             _ => None,
         });
         let mut failed: Vec<_> = failed.collect();
-        failed.sort_by(|a, b| a.0.by_expires(b.0));
+        failed.sort_by(|a, b| Order::Expires.compare(a.0, b.0));
         failed
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::column::{Column, RECORD_COLUMNS};
 use super::human;
 use super::json::{self, Envelope};
-use super::parallel;
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::table::{self, Heading, Rows};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::row::Row;
+use crate::parallel;
 
 /// Bytes that are gathered before they are written; as many as standard output buffers, so that it passes them through.
 const CHUNK: usize = 64 * 1024;

@@ -14,7 +14,6 @@ pub mod json;
 pub mod kill;
 pub mod ladder;
 pub mod list;
-mod parallel;
 pub mod pcap;
 pub mod port;
 pub mod record;

@@ -11,8 +11,8 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 use unicode_width::UnicodeWidthStr;
 
 use super::human::display_width;
-use super::parallel;
 use super::style::{Look, Meaning};
+use crate::parallel;
 
 /// The most rows that comfy-table draws.
 const DRAWN: usize = 100;

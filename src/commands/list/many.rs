@@ -194,7 +194,7 @@ impl Reader<'_> {
                 query.directed(source.facts())?;
             }
             if gathers {
-                one::gather(&query, &mut source, self.args.order(self.global.format()))
+                one::gather(&query, &mut source)
             } else {
                 one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
             }

@@ -12,11 +12,10 @@ use clap::{Args, ValueEnum};
 use super::netns::{ManyNetnsArgs, Where};
 use super::selection::SelectionArgs;
 use super::{Answer, CommandError, Context, Format, GlobalArgs};
-use crate::model::row::Row;
+use crate::model::row::Order;
 use crate::source::Choice;
 use crate::sys;
 use crate::view::column::{Column, RECORD_COLUMNS};
-use rows::Order;
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -153,9 +152,9 @@ impl ListArgs {
         let usual = if self.streams(format) { SortKey::None } else { SortKey::Expires };
         match self.sort.unwrap_or(usual) {
             SortKey::None => None,
-            SortKey::Expires => Some(Row::by_expires),
-            SortKey::Local => Some(Row::by_local),
-            SortKey::Remote => Some(Row::by_remote),
+            SortKey::Expires => Some(Order::Expires),
+            SortKey::Local => Some(Order::Local),
+            SortKey::Remote => Some(Order::Remote),
         }
     }
 

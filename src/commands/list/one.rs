@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::ListArgs;
-use super::rows::{Gathered, Order, Runs};
+use super::rows::Gathered;
 use crate::commands::selection::{Query, gaps};
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
@@ -39,7 +39,7 @@ pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context
     } else if args.streams(format) {
         stream(&query, &mut source, context, args, format)
     } else {
-        gather(&query, &mut source, args.order(format)).and_then(|gathered| gathered.answer(args, format, context))
+        gather(&query, &mut source).and_then(|gathered| gathered.answer(args, format, context))
     };
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
     source.finish()?;
@@ -139,19 +139,15 @@ fn stream(
 }
 
 /// All of its rows, with what is to be said about them.
-pub(super) fn gather(query: &Query, source: &mut Source, order: Option<Order>) -> Result<Gathered, CommandError> {
+pub(super) fn gather(query: &Query, source: &mut Source) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
-    let ((_, runs), end) = source.collect(
+    let ((_, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), Runs::new(order)),
-        |(listeners, runs), socket| {
-            if let Some(row) = query.row(listeners, &facts, socket) {
-                runs.push(row);
-            }
-        },
+        || (Listeners::default(), vec![]),
+        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, socket)),
     )?;
-    gathered(query, source, runs.end(), end)
+    gathered(query, source, rows, end)
 }
 
 /// The same, this many rows at a time, and the last of them returned. As in [`stream`], no dump is repeated.

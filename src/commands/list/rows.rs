@@ -1,64 +1,22 @@
 //! Rows that were gathered before they are printed: their order, and each format.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+use std::ops::Range;
 
 use super::ListArgs;
 use crate::commands::netns::joint;
 use crate::commands::{Answer, CommandError, Context, Format};
 use crate::model::facts::Facts;
-use crate::model::row::Row;
+use crate::model::row::{Order, Row};
+use crate::parallel;
 use crate::view;
 use crate::view::column::table_columns;
 use crate::view::json::Envelope;
 use crate::view::list::ListTable;
 
-/// By what rows are sorted.
-pub(super) type Order = fn(&Row, &Row) -> Ordering;
-
-/// So many rows are put in order at a time.
-const RUN: usize = 4096;
-
-/// Rows that are put in order as they come: while the kernel looks for the next ones there is time for it.
-pub(super) struct Runs {
-    rows: Vec<Row>,
-    order: Option<Order>,
-    /// How many are put in order at a time.
-    run: usize,
-}
-
-impl Runs {
-    /// None yet. Without an order they stay as they come.
-    pub(super) const fn new(order: Option<Order>) -> Self {
-        Self { rows: vec![], order, run: RUN }
-    }
-
-    /// Takes the next one.
-    pub(super) fn push(&mut self, row: Row) {
-        self.rows.push(row);
-        if self.rows.len().is_multiple_of(self.run) {
-            self.sort(self.rows.len() - self.run);
-        }
-    }
-
-    fn sort(&mut self, from: usize) {
-        if let Some(order) = self.order {
-            self.rows[from..].sort_unstable_by(order);
-        }
-    }
-
-    /// All of them, every run in order.
-    pub(super) fn end(mut self) -> Vec<Row> {
-        self.sort(self.rows.len() - self.rows.len() % self.run);
-        self.rows
-    }
-}
-
 /// Rows, of one network namespace or of several.
 #[derive(Clone)]
 pub(super) struct Gathered {
-    /// From [`Runs`], or as they came.
+    /// As they came.
     pub(super) rows: Vec<Row>,
     /// The facts of each namespace; rows have its place in here. At least one.
     pub(super) facts: Vec<Facts>,
@@ -78,7 +36,7 @@ impl Gathered {
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
         let Self { rows, facts, with_state, source, complete, typed, warnings } = self;
         let mut rows = match args.order(format) {
-            Some(order) => merged(&rows, order),
+            Some(order) => sorted(&rows, order),
             None => rows.iter().collect(),
         };
         if args.reverse {
@@ -111,48 +69,63 @@ impl Gathered {
     }
 }
 
-/// References to the rows in this order, merged from what of them is in order already: the [`Runs`] of each namespace.
-fn merged(rows: &[Row], order: Order) -> Vec<&Row> {
-    let ascends = |a: &Row, b: &Row| order(a, b).is_le();
-    let mut runs: BinaryHeap<Run> = rows.chunk_by(ascends).map(|rows| Run { rows, order }).collect();
-    let mut all = Vec::with_capacity(rows.len());
-    while let Some(mut run) = runs.peek_mut() {
-        let (first, rest) = (&run.rows[0], &run.rows[1..]);
-        all.push(first);
-        if rest.is_empty() {
-            PeekMut::pop(run);
-        } else {
-            run.rows = rest;
+/// References to the rows in this order.
+fn sorted(rows: &[Row], order: Order) -> Vec<&Row> {
+    let places = places(rows, order);
+    // Where rows begin that are not ordered by their places alone, at the earliest.
+    let boundary = |at: usize| match at.checked_sub(1) {
+        Some(before) => at + places[at..].iter().take_while(|place| places[before].equals(**place)).count(),
+        None => 0,
+    };
+    let part = |range: Range<usize>| {
+        let places = &places[boundary(range.start)..boundary(range.end)];
+        let mut part = Vec::with_capacity(places.len());
+        for equals in places.chunk_by(|a, b| a.equals(*b)) {
+            let begin = part.len();
+            part.extend(equals.iter().map(|place| &rows[place.index()]));
+            part[begin..].sort_unstable_by(|a: &&Row, b| order.compare(a, b));
         }
+        part
+    };
+    parallel::fold(rows.len(), &part, |a, b| [a, b].concat())
+}
+
+/// The places of the rows by the first half of their keys, in order.
+fn places(rows: &[Row], order: Order) -> Vec<Place> {
+    let part = |range: Range<usize>| {
+        let mut places: Vec<Place> = range.map(|index| Place::new(order.key(&rows[index]), index)).collect();
+        places.sort_unstable();
+        places
+    };
+    // A stable sort finds the two parts that are in order, and merges them.
+    let join = |mut a: Vec<Place>, b: Vec<Place>| {
+        a.extend(b);
+        a.sort();
+        a
+    };
+    parallel::fold(rows.len(), &part, join)
+}
+
+/// The first 32 bits of a row's key, and behind them its index: small, so that most of the sorting is done on these alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u64);
+
+impl Place {
+    #[expect(clippy::cast_possible_truncation, reason = "it is the upper quarter")]
+    fn new(key: u128, index: usize) -> Self {
+        // The kernel counts buckets in 31 bits.
+        Self(((key >> 96) as u64) << 32 | index as u64 & 0xffff_ffff)
     }
-    all
-}
 
-/// Rows in order, at least one. Of several the one with the first row is the greatest, for that comes off a heap first.
-struct Run<'a> {
-    rows: &'a [Row],
-    order: Order,
-}
+    const fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
 
-impl Ord for Run<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.order)(&other.rows[0], &self.rows[0])
+    /// Whether the order of the two is still open.
+    const fn equals(self, other: Self) -> bool {
+        self.0 >> 32 == other.0 >> 32
     }
 }
-
-impl PartialOrd for Run<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Run<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Run<'_> {}
 
 #[cfg(test)]
 mod tests {
@@ -163,37 +136,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_in_order_whatever_runs_they_came_in(
-            ports in proptest::collection::vec(0_u16..50, 0..200), sorted in 0_usize..200,
-        ) {
-            let mut rows: Vec<Row> = ports.iter().map(|&port| row("127.0.0.1", port, "127.0.0.1", 40_000)).collect();
-            let sorted = sorted.min(rows.len());
-            rows[..sorted].sort_by(Row::by_local);
-            let order: Vec<u16> =
-                merged(&rows, Row::by_local).iter().map(|row| row.bucket.tuple.local_port().0).collect();
-            let mut expected = ports;
-            expected.sort_unstable();
-            prop_assert_eq!(order, expected);
-        }
-
-        #[test]
-        fn runs_of_any_length_merge_into_what_a_sort_gives(
-            keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50), 0..60), run in 1_usize..10,
+        fn rows_come_in_order_on_however_many_cores(
+            keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
         ) {
             let mut rows = vec![];
-            let mut runs = Runs { run, ..Runs::new(Some(Row::by_expires)) };
-            for (port, netns, cookie) in keys {
-                let mut row = row("127.0.0.1", port, "127.0.0.1", 40_000);
+            for (port, netns, cookie, ipv6) in keys {
+                let addr = if ipv6 { "2001:db8::1" } else { "127.0.0.1" };
+                let mut row = row(addr, port, addr, 40_000);
                 row.netns = netns;
                 row.bucket.cookie = Cookie::new(cookie);
                 row.bucket.expires_ms = u32::from(port % 2);
-                rows.push(row);
-                runs.push(row);
+                rows.extend(std::iter::repeat_n(row, copies));
             }
-            let runs = runs.end();
-            let merged: Vec<Row> = merged(&runs, Row::by_expires).into_iter().copied().collect();
-            rows.sort_by(Row::by_expires);
-            prop_assert_eq!(merged, rows);
+            for order in [Order::Expires, Order::Local, Order::Remote] {
+                let sorted: Vec<Row> = sorted(&rows, order).into_iter().copied().collect();
+                rows.sort_by(|a, b| order.compare(a, b));
+                prop_assert_eq!(&sorted, &rows);
+            }
         }
     }
 }

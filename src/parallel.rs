@@ -1,0 +1,124 @@
+//! Work on every core: a part of it on helpers, threads that are made for the first long list and stay, and the rest on the
+//! calling thread.
+//!
+//! They stay because a thread costs more than its making: a scheduler that packs threads onto few cores leaves a new one
+//! waiting where its maker runs. One that goes on from receiving to sorting to writing stays where it is. Who finds them at
+//! work for somebody else works alone: the cores are busy then.
+
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, OnceLock, mpsc};
+use std::thread;
+
+use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
+
+/// Rows that are formatted at once.
+const CHUNK: usize = 512;
+
+/// Fewer rows than this are not worth another thread.
+const WORTHWHILE: usize = 8 * CHUNK;
+
+/// One for each core but that of the caller; `None` where there is no second one, or no thread can be made.
+static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+
+static AT_WORK: Mutex<()> = Mutex::new(());
+
+/// The helpers, for one caller at a time.
+pub struct Helpers {
+    pool: &'static ThreadPool,
+    _at_work: MutexGuard<'static, ()>,
+}
+
+impl Helpers {
+    /// `None`: there are none, or they are at work for somebody else.
+    #[must_use]
+    pub fn take() -> Option<Self> {
+        let at_work = AT_WORK.try_lock().ok()?;
+        let make = || {
+            let others = thread::available_parallelism().ok()?.get() - 1;
+            let pool = || ThreadPoolBuilder::new().num_threads(others).build().ok();
+            (others > 0).then(pool)?
+        };
+        Some(Self { pool: POOL.get_or_init(make).as_ref()?, _at_work: at_work })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `own` here, and what it spawns in the scope on the helpers. Returns when all of it is done.
+    pub fn beside<'s, T>(&self, own: impl FnOnce(&Scope<'s>) -> T) -> T {
+        self.pool.in_place_scope(own)
+    }
+}
+
+/// Helpers where so many rows are worth them.
+fn helpers(rows: usize) -> Option<Helpers> {
+    (rows >= WORTHWHILE).then(Helpers::take)?
+}
+
+/// Appends the text of rows `0..rows` to `out`, in order; `append` makes the text of some of them. Memory is bounded.
+pub fn write(out: &mut dyn Write, rows: usize, append: &(impl Fn(Range<usize>, &mut String) + Sync)) -> io::Result<()> {
+    let chunks = rows.div_ceil(CHUNK);
+    let range = |chunk: usize| chunk * CHUNK..rows.min((chunk + 1) * CHUNK);
+    let mut text = String::new();
+    let mut write_here = |out: &mut dyn Write, chunk| {
+        text.clear();
+        append(range(chunk), &mut text);
+        out.write_all(text.as_bytes())
+    };
+    let Some(helpers) = helpers(rows) else {
+        return (0..chunks).try_for_each(|chunk| write_here(out, chunk));
+    };
+    let workers = helpers.count() + 1;
+    helpers.beside(|scope| {
+        // Each makes every n-th chunk, the first one here; taking them in turn gives them back in order.
+        let made: Vec<_> = (1..workers)
+            .map(|worker| {
+                let (sender, receiver) = mpsc::sync_channel(2);
+                let (recycle, used) = mpsc::channel::<String>();
+                scope.spawn(move |_| {
+                    for chunk in (worker..chunks).step_by(workers) {
+                        let mut text = used.try_recv().unwrap_or_default();
+                        text.clear();
+                        append(range(chunk), &mut text);
+                        // The writer hangs up when it cannot write.
+                        if sender.send(text).is_err() {
+                            return;
+                        }
+                    }
+                });
+                (receiver, recycle)
+            })
+            .collect();
+        for chunk in 0..chunks {
+            let Some((made, recycle)) = (chunk % workers).checked_sub(1).map(|helper| &made[helper]) else {
+                write_here(out, chunk)?;
+                continue;
+            };
+            let text = made.recv().map_err(|_| io::Error::other("a formatting thread ended early"))?;
+            out.write_all(text.as_bytes())?;
+            // It may have its last chunk already.
+            let _ = recycle.send(text);
+        }
+        Ok(())
+    })
+}
+
+/// Folds rows `0..rows` on every core, each part from a fresh value, and joins the parts in their order.
+pub fn fold<T: Send>(rows: usize, part: &(impl Fn(Range<usize>) -> T + Sync), join: impl FnMut(T, T) -> T) -> T {
+    let Some(helpers) = helpers(rows) else { return part(0..rows) };
+    let workers = helpers.count() + 1;
+    let size = rows.div_ceil(workers);
+    let rows_of = |worker: usize| (size * worker).min(rows)..rows.min(size * (worker + 1));
+    let mut others: Vec<Option<T>> = (1..workers).map(|_| None).collect();
+    let first = helpers.beside(|scope| {
+        for (worker, other) in (1..).zip(&mut others) {
+            scope.spawn(move |_| *other = Some(part(rows_of(worker))));
+        }
+        part(rows_of(0))
+    });
+    others.into_iter().flatten().fold(first, join)
+}
