@@ -6,6 +6,7 @@
 //! work for somebody else works alone: the cores are busy then.
 
 use std::io::{self, Write};
+use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread;
@@ -59,15 +60,19 @@ fn helpers(rows: usize) -> Option<Helpers> {
     (rows >= WORTHWHILE).then(Helpers::take)?
 }
 
-/// Appends the text of rows `0..rows` to `out`, in order; `append` makes the text of some of them. Memory is bounded.
-pub fn write(out: &mut dyn Write, rows: usize, append: &(impl Fn(Range<usize>, &mut String) + Sync)) -> io::Result<()> {
+/// Writes the bytes of rows `0..rows` to `out`, in order; `make` makes those of some of them, in the room of others that are
+/// not needed any more. Memory is bounded.
+pub fn write(
+    out: &mut dyn Write,
+    rows: usize,
+    make: &(impl Fn(Range<usize>, Vec<u8>) -> Vec<u8> + Sync),
+) -> io::Result<()> {
     let chunks = rows.div_ceil(CHUNK);
     let range = |chunk: usize| chunk * CHUNK..rows.min((chunk + 1) * CHUNK);
-    let mut text = String::new();
+    let mut bytes = vec![];
     let mut write_here = |out: &mut dyn Write, chunk| {
-        text.clear();
-        append(range(chunk), &mut text);
-        out.write_all(text.as_bytes())
+        bytes = make(range(chunk), mem::take(&mut bytes));
+        out.write_all(&bytes)
     };
     let Some(helpers) = helpers(rows) else {
         return (0..chunks).try_for_each(|chunk| write_here(out, chunk));
@@ -78,14 +83,12 @@ pub fn write(out: &mut dyn Write, rows: usize, append: &(impl Fn(Range<usize>, &
         let made: Vec<_> = (1..workers)
             .map(|worker| {
                 let (sender, receiver) = mpsc::sync_channel(2);
-                let (recycle, used) = mpsc::channel::<String>();
+                let (recycle, used) = mpsc::channel();
                 scope.spawn(move |_| {
                     for chunk in (worker..chunks).step_by(workers) {
-                        let mut text = used.try_recv().unwrap_or_default();
-                        text.clear();
-                        append(range(chunk), &mut text);
+                        let bytes = make(range(chunk), used.try_recv().unwrap_or_default());
                         // The writer hangs up when it cannot write.
-                        if sender.send(text).is_err() {
+                        if sender.send(bytes).is_err() {
                             return;
                         }
                     }
@@ -98,10 +101,10 @@ pub fn write(out: &mut dyn Write, rows: usize, append: &(impl Fn(Range<usize>, &
                 write_here(out, chunk)?;
                 continue;
             };
-            let text = made.recv().map_err(|_| io::Error::other("a formatting thread ended early"))?;
-            out.write_all(text.as_bytes())?;
+            let bytes = made.recv().map_err(|_| io::Error::other("a formatting thread ended early"))?;
+            out.write_all(&bytes)?;
             // It may have its last chunk already.
-            let _ = recycle.send(text);
+            let _ = recycle.send(bytes);
         }
         Ok(())
     })

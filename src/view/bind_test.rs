@@ -11,6 +11,7 @@ use super::json::{self, Envelope};
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::table::{self, Heading};
+use super::text::Text;
 use crate::analysis::advice::Evidence;
 use crate::model::bind::{Attempt, CallResult, Holder, ReuseOptions, Verdict};
 use crate::model::demo::{DemoRun, Stage};
@@ -190,11 +191,11 @@ fn holders_table(out: &mut dyn Write, holders: &[Holder], facts: &Facts, look: L
     let row = |holder: &Holder| {
         let record = SocketRecord::new(&holder.socket, holder.direction, facts);
         let cell = |key| {
-            let mut text = String::new();
+            let mut text = Text::default();
             if let Some(column) = super::column::Column::find(key) {
                 column.write_for_eyes(&record, &mut text);
             }
-            text
+            String::from(text)
         };
         let blocks = if holder.blocks { "yes" } else { "no" };
         let by = human::escape(&held_by(holder)).into_owned();

@@ -9,6 +9,7 @@ use super::human;
 use super::json::{self, Envelope};
 use super::style::Look;
 use super::table::{self, Heading};
+use super::text::Text;
 use super::value::Value;
 use crate::analysis::capacity::{Conditions, Destination};
 use crate::model::facts::Facts;
@@ -111,7 +112,7 @@ impl<'a> DestinationRecord<'a> {
         }
     }
 
-    fn append_csv(&self, csv: &mut String) {
+    fn append_csv(&self, csv: &mut Text) {
         let number = |number: Option<u32>| number.map_or(Value::Unknown, |number| Value::Number(number.into()));
         let count = |count: u32| Value::Number(count.into());
         let rates = [self.closes_per_s, self.closes_per_s_now, self.sustainable_per_s]
@@ -177,7 +178,7 @@ pub fn ndjson(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
 
 /// Writes csv with its header.
 pub fn csv(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
-    let mut text = format!("{KEYS}\n");
+    let mut text = Text::from(format!("{KEYS}\n"));
     records(capacity).for_each(|record| record.append_csv(&mut text));
     out.write_all(text.as_bytes())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::human;
 use super::record::SocketRecord;
+use super::text::Text;
 use super::value::Value;
 
 /// A column.
@@ -42,11 +43,11 @@ impl Column {
 
     /// Appends the value as a table has it: `-` for what is unknown, times rounded, a service beside its port. Returns how
     /// many columns of a terminal that takes.
-    pub fn write_for_eyes(&self, record: &SocketRecord, text: &mut String) -> usize {
+    pub fn write_for_eyes(&self, record: &SocketRecord, text: &mut Text) -> usize {
         let start = text.len();
         // Of what comes from elsewhere bytes may be more than columns; of all else each is one.
         let (mut bytes, mut columns) = (0, 0);
-        let mut append_foreign = |foreign: &str, text: &mut String| {
+        let mut append_foreign = |foreign: &str, text: &mut Text| {
             let escaped = human::escape(foreign);
             bytes += escaped.len();
             columns += human::display_width(&escaped);
@@ -183,8 +184,9 @@ mod tests {
         let facts = facts();
         let row = row("::ffff:10.0.0.1", 80, "::ffff:10.0.0.2", 40000);
         let record = SocketRecord::of_row(&row, &facts);
-        let mut json = String::new();
+        let mut json = Text::default();
         record.append_json(&mut json);
+        let json = String::from(json);
         assert_eq!(json, serde_json::to_string(&record).expect("json"));
         assert_eq!(
             json,
@@ -218,15 +220,17 @@ mod tests {
             row.bucket.cookie = Cookie::new(cookie);
             row.bucket.interface = NonZeroU32::new(interface);
             let record = SocketRecord::of_row(&row, &facts);
-            let (mut json, mut csv, mut fields) = (String::new(), String::new(), String::new());
+            let (mut json, mut csv, mut fields) = (Text::default(), Text::default(), Text::default());
             record.append_json(&mut json);
-            prop_assert_eq!(&json, &serde_json::to_string(&record).expect("json"));
+            prop_assert_eq!(String::from(json), serde_json::to_string(&record).expect("json"));
             record.append_csv(&mut csv);
             Value::append_csv_line(RECORD_COLUMNS.iter().map(|column| column.value(&record)), &mut fields);
-            prop_assert_eq!(csv + "\n", fields);
+            csv.push('\n');
+            prop_assert_eq!(csv, fields);
             for column in RECORD_COLUMNS.iter().chain(JOINED_COLUMNS) {
-                let mut cell = String::new();
+                let mut cell = Text::default();
                 let written = column.write_for_eyes(&record, &mut cell);
+                let cell = String::from(cell);
                 prop_assert_eq!(written, human::display_width(&cell), "{}: {}", column.key, cell);
                 prop_assert_eq!(column.width_for_eyes(&record), written, "{}: {}", column.key, cell);
             }
@@ -239,9 +243,9 @@ mod tests {
         let row = row("10.0.0.1", 80, "10.0.0.2", 40000);
         let record = SocketRecord::of_row(&row, &facts);
         let cell = |key| {
-            let mut cell = String::new();
+            let mut cell = Text::default();
             Column::find(key).expect(key).write_for_eyes(&record, &mut cell);
-            cell
+            String::from(cell)
         };
         assert_eq!(["local", "expires_ms", "mark"].map(cell), ["10.0.0.1:80 (http)", "10.0s", "-"]);
     }

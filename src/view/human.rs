@@ -7,18 +7,19 @@ use std::time::{Duration, SystemTime};
 
 use unicode_width::UnicodeWidthStr;
 
+use super::text::Text;
 use super::value;
 
 /// A remaining time in tenths of a second, `41.3s`; minutes above 100 s, `2m03s`. Never rounded up to more than there is.
 #[must_use]
 pub fn duration(time: Duration) -> String {
-    let mut text = String::new();
+    let mut text = Text::default();
     append_duration(time, &mut text);
-    text
+    text.into()
 }
 
 /// Appends [`duration`].
-pub fn append_duration(time: Duration, text: &mut String) {
+pub fn append_duration(time: Duration, text: &mut Text) {
     let seconds = time.as_secs();
     if seconds < 100 {
         // In one piece: nearly every bucket has such a time.

@@ -12,11 +12,11 @@ use super::json::{self, Envelope};
 use super::list::{self, ListTable};
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
+use super::text::{self, Text};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::outcome::Outcome;
 use crate::model::row::{Order, Row};
-use crate::parallel;
 
 /// The most rows of a plan that are shown one by one.
 const SHOWN: usize = 20;
@@ -174,9 +174,9 @@ pub fn csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
 fn lines(
     out: &mut dyn Write,
     report: &Report,
-    append: &(impl Fn(&SocketRecord, Outcome, &mut String) + Sync),
+    append: &(impl Fn(&SocketRecord, Outcome, &mut Text) + Sync),
 ) -> io::Result<()> {
-    parallel::write(out, report.rows.len(), &|range: Range<usize>, text: &mut String| {
+    text::write(out, report.rows.len(), &|range: Range<usize>, text: &mut Text| {
         for (row, outcome) in report.rows[range.clone()].iter().zip(&report.outcomes[range]) {
             append(&SocketRecord::of_row(row, report.facts), *outcome, text);
         }

@@ -10,10 +10,10 @@ use super::json::{self, Envelope};
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::table::{self, Heading, Rows};
+use super::text::{self, Text};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::row::Row;
-use crate::parallel;
 
 /// Bytes that are gathered before they are written; as many as standard output buffers, so that it passes them through.
 const CHUNK: usize = 64 * 1024;
@@ -33,7 +33,7 @@ impl<'a> Line<'a> {
         if every { Self::Csv } else { Self::CsvOf(columns) }
     }
 
-    fn append(&self, row: &Row, facts: &Facts, text: &mut String) {
+    fn append(&self, row: &Row, facts: &Facts, text: &mut Text) {
         let record = SocketRecord::of_row(row, facts);
         match self {
             Self::Ndjson => {
@@ -54,19 +54,19 @@ pub struct Stream<'a> {
     out: &'a mut dyn Write,
     line: Line<'a>,
     /// Lines that are not written yet.
-    buffer: String,
+    buffer: Text,
 }
 
 impl<'a> Stream<'a> {
     /// Begins ndjson, a JSON object a line.
     pub fn ndjson(out: &'a mut dyn Write) -> Self {
-        Self { out, line: Line::Ndjson, buffer: String::with_capacity(CHUNK + 4096) }
+        Self { out, line: Line::Ndjson, buffer: Text::with_capacity(CHUNK + 4096) }
     }
 
     /// Begins csv of these columns (RFC 4180, with LF line ends), with a header line unless it is unwanted. The header is
     /// written with the first rows, or by [`Self::finish`]: an answer that fails before any row leaves nothing.
     pub fn csv(out: &'a mut dyn Write, columns: &'a [&'static Column], header: bool) -> Self {
-        let mut buffer = String::with_capacity(CHUNK + 4096);
+        let mut buffer = Text::with_capacity(CHUNK + 4096);
         append_header(columns, header, &mut buffer);
         Self { out, line: Line::csv(columns), buffer }
     }
@@ -76,7 +76,7 @@ impl<'a> Stream<'a> {
         self.line.append(row, facts, &mut self.buffer);
         if self.buffer.len() >= CHUNK {
             self.out.write_all(self.buffer.as_bytes())?;
-            self.buffer.clear();
+            self.buffer.truncate(0);
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-fn append_header(columns: &[&'static Column], header: bool, text: &mut String) {
+fn append_header(columns: &[&'static Column], header: bool, text: &mut Text) {
     if header {
         let keys: Vec<_> = columns.iter().map(|column| column.key).collect();
         text.push_str(&keys.join(","));
@@ -101,7 +101,7 @@ fn of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
 }
 
 fn lines(out: &mut dyn Write, line: &Line, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
-    parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
+    text::write(out, rows.len(), &|range: Range<usize>, text: &mut Text| {
         rows[range].iter().for_each(|row| line.append(row, of(row, facts), text));
     })
 }
@@ -119,7 +119,7 @@ pub fn csv(
     columns: &[&'static Column],
     header: bool,
 ) -> io::Result<()> {
-    let mut text = String::new();
+    let mut text = Text::default();
     append_header(columns, header, &mut text);
     out.write_all(text.as_bytes())?;
     lines(out, &Line::csv(columns), rows, facts)
@@ -135,7 +135,7 @@ pub fn document(
 ) -> io::Result<()> {
     json::open_document(out, envelope)?;
     write!(out, ",\"source\":\"{source}\",\"sockets\":[")?;
-    parallel::write(out, rows.len(), &|range: Range<usize>, text: &mut String| {
+    text::write(out, rows.len(), &|range: Range<usize>, text: &mut Text| {
         for i in range {
             if i > 0 {
                 text.push(',');
@@ -174,7 +174,7 @@ impl<'l> Rows for ListTable<'l> {
         SocketRecord::of_row(self.rows[row], of(self.rows[row], self.facts))
     }
 
-    fn append(&self, row: &SocketRecord, column: usize, text: &mut String) -> usize {
+    fn append(&self, row: &SocketRecord, column: usize, text: &mut Text) -> usize {
         self.columns[column].write_for_eyes(row, text)
     }
 

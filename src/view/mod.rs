@@ -20,5 +20,6 @@ pub mod record;
 pub mod style;
 pub mod summary;
 pub mod table;
+pub mod text;
 pub mod value;
 pub mod wait;

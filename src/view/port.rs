@@ -8,6 +8,7 @@ use super::human;
 use super::json::{self, Envelope};
 use super::style::Look;
 use super::table::{self, Heading};
+use super::text::Text;
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::port::{Port, PortClass};
@@ -72,7 +73,7 @@ pub fn ndjson(out: &mut dyn Write, ports: &[PortRecord]) -> io::Result<()> {
 pub fn csv(out: &mut dyn Write, ports: &[PortRecord]) -> io::Result<()> {
     const KEYS: &str = "port,class,service,reserved_by_rfc,ephemeral,locally_reserved,privileged,listening,time_wait";
     let yes = |value: Option<bool>| value.map_or(Value::Unknown, |yes| Value::Word(if yes { "true" } else { "false" }));
-    let mut text = format!("{KEYS}\n");
+    let mut text = Text::from(format!("{KEYS}\n"));
     for p in ports {
         let fields = [
             Value::Number(p.port.into()),

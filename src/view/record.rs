@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::column::RECORD_COLUMNS;
-use super::value::{Value, append_addr, append_number};
+use super::text::Text;
+use super::value::{Value, append_addr};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::row::{Direction, Row};
@@ -76,13 +77,13 @@ impl<'a> SocketRecord<'a> {
     }
 
     /// Appends the record as a JSON object.
-    pub fn append_json(&self, json: &mut String) {
+    pub fn append_json(&self, json: &mut Text) {
         self.append(&mut Fields::<true>(json));
         json.push('}');
     }
 
     /// Appends the record as csv, without a line end.
-    pub fn append_csv(&self, csv: &mut String) {
+    pub fn append_csv(&self, csv: &mut Text) {
         self.append(&mut Fields::<false>(csv));
     }
 
@@ -112,7 +113,7 @@ impl<'a> SocketRecord<'a> {
 }
 
 /// Fields of JSON, or of csv.
-struct Fields<'a, const JSON: bool>(&'a mut String);
+struct Fields<'a, const JSON: bool>(&'a mut Text);
 
 impl<const JSON: bool> Fields<'_, JSON> {
     /// What stands before a field: its key, or what parts it from the one before. Inlined, so that each is copied as a
@@ -133,7 +134,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
 
     /// What needs no escaping, in the quotes that JSON wants.
     #[inline]
-    fn quoted(&mut self, append: impl FnOnce(&mut String)) {
+    fn quoted(&mut self, append: impl FnOnce(&mut Text)) {
         if JSON {
             self.0.push('"');
         }
@@ -145,14 +146,14 @@ impl<const JSON: bool> Fields<'_, JSON> {
 
     fn number(&mut self, number: Option<u64>) {
         match number {
-            Some(number) => append_number(number, self.0),
+            Some(number) => self.0.push_number(number),
             None => self.unknown(),
         }
     }
 
     fn digits(&mut self, number: Option<u64>) {
         match number {
-            Some(number) => self.quoted(|text| append_number(number, text)),
+            Some(number) => self.quoted(|text| text.push_number(number)),
             None => self.unknown(),
         }
     }

@@ -12,6 +12,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::human::display_width;
 use super::style::{Look, Meaning};
+use super::text::{self, Text};
 use crate::parallel;
 
 /// The most rows that comfy-table draws.
@@ -59,7 +60,7 @@ pub trait Rows: Sync {
     /// A row.
     fn row(&self, row: usize) -> Self::Row<'_>;
     /// Appends the text of its cell in a column. Returns how many columns of a terminal that takes.
-    fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut String) -> usize;
+    fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
     /// The same without the text: a table asks that of every row before it writes any.
     fn width(&self, row: &Self::Row<'_>, column: usize) -> usize;
 }
@@ -75,7 +76,7 @@ impl Rows for [Vec<String>] {
         &self[row]
     }
 
-    fn append(&self, row: &&[String], column: usize, text: &mut String) -> usize {
+    fn append(&self, row: &&[String], column: usize, text: &mut Text) -> usize {
         append(&row[column], text)
     }
 
@@ -85,7 +86,7 @@ impl Rows for [Vec<String>] {
 }
 
 /// Appends a text. Returns how many columns of a terminal it takes.
-fn append(text: &str, to: &mut String) -> usize {
+fn append(text: &str, to: &mut Text) -> usize {
     to.push_str(text);
     display_width(text)
 }
@@ -116,11 +117,11 @@ pub fn stream(
 ) -> io::Result<Vec<&'static str>> {
     let layout = Layout::new(headings, header, rows, look.width);
     if header {
-        let mut lines = String::new();
+        let mut lines = Text::default();
         layout.append_row(headings, |column, text| append(headings[column].title, text), &mut lines);
-        lines.lines().try_for_each(|line| write_line(out, line, Some(look)))?;
+        String::from(lines).lines().try_for_each(|line| write_line(out, line, Some(look)))?;
     }
-    parallel::write(out, rows.count(), &|part: Range<usize>, text: &mut String| {
+    text::write(out, rows.count(), &|part: Range<usize>, text: &mut Text| {
         for row in part {
             let row = rows.row(row);
             layout.append_row(headings, |column, text| rows.append(&row, column, text), text);
@@ -244,7 +245,7 @@ fn write_line(out: &mut dyn Write, line: &str, heading: Option<Look>) -> io::Res
 
 impl Layout {
     /// Appends the line of a row, or its lines where a cell is wider than its column. Cells are written where they stay.
-    fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut String) -> usize, text: &mut String) {
+    fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
         let start = text.len();
         for &(column, width) in &self.columns {
             let cell = text.len();
@@ -254,17 +255,17 @@ impl Layout {
             };
             align(text, cell, blanks, headings[column].right);
         }
-        end_line(text);
+        text.end_line();
     }
 
-    fn append_wrapped(&self, headings: &[Heading], append: impl Fn(usize, &mut String) -> usize, text: &mut String) {
+    fn append_wrapped(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
         let cells: Vec<String> = self
             .columns
             .iter()
             .map(|&(column, _)| {
-                let mut cell = String::new();
+                let mut cell = Text::default();
                 append(column, &mut cell);
-                cell
+                String::from(cell)
             })
             .collect();
         let lines: Vec<Vec<&str>> =
@@ -275,33 +276,18 @@ impl Layout {
                 text.push_str(part);
                 align(text, cell, width.saturating_sub(display_width(part)), headings[column].right);
             }
-            end_line(text);
+            text.end_line();
         }
     }
 }
 
-/// Takes back the blanks at the line's end, and ends it.
-fn end_line(text: &mut String) {
-    text.truncate(text.trim_end_matches(' ').len());
-    text.push('\n');
-}
-
 /// Blanks before the cell that begins there and ends the line so far, or behind it; and the gap to the next.
-fn align(line: &mut String, cell: usize, blanks: usize, right: bool) {
+fn align(line: &mut Text, cell: usize, blanks: usize, right: bool) {
     if right {
-        insert_blanks(line, cell, blanks);
-        insert_blanks(line, line.len(), GAP);
+        line.insert_blanks(cell, blanks);
+        line.push_blanks(GAP);
     } else {
-        insert_blanks(line, line.len(), blanks + GAP);
-    }
-}
-
-fn insert_blanks(line: &mut String, at: usize, mut count: usize) {
-    const BLANKS: &str = "                                                                ";
-    while count > 0 {
-        let some = &BLANKS[..count.min(BLANKS.len())];
-        line.insert_str(at, some);
-        count -= some.len();
+        line.push_blanks(blanks + GAP);
     }
 }
 

@@ -1,0 +1,202 @@
+//! Text that is made piece by piece, for a million rows: numbers and addresses are written where they stay, and not made
+//! beside it and copied, which costs more than they do.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use crate::parallel;
+
+/// Bytes that are UTF-8: only text is ever appended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text(Vec<u8>);
+
+impl From<Vec<u8>> for Text {
+    /// An empty text that takes the room of these bytes.
+    fn from(mut room: Vec<u8>) -> Self {
+        room.clear();
+        Self(room)
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text.into_bytes())
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        Self::from_utf8(text.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push_str(text);
+        Ok(())
+    }
+}
+
+impl Text {
+    /// An empty one with room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Takes back all but so many bytes; what is left ends where something that was appended ended.
+    pub fn truncate(&mut self, bytes: usize) {
+        self.0.truncate(bytes);
+    }
+
+    /// Appends a text.
+    #[inline]
+    pub fn push_str(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// Appends a character of ASCII.
+    #[inline]
+    pub fn push(&mut self, c: char) {
+        debug_assert!(c.is_ascii(), "a character of one byte");
+        self.0.push(c as u8);
+    }
+
+    /// Appends what `make` writes into the room: its first bytes, as many as it returns, of ASCII.
+    #[inline]
+    fn push_made<const N: usize>(&mut self, make: impl FnOnce(&mut [u8; N]) -> usize) {
+        let begin = self.0.len();
+        self.0.extend_from_slice(&[b' '; N]);
+        if let Some(room) = self.0[begin..].first_chunk_mut() {
+            let length = make(room);
+            self.0.truncate(begin + length);
+        }
+    }
+
+    /// Appends a number.
+    pub fn push_number(&mut self, number: u64) {
+        self.push_str(itoa::Buffer::new().format(number));
+    }
+
+    /// Appends an address.
+    pub fn push_ipv4(&mut self, addr: Ipv4Addr) {
+        self.push_made::<16>(|room| write_ipv4(addr, room) - 1);
+    }
+
+    /// Appends an address and a port, `127.0.0.1:80`.
+    pub fn push_ipv4_end(&mut self, addr: Ipv4Addr, port: u16) {
+        self.push_made::<24>(|room| {
+            let at = write_ipv4(addr, room);
+            room[at - 1] = b':';
+            // All five digits, of which those that lead are shifted out: no branch, and every copy of one size.
+            let digit = |tens: u16| b'0' + (port / tens % 10) as u8;
+            let digits = u64::from_le_bytes([digit(10_000), digit(1000), digit(100), digit(10), digit(1), 0, 0, 0]);
+            let length = digits_of_port(port);
+            room[at..at + 8].copy_from_slice(&(digits >> (8 * (5 - length))).to_le_bytes());
+            at + length
+        });
+    }
+
+    /// Appends blanks.
+    #[inline]
+    pub fn push_blanks(&mut self, count: usize) {
+        let length = self.0.len() + count;
+        // Nearly always enough, and of one size.
+        self.0.extend_from_slice(&[b' '; 32]);
+        self.0.resize(length, b' ');
+    }
+
+    /// Puts blanks before the bytes from there on.
+    pub fn insert_blanks(&mut self, at: usize, count: usize) {
+        self.push_blanks(count);
+        self.0[at..].rotate_right(count);
+    }
+
+    /// Takes back the blanks at the end, and ends the line.
+    pub fn end_line(&mut self) {
+        let end = self.0.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+        self.0.truncate(end);
+        self.0.push(b'\n');
+    }
+}
+
+/// Writes the text of rows `0..rows` in order; `append` makes that of some of them, on any core.
+pub(super) fn write(
+    out: &mut dyn Write,
+    rows: usize,
+    append: &(impl Fn(Range<usize>, &mut Text) + Sync),
+) -> io::Result<()> {
+    parallel::write(out, rows, &|range, room| {
+        let mut text = Text::from(room);
+        append(range, &mut text);
+        text.into_bytes()
+    })
+}
+
+/// How many digits a port has, without a branch.
+pub(super) fn digits_of_port(port: u16) -> usize {
+    port.checked_ilog10().map_or(1, |tens| tens as usize + 1)
+}
+
+/// How many digits an octet has.
+pub(super) fn digits_of_octet(octet: u8) -> usize {
+    OCTETS[usize::from(octet)].1.into()
+}
+
+/// Each octet's digits, left in their three bytes, and how many there are.
+const OCTETS: [([u8; 3], u8); 256] = {
+    let mut octets = [([b'0'; 3], 1); 256];
+    let mut n = 0;
+    while n < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "n is below 256")]
+        let digit = [(n / 100) as u8 + b'0', (n / 10 % 10) as u8 + b'0', (n % 10) as u8 + b'0'];
+        octets[n] = match n {
+            0..10 => ([digit[2], 0, 0], 1),
+            10..100 => ([digit[1], digit[2], 0], 2),
+            _ => (digit, 3),
+        };
+        n += 1;
+    }
+    octets
+};
+
+/// Writes the address with a point behind it; how many bytes that are.
+#[inline]
+fn write_ipv4(addr: Ipv4Addr, room: &mut [u8]) -> usize {
+    let mut at = 0;
+    for octet in addr.octets() {
+        let (digits, length) = OCTETS[usize::from(octet)];
+        // The byte behind the digits is written over by the next.
+        room[at..at + 3].copy_from_slice(&digits);
+        at += usize::from(length);
+        room[at] = b'.';
+        at += 1;
+    }
+    at
+}
