@@ -18,7 +18,7 @@ use twtool::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use twtool::sock_diag::transport::Transport;
 use twtool::sock_diag::{bytecode, dump, response};
 use twtool::view::column::{RECORD_COLUMNS, table_columns};
-use twtool::view::list::{ListTable, Stream, table};
+use twtool::view::list::{ListTable, Stream, Widths, table};
 use twtool::view::style::Look;
 
 const ROWS: u32 = 100_000;
@@ -130,11 +130,11 @@ fn formatting(c: &mut Criterion) {
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
     let columns: Vec<_> = RECORD_COLUMNS.iter().collect();
     group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
-    let columns = table_columns(false, false);
+    let references: Vec<&Row> = rows.iter().collect();
     let list = ListTable {
-        rows: &rows.iter().collect::<Vec<_>>(),
+        rows: &references,
         facts: std::slice::from_ref(&facts),
-        columns: &columns,
+        widths: Widths::of(&references, std::slice::from_ref(&facts), table_columns(false, false)),
         total: rows.len(),
         header: true,
     };

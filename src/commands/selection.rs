@@ -192,6 +192,11 @@ impl Query {
         Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged: Cell::new(false) })
     }
 
+    /// Whether rows may be in another state than TIME_WAIT.
+    pub(super) fn with_state(&self) -> bool {
+        self.states.contains(TcpState::FinWait2)
+    }
+
     /// Makes rows of what a walk gives, and keeps those that are asked for.
     #[expect(clippy::inline_always, reason = "written to memory and read back, a socket costs more than its judgement")]
     #[inline(always)]

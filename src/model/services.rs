@@ -22,8 +22,8 @@ struct Table {
     entries: Vec<(Port, Range<usize>)>,
     /// Ports that have an entry.
     ports: PortIndex,
-    /// The number of the first entry of each of them.
-    first: Vec<usize>,
+    /// Where in `text` the official name of each of them is; nowhere where its first entry has none.
+    official: Vec<Range<usize>>,
 }
 
 impl Default for Services {
@@ -53,8 +53,9 @@ impl Services {
             table.push((port, begin..all_names.len()));
         }
         first.sort_unstable();
-        let first = first.into_iter().map(|(_, entry)| entry).collect();
-        Self(Arc::new(Table { text, names: all_names, entries: table, ports: ports.into(), first }))
+        let name = |entry: usize| all_names[table[entry].1.clone()].first().cloned().unwrap_or_default();
+        let official = first.into_iter().map(|(_, entry)| name(entry)).collect();
+        Self(Arc::new(Table { text, names: all_names, entries: table, ports: ports.into(), official }))
     }
 
     /// What the table was made of.
@@ -69,9 +70,9 @@ impl Services {
     /// The official name of a port.
     #[must_use]
     pub fn name(&self, port: Port) -> Option<&str> {
-        // A list asks twice a row: two looks into memory, and no search.
-        let (_, names) = &self.0.entries[self.0.first[self.0.ports.place(port)?]];
-        self.names(names.clone()).next()
+        // A list asks twice a row: a few looks into memory, and no search.
+        let name = &self.0.text[self.0.official[self.0.ports.place(port)?].clone()];
+        (!name.is_empty()).then_some(name)
     }
 
     /// The port of a name or alias.

@@ -18,8 +18,8 @@ use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::process::{Owners, Process};
-use crate::model::row::{Direction, Row};
-use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
+use crate::model::row::Direction;
+use crate::model::socket::{Socket, TcpState};
 
 /// The most holders that a page names; JSON has them all.
 const HOLDERS_SHOWN: usize = 12;
@@ -260,9 +260,8 @@ struct StageRecord {
     client: Option<&'static str>,
 }
 
-fn demo_records<'a>(facts: &'a Facts, runs: &[DemoRun]) -> Vec<DemoRecord<'a>> {
-    let row = |bucket: &TimeWaitBucket| Row { bucket: *bucket, direction: Direction::Unknown, netns: 0 };
-    let run = |run: &DemoRun| DemoRecord {
+fn demo_records<'a>(facts: &'a Facts, runs: &'a [DemoRun]) -> Vec<DemoRecord<'a>> {
+    let run = |run: &'a DemoRun| DemoRecord {
         old_socket_options: run.old_socket.names(),
         stages: run
             .stages
@@ -273,7 +272,7 @@ fn demo_records<'a>(facts: &'a Facts, runs: &[DemoRun]) -> Vec<DemoRecord<'a>> {
                 client: stage.client.map(TcpState::name),
             })
             .collect(),
-        buckets: run.buckets.iter().map(|bucket| SocketRecord::of_row(&row(bucket), facts)).collect(),
+        buckets: run.buckets.iter().map(|bucket| SocketRecord::of_bucket(bucket, Direction::Unknown, facts)).collect(),
         attempts: run.attempts.iter().map(|attempt| AttemptRecord::new(attempt, facts)).collect(),
     };
     runs.iter().map(run).collect()

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::column::{RECORD_COLUMNS, table_columns};
 use super::human;
 use super::json::{self, Envelope};
-use super::list::{self, ListTable};
+use super::list::{self, ListTable, Widths};
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::text::{self, Text};
@@ -43,13 +43,12 @@ pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_unstable_by(|a, b| Order::Expires.compare(a, b));
     let shown = &sorted[..rows.len().min(SHOWN)];
-    let columns = table_columns(false, with_state);
     list::body(
         out,
         &ListTable {
             rows: shown,
             facts: std::slice::from_ref(facts),
-            columns: &columns,
+            widths: Widths::of(shown, std::slice::from_ref(facts), table_columns(false, with_state)),
             total: rows.len(),
             header: true,
         },

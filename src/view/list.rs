@@ -14,6 +14,7 @@ use super::text::{self, Text};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::row::Row;
+use crate::parallel;
 
 /// Bytes that are gathered before they are written; as many as standard output buffers, so that it passes them through.
 const CHUNK: usize = 64 * 1024;
@@ -146,14 +147,52 @@ pub fn document(
     out.write_all(b"]}\n")
 }
 
+/// How wide the columns of a table must be for its rows: taken from each as it comes, while the kernel looks for the next.
+#[derive(Clone, Debug)]
+pub struct Widths {
+    columns: Vec<&'static Column>,
+    widest: Vec<usize>,
+}
+
+impl Widths {
+    /// Of no row yet.
+    #[must_use]
+    pub fn new(columns: Vec<&'static Column>) -> Self {
+        Self { widest: vec![0; columns.len()], columns }
+    }
+
+    /// Of these rows.
+    #[must_use]
+    pub fn of(rows: &[&Row], facts: &[Facts], columns: Vec<&'static Column>) -> Self {
+        let mut widths = Self::new(columns);
+        rows.iter().for_each(|row| widths.take(row, of(row, facts)));
+        widths
+    }
+
+    /// Makes room for a row.
+    pub fn take(&mut self, row: &Row, facts: &Facts) {
+        let record = SocketRecord::of_row(row, facts);
+        for (column, widest) in self.columns.iter().zip(&mut self.widest) {
+            *widest = (*widest).max(column.width_for_eyes(&record));
+        }
+    }
+
+    /// Makes room for the rows of another, too.
+    pub fn join(&mut self, other: &Self) {
+        for (widest, other) in self.widest.iter_mut().zip(&other.widest) {
+            *widest = (*widest).max(*other);
+        }
+    }
+}
+
 /// What a table shows.
 pub struct ListTable<'a> {
     /// Its rows, in their order.
     pub rows: &'a [&'a Row],
     /// The facts of their network namespaces.
     pub facts: &'a [Facts],
-    /// Its columns.
-    pub columns: &'a [&'static Column],
+    /// Its columns, with room for its rows; for all of them where a limit cut some off.
+    pub widths: Widths,
     /// How many rows there are with those that a limit cut off.
     pub total: usize,
     /// Whether there are a heading and a last line that counts.
@@ -175,11 +214,14 @@ impl<'l> Rows for ListTable<'l> {
     }
 
     fn append(&self, row: &SocketRecord, column: usize, text: &mut Text) -> usize {
-        self.columns[column].write_for_eyes(row, text)
+        self.widths.columns[column].write_for_eyes(row, text)
     }
 
-    fn width(&self, row: &SocketRecord, column: usize) -> usize {
-        self.columns[column].width_for_eyes(row)
+    fn widest(&self) -> Vec<usize> {
+        if self.rows.len() == self.total {
+            return self.widths.widest.clone();
+        }
+        Widths::of(self.rows, self.facts, self.widths.columns.clone()).widest
     }
 }
 
@@ -205,19 +247,51 @@ pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Res
         right: column.right,
         spare: spare.iter().position(|key| *key == column.key).map_or(0, |i| u8::try_from(i + 1).unwrap_or(0)),
     };
-    let headings: Vec<Heading> = list.columns.iter().map(heading).collect();
+    let headings: Vec<Heading> = list.widths.columns.iter().map(heading).collect();
     table::stream(out, &headings, list.header, list, look)
+}
+
+/// What the last line says of the rows.
+struct Told {
+    fin_wait_2: usize,
+    /// When the first of those in TIME_WAIT is gone. A FIN_WAIT_2 bucket becomes TIME_WAIT when its peer closes: its time
+    /// frees nothing yet.
+    next_free: Option<Duration>,
+}
+
+impl Told {
+    fn of(rows: &[&Row]) -> Self {
+        let part = |range: Range<usize>| {
+            let mut told = Self { fin_wait_2: 0, next_free: None };
+            for row in &rows[range] {
+                if row.bucket.fin_wait_2 {
+                    told.fin_wait_2 += 1;
+                } else {
+                    told.next_free = told.next_free.into_iter().chain([row.bucket.expires()]).min();
+                }
+            }
+            told
+        };
+        let join = |a: Self, b: Self| Self {
+            fin_wait_2: a.fin_wait_2 + b.fin_wait_2,
+            next_free: a.next_free.into_iter().chain(b.next_free).min(),
+        };
+        parallel::fold(rows.len(), &part, join)
+    }
+
+    /// `5 TIME_WAIT, 2 FIN_WAIT_2`.
+    fn states(&self, rows: usize) -> String {
+        let time_wait = rows - self.fin_wait_2;
+        match self.fin_wait_2 {
+            0 => format!("{time_wait} TIME_WAIT"),
+            fin_wait_2 => format!("{time_wait} TIME_WAIT, {fin_wait_2} FIN_WAIT_2"),
+        }
+    }
 }
 
 /// `5 TIME_WAIT, 2 FIN_WAIT_2`.
 pub(super) fn states(rows: &[&Row]) -> String {
-    let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
-    let time_wait = rows.len() - fin_wait_2;
-    if fin_wait_2 > 0 {
-        format!("{time_wait} TIME_WAIT, {fin_wait_2} FIN_WAIT_2")
-    } else {
-        format!("{time_wait} TIME_WAIT")
-    }
+    Told::of(rows).states(rows.len())
 }
 
 /// `in 3 namespaces`, where there are several.
@@ -228,18 +302,17 @@ fn among(facts: &[Facts]) -> Option<String> {
 /// `5 TIME_WAIT, next free in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     let mut parts = vec![];
+    let told = Told::of(list.rows);
     if list.total > list.rows.len() {
         parts.push(format!("{} of {} buckets", list.rows.len(), list.total));
     } else {
-        parts.push(states(list.rows));
+        parts.push(told.states(list.rows.len()));
     }
     if let (Some(counted), Some(among)) = (parts.last_mut(), among(list.facts)) {
         counted.push(' ');
         counted.push_str(&among);
     }
-    // A FIN_WAIT_2 bucket becomes TIME_WAIT when its peer closes: its time frees nothing yet.
-    let next = list.rows.iter().filter(|row| !row.bucket.fin_wait_2).map(|row| row.bucket.expires()).min();
-    parts.extend(next.map(|next| match next {
+    parts.extend(told.next_free.map(|next| match next {
         Duration::ZERO => "next free at the kernel's next timer tick".to_owned(),
         next => format!("next free in {}", human::duration(next)),
     }));

@@ -16,7 +16,7 @@ use crate::model::socket::{Cookie, FourTuple, Socket, TcpState, TimeWaitBucket};
 /// One socket with the facts that name its parts.
 #[derive(Clone, Debug)]
 pub struct SocketRecord<'a> {
-    pub(super) tuple: FourTuple,
+    pub(super) tuple: &'a FourTuple,
     pub(super) state: TcpState,
     pub(super) direction: Direction,
     pub(super) expires_ms: Option<u32>,
@@ -30,14 +30,15 @@ impl<'a> SocketRecord<'a> {
     /// The record of a list's row.
     #[must_use]
     #[inline]
-    pub fn of_row(row: &Row, facts: &'a Facts) -> Self {
+    pub fn of_row(row: &'a Row, facts: &'a Facts) -> Self {
         Self::of_bucket(&row.bucket, row.direction, facts)
     }
 
+    /// The record of a bucket.
     #[inline]
-    fn of_bucket(bucket: &TimeWaitBucket, direction: Direction, facts: &'a Facts) -> Self {
+    pub(super) fn of_bucket(bucket: &'a TimeWaitBucket, direction: Direction, facts: &'a Facts) -> Self {
         Self {
-            tuple: bucket.tuple,
+            tuple: &bucket.tuple,
             state: bucket.state(),
             direction,
             expires_ms: Some(bucket.expires_ms),
@@ -50,11 +51,11 @@ impl<'a> SocketRecord<'a> {
 
     /// The record of any socket.
     #[must_use]
-    pub fn new(socket: &Socket, direction: Direction, facts: &'a Facts) -> Self {
+    pub fn new(socket: &'a Socket, direction: Direction, facts: &'a Facts) -> Self {
         match socket {
             Socket::Bucket(bucket) => Self::of_bucket(bucket, direction, facts),
             Socket::Full(full) => Self {
-                tuple: full.tuple,
+                tuple: &full.tuple,
                 state: full.state,
                 direction,
                 expires_ms: None,
@@ -90,7 +91,7 @@ impl<'a> SocketRecord<'a> {
     /// Every field of `RECORD_COLUMNS` in its order, written out: where all of a million rows are wanted, going through
     /// the columns one by one takes most of the time. A property test holds the two together.
     fn append<const JSON: bool>(&self, out: &mut Fields<JSON>) {
-        let tuple = &self.tuple;
+        let tuple = self.tuple;
         let (local_port, remote) = (tuple.local_port(), self.remote());
         out.key("{\"netns\":", "").number(self.facts.netns);
         out.key(",\"netns_name\":", ",").text(self.facts.netns_name.as_deref());

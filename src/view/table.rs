@@ -13,7 +13,6 @@ use unicode_width::UnicodeWidthStr;
 use super::human::display_width;
 use super::style::{Look, Meaning};
 use super::text::{self, Text};
-use crate::parallel;
 
 /// The most rows that comfy-table draws.
 const DRAWN: usize = 100;
@@ -61,8 +60,8 @@ pub trait Rows: Sync {
     fn row(&self, row: usize) -> Self::Row<'_>;
     /// Appends the text of its cell in a column. Returns how many columns of a terminal that takes.
     fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
-    /// The same without the text: a table asks that of every row before it writes any.
-    fn width(&self, row: &Self::Row<'_>, column: usize) -> usize;
+    /// How many columns of a terminal the widest cell of each column takes.
+    fn widest(&self) -> Vec<usize>;
 }
 
 impl Rows for [Vec<String>] {
@@ -80,8 +79,15 @@ impl Rows for [Vec<String>] {
         append(&row[column], text)
     }
 
-    fn width(&self, row: &&[String], column: usize) -> usize {
-        display_width(&row[column])
+    fn widest(&self) -> Vec<usize> {
+        let mut widest = vec![];
+        for row in self {
+            widest.resize(widest.len().max(row.len()), 0);
+            for (widest, cell) in widest.iter_mut().zip(row) {
+                *widest = (*widest).max(display_width(cell));
+            }
+        }
+        widest
     }
 }
 
@@ -137,22 +143,9 @@ struct Layout {
 
 impl Layout {
     fn new(headings: &[Heading], header: bool, rows: &(impl Rows + ?Sized), width: Option<usize>) -> Self {
-        let widest = parallel::fold(
-            rows.count(),
-            &|part: Range<usize>| {
-                let mut widest: Vec<usize> =
-                    headings.iter().map(|heading| if header { heading.title.width() } else { 0 }).collect();
-                for row in part {
-                    let row = rows.row(row);
-                    for (column, widest) in widest.iter_mut().enumerate() {
-                        *widest = (*widest).max(rows.width(&row, column));
-                    }
-                }
-                widest
-            },
-            |a, b| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect(),
-        );
-        let mut columns: Vec<(usize, usize)> = widest.into_iter().enumerate().collect();
+        let cells = rows.widest().into_iter().chain(std::iter::repeat(0));
+        let titles = headings.iter().map(|heading| if header { heading.title.width() } else { 0 });
+        let mut columns: Vec<(usize, usize)> = titles.zip(cells).map(|(a, b)| a.max(b)).enumerate().collect();
         if let Some(width) = width {
             fit(&mut columns, headings, width);
         }

@@ -100,7 +100,7 @@ fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
         let place = u32::try_from(all.facts.len()).unwrap_or(u32::MAX);
         all.rows.extend(part.rows.iter().map(|&row| Row { netns: place, ..row }));
         all.facts.append(&mut part.facts);
-        all.with_state |= part.with_state;
+        all.widths.join(&part.widths);
         if part.source != all.source {
             all.source = Origin::Procfs.name();
         }
@@ -194,7 +194,8 @@ impl Reader<'_> {
                 query.directed(source.facts())?;
             }
             if gathers {
-                one::gather(&query, &mut source)
+                let columns = self.args.table_columns(self.global.format(), query.with_state());
+                one::gather(&query, &mut source, columns)
             } else {
                 one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
             }

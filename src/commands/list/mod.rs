@@ -15,7 +15,7 @@ use super::{Answer, CommandError, Context, Format, GlobalArgs};
 use crate::model::row::Order;
 use crate::source::Choice;
 use crate::sys;
-use crate::view::column::{Column, RECORD_COLUMNS};
+use crate::view::column::{Column, RECORD_COLUMNS, table_columns};
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -155,6 +155,15 @@ impl ListArgs {
             SortKey::Expires => Some(Order::Expires),
             SortKey::Local => Some(Order::Local),
             SortKey::Remote => Some(Order::Remote),
+        }
+    }
+
+    /// The columns of a table, where the answer is one; rows may be in another state than TIME_WAIT.
+    fn table_columns(&self, format: Format, with_state: bool) -> Vec<&'static Column> {
+        match format {
+            Format::Table if self.columns.is_empty() => table_columns(self.namespaces.several(), with_state),
+            Format::Table => self.columns.clone(),
+            Format::Json | Format::Ndjson | Format::Csv => vec![],
         }
     }
 

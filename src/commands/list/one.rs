@@ -9,11 +9,11 @@ use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interru
 use crate::filter::Filter;
 use crate::model::listeners::Listeners;
 use crate::model::row::Row;
-use crate::model::socket::TcpState;
 use crate::sock_diag::bytecode;
 use crate::source::{Source, WalkEnd};
 use crate::view;
-use crate::view::list::Stream;
+use crate::view::column::Column;
+use crate::view::list::{Stream, Widths};
 
 /// Answers from the calling thread's network namespace, or from the recording that was asked for.
 pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
@@ -39,7 +39,8 @@ pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context
     } else if args.streams(format) {
         stream(&query, &mut source, context, args, format)
     } else {
-        gather(&query, &mut source).and_then(|gathered| gathered.answer(args, format, context))
+        let columns = args.table_columns(format, query.with_state());
+        gather(&query, &mut source, columns).and_then(|gathered| gathered.answer(args, format, context))
     };
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
     source.finish()?;
@@ -139,15 +140,24 @@ fn stream(
 }
 
 /// All of its rows, with what is to be said about them.
-pub(super) fn gather(query: &Query, source: &mut Source) -> Result<Gathered, CommandError> {
+pub(super) fn gather(
+    query: &Query,
+    source: &mut Source,
+    columns: Vec<&'static Column>,
+) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
-    let ((_, rows), end) = source.collect(
+    let ((_, widths, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), vec![]),
-        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, socket)),
+        || (Listeners::default(), Widths::new(columns.clone()), vec![]),
+        |(listeners, widths, rows), socket| {
+            if let Some(row) = query.row(listeners, &facts, socket) {
+                widths.take(&row, &facts);
+                rows.push(row);
+            }
+        },
     )?;
-    gathered(query, source, rows, end)
+    Ok(Gathered { widths, ..gathered(query, source, rows, end)? })
 }
 
 /// The same, this many rows at a time, and the last of them returned. As in [`stream`], no dump is repeated.
@@ -182,7 +192,7 @@ fn gathered(query: &Query, source: &Source, rows: Vec<Row>, end: WalkEnd) -> Res
         warnings.push(interrupted());
     }
     warnings.extend(source.warnings());
-    let with_state = query.states.contains(TcpState::FinWait2);
     let source = source.origin().name();
-    Ok(Gathered { rows, facts: vec![facts], with_state, source, complete, typed: query.warnings.clone(), warnings })
+    let widths = Widths::new(vec![]);
+    Ok(Gathered { rows, facts: vec![facts], widths, source, complete, typed: query.warnings.clone(), warnings })
 }

@@ -9,9 +9,8 @@ use crate::model::facts::Facts;
 use crate::model::row::{Order, Row};
 use crate::parallel;
 use crate::view;
-use crate::view::column::table_columns;
 use crate::view::json::Envelope;
-use crate::view::list::ListTable;
+use crate::view::list::{ListTable, Widths};
 
 /// Rows, of one network namespace or of several.
 #[derive(Clone)]
@@ -20,8 +19,8 @@ pub(super) struct Gathered {
     pub(super) rows: Vec<Row>,
     /// The facts of each namespace; rows have its place in here. At least one.
     pub(super) facts: Vec<Facts>,
-    /// Whether rows may be in another state than TIME_WAIT.
-    pub(super) with_state: bool,
+    /// The columns of a table of them; none where it is to be something else.
+    pub(super) widths: Widths,
     /// The interface of the kernel that they came from.
     pub(super) source: &'static str,
     pub(super) complete: bool,
@@ -34,7 +33,7 @@ pub(super) struct Gathered {
 impl Gathered {
     /// Sorts and prints them.
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
-        let Self { rows, facts, with_state, source, complete, typed, warnings } = self;
+        let Self { rows, facts, widths, source, complete, typed, warnings } = self;
         let mut rows = match args.order(format) {
             Some(order) => sorted(&rows, order),
             None => rows.iter().collect(),
@@ -54,12 +53,7 @@ impl Gathered {
                 view::list::document(context.out, envelope, source, &rows, &facts)?;
             }
             Format::Table => {
-                let chosen = if args.columns.is_empty() {
-                    table_columns(args.namespaces.several(), with_state)
-                } else {
-                    args.columns.clone()
-                };
-                let table = ListTable { rows: &rows, facts: &facts, columns: &chosen, total, header: !args.no_header };
+                let table = ListTable { rows: &rows, facts: &facts, widths, total, header: !args.no_header };
                 view::list::table(context.out, &table, context.look)?;
             }
             Format::Ndjson => view::list::ndjson(context.out, &rows, &facts)?,
