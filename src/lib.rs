@@ -16,10 +16,10 @@
 //!
 //! | folder | may import |
 //! |---|---|
-//! | `model` | std |
+//! | `model`, `parallel` | std |
 //! | `filter`, `sys`, `analysis` | `model` |
-//! | `sock_diag` | `model`, `filter` |
-//! | `view` | `model`, `analysis` |
+//! | `sock_diag` | `model`, `filter`, `parallel` |
+//! | `view` | `model`, `analysis`, `parallel` |
 //! | `source` | `model`, `filter`, `sock_diag`, `sys` |
 //! | `lab` | `model`, `sock_diag`, `sys` |
 //! | `commands` | all above |

@@ -60,18 +60,18 @@ fn helpers(rows: usize) -> Option<Helpers> {
     (rows >= WORTHWHILE).then(Helpers::take)?
 }
 
-/// Writes the bytes of rows `0..rows` to `out`, in order; `make` makes those of some of them, in the room of others that are
+/// Writes the bytes of rows `0..rows` to `out`, in order; `bytes_of` makes those of some of them, in the room of others that are
 /// not needed any more. Memory is bounded.
 pub fn write(
     out: &mut dyn Write,
     rows: usize,
-    make: &(impl Fn(Range<usize>, Vec<u8>) -> Vec<u8> + Sync),
+    bytes_of: &(impl Fn(Range<usize>, Vec<u8>) -> Vec<u8> + Sync),
 ) -> io::Result<()> {
     let chunks = rows.div_ceil(CHUNK);
     let range = |chunk: usize| chunk * CHUNK..rows.min((chunk + 1) * CHUNK);
     let mut bytes = vec![];
     let mut write_here = |out: &mut dyn Write, chunk| {
-        bytes = make(range(chunk), mem::take(&mut bytes));
+        bytes = bytes_of(range(chunk), mem::take(&mut bytes));
         out.write_all(&bytes)
     };
     let Some(helpers) = helpers(rows) else {
@@ -80,13 +80,13 @@ pub fn write(
     let workers = helpers.count() + 1;
     helpers.beside(|scope| {
         // Each makes every n-th chunk, the first one here; taking them in turn gives them back in order.
-        let made: Vec<_> = (1..workers)
+        let others: Vec<_> = (1..workers)
             .map(|worker| {
                 let (sender, receiver) = mpsc::sync_channel(2);
                 let (recycle, used) = mpsc::channel();
                 scope.spawn(move |_| {
                     for chunk in (worker..chunks).step_by(workers) {
-                        let bytes = make(range(chunk), used.try_recv().unwrap_or_default());
+                        let bytes = bytes_of(range(chunk), used.try_recv().unwrap_or_default());
                         // The writer hangs up when it cannot write.
                         if sender.send(bytes).is_err() {
                             return;
@@ -97,7 +97,7 @@ pub fn write(
             })
             .collect();
         for chunk in 0..chunks {
-            let Some((made, recycle)) = (chunk % workers).checked_sub(1).map(|helper| &made[helper]) else {
+            let Some((made, recycle)) = (chunk % workers).checked_sub(1).map(|helper| &others[helper]) else {
                 write_here(out, chunk)?;
                 continue;
             };

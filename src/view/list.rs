@@ -165,7 +165,9 @@ impl Widths {
     #[must_use]
     pub fn of(rows: &[&Row], facts: &[Facts], columns: Vec<&'static Column>) -> Self {
         let mut widths = Self::new(columns);
-        rows.iter().for_each(|row| widths.take(row, of(row, facts)));
+        for row in rows {
+            widths.take(row, of(row, facts));
+        }
         widths
     }
 

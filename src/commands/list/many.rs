@@ -195,7 +195,7 @@ impl Reader<'_> {
             }
             if gathers {
                 let columns = self.args.table_columns(self.global.format(), query.with_state());
-                one::gather(&query, &mut source, columns)
+                one::gather(&query, &mut source, &columns)
             } else {
                 one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
             }

@@ -40,7 +40,7 @@ pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context
         stream(&query, &mut source, context, args, format)
     } else {
         let columns = args.table_columns(format, query.with_state());
-        gather(&query, &mut source, columns).and_then(|gathered| gathered.answer(args, format, context))
+        gather(&query, &mut source, &columns).and_then(|gathered| gathered.answer(args, format, context))
     };
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
     source.finish()?;
@@ -143,13 +143,13 @@ fn stream(
 pub(super) fn gather(
     query: &Query,
     source: &mut Source,
-    columns: Vec<&'static Column>,
+    columns: &[&'static Column],
 ) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
     let ((_, widths, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), Widths::new(columns.clone()), vec![]),
+        || (Listeners::default(), Widths::new(columns.to_vec()), vec![]),
         |(listeners, widths, rows), socket| {
             if let Some(row) = query.row(listeners, &facts, socket) {
                 widths.take(&row, &facts);

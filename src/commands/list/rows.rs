@@ -105,7 +105,6 @@ fn places(rows: &[Row], order: Order) -> Vec<Place> {
 struct Place(u64);
 
 impl Place {
-    #[expect(clippy::cast_possible_truncation, reason = "it is the upper quarter")]
     fn new(key: u128, index: usize) -> Self {
         // The kernel counts buckets in 31 bits.
         Self(((key >> 96) as u64) << 32 | index as u64 & 0xffff_ffff)
