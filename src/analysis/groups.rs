@@ -149,6 +149,9 @@ impl PartialOrd for Line {
 /// The most remote ends that room is made for beforehand.
 const MOST_ROOM: usize = 1 << 20;
 
+/// How many remote ends are counted together.
+const PENDING: usize = 256;
+
 /// The place of an address in [`RemoteEnds::addrs`].
 type Index = u32;
 
@@ -159,6 +162,8 @@ struct RemoteEnds {
     indices: HashMap<u128, Index, RandomState>,
     addrs: Vec<(u128, Count)>,
     ends: Option<HashMap<(Index, Port), Count, RandomState>>,
+    /// Remote ends that are not counted in `ends` yet, with whether they are in FIN_WAIT_2.
+    pending: Vec<(Index, Port, bool)>,
 }
 
 impl RemoteEnds {
@@ -171,7 +176,9 @@ impl RemoteEnds {
         })
     }
 
-    fn merge(&mut self, other: Self) {
+    fn merge(&mut self, mut other: Self) {
+        self.settle();
+        other.settle();
         let indices: Vec<Index> = other.addrs.iter().map(|(addr, _)| self.index(*addr)).collect();
         for (index, (_, count)) in indices.iter().zip(&other.addrs) {
             self.addrs[*index as usize].1 += *count;
@@ -186,8 +193,21 @@ impl RemoteEnds {
     fn add(&mut self, addr: u128, port: Port, fin_wait_2: bool) {
         let index = self.index(addr);
         self.addrs[index as usize].1.add(fin_wait_2);
+        if self.ends.is_some() {
+            self.pending.push((index, port, fin_wait_2));
+            if self.pending.len() == PENDING {
+                self.settle();
+            }
+        }
+    }
+
+    /// Counts the pending ones. Each is a look into memory that is far away: made one behind the other, they are waited for
+    /// together.
+    fn settle(&mut self) {
         if let Some(ends) = &mut self.ends {
-            ends.entry((index, port)).or_default().add(fin_wait_2);
+            for (index, port, fin_wait_2) in self.pending.drain(..) {
+                ends.entry((index, port)).or_default().add(fin_wait_2);
+            }
         }
     }
 }
@@ -265,7 +285,8 @@ impl Groups {
 
     /// The `limit` largest of each group, in the order in which the groups were wanted.
     #[must_use]
-    pub fn top(&self, limit: usize) -> Vec<Group> {
+    pub fn top(&mut self, limit: usize) -> Vec<Group> {
+        self.remote_ends.iter_mut().for_each(RemoteEnds::settle);
         self.by.iter().map(|&by| self.group(by, limit)).collect()
     }
 

@@ -51,7 +51,7 @@ impl Tally {
 
     /// What it comes to. `one_family`: only buckets of one IP version were counted.
     #[must_use]
-    pub fn summary(self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
+    pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
         let history = History::of(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
         let bytes_per_bucket = kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES);
         let memory = Memory {

@@ -24,18 +24,18 @@ impl Listeners {
         self.by_port.entry(port).or_default().push(listener);
     }
 
-    /// The listeners on a port.
-    fn on(&self, port: Port) -> impl Iterator<Item = &FullSocket> {
-        self.ports.contains(port).then(|| self.by_port.get(&port)).flatten().into_iter().flatten()
-    }
-
     /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard
     /// that covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` where that
     /// hangs on an IPV6_V6ONLY that the source does not tell.
     #[must_use]
+    #[inline]
     pub fn cover(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
+        if self.ports.contains(tuple.local_port()) { self.cover_on_port(tuple, interface) } else { Some(false) }
+    }
+
+    fn cover_on_port(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
         let mut unknown = false;
-        for listener in self.on(tuple.local_port()) {
+        for listener in self.by_port.get(&tuple.local_port()).into_iter().flatten() {
             let addr = listener.tuple.local_addr();
             let covers = match (addr, listener.tuple.family) {
                 (IpAddr::V6(v6), Family::Ipv6) if v6.is_unspecified() && tuple.family.ipv4_on_the_wire() => {

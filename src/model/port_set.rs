@@ -34,6 +34,7 @@ impl PortSet {
 
     /// Whether the port is in it.
     #[must_use]
+    #[inline]
     pub fn contains(&self, port: Port) -> bool {
         let (word, bit) = bit(port);
         self.0[word] & bit != 0
