@@ -134,7 +134,7 @@ fn formatting(c: &mut Criterion) {
     let list = ListTable {
         rows: &references,
         facts: std::slice::from_ref(&facts),
-        widths: Widths::of(&references, std::slice::from_ref(&facts), table_columns(false, false)),
+        widths: Widths::of(&references, std::slice::from_ref(&facts), &table_columns(false, false)),
         total: rows.len(),
         header: true,
     };

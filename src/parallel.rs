@@ -1,44 +1,57 @@
-//! Work on every core: a part of it on helpers, threads that are made for the first long list and stay, and the rest on the
-//! calling thread.
+//! Work on several cores: a part of it on workers, threads that are made for the first long list and stay, and the rest on
+//! the calling thread.
 //!
 //! They stay because a thread costs more than its making: a scheduler that packs threads onto few cores leaves a new one
 //! waiting where its maker runs. One that goes on from receiving to sorting to writing stays where it is. Who finds them at
 //! work for somebody else works alone: the cores are busy then.
+//!
+//! A worker has the network namespace, the signal mask and the credentials of the thread that asked first: its work may hang
+//! on none of these. After it no user namespace can be entered any more, for that takes a process of one thread.
 
 use std::io::{self, Write};
 use std::mem;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, OnceLock, mpsc};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
 use std::thread;
 
 use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 
 /// Rows that are formatted at once.
-const CHUNK: usize = 512;
+const CHUNK: usize = 256;
 
 /// Fewer rows than this are not worth another thread.
-const WORTHWHILE: usize = 8 * CHUNK;
+const WORTHWHILE: usize = 16 * CHUNK;
 
-/// One for each core but that of the caller; `None` where there is no second one, or no thread can be made.
+/// The most workers: with the caller four are faster than any kernel hands over, and each has memory of its own.
+const MOST: usize = 3;
+
+/// `None` where there is no second core, or no thread can be made.
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 
 static AT_WORK: Mutex<()> = Mutex::new(());
 
-/// The helpers, for one caller at a time.
-pub struct Helpers {
+/// The workers, for one caller at a time.
+pub struct Workers {
     pool: &'static ThreadPool,
     _at_work: MutexGuard<'static, ()>,
 }
 
-impl Helpers {
+impl Workers {
     /// `None`: there are none, or they are at work for somebody else.
     #[must_use]
     pub fn take() -> Option<Self> {
-        let at_work = AT_WORK.try_lock().ok()?;
+        let at_work = match AT_WORK.try_lock() {
+            Ok(at_work) => at_work,
+            // There is nothing that a panic could have left half done.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A test that is about them waits for its turn.
+            Err(TryLockError::WouldBlock) if cfg!(test) => AT_WORK.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         let make = || {
             let others = thread::available_parallelism().ok()?.get() - 1;
-            let pool = || ThreadPoolBuilder::new().num_threads(others).build().ok();
-            (others > 0).then(pool)?
+            let pool = |workers| ThreadPoolBuilder::new().num_threads(workers).build().ok();
+            (others > 0).then(|| pool(others.min(MOST)).or_else(|| pool(1)))?
         };
         Some(Self { pool: POOL.get_or_init(make).as_ref()?, _at_work: at_work })
     }
@@ -49,15 +62,15 @@ impl Helpers {
         self.pool.current_num_threads()
     }
 
-    /// Runs `own` here, and what it spawns in the scope on the helpers. Returns when all of it is done.
+    /// Runs `own` here, and what it spawns in the scope on the workers. Returns when all of it is done.
     pub fn beside<'s, T>(&self, own: impl FnOnce(&Scope<'s>) -> T) -> T {
         self.pool.in_place_scope(own)
     }
 }
 
-/// Helpers where so many rows are worth them.
-fn helpers(rows: usize) -> Option<Helpers> {
-    (rows >= WORTHWHILE).then(Helpers::take)?
+/// Workers where so many rows are worth them.
+fn workers(rows: usize) -> Option<Workers> {
+    (rows >= WORTHWHILE).then(Workers::take)?
 }
 
 /// Writes the bytes of rows `0..rows` to `out`, in order; `bytes_of` makes those of some of them, in the room of others that are
@@ -74,18 +87,18 @@ pub fn write(
         bytes = bytes_of(range(chunk), mem::take(&mut bytes));
         out.write_all(&bytes)
     };
-    let Some(helpers) = helpers(rows) else {
+    let Some(workers) = workers(rows) else {
         return (0..chunks).try_for_each(|chunk| write_here(out, chunk));
     };
-    let workers = helpers.count() + 1;
-    helpers.beside(|scope| {
+    let threads = workers.count() + 1;
+    workers.beside(|scope| {
         // Each makes every n-th chunk, the first one here; taking them in turn gives them back in order.
-        let others: Vec<_> = (1..workers)
+        let others: Vec<_> = (1..threads)
             .map(|worker| {
-                let (sender, receiver) = mpsc::sync_channel(2);
+                let (sender, receiver) = mpsc::sync_channel(1);
                 let (recycle, used) = mpsc::channel();
                 scope.spawn(move |_| {
-                    for chunk in (worker..chunks).step_by(workers) {
+                    for chunk in (worker..chunks).step_by(threads) {
                         let bytes = bytes_of(range(chunk), used.try_recv().unwrap_or_default());
                         // The writer hangs up when it cannot write.
                         if sender.send(bytes).is_err() {
@@ -97,7 +110,7 @@ pub fn write(
             })
             .collect();
         for chunk in 0..chunks {
-            let Some((made, recycle)) = (chunk % workers).checked_sub(1).map(|helper| &others[helper]) else {
+            let Some((made, recycle)) = (chunk % threads).checked_sub(1).map(|worker| &others[worker]) else {
                 write_here(out, chunk)?;
                 continue;
             };
@@ -112,12 +125,12 @@ pub fn write(
 
 /// Folds rows `0..rows` on every core, each part from a fresh value, and joins the parts in their order.
 pub fn fold<T: Send>(rows: usize, part: &(impl Fn(Range<usize>) -> T + Sync), join: impl FnMut(T, T) -> T) -> T {
-    let Some(helpers) = helpers(rows) else { return part(0..rows) };
-    let workers = helpers.count() + 1;
-    let size = rows.div_ceil(workers);
+    let Some(workers) = workers(rows) else { return part(0..rows) };
+    let threads = workers.count() + 1;
+    let size = rows.div_ceil(threads);
     let rows_of = |worker: usize| (size * worker).min(rows)..rows.min(size * (worker + 1));
-    let mut others: Vec<Option<T>> = (1..workers).map(|_| None).collect();
-    let first = helpers.beside(|scope| {
+    let mut others: Vec<Option<T>> = (1..threads).map(|_| None).collect();
+    let first = workers.beside(|scope| {
         for (worker, other) in (1..).zip(&mut others) {
             scope.spawn(move |_| *other = Some(part(rows_of(worker))));
         }

@@ -28,7 +28,7 @@ struct Table {
 
 impl Default for Services {
     fn default() -> Self {
-        Self::new::<&str>([] as [(Port, [&str; 0]); 0])
+        Self::new([] as [(Port, [&str; 0]); 0])
     }
 }
 

@@ -21,7 +21,7 @@ use super::response::{self, Malformed};
 use super::transport::Transport;
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
-use crate::parallel::Helpers;
+use crate::parallel::Workers;
 
 /// How a dump ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,12 +176,12 @@ fn run_overlapping(
     }
 }
 
-/// The rest of a dump, received ahead by a helper. `None`: there is none.
+/// The rest of a dump, received ahead by a worker. `None`: there is none.
 fn run_ahead<F: FnMut(&Socket) -> ControlFlow<()>>(
     transport: &mut dyn Transport,
     reader: &mut Reader<F>,
 ) -> Option<Result<DumpEnd, DumpError>> {
-    Helpers::take()?.beside(|scope| {
+    Workers::take()?.beside(|scope| {
         let (full, batches) = mpsc::sync_channel::<Batch>(AHEAD);
         let (recycle, empty) = mpsc::channel::<Batch>();
         let receive = move |_: &_| {

@@ -29,7 +29,7 @@ pub fn append_duration(time: Duration, text: &mut Text) {
         let begin = usize::from(seconds < 10);
         text.push_str(str::from_utf8(&made[begin..]).unwrap_or_default());
     } else {
-        // Writing to a String cannot fail.
+        // Writing to memory cannot fail.
         let _ = write!(text, "{}m{:02}s", seconds / 60, seconds % 60);
     }
 }

@@ -48,7 +48,7 @@ pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
         &ListTable {
             rows: shown,
             facts: std::slice::from_ref(facts),
-            widths: Widths::of(shown, std::slice::from_ref(facts), table_columns(false, with_state)),
+            widths: Widths::of(shown, std::slice::from_ref(facts), &table_columns(false, with_state)),
             total: rows.len(),
             header: true,
         },

@@ -148,7 +148,7 @@ pub fn document(
 }
 
 /// How wide the columns of a table must be for its rows: taken from each as it comes, while the kernel looks for the next.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Widths {
     columns: Vec<&'static Column>,
     widest: Vec<usize>,
@@ -163,16 +163,22 @@ impl Widths {
 
     /// Of these rows.
     #[must_use]
-    pub fn of(rows: &[&Row], facts: &[Facts], columns: Vec<&'static Column>) -> Self {
-        let mut widths = Self::new(columns);
-        for row in rows {
-            widths.take(row, of(row, facts));
-        }
-        widths
+    pub fn of(rows: &[&Row], facts: &[Facts], columns: &[&'static Column]) -> Self {
+        let part = |range: Range<usize>| {
+            let mut widths = Self::new(columns.to_vec());
+            for row in &rows[range] {
+                widths.take(row, of(row, facts));
+            }
+            widths
+        };
+        parallel::fold(rows.len(), &part, Self::joined)
     }
 
     /// Makes room for a row.
     pub fn take(&mut self, row: &Row, facts: &Facts) {
+        if self.columns.is_empty() {
+            return;
+        }
         let record = SocketRecord::of_row(row, facts);
         for (column, widest) in self.columns.iter().zip(&mut self.widest) {
             *widest = (*widest).max(column.width_for_eyes(&record));
@@ -180,10 +186,12 @@ impl Widths {
     }
 
     /// Makes room for the rows of another, too.
-    pub fn join(&mut self, other: &Self) {
-        for (widest, other) in self.widest.iter_mut().zip(&other.widest) {
-            *widest = (*widest).max(*other);
+    #[must_use]
+    pub fn joined(mut self, other: Self) -> Self {
+        for (widest, other) in self.widest.iter_mut().zip(other.widest) {
+            *widest = (*widest).max(other);
         }
+        self
     }
 }
 
@@ -223,7 +231,7 @@ impl<'l> Rows for ListTable<'l> {
         if self.rows.len() == self.total {
             return self.widths.widest.clone();
         }
-        Widths::of(self.rows, self.facts, self.widths.columns.clone()).widest
+        Widths::of(self.rows, self.facts, &self.widths.columns).widest
     }
 }
 

@@ -157,6 +157,42 @@ impl Layout {
         let shown = |i: usize| self.columns.iter().any(|&(column, _)| column == i);
         headings.iter().enumerate().filter(|(i, _)| !shown(*i)).map(|(_, heading)| heading.title).collect()
     }
+
+    /// Appends the line of a row, or its lines where a cell is wider than its column. Cells are written where they stay.
+    fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
+        let start = text.len();
+        for &(column, width) in &self.columns {
+            let cell = text.len();
+            let Some(blanks) = width.checked_sub(append(column, text)) else {
+                text.truncate(start);
+                return self.append_wrapped(headings, append, text);
+            };
+            align(text, cell, blanks, headings[column].right);
+        }
+        text.end_line();
+    }
+
+    fn append_wrapped(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
+        let cells: Vec<String> = self
+            .columns
+            .iter()
+            .map(|&(column, _)| {
+                let mut cell = Text::default();
+                append(column, &mut cell);
+                String::from(cell)
+            })
+            .collect();
+        let lines: Vec<Vec<&str>> =
+            cells.iter().zip(&self.columns).map(|(cell, &(_, width))| wrap(cell, width)).collect();
+        for n in 0..lines.iter().map(Vec::len).max().unwrap_or_default() {
+            for (parts, &(column, width)) in lines.iter().zip(&self.columns) {
+                let (cell, part) = (text.len(), parts.get(n).copied().unwrap_or_default());
+                text.push_str(part);
+                align(text, cell, width.saturating_sub(display_width(part)), headings[column].right);
+            }
+            text.end_line();
+        }
+    }
 }
 
 fn total(columns: &[(usize, usize)]) -> usize {
@@ -224,7 +260,7 @@ fn draw(
         }
     }
     for (i, line) in table.lines().enumerate() {
-        write_line(out, line.trim_end(), (i < heading_lines).then_some(look))?;
+        write_line(out, line.trim_end_matches(' '), (i < heading_lines).then_some(look))?;
     }
     Ok(())
 }
@@ -233,44 +269,6 @@ fn write_line(out: &mut dyn Write, line: &str, heading: Option<Look>) -> io::Res
     match heading {
         Some(look) => writeln!(out, "{}", look.paint(Meaning::Heading, line)),
         None => writeln!(out, "{line}"),
-    }
-}
-
-impl Layout {
-    /// Appends the line of a row, or its lines where a cell is wider than its column. Cells are written where they stay.
-    fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
-        let start = text.len();
-        for &(column, width) in &self.columns {
-            let cell = text.len();
-            let Some(blanks) = width.checked_sub(append(column, text)) else {
-                text.truncate(start);
-                return self.append_wrapped(headings, append, text);
-            };
-            align(text, cell, blanks, headings[column].right);
-        }
-        text.end_line();
-    }
-
-    fn append_wrapped(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
-        let cells: Vec<String> = self
-            .columns
-            .iter()
-            .map(|&(column, _)| {
-                let mut cell = Text::default();
-                append(column, &mut cell);
-                String::from(cell)
-            })
-            .collect();
-        let lines: Vec<Vec<&str>> =
-            cells.iter().zip(&self.columns).map(|(cell, &(_, width))| wrap(cell, width)).collect();
-        for n in 0..lines.iter().map(Vec::len).max().unwrap_or_default() {
-            for (parts, &(column, width)) in lines.iter().zip(&self.columns) {
-                let (cell, part) = (text.len(), parts.get(n).copied().unwrap_or_default());
-                text.push_str(part);
-                align(text, cell, width.saturating_sub(display_width(part)), headings[column].right);
-            }
-            text.end_line();
-        }
     }
 }
 

@@ -81,11 +81,10 @@ impl Text {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    /// Appends a character of ASCII.
+    /// Appends a character.
     #[inline]
     pub fn push(&mut self, c: char) {
-        debug_assert!(c.is_ascii(), "a character of one byte");
-        self.0.push(c as u8);
+        self.push_str(c.encode_utf8(&mut [0; 4]));
     }
 
     /// Appends what `make` writes into the room: its first bytes, as many as it returns, of ASCII.

@@ -100,7 +100,7 @@ fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
         let place = u32::try_from(all.facts.len()).unwrap_or(u32::MAX);
         all.rows.extend(part.rows.iter().map(|&row| Row { netns: place, ..row }));
         all.facts.append(&mut part.facts);
-        all.widths.join(&part.widths);
+        all.widths = std::mem::take(&mut all.widths).joined(part.widths);
         if part.source != all.source {
             all.source = Origin::Procfs.name();
         }

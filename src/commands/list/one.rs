@@ -193,6 +193,6 @@ fn gathered(query: &Query, source: &Source, rows: Vec<Row>, end: WalkEnd) -> Res
     }
     warnings.extend(source.warnings());
     let source = source.origin().name();
-    let widths = Widths::new(vec![]);
+    let widths = Widths::default();
     Ok(Gathered { rows, facts: vec![facts], widths, source, complete, typed: query.warnings.clone(), warnings })
 }

@@ -66,7 +66,7 @@ impl Gathered {
 /// References to the rows in this order.
 fn sorted(rows: &[Row], order: Order) -> Vec<&Row> {
     let places = places(rows, order);
-    // Where rows begin that are not ordered by their places alone, at the earliest.
+    // The first from there on that differs from the one before it: rows whose order is still open stay together.
     let boundary = |at: usize| match at.checked_sub(1) {
         Some(before) => at + places[at..].iter().take_while(|place| places[before].equals(**place)).count(),
         None => 0,
@@ -81,26 +81,29 @@ fn sorted(rows: &[Row], order: Order) -> Vec<&Row> {
         }
         part
     };
-    parallel::fold(rows.len(), &part, |a, b| [a, b].concat())
+    parallel::fold(rows.len(), &part, extended)
 }
 
-/// The places of the rows by the first half of their keys, in order.
+fn extended<T>(mut a: Vec<T>, b: Vec<T>) -> Vec<T> {
+    a.extend(b);
+    a
+}
+
+/// The places of the rows, in order.
 fn places(rows: &[Row], order: Order) -> Vec<Place> {
     let part = |range: Range<usize>| {
         let mut places: Vec<Place> = range.map(|index| Place::new(order.key(&rows[index]), index)).collect();
         places.sort_unstable();
         places
     };
-    // A stable sort finds the two parts that are in order, and merges them.
-    let join = |mut a: Vec<Place>, b: Vec<Place>| {
-        a.extend(b);
-        a.sort();
-        a
-    };
-    parallel::fold(rows.len(), &part, join)
+    let mut places = parallel::fold(rows.len(), &part, extended);
+    // A stable sort finds the parts that are in order, and merges them.
+    places.sort();
+    places
 }
 
-/// The first 32 bits of a row's key, and behind them its index: small, so that most of the sorting is done on these alone.
+/// The first 32 bits of a row's key, and behind them its index: small, so that most of the sorting is done on these alone,
+/// where rows differ in them: by remaining time. By an address that all of them have nothing is decided yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place(u64);
 
