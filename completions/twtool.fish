@@ -47,6 +47,13 @@ complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "demo" -d 'Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l local-port -d 'Local port; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l remote-port -d 'Remote port; repeat for more' -r
@@ -71,13 +78,9 @@ procfs\t'/proc/net/tcp and tcp6: slower, times in steps of 10 ms, no cookie, mar
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l replay -d 'Answer from such a file instead of the kernel' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
-complete -c twtool -n "__fish_twtool_using_subcommand list" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
-json\t'One JSON document'
-ndjson\t'A JSON record a line'
-csv\t'A header line, then a record a line'"
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
-always\t'Always'
-never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l explain-filter -d 'Say what of the filter the kernel judges and what is judged here, and list nothing'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l reverse -d 'Turn the order round'
@@ -86,10 +89,14 @@ complete -c twtool -n "__fish_twtool_using_subcommand list" -l count -d 'Print t
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s q -l quiet -d 'Print nothing: exit code 0 if there is any, 1 if none'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l force -d 'Replace the file of --record where it exists'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l all-netns -d 'Look into every network namespace that /proc/PID/ns/net and /run/netns show'
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l json -d 'Same as -o json'
-complete -c twtool -n "__fish_twtool_using_subcommand list" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
-complete -c twtool -n "__fish_twtool_using_subcommand list" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l by -d 'What to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]' -r -f -a "local-port\t'Local port'
 remote-addr\t'Remote address'
 remote-port\t'Remote port'
@@ -101,20 +108,12 @@ complete -c twtool -n "__fish_twtool_using_subcommand summary" -l top -d 'Show t
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
-json\t'One JSON document'
-ndjson\t'A JSON record a line'
-csv\t'A header line, then a record a line'"
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
-always\t'Always'
-never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -l force -d 'Replace the file of --record where it exists'
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -l all-netns -d 'Look into every network namespace that /proc/PID/ns/net and /run/netns show'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l force -d 'Replace the file of --record where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l all-netns -d 'Look into every network namespace that /proc/PID/ns/net and /run/netns show'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c twtool -n "__fish_twtool_using_subcommand port" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand port" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -122,16 +121,11 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand port" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand port" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand port" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand port" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand port" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand port" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l addr -d 'Address to bind; repeat for more [default: 0.0.0.0 and ::]' -r
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l with -d 'What your server sets before bind()' -r -f -a "none\t'No option'
-reuseaddr\t'SO_REUSEADDR'
-reuseport\t'SO_REUSEPORT'
-both\t'Both'"
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -139,19 +133,18 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l listen -d 'Also listen(); it can take a real connection for a moment'
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l demo -d 'Show on this kernel how TIME_WAIT blocks the port, in a private network namespace (no root, host untouched)'
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Same as -o json'
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
-complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c twtool -n "__fish_twtool_using_subcommand wait" -l addr -d 'Address to bind; repeat for more [default: 0.0.0.0 and ::]' -r
-complete -c twtool -n "__fish_twtool_using_subcommand wait" -l with -d 'What your server sets before bind()' -r -f -a "none\t'No option'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l addr -d 'Address to bind; repeat for more [default: 0.0.0.0 and ::]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l with -d 'What your server sets before bind()' -r -f -a "none\t'No option'
 reuseaddr\t'SO_REUSEADDR'
 reuseport\t'SO_REUSEPORT'
 both\t'Both'"
-complete -c twtool -n "__fish_twtool_using_subcommand wait" -l timeout -d 'Give up after this time, like 500ms, 10s or 5m; 0 tries once' -r
-complete -c twtool -n "__fish_twtool_using_subcommand wait" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l listen -d 'Also listen(); it can take a real connection for a moment'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -l demo -d 'Show on this kernel how TIME_WAIT blocks the port, in a private network namespace (no root, host untouched)'
+complete -c twtool -n "__fish_twtool_using_subcommand bind-test" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -159,16 +152,18 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand wait" -s q -l quiet -d 'Print nothing; the exit code tells'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l addr -d 'Address to bind; repeat for more [default: 0.0.0.0 and ::]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l with -d 'What your server sets before bind()' -r -f -a "none\t'No option'
+reuseaddr\t'SO_REUSEADDR'
+reuseport\t'SO_REUSEPORT'
+both\t'Both'"
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l timeout -d 'Give up after this time, like 500ms, 10s or 5m; 0 tries once' -r
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand wait" -s q -l quiet -d 'Print nothing; the exit code tells'
 complete -c twtool -n "__fish_twtool_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l to -d 'Only this destination: an address, or address and port like 192.0.2.1:443 or [2001:db8::1]:443' -r
-complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l from -d 'Only from this local address' -r
-complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l top -d 'Show the N destinations with the fewest free ports [default: all, in a table 10]' -r
-complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l min-free -d 'Exit code 1 if any destination has fewer free ports than this, or than this share of the pool, like 10%' -r
-complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -176,13 +171,16 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l no-probe -d 'Do not ask the kernel which ports are explicitly bound; read its list alone'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l to -d 'Only this destination: an address, or address and port like 192.0.2.1:443 or [2001:db8::1]:443' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l from -d 'Only from this local address' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l top -d 'Show the N destinations with the fewest free ports [default: all, in a table 10]' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l min-free -d 'Exit code 1 if any destination has fewer free ports than this, or than this share of the pool, like 10%' -r
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand capacity" -l no-probe -d 'Do not ask the kernel which ports are explicitly bound; read its list alone'
 complete -c twtool -n "__fish_twtool_using_subcommand capacity" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l close-wait-after -d 'From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer\'s last ACK' -r
-complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -190,11 +188,20 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s v -l verbose -d 'Explain every check: what it does, what it does not do, sources'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l close-wait-after -d 'From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer\'s last ACK' -r
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s v -l verbose -d 'Explain every check: what it does, what it does not do, sources'
 complete -c twtool -n "__fish_twtool_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
+json\t'One JSON document'
+ndjson\t'A JSON record a line'
+csv\t'A header line, then a record a line'"
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local-port -d 'Local port; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote-port -d 'Remote port; repeat for more' -r
@@ -208,22 +215,14 @@ outbound\t'None does, the local port is ephemeral and the remote one is not'
 unknown\t'Neither can be said'"
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l expires-under -d 'Less remaining time than this: 500ms, 10s, 1m' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number' -r
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
-json\t'One JSON document'
-ndjson\t'A JSON record a line'
-csv\t'A header line, then a record a line'"
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
-always\t'Always'
-never\t'Never'"
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l json -d 'Same as -o json'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l all -d 'Remove every one, where nothing else selects'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s y -l yes -d 'Do not ask'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s n -l dry-run -d 'Show what would be removed, and remove nothing'
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -l json -d 'Same as -o json'
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c twtool -n "__fish_twtool_using_subcommand demo" -l pcap -d 'Also write the segments to a capture file, which Wireshark and tshark read' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand demo" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'
 ndjson\t'A JSON record a line'
@@ -231,11 +230,12 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand demo" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand demo" -l step -d 'Wait for the Enter key before each step; the experiment itself does not wait, and is over by then'
-complete -c twtool -n "__fish_twtool_using_subcommand demo" -l force -d 'Replace the file of --pcap where it exists'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l pcap -d 'Also write the segments to a capture file, which Wireshark and tshark read' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand demo" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand demo" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand demo" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l step -d 'Wait for the Enter key before each step; the experiment itself does not wait, and is over by then'
+complete -c twtool -n "__fish_twtool_using_subcommand demo" -l force -d 'Replace the file of --pcap where it exists'
 complete -c twtool -n "__fish_twtool_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c twtool -n "__fish_twtool_using_subcommand completions" -s o -l output -d 'How to print the answer' -r -f -a "table\t'Aligned columns, for eyes'
 json\t'One JSON document'

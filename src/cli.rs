@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
+use std::ops::Deref;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
@@ -50,23 +51,23 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// List TIME_WAIT sockets with their remaining time
-    List(Box<commands::list::ListArgs>),
+    List(Deferred<commands::list::ListArgs>),
     /// Say on one screen how many there are, of what, and the closes of the last minute
-    Summary(commands::summary::SummaryArgs),
+    Summary(Deferred<commands::summary::SummaryArgs>),
     /// Classify ports, and say what this machine makes of them
-    Port(commands::port::PortArgs),
+    Port(Deferred<commands::port::PortArgs>),
     /// Say why bind() fails on a port, and what would help
-    BindTest(commands::bind_test::BindTestArgs),
+    BindTest(Deferred<commands::bind_test::BindTestArgs>),
     /// Wait until a server could bind a port, and perhaps start it
-    Wait(commands::wait::WaitArgs),
+    Wait(Deferred<commands::wait::WaitArgs>),
     /// Say how many further connects a destination takes, and when it runs out of ports
-    Capacity(commands::capacity::CapacityArgs),
+    Capacity(Deferred<commands::capacity::CapacityArgs>),
     /// Say whether settings, counters and sockets are in order, and what each of them means
-    Doctor(commands::doctor::DoctorArgs),
+    Doctor(Deferred<commands::doctor::DoctorArgs>),
     /// Remove TIME_WAIT sockets before their time; never a live one
-    Kill(Box<commands::kill::KillArgs>),
+    Kill(Deferred<commands::kill::KillArgs>),
     /// Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)
-    Demo(commands::demo::DemoArgs),
+    Demo(Deferred<commands::demo::DemoArgs>),
     /// Print a completion script for a shell
     #[command(after_long_help = "\
 Examples:
@@ -82,6 +83,54 @@ Examples:
   twtool man > /usr/local/share/man/man1/twtool.1
 ")]
     Man,
+}
+
+/// Arguments that clap is told of only where it needs them: to describe those of every command takes longer than all else
+/// that a short answer needs.
+#[derive(Debug)]
+struct Deferred<T>(Box<T>);
+
+impl<T> Deref for Deferred<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Args> Deferred<T> {
+    /// The arguments, and not what their type says of itself: the command has said what it is about.
+    fn augment(command: clap::Command) -> clap::Command {
+        let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
+        let mut command = T::augment_args(command);
+        if let Some(about) = about {
+            command = command.about(about);
+        }
+        if let Some(long_about) = long_about {
+            command = command.long_about(long_about);
+        }
+        command
+    }
+}
+
+impl<T: Args> Args for Deferred<T> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.defer(Self::augment)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command.defer(Self::augment)
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches(matches).map(|arguments| Self(Box::new(arguments)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -226,15 +275,18 @@ fn manual() -> io::Result<Vec<u8>> {
     page.render_options_section(&mut text)?;
     // The commands as they were declared, before clap adds the program's own options to each of them again.
     for subcommand in command.get_subcommands() {
+        let mut subcommand = subcommand.clone().disable_help_flag(true);
+        // Only then are its arguments there.
+        subcommand.build();
         let name = format!("twtool {}", subcommand.get_name());
-        let page = clap_mangen::Man::new(subcommand.clone().bin_name(&name).disable_help_flag(true));
+        let page = clap_mangen::Man::new(subcommand.clone().bin_name(&name));
         let mut sections = vec![];
         page.render_synopsis_section(&mut sections)?;
         page.render_description_section(&mut sections)?;
         page.render_options_section(&mut sections)?;
         writeln!(text, ".SH \"{}\"", name.to_uppercase())?;
         text.extend(String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").bytes());
-        render_notes(subcommand, "SS", &mut text)?;
+        render_notes(&subcommand, "SS", &mut text)?;
     }
     render_notes(&command, "SH", &mut text)?;
     Ok(text)

@@ -31,8 +31,9 @@ use crate::sys::netns::NetnsError;
 use crate::view::human;
 use crate::view::style::Look;
 
-/// Options of every command.
+/// Options of every command; behind its own in its help.
 #[derive(Args, Clone, Debug)]
+#[command(next_display_order = 900)]
 pub struct GlobalArgs {
     /// How to print the answer
     #[arg(short, long, global = true, help_heading = "Global options", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
