@@ -14,17 +14,26 @@ mod report;
 
 use std::env;
 use std::error::Error;
+use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use floor::Floor;
 use population::Population;
-use process::{Cost, Process, WATCH, on_one_core, this_program};
+use process::{Cost, Process, WATCH, on_one_core};
 use report::{Machine, Measured, Size};
 use twtool::sys::sandbox;
 
-const TWTOOL: &str = env!("CARGO_BIN_EXE_twtool");
+/// The programs as they are when they are installed: copied. What a linker has written piece by piece the kernel maps in
+/// smaller pieces, which is a twentieth of a short list.
+const TWTOOL: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/twtool");
+const THIS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/whole");
+
+fn install() -> io::Result<()> {
+    fs::copy(env!("CARGO_BIN_EXE_twtool"), TWTOOL)?;
+    fs::copy(env::current_exe()?, THIS).map(drop)
+}
 
 /// The hidden first argument of a process that is the floor.
 const FLOOR: &str = "--be-the-floor";
@@ -53,12 +62,11 @@ fn floor_of(kind: &[String]) -> Floor {
     if kind.is_empty() { Floor::All } else { Floor::Port443 }
 }
 
-fn floor_process(floor: Floor) -> Result<Process, Box<dyn Error>> {
-    let this = this_program()?.to_str().ok_or("a path that is no UTF-8")?;
-    Ok(match floor {
-        Floor::All => Process::new(this, &[FLOOR]),
-        Floor::Port443 => Process::new(this, &[FLOOR, "443"]),
-    })
+fn floor_process(floor: Floor) -> Process {
+    match floor {
+        Floor::All => Process::new(THIS, &[FLOOR]),
+        Floor::Port443 => Process::new(THIS, &[FLOOR, "443"]),
+    }
 }
 
 /// A command to measure, and what it should reach.
@@ -154,7 +162,7 @@ impl Case {
 
     /// The process, and the floor before or after it.
     fn pair(&self, floor_first: bool) -> Result<(Cost, Cost), Box<dyn Error>> {
-        let floor = floor_process(self.floor)?;
+        let floor = floor_process(self.floor);
         let pair = || {
             if floor_first || self.consumes {
                 let floor = floor.run()?;
@@ -185,6 +193,7 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             sizes.pop();
         }
     }
+    install()?;
     let machine = Machine::here()?;
     // While there is one thread.
     sandbox::enter_user_namespace()?;
@@ -250,7 +259,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
         supply.after(case)?;
     }
     supply.lasting(Duration::from_secs(2))?;
-    let floor_peak_kib = floor_process(Floor::All)?.peak_kib()?;
+    let floor_peak_kib = floor_process(Floor::All).peak_kib()?;
     let load = (load_before, report::load()?);
     Ok(Size { buckets, seen: supply.seen, load, floor_peak_kib, cases: cases.into_iter().zip(measured).collect() })
 }

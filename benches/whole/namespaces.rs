@@ -16,11 +16,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use twtool::sys::sandbox;
 
-use super::TWTOOL;
 use super::floor::{self, Floor};
 use super::population::make_here;
-use super::process::{Process, this_program};
+use super::process::Process;
 use super::report::{Machine, Measured, Spread, load, mib, ms};
+use super::{THIS, TWTOOL};
 
 /// The hidden first argument of a process that is the floor.
 pub(crate) const FLOOR: &str = "--be-the-floor-of-namespaces";
@@ -74,7 +74,6 @@ pub(crate) fn make() -> Result<(), Box<dyn Error>> {
 
 /// Measures, and prints the table.
 pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
-    let this = this_program()?.to_str().ok_or("a path that is no UTF-8")?;
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
@@ -93,7 +92,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     if Process::installed("ss") && Process::installed("nsenter") {
         cases.push(("`ss` in each, one after the other", Process::new("sh", &["-c", LOOP])));
     }
-    let (floor, maker) = (Process::new(this, &[FLOOR]), Process::new(this, &[MAKE]));
+    let (floor, maker) = (Process::new(THIS, &[FLOOR]), Process::new(THIS, &[MAKE]));
     let load_before = load()?;
     let mut seen: Vec<u32> = vec![];
     let mut until = Instant::now();

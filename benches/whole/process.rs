@@ -2,15 +2,15 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
+
+use super::THIS;
 
 /// What a run takes.
 #[derive(Clone, Copy, Debug)]
@@ -25,16 +25,6 @@ fn processor_time_of_children() -> Result<Duration, Box<dyn Error>> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let time = usage.user_time() + usage.system_time();
     Ok(Duration::from_micros(time.num_microseconds().try_into()?))
-}
-
-/// The path of this benchmark. Asked for once: where /proc is another pid namespace's, this process is not in it.
-pub(crate) fn this_program() -> Result<&'static Path, Box<dyn Error>> {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    if PATH.get().is_none() {
-        let path = std::env::current_exe()?;
-        return Ok(PATH.get_or_init(|| path));
-    }
-    PATH.get().map(PathBuf::as_path).ok_or_else(|| "no path".into())
 }
 
 /// A program and its arguments.
@@ -76,7 +66,7 @@ impl Process {
     /// Its largest resident set in KiB. A small process of its own watches it, [`watch`], for the figure that the kernel
     /// keeps is that of all children so far, and begins with what the parent had at the fork.
     pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
-        let mut watcher = Command::new(this_program()?);
+        let mut watcher = Command::new(THIS);
         let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;
         Ok(String::from_utf8(output.stdout)?.trim().parse().map_err(|_| format!("no peak memory of {self:?}"))?)
     }
