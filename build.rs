@@ -11,7 +11,8 @@ use std::{env, fs};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
-    let links_it = target("OS") == "linux" && target("ENV") == "gnu" && !target("FEATURE").contains("crt-static");
+    let links_it = [target("ARCH"), target("OS"), target("ENV")] == ["x86_64", "linux", "gnu"]
+        && !target("FEATURE").contains("crt-static");
     let Some(out) = env::var_os("OUT_DIR").map(PathBuf::from) else { return };
     if !links_it || !has_static_unwinder() {
         return;

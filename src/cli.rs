@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::ops::Deref;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -102,14 +103,7 @@ impl<T: Args> Deferred<T> {
     /// The arguments, and not what their type says of itself: the command has said what it is about.
     fn augment(command: clap::Command) -> clap::Command {
         let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
-        let mut command = T::augment_args(command);
-        if let Some(about) = about {
-            command = command.about(about);
-        }
-        if let Some(long_about) = long_about {
-            command = command.long_about(long_about);
-        }
-        command
+        T::augment_args(command).about(Resettable::from(about)).long_about(Resettable::from(long_about))
     }
 }
 

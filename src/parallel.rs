@@ -22,7 +22,7 @@ const CHUNK: usize = 256;
 /// Fewer rows than this are not worth another thread.
 const WORTHWHILE: usize = 16 * CHUNK;
 
-/// The most workers: with the caller four are faster than any kernel hands over, and each has memory of its own.
+/// The most workers: each has memory of its own, and what is left to do after the kernel's walk is short.
 const MOST: usize = 3;
 
 /// `None` where there is no second core, or no thread can be made.
@@ -137,4 +137,63 @@ pub fn fold<T: Send>(rows: usize, part: &(impl Fn(Range<usize>) -> T + Sync), jo
         part(rows_of(0))
     });
     others.into_iter().flatten().fold(first, join)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enough for every worker to have many chunks, and the last one not full.
+    const ROWS: usize = 100 * CHUNK + 1;
+
+    fn numbers(range: Range<usize>, mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.clear();
+        range.for_each(|number| bytes.extend(format!("{number}\n").bytes()));
+        bytes
+    }
+
+    #[test]
+    fn there_are_workers_where_there_is_a_second_core() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!(Workers::take().map_or(0, |workers| workers.count()), (cores - 1).min(MOST));
+    }
+
+    #[test]
+    fn bytes_are_written_in_the_order_of_the_rows() {
+        for rows in [0, 1, CHUNK, WORTHWHILE - 1, WORTHWHILE, ROWS] {
+            let mut out = vec![];
+            write(&mut out, rows, &numbers).expect("written");
+            assert!(out == numbers(0..rows, vec![]), "{rows} rows");
+        }
+    }
+
+    #[test]
+    fn a_writer_that_fails_ends_it_and_the_workers_are_free_again() {
+        struct Full(usize);
+
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        for room in [0, 10_000, 50_000] {
+            let error = write(&mut Full(room), ROWS, &numbers).expect_err("no room");
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(fold(ROWS, &|range| range.count(), |a, b| a + b), ROWS);
+        }
+    }
+
+    #[test]
+    fn parts_are_joined_in_the_order_of_the_rows() {
+        for rows in [0, 1, WORTHWHILE, ROWS] {
+            let all = fold(rows, &|range| range.collect::<Vec<_>>(), |a, b| [a, b].concat());
+            assert!(all.iter().copied().eq(0..rows), "{rows} rows");
+        }
+    }
 }

@@ -343,3 +343,30 @@ pub fn explain(
     writeln!(out, "judged by the kernel: {}", by_kernel.unwrap_or("nothing, it hands over every bucket"))?;
     writeln!(out, "judged here: {}", left.unwrap_or("nothing is left"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::facts::tests::facts;
+    use crate::model::row::tests::row;
+
+    #[test]
+    fn a_table_is_as_wide_as_the_rows_that_it_shows_need() {
+        let (facts, columns) = ([facts()], ["local", "expires_ms"].map(|key| Column::find(key).expect(key)).to_vec());
+        let (short, long) = (row("10.0.0.1", 1, "10.0.0.2", 2), row("10.0.0.100", 80, "10.0.0.2", 2));
+        let mut widths = Widths::new(columns.clone());
+        widths.take(&short, &facts[0]);
+        let mut others = Widths::new(columns);
+        others.take(&long, &facts[0]);
+        let widths = widths.joined(others);
+        let table = |rows: &[&Row], total| {
+            let mut out = vec![];
+            let list = ListTable { rows, facts: &facts, widths: widths.clone(), total, header: false };
+            table(&mut out, &list, Look { color: false, width: None, unicode: true }).expect("written");
+            String::from_utf8(out).expect("text")
+        };
+        let both = "10.0.0.1:1            10.0s\n10.0.0.100:80 (http)  10.0s\n";
+        assert_eq!(table(&[&short, &long], 2), both);
+        assert_eq!(table(&[&short], 2), "10.0.0.1:1  10.0s\n", "what a limit cut off takes no room");
+    }
+}
