@@ -2,19 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::crowd::{come_and_go, gather, make_room};
+use serde_json::Value;
+
+use crate::support::crowd::{Killer, come_and_go, gather, make_room};
 use crate::support::twtool::{Run, command, twtool};
-use crate::support::{measured, not_checked, suite};
+use crate::support::{measured, netns, not_checked, records, suite};
 
 suite! {
     pure: [],
     netns: [
         dumps_under_churn_miss_none_and_repeat_none,
+        nor_where_many_share_a_chain,
+        what_goes_while_the_reader_stands_still_takes_no_other_with_it,
         a_slow_reader_gets_every_row_from_little_memory,
         a_reader_that_goes_away_ends_a_long_list,
     ],
@@ -37,6 +42,18 @@ fn cookies(args: &[&str]) -> Vec<u64> {
 }
 
 fn dumps_under_churn_miss_none_and_repeat_none() {
+    churn();
+}
+
+/// As on a busy server whose namespaces have hash tables of their own: here most pauses of the kernel are within a chain.
+fn nor_where_many_share_a_chain() {
+    let chains = u32::try_from(numbers().0).expect("few");
+    if netns::with_chains(chains, churn).is_none() {
+        not_checked("dumps of long chains: this kernel has no tcp_child_ehash_entries");
+    }
+}
+
+fn churn() {
     let (long_lived, a_second, dumps) = numbers();
     make_room();
     let born = Instant::now();
@@ -91,6 +108,71 @@ fn dumps_under_churn_miss_none_and_repeat_none() {
         ));
     }
     assert!(short_lived.len() > most, "buckets came and went: {} in all, {most} at once", short_lived.len());
+}
+
+fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
+    const ROWS: usize = 20_000;
+    // About three datagrams of the kernel.
+    const PIECE: u64 = 256 * 1024;
+    let stand_still = |pause| {
+        make_room();
+        gather(ROWS);
+        let before = twtool(["list", "-o", "ndjson"]).ok().ndjson();
+        let mut killer = Killer::new();
+        let mut command = command(["list", "-o", "ndjson"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+        let mut pipe = child.stdout.take().expect("a pipe");
+        let (mut text, mut gone) = (vec![], HashSet::new());
+        for turn in 0.. {
+            if (&mut pipe).take(PIECE).read_to_end(&mut text).expect("some bytes") == 0 {
+                break;
+            }
+            // It has come as far as it can; now some go, everywhere in the table, and never many neighbours.
+            thread::sleep(pause);
+            for record in before.iter().skip(turn * 7 % 40).step_by(40) {
+                if gone.insert(cookie_of(record)) {
+                    killer.destroy(ends(record));
+                }
+            }
+        }
+        let mut output = child.wait_with_output().expect("it ends");
+        output.stdout = text;
+        let run = Run::ended(&command, &output);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{pause:?}");
+        let mut times: HashMap<String, usize> = HashMap::new();
+        for record in run.ndjson() {
+            *times.entry(cookie_of(&record)).or_default() += 1;
+        }
+        let stayed: Vec<String> = before.iter().map(cookie_of).filter(|cookie| !gone.contains(cookie)).collect();
+        let missed = stayed.iter().filter(|&cookie| !times.contains_key(cookie)).count();
+        let repeated = times.values().filter(|&&n| n > 1).count();
+        measured(format!(
+            "a reader that stands still for {pause:?}: {missed} of {} missed, {repeated} repeated, while {} went",
+            stayed.len(),
+            gone.len(),
+        ));
+        assert_eq!((missed, repeated), (0, 0), "missed and repeated, {pause:?}");
+        assert!(gone.len() > ROWS / 4 && stayed.len() > ROWS / 4);
+    };
+    // One for which the kernel is asked whether something went, and one after which it is looked in any case (`LONG` in
+    // resumption.rs).
+    for pause in [Duration::from_millis(2), Duration::from_millis(30)] {
+        if netns::with_chains(1000, || stand_still(pause)).is_none() {
+            not_checked("a reader that stands still over long chains: this kernel has no tcp_child_ehash_entries");
+        }
+    }
+}
+
+fn cookie_of(record: &Value) -> String {
+    records::text(record, "cookie").to_owned()
+}
+
+fn ends(record: &Value) -> (SocketAddr, SocketAddr) {
+    let end = |addr, port| {
+        let port = u16::try_from(records::number(record, port)).expect("a port");
+        SocketAddr::new(records::text(record, addr).parse().expect("an address"), port)
+    };
+    (end("local_addr", "local_port"), end("remote_addr", "remote_port"))
 }
 
 /// The most memory that a running child has had, in KiB; `None` when it is no more.

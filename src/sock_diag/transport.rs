@@ -22,6 +22,11 @@ pub trait Transport: Send {
     /// Replaces the buffer's content by the next datagram. Returns its true length, which is larger than the buffer's
     /// when the datagram did not fit.
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
+
+    /// The kernel behind it, where it can be asked about single sockets; not while a dump is under way.
+    fn commands(&mut self) -> Option<&mut dyn Commands> {
+        None
+    }
 }
 
 /// Carries other requests than dumps as well: look-ups of one socket, and commands, which change something. No recording has
@@ -73,6 +78,10 @@ impl Transport for Netlink {
             buffer.reserve(BUFFER);
             self.0.recv(buffer, libc::MSG_TRUNC)
         })
+    }
+
+    fn commands(&mut self) -> Option<&mut dyn Commands> {
+        Some(self)
     }
 }
 
@@ -141,6 +150,11 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
                 Err(error)
             }
         }
+    }
+
+    /// What is asked there is not recorded.
+    fn commands(&mut self) -> Option<&mut dyn Commands> {
+        self.inner.commands()
     }
 }
 

@@ -8,7 +8,7 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
-use twtool::sys::sandbox;
+use twtool::sys::{sandbox, sysctl};
 
 /// Set to 1, tests that need a namespace fail where none can be made.
 pub(crate) const REQUIRE: &str = "TWTOOL_REQUIRE_NETNS=1";
@@ -51,6 +51,15 @@ pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     on_a_thread("elsewhere", || {
         sandbox::enter_network_namespace().expect("a second network namespace");
         run()
+    })
+}
+
+/// Runs this in a new network namespace whose connections and buckets have a hash table of their own, with this many chains;
+/// `None`: this kernel has no such tables (before 6.1).
+pub(crate) fn with_chains<T: Send>(chains: u32, run: impl FnOnce() -> T + Send) -> Option<T> {
+    elsewhere(|| {
+        sysctl::write("ipv4.tcp_child_ehash_entries", &chains.to_string()).ok()?;
+        Some(elsewhere(run))
     })
 }
 

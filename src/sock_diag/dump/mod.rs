@@ -9,6 +9,7 @@
 //! second.
 
 mod reader;
+mod resumption;
 #[cfg(test)]
 mod tests;
 
@@ -106,8 +107,51 @@ const BATCH: usize = 4;
 /// memory nor rows.
 const AHEAD: usize = 2;
 
-/// Received datagrams, each with its true length or why there is none.
-type Batch = Vec<(io::Result<usize>, Vec<u8>)>;
+/// Datagrams as they came.
+type Batch = Vec<(Received, Vec<u8>)>;
+
+/// What is known of a datagram beside its bytes.
+struct Received {
+    /// Its true length, or why there is none.
+    length: io::Result<usize>,
+    /// The time within which the kernel made it, paused and made the next: at each receive it hands over the datagram that
+    /// it has, and makes one more (`netlink_recvmsg` in net/netlink/af_netlink.c).
+    window: Duration,
+}
+
+/// Receives, with a clock.
+struct Receiver<'a> {
+    transport: &'a mut dyn Transport,
+    /// How many have come.
+    datagrams: usize,
+    /// When the last receive began.
+    began: Instant,
+    /// When it ended.
+    came: Instant,
+    /// Time spent in receives.
+    receiving: Duration,
+    /// Time spent between them.
+    reading: Duration,
+}
+
+impl<'a> Receiver<'a> {
+    /// Begins with the answer to a request that has been sent.
+    fn new(transport: &'a mut dyn Transport) -> Self {
+        let now = Instant::now();
+        Self { transport, datagrams: 0, began: now, came: now, receiving: Duration::ZERO, reading: Duration::ZERO }
+    }
+
+    fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
+        let now = Instant::now();
+        self.reading += now - self.came;
+        let before = std::mem::replace(&mut self.began, now);
+        let length = self.transport.recv(buffer);
+        self.came = Instant::now();
+        self.datagrams += 1;
+        self.receiving += self.came - now;
+        Received { length, window: self.came - before }
+    }
+}
 
 /// Asks for the sockets and hands each to `each`, until it breaks or the kernel is done; those in states that were not
 /// asked for, as a replay may have them, are passed over. In a long dump the kernel's walk and the work of `each` overlap,
@@ -131,9 +175,11 @@ enum Overlap {
 }
 
 impl Overlap {
-    fn begins(self, received: usize, receiving: Duration, reading: Duration) -> bool {
+    fn begins(self, receiver: &Receiver) -> bool {
         match self {
-            Self::WhereItPays => received >= IN_TURN && reading * WORTH_A_THREAD > receiving,
+            Self::WhereItPays => {
+                receiver.datagrams >= IN_TURN && receiver.reading * WORTH_A_THREAD > receiver.receiving
+            }
             #[cfg(test)]
             Self::Never => false,
             #[cfg(test)]
@@ -148,37 +194,43 @@ fn run_overlapping(
     overlap: Overlap,
     each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<DumpEnd, DumpError> {
-    let walk = request.walk;
-    transport.send(request).map_err(|source| DumpError::Send { walk, source })?;
-    let mut reader = Reader::new(request);
+    transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
+    let mut reader = Reader::new(request, transport.commands().is_some());
+    let mut end = receive(transport, &mut reader, overlap, each)?;
+    if !end.stopped {
+        let (passed_over, missing) = reader.resumptions.settle(transport, request)?;
+        end.interrupted |= missing;
+        end.stopped = passed_over.iter().any(|socket| each(socket).is_break());
+    }
+    Ok(end)
+}
+
+fn receive(
+    transport: &mut dyn Transport,
+    reader: &mut Reader,
+    overlap: Overlap,
+    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+) -> Result<DumpEnd, DumpError> {
+    let mut receiver = Receiver::new(transport);
     let mut buffer = Vec::new();
-    let mut received = 0_usize;
-    let (mut receiving, mut reading) = (Duration::ZERO, Duration::ZERO);
     let mut overlaps = true;
-    let mut before = Instant::now();
     loop {
-        if overlaps && overlap.begins(received, receiving, reading) {
-            match run_ahead(transport, &mut reader, each) {
+        if overlaps && overlap.begins(&receiver) {
+            match receive_ahead(&mut receiver, reader, each) {
                 Some(end) => return end,
                 None => overlaps = false,
             }
         }
-        let length = transport.recv(&mut buffer);
-        let came = Instant::now();
-        if let Some(end) = reader.read(length, &buffer, each)? {
+        let datagram = receiver.recv(&mut buffer);
+        if let Some(end) = reader.read(datagram, &buffer, each)? {
             return Ok(end);
         }
-        let done = Instant::now();
-        receiving += came - before;
-        reading += done - came;
-        before = done;
-        received += 1;
     }
 }
 
 /// The rest of a dump, received ahead by a worker. `None`: there is none.
-fn run_ahead(
-    transport: &mut dyn Transport,
+fn receive_ahead(
+    receiver: &mut Receiver,
     reader: &mut Reader,
     each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Option<Result<DumpEnd, DumpError>> {
@@ -192,9 +244,9 @@ fn run_ahead(
                 let mut batch = Batch::with_capacity(BATCH);
                 while batch.len() < BATCH && !last {
                     let mut buffer = used.pop().map(|(_, buffer)| buffer).unwrap_or_default();
-                    let length = transport.recv(&mut buffer);
-                    last = length.is_err() || ends(&buffer);
-                    batch.push((length, buffer));
+                    let datagram = receiver.recv(&mut buffer);
+                    last = datagram.length.is_err() || ends(&buffer);
+                    batch.push((datagram, buffer));
                 }
                 // The other side hangs up when it has seen enough.
                 if full.send(batch).is_err() {
@@ -204,8 +256,9 @@ fn run_ahead(
         };
         scope.spawn(receive);
         for mut batch in batches {
-            for (length, buffer) in &mut batch {
-                match reader.read(std::mem::replace(length, Ok(0)), buffer, each) {
+            for (datagram, buffer) in &mut batch {
+                let datagram = Received { length: std::mem::replace(&mut datagram.length, Ok(0)), ..*datagram };
+                match reader.read(datagram, buffer, each) {
                     Ok(None) => {}
                     Ok(Some(end)) => return Some(Ok(end)),
                     Err(error) => return Some(Err(error)),

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 
-use super::{DumpEnd, DumpError};
+use super::resumption::{LANDMARKS, Resumptions};
+use super::{DumpEnd, DumpError, Received};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
@@ -43,19 +44,28 @@ pub(super) struct Reader {
     /// A socket has come.
     began: bool,
     interrupted: bool,
+    pub(super) resumptions: Resumptions,
 }
 
 impl Reader {
-    pub(super) fn new(request: &Request) -> Self {
+    /// `live`: whether a kernel answers, which can be asked again.
+    pub(super) fn new(request: &Request, live: bool) -> Self {
         let through_life =
             [TcpState::FinWait1, TcpState::TimeWait].into_iter().all(|state| request.states.contains(state));
-        Self { walk: request.walk, states: request.states, through_life, began: false, interrupted: false }
+        Self {
+            walk: request.walk,
+            states: request.states,
+            through_life,
+            began: false,
+            interrupted: false,
+            resumptions: Resumptions::new(live),
+        }
     }
 
     /// Reads one datagram, or why there is none; the end, if it is in there.
     pub(super) fn read(
         &mut self,
-        length: io::Result<usize>,
+        Received { length, window }: Received,
         datagram: &[u8],
         each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<Option<DumpEnd>, DumpError> {
@@ -67,6 +77,9 @@ impl Reader {
         if datagram.is_empty() {
             return Err(DumpError::Framing("an empty datagram".into()));
         }
+        // The last sockets are kept as they came, for most datagrams have more of them than will be asked about.
+        let mut last = [&datagram[..0]; LANDMARKS];
+        let mut sockets = 0;
         let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
@@ -79,6 +92,12 @@ impl Reader {
                 SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                     self.began = true;
                     let socket = response::decode(message.payload())?;
+                    if sockets < LANDMARKS && self.resumptions.resumed(sockets, &socket) {
+                        rest = rest.get(aligned(&message)..).unwrap_or_default();
+                        continue;
+                    }
+                    last[sockets % LANDMARKS] = message.payload();
+                    sockets += 1;
                     let tuple = socket.tuple();
                     self.interrupted |=
                         self.through_life && tuple.local_port() == Port(0) && tuple.remote_port() != Port(0);
@@ -100,6 +119,11 @@ impl Reader {
                 other => return Err(DumpError::Framing(format!("it is of type {other}, which was not asked for"))),
             }
             rest = rest.get(aligned(&message)..).unwrap_or_default();
+        }
+        if sockets > 0 {
+            let places = sockets.saturating_sub(LANDMARKS)..sockets;
+            let last = places.filter_map(|place| response::decode(last[place % LANDMARKS]).ok());
+            self.resumptions.paused(last, window);
         }
         Ok(None)
     }
