@@ -58,6 +58,19 @@ fn bytes<const N: usize>(message: &[u8; LENGTH], at: usize) -> [u8; N] {
     std::array::from_fn(|i| message[at + i])
 }
 
+/// Two host-order words, the low one first (sock_diag_save_cookie in net/core/sock_diag.c).
+#[inline]
+fn cookie_of(message: &[u8; LENGTH]) -> Option<Cookie> {
+    let word = |at| u64::from(u32::from_ne_bytes(bytes(message, at)));
+    Cookie::new(word(44) | word(48) << 32)
+}
+
+/// The cookie of the socket that such a message describes, if it is one.
+#[must_use]
+pub fn cookie(payload: &[u8]) -> Option<Cookie> {
+    cookie_of(payload.first_chunk()?)
+}
+
 /// The socket that a message of SOCK_DIAG_BY_FAMILY or TCPDIAG_GETSOCK describes.
 ///
 /// # Errors
@@ -84,8 +97,7 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     };
     let tuple = FourTuple::of_bits(ipv4, (addr_at(8), port_at(4)), (addr_at(24), port_at(6)));
     let interface = NonZeroU32::new(u32_at(40));
-    // Two host-order words, the low one first (sock_diag_save_cookie in net/core/sock_diag.c).
-    let cookie = Cookie::new(u64::from(u32_at(44)) | u64::from(u32_at(48)) << 32);
+    let cookie = cookie_of(message);
     let (state, timer) = (message[1], message[2]);
     let contradiction = Malformed::State { state, timer };
     let state = TcpState::from_number(state).ok_or(contradiction.clone())?;

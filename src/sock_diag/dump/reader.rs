@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 
-use super::resumption::{LANDMARKS, Resumptions};
+use super::resumption::Resumptions;
 use super::{DumpEnd, DumpError, Received};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
@@ -28,6 +28,18 @@ pub(super) fn ends(datagram: &[u8]) -> bool {
         rest = rest.get(aligned(&message)..).unwrap_or_default();
     }
     datagram.is_empty()
+}
+
+/// The sockets of a datagram, as far as it can be read: what describes each, and where its message ends.
+pub(super) fn sockets(datagram: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(datagram.get(end..)?).ok()?;
+        end += aligned(&message);
+        Some((message, end))
+    })
+    .take_while(|(message, _)| matches!(message.message_type(), SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK))
+    .map(|(message, end)| (message.payload(), end))
 }
 
 /// NLMSG_ALIGN of a message's length: messages start at multiples of 4; the last one may end unpadded.
@@ -77,10 +89,8 @@ impl Reader {
         if datagram.is_empty() {
             return Err(DumpError::Framing("an empty datagram".into()));
         }
-        // The last sockets are kept as they came, for most datagrams have more of them than will be asked about.
-        let mut last = [&datagram[..0]; LANDMARKS];
-        let mut sockets = 0;
-        let mut rest = datagram;
+        let repeated = self.resumptions.resumed(datagram);
+        let mut rest = &datagram[repeated..];
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
             if message.sequence_number() != SEQUENCE {
@@ -92,12 +102,6 @@ impl Reader {
                 SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                     self.began = true;
                     let socket = response::decode(message.payload())?;
-                    if sockets < LANDMARKS && self.resumptions.resumed(sockets, &socket) {
-                        rest = rest.get(aligned(&message)..).unwrap_or_default();
-                        continue;
-                    }
-                    last[sockets % LANDMARKS] = message.payload();
-                    sockets += 1;
                     let tuple = socket.tuple();
                     self.interrupted |=
                         self.through_life && tuple.local_port() == Port(0) && tuple.remote_port() != Port(0);
@@ -120,11 +124,7 @@ impl Reader {
             }
             rest = rest.get(aligned(&message)..).unwrap_or_default();
         }
-        if sockets > 0 {
-            let places = sockets.saturating_sub(LANDMARKS)..sockets;
-            let last = places.filter_map(|place| response::decode(last[place % LANDMARKS]).ok());
-            self.resumptions.paused(last, window);
-        }
+        self.resumptions.paused(datagram, window);
         Ok(None)
     }
 }

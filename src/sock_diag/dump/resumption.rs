@@ -20,16 +20,17 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{Reader, sockets};
 use super::{DumpError, Receiver};
 use crate::model::socket::{Cookie, Socket, TcpState};
 use crate::sock_diag::lookup;
 use crate::sock_diag::request::Request;
+use crate::sock_diag::response;
 use crate::sock_diag::transport::{Commands, Transport};
 
 /// Sockets on either side of a pause by which its place is known again: so many do not go at once, and a chain that is
 /// longer is rare.
-pub(super) const LANDMARKS: usize = 8;
+const LANDMARKS: usize = 8;
 
 /// Of them, the nearest ones before the pause are looked up: the done ones of a chain, but for rare chains.
 const LOOKED_UP: usize = 4;
@@ -60,14 +61,14 @@ struct Doubt {
 }
 
 impl Doubt {
-    fn begin(before: &[Socket], pause: Pause) -> Self {
+    fn new(before: &[Socket], after: Vec<Cookie>, pause: Pause) -> Self {
         // Only of these a look-up is certain, and only these lie in the same chains.
         let connected =
             |socket: &&Socket| !matches!(socket.state(), TcpState::Listen | TcpState::BoundInactive | TcpState::Closed);
         let nearest = || before.iter().rev().filter(connected).take(LOOKED_UP).copied().collect();
         Self {
             before: before.iter().filter_map(Socket::cookie).collect(),
-            after: Vec::with_capacity(LANDMARKS),
+            after,
             telling: (pause == Pause::Middling).then(nearest),
         }
     }
@@ -81,9 +82,9 @@ impl Doubt {
 
 /// The places where the kernel resumed a dump, as it is read.
 pub(super) struct Resumptions {
-    /// Whether there is a kernel that can be asked again; a replay's pauses mean nothing.
+    /// Whether there is a kernel that can be asked again. A replay is not asked, and what its pauses were is not known.
     live: bool,
-    /// The last sockets of the datagram before, in their order.
+    /// The last sockets of the datagram before, in their order; none where the kernel did not pause for long.
     before: Vec<Socket>,
     /// Behind that datagram.
     pause: Pause,
@@ -95,33 +96,38 @@ impl Resumptions {
         Self { live, before: vec![], pause: Pause::Short, doubts: vec![] }
     }
 
-    /// One of the first sockets of a datagram. Whether it has been there, as one of the last before.
-    pub(super) fn resumed(&mut self, place: usize, socket: &Socket) -> bool {
-        let Some(cookie) = socket.cookie() else { return false };
-        if self.before.iter().any(|last| last.cookie() == Some(cookie)) {
-            return true;
+    /// The next datagram. Returns the length of its beginning that repeats the end of the one before.
+    pub(super) fn resumed(&mut self, datagram: &[u8]) -> usize {
+        if self.before.is_empty() {
+            return 0;
         }
-        if self.pause != Pause::Short && !self.before.is_empty() {
-            if place == 0 {
-                self.doubts.push(Doubt::begin(&self.before, self.pause));
-            }
-            if let Some(doubt) = self.doubts.last_mut() {
-                doubt.after.push(cookie);
-            }
+        let known = |payload| {
+            response::cookie(payload)
+                .is_some_and(|cookie| self.before.iter().any(|socket| socket.cookie() == Some(cookie)))
+        };
+        let repeated = sockets(datagram).take_while(|&(payload, _)| known(payload)).last().map_or(0, |(_, end)| end);
+        let rest = datagram.get(repeated..).unwrap_or_default();
+        let after: Vec<_> =
+            sockets(rest).take(LANDMARKS).filter_map(|(payload, _)| response::cookie(payload)).collect();
+        if self.live && !after.is_empty() {
+            self.doubts.push(Doubt::new(&self.before, after, self.pause));
         }
-        false
+        repeated
     }
 
-    /// The end of a datagram with these last sockets, in their order; `window` is the time in which the kernel made it, paused
-    /// and made the next.
-    pub(super) fn paused(&mut self, last: impl Iterator<Item = Socket>, window: Duration) {
-        self.before.clear();
-        self.before.extend(last);
+    /// The end of a datagram; `window` is the time in which the kernel made it, paused and made the next.
+    pub(super) fn paused(&mut self, datagram: &[u8], window: Duration) {
         self.pause = match window {
-            _ if !self.live || window <= SHORT => Pause::Short,
+            _ if window <= SHORT => Pause::Short,
             _ if window <= LONG => Pause::Middling,
             _ => Pause::Long,
         };
+        self.before.clear();
+        if !self.live || self.pause != Pause::Short {
+            let payloads: Vec<_> = sockets(datagram).map(|(payload, _)| payload).collect();
+            let last = &payloads[payloads.len().saturating_sub(LANDMARKS)..];
+            self.before.extend(last.iter().filter_map(|payload| response::decode(payload).ok()));
+        }
     }
 
     /// What was passed over, after the dump's end, on the transport that carried it; and whether some of it may still be
