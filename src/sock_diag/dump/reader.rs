@@ -1,7 +1,7 @@
 //! Reads the datagrams of one dump in their order: which messages are sockets, and which end it.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
@@ -30,16 +30,16 @@ pub(super) fn ends(datagram: &[u8]) -> bool {
     datagram.is_empty()
 }
 
-/// The sockets of a datagram, as far as it can be read: what describes each, and where its message ends.
-pub(super) fn sockets(datagram: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
+/// The sockets of a datagram, as far as it can be read: what describes each, and where its message lies.
+pub(super) fn sockets(datagram: &[u8]) -> impl Iterator<Item = (&[u8], Range<usize>)> {
     let mut end = 0;
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(datagram.get(end..)?).ok()?;
-        end += aligned(&message);
-        Some((message, end))
+        let start = end;
+        end = (start + aligned(&message)).min(datagram.len());
+        let is_socket = matches!(message.message_type(), SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK);
+        is_socket.then(|| (message.payload(), start..end))
     })
-    .take_while(|(message, _)| matches!(message.message_type(), SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK))
-    .map(|(message, end)| (message.payload(), end))
 }
 
 /// NLMSG_ALIGN of a message's length: messages start at multiples of 4; the last one may end unpadded.
@@ -89,8 +89,8 @@ impl Reader {
         if datagram.is_empty() {
             return Err(DumpError::Framing("an empty datagram".into()));
         }
-        let repeated = self.resumptions.resumed(datagram);
-        let mut rest = &datagram[repeated..];
+        let datagram = &*self.resumptions.resumed(datagram);
+        let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
             if message.sequence_number() != SEQUENCE {

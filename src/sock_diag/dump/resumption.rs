@@ -16,11 +16,12 @@
 //! sockets, which the kernel describes in pieces, for their pauses are not seen. Tables of the usual size, one chain for
 //! each of the sockets or more, have no such chain.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::reader::{Reader, sockets};
+use super::reader::{Reader, ends, sockets};
 use super::{DumpError, Receiver};
 use crate::model::socket::{Cookie, Socket, TcpState};
 use crate::sock_diag::lookup;
@@ -28,20 +29,30 @@ use crate::sock_diag::request::Request;
 use crate::sock_diag::response;
 use crate::sock_diag::transport::{Commands, Transport};
 
-/// Sockets on either side of a pause by which its place is known again: so many do not go at once, and a chain that is
-/// longer is rare.
-const LANDMARKS: usize = 8;
+/// Sockets of one chain that are looked at on either side of a pause; a longer chain is rare.
+const CHAIN: usize = 8;
 
-/// Of them, the nearest ones before the pause are looked up: the done ones of a chain, but for rare chains.
+/// Of them, the last ones before the pause are looked up.
 const LOOKED_UP: usize = 4;
 
-/// A datagram is made in a fifth of this. A look-up costs 1.3 µs, measured, so those of a longer pause are next to nothing.
+/// Doubts for which all sockets of two datagrams are kept, so that the place is known again although many have gone: what
+/// closed together lies together in the table, and expires together. A dump with more doubts than this took so long that
+/// even that is in vain for most, and its memory is bounded.
+const WELL_MARKED: usize = 256;
+
+/// A shorter pause is not looked into: of sockets that live for a minute, one of 200,000 goes in it. A look-up costs 1.3 µs,
+/// measured, so those of a longer one are next to nothing.
 const SHORT: Duration = Duration::from_micros(300);
 
-/// A dump of 100,000 sockets takes about as long as this, so after a longer pause a second one is no great matter.
-const LONG: Duration = Duration::from_millis(20);
+/// So long does nobody pause on a machine that has a core for us, and for 3 or 4 ms does who waits for one. Then a second dump
+/// is read in any case: it may cost as much again, but what those did that nobody asked for is not known.
+const LONG: Duration = Duration::from_millis(2);
 
-/// Second dumps. They are read without pauses, so that one is nearly always enough.
+/// Two datagrams are made in this at most, with a table that is nearly empty and as large as the kernel makes it by itself
+/// (524,288 chains). More is a pause.
+const MADE: Duration = Duration::from_millis(1);
+
+/// Second dumps, of which one is nearly always enough.
 const ATTEMPTS: usize = 3;
 
 /// How long the kernel may have paused behind a datagram.
@@ -52,82 +63,98 @@ enum Pause {
     Long,
 }
 
-/// A place where sockets may have been passed over.
+/// A place where sockets may have been passed over, and the landmarks by which it is known again.
 struct Doubt {
     before: Vec<Cookie>,
     after: Vec<Cookie>,
-    /// Those of `before` that tell by having gone. `None`: whether or not.
-    telling: Option<Vec<Socket>>,
+    /// Whether nothing came behind `after`: then the end is a landmark, too.
+    at_the_end: bool,
+    pause: Pause,
+    /// The last ones before, which tell by having gone.
+    telling: Vec<Socket>,
+    /// A second dump was crossed here, too.
+    crossed: bool,
 }
 
 impl Doubt {
-    fn new(before: &[Socket], after: Vec<Cookie>, pause: Pause) -> Self {
-        // Only of these a look-up is certain, and only these lie in the same chains.
-        let connected =
-            |socket: &&Socket| !matches!(socket.state(), TcpState::Listen | TcpState::BoundInactive | TcpState::Closed);
-        let nearest = || before.iter().rev().filter(connected).take(LOOKED_UP).copied().collect();
-        Self {
-            before: before.iter().filter_map(Socket::cookie).collect(),
-            after,
-            telling: (pause == Pause::Middling).then(nearest),
-        }
+    /// Whether something before the place has gone. No answer is no assurance.
+    fn holds(&self, kernel: &mut dyn Commands) -> bool {
+        self.telling.iter().any(|socket| !matches!(lookup::find(kernel, socket), Ok(Some(_))))
     }
+}
 
-    fn stands(&self, kernel: &mut dyn Commands) -> bool {
-        let Some(telling) = &self.telling else { return true };
-        // No answer is no assurance.
-        telling.iter().any(|socket| !matches!(lookup::find(kernel, socket), Ok(Some(_))))
-    }
+/// Whether a look-up of the socket is certain. The others lie in other tables, too.
+fn is_connected(socket: &Socket) -> bool {
+    !matches!(socket.state(), TcpState::Listen | TcpState::BoundInactive | TcpState::Closed)
 }
 
 /// The places where the kernel resumed a dump, as it is read.
 pub(super) struct Resumptions {
     /// Whether there is a kernel that can be asked again. A replay is not asked, and what its pauses were is not known.
     live: bool,
-    /// The last sockets of the datagram before, in their order; none where the kernel did not pause for long.
-    before: Vec<Socket>,
-    /// Behind that datagram.
+    /// What the kernel takes without a pause, which depends on how full its table is: the shortest window so far.
+    made: Duration,
+    /// Behind the last datagram.
     pause: Pause,
+    /// Its sockets, in their order; none where the kernel did not pause.
+    before: Vec<Cookie>,
+    /// The last of them.
+    telling: Vec<Socket>,
     doubts: Vec<Doubt>,
 }
 
 impl Resumptions {
     pub(super) const fn new(live: bool) -> Self {
-        Self { live, before: vec![], pause: Pause::Short, doubts: vec![] }
+        Self { live, made: Duration::ZERO, pause: Pause::Short, before: vec![], telling: vec![], doubts: vec![] }
     }
 
-    /// The next datagram. Returns the length of its beginning that repeats the end of the one before.
-    pub(super) fn resumed(&mut self, datagram: &[u8]) -> usize {
-        if self.before.is_empty() {
-            return 0;
+    /// The next datagram, without those of its first sockets that repeat the last ones before.
+    pub(super) fn resumed<'a>(&mut self, datagram: &'a [u8]) -> Cow<'a, [u8]> {
+        if let Some(doubt) = self.doubts.last_mut() {
+            doubt.at_the_end &= sockets(datagram).next().is_none();
         }
-        let known = |payload| {
-            response::cookie(payload)
-                .is_some_and(|cookie| self.before.iter().any(|socket| socket.cookie() == Some(cookie)))
-        };
-        let repeated = sockets(datagram).take_while(|&(payload, _)| known(payload)).last().map_or(0, |(_, end)| end);
-        let rest = datagram.get(repeated..).unwrap_or_default();
-        let after: Vec<_> =
-            sockets(rest).take(LANDMARKS).filter_map(|(payload, _)| response::cookie(payload)).collect();
-        if self.live && !after.is_empty() {
-            self.doubts.push(Doubt::new(&self.before, after, self.pause));
+        if self.before.is_empty() || !(ends(datagram) || sockets(datagram).next().is_some()) {
+            return Cow::Borrowed(datagram);
         }
-        repeated
+        let mut before = std::mem::take(&mut self.before);
+        let last = &before[before.len().saturating_sub(CHAIN)..];
+        let is_repeated = |(payload, _): &(&[u8], _)| response::cookie(payload).is_some_and(|c| last.contains(&c));
+        // Others that came may lie between them.
+        let repeated: Vec<_> = sockets(datagram).take(2 * CHAIN).filter(is_repeated).map(|(_, bytes)| bytes).collect();
+        let mut datagram = Cow::Borrowed(datagram);
+        for bytes in repeated.into_iter().rev() {
+            datagram.to_mut().drain(bytes);
+        }
+        let mut after: Vec<_> = sockets(&datagram).filter_map(|(payload, _)| response::cookie(payload)).collect();
+        if self.live {
+            if self.doubts.len() >= WELL_MARKED {
+                before.drain(..before.len().saturating_sub(CHAIN));
+                after.truncate(CHAIN);
+            }
+            before.shrink_to_fit();
+            after.shrink_to_fit();
+            let telling = std::mem::take(&mut self.telling);
+            self.doubts.push(Doubt { before, after, at_the_end: true, pause: self.pause, telling, crossed: false });
+        }
+        datagram
     }
 
     /// The end of a datagram; `window` is the time in which the kernel made it, paused and made the next.
     pub(super) fn paused(&mut self, datagram: &[u8], window: Duration) {
-        self.pause = match window {
-            _ if window <= SHORT => Pause::Short,
-            _ if window <= LONG => Pause::Middling,
+        let pause = window.saturating_sub(self.made);
+        self.made = window.min(if self.made.is_zero() { MADE } else { self.made });
+        self.pause = match pause {
+            _ if pause <= SHORT => Pause::Short,
+            _ if pause <= LONG => Pause::Middling,
             _ => Pause::Long,
         };
-        self.before.clear();
-        if !self.live || self.pause != Pause::Short {
-            let payloads: Vec<_> = sockets(datagram).map(|(payload, _)| payload).collect();
-            let last = &payloads[payloads.len().saturating_sub(LANDMARKS)..];
-            self.before.extend(last.iter().filter_map(|payload| response::decode(payload).ok()));
+        if self.live && self.pause == Pause::Short {
+            return;
         }
+        let payloads: Vec<_> = sockets(datagram).map(|(payload, _)| payload).collect();
+        self.before = payloads.iter().filter_map(|payload| response::cookie(payload)).collect();
+        let from_the_end = payloads.iter().rev().filter_map(|payload| response::decode(payload).ok());
+        self.telling = from_the_end.filter(is_connected).take(LOOKED_UP).collect();
     }
 
     /// What was passed over, after the dump's end, on the transport that carried it; and whether some of it may still be
@@ -139,20 +166,28 @@ impl Resumptions {
     ) -> Result<(Vec<Socket>, bool), DumpError> {
         let mut doubts = self.doubts;
         if let Some(kernel) = transport.commands() {
-            doubts.retain(|doubt| doubt.stands(kernel));
+            doubts.retain(|doubt| doubt.pause == Pause::Long || doubt.holds(kernel));
         }
-        let mut found = vec![];
+        let mut found: Vec<Socket> = vec![];
         for _ in 0..ATTEMPTS {
             if doubts.is_empty() {
                 break;
             }
             let mut second = SecondDump::new(&doubts);
             second.read(transport, request)?;
-            found.extend(second.found.into_iter().map(|(_, socket)| socket));
-            let mut settled = second.settled.into_iter();
-            doubts.retain(|_| !settled.next().unwrap_or_default());
+            for socket in second.found {
+                if found.iter().all(|known| known.cookie() != socket.cookie()) {
+                    found.push(socket);
+                }
+            }
+            let mut places = second.places.into_iter();
+            doubts.retain_mut(|doubt| {
+                let place = places.next();
+                doubt.crossed |= place == Some(Place::Crossed);
+                place != Some(Place::Settled)
+            });
         }
-        Ok((found, !doubts.is_empty()))
+        Ok((found, doubts.iter().any(|doubt| !doubt.crossed)))
     }
 }
 
@@ -167,13 +202,26 @@ struct Landmark {
 
 struct SecondDump {
     landmarks: HashMap<Cookie, Landmark>,
+    /// Of each place, whether the end is a landmark behind it.
+    at_the_end: Vec<bool>,
     /// The place whose last socket before it has been read, and none behind it.
     open: Option<usize>,
     /// What lies there.
     between: Vec<Socket>,
-    settled: Vec<bool>,
-    /// What lay at which place.
-    found: Vec<(usize, Socket)>,
+    places: Vec<Place>,
+    /// What lay there.
+    found: Vec<Socket>,
+}
+
+/// What a second dump makes of a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Not enough of its landmarks are still there.
+    NotFound,
+    /// This one was resumed there, too, and something had gone. It is as unlikely as in the first dump, and by now as in
+    /// both, that another was passed over.
+    Crossed,
+    Settled,
 }
 
 impl SecondDump {
@@ -187,7 +235,14 @@ impl SecondDump {
                 landmarks.entry(*cookie).or_default().after.get_or_insert(place);
             }
         }
-        Self { landmarks, open: None, between: vec![], settled: vec![false; doubts.len()], found: vec![] }
+        Self {
+            landmarks,
+            at_the_end: doubts.iter().map(|doubt| doubt.at_the_end).collect(),
+            open: None,
+            between: vec![],
+            places: vec![Place::NotFound; doubts.len()],
+            found: vec![],
+        }
     }
 
     fn read(&mut self, transport: &mut dyn Transport, request: &Request) -> Result<(), DumpError> {
@@ -211,13 +266,19 @@ impl SecondDump {
                 crossed.push((place, reader.resumptions.doubts.len()));
             }
         }
+        // Two at most are at the end: before the last sockets, and behind them.
+        while let Some(place) = self.open.filter(|&place| self.at_the_end.get(place) == Some(&true)) {
+            self.close();
+            self.open = Some(place + 1);
+        }
         let doubts = reader.resumptions.doubts;
         if let Some(kernel) = transport.commands() {
-            crossed.retain(|&(_, doubt)| doubts.get(doubt).is_some_and(|doubt| doubt.stands(kernel)));
+            crossed.retain(|&(_, doubt)| doubts.get(doubt).is_some_and(|doubt| doubt.holds(kernel)));
         }
         for (place, _) in crossed {
-            self.settled[place] = false;
-            self.found.retain(|&(found, _)| found != place);
+            if self.places[place] == Place::Settled {
+                self.places[place] = Place::Crossed;
+            }
         }
         Ok(())
     }
@@ -228,13 +289,19 @@ impl SecondDump {
             (None, Some(_)) => self.between.push(*socket),
             (None, None) => {}
             (Some(landmark), open) => {
-                if let (Some(place), true) = (open, landmark.after == open) {
-                    self.settled[place] = true;
-                    self.found.extend(self.between.drain(..).map(|socket| (place, socket)));
+                if open.is_some() && landmark.after == open {
+                    self.close();
                 }
                 self.between.clear();
                 self.open = landmark.before;
             }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(place) = self.open.take() {
+            self.places[place] = Place::Settled;
+            self.found.append(&mut self.between);
         }
     }
 }
