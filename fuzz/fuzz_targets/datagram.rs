@@ -33,7 +33,9 @@ fuzz_target!(|case: &[u8]| {
         rows
     });
     assert!(rows.len() <= payloads.len(), "{} rows of {} messages", rows.len(), payloads.len());
-    for (row, payload) in rows.iter().zip(payloads) {
-        assert!(says(payload, row), "{row:?} of {payload:?}");
+    // One that repeats one of the last before it is left out.
+    let mut payloads = payloads.iter();
+    for row in &rows {
+        assert!(payloads.any(|payload| says(payload, row)), "{row:?} is invented, or not in order");
     }
 });

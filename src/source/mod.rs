@@ -25,7 +25,7 @@ use crate::sys;
 
 use recording::{Recorded, RecordingError, RecordingFile};
 
-/// How often a dump that the kernel flags as interrupted is asked for again.
+/// How often an interrupted dump is asked for again.
 const RETRIES: u32 = 3;
 
 /// Why a source gives no answer.

@@ -1,9 +1,9 @@
 //! The protocol of a netlink dump (netlink(7)): which messages are sockets, which end it, and every way it can fail.
 //!
-//! A dump is not a snapshot. The kernel resumes it by hash bucket at each receive, so under churn a socket may be
-//! missed or repeated; `DumpEnd::interrupted` is the kernel's own word for that, where it gives one.
+//! A dump is not a snapshot. At each receive the kernel resumes it by a place that others may have shifted; `resumption` finds
+//! again what it passes over there, and drops what it repeats.
 //!
-//! There is one loss that can be seen in the records. The kernel takes up to 16 sockets of a hash bucket under its lock and
+//! There is another loss that can be seen in the records. The kernel takes up to 16 sockets of a hash bucket under its lock and
 //! describes them after it (inet_diag_dump_icsk). One that becomes a timewait bucket in between is described without its
 //! local port (inet_put_port), and the bucket is not. Measured on 6.18: a port 0 in one of 700 dumps beside 55,000 closes a
 //! second.
@@ -28,8 +28,9 @@ use crate::parallel::Workers;
 /// How a dump ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DumpEnd {
-    /// The table changed in a way that may have lost or repeated sockets: the kernel set NLM_F_DUMP_INTR, or, where live
-    /// sockets and buckets were asked for, a socket lost its port as it was described.
+    /// The table changed in a way that may have lost or repeated sockets: the kernel set NLM_F_DUMP_INTR; or a place where it
+    /// resumed the dump was not known again; or, where live sockets and buckets were asked for, a socket lost its port as it
+    /// was described.
     pub interrupted: bool,
     /// The callback said that it had seen enough. The transport holds an unfinished dump and must not be used again.
     pub stopped: bool,
@@ -198,7 +199,7 @@ fn run_overlapping(
     let mut reader = Reader::new(request, transport.commands().is_some());
     let mut end = receive(transport, &mut reader, overlap, each)?;
     if !end.stopped {
-        let (passed_over, missing) = reader.resumptions.settle(transport, request)?;
+        let (passed_over, missing) = reader.resumptions.settle(transport, request);
         end.interrupted |= missing;
         end.stopped = passed_over.iter().any(|socket| each(socket).is_break());
     }

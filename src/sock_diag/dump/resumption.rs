@@ -55,6 +55,9 @@ const MADE: Duration = Duration::from_millis(1);
 /// Second dumps, of which one is nearly always enough.
 const ATTEMPTS: usize = 3;
 
+/// More than this is not what lies at one place, but the landmarks behind it have gone.
+const MOST_BETWEEN: usize = 4096;
+
 /// How long the kernel may have paused behind a datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pause {
@@ -159,11 +162,7 @@ impl Resumptions {
 
     /// What was passed over, after the dump's end, on the transport that carried it; and whether some of it may still be
     /// missing.
-    pub(super) fn settle(
-        self,
-        transport: &mut dyn Transport,
-        request: &Request,
-    ) -> Result<(Vec<Socket>, bool), DumpError> {
+    pub(super) fn settle(self, transport: &mut dyn Transport, request: &Request) -> (Vec<Socket>, bool) {
         let mut doubts = self.doubts;
         if let Some(kernel) = transport.commands() {
             doubts.retain(|doubt| doubt.pause == Pause::Long || doubt.holds(kernel));
@@ -174,7 +173,9 @@ impl Resumptions {
                 break;
             }
             let mut second = SecondDump::new(&doubts);
-            second.read(transport, request)?;
+            if second.read(transport, request).is_err() {
+                return (found, true);
+            }
             for socket in second.found {
                 if found.iter().all(|known| known.cookie() != socket.cookie()) {
                     found.push(socket);
@@ -187,7 +188,7 @@ impl Resumptions {
                 place != Some(Place::Settled)
             });
         }
-        Ok((found, doubts.iter().any(|doubt| !doubt.crossed)))
+        (found, doubts.iter().any(|doubt| !doubt.crossed))
     }
 }
 
@@ -286,7 +287,8 @@ impl SecondDump {
     fn pass(&mut self, socket: &Socket) {
         let landmark = socket.cookie().and_then(|cookie| self.landmarks.get(&cookie)).copied();
         match (landmark, self.open) {
-            (None, Some(_)) => self.between.push(*socket),
+            (None, Some(_)) if self.between.len() < MOST_BETWEEN => self.between.push(*socket),
+            (None, Some(_)) => self.open = None,
             (None, None) => {}
             (Some(landmark), open) => {
                 if open.is_some() && landmark.after == open {
