@@ -23,7 +23,8 @@ pub trait Transport: Send {
     /// when the datagram did not fit.
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
-    /// The kernel behind it, where it can be asked about single sockets; not while a dump is under way.
+    /// The kernel behind it, where it can be asked about single sockets; not while a dump is under way. A recording has none:
+    /// what it keeps is one answer, and a replay gives the same.
     fn commands(&mut self) -> Option<&mut dyn Commands> {
         None
     }
@@ -150,11 +151,6 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
                 Err(error)
             }
         }
-    }
-
-    /// What is asked there is not recorded.
-    fn commands(&mut self) -> Option<&mut dyn Commands> {
-        self.inner.commands()
     }
 }
 

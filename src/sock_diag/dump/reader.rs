@@ -60,7 +60,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// `live`: whether a kernel answers, which can be asked again.
+    /// `live`: whether a kernel answers that is to be asked again.
     pub(super) fn new(request: &Request, live: bool) -> Self {
         let through_life =
             [TcpState::FinWait1, TcpState::TimeWait].into_iter().all(|state| request.states.contains(state));

@@ -93,7 +93,7 @@ fn is_connected(socket: &Socket) -> bool {
 
 /// The places where the kernel resumed a dump, as it is read.
 pub(super) struct Resumptions {
-    /// Whether there is a kernel that can be asked again. A replay is not asked, and what its pauses were is not known.
+    /// Whether there is a kernel that is to be asked again. For a recording it is not, so that a replay gives the same.
     live: bool,
     /// What the kernel takes without a pause, which depends on how full its table is: the shortest window so far.
     made: Duration,
