@@ -39,7 +39,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 
 /// A crate that touches the machine, and the files that may use it.
 const MACHINE: [(&str, &[&str]); 9] = [
-    ("nix", &["sys/", "lab/"]),
+    ("nix", &["sys/", "lab/", "sock_diag/transport.rs"]),
     ("libc", &["sys/", "sock_diag/transport.rs"]),
     ("socket2", &["sys/", "lab/"]),
     ("netlink_sys", &["sys/", "sock_diag/transport.rs"]),

@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use nix::time::{ClockId, clock_gettime};
 
 use super::request::Request;
 
@@ -57,6 +59,11 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self(socket))
     }
+}
+
+/// Processor time of the calling thread. Less than has passed means that it waited: for a processor, for what else.
+pub fn processor_time() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use self::reader::{Reader, ends};
 use super::request::{Request, Walk};
 use super::response::Malformed;
-use super::transport::Transport;
-use crate::model::socket::Socket;
+use super::transport::{Transport, processor_time};
+use crate::model::socket::{Socket, TcpState};
 use crate::parallel::Workers;
 
 /// How a dump ended when it did not fail.
@@ -115,43 +115,67 @@ type Batch = Vec<(Received, Vec<u8>)>;
 struct Received {
     /// Its true length, or why there is none.
     length: io::Result<usize>,
-    /// The time within which the kernel made it, paused and made the next: at each receive it hands over the datagram that
-    /// it has, and makes one more (`netlink_recvmsg` in net/netlink/af_netlink.c).
-    window: Duration,
+    /// At most so long did the kernel pause between it and the next one: at each receive it hands over the datagram that it
+    /// has, and makes one more (`netlink_recvmsg` in net/netlink/af_netlink.c).
+    pause: Duration,
 }
 
-/// Receives, with a clock.
+/// Receives the answer to a request, with a clock.
 struct Receiver<'a> {
     transport: &'a mut dyn Transport,
-    /// How many have come.
+    /// How many datagrams have come.
     datagrams: usize,
-    /// When the last receive began.
-    began: Instant,
-    /// When it ended.
+    /// When the last one came.
     came: Instant,
     /// Time spent in receives.
     receiving: Duration,
     /// Time spent between them.
     reading: Duration,
+    /// Since when the thread is watched, and its processor time then.
+    watched: (Instant, Duration),
+    /// Time that it waited until the last datagram came.
+    waited: Duration,
 }
 
 impl<'a> Receiver<'a> {
-    /// Begins with the answer to a request that has been sent.
-    fn new(transport: &'a mut dyn Transport) -> Self {
-        let now = Instant::now();
-        Self { transport, datagrams: 0, began: now, came: now, receiving: Duration::ZERO, reading: Duration::ZERO }
+    fn ask(transport: &'a mut dyn Transport, request: &Request) -> Result<Self, DumpError> {
+        let watched = watch();
+        transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
+        Ok(Self {
+            transport,
+            datagrams: 0,
+            came: Instant::now(),
+            receiving: Duration::ZERO,
+            reading: Duration::ZERO,
+            watched,
+            waited: Duration::ZERO,
+        })
+    }
+
+    /// Goes on on the calling thread.
+    fn enter_thread(&mut self) {
+        self.watched = watch();
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
         let now = Instant::now();
-        self.reading += now - self.came;
-        let before = std::mem::replace(&mut self.began, now);
+        let gap = now - self.came;
         let length = self.transport.recv(buffer);
         self.came = Instant::now();
         self.datagrams += 1;
+        self.reading += gap;
         self.receiving += self.came - now;
-        Received { length, window: self.came - before }
+        let (since, worked) = std::mem::replace(&mut self.watched, watch());
+        let waited = (self.watched.0 - since).saturating_sub(self.watched.1.saturating_sub(worked));
+        // The datagram was made in the receive before this one, and after it the thread may have waited there as well.
+        let pause = gap + waited + std::mem::replace(&mut self.waited, waited);
+        Received { length, pause }
     }
+}
+
+/// Now, and the thread's processor time. Unknown, it stands still, and all time looks like a pause: rather look once more.
+fn watch() -> (Instant, Duration) {
+    (Instant::now(), processor_time().unwrap_or_default())
 }
 
 /// Asks for the sockets and hands each to `each`, until it breaks or the kernel is done; those in states that were not
@@ -195,29 +219,30 @@ fn run_overlapping(
     overlap: Overlap,
     each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<DumpEnd, DumpError> {
-    transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
     let mut reader = Reader::new(request, transport.commands().is_some());
-    let mut end = receive(transport, &mut reader, overlap, each)?;
+    let mut receiver = Receiver::ask(transport, request)?;
+    let mut end = receive(&mut receiver, &mut reader, overlap, each)?;
     if !end.stopped {
-        let (passed_over, missing) = reader.resumptions.settle(transport, request);
-        end.interrupted |= missing;
+        let (passed_over, missing) = reader.resumptions.settle(transport, request)?;
+        // Whoever judges by listeners has judged without them.
+        let late = |socket: &Socket| socket.state() == TcpState::Listen;
+        end.interrupted |= missing || passed_over.iter().any(late);
         end.stopped = passed_over.iter().any(|socket| each(socket).is_break());
     }
     Ok(end)
 }
 
 fn receive(
-    transport: &mut dyn Transport,
+    receiver: &mut Receiver,
     reader: &mut Reader,
     overlap: Overlap,
     each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<DumpEnd, DumpError> {
-    let mut receiver = Receiver::new(transport);
     let mut buffer = Vec::new();
     let mut overlaps = true;
     loop {
-        if overlaps && overlap.begins(&receiver) {
-            match receive_ahead(&mut receiver, reader, each) {
+        if overlaps && overlap.begins(receiver) {
+            match receive_ahead(receiver, reader, each) {
                 Some(end) => return end,
                 None => overlaps = false,
             }
@@ -239,6 +264,7 @@ fn receive_ahead(
         let (full, batches) = mpsc::sync_channel::<Batch>(AHEAD);
         let (recycle, empty) = mpsc::channel::<Batch>();
         let receive = move |_: &_| {
+            receiver.enter_thread();
             let mut last = false;
             while !last {
                 let mut used = empty.try_recv().unwrap_or_default();

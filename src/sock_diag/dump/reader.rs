@@ -55,7 +55,7 @@ pub(super) struct Reader {
     through_life: bool,
     /// A socket has come.
     began: bool,
-    interrupted: bool,
+    pub(super) interrupted: bool,
     pub(super) resumptions: Resumptions,
 }
 
@@ -77,7 +77,7 @@ impl Reader {
     /// Reads one datagram, or why there is none; the end, if it is in there.
     pub(super) fn read(
         &mut self,
-        Received { length, window }: Received,
+        Received { length, pause }: Received,
         datagram: &[u8],
         each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<Option<DumpEnd>, DumpError> {
@@ -124,7 +124,7 @@ impl Reader {
             }
             rest = rest.get(aligned(&message)..).unwrap_or_default();
         }
-        self.resumptions.paused(datagram, window);
+        self.resumptions.paused(datagram, pause);
         Ok(None)
     }
 }

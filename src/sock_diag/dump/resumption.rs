@@ -11,46 +11,42 @@
 //! what lies between the last sockets before the pause and the first behind it, for the order of a chain stays the same; that
 //! is what was passed over, or is new.
 //!
-//! What cannot be seen: the sockets of the chain that nobody asked for also count for the place. So after a long pause the
-//! second dump is read in any case. After a short one, such a loss stays; and so does one within a chain of more than 16
+//! What cannot be seen: what happens in a short pause. The sockets of the chain that nobody asked for also count for the
+//! place, so after a long pause the second dump is read in any case; after a middling one, such a loss stays; and so does one within a chain of more than 16
 //! sockets, which the kernel describes in pieces, for their pauses are not seen. Tables of the usual size, one chain for
 //! each of the sockets or more, have no such chain.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::reader::{Reader, ends, sockets};
 use super::{DumpError, Receiver};
 use crate::model::socket::{Cookie, Socket, TcpState};
-use crate::sock_diag::lookup;
+use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::Request;
 use crate::sock_diag::response;
 use crate::sock_diag::transport::{Commands, Transport};
 
-/// Sockets of one chain that are looked at on either side of a pause; a longer chain is rare.
-const CHAIN: usize = 8;
-
-/// Of them, the last ones before the pause are looked up.
+/// The last sockets before a pause that are looked up: those of one chain, but for rare chains.
 const LOOKED_UP: usize = 4;
 
 /// Doubts for which all sockets of two datagrams are kept, so that the place is known again although many have gone: what
 /// closed together lies together in the table, and expires together. A dump with more doubts than this took so long that
-/// even that is in vain for most, and its memory is bounded.
+/// even that is in vain for most, and its memory matters.
 const WELL_MARKED: usize = 256;
+
+/// Sockets on either side that are kept for the others.
+const FEW: usize = 8;
 
 /// A shorter pause is not looked into: of sockets that live for a minute, one of 200,000 goes in it. A look-up costs 1.3 µs,
 /// measured, so those of a longer one are next to nothing.
 const SHORT: Duration = Duration::from_micros(300);
 
-/// So long does nobody pause on a machine that has a core for us, and for 3 or 4 ms does who waits for one. Then a second dump
+/// On a machine that has a core for us there is hardly a pause as long as this, and who waits for one waits 3 or 4 ms. Then a second dump
 /// is read in any case: it may cost as much again, but what those did that nobody asked for is not known.
 const LONG: Duration = Duration::from_millis(2);
-
-/// Two datagrams are made in this at most, with a table that is nearly empty and as large as the kernel makes it by itself
-/// (524,288 chains). More is a pause.
-const MADE: Duration = Duration::from_millis(1);
 
 /// Second dumps, of which one is nearly always enough.
 const ATTEMPTS: usize = 3;
@@ -70,7 +66,9 @@ enum Pause {
 struct Doubt {
     before: Vec<Cookie>,
     after: Vec<Cookie>,
-    /// Whether nothing came behind `after`: then the end is a landmark, too.
+    /// Whether nothing came before `before`: then the beginning is a landmark, too.
+    at_the_start: bool,
+    /// Whether nothing came behind `after`: then the end is one.
     at_the_end: bool,
     pause: Pause,
     /// The last ones before, which tell by having gone.
@@ -80,9 +78,17 @@ struct Doubt {
 }
 
 impl Doubt {
-    /// Whether something before the place has gone. No answer is no assurance.
-    fn holds(&self, kernel: &mut dyn Commands) -> bool {
-        self.telling.iter().any(|socket| !matches!(lookup::find(kernel, socket), Ok(Some(_))))
+    /// Whether something before the place has gone, or cannot be asked for. No answer is no assurance.
+    fn holds(&self, kernel: &mut dyn Commands) -> Result<bool, LookupError> {
+        for socket in &self.telling {
+            match lookup::find(kernel, socket) {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(LookupError::Unnamed | LookupError::Refused(_)) => return Ok(true),
+                // What may still come would be taken for another answer.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.telling.is_empty())
     }
 }
 
@@ -95,9 +101,9 @@ fn is_connected(socket: &Socket) -> bool {
 pub(super) struct Resumptions {
     /// Whether there is a kernel that is to be asked again. For a recording it is not, so that a replay gives the same.
     live: bool,
-    /// What the kernel takes without a pause, which depends on how full its table is: the shortest window so far.
-    made: Duration,
-    /// Behind the last datagram.
+    /// How many datagrams had sockets.
+    datagrams: usize,
+    /// Behind the last one.
     pause: Pause,
     /// Its sockets, in their order; none where the kernel did not pause.
     before: Vec<Cookie>,
@@ -108,7 +114,7 @@ pub(super) struct Resumptions {
 
 impl Resumptions {
     pub(super) const fn new(live: bool) -> Self {
-        Self { live, made: Duration::ZERO, pause: Pause::Short, before: vec![], telling: vec![], doubts: vec![] }
+        Self { live, datagrams: 0, pause: Pause::Short, before: vec![], telling: vec![], doubts: vec![] }
     }
 
     /// The next datagram, without those of its first sockets that repeat the last ones before.
@@ -120,32 +126,40 @@ impl Resumptions {
             return Cow::Borrowed(datagram);
         }
         let mut before = std::mem::take(&mut self.before);
-        let last = &before[before.len().saturating_sub(CHAIN)..];
-        let is_repeated = |(payload, _): &(&[u8], _)| response::cookie(payload).is_some_and(|c| last.contains(&c));
-        // Others that came may lie between them.
-        let repeated: Vec<_> = sockets(datagram).take(2 * CHAIN).filter(is_repeated).map(|(_, bytes)| bytes).collect();
+        let known: HashSet<_> = before.iter().copied().collect();
+        let is_repeated = |(payload, _): &(&[u8], _)| response::cookie(payload).is_some_and(|c| known.contains(&c));
+        // Others that came may lie before them and between them.
+        let repeated: Vec<_> = sockets(datagram).filter(is_repeated).map(|(_, bytes)| bytes).collect();
         let mut datagram = Cow::Borrowed(datagram);
         for bytes in repeated.into_iter().rev() {
             datagram.to_mut().drain(bytes);
         }
         let mut after: Vec<_> = sockets(&datagram).filter_map(|(payload, _)| response::cookie(payload)).collect();
         if self.live {
-            if self.doubts.len() >= WELL_MARKED {
-                before.drain(..before.len().saturating_sub(CHAIN));
-                after.truncate(CHAIN);
+            let well_marked = self.doubts.len() < WELL_MARKED;
+            if !well_marked {
+                before.drain(..before.len().saturating_sub(FEW));
+                after.truncate(FEW);
             }
             before.shrink_to_fit();
             after.shrink_to_fit();
             let telling = std::mem::take(&mut self.telling);
-            self.doubts.push(Doubt { before, after, at_the_end: true, pause: self.pause, telling, crossed: false });
+            self.doubts.push(Doubt {
+                before,
+                after,
+                at_the_start: well_marked && self.datagrams == 1,
+                at_the_end: well_marked,
+                pause: self.pause,
+                telling,
+                crossed: false,
+            });
         }
         datagram
     }
 
-    /// The end of a datagram; `window` is the time in which the kernel made it, paused and made the next.
-    pub(super) fn paused(&mut self, datagram: &[u8], window: Duration) {
-        let pause = window.saturating_sub(self.made);
-        self.made = window.min(if self.made.is_zero() { MADE } else { self.made });
+    /// The end of a datagram, behind which the kernel paused so long at most.
+    pub(super) fn paused(&mut self, datagram: &[u8], pause: Duration) {
+        self.datagrams += 1;
         self.pause = match pause {
             _ if pause <= SHORT => Pause::Short,
             _ if pause <= LONG => Pause::Middling,
@@ -161,35 +175,59 @@ impl Resumptions {
     }
 
     /// What was passed over, after the dump's end, on the transport that carried it; and whether some of it may still be
-    /// missing.
-    pub(super) fn settle(self, transport: &mut dyn Transport, request: &Request) -> (Vec<Socket>, bool) {
-        let mut doubts = self.doubts;
-        if let Some(kernel) = transport.commands() {
-            doubts.retain(|doubt| doubt.pause == Pause::Long || doubt.holds(kernel));
+    /// missing. After an error the transport must not be used again.
+    pub(super) fn settle(
+        self,
+        transport: &mut dyn Transport,
+        request: &Request,
+    ) -> Result<(Vec<Socket>, bool), DumpError> {
+        let broken_off = |error| match error {
+            // No longer a reason to ask elsewhere, for an answer has been handed out.
+            DumpError::Send { walk, source } => DumpError::Recv { walk, source },
+            DumpError::Refused { walk, errno } => DumpError::BrokenOff { walk, errno },
+            error => error,
+        };
+        let mut doubts = vec![];
+        for doubt in self.doubts {
+            if doubt.pause == Pause::Long || holds(&doubt, transport)? {
+                doubts.push(doubt);
+            }
         }
         let mut found: Vec<Socket> = vec![];
+        let mut missing = false;
         for _ in 0..ATTEMPTS {
             if doubts.is_empty() {
                 break;
             }
             let mut second = SecondDump::new(&doubts);
-            if second.read(transport, request).is_err() {
-                return (found, true);
-            }
+            missing |= second.read(transport, request).map_err(broken_off)?;
             for socket in second.found {
                 if found.iter().all(|known| known.cookie() != socket.cookie()) {
                     found.push(socket);
                 }
             }
             let mut places = second.places.into_iter();
-            doubts.retain_mut(|doubt| {
-                let place = places.next();
-                doubt.crossed |= place == Some(Place::Crossed);
-                place != Some(Place::Settled)
+            doubts.retain_mut(|doubt| match places.next() {
+                Some(Place::Crossed) => {
+                    doubt.crossed = true;
+                    true
+                }
+                Some(Place::Settled) | None => false,
+                // What has gone stays away.
+                Some(Place::NotFound) => {
+                    missing |= !doubt.crossed;
+                    false
+                }
             });
         }
-        (found, doubts.iter().any(|doubt| !doubt.crossed))
+        Ok((found, missing))
     }
+}
+
+/// [`Doubt::holds`], where the kernel can be asked.
+fn holds(doubt: &Doubt, transport: &mut dyn Transport) -> Result<bool, DumpError> {
+    let Some(kernel) = transport.commands() else { return Ok(true) };
+    doubt.holds(kernel).map_err(|error| DumpError::Framing(error.to_string()))
 }
 
 /// What a socket means for the places: each is one of those that a list of doubts has.
@@ -239,17 +277,17 @@ impl SecondDump {
         Self {
             landmarks,
             at_the_end: doubts.iter().map(|doubt| doubt.at_the_end).collect(),
-            open: None,
+            open: doubts.first().filter(|doubt| doubt.at_the_start).map(|_| 0),
             between: vec![],
             places: vec![Place::NotFound; doubts.len()],
             found: vec![],
         }
     }
 
-    fn read(&mut self, transport: &mut dyn Transport, request: &Request) -> Result<(), DumpError> {
-        transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
+    /// Says whether the kernel flagged it.
+    fn read(&mut self, transport: &mut dyn Transport, request: &Request) -> Result<bool, DumpError> {
         let live = transport.commands().is_some();
-        let mut receiver = Receiver::new(transport);
+        let mut receiver = Receiver::ask(transport, request)?;
         let mut reader = Reader::new(request, live);
         let mut buffer = Vec::new();
         // Where this one was resumed within a place, and as which of its own doubts.
@@ -272,16 +310,16 @@ impl SecondDump {
             self.close();
             self.open = Some(place + 1);
         }
-        let doubts = reader.resumptions.doubts;
-        if let Some(kernel) = transport.commands() {
-            crossed.retain(|&(_, doubt)| doubts.get(doubt).is_some_and(|doubt| doubt.holds(kernel)));
-        }
-        for (place, _) in crossed {
-            if self.places[place] == Place::Settled {
+        for (place, doubt) in crossed {
+            let holds = match reader.resumptions.doubts.get(doubt) {
+                Some(doubt) => holds(doubt, transport)?,
+                None => false,
+            };
+            if holds && self.places[place] == Place::Settled {
                 self.places[place] = Place::Crossed;
             }
         }
-        Ok(())
+        Ok(reader.interrupted)
     }
 
     fn pass(&mut self, socket: &Socket) {
