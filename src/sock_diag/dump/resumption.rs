@@ -12,9 +12,10 @@
 //! is what was passed over, or is new.
 //!
 //! What cannot be seen: what happens in a short pause. The sockets of the chain that nobody asked for also count for the
-//! place, so after a long pause the second dump is read in any case; after a middling one, such a loss stays; and so does one within a chain of more than 16
-//! sockets, which the kernel describes in pieces, for their pauses are not seen. Tables of the usual size, one chain for
-//! each of the sockets or more, have no such chain.
+//! place, so after a long pause the second dump is read in any case; after a middling one, such a loss stays. So does one
+//! within a chain of more than 16 sockets, which the kernel describes in pieces, for their pauses are not seen; tables of the
+//! usual size, one chain for each of the sockets or more, have no such chain. And where a bucket does not take the place of
+//! its closing socket in the chain, but comes in at the head (older kernels; not measured), one that closes in the pause.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
