@@ -216,7 +216,8 @@ impl Source {
     /// those that `filter` accepts, for part of it may be judged by the kernel. After a [`ControlFlow::Break`] the source
     /// must not be asked again.
     ///
-    /// An interrupted dump is said, and not repeated: `each` may have passed on what it saw.
+    /// What the kernel passed over comes last; a listener among it came too late for who judges by listeners, and makes the
+    /// walk incomplete. An interrupted dump is said, and not repeated: `each` may have passed on what it saw.
     pub fn walk(
         &mut self,
         states: StateSet,

@@ -45,8 +45,8 @@ const FEW: usize = 8;
 /// measured, so those of a longer one are next to nothing.
 const SHORT: Duration = Duration::from_micros(300);
 
-/// On a machine that has a core for us there is hardly a pause as long as this, and who waits for one waits 3 or 4 ms. Then a second dump
-/// is read in any case: it may cost as much again, but what those did that nobody asked for is not known.
+/// On a machine that has a core for us there is hardly a pause as long as this, and who waits for one waits 3 or 4 ms. Then
+/// a second dump is read in any case: it may cost as much again, but what those did that nobody asked for is not known.
 const LONG: Duration = Duration::from_millis(2);
 
 /// Second dumps, of which one is nearly always enough.
@@ -102,9 +102,9 @@ fn is_connected(socket: &Socket) -> bool {
 pub(super) struct Resumptions {
     /// Whether there is a kernel that is to be asked again. For a recording it is not, so that a replay gives the same.
     live: bool,
-    /// How many datagrams had sockets.
+    /// How many have been read.
     datagrams: usize,
-    /// Behind the last one.
+    /// Behind the last datagram.
     pause: Pause,
     /// Its sockets, in their order; none where the kernel did not pause.
     before: Vec<Cookie>,
@@ -118,7 +118,7 @@ impl Resumptions {
         Self { live, datagrams: 0, pause: Pause::Short, before: vec![], telling: vec![], doubts: vec![] }
     }
 
-    /// The next datagram, without those of its first sockets that repeat the last ones before.
+    /// The next datagram, without those of its sockets that repeat some of the one before.
     pub(super) fn resumed<'a>(&mut self, datagram: &'a [u8]) -> Cow<'a, [u8]> {
         if let Some(doubt) = self.doubts.last_mut() {
             doubt.at_the_end &= sockets(datagram).next().is_none();
@@ -240,6 +240,7 @@ struct Landmark {
     after: Option<usize>,
 }
 
+/// Another dump, read for what lies at the places.
 struct SecondDump {
     landmarks: HashMap<Cookie, Landmark>,
     /// Of each place, whether the end is a landmark behind it.
