@@ -11,6 +11,7 @@ use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::table::{self, Heading, Rows};
 use super::text::{self, Text};
+use super::usual::Usual;
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::row::Row;
@@ -152,20 +153,23 @@ pub fn document(
 pub struct Widths {
     columns: Vec<&'static Column>,
     widest: Vec<usize>,
+    usual: Option<Usual>,
 }
 
 impl Widths {
-    /// Of no row yet.
+    /// Of no row yet, of those that have these facts.
     #[must_use]
-    pub fn new(columns: Vec<&'static Column>) -> Self {
-        Self { widest: vec![0; columns.len()], columns }
+    pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
+        // In each network namespace a port may have another service.
+        let usual = if let [facts] = facts { Usual::of(&columns, &facts.services) } else { None };
+        Self { widest: vec![0; columns.len()], columns, usual }
     }
 
     /// Of these rows.
     #[must_use]
     pub fn of(rows: &[&Row], facts: &[Facts], columns: &[&'static Column]) -> Self {
         let part = |range: Range<usize>| {
-            let mut widths = Self::new(columns.to_vec());
+            let mut widths = Self::new(columns.to_vec(), facts);
             for row in &rows[range] {
                 widths.take(row, of(row, facts));
             }
@@ -177,6 +181,12 @@ impl Widths {
     /// Makes room for a row.
     pub fn take(&mut self, row: &Row, facts: &Facts) {
         if self.columns.is_empty() {
+            return;
+        }
+        if let Some(widths) = self.usual.as_ref().and_then(|usual| usual.widths(row)) {
+            for (widest, width) in self.widest.iter_mut().zip(widths) {
+                *widest = (*widest).max(width);
+            }
             return;
         }
         let record = SocketRecord::of_row(row, facts);
@@ -225,6 +235,12 @@ impl<'l> Rows for ListTable<'l> {
 
     fn append(&self, row: &SocketRecord, column: usize, text: &mut Text) -> usize {
         self.widths.columns[column].write_for_eyes(row, text)
+    }
+
+    fn append_line(&self, row: usize, cells: &[(usize, usize)], text: &mut Text) -> Option<()> {
+        // Services are those of one network namespace.
+        let usual = self.widths.usual.as_ref().filter(|_| self.facts.len() == 1)?;
+        usual.append(self.rows[row], cells.try_into().ok()?, text)
     }
 
     fn widest(&self) -> Vec<usize> {
@@ -348,15 +364,21 @@ pub fn explain(
 mod tests {
     use super::*;
     use crate::model::facts::tests::facts;
+    use crate::model::port::Port;
+    use crate::model::row::Direction;
     use crate::model::row::tests::row;
+    use crate::model::services::Services;
+    use crate::view::column::table_columns;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn a_table_is_as_wide_as_the_rows_that_it_shows_need() {
         let (facts, columns) = ([facts()], ["local", "expires_ms"].map(|key| Column::find(key).expect(key)).to_vec());
         let (short, long) = (row("10.0.0.1", 1, "10.0.0.2", 2), row("10.0.0.100", 80, "10.0.0.2", 2));
-        let mut widths = Widths::new(columns.clone());
+        let mut widths = Widths::new(columns.clone(), &facts);
         widths.take(&short, &facts[0]);
-        let mut others = Widths::new(columns);
+        let mut others = Widths::new(columns, &facts);
         others.take(&long, &facts[0]);
         let widths = widths.joined(others);
         let table = |rows: &[&Row], total| {
@@ -368,5 +390,45 @@ mod tests {
         let both = "10.0.0.1:1            10.0s\n10.0.0.100:80 (http)  10.0s\n";
         assert_eq!(table(&[&short, &long], 2), both);
         assert_eq!(table(&[&short], 2), "10.0.0.1:1  10.0s\n", "what a limit cut off takes no room");
+    }
+
+    proptest! {
+        #[test]
+        fn lines_that_are_written_out_are_those_of_the_columns(
+            ends in proptest::collection::vec((any::<[u32; 2]>(), any::<[u16; 2]>(), 0_usize..3, 0_u32..110_000), 1..9),
+            kinds in proptest::collection::vec(0..8, 9), few in any::<bool>(), width in proptest::option::of(20_usize..140),
+            name in "[a-z-]{0,30}|[a-zö\x1b]{1,5}",
+        ) {
+            let mut rows = vec![];
+            for ((addrs, ports, direction, expires_ms), kind) in ends.into_iter().zip(kinds) {
+                let form = |addr: u32| match kind {
+                    0 => format!("2001:db8:{:x}::{:x}", addr >> 16, addr & 0xffff),
+                    1 => format!("::ffff:{}", Ipv4Addr::from(addr)),
+                    _ => Ipv4Addr::from(if few { addr & 0x0707_0707 } else { addr }).to_string(),
+                };
+                let port = |port: u16| if few { port % 200 } else { port };
+                let mut row = row(&form(addrs[0]), port(ports[0]), &form(addrs[1]), port(ports[1]));
+                row.direction = Direction::ALL[direction];
+                row.bucket.expires_ms = expires_ms;
+                rows.push(row);
+            }
+            let mut facts = facts();
+            facts.services = Services::new((0..100).map(|port| (Port(port * 2), [name.as_str()])));
+            let (facts, rows) = ([facts], rows.iter().collect::<Vec<_>>());
+            let written_out = Widths::of(&rows, &facts, &table_columns(false, false));
+            prop_assert_eq!(written_out.usual.is_some(), name.is_ascii() && !name.contains('\x1b'));
+            let mut by_columns = Widths { usual: None, widest: vec![0; 6], ..written_out.clone() };
+            for row in &rows {
+                by_columns.take(row, &facts[0]);
+            }
+            prop_assert_eq!(&written_out.widest, &by_columns.widest);
+            let text = |widths| {
+                let mut out = vec![];
+                let list = ListTable { rows: &rows, facts: &facts, widths, total: rows.len(), header: true };
+                table(&mut out, &list, Look { color: false, width, unicode: true }).expect("written");
+                String::from_utf8(out).expect("text")
+            };
+            prop_assert_eq!(text(written_out), text(by_columns));
+        }
     }
 }

@@ -21,5 +21,6 @@ pub mod style;
 pub mod summary;
 pub mod table;
 pub mod text;
+mod usual;
 pub mod value;
 pub mod wait;

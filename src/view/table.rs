@@ -60,6 +60,11 @@ pub trait Rows: Sync {
     fn row(&self, row: usize) -> Self::Row<'_>;
     /// Appends the text of its cell in a column. Returns how many columns of a terminal that takes.
     fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
+    /// Appends its whole line, each of whose cells begins and ends there; `None`, and nothing, where it is to be made cell by
+    /// cell.
+    fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
+        None
+    }
     /// How many columns of a terminal the widest cell of each column takes.
     fn widest(&self) -> Vec<usize>;
 }
@@ -127,10 +132,13 @@ pub fn stream(
         layout.append_row(headings, |column, text| append(headings[column].title, text), &mut lines);
         String::from(lines).lines().try_for_each(|line| write_line(out, line, Some(look)))?;
     }
+    let cells = layout.cells();
     text::write(out, rows.count(), &|part: Range<usize>, text: &mut Text| {
         for row in part {
-            let row = rows.row(row);
-            layout.append_row(headings, |column, text| rows.append(&row, column, text), text);
+            if rows.append_line(row, &cells, text).is_none() {
+                let row = rows.row(row);
+                layout.append_row(headings, |column, text| rows.append(&row, column, text), text);
+            }
         }
     })?;
     Ok(layout.left_out(headings))
@@ -150,6 +158,17 @@ impl Layout {
             fit(&mut columns, headings, width);
         }
         Self { columns }
+    }
+
+    /// Where in a line each column begins and ends.
+    fn cells(&self) -> Vec<(usize, usize)> {
+        let mut begin = 0;
+        let cell = |&(_, width): &(usize, usize)| {
+            let cell = (begin, begin + width);
+            begin += width + GAP;
+            cell
+        };
+        self.columns.iter().map(cell).collect()
     }
 
     /// The titles of columns that have no room.

@@ -110,16 +110,23 @@ impl Text {
 
     /// Appends an address and a port, `127.0.0.1:80`.
     pub fn push_ipv4_end(&mut self, addr: Ipv4Addr, port: u16) {
-        self.push_made::<24>(|room| {
-            let at = write_ipv4(addr, room);
-            room[at - 1] = b':';
-            // All five digits, of which those that lead are shifted out: no branch, and every copy of one size.
-            let digit = |tens: u16| b'0' + (port / tens % 10) as u8;
-            let digits = u64::from_le_bytes([digit(10_000), digit(1000), digit(100), digit(10), digit(1), 0, 0, 0]);
-            let length = digits_of_port(port);
-            room[at..at + 8].copy_from_slice(&(digits >> (8 * (5 - length))).to_le_bytes());
-            at + length
+        self.push_made(|room| write_ipv4_end(addr, port, room));
+    }
+
+    /// Appends a line of so many columns that `fill` writes into blanks; unless it says that it cannot.
+    #[inline]
+    pub(super) fn push_line(&mut self, width: usize, fill: impl FnOnce(&mut [u8; LINE]) -> Option<()>) -> Option<()> {
+        let begin = self.0.len();
+        // Of one size, whatever the line's.
+        self.0.extend_from_slice(&[b' '; LINE]);
+        let line = self.0[begin..].first_chunk_mut()?;
+        let end = fill(line).and_then(|()| line.get_mut(width));
+        let length = end.map(|end| {
+            *end = b'\n';
+            width + 1
         });
+        self.0.truncate(begin + length.unwrap_or_default());
+        length.map(drop)
     }
 
     /// Appends blanks.
@@ -163,9 +170,10 @@ pub(super) fn digits_of_port(port: u16) -> usize {
     port.checked_ilog10().map_or(1, |tens| tens as usize + 1)
 }
 
-/// How many digits an octet has.
-pub(super) fn digits_of_octet(octet: u8) -> usize {
-    OCTETS[usize::from(octet)].1.into()
+/// How many bytes an address takes.
+pub(super) fn ipv4_width(addr: Ipv4Addr) -> usize {
+    let digits = |octet: u8| 1 + usize::from(octet >= 10) + usize::from(octet >= 100);
+    addr.octets().map(digits).iter().sum::<usize>() + "...".len()
 }
 
 /// Each octet's digits, left in their three bytes, and how many there are.
@@ -184,6 +192,28 @@ const OCTETS: [([u8; 3], u8); 256] = {
     }
     octets
 };
+
+/// Room for a line that is written in one piece.
+pub(super) const LINE: usize = 192;
+
+/// Room for the longest `255.255.255.255:65535`, and what is written beyond it.
+pub(super) const IPV4_END: usize = 24;
+
+/// Writes an address and a port, and blanks behind them; how many bytes they are.
+#[inline]
+pub(super) fn write_ipv4_end(addr: Ipv4Addr, port: u16, room: &mut [u8; IPV4_END]) -> usize {
+    let at = write_ipv4(addr, room);
+    room[at - 1] = b':';
+    // All five digits, of which those that lead are shifted out: no branch, and every copy of one size.
+    let digit = |tens: u16| b'0' + (port / tens % 10) as u8;
+    let digits = [digit(10_000), digit(1000), digit(100), digit(10), digit(1), b' ', b' ', b' '];
+    let length = digits_of_port(port);
+    let leading = 8 * (5 - length);
+    let blanks = u64::from_ne_bytes([b' '; 8]) & !(u64::MAX >> leading);
+    let shifted = u64::from_le_bytes(digits) >> leading | blanks;
+    room[at..at + 8].copy_from_slice(&shifted.to_le_bytes());
+    at + length
+}
 
 /// Writes the address with a point behind it; how many bytes that are.
 #[inline]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::human;
-use super::text::{Text, digits_of_octet, digits_of_port};
+use super::text::{Text, digits_of_port, ipv4_width};
 
 /// What a column holds of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn end_width(addr: IpAddr, port: u16) -> usize {
 
 fn addr_width(addr: IpAddr) -> usize {
     match addr {
-        IpAddr::V4(v4) => v4.octets().map(digits_of_octet).iter().sum::<usize>() + 3,
+        IpAddr::V4(v4) => ipv4_width(v4),
         IpAddr::V6(v6) => v6.to_string().len(),
     }
 }

@@ -1,6 +1,7 @@
 //! The list of one network namespace, or of a recording: each kind of answer from one source.
 
 use std::ops::ControlFlow;
+use std::slice;
 
 use super::ListArgs;
 use super::rows::Gathered;
@@ -149,7 +150,7 @@ pub(super) fn gather(
     let ((_, widths, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), Widths::new(columns.to_vec()), vec![]),
+        || (Listeners::default(), Widths::new(columns.to_vec(), slice::from_ref(&facts)), vec![]),
         |(listeners, widths, rows), socket| {
             if let Some(row) = query.row(listeners, &facts, socket) {
                 widths.take(&row, &facts);

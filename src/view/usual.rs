@@ -1,0 +1,154 @@
+//! The line of the usual table of buckets, written out: cells of fixed places in a line of blanks. To go through its columns
+//! one by one takes two or three times as long, which is most of what a list of a hundred thousand costs beside the kernel.
+//!
+//! What is rare is left to the columns: IPv6, a service whose name is not plain, a minute and forty seconds to go.
+
+use std::net::Ipv4Addr;
+
+use super::column::{Column, table_columns};
+use super::human;
+use super::text::{self, IPV4_END, LINE, Text};
+use crate::model::port::{Port, PortClass};
+use crate::model::row::{Direction, Row};
+use crate::model::services::Services;
+
+/// How many columns it has.
+const COLUMNS: usize = 6;
+
+/// The length of every word, and of what is written of it at once.
+const WORD: usize = 16;
+
+/// How the rest of a line is told from `41.3s`.
+const DURATION: usize = 5;
+
+/// A word with blanks behind it.
+#[derive(Clone, Copy)]
+struct Word {
+    bytes: [u8; WORD],
+    length: usize,
+}
+
+impl Word {
+    const fn new(word: &str) -> Self {
+        let mut bytes = [b' '; WORD];
+        let mut i = 0;
+        while i < word.len() {
+            bytes[i] = word.as_bytes()[i];
+            i += 1;
+        }
+        Self { bytes, length: word.len() }
+    }
+}
+
+const CLASSES: [Word; PortClass::ALL.len()] = {
+    let [a, b, c] = PortClass::ALL;
+    [Word::new(a.name()), Word::new(b.name()), Word::new(c.name())]
+};
+
+const DIRECTIONS: [Word; Direction::ALL.len()] = {
+    let [a, b, c] = Direction::ALL;
+    [Word::new(a.name()), Word::new(b.name()), Word::new(c.name())]
+};
+
+/// What the usual columns of rows need, where it can be written out.
+#[derive(Clone, Debug)]
+pub(super) struct Usual {
+    /// Each name is plain ASCII.
+    services: Services,
+}
+
+impl Usual {
+    /// `None` unless these are the usual columns.
+    pub(super) fn of(columns: &[&'static Column], services: &Services) -> Option<Self> {
+        let keys = |columns: &[&'static Column]| columns.iter().map(|column| column.key).collect::<Vec<_>>();
+        let plain = |name: &str| name.is_ascii() && human::escape(name) == name;
+        let fits = keys(columns) == keys(&table_columns(false, false))
+            && services.entries().all(|(_, mut names)| names.next().is_none_or(plain));
+        fits.then(|| Self { services: services.clone() })
+    }
+
+    /// How wide the cells of a row are; `None` where the columns have to say it.
+    #[inline]
+    pub(super) fn widths(&self, row: &Row) -> Option<[usize; COLUMNS]> {
+        let (local, remote) = ipv4_ends(row)?;
+        let end = |(addr, port): (Ipv4Addr, Port)| {
+            let service = self.services.name(port).map_or(0, |name| name.len() + " ()".len());
+            text::ipv4_width(addr) + ":".len() + text::digits_of_port(port.0) + service
+        };
+        let seconds = seconds(row)?;
+        Some([
+            end(local),
+            CLASSES[local.1.class() as usize].length,
+            end(remote),
+            CLASSES[remote.1.class() as usize].length,
+            DIRECTIONS[row.direction as usize].length,
+            DURATION - usize::from(seconds < 10),
+        ])
+    }
+
+    /// Appends the line of a row, each of whose cells begins and ends there; `None`, and nothing, where the columns have to
+    /// make it.
+    #[inline]
+    pub(super) fn append(&self, row: &Row, cells: &[(usize, usize); COLUMNS], text: &mut Text) -> Option<()> {
+        let (local, remote) = ipv4_ends(row)?;
+        let seconds = seconds(row)?;
+        let &[local_cell, local_class, remote_cell, remote_class, direction, (_, end)] = cells;
+        text.push_line(end, |line| {
+            // Whatever is written beyond a cell is written over by the next.
+            self.write_end(local, local_cell, line)?;
+            write_word(&CLASSES[local.1.class() as usize], local_class, line)?;
+            self.write_end(remote, remote_cell, line)?;
+            write_word(&CLASSES[remote.1.class() as usize], remote_class, line)?;
+            write_word(&DIRECTIONS[row.direction as usize], direction, line)?;
+            let digit = |number: u32| b'0' + (number % 10) as u8;
+            let tens = if seconds < 10 { b' ' } else { digit(seconds / 10) };
+            let tenths = digit(row.bucket.expires_ms / 100);
+            let begin = end.checked_sub(DURATION)?;
+            line.get_mut(begin..end)?.copy_from_slice(&[tens, digit(seconds), b'.', tenths, b's']);
+            Some(())
+        })
+    }
+
+    #[inline]
+    fn write_end(
+        &self,
+        (addr, port): (Ipv4Addr, Port),
+        (begin, end): (usize, usize),
+        line: &mut [u8; LINE],
+    ) -> Option<()> {
+        let cell = line.get_mut(begin..)?;
+        let length = text::write_ipv4_end(addr, port.0, cell.first_chunk_mut::<IPV4_END>()?);
+        let Some(name) = self.services.name(port) else { return (length <= end - begin).then_some(()) };
+        let close = length + 2 + name.len();
+        if close >= end - begin {
+            return None;
+        }
+        cell[length + 1] = b'(';
+        cell[length + 2..close].copy_from_slice(name.as_bytes());
+        cell[close] = b')';
+        Some(())
+    }
+}
+
+#[inline]
+fn write_word(word: &Word, (begin, end): (usize, usize), line: &mut [u8; LINE]) -> Option<()> {
+    *line.get_mut(begin..)?.first_chunk_mut()? = word.bytes;
+    (word.length <= end - begin).then_some(())
+}
+
+/// Both ends, where they are IPv4.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
+fn ipv4_ends(row: &Row) -> Option<((Ipv4Addr, Port), (Ipv4Addr, Port))> {
+    let tuple = &row.bucket.tuple;
+    let addr = |bits: u128| Ipv4Addr::from_bits(bits as u32);
+    let ends = ((addr(tuple.local_bits()), tuple.local_port()), (addr(tuple.remote_bits()), tuple.remote_port()));
+    tuple.family.ipv4_on_the_wire().then_some(ends)
+}
+
+/// The remaining time in whole seconds, where it has two digits at most.
+#[inline]
+fn seconds(row: &Row) -> Option<u32> {
+    let seconds = row.bucket.expires_ms / 1000;
+    (seconds < 100).then_some(seconds)
+}
