@@ -139,6 +139,22 @@ pub fn fold<T: Send>(rows: usize, part: &(impl Fn(Range<usize>) -> T + Sync), jo
     others.into_iter().flatten().fold(first, join)
 }
 
+/// Sorts, and fast where parts are in order already.
+pub fn sort<T: Ord + Send>(values: &mut [T]) {
+    if let Some(workers) = workers(values.len()) {
+        let size = values.len().div_ceil(workers.count() + 1);
+        let (own, others) = values.split_at_mut(size);
+        workers.beside(|scope| {
+            for other in others.chunks_mut(size) {
+                scope.spawn(|_| other.sort());
+            }
+            own.sort();
+        });
+    }
+    // A stable sort finds the parts that are in order, and merges them.
+    values.sort();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

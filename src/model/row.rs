@@ -42,11 +42,12 @@ pub struct Row {
     pub netns: u32,
 }
 
-/// An order of rows. Those that are equal by what it is called after are ordered by both ends, namespace and cookie, so that
-/// each is stable; IPv4 on the wire goes before IPv6.
+/// An order of rows. What it is called after is compared first, then the rest of both ends, namespace and cookie, so that each
+/// is stable; IPv4 on the wire goes before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// By remaining time.
+    /// By remaining time, then by both ports and both addresses: what closed in the same millisecond is most often of few
+    /// addresses and many ports.
     Expires,
     /// By local address and port.
     Local,
@@ -60,10 +61,16 @@ impl Order {
     #[must_use]
     #[inline]
     pub fn key(self, row: &Row) -> u128 {
+        let tuple = &row.bucket.tuple;
+        let local = (tuple.local_bits(), tuple.local_port());
+        let remote = (tuple.remote_bits(), tuple.remote_port());
         match self {
-            Self::Expires => u128::from(row.bucket.expires_ms) << 96 | row.ends().key() >> 32,
-            Self::Local => row.ends().key(),
-            Self::Remote => row.ends().turned_round().key(),
+            Self::Expires => {
+                let ports = u128::from(local.1.0) << 16 | u128::from(remote.1.0);
+                u128::from(row.bucket.expires_ms) << 96 | ports << 64 | row.addrs_key(local.0, remote.0) >> 64
+            }
+            Self::Local => row.ends_key(local, remote),
+            Self::Remote => row.ends_key(remote, local),
         }
     }
 
@@ -75,48 +82,52 @@ impl Order {
     }
 
     fn compare_all(self, a: &Row, b: &Row) -> Ordering {
-        let ends = |row: &Row| if self == Self::Remote { row.ends().turned_round() } else { row.ends() };
-        let rest = |row: &Row| (row.netns, row.bucket.cookie);
-        let by_expires =
-            if self == Self::Expires { a.bucket.expires_ms.cmp(&b.bucket.expires_ms) } else { Ordering::Equal };
-        by_expires.then_with(|| ends(a).cmp(&ends(b))).then_with(|| rest(a).cmp(&rest(b)))
-    }
-}
-
-/// Both ends of a row in the order in which they are compared: whether they are IPv6 on the wire, and each address with its
-/// port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Ends(bool, (u128, Port), (u128, Port));
-
-impl Ends {
-    const fn turned_round(self) -> Self {
-        Self(self.0, self.2, self.1)
-    }
-
-    /// The beginning of it: of IPv4 addresses the 32 bits that differ, so that all has room.
-    #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
-    const fn key(self) -> u128 {
-        let Self(ipv6, (first, first_port), (second, second_port)) = self;
-        if ipv6 {
-            1 << 127 | first >> 1
-        } else {
-            (first as u32 as u128) << 95
-                | (first_port.0 as u128) << 79
-                | (second as u32 as u128) << 47
-                | (second_port.0 as u128) << 31
-        }
+        let all = |row: &Row| {
+            let tuple = &row.bucket.tuple;
+            let ipv6 = !tuple.family.ipv4_on_the_wire();
+            let (local, remote) = (tuple.local_bits(), tuple.remote_bits());
+            let (local_port, remote_port) = (tuple.local_port(), tuple.remote_port());
+            let ends = match self {
+                Self::Expires => (ipv6, local, Port(0), remote, Port(0)),
+                Self::Local => (ipv6, local, local_port, remote, remote_port),
+                Self::Remote => (ipv6, remote, remote_port, local, local_port),
+            };
+            let first = if self == Self::Expires {
+                (row.bucket.expires_ms, local_port, remote_port)
+            } else {
+                (0, Port(0), Port(0))
+            };
+            (first, ends, row.netns, row.bucket.cookie)
+        };
+        all(a).cmp(&all(b))
     }
 }
 
 impl Row {
+    /// The beginning of two ends in the order in which they are compared: whether they are IPv6 on the wire, and each address
+    /// with its port. Of IPv4 addresses the 32 bits that differ, so that all has room.
     #[inline]
-    const fn ends(&self) -> Ends {
-        let tuple = &self.bucket.tuple;
-        Ends(
-            !tuple.family.ipv4_on_the_wire(),
-            (tuple.local_bits(), tuple.local_port()),
-            (tuple.remote_bits(), tuple.remote_port()),
-        )
+    #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
+    const fn ends_key(&self, (first, first_port): (u128, Port), (second, second_port): (u128, Port)) -> u128 {
+        if self.bucket.tuple.family.ipv4_on_the_wire() {
+            (first as u32 as u128) << 95
+                | (first_port.0 as u128) << 79
+                | (second as u32 as u128) << 47
+                | (second_port.0 as u128) << 31
+        } else {
+            1 << 127 | first >> 1
+        }
+    }
+
+    /// The same of addresses alone.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "as above")]
+    const fn addrs_key(&self, first: u128, second: u128) -> u128 {
+        if self.bucket.tuple.family.ipv4_on_the_wire() {
+            (first as u32 as u128) << 95 | (second as u32 as u128) << 63
+        } else {
+            1 << 127 | first >> 1
+        }
     }
 }
 

@@ -12,7 +12,6 @@ use super::rows::Gathered;
 use crate::commands::netns::{HandOver, Heard, in_order};
 use crate::commands::selection::Query;
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs};
-use crate::model::row::Row;
 use crate::source::{Origin, Source};
 use crate::sys::netns::{self, Found, OpenNetns};
 use crate::view::list::Stream;
@@ -98,7 +97,7 @@ fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
             return ControlFlow::Continue(());
         };
         let place = u32::try_from(all.facts.len()).unwrap_or(u32::MAX);
-        all.rows.extend(part.rows.iter().map(|&row| Row { netns: place, ..row }));
+        all.rows.append(&part.rows, place);
         all.facts.append(&mut part.facts);
         all.widths = std::mem::take(&mut all.widths).joined(part.widths);
         if part.source != all.source {
@@ -194,8 +193,9 @@ impl Reader<'_> {
                 query.directed(source.facts())?;
             }
             if gathers {
-                let columns = self.args.table_columns(self.global.format(), query.with_state());
-                one::gather(&query, &mut source, &columns)
+                let format = self.global.format();
+                let columns = self.args.table_columns(format, query.with_state());
+                one::gather(&query, &mut source, &columns, self.args.order(format))
             } else {
                 one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
             }

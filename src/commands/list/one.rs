@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::slice;
 
 use super::ListArgs;
-use super::rows::Gathered;
+use super::rows::{Gathered, OrderedRows};
 use crate::commands::selection::{Query, gaps};
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
 use crate::model::listeners::Listeners;
-use crate::model::row::Row;
+use crate::model::row::Order;
 use crate::sock_diag::bytecode;
 use crate::source::{Source, WalkEnd};
 use crate::view;
@@ -41,7 +41,8 @@ pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context
         stream(&query, &mut source, context, args, format)
     } else {
         let columns = args.table_columns(format, query.with_state());
-        gather(&query, &mut source, &columns).and_then(|gathered| gathered.answer(args, format, context))
+        gather(&query, &mut source, &columns, args.order(format))
+            .and_then(|gathered| gathered.answer(args, format, context))
     };
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
     source.finish()?;
@@ -145,12 +146,13 @@ pub(super) fn gather(
     query: &Query,
     source: &mut Source,
     columns: &[&'static Column],
+    order: Option<Order>,
 ) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
     let ((_, widths, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), Widths::new(columns.to_vec(), slice::from_ref(&facts)), vec![]),
+        || (Listeners::default(), Widths::new(columns.to_vec(), slice::from_ref(&facts)), OrderedRows::new(order)),
         |(listeners, widths, rows), socket| {
             if let Some(row) = query.row(listeners, &facts, socket) {
                 widths.take(&row, &facts);
@@ -171,10 +173,13 @@ pub(super) fn gather_by_and_by(
     let facts = source.facts().clone();
     let whole = WalkEnd { complete: true };
     // What is to be said comes with the last.
-    let empty = Gathered { complete: true, warnings: vec![], ..gathered(query, source, vec![], whole)? };
-    let (mut listeners, mut rows) = (Listeners::default(), vec![]);
+    let empty =
+        Gathered { complete: true, warnings: vec![], ..gathered(query, source, OrderedRows::default(), whole)? };
+    let (mut listeners, mut rows) = (Listeners::default(), OrderedRows::default());
     let end = source.walk(query.states, &query.filter, &mut |socket| {
-        rows.extend(query.row(&mut listeners, &facts, socket));
+        if let Some(row) = query.row(&mut listeners, &facts, socket) {
+            rows.push(row);
+        }
         if rows.len() < at_a_time {
             ControlFlow::Continue(())
         } else {
@@ -184,7 +189,7 @@ pub(super) fn gather_by_and_by(
     gathered(query, source, rows, end)
 }
 
-fn gathered(query: &Query, source: &Source, rows: Vec<Row>, end: WalkEnd) -> Result<Gathered, CommandError> {
+fn gathered(query: &Query, source: &Source, rows: OrderedRows, end: WalkEnd) -> Result<Gathered, CommandError> {
     query.judged()?;
     let facts = source.facts().clone();
     let mut warnings = if query.infers_direction { gaps(&facts) } else { vec![] };

@@ -1,6 +1,6 @@
-//! Rows that were gathered before they are printed: their order, and each format.
+//! OrderedRows that were gathered before they are printed: their order, and each format.
 
-use std::ops::Range;
+use std::cmp::Ordering;
 
 use super::ListArgs;
 use crate::commands::netns::joint;
@@ -12,11 +12,10 @@ use crate::view;
 use crate::view::json::Envelope;
 use crate::view::list::{ListTable, Widths};
 
-/// Rows, of one network namespace or of several.
+/// OrderedRows, of one network namespace or of several.
 #[derive(Clone)]
 pub(super) struct Gathered {
-    /// As they came.
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: OrderedRows,
     /// The facts of each namespace; rows have its place in here. At least one.
     pub(super) facts: Vec<Facts>,
     /// The columns of a table of them; none where it is to be something else.
@@ -33,11 +32,8 @@ pub(super) struct Gathered {
 impl Gathered {
     /// Sorts and prints them.
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
-        let Self { rows, facts, widths, source, complete, typed, warnings } = self;
-        let mut rows = match args.order(format) {
-            Some(order) => sorted(&rows, order),
-            None => rows.iter().collect(),
-        };
+        let Self { mut rows, facts, widths, source, complete, typed, warnings } = self;
+        let mut rows = rows.sorted();
         if args.reverse {
             rows.reverse();
         }
@@ -63,63 +59,125 @@ impl Gathered {
     }
 }
 
-/// References to the rows in this order.
-fn sorted(rows: &[Row], order: Order) -> Vec<&Row> {
-    let places = places(rows, order);
-    // The first from there on that differs from the one before it: rows whose order is still open stay together.
-    let boundary = |at: usize| match at.checked_sub(1) {
-        Some(before) => at + places[at..].iter().take_while(|place| places[before].equals(**place)).count(),
-        None => 0,
-    };
-    let part = |range: Range<usize>| {
-        let places = &places[boundary(range.start)..boundary(range.end)];
-        let mut part = Vec::with_capacity(places.len());
-        for equals in places.chunk_by(|a, b| a.equals(*b)) {
-            let begin = part.len();
-            part.extend(equals.iter().map(|place| &rows[place.index()]));
-            part[begin..].sort_unstable_by(|a: &&Row, b| order.compare(a, b));
-        }
-        part
-    };
-    parallel::fold(rows.len(), &part, extended)
+/// OrderedRows that are sorted together as they come: so many wait in memory that is near.
+const RUN: usize = 4096;
+
+/// Runs that are merged as they come. More would keep the kernel waiting.
+const MERGED: usize = 8;
+
+/// OrderedRows as they came, and their places in the order that they are wanted in. Most of the sorting is done as they come, while
+/// the kernel looks for the next.
+#[derive(Clone, Default)]
+pub(super) struct OrderedRows {
+    rows: Vec<Row>,
+    /// `None`: as they came.
+    order: Option<Order>,
+    /// One for each row, where there is an order.
+    places: Vec<Place>,
 }
 
-fn extended<T>(mut a: Vec<T>, b: Vec<T>) -> Vec<T> {
-    a.extend(b);
-    a
-}
-
-/// The places of the rows, in order.
-fn places(rows: &[Row], order: Order) -> Vec<Place> {
-    let part = |range: Range<usize>| {
-        let mut places: Vec<Place> = range.map(|index| Place::new(order.key(&rows[index]), index)).collect();
-        places.sort_unstable();
-        places
-    };
-    let mut places = parallel::fold(rows.len(), &part, extended);
-    // A stable sort finds the parts that are in order, and merges them.
-    places.sort();
-    places
-}
-
-/// The first 32 bits of a row's key, and behind them its index: small, so that most of the sorting is done on these alone,
-/// where rows differ in them: by remaining time. By an address that all of them have nothing is decided yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(u64);
-
-impl Place {
-    fn new(key: u128, index: usize) -> Self {
-        // The kernel counts buckets in 31 bits.
-        Self(((key >> 96) as u64) << 32 | index as u64 & 0xffff_ffff)
+impl OrderedRows {
+    pub(super) fn new(order: Option<Order>) -> Self {
+        Self { order, ..Self::default() }
     }
 
+    #[inline]
+    pub(super) fn push(&mut self, row: Row) {
+        let index = self.rows.len();
+        self.rows.push(row);
+        if let Some(order) = self.order {
+            self.places.push(Place::new(order.key(&row), index));
+            if self.places.len().is_multiple_of(RUN) {
+                self.settle();
+            }
+        }
+    }
+
+    /// Sorts the last run, and merges it with others.
+    #[cold]
+    fn settle(&mut self) {
+        let end = self.places.len();
+        self.places[end - RUN..].sort_unstable();
+        let merged = RUN << (end / RUN).trailing_zeros().min(MERGED.ilog2());
+        if merged > RUN {
+            // A stable sort finds the parts that are in order, and merges them.
+            self.places[end - merged..].sort();
+        }
+    }
+
+    /// Those of another network namespace, too.
+    pub(super) fn append(&mut self, other: &Self, netns: u32) {
+        let before = self.rows.len();
+        self.places.extend(other.places.iter().map(|place| place.behind(before)));
+        self.rows.extend(other.rows.iter().map(|&row| Row { netns, ..row }));
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// As they came.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter()
+    }
+
+    /// In their order.
+    fn sorted(&mut self) -> Vec<&Row> {
+        let Some(order) = self.order else { return self.rows.iter().collect() };
+        let (rows, mut places) = (&self.rows, std::mem::take(&mut self.places));
+        parallel::sort(&mut places);
+        for equals in places.chunk_by_mut(|a, b| a.equals(*b)).filter(|equals| equals.len() > 1) {
+            equals.sort_unstable_by(|a, b| order.compare(&rows[a.index()], &rows[b.index()]));
+        }
+        places.into_iter().map(|place| &rows[place.index()]).collect()
+    }
+}
+
+/// The first 96 bits of a row's key, and behind them its index: small, so that the sorting is done on these alone, where rows
+/// differ in them. Two halves, for a `u128` could not give its room to a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place(u64, u64);
+
+impl Place {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+    const fn new(key: u128, index: usize) -> Self {
+        // The kernel counts buckets in 31 bits.
+        Self((key >> 64) as u64, (key as u64) >> 32 << 32 | index as u64 & 0xffff_ffff)
+    }
+
+    #[inline]
     const fn index(self) -> usize {
-        (self.0 & 0xffff_ffff) as usize
+        (self.1 & 0xffff_ffff) as usize
+    }
+
+    const fn behind(self, rows: usize) -> Self {
+        Self(self.0, self.1 + rows as u64)
     }
 
     /// Whether the order of the two is still open.
     const fn equals(self, other: Self) -> bool {
-        self.0 >> 32 == other.0 >> 32
+        self.0 == other.0 && self.1 >> 32 == other.1 >> 32
+    }
+}
+
+impl Ord for Place {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        // As one number there is no branch.
+        let number = |place: &Self| u128::from(place.0) << 64 | u128::from(place.1);
+        number(self).cmp(&number(other))
+    }
+}
+
+impl PartialOrd for Place {
+    #[inline]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -131,24 +189,36 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #[test]
-        fn rows_come_in_order_on_however_many_cores(
-            keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
-        ) {
-            let mut rows = vec![];
-            for (port, netns, cookie, ipv6) in keys {
-                let addr = if ipv6 { "2001:db8::1" } else { "127.0.0.1" };
-                let mut row = row(addr, port, addr, 40_000);
-                row.netns = netns;
-                row.bucket.cookie = Cookie::new(cookie);
-                row.bucket.expires_ms = u32::from(port % 2);
-                rows.extend(std::iter::repeat_n(row, copies));
-            }
-            for order in [Order::Expires, Order::Local, Order::Remote] {
-                let sorted: Vec<Row> = sorted(&rows, order).into_iter().copied().collect();
-                rows.sort_by(|a, b| order.compare(a, b));
-                prop_assert_eq!(&sorted, &rows);
+            #[test]
+            fn rows_come_in_order_on_however_many_cores(
+                keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
+            ) {
+                let mut rows = vec![];
+                for (port, netns, cookie, ipv6) in keys {
+                    let addr = if ipv6 { "2001:db8::1" } else { "127.0.0.1" };
+                    let mut row = row(addr, port, addr, 40_000);
+                    row.netns = netns;
+                    row.bucket.cookie = Cookie::new(cookie);
+                    row.bucket.expires_ms = u32::from(port % 2);
+                    rows.extend(std::iter::repeat_n(row, copies));
+                }
+                for order in [Order::Expires, Order::Local, Order::Remote] {
+                    let mut came = OrderedRows::new(Some(order));
+                    let (first, others) = rows.split_at(rows.len() / 3);
+                    for row in first {
+     came.push(*row);
+    }
+                    let mut of_another = OrderedRows::new(Some(order));
+                    for row in others {
+     of_another.push(*row);
+    }
+                    came.append(&of_another, 7);
+                    let mut expected = first.to_vec();
+                    expected.extend(others.iter().map(|row| Row { netns: 7, ..*row }));
+                    prop_assert!(came.iter().eq(&expected));
+                    expected.sort_by(|a, b| order.compare(a, b));
+                    prop_assert!(came.sorted().into_iter().eq(&expected));
+                }
             }
         }
-    }
 }
