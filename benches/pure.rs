@@ -18,7 +18,7 @@ use twtool::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use twtool::sock_diag::transport::Transport;
 use twtool::sock_diag::{bytecode, dump, response};
 use twtool::view::column::{RECORD_COLUMNS, table_columns};
-use twtool::view::list::{ListTable, Stream, Widths, table};
+use twtool::view::list::{ListTable, Stream, Survey, table};
 use twtool::view::style::Look;
 
 const ROWS: u32 = 100_000;
@@ -134,7 +134,7 @@ fn formatting(c: &mut Criterion) {
     let list = ListTable {
         rows: &references,
         facts: std::slice::from_ref(&facts),
-        widths: Widths::of(&references, std::slice::from_ref(&facts), &table_columns(false, false)),
+        survey: Survey::of(&references, std::slice::from_ref(&facts), &table_columns(false, false)),
         total: rows.len(),
         header: true,
     };

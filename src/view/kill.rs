@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::column::{RECORD_COLUMNS, table_columns};
 use super::human;
 use super::json::{self, Envelope};
-use super::list::{self, ListTable, Widths};
+use super::list::{self, ListTable, Survey};
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::text::{self, Text};
@@ -48,7 +48,7 @@ pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
         &ListTable {
             rows: shown,
             facts: std::slice::from_ref(facts),
-            widths: Widths::of(shown, std::slice::from_ref(facts), &table_columns(false, with_state)),
+            survey: Survey::of(shown, std::slice::from_ref(facts), &table_columns(false, with_state)),
             total: rows.len(),
             header: true,
         },

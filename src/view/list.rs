@@ -1,5 +1,6 @@
 //! A list of buckets, in each format: as it comes, or sorted in memory.
 
+use std::hint;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::time::Duration;
@@ -102,8 +103,16 @@ fn of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
     &facts[row.netns as usize]
 }
 
+/// Looks at rows that came long ago, one behind the other: so they are waited for together, and not each by itself when its
+/// line is made.
+fn fetch(rows: &[&Row]) {
+    let look = |row: &&Row| row.bucket.tuple.local_bits() ^ u128::from(row.bucket.expires_ms ^ row.netns);
+    hint::black_box(rows.iter().map(look).fold(0, |a, b| a ^ b));
+}
+
 fn lines(out: &mut dyn Write, line: &Line, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     text::write(out, rows.len(), &|range: Range<usize>, text: &mut Text| {
+        fetch(&rows[range.clone()]);
         rows[range].iter().for_each(|row| line.append(row, of(row, facts), text));
     })
 }
@@ -138,6 +147,7 @@ pub fn document(
     json::open_document(out, envelope)?;
     write!(out, ",\"source\":\"{source}\",\"sockets\":[")?;
     text::write(out, rows.len(), &|range: Range<usize>, text: &mut Text| {
+        fetch(&rows[range.clone()]);
         for i in range {
             if i > 0 {
                 text.push(',');
@@ -148,41 +158,51 @@ pub fn document(
     out.write_all(b"]}\n")
 }
 
-/// How wide the columns of a table must be for its rows: taken from each as it comes, while the kernel looks for the next.
+/// What a table must know of all of its rows before it writes the first: how wide its columns are, and what its last line
+/// says. Taken from each as it comes, while the kernel looks for the next.
 #[derive(Clone, Debug, Default)]
-pub struct Widths {
+pub struct Survey {
     columns: Vec<&'static Column>,
     widest: Vec<usize>,
     usual: Option<Usual>,
+    told: Told,
 }
 
-impl Widths {
+impl Survey {
     /// Of no row yet, of those that have these facts.
     #[must_use]
     pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
         // In each network namespace a port may have another service.
         let usual = if let [facts] = facts { Usual::of(&columns, &facts.services) } else { None };
-        Self { widest: vec![0; columns.len()], columns, usual }
+        Self { widest: vec![0; columns.len()], columns, usual, told: Told::default() }
     }
 
     /// Of these rows.
     #[must_use]
     pub fn of(rows: &[&Row], facts: &[Facts], columns: &[&'static Column]) -> Self {
         let part = |range: Range<usize>| {
-            let mut widths = Self::new(columns.to_vec(), facts);
+            let mut survey = Self::new(columns.to_vec(), facts);
             for row in &rows[range] {
-                widths.take(row, of(row, facts));
+                survey.take(row, of(row, facts));
             }
-            widths
+            survey
         };
         parallel::fold(rows.len(), &part, Self::joined)
     }
 
-    /// Makes room for a row.
+    /// Of these rows, which are fewer.
+    #[must_use]
+    pub fn cut(&self, rows: &[&Row], facts: &[Facts]) -> Self {
+        Self::of(rows, facts, &self.columns)
+    }
+
+    /// Makes room for a row, and counts it.
+    #[inline]
     pub fn take(&mut self, row: &Row, facts: &Facts) {
         if self.columns.is_empty() {
             return;
         }
+        self.told.take(row);
         if let Some(widths) = self.usual.as_ref().and_then(|usual| usual.widths(row)) {
             for (widest, width) in self.widest.iter_mut().zip(widths) {
                 *widest = (*widest).max(width);
@@ -195,13 +215,13 @@ impl Widths {
         }
     }
 
-    /// Makes room for the rows of another, too.
+    /// Of the rows of another, too.
     #[must_use]
     pub fn joined(mut self, other: Self) -> Self {
         for (widest, other) in self.widest.iter_mut().zip(other.widest) {
             *widest = (*widest).max(other);
         }
-        self
+        Self { told: self.told.joined(other.told), ..self }
     }
 }
 
@@ -211,8 +231,8 @@ pub struct ListTable<'a> {
     pub rows: &'a [&'a Row],
     /// The facts of their network namespaces.
     pub facts: &'a [Facts],
-    /// Its columns, with room for its rows; for all of them where a limit cut some off.
-    pub widths: Widths,
+    /// The survey of its rows.
+    pub survey: Survey,
     /// How many rows there are with those that a limit cut off.
     pub total: usize,
     /// Whether there are a heading and a last line that counts.
@@ -234,20 +254,21 @@ impl<'l> Rows for ListTable<'l> {
     }
 
     fn append(&self, row: &SocketRecord, column: usize, text: &mut Text) -> usize {
-        self.widths.columns[column].write_for_eyes(row, text)
+        self.survey.columns[column].write_for_eyes(row, text)
     }
 
     fn append_line(&self, row: usize, cells: &[(usize, usize)], text: &mut Text) -> Option<()> {
         // Services are those of one network namespace.
-        let usual = self.widths.usual.as_ref().filter(|_| self.facts.len() == 1)?;
+        let usual = self.survey.usual.as_ref().filter(|_| self.facts.len() == 1)?;
         usual.append(self.rows[row], cells.try_into().ok()?, text)
     }
 
+    fn fetch(&self, rows: Range<usize>) {
+        fetch(&self.rows[rows]);
+    }
+
     fn widest(&self) -> Vec<usize> {
-        if self.rows.len() == self.total {
-            return self.widths.widest.clone();
-        }
-        Widths::of(self.rows, self.facts, &self.widths.columns).widest
+        self.survey.widest.clone()
     }
 }
 
@@ -273,11 +294,12 @@ pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Res
         right: column.right,
         spare: spare.iter().position(|key| *key == column.key).map_or(0, |i| u8::try_from(i + 1).unwrap_or(0)),
     };
-    let headings: Vec<Heading> = list.widths.columns.iter().map(heading).collect();
+    let headings: Vec<Heading> = list.survey.columns.iter().map(heading).collect();
     table::stream(out, &headings, list.header, list, look)
 }
 
 /// What the last line says of the rows.
+#[derive(Clone, Copy, Debug, Default)]
 struct Told {
     fin_wait_2: usize,
     /// When the first of those in TIME_WAIT is gone. A FIN_WAIT_2 bucket becomes TIME_WAIT when its peer closes: its time
@@ -286,23 +308,20 @@ struct Told {
 }
 
 impl Told {
-    fn of(rows: &[&Row]) -> Self {
-        let part = |range: Range<usize>| {
-            let mut told = Self { fin_wait_2: 0, next_free: None };
-            for row in &rows[range] {
-                if row.bucket.fin_wait_2 {
-                    told.fin_wait_2 += 1;
-                } else {
-                    told.next_free = told.next_free.into_iter().chain([row.bucket.expires()]).min();
-                }
-            }
-            told
-        };
-        let join = |a: Self, b: Self| Self {
-            fin_wait_2: a.fin_wait_2 + b.fin_wait_2,
-            next_free: a.next_free.into_iter().chain(b.next_free).min(),
-        };
-        parallel::fold(rows.len(), &part, join)
+    #[inline]
+    fn take(&mut self, row: &Row) {
+        if row.bucket.fin_wait_2 {
+            self.fin_wait_2 += 1;
+        } else {
+            self.next_free = self.next_free.into_iter().chain([row.bucket.expires()]).min();
+        }
+    }
+
+    fn joined(self, other: Self) -> Self {
+        Self {
+            fin_wait_2: self.fin_wait_2 + other.fin_wait_2,
+            next_free: self.next_free.into_iter().chain(other.next_free).min(),
+        }
     }
 
     /// `5 TIME_WAIT, 2 FIN_WAIT_2`.
@@ -317,7 +336,11 @@ impl Told {
 
 /// `5 TIME_WAIT, 2 FIN_WAIT_2`.
 pub(super) fn states(rows: &[&Row]) -> String {
-    Told::of(rows).states(rows.len())
+    let mut told = Told::default();
+    for row in rows {
+        told.take(row);
+    }
+    told.states(rows.len())
 }
 
 /// `in 3 namespaces`, where there are several.
@@ -328,7 +351,7 @@ fn among(facts: &[Facts]) -> Option<String> {
 /// `5 TIME_WAIT, next free in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     let mut parts = vec![];
-    let told = Told::of(list.rows);
+    let told = &list.survey.told;
     if list.total > list.rows.len() {
         parts.push(format!("{} of {} buckets", list.rows.len(), list.total));
     } else {
@@ -376,14 +399,15 @@ mod tests {
     fn a_table_is_as_wide_as_the_rows_that_it_shows_need() {
         let (facts, columns) = ([facts()], ["local", "expires_ms"].map(|key| Column::find(key).expect(key)).to_vec());
         let (short, long) = (row("10.0.0.1", 1, "10.0.0.2", 2), row("10.0.0.100", 80, "10.0.0.2", 2));
-        let mut widths = Widths::new(columns.clone(), &facts);
-        widths.take(&short, &facts[0]);
-        let mut others = Widths::new(columns, &facts);
+        let mut survey = Survey::new(columns.clone(), &facts);
+        survey.take(&short, &facts[0]);
+        let mut others = Survey::new(columns, &facts);
         others.take(&long, &facts[0]);
-        let widths = widths.joined(others);
+        let survey = survey.joined(others);
         let table = |rows: &[&Row], total| {
             let mut out = vec![];
-            let list = ListTable { rows, facts: &facts, widths: widths.clone(), total, header: false };
+            let survey = if rows.len() < total { survey.cut(rows, &facts) } else { survey.clone() };
+            let list = ListTable { rows, facts: &facts, survey, total, header: false };
             table(&mut out, &list, Look { color: false, width: None, unicode: true }).expect("written");
             String::from_utf8(out).expect("text")
         };
@@ -415,16 +439,16 @@ mod tests {
             let mut facts = facts();
             facts.services = Services::new((0..100).map(|port| (Port(port * 2), [name.as_str()])));
             let (facts, rows) = ([facts], rows.iter().collect::<Vec<_>>());
-            let written_out = Widths::of(&rows, &facts, &table_columns(false, false));
+            let written_out = Survey::of(&rows, &facts, &table_columns(false, false));
             prop_assert_eq!(written_out.usual.is_some(), name.is_ascii() && !name.contains('\x1b'));
-            let mut by_columns = Widths { usual: None, widest: vec![0; 6], ..written_out.clone() };
+            let mut by_columns = Survey { usual: None, widest: vec![0; 6], told: Told::default(), ..written_out.clone() };
             for row in &rows {
                 by_columns.take(row, &facts[0]);
             }
             prop_assert_eq!(&written_out.widest, &by_columns.widest);
-            let text = |widths| {
+            let text = |survey| {
                 let mut out = vec![];
-                let list = ListTable { rows: &rows, facts: &facts, widths, total: rows.len(), header: true };
+                let list = ListTable { rows: &rows, facts: &facts, survey, total: rows.len(), header: true };
                 table(&mut out, &list, Look { color: false, width, unicode: true }).expect("written");
                 String::from_utf8(out).expect("text")
             };

@@ -65,6 +65,8 @@ pub trait Rows: Sync {
     fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
         None
     }
+    /// These rows are asked for next.
+    fn fetch(&self, _rows: Range<usize>) {}
     /// How many columns of a terminal the widest cell of each column takes.
     fn widest(&self) -> Vec<usize>;
 }
@@ -134,6 +136,7 @@ pub fn stream(
     }
     let cells = layout.cells();
     text::write(out, rows.count(), &|part: Range<usize>, text: &mut Text| {
+        rows.fetch(part.clone());
         for row in part {
             if rows.append_line(row, &cells, text).is_none() {
                 let row = rows.row(row);

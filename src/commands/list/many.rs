@@ -99,7 +99,7 @@ fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
         let place = u32::try_from(all.facts.len()).unwrap_or(u32::MAX);
         all.rows.append(&part.rows, place);
         all.facts.append(&mut part.facts);
-        all.widths = std::mem::take(&mut all.widths).joined(part.widths);
+        all.survey = std::mem::take(&mut all.survey).joined(part.survey);
         if part.source != all.source {
             all.source = Origin::Procfs.name();
         }

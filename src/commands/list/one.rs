@@ -14,7 +14,7 @@ use crate::sock_diag::bytecode;
 use crate::source::{Source, WalkEnd};
 use crate::view;
 use crate::view::column::Column;
-use crate::view::list::{Stream, Widths};
+use crate::view::list::{Stream, Survey};
 
 /// Answers from the calling thread's network namespace, or from the recording that was asked for.
 pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
@@ -149,18 +149,18 @@ pub(super) fn gather(
     order: Option<Order>,
 ) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
-    let ((_, widths, rows), end) = source.collect(
+    let ((_, survey, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), Widths::new(columns.to_vec(), slice::from_ref(&facts)), OrderedRows::new(order)),
-        |(listeners, widths, rows), socket| {
+        || (Listeners::default(), Survey::new(columns.to_vec(), slice::from_ref(&facts)), OrderedRows::new(order)),
+        |(listeners, survey, rows), socket| {
             if let Some(row) = query.row(listeners, &facts, socket) {
-                widths.take(&row, &facts);
+                survey.take(&row, &facts);
                 rows.push(row);
             }
         },
     )?;
-    Ok(Gathered { widths, ..gathered(query, source, rows, end)? })
+    Ok(Gathered { survey, ..gathered(query, source, rows, end)? })
 }
 
 /// The same, this many rows at a time, and the last of them returned. As in [`stream`], no dump is repeated.
@@ -199,6 +199,6 @@ fn gathered(query: &Query, source: &Source, rows: OrderedRows, end: WalkEnd) -> 
     }
     warnings.extend(source.warnings());
     let source = source.origin().name();
-    let widths = Widths::default();
-    Ok(Gathered { rows, facts: vec![facts], widths, source, complete, typed: query.warnings.clone(), warnings })
+    let survey = Survey::default();
+    Ok(Gathered { rows, facts: vec![facts], survey, source, complete, typed: query.warnings.clone(), warnings })
 }

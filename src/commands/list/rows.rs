@@ -10,7 +10,7 @@ use crate::model::row::{Order, Row};
 use crate::parallel;
 use crate::view;
 use crate::view::json::Envelope;
-use crate::view::list::{ListTable, Widths};
+use crate::view::list::{ListTable, Survey};
 
 /// OrderedRows, of one network namespace or of several.
 #[derive(Clone)]
@@ -18,8 +18,8 @@ pub(super) struct Gathered {
     pub(super) rows: OrderedRows,
     /// The facts of each namespace; rows have its place in here. At least one.
     pub(super) facts: Vec<Facts>,
-    /// The columns of a table of them; none where it is to be something else.
-    pub(super) widths: Widths,
+    /// What a table of them must know; nothing where it is to be something else.
+    pub(super) survey: Survey,
     /// The interface of the kernel that they came from.
     pub(super) source: &'static str,
     pub(super) complete: bool,
@@ -32,7 +32,7 @@ pub(super) struct Gathered {
 impl Gathered {
     /// Sorts and prints them.
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
-        let Self { mut rows, facts, widths, source, complete, typed, warnings } = self;
+        let Self { mut rows, facts, survey, source, complete, typed, warnings } = self;
         let mut rows = rows.sorted();
         if args.reverse {
             rows.reverse();
@@ -49,7 +49,8 @@ impl Gathered {
                 view::list::document(context.out, envelope, source, &rows, &facts)?;
             }
             Format::Table => {
-                let table = ListTable { rows: &rows, facts: &facts, widths, total, header: !args.no_header };
+                let survey = if rows.len() < total { survey.cut(&rows, &facts) } else { survey };
+                let table = ListTable { rows: &rows, facts: &facts, survey, total, header: !args.no_header };
                 view::list::table(context.out, &table, context.look)?;
             }
             Format::Ndjson => view::list::ndjson(context.out, &rows, &facts)?,
@@ -59,13 +60,13 @@ impl Gathered {
     }
 }
 
-/// OrderedRows that are sorted together as they come: so many wait in memory that is near.
+/// Rows that are sorted together as they come: so many places are still in memory that is near.
 const RUN: usize = 4096;
 
 /// Runs that are merged as they come. More would keep the kernel waiting.
 const MERGED: usize = 8;
 
-/// OrderedRows as they came, and their places in the order that they are wanted in. Most of the sorting is done as they come, while
+/// Rows as they came, and their places in the order that they are wanted in. Most of the sorting is done as they come, while
 /// the kernel looks for the next.
 #[derive(Clone, Default)]
 pub(super) struct OrderedRows {
