@@ -1,7 +1,7 @@
 //! Which buckets are meant: the flags and the filter that every command about buckets takes, and what they ask for with
 //! every name resolved against the facts of the source that answers.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -112,7 +112,7 @@ pub(super) struct Query {
     /// Whether rows get a direction: a number or an exit code rests on it only where the filter does.
     pub(super) infers_direction: bool,
     /// A row came of which it could not be said whether it passes.
-    unjudged: Cell<bool>,
+    unjudged: AtomicBool,
 }
 
 impl Query {
@@ -189,7 +189,7 @@ impl Query {
             states = states.union(StateSet::of(&[TcpState::Listen]));
         }
         let everything = filter == Filter::TRUE;
-        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged: Cell::new(false) })
+        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged: AtomicBool::new(false) })
     }
 
     /// Whether rows may be in another state than TIME_WAIT.
@@ -217,7 +217,9 @@ impl Query {
                 };
                 let row = Row { bucket, direction, netns: 0 };
                 let passes = self.filter.judge(&row);
-                self.unjudged.set(self.unjudged.get() || passes.is_none());
+                if passes.is_none() {
+                    self.unjudged.store(true, Ordering::Relaxed);
+                }
                 (passes == Some(true)).then_some(row)
             }
         }
@@ -244,7 +246,7 @@ impl Query {
 
     /// That every row could be judged; else no list is better than a short one.
     pub(super) fn judged(&self) -> Result<(), CommandError> {
-        if !self.unjudged.get() {
+        if !self.unjudged.load(Ordering::Relaxed) {
             return Ok(());
         }
         Err(CommandError::Unjudged(if self.needs.mark {

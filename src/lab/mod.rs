@@ -253,7 +253,7 @@ impl Ends {
 }
 
 /// Hands every TCP socket of the namespace to `each`.
-pub fn for_each_socket(each: &mut dyn FnMut(&Socket)) -> Result<(), DumpError> {
+pub fn for_each_socket(each: &mut (dyn FnMut(&Socket) + Send)) -> Result<(), DumpError> {
     let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None, tcp_info: false };
     let mut socket = Netlink::open().map_err(|source| DumpError::Send { walk: request.walk, source })?;
     dump::run(&mut socket, &request, &mut |socket| {

@@ -222,7 +222,7 @@ impl Source {
         &mut self,
         states: StateSet,
         filter: &Filter,
-        each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+        each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
     ) -> Result<WalkEnd, SourceError> {
         let whole = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
         let answer = match &mut self.carrier {
@@ -250,12 +250,12 @@ impl Source {
     }
 
     /// [`Self::walk`] into memory: an interrupted dump is asked for again, up to three times.
-    pub fn collect<T>(
+    pub fn collect<T: Send>(
         &mut self,
         states: StateSet,
         filter: &Filter,
         mut begin: impl FnMut() -> T,
-        mut each: impl FnMut(&mut T, &Socket),
+        mut each: impl FnMut(&mut T, &Socket) + Send,
     ) -> Result<(T, WalkEnd), SourceError> {
         let mut attempt = 0;
         loop {
@@ -298,7 +298,10 @@ impl Source {
 /// Whether the dump was interrupted.
 type Interrupted = bool;
 
-fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
+fn walk_procfs(
+    states: StateSet,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
+) -> Result<WalkEnd, SourceError> {
     // The files have every state.
     let mut wanted =
         |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
@@ -310,7 +313,7 @@ fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<(
 fn walk_sock_diag(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<Interrupted, DumpError> {
     let mut end = dump::run(transport, request, each);
     let without_program = Request { program: None, ..*request };
@@ -328,7 +331,7 @@ fn walk_sock_diag(
 fn walk_by_family(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<Interrupted, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
     let others = request.states.without(listen);

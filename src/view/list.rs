@@ -54,7 +54,7 @@ impl<'a> Line<'a> {
 
 /// Writes rows one by one as they come: ndjson, or csv with its header.
 pub struct Stream<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut (dyn Write + Send),
     line: Line<'a>,
     /// Lines that are not written yet.
     buffer: Text,
@@ -62,13 +62,13 @@ pub struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// Begins ndjson, a JSON object a line.
-    pub fn ndjson(out: &'a mut dyn Write) -> Self {
+    pub fn ndjson(out: &'a mut (dyn Write + Send)) -> Self {
         Self { out, line: Line::Ndjson, buffer: Text::with_capacity(CHUNK + 4096) }
     }
 
     /// Begins csv of these columns (RFC 4180, with LF line ends), with a header line unless it is unwanted. The header is
     /// written with the first rows, or by [`Self::finish`]: an answer that fails before any row leaves nothing.
-    pub fn csv(out: &'a mut dyn Write, columns: &'a [&'static Column], header: bool) -> Self {
+    pub fn csv(out: &'a mut (dyn Write + Send), columns: &'a [&'static Column], header: bool) -> Self {
         let mut buffer = Text::with_capacity(CHUNK + 4096);
         append_header(columns, header, &mut buffer);
         Self { out, line: Line::csv(columns), buffer }

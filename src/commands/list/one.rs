@@ -168,7 +168,7 @@ pub(super) fn gather_by_and_by(
     query: &Query,
     source: &mut Source,
     at_a_time: usize,
-    hand_over: &mut dyn FnMut(Gathered) -> ControlFlow<()>,
+    hand_over: &mut (dyn FnMut(Gathered) -> ControlFlow<()> + Send),
 ) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
     let whole = WalkEnd { complete: true };

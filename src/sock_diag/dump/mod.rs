@@ -13,9 +13,11 @@ mod resumption;
 #[cfg(test)]
 mod tests;
 
+use std::hint;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::reader::{Reader, ends};
@@ -93,23 +95,18 @@ pub enum DumpError {
     Malformed(#[from] Malformed),
 }
 
-/// Datagrams that are received and read in turn before a second thread may receive ahead: a short list is done by then,
-/// and a thread costs more than it gains.
+/// Datagrams that are received and read in turn before a second thread may take turns: a short list is done by then, and a
+/// thread costs more than it gains.
 const IN_TURN: usize = 4;
 
-/// What part of the receiving the reading must be, so that a second thread gains more than it costs: handing over makes
-/// receiving about a tenth slower. To count is less, to write a line is more.
+/// What part of the receiving the reading must be, so that a second thread gains more than it costs.
 const WORTH_A_THREAD: u32 = 5;
 
-/// Datagrams that are handed over at once: waking the other thread costs about as much as receiving one.
-const BATCH: usize = 4;
+/// Datagrams that a thread receives at its turn: enough that what the threads pass to each other does not matter.
+const TURN: usize = 8;
 
-/// Batches that may be received ahead. When they are full the kernel waits, so a slow reader of the output costs neither
-/// memory nor rows.
-const AHEAD: usize = 2;
-
-/// Datagrams as they came.
-type Batch = Vec<(Received, Vec<u8>)>;
+/// So long a thread that waits for its turn stays awake. To be woken costs a good part of a turn.
+const AWAKE: Duration = Duration::from_millis(1);
 
 /// What is known of a datagram beside its bytes.
 struct Received {
@@ -184,12 +181,12 @@ fn watch() -> (Instant, Duration) {
 pub fn run(
     transport: &mut dyn Transport,
     request: &Request,
-    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
     run_overlapping(transport, request, Overlap::WhereItPays, each)
 }
 
-/// Whether a second thread receives ahead.
+/// Whether a second thread takes turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     WhereItPays,
@@ -217,7 +214,7 @@ fn run_overlapping(
     transport: &mut dyn Transport,
     request: &Request,
     overlap: Overlap,
-    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
     let mut reader = Reader::new(request, transport.commands().is_some());
     let mut receiver = Receiver::ask(transport, request)?;
@@ -236,13 +233,13 @@ fn receive(
     receiver: &mut Receiver,
     reader: &mut Reader,
     overlap: Overlap,
-    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
     let mut buffer = Vec::new();
     let mut overlaps = true;
     loop {
         if overlaps && overlap.begins(receiver) {
-            match receive_ahead(receiver, reader, each) {
+            match take_turns(receiver, reader, each) {
                 Some(end) => return end,
                 None => overlaps = false,
             }
@@ -254,46 +251,68 @@ fn receive(
     }
 }
 
-/// The rest of a dump, received ahead by a worker. `None`: there is none.
-fn receive_ahead(
+/// The rest of a dump, on two threads that take turns: one receives while the other reads what it has received, so that it is
+/// read where it came. At most one turn is received ahead, so a slow reader of the output costs neither memory nor rows.
+/// `None`: there is no second thread.
+fn take_turns(
     receiver: &mut Receiver,
     reader: &mut Reader,
-    each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
+    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Option<Result<DumpEnd, DumpError>> {
-    Workers::take()?.beside(|scope| {
-        let (full, batches) = mpsc::sync_channel::<Batch>(AHEAD);
-        let (recycle, empty) = mpsc::channel::<Batch>();
-        let receive = move |_: &_| {
+    let receiving = Mutex::new((receiver, false));
+    let reading = Mutex::new((reader, each, None));
+    let turns = || {
+        let (mut datagrams, mut buffers) = (vec![], vec![]);
+        loop {
+            let mut receiving = lock(&receiving);
+            let (receiver, ended) = &mut *receiving;
             receiver.enter_thread();
-            let mut last = false;
-            while !last {
-                let mut used = empty.try_recv().unwrap_or_default();
-                let mut batch = Batch::with_capacity(BATCH);
-                while batch.len() < BATCH && !last {
-                    let mut buffer = used.pop().map(|(_, buffer)| buffer).unwrap_or_default();
-                    let datagram = receiver.recv(&mut buffer);
-                    last = datagram.length.is_err() || ends(&buffer);
-                    batch.push((datagram, buffer));
-                }
-                // The other side hangs up when it has seen enough.
-                if full.send(batch).is_err() {
-                    return;
-                }
+            while !*ended && datagrams.len() < TURN {
+                let mut buffer = buffers.pop().unwrap_or_default();
+                let datagram = receiver.recv(&mut buffer);
+                *ended = datagram.length.is_err() || ends(&buffer);
+                datagrams.push((datagram, buffer));
             }
-        };
-        scope.spawn(receive);
-        for mut batch in batches {
-            for (datagram, buffer) in &mut batch {
-                let datagram = Received { length: std::mem::replace(&mut datagram.length, Ok(0)), ..*datagram };
-                match reader.read(datagram, buffer, each) {
-                    Ok(None) => {}
-                    Ok(Some(end)) => return Some(Ok(end)),
-                    Err(error) => return Some(Err(error)),
-                }
+            if datagrams.is_empty() {
+                return;
             }
-            // The other side may have its last batch already.
-            let _ = recycle.send(batch);
+            // Before anybody receives more, for datagrams are read in their order.
+            let mut reading = lock(&reading);
+            drop(receiving);
+            let (reader, each, end) = &mut *reading;
+            for (datagram, buffer) in datagrams.drain(..) {
+                if end.is_none() {
+                    *end = reader.read(datagram, &buffer, each).transpose();
+                }
+                buffers.push(buffer);
+            }
+            if end.is_some() {
+                return;
+            }
         }
-        Some(Err(DumpError::Framing("the list ends without NLMSG_DONE".into())))
-    })
+    };
+    Workers::take()?.beside(|scope| {
+        scope.spawn(|_| turns());
+        turns();
+    });
+    let (_, _, end) = reading.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Some(end.unwrap_or_else(|| Err(DumpError::Framing("the list ends without NLMSG_DONE".into()))))
+}
+
+/// The lock, as soon as it is free.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    let since = Instant::now();
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            // A panic of the other thread goes on here when both are done.
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if since.elapsed() < AWAKE => {
+                (0..64).for_each(|_| hint::spin_loop());
+                // Others may have work.
+                thread::yield_now();
+            }
+            Err(TryLockError::WouldBlock) => return mutex.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
 }

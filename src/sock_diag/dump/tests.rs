@@ -1,5 +1,7 @@
 //! Dumps of a kernel that answers what a test says.
 
+use std::collections::HashSet;
+
 use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 use proptest::prelude::*;
@@ -50,7 +52,7 @@ fn dump(datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpE
     dump_of(StateSet::of(&[TcpState::TimeWait]), datagrams)
 }
 
-/// Received in turn, and ahead where there is a second core: what is read is the same.
+/// On one thread, and on two where there is a second core: what is read is the same.
 fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpError>) {
     let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
     let again = |datagram: &io::Result<Vec<u8>>| match datagram {
@@ -66,9 +68,9 @@ fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, 
         });
         (ports, end)
     };
-    let (in_turn, ahead) = (read(datagrams, Overlap::Never), read(copy, Overlap::FromTheFirst));
-    assert_eq!(format!("{in_turn:?}"), format!("{ahead:?}"));
-    in_turn
+    let (on_one, on_two) = (read(datagrams, Overlap::Never), read(copy, Overlap::FromTheFirst));
+    assert_eq!(format!("{on_one:?}"), format!("{on_two:?}"));
+    on_one
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn sockets_come_from_every_datagram_until_done() {
 
 #[test]
 fn a_dump_of_many_datagrams_comes_in_order_wherever_it_ends() {
-    for count in [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH * AHEAD] {
+    for count in [1, TURN - 1, TURN, TURN + 1, 9 * TURN] {
         let count = u16::try_from(count).expect("few");
         let mut datagrams: Vec<_> = (1..=count).map(|port| Ok(bucket(port))).collect();
         let end = if count % 2 == 0 { vec![Ok(done(0))] } else { vec![Ok([bucket(count + 1), done(0)].concat())] };
@@ -92,7 +94,7 @@ fn a_dump_of_many_datagrams_comes_in_order_wherever_it_ends() {
 }
 
 #[test]
-fn a_dump_that_is_received_ahead_stops_when_told() {
+fn a_dump_on_two_threads_stops_when_told() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
     let datagrams = (1..100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
     let mut seen = 0;
@@ -101,6 +103,21 @@ fn a_dump_that_is_received_ahead_stops_when_told() {
         if seen == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(end.expect("stopped").stopped && seen == 50);
+}
+
+#[test]
+fn threads_take_turns_and_keep_the_order() {
+    let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
+    let datagrams = (1..=100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
+    let (mut ports, mut threads) = (vec![], HashSet::new());
+    let end = run_overlapping(&mut FakeKernel(datagrams), &request, Overlap::FromTheFirst, &mut |socket| {
+        ports.push(socket.tuple().local_port().0);
+        threads.insert(thread::current().id());
+        thread::sleep(Duration::from_millis(1));
+        ControlFlow::Continue(())
+    });
+    assert!(end.is_ok() && ports.into_iter().eq(1..=100));
+    assert_eq!(threads.len(), thread::available_parallelism().map_or(1, usize::from).min(2));
 }
 
 #[test]
