@@ -90,7 +90,7 @@ impl Reader {
             return Err(DumpError::Framing("an empty datagram".into()));
         }
         let datagram = &*self.resumptions.resumed(datagram);
-        let mut rest = datagram;
+        let (mut rest, mut last) = (datagram, &[][..]);
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
             if message.sequence_number() != SEQUENCE {
@@ -101,6 +101,7 @@ impl Reader {
             match message.message_type() {
                 SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                     self.began = true;
+                    last = message.payload();
                     let socket = response::decode(message.payload())?;
                     let tuple = socket.tuple();
                     self.interrupted |=
@@ -124,7 +125,7 @@ impl Reader {
             }
             rest = rest.get(aligned(&message)..).unwrap_or_default();
         }
-        self.resumptions.paused(datagram, pause);
+        self.resumptions.paused(datagram, last, pause);
         Ok(None)
     }
 }

@@ -11,7 +11,7 @@
 //! what lies between the last sockets before the pause and the first behind it, for the order of a chain stays the same; that
 //! is what was passed over, or is new.
 //!
-//! What cannot be seen: what happens in a short pause. The sockets of the chain that nobody asked for also count for the
+//! What cannot be seen: what goes in a short pause. The sockets of the chain that nobody asked for also count for the
 //! place, so after a long pause the second dump is read in any case; after a middling one, such a loss stays. So does one
 //! within a chain of more than 16 sockets, which the kernel describes in pieces, for their pauses are not seen; tables of the
 //! usual size, one chain for each of the sockets or more, have no such chain. And where a bucket does not take the place of
@@ -110,12 +110,14 @@ pub(super) struct Resumptions {
     before: Vec<Cookie>,
     /// The last of them.
     telling: Vec<Socket>,
+    /// The very last one.
+    last: Option<Cookie>,
     doubts: Vec<Doubt>,
 }
 
 impl Resumptions {
     pub(super) const fn new(live: bool) -> Self {
-        Self { live, datagrams: 0, pause: Pause::Short, before: vec![], telling: vec![], doubts: vec![] }
+        Self { live, datagrams: 0, pause: Pause::Short, before: vec![], telling: vec![], last: None, doubts: vec![] }
     }
 
     /// The next datagram, without those of its sockets that repeat some of the one before.
@@ -123,7 +125,17 @@ impl Resumptions {
         if let Some(doubt) = self.doubts.last_mut() {
             doubt.at_the_end &= sockets(datagram).next().is_none();
         }
-        if self.before.is_empty() || !(ends(datagram) || sockets(datagram).next().is_some()) {
+        if self.before.is_empty() {
+            // In a short pause hardly more than one may come, and it lets the last one be repeated.
+            let first = sockets(datagram).next().filter(|(payload, _)| response::cookie(payload) == self.last);
+            return match first {
+                Some((_, bytes)) if self.last.is_some() => {
+                    Cow::Owned([&datagram[..bytes.start], &datagram[bytes.end..]].concat())
+                }
+                _ => Cow::Borrowed(datagram),
+            };
+        }
+        if !(ends(datagram) || sockets(datagram).next().is_some()) {
             return Cow::Borrowed(datagram);
         }
         let mut before = std::mem::take(&mut self.before);
@@ -158,8 +170,9 @@ impl Resumptions {
         datagram
     }
 
-    /// The end of a datagram, behind which the kernel paused so long at most.
-    pub(super) fn paused(&mut self, datagram: &[u8], pause: Duration) {
+    /// The end of a datagram, and its last socket, behind which the kernel paused so long at most.
+    pub(super) fn paused(&mut self, datagram: &[u8], last: &[u8], pause: Duration) {
+        self.last = response::cookie(last);
         self.datagrams += 1;
         self.pause = match pause {
             _ if pause <= SHORT => Pause::Short,

@@ -402,6 +402,13 @@ fn a_socket_that_is_repeated_because_another_came_is_handed_out_once() {
 }
 
 #[test]
+fn the_last_socket_is_not_repeated_however_short_the_pause() {
+    let make = || ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], Duration::ZERO, &[&[Change::Come(1)]]);
+    let (cookies, end, dumps) = read(make);
+    assert_eq!((cookies, end.interrupted, dumps), (vec![1, 2, 3, 4, 5, 6], false, 1));
+}
+
+#[test]
 fn a_pause_in_which_nothing_went_costs_no_second_dump() {
     let make = || ChangingKernel::new(&[&[1, 2], &[3, 4, 5, 6], &[7]], MIDDLING, &[&[Change::Go(7)]]);
     let (cookies, end, dumps) = read(make);
