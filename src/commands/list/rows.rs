@@ -1,4 +1,4 @@
-//! OrderedRows that were gathered before they are printed: their order, and each format.
+//! Rows that were gathered before they are printed: their order, and each format.
 
 use std::cmp::Ordering;
 
@@ -12,7 +12,7 @@ use crate::view;
 use crate::view::json::Envelope;
 use crate::view::list::{ListTable, Survey};
 
-/// OrderedRows, of one network namespace or of several.
+/// Rows, of one network namespace or of several.
 #[derive(Clone)]
 pub(super) struct Gathered {
     pub(super) rows: OrderedRows,
@@ -190,36 +190,36 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-            #[test]
-            fn rows_come_in_order_on_however_many_cores(
-                keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
-            ) {
-                let mut rows = vec![];
-                for (port, netns, cookie, ipv6) in keys {
-                    let addr = if ipv6 { "2001:db8::1" } else { "127.0.0.1" };
-                    let mut row = row(addr, port, addr, 40_000);
-                    row.netns = netns;
-                    row.bucket.cookie = Cookie::new(cookie);
-                    row.bucket.expires_ms = u32::from(port % 2);
-                    rows.extend(std::iter::repeat_n(row, copies));
+        #[test]
+        fn rows_come_in_order_on_however_many_cores(
+            keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
+        ) {
+            let mut rows = vec![];
+            for (port, netns, cookie, ipv6) in keys {
+                let addr = if ipv6 { "2001:db8::1" } else { "127.0.0.1" };
+                let mut row = row(addr, port, addr, 40_000);
+                row.netns = netns;
+                row.bucket.cookie = Cookie::new(cookie);
+                row.bucket.expires_ms = u32::from(port % 2);
+                rows.extend(std::iter::repeat_n(row, copies));
+            }
+            for order in [Order::Expires, Order::Local, Order::Remote] {
+                let mut came = OrderedRows::new(Some(order));
+                let (first, others) = rows.split_at(rows.len() / 3);
+                for row in first {
+                    came.push(*row);
                 }
-                for order in [Order::Expires, Order::Local, Order::Remote] {
-                    let mut came = OrderedRows::new(Some(order));
-                    let (first, others) = rows.split_at(rows.len() / 3);
-                    for row in first {
-     came.push(*row);
-    }
-                    let mut of_another = OrderedRows::new(Some(order));
-                    for row in others {
-     of_another.push(*row);
-    }
-                    came.append(&of_another, 7);
-                    let mut expected = first.to_vec();
-                    expected.extend(others.iter().map(|row| Row { netns: 7, ..*row }));
-                    prop_assert!(came.iter().eq(&expected));
-                    expected.sort_by(|a, b| order.compare(a, b));
-                    prop_assert!(came.sorted().into_iter().eq(&expected));
+                let mut of_another = OrderedRows::new(Some(order));
+                for row in others {
+                    of_another.push(*row);
                 }
+                came.append(&of_another, 7);
+                let mut expected = first.to_vec();
+                expected.extend(others.iter().map(|row| Row { netns: 7, ..*row }));
+                prop_assert!(came.iter().eq(&expected));
+                expected.sort_by(|a, b| order.compare(a, b));
+                prop_assert!(came.sorted().into_iter().eq(&expected));
             }
         }
+    }
 }
