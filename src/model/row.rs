@@ -67,7 +67,9 @@ impl Order {
         match self {
             Self::Expires => {
                 let ports = u128::from(local.1.0) << 16 | u128::from(remote.1.0);
-                u128::from(row.bucket.expires_ms) << 96 | ports << 64 | row.addrs_key(local.0, remote.0) >> 64
+                u128::from(row.bucket.expires_ms) << 96
+                    | ports << 64
+                    | row.ends_key((local.0, Port(0)), (remote.0, Port(0))) >> 64
             }
             Self::Local => row.ends_key(local, remote),
             Self::Remote => row.ends_key(remote, local),
@@ -114,17 +116,6 @@ impl Row {
                 | (first_port.0 as u128) << 79
                 | (second as u32 as u128) << 47
                 | (second_port.0 as u128) << 31
-        } else {
-            1 << 127 | first >> 1
-        }
-    }
-
-    /// The same of addresses alone.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "as above")]
-    const fn addrs_key(&self, first: u128, second: u128) -> u128 {
-        if self.bucket.tuple.family.ipv4_on_the_wire() {
-            (first as u32 as u128) << 95 | (second as u32 as u128) << 63
         } else {
             1 << 127 | first >> 1
         }

@@ -421,7 +421,7 @@ mod tests {
         fn lines_that_are_written_out_are_those_of_the_columns(
             ends in proptest::collection::vec((any::<[u32; 2]>(), any::<[u16; 2]>(), 0_usize..3, 0_u32..110_000), 1..9),
             kinds in proptest::collection::vec(0..8, 9), few in any::<bool>(), width in proptest::option::of(20_usize..140),
-            name in "[a-z-]{0,30}|[a-zö\x1b]{1,5}",
+            name in "[a-z-]{0,30}|[a-z]{100,220}|[a-zö\x1b]{1,5}", header in any::<bool>(),
         ) {
             let mut rows = vec![];
             for ((addrs, ports, direction, expires_ms), kind) in ends.into_iter().zip(kinds) {
@@ -448,7 +448,7 @@ mod tests {
             prop_assert_eq!(&written_out.widest, &by_columns.widest);
             let text = |survey| {
                 let mut out = vec![];
-                let list = ListTable { rows: &rows, facts: &facts, survey, total: rows.len(), header: true };
+                let list = ListTable { rows: &rows, facts: &facts, survey, total: rows.len(), header };
                 table(&mut out, &list, Look { color: false, width, unicode: true }).expect("written");
                 String::from_utf8(out).expect("text")
             };

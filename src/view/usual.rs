@@ -15,10 +15,10 @@ use crate::model::services::Services;
 /// How many columns it has.
 const COLUMNS: usize = 6;
 
-/// The length of every word, and of what is written of it at once.
+/// The most bytes of a word; so many are written at once.
 const WORD: usize = 16;
 
-/// How the rest of a line is told from `41.3s`.
+/// The bytes of `41.3s`.
 const DURATION: usize = 5;
 
 /// A word with blanks behind it.
@@ -119,13 +119,12 @@ impl Usual {
         let cell = line.get_mut(begin..)?;
         let length = text::write_ipv4_end(addr, port.0, cell.first_chunk_mut::<IPV4_END>()?);
         let Some(name) = self.services.name(port) else { return (length <= end - begin).then_some(()) };
+        // " (name)", of which the blank is there; a longer name than any known does not fit into the line.
         let close = length + 2 + name.len();
-        if close >= end - begin {
-            return None;
-        }
-        cell[length + 1] = b'(';
-        cell[length + 2..close].copy_from_slice(name.as_bytes());
-        cell[close] = b')';
+        let beside = cell.get_mut(length + 1..=close).filter(|_| close < end - begin)?;
+        let [open, named @ .., shut] = beside else { return None };
+        (*open, *shut) = (b'(', b')');
+        named.copy_from_slice(name.as_bytes());
         Some(())
     }
 }
