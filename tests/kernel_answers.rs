@@ -330,7 +330,7 @@ fn names_from_a_recording_do_not_reach_the_terminal() {
     let evil = "\x1b[31mevil\r\n\t";
     let facts = Facts {
         services: Services::new([(Port(80), [evil])]),
-        interfaces: BTreeMap::from([(NonZeroU32::MIN, evil.to_owned())]),
+        interfaces: [(NonZeroU32::MIN, evil.to_owned())].into_iter().collect(),
         ..facts()
     };
     let bound = Sock { interface: 1, ..four() };

@@ -1,6 +1,7 @@
 //! `twtool list` against a second reading of the same kernel: the rows, every field of them, and the timers.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::SystemTime;
 
@@ -8,6 +9,8 @@ use caps::{CapSet, Capability};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket as OsSocket, Type};
 use twtool::lab::{ActiveCloser, Server};
+use twtool::sys::interfaces;
+use twtool::sys::rtnetlink::{self, VethEnd};
 
 use crate::support::procfs::{self, Entry, UNIT_MS};
 use crate::support::records::{
@@ -17,7 +20,7 @@ use crate::support::situations::{
     Mixed, addr, bucket_of_client, bucket_of_server, connect, connect_from, listen, many_buckets,
 };
 use crate::support::twtool::{Keys, twtool};
-use crate::support::{services, suite};
+use crate::support::{netns, services, suite};
 
 suite! {
     pure: [],
@@ -34,6 +37,7 @@ suite! {
         direction_follows_from_listeners_and_the_ephemeral_range,
         a_cookie_is_the_one_that_the_socket_had_while_it_lived,
         the_interface_is_named_where_the_socket_was_bound_to_one,
+        an_interface_is_looked_up_in_its_namespace_whichever_thread_asks,
         the_mark_is_a_number_with_cap_net_admin_and_null_without,
         the_table_shows_every_row_and_counts_them_in_its_last_line,
         a_listener_of_another_namespace_is_not_seen,
@@ -302,6 +306,24 @@ fn the_interface_is_named_where_the_socket_was_bound_to_one() {
     assert_eq!(interface(&["--local", "::1%lo"]), ["lo"], "a scope wants the interface");
     assert_eq!(interface(&["--local", "::1%1"]), ["lo"], "also by its number");
     assert_eq!(interface(&["--local", "::1"]).len(), 2);
+}
+
+fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
+    let (here, there) = (
+        interfaces::here(),
+        netns::elsewhere(|| {
+            let end = |index, name| VethEnd { index, name, mac: [2, 0, 0, 0, 0, 7] };
+            rtnetlink::create_veth(end(70, "there0"), end(71, "there1")).expect("a pair of interfaces");
+            interfaces::here()
+        }),
+    );
+    let (lo, veth) = (NonZeroU32::MIN, NonZeroU32::new(71).expect("not 0"));
+    // Twice, for what was found is kept.
+    for _ in 0..2 {
+        assert_eq!([lo, veth].map(|index| there.name(index)), ["lo", "there1"].map(|name| Some(name.to_owned())));
+        assert_eq!([lo, veth].map(|index| here.name(index)), [Some("lo".to_owned()), None]);
+    }
+    assert_eq!((there.index("there1"), here.index("there1"), here.index("lo")), (Some(veth), None, Some(lo)));
 }
 
 fn the_mark_is_a_number_with_cap_net_admin_and_null_without() {

@@ -1,7 +1,6 @@
 //! What the fuzz targets share: facts, a second reading of netlink datagrams, and a count of the memory held.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -64,7 +63,7 @@ pub fn facts() -> Facts {
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(80), vec!["http", "www"]), (Port(443), vec!["https"])]),
-        interfaces: BTreeMap::from([(NonZeroU32::MIN, "lo".to_owned())]),
+        interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
     }
 }
 

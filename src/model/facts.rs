@@ -2,11 +2,10 @@
 //!
 //! `None` is "could not be read", never a default.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::SystemTime;
 
+use super::interfaces::Interfaces;
 use super::port::{LocalPortRange, LocalReservedPorts, PORT_ARG_FORMS, Port, PortArg, PortRange};
 use super::services::Services;
 
@@ -29,8 +28,8 @@ pub struct Facts {
     pub unprivileged_port_start: Option<u32>,
     /// Names of /etc/services.
     pub services: Services,
-    /// Interface names by index.
-    pub interfaces: BTreeMap<NonZeroU32, String>,
+    /// Names of interfaces.
+    pub interfaces: Interfaces,
 }
 
 /// A setting that answers depend on.
@@ -99,8 +98,8 @@ impl Facts {
 
     /// An interface's name, or `if7` where the index has none any more (ss writes it so too).
     #[must_use]
-    pub fn interface_name(&self, index: NonZeroU32) -> Cow<'_, str> {
-        self.interfaces.get(&index).map_or_else(|| format!("if{index}").into(), |name| name.as_str().into())
+    pub fn interface_name(&self, index: NonZeroU32) -> String {
+        self.interfaces.name(index).unwrap_or_else(|| format!("if{index}"))
     }
 
     /// The interface of a scope that somebody typed: its name, or its number.
@@ -108,22 +107,11 @@ impl Facts {
     /// # Errors
     /// Names the scope and the interfaces that there are.
     pub fn interface_index(&self, scope: &str) -> Result<NonZeroU32, String> {
-        let by_name = self.interfaces.iter().find(|(_, name)| *name == scope).map(|(index, _)| *index);
-        let by_number = || scope.parse().ok().filter(|index| self.interfaces.contains_key(index));
-        by_name.or_else(by_number).ok_or_else(|| {
-            let names: Vec<_> = self.interfaces.values().map(String::as_str).collect();
+        let by_number = || scope.parse().ok().filter(|index| self.interfaces.name(*index).is_some());
+        self.interfaces.index(scope).or_else(by_number).ok_or_else(|| {
+            let names: Vec<_> = self.interfaces.list().into_values().collect();
             format!("there is no interface '{scope}' in this network namespace; there is {}", names.join(", "))
         })
-    }
-
-    /// Adds interface names that only other namespaces have, under numbers that the kernel never gives (they are positive
-    /// ints): a test for such a name can then be judged here as well, and no socket is bound to it.
-    pub fn add_absent_interfaces<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
-        for (below, name) in (0..).zip(names) {
-            if !self.interfaces.values().any(|here| here == name) {
-                self.interfaces.extend(NonZeroU32::new(u32::MAX - below).map(|number| (number, name.clone())));
-            }
-        }
     }
 
     /// The ports that an argument names.
@@ -155,7 +143,7 @@ pub(crate) mod tests {
             local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8000))])),
             unprivileged_port_start: Some(1024),
             services: Services::new([(Port(80), ["http", "www"])]),
-            interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
+            interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
         }
     }
 
@@ -170,7 +158,7 @@ pub(crate) mod tests {
     #[test]
     fn an_interface_of_another_namespace_is_known_by_name_and_is_none_of_this_one() {
         let mut facts = facts();
-        facts.add_absent_interfaces(&["eth0".to_owned(), "lo".into(), "eth1".into()]);
+        facts.interfaces.add_absent(&["eth0".to_owned(), "lo".into(), "eth1".into()]);
         let index = |name: &str| facts.interface_index(name).map(NonZeroU32::get);
         assert_eq!(index("lo"), Ok(1));
         assert!(["eth0", "eth1"].iter().all(|name| index(name).is_ok_and(|index| i32::try_from(index).is_err())));

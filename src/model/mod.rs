@@ -9,6 +9,7 @@ pub mod demo;
 pub mod experiment;
 pub mod facts;
 pub mod health;
+pub mod interfaces;
 pub mod kernel_counts;
 pub mod listeners;
 pub mod netns;

@@ -365,7 +365,7 @@ pub fn kernel_facts() -> Facts {
         local_reserved_ports: sys::sysctl::local_reserved_ports(),
         unprivileged_port_start: sys::sysctl::unprivileged_port_start(),
         services: sys::services::read(netns.as_ref().and_then(Netns::given_name)),
-        interfaces: sys::netns::interfaces(),
+        interfaces: sys::interfaces::here(),
     }
 }
 

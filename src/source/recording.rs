@@ -146,7 +146,7 @@ impl Header {
             local_port_range: facts.local_port_range.map(|range| pair(&range.0)),
             local_reserved_ports: facts.local_reserved_ports.as_ref().map(|list| list.0.iter().map(pair).collect()),
             unprivileged_port_start: facts.unprivileged_port_start,
-            interfaces: facts.interfaces.iter().map(|(index, name)| (index.get(), name.clone())).collect(),
+            interfaces: facts.interfaces.list().into_iter().map(|(index, name)| (index.get(), name)).collect(),
             services: facts
                 .services
                 .entries()
@@ -330,7 +330,7 @@ mod tests {
             local_reserved_ports: Some(LocalReservedPorts(vec![PortRange::one(Port(8080))])),
             unprivileged_port_start: None,
             services: Services::new([(Port(80), ["http", "www"])]),
-            interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
+            interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
         }
     }
 

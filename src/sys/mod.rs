@@ -7,6 +7,7 @@ pub mod counts;
 pub mod errno;
 pub mod exec;
 pub mod file;
+pub mod interfaces;
 pub mod interrupt;
 pub mod netns;
 pub mod owners;

@@ -108,7 +108,7 @@ impl<'a> DestinationRecord<'a> {
             sustainable_per_s: destination.sustainable_per_s,
             exhausted_in_ms: destination.exhausted_in.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             remote_service: facts.services.name(ends.remote_port),
-            interface: ends.interface.map(|index| facts.interface_name(index).into_owned()),
+            interface: ends.interface.map(|index| facts.interface_name(index)),
         }
     }
 

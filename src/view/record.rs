@@ -1,6 +1,5 @@
 //! The record of a socket: what the columns of `column.rs` read.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -20,7 +19,7 @@ pub struct SocketRecord<'a> {
     pub(super) state: TcpState,
     pub(super) direction: Direction,
     pub(super) expires_ms: Option<u32>,
-    pub(super) interface: Option<Cow<'a, str>>,
+    pub(super) interface: Option<String>,
     pub(super) mark: Option<u32>,
     pub(super) cookie: Option<Cookie>,
     pub(super) facts: &'a Facts,

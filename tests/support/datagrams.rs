@@ -1,7 +1,6 @@
 //! Netlink datagrams made by hand, after uapi/linux/netlink.h and inet_diag.h and not after twtool's own decoder, and
 //! recordings that hold them: kernels that cannot be had here.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -127,7 +126,7 @@ pub(crate) fn facts() -> Facts {
         local_reserved_ports: Some(LocalReservedPorts(vec![])),
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(80), ["http"])]),
-        interfaces: BTreeMap::from([(NonZeroU32::MIN, "lo".to_owned())]),
+        interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::commands::netns::{HandOver, Heard, in_order};
 use crate::commands::selection::Query;
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs};
 use crate::source::{Origin, Source};
+use crate::sys::interfaces;
 use crate::sys::netns::{self, Found, OpenNetns};
 use crate::view::list::Stream;
 
@@ -145,7 +146,7 @@ fn interfaces(found: &Found, args: &ListArgs) -> BTreeSet<String> {
     if args.selection.may_name_an_interface() {
         let list = |netns: &OpenNetns, hand_over: &mut HandOver<_>| {
             // One that cannot be entered says so when it is read.
-            let _ = hand_over(netns::within(netns, netns::interfaces).unwrap_or_default());
+            let _ = hand_over(netns::within(netns, || interfaces::here().list()).unwrap_or_default());
         };
         in_order(&found.namespaces, &list, &mut |_, here| {
             names.extend(here.into_values());
@@ -187,7 +188,7 @@ impl Reader<'_> {
         netns::within(netns, || {
             let mut source = Source::kernel(self.args.source.into())?;
             let mut names = source.facts().clone();
-            names.add_absent_interfaces(&self.interfaces);
+            names.interfaces.add_absent(&self.interfaces);
             let query = Query::new(&self.args.selection, self.global, &names, !(self.args.count || self.args.quiet))?;
             if self.args.count || self.args.quiet {
                 query.directed(source.facts())?;

@@ -8,10 +8,8 @@ mod all;
 mod open;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
-use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -153,13 +151,6 @@ fn path_of_name(name: &str) -> std::path::PathBuf {
 fn given_name(wanted: NetnsId) -> Option<NetnsName> {
     let is_it = |name: &String| fs::metadata(path_of_name(name)).is_ok_and(|file| id(&file) == wanted);
     given_names().into_iter().find(is_it).map(NetnsName::Given)
-}
-
-/// Names of the interfaces of the calling thread's namespace by index; empty where they cannot be listed.
-#[must_use]
-pub fn interfaces() -> BTreeMap<NonZeroU32, String> {
-    let Ok(list) = nix::net::if_::if_nameindex() else { return BTreeMap::new() };
-    list.iter().filter_map(|i| Some((NonZeroU32::new(i.index())?, i.name().to_string_lossy().into_owned()))).collect()
 }
 
 /// `uname -r`.
