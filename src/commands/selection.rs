@@ -108,7 +108,7 @@ pub(super) struct Query {
     pub(super) warnings: Vec<String>,
     needs: Needs,
     /// Whether the filter is none.
-    everything: bool,
+    pub(super) everything: bool,
     /// Whether rows get a direction: a number or an exit code rests on it only where the filter does.
     pub(super) infers_direction: bool,
     /// A row came of which it could not be said whether it passes.
@@ -223,15 +223,6 @@ impl Query {
                 (passes == Some(true)).then_some(row)
             }
         }
-    }
-
-    /// Whether [`Self::row`] makes a row of it.
-    #[expect(clippy::inline_always, reason = "as above")]
-    #[inline(always)]
-    pub(super) fn passes(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> bool {
-        // Where every row passes none is made: that costs more than to count it.
-        let counts = self.everything && matches!(socket, Socket::Bucket(_));
-        counts || self.row(listeners, facts, socket).is_some()
     }
 
     /// That a bare number or exit code does not rest on a direction that could not be inferred.

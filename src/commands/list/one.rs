@@ -10,6 +10,7 @@ use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interru
 use crate::filter::Filter;
 use crate::model::listeners::Listeners;
 use crate::model::row::Order;
+use crate::model::socket::Socket;
 use crate::sock_diag::bytecode;
 use crate::source::{Source, WalkEnd};
 use crate::view;
@@ -54,7 +55,7 @@ fn quiet(query: &Query, source: &mut Source, context: &mut Context) -> Result<An
     let records = source.records();
     let (mut listeners, mut any) = (Listeners::default(), false);
     let end = source.walk(query.states, &query.filter, &mut |socket| {
-        any |= query.passes(&mut listeners, &facts, socket);
+        any |= query.row(&mut listeners, &facts, socket).is_some();
         // A recording must hold everything.
         if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -79,12 +80,19 @@ fn count(
     limit: Option<usize>,
 ) -> Result<Answer, CommandError> {
     let facts = source.facts().clone();
-    let ((_, count), end) = source.collect(
-        query.states,
-        &query.filter,
-        || (Listeners::default(), 0_usize),
-        |(listeners, count), socket| *count += usize::from(query.passes(listeners, &facts, socket)),
-    )?;
+    let (count, end) = if query.everything {
+        // Nothing of a bucket is looked at then, and hardly anything decoded.
+        let count = |count: &mut usize, socket: &Socket| *count += usize::from(matches!(socket, Socket::Bucket(_)));
+        source.collect(query.states, &query.filter, || 0, count)?
+    } else {
+        let ((_, count), end) = source.collect(
+            query.states,
+            &query.filter,
+            || (Listeners::default(), 0_usize),
+            |(listeners, count), socket| *count += usize::from(query.row(listeners, &facts, socket).is_some()),
+        )?;
+        (count, end)
+    };
     context.warn(&source.warnings());
     query.judged()?;
     query.directed(&facts)?;
