@@ -149,7 +149,8 @@ impl PartialOrd for Line {
 /// The most remote ends that room is made for beforehand.
 const MOST_ROOM: usize = 1 << 20;
 
-/// How many remote ends are counted together.
+/// How many buckets are counted together where their counts are far apart in memory: of looks into it that are made one
+/// behind the other, many are waited for at once.
 const PENDING: usize = 256;
 
 /// The place of an address in [`RemoteEnds::addrs`].
@@ -162,8 +163,6 @@ struct RemoteEnds {
     indices: HashMap<u128, Index, RandomState>,
     addrs: Vec<(u128, Count)>,
     ends: Option<HashMap<(Index, Port), Count, RandomState>>,
-    /// Remote ends that are not counted in `ends` yet, with whether they are in FIN_WAIT_2.
-    pending: Vec<(Index, Port, bool)>,
 }
 
 impl RemoteEnds {
@@ -176,9 +175,7 @@ impl RemoteEnds {
         })
     }
 
-    fn merge(&mut self, mut other: Self) {
-        self.settle();
-        other.settle();
+    fn merge(&mut self, other: Self) {
         let indices: Vec<Index> = other.addrs.iter().map(|(addr, _)| self.index(*addr)).collect();
         for (index, (_, count)) in indices.iter().zip(&other.addrs) {
             self.addrs[*index as usize].1 += *count;
@@ -190,30 +187,25 @@ impl RemoteEnds {
         }
     }
 
-    fn add(&mut self, addr: u128, port: Port, fin_wait_2: bool) {
+    fn add_addr(&mut self, addr: u128, fin_wait_2: bool) -> Index {
         let index = self.index(addr);
         self.addrs[index as usize].1.add(fin_wait_2);
-        if self.ends.is_some() {
-            self.pending.push((index, port, fin_wait_2));
-            if self.pending.len() == PENDING {
-                self.settle();
-            }
-        }
-    }
-
-    /// Counts the pending ones. Each is a look into memory that is far away: made one behind the other, they are waited for
-    /// together.
-    fn settle(&mut self) {
-        if let Some(ends) = &mut self.ends {
-            for (index, port, fin_wait_2) in self.pending.drain(..) {
-                ends.entry((index, port)).or_default().add(fin_wait_2);
-            }
-        }
+        index
     }
 }
 
 fn addr(bits: u128) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
+}
+
+/// A bucket of which not everything is counted yet.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    local: Port,
+    remote: Port,
+    /// Of its remote address, where remote ends are counted.
+    addr: Index,
+    fin_wait_2: bool,
 }
 
 /// The counts of one walk: of all groups that are wanted.
@@ -226,6 +218,8 @@ pub struct Groups {
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
     remote_ends: Option<RemoteEnds>,
+    /// What is not in the ports and the ends yet.
+    pending: Vec<Pending>,
     /// By the place of the network namespace; of one walk there is one.
     namespaces: Vec<Count>,
 }
@@ -246,6 +240,7 @@ impl Groups {
             remote_ends: remote.then(|| RemoteEnds { ends, ..RemoteEnds::default() }),
             classes: Default::default(),
             directions: Default::default(),
+            pending: Vec::with_capacity(PENDING),
             namespaces: vec![Count::default()],
         }
     }
@@ -257,19 +252,34 @@ impl Groups {
         self.classes[local.class() as usize].add(fin_wait_2);
         self.directions[direction as usize].add(fin_wait_2);
         self.namespaces[0].add(fin_wait_2);
-        if let Some(count) = self.local_ports.get_mut(usize::from(local.0)) {
-            count.add(fin_wait_2);
-        }
-        if let Some(count) = self.remote_ports.get_mut(usize::from(remote.0)) {
-            count.add(fin_wait_2);
-        }
-        if let Some(ends) = &mut self.remote_ends {
-            ends.add(tuple.remote_bits(), remote, fin_wait_2);
+        let ends = self.remote_ends.as_mut();
+        let addr = ends.map_or(0, |ends| ends.add_addr(tuple.remote_bits(), fin_wait_2));
+        self.pending.push(Pending { local, remote, addr, fin_wait_2 });
+        if self.pending.len() == PENDING {
+            self.settle();
         }
     }
 
+    /// Counts the pending ones.
+    fn settle(&mut self) {
+        if !self.local_ports.is_empty() {
+            self.pending.iter().for_each(|one| self.local_ports[usize::from(one.local.0)].add(one.fin_wait_2));
+        }
+        if !self.remote_ports.is_empty() {
+            self.pending.iter().for_each(|one| self.remote_ports[usize::from(one.remote.0)].add(one.fin_wait_2));
+        }
+        if let Some(ends) = self.remote_ends.as_mut().and_then(|ends| ends.ends.as_mut()) {
+            for one in &self.pending {
+                ends.entry((one.addr, one.remote)).or_default().add(one.fin_wait_2);
+            }
+        }
+        self.pending.clear();
+    }
+
     /// Counts those of the same groups in further network namespaces, too.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, mut other: Self) {
+        self.settle();
+        other.settle();
         let sum = |counts: &mut [Count], others: &[Count]| {
             counts.iter_mut().zip(others).for_each(|(count, other)| *count += *other);
         };
@@ -286,7 +296,7 @@ impl Groups {
     /// The `limit` largest of each group, in the order in which the groups were wanted.
     #[must_use]
     pub fn top(&mut self, limit: usize) -> Vec<Group> {
-        self.remote_ends.iter_mut().for_each(RemoteEnds::settle);
+        self.settle();
         self.by.iter().map(|&by| self.group(by, limit)).collect()
     }
 
