@@ -247,7 +247,7 @@ mod tests {
         m
     }
 
-    impl<F: FnMut(usize, u64) -> i32 + Send> Transport for FakeKernel<F> {
+    impl<F: FnMut(usize, u64) -> i32> Transport for FakeKernel<F> {
         fn send(&mut self, _: &Request) -> io::Result<()> {
             panic!("nothing is dumped")
         }
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    impl<F: FnMut(usize, u64) -> i32 + Send> Commands for FakeKernel<F> {
+    impl<F: FnMut(usize, u64) -> i32> Commands for FakeKernel<F> {
         fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()> {
             assert!(self.answers.is_empty(), "the answers to a batch are read before the next");
             self.batches.push(datagram.len() / LENGTH);

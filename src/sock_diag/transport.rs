@@ -17,7 +17,7 @@ use super::request::Request;
 pub const BUFFER: usize = 64 * 1024;
 
 /// Carries datagrams.
-pub trait Transport: Send {
+pub trait Transport {
     /// Sends one request.
     fn send(&mut self, request: &Request) -> io::Result<()>;
 
@@ -111,7 +111,7 @@ pub enum Event {
 }
 
 /// Where a recording goes.
-pub trait EventSink: Send {
+pub trait EventSink {
     /// Keeps one event.
     fn keep(&mut self, event: &Event) -> io::Result<()>;
 }

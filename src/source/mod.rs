@@ -298,10 +298,7 @@ impl Source {
 /// Whether the dump was interrupted.
 type Interrupted = bool;
 
-fn walk_procfs(
-    states: StateSet,
-    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
-) -> Result<WalkEnd, SourceError> {
+fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
     // The files have every state.
     let mut wanted =
         |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };

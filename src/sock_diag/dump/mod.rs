@@ -13,11 +13,9 @@ mod resumption;
 #[cfg(test)]
 mod tests;
 
-use std::hint;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use self::reader::{Reader, ends};
@@ -95,18 +93,19 @@ pub enum DumpError {
     Malformed(#[from] Malformed),
 }
 
-/// Datagrams that are received and read in turn before a second thread may take turns: a short list is done by then, and a
-/// thread costs more than it gains.
+/// Datagrams that are received and read in turn before a second thread may read: a short list is done by then, and a thread
+/// costs more than it gains.
 const IN_TURN: usize = 4;
 
 /// What part of the receiving the reading must be, so that a second thread gains more than it costs.
 const WORTH_A_THREAD: u32 = 5;
 
-/// Datagrams that a thread receives at its turn: enough that what the threads pass to each other does not matter.
-const TURN: usize = 8;
+/// Datagrams that are handed over at once: to wake the other thread costs a good part of receiving one.
+const BATCH: usize = 8;
 
-/// So long a thread that waits for its turn stays awake. To be woken costs a good part of a turn.
-const AWAKE: Duration = Duration::from_millis(1);
+/// Batches that may be received ahead. When they are full the kernel waits, so a slow reader of the output costs neither
+/// memory nor rows.
+const AHEAD: usize = 2;
 
 /// What is known of a datagram beside its bytes.
 struct Received {
@@ -149,11 +148,6 @@ impl<'a> Receiver<'a> {
         })
     }
 
-    /// Goes on on the calling thread.
-    fn enter_thread(&mut self) {
-        self.watched = watch();
-    }
-
     fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
         let now = Instant::now();
         let gap = now - self.came;
@@ -186,7 +180,7 @@ pub fn run(
     run_overlapping(transport, request, Overlap::WhereItPays, each)
 }
 
-/// Whether a second thread takes turns.
+/// Whether a second thread reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     WhereItPays,
@@ -239,7 +233,7 @@ fn receive(
     let mut overlaps = true;
     loop {
         if overlaps && overlap.begins(receiver) {
-            match take_turns(receiver, reader, each) {
+            match read_beside(receiver, reader, each) {
                 Some(end) => return end,
                 None => overlaps = false,
             }
@@ -251,68 +245,42 @@ fn receive(
     }
 }
 
-/// The rest of a dump, on two threads that take turns: one receives while the other reads what it has received, so that it is
-/// read where it came. At most one turn is received ahead, so a slow reader of the output costs neither memory nor rows.
-/// `None`: there is no second thread.
-fn take_turns(
+/// The rest of a dump, read by a worker while this thread receives it. The kernel's walk takes longest, mostly, and on a core
+/// that has not walked the table lately a quarter longer: so it stays here. `None`: there is no worker.
+fn read_beside(
     receiver: &mut Receiver,
     reader: &mut Reader,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Option<Result<DumpEnd, DumpError>> {
-    let receiving = Mutex::new((receiver, false));
-    let reading = Mutex::new((reader, each, None));
-    let turns = || {
-        let (mut datagrams, mut buffers) = (vec![], vec![]);
-        loop {
-            let mut receiving = lock(&receiving);
-            let (receiver, ended) = &mut *receiving;
-            receiver.enter_thread();
-            while !*ended && datagrams.len() < TURN {
-                let mut buffer = buffers.pop().unwrap_or_default();
-                let datagram = receiver.recv(&mut buffer);
-                *ended = datagram.length.is_err() || ends(&buffer);
-                datagrams.push((datagram, buffer));
-            }
-            if datagrams.is_empty() {
-                return;
-            }
-            // Before anybody receives more, for datagrams are read in their order.
-            let mut reading = lock(&reading);
-            drop(receiving);
-            let (reader, each, end) = &mut *reading;
-            for (datagram, buffer) in datagrams.drain(..) {
-                if end.is_none() {
-                    *end = reader.read(datagram, &buffer, each).transpose();
-                }
-                buffers.push(buffer);
-            }
-            if end.is_some() {
-                return;
-            }
-        }
-    };
+    let mut end = Err(DumpError::Framing("the list ends without NLMSG_DONE".into()));
     Workers::take()?.beside(|scope| {
-        scope.spawn(|_| turns());
-        turns();
-    });
-    let (_, _, end) = reading.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Some(end.unwrap_or_else(|| Err(DumpError::Framing("the list ends without NLMSG_DONE".into()))))
-}
-
-/// The lock, as soon as it is free.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    let since = Instant::now();
-    loop {
-        match mutex.try_lock() {
-            Ok(guard) => return guard,
-            // A panic of the other thread goes on here when both are done.
-            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) if since.elapsed() < AWAKE => {
-                (0..64).for_each(|_| hint::spin_loop());
-                // Others may have work.
-                thread::yield_now();
+        let (full, batches) = mpsc::sync_channel::<Vec<(Received, Vec<u8>)>>(AHEAD);
+        let (recycle, used) = mpsc::channel();
+        let end = &mut end;
+        scope.spawn(move |_| {
+            for batch in batches {
+                for (datagram, buffer) in batch {
+                    if let Some(read) = reader.read(datagram, &buffer, each).transpose() {
+                        *end = read;
+                        return;
+                    }
+                    // The other side may have its last datagram already.
+                    let _ = recycle.send(buffer);
+                }
             }
-            Err(TryLockError::WouldBlock) => return mutex.lock().unwrap_or_else(PoisonError::into_inner),
+        });
+        let mut last = false;
+        while !last {
+            let mut batch = Vec::with_capacity(BATCH);
+            while batch.len() < BATCH && !last {
+                let mut buffer = used.try_recv().unwrap_or_default();
+                let datagram = receiver.recv(&mut buffer);
+                last = datagram.length.is_err() || ends(&buffer);
+                batch.push((datagram, buffer));
+            }
+            // The other side hangs up when it has seen enough.
+            last |= full.send(batch).is_err();
         }
-    }
+    });
+    Some(end)
 }
