@@ -95,7 +95,7 @@ pub enum DumpError {
 
 /// Datagrams that are received and read in turn before a second thread may read: a short list is done by then, and a thread
 /// costs more than it gains.
-const IN_TURN: usize = 4;
+const IN_TURN: usize = 5;
 
 /// What part of the receiving the reading must be, so that a second thread gains more than it costs.
 const WORTH_A_THREAD: u32 = 5;
