@@ -2,7 +2,7 @@
 //! the calling thread.
 //!
 //! They stay because a thread costs more than its making: a scheduler that packs threads onto few cores leaves a new one
-//! waiting where its maker runs. One that goes on from receiving to sorting to writing stays where it is. Who finds them at
+//! waiting where its maker runs. One that goes on from reading to sorting to writing stays where it is. Who finds them at
 //! work for somebody else works alone: the cores are busy then.
 //!
 //! A worker has the network namespace, the signal mask and the credentials of the thread that asked first: its work may hang

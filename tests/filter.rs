@@ -437,6 +437,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("dst example.org", "example.org", "address"),
     ("dst < 10.0.0.1", "<", "="),
     ("dev = eth9", "eth9", "lo"),
+    // To netdevice(7) that is lo.
+    ("dev = lo:80", "lo:80", "lo"),
     ("fwmark = red", "red", "0x1"),
     ("fwmark > 1", ">", "="),
     ("fwmark = 0x1ffffffff", "0x1ffffffff", "32 bits"),

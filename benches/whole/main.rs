@@ -255,7 +255,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
             // The pair finds the caches as such a pair leaves them, and not as the case before did: after netstat even the
             // program is not in them.
             if warms_up(buckets) && !case.consumes {
-                case.pair(true)?;
+                case.pair(round % 2 == 0)?;
             }
             let (floor, own) = case.pair(round % 2 == 0)?;
             supply.after(case)?;

@@ -192,6 +192,8 @@ fn count(args: &SummaryArgs, global: &GlobalArgs, by: &[By]) -> Result<Counted, 
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(refusals);
     let own = tally.at_maximum(&kernel).into_iter().collect();
+    let mut facts = facts;
+    facts.interfaces.keep([]);
     Ok(Counted { tally, kernel, own, facts: vec![facts], source: origin.name(), complete, warnings })
 }
 

@@ -107,9 +107,11 @@ impl Facts {
     /// # Errors
     /// Names the scope and the interfaces that there are.
     pub fn interface_index(&self, scope: &str) -> Result<NonZeroU32, String> {
-        let by_number = || scope.parse().ok().filter(|index| self.interfaces.name(*index).is_some());
-        self.interfaces.index(scope).or_else(by_number).ok_or_else(|| {
-            let names: Vec<_> = self.interfaces.list().into_values().collect();
+        let interfaces = self.interfaces.list();
+        let by_name = interfaces.iter().find(|(_, name)| *name == scope).map(|(index, _)| *index);
+        let by_number = || scope.parse().ok().filter(|index| interfaces.contains_key(index));
+        by_name.or_else(by_number).ok_or_else(|| {
+            let names: Vec<_> = interfaces.values().map(String::as_str).collect();
             format!("there is no interface '{scope}' in this network namespace; there is {}", names.join(", "))
         })
     }

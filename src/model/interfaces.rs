@@ -3,18 +3,17 @@
 //! Hardly any socket is bound to an interface, and a machine with containers has hundreds of them. To list them takes 8 µs
 //! each, measured, and the kernel's RTNL lock, which may be taken for long where containers come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// What the kernel knows of the interfaces of one network namespace. Names and indices, whichever thread asks.
+/// What the kernel knows of the interfaces of one network namespace. There is no look-up by name, which is typed rarely: to
+/// the kernel `eth0:80` is eth0 as well, and for a name that it does not know it loads a module (`dev_ioctl` in
+/// net/core/dev_ioctl.c).
 pub trait KernelInterfaces: fmt::Debug + Send + Sync {
-    /// The name; `None`: it has no interface of this index.
+    /// The name, whichever thread asks; `None`: it has no interface of this index, or one whose name is no UTF-8.
     fn name(&self, index: NonZeroU32) -> Option<String>;
-
-    /// The index; `None`: it has no interface of this name.
-    fn index(&self, name: &str) -> Option<NonZeroU32>;
 
     /// All of them, asked for by a thread that is in the namespace; none where they cannot be listed.
     fn list(&self) -> BTreeMap<NonZeroU32, String>;
@@ -40,13 +39,6 @@ impl Interfaces {
         self.listed.get(&index).cloned().or_else(|| self.kernel.as_ref()?.name(index))
     }
 
-    /// The index of one.
-    #[must_use]
-    pub fn index(&self, name: &str) -> Option<NonZeroU32> {
-        let listed = || self.listed.iter().find(|(_, here)| *here == name).map(|(index, _)| *index);
-        self.kernel.as_ref().and_then(|kernel| kernel.index(name)).or_else(listed)
-    }
-
     /// All of them. The calling thread must be in their namespace.
     #[must_use]
     pub fn list(&self) -> BTreeMap<NonZeroU32, String> {
@@ -55,11 +47,22 @@ impl Interfaces {
         all
     }
 
+    /// Looks up these, and forgets how: what is kept of many namespaces may not hold a socket in each.
+    pub fn keep(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
+        for index in indices {
+            if let Some(name) = self.name(index) {
+                self.listed.insert(index, name);
+            }
+        }
+        self.kernel = None;
+    }
+
     /// Adds names that only other namespaces have, under numbers that the kernel never gives (they are positive ints): a
     /// test for such a name can then be judged here as well, and no socket is bound to it.
     pub fn add_absent<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
+        let here: BTreeSet<String> = self.list().into_values().collect();
         for (below, name) in (0..).zip(names) {
-            if self.index(name).is_none() {
+            if !here.contains(name) {
                 self.listed.extend(NonZeroU32::new(u32::MAX - below).map(|number| (number, name.clone())));
             }
         }

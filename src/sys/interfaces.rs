@@ -8,6 +8,7 @@ use std::sync::{PoisonError, RwLock};
 use nix::net::if_::if_nameindex;
 use rustix::net::netdevice;
 
+use super::netns::with_room;
 use crate::model::interfaces::{Interfaces, KernelInterfaces};
 
 /// A namespace by a socket in it: whichever thread asks, the answer is that namespace's.
@@ -28,10 +29,6 @@ impl KernelInterfaces for BySocket {
         })
     }
 
-    fn index(&self, name: &str) -> Option<NonZeroU32> {
-        netdevice::name_to_index(&self.socket, name).ok().and_then(NonZeroU32::new)
-    }
-
     fn list(&self) -> BTreeMap<NonZeroU32, String> {
         let Ok(list) = if_nameindex() else { return BTreeMap::new() };
         list.iter()
@@ -43,7 +40,7 @@ impl KernelInterfaces for BySocket {
 /// Those of the calling thread's network namespace; none where no socket can be made.
 #[must_use]
 pub fn here() -> Interfaces {
-    UnixDatagram::unbound().map_or_else(
+    with_room(UnixDatagram::unbound).map_or_else(
         |_| Interfaces::default(),
         |socket| Interfaces::of_kernel(BySocket { socket, names: RwLock::default() }),
     )

@@ -93,6 +93,7 @@ fn stream(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
 fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answer, CommandError> {
     let mut all: Option<Gathered> = None;
     let told = reader.read(&mut |mut part| {
+        part.facts[0].interfaces.keep(part.rows.iter().filter_map(|row| row.bucket.interface));
         let Some(all) = &mut all else {
             all = Some(part);
             return ControlFlow::Continue(());

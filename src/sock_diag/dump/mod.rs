@@ -103,7 +103,7 @@ const WORTH_A_THREAD: u32 = 5;
 /// Datagrams that are handed over at once: to wake the other thread costs a good part of receiving one.
 const BATCH: usize = 8;
 
-/// Batches that may be received ahead. When they are full the kernel waits, so a slow reader of the output costs neither
+/// Batches that may wait to be read, beside the one that is handed over. When they are full the kernel waits, so a slow reader of the output costs neither
 /// memory nor rows.
 const AHEAD: usize = 2;
 
@@ -146,6 +146,11 @@ impl<'a> Receiver<'a> {
             watched,
             waited: Duration::ZERO,
         })
+    }
+
+    /// Goes on after a wait, which is part of the gap before the next receive and not of the receive.
+    fn go_on(&mut self) {
+        self.watched = watch();
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
@@ -280,6 +285,7 @@ fn read_beside(
             }
             // The other side hangs up when it has seen enough.
             last |= full.send(batch).is_err();
+            receiver.go_on();
         }
     });
     Some(end)

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 pub use self::all::{Found, all};
-pub use self::open::{OpenNetns, open};
+pub use self::open::{OpenNetns, open, with_room};
 
 use crate::model::netns::{Netns, NetnsId, NetnsName};
 

@@ -93,7 +93,7 @@ fn what_it_is(file: &File) -> &'static str {
 
 /// Descriptors for every namespace may be more than the soft limit, 1024 by custom, has room for; the hard one is there to
 /// be used (getrlimit(2)).
-fn with_room<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+pub fn with_room<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match open() {
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
