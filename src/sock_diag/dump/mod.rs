@@ -103,8 +103,8 @@ const WORTH_A_THREAD: u32 = 5;
 /// Datagrams that are handed over at once: to wake the other thread costs a good part of receiving one.
 const BATCH: usize = 8;
 
-/// Batches that may wait to be read, beside the one that is handed over. When they are full the kernel waits, so a slow reader of the output costs neither
-/// memory nor rows.
+/// Batches that may wait to be read, beside the one that is handed over. When they are full the kernel waits, so a slow reader
+/// of the output costs neither memory nor rows.
 const AHEAD: usize = 2;
 
 /// What is known of a datagram beside its bytes.
