@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod bind;
+pub mod command;
 pub mod demo;
 pub mod experiment;
 pub mod facts;
