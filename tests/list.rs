@@ -1,8 +1,11 @@
 //! `twtool list` against a second reading of the same kernel: the rows, every field of them, and the timers.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::time::SystemTime;
 
 use caps::{CapSet, Capability};
@@ -20,7 +23,7 @@ use crate::support::situations::{
     Mixed, addr, bucket_of_client, bucket_of_server, connect, connect_from, listen, many_buckets,
 };
 use crate::support::twtool::{Keys, twtool};
-use crate::support::{netns, services, suite};
+use crate::support::{netns, not_checked, services, suite};
 
 suite! {
     pure: [],
@@ -38,6 +41,7 @@ suite! {
         a_cookie_is_the_one_that_the_socket_had_while_it_lived,
         the_interface_is_named_where_the_socket_was_bound_to_one,
         an_interface_is_looked_up_in_its_namespace_whichever_thread_asks,
+        an_interface_whose_name_is_not_utf8_is_printed_alike_live_and_in_a_replay,
         the_mark_is_a_number_with_cap_net_admin_and_null_without,
         the_table_shows_every_row_and_counts_them_in_its_last_line,
         a_listener_of_another_namespace_is_not_seen,
@@ -306,6 +310,29 @@ fn the_interface_is_named_where_the_socket_was_bound_to_one() {
     assert_eq!(interface(&["--local", "::1%lo"]), ["lo"], "a scope wants the interface");
     assert_eq!(interface(&["--local", "::1%1"]), ["lo"], "also by its number");
     assert_eq!(interface(&["--local", "::1"]).len(), 2);
+}
+
+fn an_interface_whose_name_is_not_utf8_is_printed_alike_live_and_in_a_replay() {
+    let socket = OsSocket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
+    bucket_of_server(&Server::listen_on(socket, addr("127.0.0.1:8081")).expect("a listener"), "127.0.0.1:8081");
+    let ip = |words: &[&[u8]]| {
+        let words = words.iter().map(|word| OsStr::from_bytes(word));
+        Command::new("ip").args(["link", "set"]).args(words).output().is_ok_and(|output| output.status.success())
+    };
+    if !ip(&[b"lo", b"down"]) || !ip(&[b"lo", b"name", b"l\xffo"]) {
+        not_checked("an interface whose name is not UTF-8: ip(8) does not rename lo here");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    for format in ["json", "ndjson", "csv"] {
+        let file = folder.path().join(format).into_os_string().into_string().expect("UTF-8");
+        let live = twtool(["list", "-o", format, "--record", &file]).ok();
+        let shown = if format == "csv" { r",l\xffo," } else { r#""interface":"l\\xffo""# };
+        assert!(live.stdout.contains(shown), "{live}");
+        assert_eq!(twtool(["list", "-o", format, "--replay", &file]).ok().stdout, live.stdout);
+    }
+    assert_eq!(list(&["dev", r"l\xffo"]).len(), 1, "the printed name can be typed");
 }
 
 fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {

@@ -1,9 +1,11 @@
 //! `--netns` and `--all-netns`: namespaces that are told apart, found, and passed over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -41,6 +43,7 @@ suite! {
         an_interface_of_one_namespace_passes_nothing_in_the_others,
         a_recording_of_another_namespace_gives_the_same_bytes,
         the_name_of_a_process_does_not_reach_the_terminal,
+        names_that_are_not_utf8_are_found_and_stay_different,
     ],
 }
 
@@ -506,9 +509,7 @@ fn a_recording_of_another_namespace_gives_the_same_bytes() {
 fn the_name_of_a_process_does_not_reach_the_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let evil = folder.path().join("\x1b[31m,\"\n");
-    let folders = std::env::var_os("PATH").expect("a PATH");
-    let cat = std::env::split_paths(&folders).map(|folder| folder.join("cat")).find(|path| path.exists());
-    fs::copy(cat.expect("a cat"), &evil).expect("copied");
+    fs::copy(cat(), &evil).expect("copied");
     let resident = hop(|| {
         bucket_of_client(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         Resident::start_as(&evil)
@@ -521,4 +522,53 @@ fn the_name_of_a_process_does_not_reach_the_terminal() {
     assert_eq!(list(&[&args[..], &["--json"]].concat()).ok().records("sockets")[0]["netns_name"], name);
     assert_eq!(list(&[&args[..], &["-o", "ndjson"]].concat()).ok().ndjson()[0]["netns_name"], name);
     assert_eq!(list(&[&args[..], &["-o", "csv"]].concat()).ok().csv().1[0][1], name);
+}
+
+fn names_that_are_not_utf8_are_found_and_stay_different() {
+    let bytes = |name: &'static [u8]| OsStr::from_bytes(name);
+    let island = Island::enter();
+    let own = inode();
+    let named: Vec<(u64, String)> = [(b"web\xff", 42_001), (b"web\xfe", 42_002)]
+        .map(|(name, client)| {
+            hop(|| {
+                island::name(bytes(name));
+                bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", client);
+                (inode(), format!(r"web\x{:02x}", name[3]))
+            })
+        })
+        .into();
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join(bytes(b"cat\xff"));
+    fs::copy(cat(), &program).expect("copied");
+    let (of_process, resident) = hop(|| {
+        bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
+        (inode(), Resident::start_as(&program))
+    });
+    let services = Path::new("/etc/netns").join(bytes(b"web\xff"));
+    fs::create_dir(&services).expect("a folder");
+    fs::write(services.join("services"), "its-own 8080/tcp\n").expect("written");
+
+    // The word of the namespace and the text of its name.
+    let web = command(["list", "-o", "ndjson", "--netns"]).arg(bytes(b"web\xff")).output().expect("it ran");
+    let web = Run::ended(&command(["list"]), &web).ok();
+    assert_eq!(web.ndjson()[0]["netns_name"], r"web\xff", "{web}");
+    assert_eq!(web.ndjson()[0]["local_service"], "its-own", "{web}");
+    let path = command(["list", "--count", "--netns"]).arg(bytes(b"/run/netns/web\xfe")).output().expect("it ran");
+    assert_eq!(Run::ended(&command(["list"]), &path).ok().stdout, "1\n");
+    let nosuch = command(["list", "--netns"]).arg(bytes(b"nosuch\xff")).output().expect("it ran");
+    Run::ended(&command(["list"]), &nosuch).refused(r"nosuch\xff").says(r"web\xfe, web\xff");
+
+    let mut expected = BTreeMap::from_iter(named);
+    expected.insert(of_process, format!(r"{}:cat\xff", resident.inner_pid()));
+    if !closed(&island) {
+        return;
+    }
+    let run = list(&["--all-netns", "--json"]).ok();
+    assert_eq!((run.json()["complete"].clone(), names(&run.records("sockets"))), (json!(true), expected), "{run}");
+    assert!(run.records("sockets").iter().all(|record| number(record, "netns") != own), "the situation itself");
+}
+
+fn cat() -> PathBuf {
+    let folders = std::env::var_os("PATH").expect("a PATH");
+    std::env::split_paths(&folders).map(|folder| folder.join("cat")).find(|path| path.exists()).expect("a cat")
 }

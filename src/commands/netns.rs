@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::CommandError;
 use crate::model::facts::Facts;
@@ -12,11 +13,16 @@ use crate::model::netns::NetnsArg;
 use crate::model::services::Services;
 use crate::sys::netns::{self, Found, OpenNetns};
 
+/// Names are those of files, which need not be UTF-8.
+fn netns_arg() -> impl TypedValueParser<Value = NetnsArg> {
+    OsStringValueParser::new().try_map(NetnsArg::try_from)
+}
+
 /// For commands that look into one namespace.
 #[derive(Args, Clone, Debug)]
 pub struct NetnsArgs {
     /// Look into this network namespace: a name of `ip netns`, a path, or a process by its number
-    #[arg(long, value_name = "NAME|PATH|PID", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns_arg(), allow_negative_numbers = true)]
     netns: Option<NetnsArg>,
 }
 
@@ -37,7 +43,13 @@ impl NetnsArgs {
 #[derive(Args, Clone, Debug)]
 pub struct ManyNetnsArgs {
     /// Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more
-    #[arg(long, value_name = "NAME|PATH|PID", allow_negative_numbers = true, conflicts_with = "replay")]
+    #[arg(
+        long,
+        value_name = "NAME|PATH|PID",
+        value_parser = netns_arg(),
+        allow_negative_numbers = true,
+        conflicts_with = "replay"
+    )]
     netns: Vec<NetnsArg>,
     /// Look into every network namespace that /proc/PID/ns/net and /run/netns show
     #[arg(long, conflicts_with_all = ["netns", "record", "replay"])]

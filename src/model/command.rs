@@ -5,8 +5,11 @@
 //! unless the caller is root.
 
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 
+use super::name::is_hidden;
 use super::netns::NetnsArg;
 
 /// The shell in which twtool ran, and the network namespace that it looked into.
@@ -49,50 +52,57 @@ impl Shell {
     /// The line that runs a program in the namespace. Entering another namespace needs root as well.
     #[must_use]
     pub fn run(&self, privilege: Privilege, words: &[&str]) -> String {
-        let enter: Vec<Cow<str>> = match &self.netns {
+        let enter: Vec<OsString> = match &self.netns {
             None => vec![],
             Some(NetnsArg::Name(name)) => vec!["ip".into(), "netns".into(), "exec".into(), name.into()],
-            Some(NetnsArg::Path(path)) => vec!["nsenter".into(), format!("--net={}", path.display()).into()],
+            Some(NetnsArg::Path(path)) => {
+                let mut option = OsString::from("--net=");
+                option.push(path);
+                vec!["nsenter".into(), option]
+            }
             Some(NetnsArg::Process(pid)) => vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()],
         };
         let sudo = privilege == Privilege::Root || !enter.is_empty();
-        self.line(sudo, enter.iter().map(AsRef::as_ref).chain(words.iter().copied()))
+        self.line(sudo, enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new)))
     }
 
     /// The line that runs twtool itself on the namespace.
     #[must_use]
     pub fn twtool(&self, privilege: Privilege, words: &[&str]) -> String {
-        let netns = self.netns.as_ref().map(ToString::to_string);
+        let netns = self.netns.as_ref().map(NetnsArg::word);
         // Behind `--` stands another program's command line.
         let end = words.iter().position(|word| *word == "--").unwrap_or(words.len());
         let (options, rest) = words.split_at(end);
-        let words = std::iter::once(self.twtool.as_str())
-            .chain(options.iter().copied())
-            .chain(netns.iter().flat_map(|netns| ["--netns", netns]))
-            .chain(rest.iter().copied());
+        let words = std::iter::once(OsStr::new(&self.twtool))
+            .chain(options.iter().map(OsStr::new))
+            .chain(netns.iter().flat_map(|netns| [OsStr::new("--netns"), netns]))
+            .chain(rest.iter().map(OsStr::new));
         self.line(privilege == Privilege::Root, words)
     }
 
-    fn line<'a>(&self, sudo: bool, words: impl Iterator<Item = &'a str>) -> String {
-        let sudo = (sudo && !self.root).then_some("sudo");
+    fn line<'a>(&self, sudo: bool, words: impl Iterator<Item = &'a OsStr>) -> String {
+        let sudo = (sudo && !self.root).then_some(OsStr::new("sudo"));
         let words: Vec<Cow<str>> = sudo.into_iter().chain(words).map(quoted).collect();
         words.join(" ")
     }
 }
 
-/// The word as a shell reads it: as it is where that is safe, in quotes elsewhere; with ANSI-C quotes where it has control
-/// characters, so that a terminal shows what it is.
+/// The word as bash reads it: as it is where that is safe, else in quotes. ANSI-C quotes stand around a word with bytes that
+/// are not UTF-8, or with characters that a terminal interprets or does not show, so that the line can be read and pasted.
 #[must_use]
-pub fn quoted(word: &str) -> Cow<'_, str> {
+pub fn quoted(word: &(impl AsRef<OsStr> + ?Sized)) -> Cow<'_, str> {
+    let word = word.as_ref();
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.into();
-    }
-    if !word.chars().any(char::is_control) {
-        return format!("'{}'", word.replace('\'', r"'\''")).into();
+    if let Some(text) = word.to_str() {
+        if !text.is_empty() && text.chars().all(plain) {
+            return text.into();
+        }
+        if !text.chars().any(is_hidden) {
+            return format!("'{}'", text.replace('\'', r"'\''")).into();
+        }
     }
     let mut text = String::from("$'");
-    for byte in word.bytes() {
+    for &byte in word.as_bytes() {
         match byte {
             b'\'' | b'\\' => text.extend(['\\', byte.into()]),
             0x20..=0x7e => text.push(byte.into()),
@@ -149,8 +159,12 @@ mod tests {
             ("[::1]", "'[::1]'"),
             ("$(id)", "'$(id)'"),
             ("a\x1b'\\", r"$'a\x1b\'\\'"),
+            ("a\u{202e}b", r"$'a\xe2\x80\xaeb'"),
+            ("a\u{200b}b", r"$'a\xe2\x80\x8bb'"),
+            ("a\u{9b}b", r"$'a\xc2\x9bb'"),
         ] {
             assert_eq!(quoted(word), expected);
         }
+        assert_eq!(quoted(OsStr::from_bytes(b"a\xff")), r"$'a\xff'");
     }
 }

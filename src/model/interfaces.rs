@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// the kernel `eth0:80` is eth0 as well, and for a name that it does not know it loads a module (`dev_ioctl` in
 /// net/core/dev_ioctl.c).
 pub trait KernelInterfaces: fmt::Debug + Send + Sync {
-    /// The name, whichever thread asks; `None`: it has no interface of this index, or one whose name is no UTF-8.
+    /// The name, whichever thread asks; `None`: it has no interface of this index, or it does not say.
     fn name(&self, index: NonZeroU32) -> Option<String>;
 
     /// All of them, asked for by a thread that is in the namespace; none where they cannot be listed.

@@ -13,6 +13,7 @@ pub mod health;
 pub mod interfaces;
 pub mod kernel_counts;
 pub mod listeners;
+pub mod name;
 pub mod netns;
 pub mod outcome;
 pub mod port;

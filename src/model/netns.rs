@@ -1,8 +1,12 @@
 //! Network namespaces: which one is meant, which one it is, and what people call it.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use super::name::text_of;
 
 /// What a namespace argument may be.
 pub const NETNS_ARG_FORMS: &str =
@@ -15,38 +19,56 @@ pub enum NetnsArg {
     Process(u32),
     /// With a slash: a file that stands for it, `/proc/1/ns/net`, `/run/netns/web`.
     Path(PathBuf),
-    /// A name of ip-netns(8).
-    Name(String),
+    /// A name of ip-netns(8), which is the name of a file.
+    Name(OsString),
+}
+
+impl TryFrom<OsString> for NetnsArg {
+    type Error = String;
+
+    fn try_from(word: OsString) -> Result<Self, String> {
+        let form = |why: &str| format!("{why}; a network namespace is {NETNS_ARG_FORMS}");
+        let bytes = word.as_bytes();
+        if bytes.contains(&b'/') {
+            return Ok(Self::Path(word.into()));
+        }
+        if !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit) {
+            let number = word.to_str().and_then(|digits| digits.parse().ok());
+            let number = number.filter(|&pid| pid > 0 && i32::try_from(pid).is_ok());
+            return number.map(Self::Process).ok_or_else(|| form("no process has this number"));
+        }
+        match bytes {
+            b"" => Err(form("it is empty")),
+            // They are no files of /run/netns, where names are.
+            b"." | b".." => Err(form("no namespace has this name")),
+            _ => Ok(Self::Name(word)),
+        }
+    }
 }
 
 impl FromStr for NetnsArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = |why: &str| format!("{why}; a network namespace is {NETNS_ARG_FORMS}");
-        if text.contains('/') {
-            return Ok(Self::Path(text.into()));
-        }
-        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            let number: Option<u32> = text.parse().ok().filter(|&pid| pid > 0 && i32::try_from(pid).is_ok());
-            return number.map(Self::Process).ok_or_else(|| form("no process has this number"));
-        }
-        match text {
-            "" => Err(form("it is empty")),
-            // They are no files of /run/netns, where names are.
-            "." | ".." => Err(form("no namespace has this name")),
-            name => Ok(Self::Name(name.to_owned())),
+        OsString::from(text).try_into()
+    }
+}
+
+impl NetnsArg {
+    /// The word that names the namespace on a command line.
+    #[must_use]
+    pub fn word(&self) -> OsString {
+        match self {
+            Self::Process(pid) => pid.to_string().into(),
+            Self::Path(path) => path.clone().into(),
+            Self::Name(name) => name.clone(),
         }
     }
 }
 
 impl fmt::Display for NetnsArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Process(pid) => fmt::Display::fmt(pid, f),
-            Self::Path(path) => fmt::Display::fmt(&path.display(), f),
-            Self::Name(name) => f.write_str(name),
-        }
+        f.write_str(&text_of(self.word().as_bytes()))
     }
 }
 
@@ -63,7 +85,7 @@ pub struct NetnsId {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NetnsName {
     /// The name that ip-netns(8) knows it by.
-    Given(String),
+    Given(OsString),
     /// The lowest-numbered process that was found in it. Its comm is chosen by the process: escape it before a terminal sees it.
     FirstProcess {
         /// Its number in our pid namespace.
@@ -76,7 +98,7 @@ pub enum NetnsName {
 impl fmt::Display for NetnsName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given(name) => f.write_str(name),
+            Self::Given(name) => f.write_str(&text_of(name.as_bytes())),
             Self::FirstProcess { pid, comm } => write!(f, "{pid}:{comm}"),
         }
     }
@@ -94,7 +116,7 @@ pub struct Netns {
 impl Netns {
     /// The name that ip-netns(8) knows it by.
     #[must_use]
-    pub fn given_name(&self) -> Option<&str> {
+    pub fn given_name(&self) -> Option<&OsStr> {
         match &self.name {
             Some(NetnsName::Given(name)) => Some(name),
             Some(NetnsName::FirstProcess { .. }) | None => None,
@@ -115,6 +137,7 @@ impl fmt::Display for Netns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn digits_are_a_process_a_slash_makes_a_path_and_all_else_is_a_name() {
@@ -125,6 +148,8 @@ mod tests {
         for name in ["web", "1a", "-1", "a b", "1.0"] {
             assert_eq!(parse(name), Ok(NetnsArg::Name(name.into())));
         }
+        let name = OsString::from_vec(b"a\xff".to_vec());
+        assert_eq!(NetnsArg::try_from(name.clone()), Ok(NetnsArg::Name(name)));
         for bad in ["", "0", "2147483648", "99999999999999999999", ".", ".."] {
             assert!(parse(bad).is_err_and(|why| why.contains(NETNS_ARG_FORMS)), "{bad}");
         }
@@ -144,5 +169,6 @@ mod tests {
         assert_eq!(text(Some(NetnsName::Given("web".into()))), "web");
         assert_eq!(text(Some(NetnsName::FirstProcess { pid: 1, comm: "init".into() })), "1:init");
         assert_eq!(text(None), "net:[4026531840]");
+        assert_eq!(text(Some(NetnsName::Given(OsString::from_vec(b"a\xff".to_vec())))), r"a\xff");
     }
 }

@@ -1,5 +1,6 @@
 //! /etc/services (services(5)), its TCP entries. An absent file is an empty table: names are a convenience.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -10,7 +11,7 @@ use crate::model::services::Services;
 /// Reads the file. A network namespace that ip-netns(8) knows by a name may have one of its own, /etc/netns/NAME/services:
 /// `ip netns exec` shows it to programs in place of /etc/services.
 #[must_use]
-pub fn read(netns: Option<&str>) -> Services {
+pub fn read(netns: Option<&OsStr>) -> Services {
     let own = netns.and_then(|name| fs::read(Path::new("/etc/netns").join(name).join("services")).ok());
     match own {
         Some(bytes) => table(&bytes),

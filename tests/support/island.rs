@@ -51,7 +51,9 @@ impl Resident {
 
     /// Its number in its own.
     pub(crate) fn inner_pid(&self) -> u32 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("it is there");
+        // The name of a process need not be UTF-8.
+        let status = fs::read(format!("/proc/{}/status", self.0.id())).expect("it is there");
+        let status = String::from_utf8_lossy(&status);
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("its numbers");
         numbers.split_whitespace().last().and_then(|number| number.parse().ok()).expect("a number")
     }
@@ -113,8 +115,8 @@ pub(crate) fn folders() {
 }
 
 /// Gives the calling thread's network namespace a name, as `ip netns add` does.
-pub(crate) fn name(name: &str) {
-    let file = format!("/run/netns/{name}");
+pub(crate) fn name(name: impl AsRef<Path>) {
+    let file = Path::new("/run/netns").join(name);
     File::create_new(&file).expect("a file");
-    mount(Some(OWN), file.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a name");
+    mount(Some(OWN), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a name");
 }

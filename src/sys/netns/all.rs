@@ -4,14 +4,17 @@
 //! this looks is passed over, for it is gone.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use procfs::process::Process;
 
 use super::open::open_file;
 use super::{NetnsErrorKind, OWN, OpenNetns, given_names, id, own_id, path_of_name};
+use crate::model::name::text_of;
 use crate::model::netns::{NetnsId, NetnsName};
 
 /// The most processes that one warning names.
@@ -37,7 +40,11 @@ pub fn all() -> Found {
         Ok(opened) => drop(found.insert(opened.netns.id, opened)),
         Err(why) => unseen.push(format!("the network namespace of twtool itself: {why}")),
     }
-    for name in given_names() {
+    let names = given_names().unwrap_or_else(|error| {
+        unseen.push(format!("network namespaces may be missing: /run/netns cannot be listed: {error}"));
+        vec![]
+    });
+    for name in names {
         match open_file(&path_of_name(&name)) {
             Ok(opened) => {
                 let netns = &mut found.entry(opened.netns.id).or_insert(opened).netns;
@@ -46,11 +53,15 @@ pub fn all() -> Found {
             // A name whose namespace has gone.
             Err(NetnsErrorKind::AnotherThing(_)) => {}
             Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => {}
-            Err(why) => unseen.push(format!("network namespace '{name}': {why}")),
+            Err(why) => unseen.push(format!("network namespace '{}': {why}", text_of(name.as_bytes()))),
         }
     }
     let mut refused: Vec<(u32, io::Error)> = vec![];
-    for pid in pids() {
+    let pids = pids().unwrap_or_else(|error| {
+        unseen.push(format!("network namespaces may be missing: /proc cannot be listed: {error}"));
+        vec![]
+    });
+    for pid in pids {
         let path = namespace_of(pid);
         // Most processes are in a namespace that is known already.
         let opened = match fs::metadata(&path).map(|file| id(&file)) {
@@ -114,16 +125,17 @@ fn namespace_of(pid: u32) -> PathBuf {
 }
 
 /// The numbers of all processes, the lowest first.
-fn pids() -> Vec<u32> {
-    let Ok(folder) = fs::read_dir("/proc") else { return vec![] };
-    let mut pids: Vec<u32> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+fn pids() -> io::Result<Vec<u32>> {
+    let names: Vec<OsString> = fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    // Other names in /proc are not numbers.
+    let mut pids: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    pids
+    Ok(pids)
 }
 
 fn comm(pid: u32) -> Option<String> {
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
-    Some(String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned())
+    Some(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
 }
 
 /// PF_KTHREAD of include/linux/sched.h, in the `flags` of proc_pid_stat(5).
@@ -144,7 +156,7 @@ pub(super) fn process_name(pid: u32, netns: NetnsId) -> Option<NetnsName> {
 
 /// The lowest-numbered process in a namespace.
 pub(super) fn first_process(netns: NetnsId) -> Option<NetnsName> {
-    pids().into_iter().find_map(|pid| process_name(pid, netns))
+    pids().ok()?.into_iter().find_map(|pid| process_name(pid, netns))
 }
 
 /// Whether a failure says that it is not there any more: ESRCH is what /proc gives for a process that ended while its

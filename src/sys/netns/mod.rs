@@ -8,8 +8,10 @@ mod all;
 mod open;
 
 use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -21,6 +23,7 @@ use nix::sched::{CloneFlags, setns};
 pub use self::all::{Found, all};
 pub use self::open::{OpenNetns, open, with_room};
 
+use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
 
 /// Why a namespace cannot be looked into.
@@ -38,7 +41,7 @@ pub struct NetnsError {
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum NetnsErrorKind {
     #[error("there is no such name in /run/netns; {}", there_are(.0))]
-    NoSuchName(Vec<String>),
+    NoSuchName(io::Result<Vec<OsString>>),
     #[error("there is no such process")]
     NoSuchProcess,
     #[error("that process has ended and has no network namespace any more")]
@@ -55,8 +58,15 @@ pub enum NetnsErrorKind {
     NoThread(io::Error),
 }
 
-fn there_are(names: &[String]) -> String {
-    if names.is_empty() { "there is none".into() } else { format!("there is {}", names.join(", ")) }
+fn there_are(names: &io::Result<Vec<OsString>>) -> String {
+    match names {
+        Ok(names) if names.is_empty() => "it has no names".into(),
+        Ok(names) => {
+            let names: Vec<String> = names.iter().map(|name| text_of(name.as_bytes())).collect();
+            format!("it has {}", names.join(", "))
+        }
+        Err(error) => format!("its names cannot be listed: {error}"),
+    }
 }
 
 impl NetnsError {
@@ -134,23 +144,31 @@ pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Res
     })
 }
 
-/// The files of /run/netns, in order.
-fn given_names() -> Vec<String> {
-    let folder = NAMES.iter().find_map(|folder| fs::read_dir(folder).ok());
-    let mut names: Vec<String> =
-        folder.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    names
+/// The files of /run/netns, in order; none where that folder does not exist.
+fn given_names() -> io::Result<Vec<OsString>> {
+    for folder in NAMES {
+        match fs::read_dir(folder) {
+            Ok(entries) => {
+                let mut names: Vec<OsString> =
+                    entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+                names.sort_unstable();
+                return Ok(names);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(vec![])
 }
 
-fn path_of_name(name: &str) -> std::path::PathBuf {
+fn path_of_name(name: &OsStr) -> std::path::PathBuf {
     let folder = NAMES.iter().map(Path::new).find(|folder| folder.exists()).unwrap_or(Path::new(NAMES[0]));
     folder.join(name)
 }
 
 fn given_name(wanted: NetnsId) -> Option<NetnsName> {
-    let is_it = |name: &String| fs::metadata(path_of_name(name)).is_ok_and(|file| id(&file) == wanted);
-    given_names().into_iter().find(is_it).map(NetnsName::Given)
+    let is_it = |name: &OsString| fs::metadata(path_of_name(name)).is_ok_and(|file| id(&file) == wanted);
+    given_names().ok()?.into_iter().find(is_it).map(NetnsName::Given)
 }
 
 /// `uname -r`.

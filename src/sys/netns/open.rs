@@ -1,5 +1,6 @@
 //! Opening the network namespace that somebody has named.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -42,7 +43,7 @@ fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
     }
 }
 
-fn open_name(name: &str) -> Result<OpenNetns, NetnsErrorKind> {
+fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
     let path = path_of_name(name);
     match open_file(&path) {
         Ok(mut opened) => {

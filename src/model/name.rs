@@ -1,0 +1,78 @@
+//! Names that the kernel keeps as bytes (of processes, interfaces, files), as text.
+
+use std::fmt::Write as _;
+
+/// The name as text. A byte that is not UTF-8 becomes `\xff`, so that different names stay different.
+#[must_use]
+pub fn text_of(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// Whether a terminal interprets the character, hides it, or lets it change how the text around it is shown: controls (C0,
+/// C1), line and paragraph separators, the bidirectional controls of Unicode's annex 9, and all other format characters
+/// (general category Cf of Unicode 17), tags, and variation selectors.
+#[must_use]
+pub const fn is_hidden(c: char) -> bool {
+    matches!(
+        c,
+        '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{34f}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_utf8_stay_different() {
+        assert_eq!(text_of("wörker".as_bytes()), "wörker");
+        assert_eq!(text_of(b"a\xffb\xc3"), r"a\xffb\xc3");
+        assert_ne!(text_of(b"a\xff"), text_of(b"a\xfe"));
+    }
+
+    #[test]
+    fn characters_that_are_seen_are_not_hidden() {
+        for c in ['a', ' ', '~', 'ö', '中', '\u{a0}', '\u{fffd}', '🙂'] {
+            assert!(!is_hidden(c), "{c:?}");
+        }
+        for c in
+            ['\n', '\x1b', '\x7f', '\u{9b}', '\u{200b}', '\u{200e}', '\u{2028}', '\u{202e}', '\u{2066}', '\u{e0041}']
+        {
+            assert!(is_hidden(c), "{c:?}");
+        }
+    }
+}
