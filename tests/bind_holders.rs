@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use caps::Capability;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use socket2::Socket;
 use twtool::lab::{ActiveCloser, Server};
@@ -30,6 +31,10 @@ suite! {
         names_that_a_process_gave_itself_do_not_reach_the_terminal,
         processes_that_may_not_be_looked_into_are_unknown,
         processes_of_another_pid_namespace_are_unknown,
+        a_process_whose_main_thread_has_ended_is_named,
+        a_process_is_named_for_a_socket_that_one_of_its_threads_alone_has_open,
+        the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel,
+        a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace,
     ],
 }
 
@@ -93,8 +98,8 @@ fn a_holder_has_its_process_its_inode_and_its_user() {
     }
     let who = format!("sleep (pid {pid}");
     let advice = document["advice"][0].as_str().expect("advice");
-    assert!(advice.starts_with(&who), "the advice says who: {advice}");
-    twtool(["bind-test", "8080"]).code(1).prints(&who).prints(&format!("sleep pid {pid}"));
+    assert!(advice.contains(&who), "the advice says who: {advice}");
+    twtool(["bind-test", "8080"]).code(1).prints(&who).prints(&format!("sleep (pid {pid}"));
 }
 
 fn every_process_that_has_the_socket_open_is_named() {
@@ -107,6 +112,9 @@ fn every_process_that_has_the_socket_open_is_named() {
     let pids = children.each_ref().map(|child| u64::from(child.0.id()));
     let processes = document["holders"][0]["processes"].as_array().expect("processes");
     assert_eq!(sorted(processes.iter().map(|process| number(process, "pid"))), sorted(pids));
+    let advice = document["advice"].to_string();
+    assert!(advice.contains("2 processes") && advice.contains("when all of them close it"), "{advice}");
+    assert!(pids.iter().all(|pid| advice.contains(&pid.to_string())), "{advice}");
 }
 
 fn a_holder_has_the_keys_of_the_contract() {
@@ -194,6 +202,7 @@ fn unknown_owner(run: &Run, warning: &str) {
 fn processes_that_may_not_be_looked_into_are_unknown() {
     let socket = listener();
     let _child = Process::start(Command::new("sleep"), &socket);
+    drop(socket);
     // Same user, fewer capabilities than the holder: ptrace(2), "Ptrace access mode checking", forbids to read its links.
     drop_capability(Capability::CAP_SYS_PTRACE);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
@@ -217,4 +226,67 @@ fn processes_of_another_pid_namespace_are_unknown() {
         return not_checked(format!("holders in another pid namespace: {}", run.stderr.trim()));
     }
     unknown_owner(&run.code(1), "another pid namespace");
+}
+
+fn a_process_whose_main_thread_has_ended_is_named() {
+    // exit(2) ends the calling thread alone, exit(3) the process.
+    const SCRIPT: &str = "import ctypes, platform, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)";
+    let Some(python) = program("python3") else { return not_checked("an ended main thread: no python3") };
+    let socket = listener();
+    let mut command = Command::new(python);
+    command.args(["-c", SCRIPT]);
+    let mut child = Process::start(command, &socket);
+    drop(socket);
+    let pid = child.0.id();
+    let ended = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    while !ended() {
+        assert_eq!(child.0.try_wait().expect("our own child"), None, "the situation itself");
+        std::thread::yield_now();
+    }
+    process(&answer(&[])["holders"][0], pid);
+}
+
+fn a_process_is_named_for_a_socket_that_one_of_its_threads_alone_has_open() {
+    // Each test has a thread with descriptors of its own.
+    let socket = listener();
+    let main = fs::read_dir(format!("/proc/{}/fd", std::process::id())).expect("our own descriptors");
+    let links: Vec<PathBuf> = main.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    if links.contains(&PathBuf::from(format!("socket:[{}]", inode(&socket)))) {
+        return not_checked("a socket of one thread: unshare(CLONE_FILES) is refused");
+    }
+    process(&answer(&[])["holders"][0], std::process::id());
+}
+
+fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
+    let mut command = Command::new("ip");
+    let added = command.args(["mptcp", "endpoint", "add", "127.0.0.1", "port", "8080", "signal"]).output();
+    if !added.as_ref().is_ok_and(|output| output.status.success()) {
+        return not_checked(format!("the listener of an MPTCP endpoint: {added:?}"));
+    }
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let document = run.json();
+    assert_eq!(document["holders"][0]["processes"], json!([]), "no process has it{run}");
+    assert!(document["advice"][0].as_str().is_some_and(|advice| advice.starts_with("the kernel (MPTCP")), "{run}");
+    assert_eq!(document["warnings"], json!([]), "{run}");
+}
+
+fn a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace() {
+    let socket = listener();
+    let (sender, _receiver) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    let data = [std::io::IoSlice::new(b"x")];
+    let rights = [ControlMessage::ScmRights(&[socket.as_raw_fd()])];
+    sendmsg::<()>(sender.as_raw_fd(), &data, &rights, MsgFlags::empty(), None).expect("sent");
+    drop(socket);
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let document = run.json();
+    assert!(document["holders"][0]["processes"].is_null(), "{run}");
+    let warnings = document["warnings"].to_string();
+    if warnings.contains("CAP_SYS_PTRACE") {
+        return not_checked("a socket that no process has open: not every process may be inspected");
+    }
+    assert!(warnings.contains("no process was found"), "{run}");
+    let initial = fs::read_link("/proc/1/ns/pid").is_ok_and(|link| link.ends_with("pid:[4026531836]"));
+    assert_eq!(warnings.contains("pid namespace"), !initial, "{run}");
 }

@@ -47,8 +47,21 @@ pub fn advise(evidence: &Evidence) -> Vec<String> {
         Cause::Unknown if evidence.conclusion.verdict != Verdict::Denied => vec![unseen(evidence)],
         Cause::PrivilegedPort | Cause::AddressNotLocal | Cause::FamilyUnsupported | Cause::Unknown => denied(evidence),
     };
+    advice.extend(shared(evidence));
     advice.extend(ephemeral(evidence));
     advice
+}
+
+/// That all processes with the same socket must close it.
+fn shared(evidence: &Evidence) -> Option<String> {
+    let sharing = |holder: &Holder| match &holder.owners {
+        Owners::Found(processes) if processes.len() > 1 => Some((processes.len(), holder.owners.names().join(", "))),
+        _ => None,
+    };
+    let (count, names) = blocking(evidence).filter_map(sharing).max_by_key(|(count, _)| *count)?;
+    Some(format!(
+        "{count} processes have the same socket open: {names}. The port is free only when all of them close it."
+    ))
 }
 
 /// Exact to the millisecond, as the kernel gave it.
@@ -99,23 +112,7 @@ pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     let total = holders.clone().count();
     let mut named: Vec<String> = vec![];
     for holder in holders {
-        let name: Vec<String> = match &holder.owners {
-            Owners::Found(processes) => {
-                let one = |p: &crate::model::process::Process| match p.unit() {
-                    Some(unit) => format!("{} (pid {}, {unit})", p.comm, p.pid),
-                    None => format!("{} (pid {})", p.comm, p.pid),
-                };
-                processes.iter().map(one).collect()
-            }
-            Owners::Nobody => vec!["a socket that no process has open".into()],
-            Owners::NotPermitted => {
-                vec!["a process that this user may not see (root or CAP_SYS_PTRACE may look into /proc/PID/fd)".into()]
-            }
-            Owners::NotVisible => {
-                vec!["somebody outside this pid namespace (a container, or the kernel itself)".into()]
-            }
-        };
-        for name in name {
+        for name in holder.owners.names() {
             if !named.contains(&name) {
                 named.push(name);
             }

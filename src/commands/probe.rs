@@ -1,7 +1,7 @@
 //! What `bind-test` and `wait` share: the port and the addresses that were meant, every socket on the port, who has it
 //! open, and whether it is in the way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
@@ -16,9 +16,9 @@ use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::listeners::Listeners;
 use crate::model::port::{Port, PortArg, PortRange};
-use crate::model::process::Owners;
+use crate::model::process::{Owners, Processes};
 use crate::model::row::Direction;
-use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
 use crate::source::{Origin, Source};
 use crate::sys;
 
@@ -161,14 +161,16 @@ pub(super) fn holders(
     sockets: Vec<(Socket, Direction)>,
     known: BTreeMap<NonZeroU32, Owners>,
 ) -> Vec<Holder> {
-    let inode = |socket: &Socket| match socket {
-        Socket::Full(full) => full.inode,
+    let full = |socket: &Socket| match socket {
+        Socket::Full(full) => Some(*full),
         Socket::Bucket(_) => None,
     };
-    let inodes = sockets.iter().filter_map(|(socket, _)| inode(socket));
-    let unknown: BTreeSet<NonZeroU32> = inodes.filter(|inode| !known.contains_key(inode)).collect();
+    let inode = |socket: &Socket| full(socket).and_then(|full| full.inode);
+    let is_unknown = |full: &FullSocket| full.inode.is_some_and(|inode| !known.contains_key(&inode));
+    let unknown: Vec<FullSocket> = sockets.iter().filter_map(|(socket, _)| full(socket)).filter(is_unknown).collect();
+    let found = sys::owners::find(&unknown);
     let mut owners = known;
-    owners.extend(sys::owners::of(&unknown));
+    owners.extend(found);
     let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
     let obstacles = Obstacles::new(attempts, &all.iter());
     let holder = |(socket, direction)| Holder {
@@ -191,10 +193,17 @@ pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
                 .into(),
         );
     }
-    if any(&Owners::NotVisible) {
+    if any(&Owners::NotFound(Processes::OfPidNamespace)) {
         warnings.push(
-            "some holders belong to no process that is visible here: they live in another pid namespace (a container), \
-             or are the kernel's own"
+            "no process was found for some holders: /proc shows this pid namespace alone, so a process of another pid \
+             namespace may have them open, or the kernel itself; on the host, the same question can find it"
+                .into(),
+        );
+    }
+    if any(&Owners::NotFound(Processes::All)) {
+        warnings.push(
+            "no process was found for some holders, although every process was read: the kernel itself may have them open, \
+             an io_uring instance may, or they are on their way from one process to another (SCM_RIGHTS)"
                 .into(),
         );
     }

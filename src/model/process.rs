@@ -1,4 +1,6 @@
-//! Who has a socket open, and what can be said when nobody is found.
+//! Who has a socket open, and what is known where no process is found.
+
+use std::fmt;
 
 /// A process that has a socket open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,31 +22,128 @@ impl Process {
     }
 }
 
+/// The most pids in a text; JSON has all of them.
+const PIDS: usize = 20;
+
+/// The names of processes, with their pids: `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Processes of
+/// the same name and unit share an entry. Escape the text before a terminal sees it.
+fn name_all(processes: &[Process]) -> Vec<String> {
+    let mut groups: Vec<(&Process, Vec<String>)> = vec![];
+    for process in processes {
+        let same =
+            |group: &&mut (&Process, Vec<String>)| group.0.comm == process.comm && group.0.unit() == process.unit();
+        match groups.iter_mut().find(same) {
+            Some((_, pids)) => pids.push(process.pid.to_string()),
+            None => groups.push((process, vec![process.pid.to_string()])),
+        }
+    }
+    let name = |(process, pids): &(&Process, Vec<String>)| {
+        let word = if pids.len() == 1 { "pid" } else { "pids" };
+        let shown = &pids[..pids.len().min(PIDS)];
+        let more = if pids.len() > PIDS { format!(" and {} more", pids.len() - PIDS) } else { String::new() };
+        let unit = process.unit().map_or(String::new(), |unit| format!(", {unit}"));
+        format!("{} ({word} {}{more}{unit})", process.comm, shown.join(", "))
+    };
+    groups.iter().map(name).collect()
+}
+
+/// Which processes /proc shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processes {
+    /// Every process of the machine: /proc belongs to the initial pid namespace.
+    All,
+    /// Those of one pid namespace, for example a container's. Others may exist outside it.
+    OfPidNamespace,
+}
+
+/// A part of the kernel that has TCP sockets of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KernelPart {
+    /// The listener of an MPTCP endpoint with a port (ip-mptcp(8)). The kernel lists the endpoint, so this is certain.
+    MptcpEndpoint,
+    /// Inferred: no process has the socket open, this module is loaded, and it uses this port.
+    Module {
+        /// What the module does, `NFS server`.
+        does: &'static str,
+        /// Its name in /sys/module.
+        module: &'static str,
+    },
+}
+
+/// As it stands in a sentence: `the kernel (MPTCP endpoint)`.
+impl fmt::Display for KernelPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MptcpEndpoint => f.write_str("the kernel (MPTCP endpoint)"),
+            Self::Module { does, module } => write!(f, "probably the kernel ({does}, module {module})"),
+        }
+    }
+}
+
 /// What is known of the owners of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owners {
-    /// The kernel says that no process has it open: a bucket, an orphan, a connection not accepted yet.
+    /// The kernel reports that no process has it open: a bucket, an orphan, a connection that is not accepted yet.
     Nobody,
-    /// These processes have it open.
+    /// These processes have it open. The port is free only when all of them have closed it.
     Found(Vec<Process>),
-    /// Some processes may not be looked into (that needs root or CAP_SYS_PTRACE), and none of the others has it.
+    /// The kernel itself uses the socket.
+    Kernel(KernelPart),
+    /// The caller may not inspect some processes (that needs root or CAP_SYS_PTRACE), and none of the others has it.
     NotPermitted,
-    /// Every process that we see was looked into, and none has it: another pid namespace, or the kernel itself.
-    NotVisible,
+    /// All of these processes were inspected, and none has it.
+    NotFound(Processes),
+}
+
+impl Owners {
+    /// Who they are, an entry for each name: processes, or what is known in their place.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let unnamed = match self {
+            Self::Found(processes) => return name_all(processes),
+            Self::Nobody => "a socket that no process has open".to_owned(),
+            Self::Kernel(part) => part.to_string(),
+            Self::NotPermitted => {
+                "a process that this user may not see (root or CAP_SYS_PTRACE may look into /proc/PID/fd)".into()
+            }
+            Self::NotFound(Processes::All) => "an unknown holder (no process found)".into(),
+            Self::NotFound(Processes::OfPidNamespace) => {
+                "an unknown holder (no process found in this pid namespace)".into()
+            }
+        };
+        vec![unnamed]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn process(pid: i32, comm: &str, cgroup: Option<&str>) -> Process {
+        Process { pid, comm: comm.into(), cgroup: cgroup.map(str::to_owned) }
+    }
+
     #[test]
     fn the_unit_is_the_last_cgroup_component_that_names_one() {
-        let unit = |cgroup: &str| {
-            let process = Process { pid: 1, comm: "x".into(), cgroup: Some(cgroup.into()) };
-            process.unit().map(str::to_owned)
-        };
+        let unit = |cgroup: &str| process(1, "x", Some(cgroup)).unit().map(str::to_owned);
         assert_eq!(unit("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
         assert_eq!(unit("/system.slice/docker-abc.scope/app").as_deref(), Some("docker-abc.scope"));
         assert_eq!(unit("/"), None);
+    }
+
+    #[test]
+    fn every_process_is_named_and_those_of_one_name_share_an_entry() {
+        let nginx = |pid| process(pid, "nginx", Some("/system.slice/nginx.service"));
+        let processes = [nginx(7), process(8, "sh", None), nginx(9), process(10, "nginx", None)];
+        let expected = ["nginx (pids 7, 9, nginx.service)", "sh (pid 8)", "nginx (pid 10)"];
+        assert_eq!(Owners::Found(processes.to_vec()).names(), expected);
+    }
+
+    #[test]
+    fn no_process_found_is_not_called_a_process_elsewhere() {
+        for owners in [Owners::NotFound(Processes::All), Owners::NotFound(Processes::OfPidNamespace)] {
+            assert!(owners.names()[0].contains("no process found"), "{owners:?}");
+        }
+        assert!(!Owners::NotFound(Processes::All).names()[0].contains("namespace"));
     }
 }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 
 use super::{Carrier, Choice, Source, SourceError, kernel_bucket_facts, kernel_facts};
@@ -57,8 +56,7 @@ fn sockets(facts: &Facts) -> Result<OpenSockets, SourceError> {
     let autobound = if any { source.autobound_listeners() } else { None };
 
     let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
-    let inodes: BTreeSet<NonZeroU32> = found.iter().filter(needs_owner).filter_map(|full| full.inode).collect();
-    let owners = sys::owners::of(&inodes);
+    let owners = sys::owners::find(found.iter().filter(needs_owner));
     let owners = |full: &FullSocket| full.inode.and_then(|i| owners.get(&i).cloned()).unwrap_or(Owners::Nobody);
     let (listeners, close_wait): (Vec<_>, Vec<_>) = found.into_iter().partition(|full| full.state == TcpState::Listen);
     Ok(OpenSockets {

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod file;
 pub mod interfaces;
 pub mod interrupt;
+mod kernel_sockets;
 pub mod netns;
 pub mod owners;
 pub mod packet;

@@ -1,93 +1,176 @@
-//! Which processes have a socket open: /proc/PID/fd links to `socket:[inode]` (proc_pid_fd(5)).
+//! Who has a socket open, read from /proc.
 //!
-//! "Nobody has it" is said only when every process was looked into; a folder or a link that may not be read makes it
-//! "not permitted". So the links are read here: procfs's own walk passes over those that it may not read.
+//! 1. Every descriptor of a process is a link in /proc/PID/fd; that of a socket reads `socket:[inode]` (proc_pid_fd(5)).
+//! 2. /proc/PID/fd shows the descriptors of the main thread. Another thread has different ones after unshare(CLONE_FILES),
+//!    and when the main thread has ended /proc/PID/fd is empty while the other threads run. So kcmp(2) finds the threads
+//!    that do not share the main thread's descriptors, and /proc/PID/task/TID/fd of one thread for each such set is read.
+//!    With 2,000 threads kcmp takes 3.5 ms, and reading every folder 870 ms (Linux 6.18, 2026-11-27).
+//! 3. A socket that no process has open may belong to the kernel itself: `kernel_sockets` looks for evidence of that.
+//! 4. Absence from /proc proves nothing by itself. "No process" therefore needs that no folder was refused, and the
+//!    answer says whether /proc shows every process of the machine or those of one pid namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use procfs::ProcError;
 use procfs::process::{Process as ProcProcess, all_processes};
 
-use crate::model::process::{Owners, Process};
+use super::kernel_sockets;
+use crate::model::process::{Owners, Process, Processes};
+use crate::model::socket::FullSocket;
 
-/// The owners of each of these socket inodes, in one walk of /proc. Processes that end meanwhile are passed over.
+/// The pid namespace in which the machine started, as its links read (`PROC_PID_INIT_INO` in linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// The owners of each of these sockets that has an inode. Processes that end meanwhile are passed over.
 #[must_use]
-pub fn of(inodes: &BTreeSet<NonZeroU32>) -> BTreeMap<NonZeroU32, Owners> {
-    if inodes.is_empty() {
+pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> BTreeMap<NonZeroU32, Owners> {
+    let by_inode: BTreeMap<NonZeroU32, &FullSocket> =
+        sockets.into_iter().filter_map(|socket| Some((socket.inode?, socket))).collect();
+    if by_inode.is_empty() {
         return BTreeMap::new();
     }
-    let mut found: BTreeMap<NonZeroU32, Vec<Process>> = BTreeMap::new();
-    // Every pid namespace has a process 1; where it is not shown, /proc hides processes (mounted with hidepid).
-    let mut all_seen = Path::new("/proc/1").exists();
+    let mut search = Search { wanted: by_inode.keys().copied().collect(), found: BTreeMap::new() };
+    // Every pid namespace has a process 1. If it is not shown, /proc hides processes (mounted with hidepid).
+    let mut all_read = Path::new("/proc/1").exists();
     match all_processes() {
-        Err(_) => all_seen = false,
+        Err(_) => all_read = false,
         Ok(processes) => {
             for process in processes {
-                match process.map_err(|error| not_gone(&error)).and_then(|p| look_into(&p, inodes, &mut found)) {
-                    Ok(()) | Err(Looked::Gone) => {}
-                    Err(Looked::Refused) => all_seen = false,
-                }
+                let read = process.map_err(|error| not_gone(&error)).and_then(|process| search.read_process(&process));
+                all_read &= !matches!(read, Err(Unread::Refused));
             }
         }
     }
-    let missing = if all_seen { Owners::NotVisible } else { Owners::NotPermitted };
-    inodes.iter().map(|&inode| (inode, found.remove(&inode).map_or(missing.clone(), Owners::Found))).collect()
+    let missing: Vec<FullSocket> =
+        by_inode.iter().filter(|(inode, _)| !search.found.contains_key(*inode)).map(|(_, socket)| **socket).collect();
+    let shown = if missing.is_empty() { Processes::OfPidNamespace } else { shown_processes() };
+    let kernels = kernel_sockets::find(&missing, all_read && shown == Processes::All);
+    let owners = |inode: NonZeroU32, processes: Option<Vec<Process>>| {
+        if let Some(processes) = processes {
+            return Owners::Found(processes);
+        }
+        match kernels.get(&inode) {
+            Some(part) => Owners::Kernel(*part),
+            None if all_read => Owners::NotFound(shown),
+            None => Owners::NotPermitted,
+        }
+    };
+    by_inode.into_keys().map(|inode| (inode, owners(inode, search.found.remove(&inode)))).collect()
 }
 
-/// Why a process was not looked into.
-enum Looked {
-    /// It has ended.
+/// The processes that /proc shows: those of the pid namespace in which it was mounted.
+fn shown_processes() -> Processes {
+    let initial = fs::read_link("/proc/1/ns/pid").is_ok_and(|link| link == Path::new(INITIAL_PID_NAMESPACE));
+    if initial { Processes::All } else { Processes::OfPidNamespace }
+}
+
+/// Why descriptors were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unread {
+    /// The process or thread has ended.
     Gone,
-    /// It may not be.
+    /// The caller may not read them.
     Refused,
 }
 
-fn not_gone(error: &ProcError) -> Looked {
+fn not_gone(error: &ProcError) -> Unread {
     match error {
-        ProcError::NotFound(_) => Looked::Gone,
-        _ => Looked::Refused,
+        ProcError::NotFound(_) => Unread::Gone,
+        _ => Unread::Refused,
     }
 }
 
-/// ESRCH is what /proc gives for a process that ended while its folder was open.
-fn not_gone_io(error: &io::Error) -> Looked {
+/// /proc answers ESRCH for a process that ended while its folder was open.
+fn not_gone_io(error: &io::Error) -> Unread {
     match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ESRCH) => Looked::Gone,
-        _ => Looked::Refused,
+        Some(libc::ENOENT | libc::ESRCH) => Unread::Gone,
+        _ => Unread::Refused,
     }
 }
 
-fn look_into(
-    process: &ProcProcess,
-    inodes: &BTreeSet<NonZeroU32>,
-    found: &mut BTreeMap<NonZeroU32, Vec<Process>>,
-) -> Result<(), Looked> {
-    let mut held = BTreeSet::new();
-    let folder = fs::read_dir(format!("/proc/{}/fd", process.pid())).map_err(|error| not_gone_io(&error))?;
-    for entry in folder {
-        let link = entry.and_then(|entry| fs::read_link(entry.path()));
-        match link {
-            Ok(target) => held.extend(socket_inode(&target).filter(|inode| inodes.contains(inode))),
-            // A descriptor closed between readdir and readlink is gone, not hidden.
-            Err(error) => match not_gone_io(&error) {
-                Looked::Gone => {}
-                Looked::Refused => return Err(Looked::Refused),
-            },
+/// The sockets that are looked for, and the processes that have them open.
+struct Search {
+    wanted: BTreeSet<NonZeroU32>,
+    found: BTreeMap<NonZeroU32, Vec<Process>>,
+}
+
+impl Search {
+    fn read_process(&mut self, process: &ProcProcess) -> Result<(), Unread> {
+        let mut held = BTreeSet::new();
+        let of_main = self.read_descriptors(Path::new(&format!("/proc/{}/fd", process.pid())), &mut held);
+        let of_threads = self.read_threads(process.pid(), of_main.is_ok(), &mut held);
+        if !held.is_empty() {
+            let comm = process.stat().map_err(|error| not_gone(&error))?.comm;
+            for inode in held {
+                let described = Process { pid: process.pid(), comm: comm.clone(), cgroup: cgroup(process) };
+                self.found.entry(inode).or_default().push(described);
+            }
+        }
+        // A main thread that has ended has no descriptors, and its folder belongs to root.
+        let ended = || process.stat().is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'));
+        match of_main {
+            Err(Unread::Refused) if !ended() => Err(Unread::Refused),
+            _ => of_threads,
         }
     }
-    if held.is_empty() {
-        return Ok(());
+
+    /// Reads the descriptors of each thread that does not share those of a thread that was read before.
+    fn read_threads(&self, pid: i32, main_was_read: bool, held: &mut BTreeSet<NonZeroU32>) -> Result<(), Unread> {
+        /// A folder has a link from its parent and from itself, and one from each folder in it.
+        const LINKS_OF_ONE_THREAD: u64 = 3;
+        let folder = format!("/proc/{pid}/task");
+        let metadata = fs::metadata(&folder).map_err(|error| not_gone_io(&error))?;
+        if metadata.nlink() <= LINKS_OF_ONE_THREAD {
+            return Ok(());
+        }
+        let mut read: Vec<i32> = main_was_read.then_some(pid).into_iter().collect();
+        let mut refused = false;
+        for entry in fs::read_dir(&folder).map_err(|error| not_gone_io(&error))? {
+            let Ok(entry) = entry else { break };
+            let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if thread == pid || read.iter().any(|&other| share_descriptors(other, thread)) {
+                continue;
+            }
+            match self.read_descriptors(&entry.path().join("fd"), held) {
+                Ok(()) => read.push(thread),
+                Err(why) => refused |= why == Unread::Refused,
+            }
+        }
+        if refused { Err(Unread::Refused) } else { Ok(()) }
     }
-    let comm = process.stat().map_err(|error| not_gone(&error))?.comm;
-    for inode in held {
-        let described = Process { pid: process.pid(), comm: comm.clone(), cgroup: cgroup(process) };
-        found.entry(inode).or_default().push(described);
+
+    fn read_descriptors(&self, folder: &Path, held: &mut BTreeSet<NonZeroU32>) -> Result<(), Unread> {
+        for entry in fs::read_dir(folder).map_err(|error| not_gone_io(&error))? {
+            let link = entry.and_then(|entry| fs::read_link(entry.path()));
+            match link {
+                Ok(target) => held.extend(socket_inode(&target).filter(|inode| self.wanted.contains(inode))),
+                // A descriptor that was closed between readdir and readlink is gone, not hidden.
+                Err(error) => match not_gone_io(&error) {
+                    Unread::Gone => {}
+                    Unread::Refused => return Err(Unread::Refused),
+                },
+            }
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Whether two threads certainly share their descriptors. A kernel or sandbox without kcmp(2) makes that unknown, and then
+/// the descriptors of each thread are read.
+fn share_descriptors(one: i32, other: i32) -> bool {
+    /// `KCMP_FILES` of linux/kcmp.h.
+    const KCMP_FILES: libc::c_long = 2;
+    // SAFETY: kcmp with KCMP_FILES takes numbers alone and changes nothing.
+    #[expect(unsafe_code, reason = "kcmp has no safe wrapper")]
+    let compared = unsafe {
+        libc::syscall(libc::SYS_kcmp, libc::c_long::from(one), libc::c_long::from(other), KCMP_FILES, 0_usize, 0_usize)
+    };
+    compared == 0
 }
 
 /// The inode in `socket:[4711]`.

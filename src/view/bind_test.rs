@@ -17,15 +17,12 @@ use crate::model::bind::{Attempt, CallResult, Holder, ReuseOptions, Verdict};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
-use crate::model::process::{Owners, Process};
+use crate::model::process::Owners;
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState};
 
 /// The most holders that a page names; JSON has them all.
 const HOLDERS_SHOWN: usize = 12;
-
-/// The most processes of one socket that a page names.
-const PROCESSES_SHOWN: usize = 3;
 
 /// Everything that an answer says.
 #[derive(Clone, Copy, Debug)]
@@ -216,17 +213,9 @@ fn held_by(holder: &Holder) -> String {
             Socket::Bucket(_) => "the kernel alone".into(),
             Socket::Full(_) => "no process".into(),
         },
-        Owners::Found(processes) => {
-            let one = |p: &Process| match p.unit() {
-                Some(unit) => format!("{} pid {} ({unit})", p.comm, p.pid),
-                None => format!("{} pid {}", p.comm, p.pid),
-            };
-            let mut named: Vec<String> = processes.iter().take(PROCESSES_SHOWN).map(one).collect();
-            named.extend((processes.len() > PROCESSES_SHOWN).then(|| "...".to_owned()));
-            named.join(", ")
-        }
         Owners::NotPermitted => "not permitted to see".into(),
-        Owners::NotVisible => "nobody seen here".into(),
+        Owners::NotFound(_) => "no process found".into(),
+        owners => owners.names().join(", "),
     }
 }
 

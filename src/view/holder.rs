@@ -37,9 +37,9 @@ impl<'a> HolderRecord<'a> {
         let record =
             |p: &'a Process| ProcessRecord { pid: p.pid, comm: &p.comm, cgroup: p.cgroup.as_deref(), unit: p.unit() };
         let processes = match &holder.owners {
-            Owners::Nobody => Some(vec![]),
+            Owners::Nobody | Owners::Kernel(_) => Some(vec![]),
             Owners::Found(processes) => Some(processes.iter().map(record).collect()),
-            Owners::NotPermitted | Owners::NotVisible => None,
+            Owners::NotPermitted | Owners::NotFound(_) => None,
         };
         let socket = SocketRecord::new(&holder.socket, holder.direction, facts);
         Self { socket, uid, inode, processes, blocks: holder.blocks }

@@ -7,7 +7,7 @@ use super::ports::chosen_by_the_kernel;
 use super::{Check, Datum, Leak, Status, Subject};
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets};
 use crate::model::port::Port;
-use crate::model::process::{Owners, Process};
+use crate::model::process::{KernelPart, Owners, Process};
 
 /// Servers and processes that a finding names; the evidence has them all.
 const NAMED: usize = 3;
@@ -56,9 +56,9 @@ fn process_record(process: &Process) -> Datum {
 /// As bind-test has it: `[]` where nobody can own it, unknown where nobody is seen.
 fn processes(owners: &Owners) -> Datum {
     match owners {
-        Owners::Nobody => Datum::List(vec![]),
+        Owners::Nobody | Owners::Kernel(_) => Datum::List(vec![]),
         Owners::Found(processes) => Datum::List(processes.iter().map(process_record).collect()),
-        Owners::NotPermitted | Owners::NotVisible => Datum::Unknown,
+        Owners::NotPermitted | Owners::NotFound(_) => Datum::Unknown,
     }
 }
 
@@ -149,7 +149,9 @@ enum Debtor {
     Process(i32, String, Option<String>),
     /// No process: the server that listens on this port has not accepted them.
     NotAccepted(Port),
-    /// A process that is not seen here; the user who made the sockets is.
+    /// The kernel itself.
+    Kernel(KernelPart),
+    /// No process was found; the uid of the sockets is known.
     Unseen(u32),
 }
 
@@ -161,7 +163,8 @@ impl Debtor {
                 Self::Process(first.pid, first.comm.clone(), first.unit().map(str::to_owned))
             }
             Owners::Nobody => Self::NotAccepted(socket.socket.tuple.local_port()),
-            Owners::Found(_) | Owners::NotPermitted | Owners::NotVisible => Self::Unseen(socket.socket.uid),
+            Owners::Kernel(part) => Self::Kernel(*part),
+            Owners::Found(_) | Owners::NotPermitted | Owners::NotFound(_) => Self::Unseen(socket.socket.uid),
         }
     }
 
@@ -170,7 +173,8 @@ impl Debtor {
             Self::Process(pid, comm, Some(unit)) => format!("{comm} pid {pid} ({unit})"),
             Self::Process(pid, comm, None) => format!("{comm} pid {pid}"),
             Self::NotAccepted(port) => format!("the queue of port {port}, which its server has not accepted from,"),
-            Self::Unseen(uid) => format!("a process of uid {uid} that is not seen here"),
+            Self::Kernel(part) => part.to_string(),
+            Self::Unseen(uid) => format!("an unknown holder of uid {uid}"),
         }
     }
 }
@@ -258,6 +262,7 @@ fn debt_record(who: &Debtor, debt: Debt, ages_are_told: bool) -> Datum {
     let (pid, comm, unit, port, uid) = match who {
         Debtor::Process(pid, comm, unit) => (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None),
         Debtor::NotAccepted(port) => (None, None, None, Some(*port), None),
+        Debtor::Kernel(_) => (None, None, None, None, None),
         Debtor::Unseen(uid) => (None, None, None, None, Some(*uid)),
     };
     let text = |text: Option<String>| text.map_or(Datum::Unknown, Datum::Text);
