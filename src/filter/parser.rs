@@ -13,10 +13,13 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use unicode_width::UnicodeWidthStr;
+
 use super::lexer::{Comparison, Token, TokenKind, tokens};
 use super::{End, Filter};
 use crate::model::addr::{Prefix, ScopedPrefix};
 use crate::model::facts::Facts;
+use crate::model::name::is_hidden;
 use crate::model::port::{PORT_ARG_FORMS, Port, PortArg, PortClass, PortRange};
 use crate::model::row::Direction;
 
@@ -42,11 +45,11 @@ pub struct FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { text, span, message } = self;
-        // One line stays one line, and each character one column wide.
-        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let before = self.text[..span.start].chars().count();
-        let carets = self.text[span.clone()].chars().count().max(1);
-        write!(f, "invalid filter: {message}\n  {text}\n  {:before$}{:^<carets$}", "", "")
+        // The line stays one line, as wide as it looks. A width of fmt has 16 bits, and an expression may be longer.
+        let shown = |text: &str| -> String { text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect() };
+        let width = |range: Range<usize>| shown(&text[range]).width();
+        let (blanks, carets) = (" ".repeat(width(0..span.start)), "^".repeat(width(span.clone()).max(1)));
+        write!(f, "invalid filter: {message}\n  {}\n  {blanks}{carets}", shown(text))
     }
 }
 
@@ -595,6 +598,19 @@ pub(crate) mod tests {
             let first = message.lines().next().unwrap_or_default();
             assert!(first.contains(word) && first.contains(expected) && message.ends_with('^'), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn a_mistake_is_shown_in_an_expression_of_any_length() {
+        // A width of fmt has 16 bits.
+        for length in [65_535, 65_536, 200_000] {
+            let long = "a".repeat(length);
+            assert!(message(&long).ends_with(&format!("\n  {}", "^".repeat(length))));
+            let last = message(&format!("{}nosuch", "sport = 1 or ".repeat(length / 12)));
+            assert!(last.ends_with(" ^^^^^^"));
+        }
+        let wide = message("dev 中文 and\u{202e}\n nosuch");
+        assert!(wide.ends_with("\n  dev 中文 and   nosuch\n      ^^^^"), "{wide}");
     }
 
     #[test]
