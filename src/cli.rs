@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::commands::{self, Answer, ColorChoice, CommandError, Context, GlobalArgs, Person};
+use crate::commands::{self, Answer, ColorChoice, CommandError, Context, Escaping, Format, GlobalArgs, Person};
 
 const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
@@ -195,11 +195,21 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
             return Ok(0);
         }
         Err(message) => {
-            let _ = err.write_all(clap_text(&message, wanted(typed_color(&args), *err_terminal)).as_bytes());
+            let color = wanted(typed_color(&args), *err_terminal);
+            commands::report_usage(&args, &message, color, |args| Cli::try_parse_from(args).err(), err);
             return Ok(2);
         }
     };
-    let mut context = Context::new(*out, *err, wanted(cli.global.color, *terminal), *width, *unicode);
+    // A script or a page is not csv, whatever was typed.
+    let csv = cli.global.format() == Format::Csv && !matches!(cli.command, Command::Completions(_) | Command::Man);
+    let mut escaping;
+    let out: &mut (dyn Write + Send) = if csv && *terminal {
+        escaping = Escaping::new(&mut **out);
+        &mut escaping
+    } else {
+        *out
+    };
+    let mut context = Context::new(out, *err, wanted(cli.global.color, *terminal), *width, *unicode);
     if let Some(input) = input
         && *err_terminal
     {

@@ -1,6 +1,8 @@
 //! Bad words on the command line: each is named in the first line, with what is allowed beside it, exit 2, and nothing
 //! done or printed.
 
+use twtool::model::name::is_hidden;
+
 use crate::support::suite;
 use crate::support::twtool::{Run, twtool};
 
@@ -133,5 +135,45 @@ fn hostile_words_do_not_reach_the_terminal() {
         let run = twtool(args).code(2);
         assert!(run.stdout.is_empty(), "{run}");
         assert!(!run.stderr.contains('\x1b'), "escape sequences of an argument on stderr: {:?}", run.stderr);
+    }
+    // C1, bidirectional and invisible characters, and a line that looks like twtool's own; with colours, too.
+    let word = "x\u{9b}2J\u{202e}\u{2066}\u{200b}\x07\nerror: y";
+    let path = format!("/nosuch/{word}");
+    for color in ["never", "always"] {
+        for args in [
+            ["port", word].as_slice(),
+            &["list", "--local", word],
+            &["list", "--columns", word],
+            &["list", "--replay", &path],
+            &["list", "--record", &path],
+            &["list", "--netns", word],
+            &["list", "--netns", &path],
+            &["list", "--nosuch", word],
+            &["list", &format!("--{word}")],
+            &["list", "dev", word],
+            &["list", "sport", word],
+            &["list", "--limit", word],
+            &["demo", word],
+            &["demo", "reuse", "--pcap", &path],
+            &["bind-test", "--addr", word, "80"],
+            &["bind-test", "--with", word, "80"],
+            &["capacity", "--to", word],
+            &["completions", word],
+            &[word],
+        ] {
+            let run = twtool([args, &["--color", color]].concat()).code(2);
+            let text = run.stderr.replace("\x1b[0m", "");
+            // clap colours its own words: SGR sequences of digits.
+            let mut parts = text.split("\x1b[");
+            let mut text = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                text.push_str(
+                    part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').strip_prefix('m').expect("SGR"),
+                );
+            }
+            let hidden = |c: char| c != '\n' && is_hidden(c);
+            assert!(!text.contains(hidden), "{args:?} {color}: {text:?}");
+            assert!(!text.contains("\nerror:"), "{args:?} {color}: a line of the word: {text:?}");
+        }
     }
 }

@@ -4,9 +4,14 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
+use nix::pty::openpty;
+use twtool::lab::Server;
+use twtool::model::name::is_hidden;
+
+use crate::support::island::{self, Resident};
 use crate::support::situations::{Mixed, bucket_of_server, listen, many_buckets};
-use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
+use crate::support::{not_checked, suite};
 
 suite! {
     pure: [
@@ -22,6 +27,7 @@ suite! {
         a_closed_output_is_an_error,
         nothing_piped_has_escape_sequences_unless_asked_for,
         machine_formats_are_never_coloured,
+        no_name_from_elsewhere_steers_a_terminal,
     ],
 }
 
@@ -198,6 +204,107 @@ fn machine_formats_are_never_coloured() {
     let run = twtool(["list", "--count", "--color", "always"]).ok();
     assert_eq!(run.stdout, format!("{}\n", Mixed::TIME_WAIT));
     mixed.end();
+}
+
+fn no_name_from_elsewhere_steers_a_terminal() {
+    const SERVICE: &str = "s\u{9b}2J\u{202e}\x1b[31m,\"\u{2066}\u{200b}";
+    const NETNS: &str = "n\u{9b}2J\u{202e}\x1b]0;x\x07,\"\n\u{2029}";
+    const COMM: &str = "c\u{9b}\u{202e}\x1b[m\n";
+    const INTERFACE: &str = "i\u{9b}\u{202e}\x1b[m\"";
+    island::folders();
+    let server = listen("127.0.0.1:8080");
+    island::name(NETNS);
+    let rename = Command::new("ip").args(["link", "set", "lo", "down"]).status().is_ok_and(|status| status.success())
+        && Command::new("ip")
+            .args(["link", "set", "lo", "name", INTERFACE])
+            .status()
+            .is_ok_and(|status| status.success())
+        && Command::new("ip").args(["link", "set", INTERFACE, "up"]).status().is_ok_and(|status| status.success());
+    let device = if rename {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind_device(Some(INTERFACE.as_bytes())).expect("SO_BINDTODEVICE");
+        let server = Server::listen_on(socket, "127.0.0.1:8081".parse().expect("an address")).expect("a listener");
+        bucket_of_server(&server, "127.0.0.1:8081");
+        Some(server)
+    } else {
+        not_checked("an interface with a hostile name: ip(8) does not rename lo here");
+        None
+    };
+    bucket_of_server(&server, "127.0.0.1:8080");
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join(COMM);
+    let folders = std::env::var_os("PATH").expect("a PATH");
+    let cat = std::env::split_paths(&folders).map(|folder| folder.join("cat")).find(|path| path.exists());
+    std::fs::copy(cat.expect("a cat"), &program).expect("copied");
+    let (there, resident) = island::hop(|| {
+        let server = listen("127.0.0.1:8080");
+        bucket_of_server(&server, "127.0.0.1:8080");
+        (server, Resident::start_as(&program))
+    });
+    let pid = resident.pid();
+    // A line feed ends an entry of this file.
+    std::fs::write("/etc/services", format!("{SERVICE} 8080/tcp\n{SERVICE}2 8081/tcp\n")).expect("written");
+
+    let own = "/proc/self/ns/net";
+    for args in [
+        ["list"].as_slice(),
+        &["list", "--netns", own, "--netns", &pid],
+        &["list", "--columns", "local,interface,netns_name"],
+        &["summary"],
+        &["summary", "--netns", own, "--netns", &pid],
+        &["summary", "--by", "local-service"],
+        &["port", "8080", "8081"],
+        &["bind-test", "8080"],
+        &["bind-test", "8081"],
+        &["bind-test", "8080", "--netns", &pid],
+        &["wait", "8080", "--timeout", "0"],
+        &["capacity"],
+        &["capacity", "--netns", NETNS],
+        &["doctor"],
+        &["kill", "--all", "--dry-run"],
+        &["list", "dev", "nosuch"],
+        &["list", "--netns", "nosuch"],
+    ] {
+        for format in ["table", "json", "ndjson", "csv"] {
+            let args = [args, &["-o", format]].concat();
+            let (piped, shown) = (twtool(&args), on_a_terminal(&args));
+            let hidden = |c: char| c != '\n' && is_hidden(c);
+            let steers = |text: &str| text.contains(hidden);
+            assert!(!steers(&piped.stderr), "{:?}", piped.stderr);
+            assert!(format == "csv" || !steers(&piped.stdout), "{args:?} {:?}", piped.stdout);
+            assert!(!steers(&without_escapes(&shown)), "{args:?} {shown:?}");
+            assert_eq!(shown.is_empty(), piped.stdout.is_empty(), "{args:?}");
+            match format {
+                "ndjson" => drop(piped.ndjson()),
+                "json" if !piped.stdout.is_empty() => drop(piped.json()),
+                _ => {}
+            }
+        }
+    }
+    // What was escaped is the text itself to a program.
+    let records = twtool(["list", "-o", "ndjson"]).ok().ndjson();
+    let of = |port: u64| records.iter().find(|record| record["local_port"] == port).expect("a record");
+    assert_eq!((&of(8080)["local_service"], &of(8080)["netns_name"]), (&SERVICE.into(), &NETNS.into()));
+    assert!(device.is_none() || of(8081)["interface"] == INTERFACE, "{records:?}");
+    let (header, rows) = twtool(["list", "-o", "csv"]).ok().csv();
+    let service = header.iter().position(|key| key == "local_service").expect("a column");
+    assert!(rows.iter().any(|row| row[service] == SERVICE), "{rows:?}");
+    drop(there);
+}
+
+/// What a terminal is given of stdout.
+fn on_a_terminal(args: &[&str]) -> String {
+    let terminal = openpty(None, None).expect("a terminal");
+    let mut command = command(args);
+    let mut child = command.stdout(terminal.slave).stderr(Stdio::null()).spawn().expect("twtool can be started");
+    // Its copy of the other side goes, so that the end of the child is the end of what is shown.
+    command.stdout(Stdio::null());
+    let mut shown = vec![];
+    // EIO is the end.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    child.wait().expect("it ends");
+    // The terminal makes two characters of a line feed.
+    String::from_utf8(shown).expect("UTF-8").replace("\r\n", "\n")
 }
 
 /// The text without SGR sequences (ECMA-48, section 8.3.117).

@@ -19,15 +19,19 @@ pub mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use clap::{Args, ValueEnum};
 
+use crate::filter::parser::FilterError;
 use crate::lab::LabError;
 use crate::model::facts::Setting;
+use crate::model::name::text_of;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
 use crate::sys::netns::NetnsError;
+pub use crate::view::csv::Escaping;
 use crate::view::human;
 use crate::view::style::Look;
 
@@ -169,6 +173,9 @@ pub enum CommandError {
     /// What was typed cannot be.
     #[error("{0}")]
     Usage(String),
+    /// A filter expression with a mistake.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// A filter asks for what is not told.
     #[error("the filter cannot be judged: {0}")]
     Unjudged(&'static str),
@@ -212,13 +219,18 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// Says it on stderr. That stderr cannot be written is no reason to fail.
+    /// Reports the error on stderr. That stderr cannot be written is no reason to fail.
     pub fn report(&self, err: &mut dyn Write) {
         let message = self.to_string();
-        let lines: Vec<_> = message.lines().map(human::escape).collect();
-        let _ = writeln!(err, "error: {}", lines.join("\n"));
+        let message = match self {
+            // The expression stands below the message, and what is typed in it has no line feeds there.
+            Self::Filter(_) => escaped_lines(&message),
+            // A line feed comes from a name, and would begin a line that looks like ours.
+            _ => human::escape(&message).into_owned(),
+        };
+        let _ = writeln!(err, "error: {message}");
         if let Some(hint) = self.hint() {
-            let _ = writeln!(err, "hint: {hint}");
+            let _ = writeln!(err, "hint: {}", escaped_lines(hint));
         }
     }
 
@@ -252,6 +264,28 @@ impl CommandError {
             _ => None,
         }
     }
+}
+
+fn escaped_lines(text: &str) -> String {
+    text.lines().map(human::escape).collect::<Vec<_>>().join("\n")
+}
+
+/// Reports a mistake in the arguments, in clap's words. `parse` is what found it.
+pub fn report_usage(
+    args: &[OsString],
+    error: &clap::Error,
+    color: bool,
+    parse: impl FnOnce(Vec<String>) -> Option<clap::Error>,
+    err: &mut dyn Write,
+) {
+    let text = |error: &clap::Error| if color { error.render().ansi().to_string() } else { error.render().to_string() };
+    // clap repeats the arguments, and colours what is around them: so it is given escaped ones to repeat.
+    let escaped = args.iter().map(|arg| human::escape(&text_of(arg.as_bytes())).into_owned()).collect();
+    let message = match parse(escaped).filter(|again| again.kind() == error.kind()) {
+        Some(error) => text(&error),
+        None => escaped_lines(&error.render().to_string()) + "\n",
+    };
+    let _ = err.write_all(message.as_bytes());
 }
 
 /// A usage error about the value of an argument, in the words that clap uses for its own.

@@ -166,8 +166,7 @@ impl Query {
             Filter::any(args.class.iter().map(class).collect()),
             Filter::any(args.direction.iter().map(direction).collect()),
         ];
-        let Parsed { filter, warnings } =
-            parser::parse(&args.filter.join(" "), facts).map_err(|why| CommandError::Usage(why.to_string()))?;
+        let Parsed { filter, warnings } = parser::parse(&args.filter.join(" "), facts)?;
         // A flag that was not given makes an empty choice, and no test.
         let mut tests: Vec<Filter> = choices.into_iter().filter(|test| *test != Filter::FALSE).collect();
         tests.extend(args.expires_under.map(Filter::ExpiresUnder));

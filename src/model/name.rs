@@ -16,6 +16,28 @@ pub fn text_of(name: &[u8]) -> String {
     text
 }
 
+/// The text of a JSON document with `\u` escapes for hidden characters, which stand only in its strings. serde_json escapes
+/// the controls below a blank.
+#[must_use]
+pub fn json_escaped(json: String) -> String {
+    // A plain document is the usual one.
+    if json.bytes().all(|byte| byte < 0x7f) || !json.chars().any(is_hidden) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        if is_hidden(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 /// Whether a terminal interprets the character, hides it, or lets it change how the text around it is shown: controls (C0,
 /// C1), line and paragraph separators, the bidirectional controls of Unicode's annex 9, and all other format characters
 /// (general category Cf of Unicode 17), tags, and variation selectors.
@@ -62,6 +84,11 @@ mod tests {
         assert_eq!(text_of("wörker".as_bytes()), "wörker");
         assert_eq!(text_of(b"a\xffb\xc3"), r"a\xffb\xc3");
         assert_ne!(text_of(b"a\xff"), text_of(b"a\xfe"));
+    }
+
+    #[test]
+    fn hidden_characters_are_escaped_in_json() {
+        assert_eq!(json_escaped("\"a\u{9b}\u{202e}\u{e0041}ö\"".into()), r#""a\u009b\u202e\udb40\udc41ö""#);
     }
 
     #[test]

@@ -175,6 +175,7 @@ mod tests {
     use crate::model::row::tests::row;
     use crate::model::services::Services;
     use crate::model::socket::Cookie;
+    use crate::view::json;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
     use std::num::NonZeroU32;
@@ -187,7 +188,7 @@ mod tests {
         let mut json = Text::default();
         record.append_json(&mut json);
         let json = String::from(json);
-        assert_eq!(json, serde_json::to_string(&record).expect("json"));
+        assert_eq!(json, json::to_string(&record).expect("json"));
         assert_eq!(
             json,
             "{\"netns\":4026531840,\"netns_name\":\"web\",\"family\":\"ipv4-mapped\",\"state\":\"time-wait\",\"local_addr\":\"10.0.0.1\",\
@@ -222,7 +223,7 @@ mod tests {
             let record = SocketRecord::of_row(&row, &facts);
             let (mut json, mut csv, mut fields) = (Text::default(), Text::default(), Text::default());
             record.append_json(&mut json);
-            prop_assert_eq!(String::from(json), serde_json::to_string(&record).expect("json"));
+            prop_assert_eq!(String::from(json), json::to_string(&record).expect("json"));
             record.append_csv(&mut csv);
             Value::append_csv_line(RECORD_COLUMNS.iter().map(|column| column.value(&record)), &mut fields);
             csv.push('\n');

@@ -9,6 +9,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::text::Text;
 use super::value;
+use crate::model::name::is_hidden;
 
 /// A remaining time in tenths of a second, `41.3s`; minutes above 100 s, `2m03s`. Never rounded up to more than there is.
 #[must_use]
@@ -79,24 +80,18 @@ pub fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".into(), |time| format!("{time:.3}"))
 }
 
-/// Control characters and those that turn the direction of text escaped, so that a name chosen by somebody else cannot
-/// steer the terminal or pretend to be another.
+/// The text with escapes for hidden characters, so that a name from elsewhere cannot steer the terminal or look like
+/// another.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     // Nearly every name is plain ASCII, and a table of a million rows has as many.
     let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-    if !plain && text.chars().any(steers) {
-        let escaped = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+    if !plain && text.chars().any(is_hidden) {
+        let escaped = |c: char| if is_hidden(c) { c.escape_default().collect::<String>() } else { c.to_string() };
         text.chars().map(escaped).collect::<String>().into()
     } else {
         text.into()
     }
-}
-
-/// Controls, line and paragraph separators, and the bidirectional controls of Unicode's annex 9.
-fn steers(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
 }
 
 /// Writes text with its lines broken at blanks to fit; control characters in it are escaped.

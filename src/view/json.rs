@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::human;
 use crate::model::facts::Facts;
+use crate::model::name::json_escaped;
 
 /// What is said of every answer, beside its payload.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +50,18 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize
 pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     #[derive(Serialize)]
     struct Nothing {}
-    let document = serde_json::to_string(&envelope.with(Nothing {}))?;
+    let document = to_string(&envelope.with(Nothing {}))?;
     out.write_all(document.trim_end_matches('}').as_bytes())
 }
 
 /// Writes one record on one line. A serializer makes dozens of small writes a record, so they go into memory first.
 pub fn line(out: &mut dyn Write, record: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(record)?;
-    line.push(b'\n');
-    out.write_all(&line)
+    let mut line = to_string(record)?;
+    line.push('\n');
+    out.write_all(line.as_bytes())
+}
+
+/// The JSON text of a value, in which nothing steers a terminal.
+pub(super) fn to_string(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(json_escaped)
 }

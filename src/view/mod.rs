@@ -6,6 +6,7 @@ pub mod bind_test;
 pub mod capacity;
 mod chart;
 pub mod column;
+pub mod csv;
 pub mod doctor;
 pub mod experiment;
 mod holder;

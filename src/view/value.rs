@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::human;
+use super::json;
 use super::text::{Text, digits_of_port, ipv4_width};
 
 /// What a column holds of one record.
@@ -87,9 +88,9 @@ impl Value<'_> {
         match self {
             Self::Unknown => json.push_str("null"),
             Self::Number(number) => json.push_number(number),
-            // Only a text can hold a letter that JSON must escape; few do. Writing to memory cannot fail.
-            Self::Text(text) if text.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\') => {
-                json.push_str(&serde_json::to_string(text).unwrap_or_default());
+            // Only a text can hold a letter that is escaped; few do. Writing to memory cannot fail.
+            Self::Text(text) if text.bytes().any(|b| !(b' '..0x7f).contains(&b) || b == b'"' || b == b'\\') => {
+                json.push_str(&json::to_string(text).unwrap_or_default());
             }
             Self::Text(_) | Self::Digits(_) | Self::Word(_) | Self::Addr(_) | Self::End(..) => {
                 json.push('"');
@@ -154,6 +155,7 @@ fn append_end(addr: IpAddr, port: u16, text: &mut Text) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::name::is_hidden;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
@@ -184,11 +186,16 @@ mod tests {
         }
 
         #[test]
-        fn the_appended_json_is_what_serde_makes_of_it(word in "\\PC{0,12}|[\"\\\\\\x00-\\x1f]{0,5}", n in any::<u64>(), v4 in any::<u32>()) {
+        fn the_appended_json_is_what_serde_makes_of_it(word in "\\PC{0,12}|\\pC{0,5}|[\"\\\\\\x00-\\x1f]{0,5}", n in any::<u64>(), v4 in any::<u32>()) {
             for value in [Value::Text(&word), Value::Number(n), Value::Digits(n), Value::Unknown, Value::Addr(Ipv4Addr::from(v4).into())] {
                 let mut json = Text::default();
                 value.append_json(&mut json);
-                prop_assert_eq!(String::from(json), serde_json::to_string(&value).expect("json"));
+                let json = String::from(json);
+                prop_assert_eq!(&json, &super::json::to_string(&value).expect("json"));
+                prop_assert!(!json.chars().any(is_hidden));
+                if let Value::Text(word) = value {
+                    prop_assert_eq!(&serde_json::from_str::<String>(&json).expect("a string"), word);
+                }
             }
         }
     }

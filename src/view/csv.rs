@@ -1,0 +1,77 @@
+//! Csv for a terminal.
+
+use std::io::{self, Write};
+
+use super::human;
+
+/// Passes csv on with escapes for hidden characters. A line feed inside quotes belongs to a field, and is escaped too.
+pub struct Escaping<W> {
+    out: W,
+    quoted: bool,
+    /// The first bytes of a character whose others are still to come.
+    partial: Vec<u8>,
+}
+
+impl<W: Write> Escaping<W> {
+    /// Writes to this terminal.
+    pub const fn new(out: W) -> Self {
+        Self { out, quoted: false, partial: vec![] }
+    }
+}
+
+impl<W: Write> Write for Escaping<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.partial.extend_from_slice(bytes);
+        let whole = match str::from_utf8(&self.partial) {
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        };
+        let rest = self.partial.split_off(whole);
+        let text = String::from_utf8(std::mem::replace(&mut self.partial, rest)).map_err(io::Error::other)?;
+        let mut escaped = String::with_capacity(text.len());
+        for piece in text.split_inclusive(['"', '\n']) {
+            match piece.strip_suffix('\n') {
+                Some(line) if !self.quoted => {
+                    escaped.push_str(&human::escape(line));
+                    escaped.push('\n');
+                }
+                _ => escaped.push_str(&human::escape(piece)),
+            }
+            self.quoted ^= piece.ends_with('"');
+        }
+        self.out.write_all(escaped.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::name::is_hidden;
+    use crate::view::text::Text;
+    use crate::view::value::Value;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn lines_stay_lines_and_nothing_hidden_is_written(
+            rows in proptest::collection::vec(proptest::collection::vec("\\PC{0,4}|\\pC{0,4}|[\",\n\r\u{9b}a]{0,6}", 1..4), 0..4),
+            pieces in 1_usize..8,
+        ) {
+            let mut csv = Text::default();
+            for row in &rows {
+                Value::append_csv_line(row.iter().map(|field| Value::Text(field)), &mut csv);
+            }
+            let mut out = Escaping::new(vec![]);
+            csv.as_bytes().chunks(pieces).for_each(|piece| out.write_all(piece).expect("written"));
+            let text = String::from_utf8(out.out).expect("UTF-8");
+            prop_assert!(!text.chars().any(|c| c != '\n' && is_hidden(c)), "{:?}", text);
+            prop_assert_eq!(text.matches('\n').count(), rows.len(), "{:?}", text);
+        }
+    }
+}
