@@ -1,24 +1,33 @@
 //! `--record` and `--replay`: the same bytes anywhere, nothing overwritten, and a damaged file named.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
+use crate::support::limits::refuse_files_without_a_name;
 use crate::support::netns::elsewhere;
 use crate::support::procfs;
 use crate::support::records::cookies;
 use crate::support::situations::{Mixed, bucket_of_server, listen, many_buckets};
 use crate::support::suite;
-use crate::support::twtool::{Run, command, twtool};
+use crate::support::twtool::{PATH, Run, command, twtool};
 
 suite! {
     pure: [
         an_empty_file_is_refused,
         a_file_of_anything_else_is_refused,
         a_file_that_cannot_be_read_is_refused,
+        what_is_no_regular_file_is_refused_at_once,
+        a_recording_of_an_earlier_version_is_replayed,
     ],
     netns: [
         a_replay_gives_the_same_bytes_in_every_format,
@@ -30,6 +39,11 @@ suite! {
         rows_that_were_not_recorded_are_said_to_be_missing,
         an_existing_file_is_kept_unless_forced,
         a_recording_that_cannot_be_written_is_refused,
+        a_signal_leaves_no_part_of_a_recording,
+        a_full_disk_leaves_no_part_of_a_recording,
+        a_folder_that_goes_takes_the_recording_with_it,
+        where_files_need_a_name_recordings_are_kept_and_replaced_alike,
+        a_file_without_end_is_refused_in_little_memory,
         a_recording_cut_off_is_refused,
         a_recording_changed_by_hand_is_refused,
         recording_and_replaying_at_once_is_refused,
@@ -184,6 +198,11 @@ fn rows_that_were_not_recorded_are_said_to_be_missing() {
     mixed.end();
 }
 
+fn where_files_need_a_name_recordings_are_kept_and_replaced_alike() {
+    refuse_files_without_a_name();
+    an_existing_file_is_kept_unless_forced();
+}
+
 fn an_existing_file_is_kept_unless_forced() {
     let (mixed, folder) = (Mixed::make(), Folder::new());
     let file = folder.with("recording", "mine");
@@ -200,7 +219,10 @@ fn an_existing_file_is_kept_unless_forced() {
     let link = folder.path("link");
     std::os::unix::fs::symlink(&other, &link).expect("a link");
     list(&["--record", &link, "--force"]).refused(&link);
-    list(&["--record", &folder.path(""), "--force"]).refused("recording");
+    assert_eq!(fs::read_link(&link).expect("still a link"), Path::new(&other));
+    for path in [folder.path(""), folder.path("new/"), folder.path("..")] {
+        list(&["--record", &path, "--force"]).refused("recording");
+    }
     assert_eq!(folder.names().len(), 3, "nothing is left behind: {:?}", folder.names());
     mixed.end();
 }
@@ -211,6 +233,113 @@ fn a_recording_that_cannot_be_written_is_refused() {
         list(&["--record", &path]).refused(&path);
         list(&["-o", "ndjson", "--record", &path]).refused(&path);
     }
+}
+
+/// A run that records, and waits until somebody reads the rest of what it prints.
+fn half_way(file: &str) -> (Command, Child) {
+    let mut command = command(["list", "-o", "ndjson", "--record", file]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 100]).expect("100 bytes");
+    (command, child)
+}
+
+fn a_signal_leaves_no_part_of_a_recording() {
+    let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
+    many_buckets(&server, "127.0.0.1:8080", 3000);
+    let file = folder.path("recording");
+    let ends = |signal: Signal, named: usize| {
+        let (_, mut child) = half_way(&file);
+        assert_eq!(folder.names().len(), named, "while it records, before {signal}: {:?}", folder.names());
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("a signal");
+        assert_eq!(child.wait().expect("it ends").signal(), Some(signal as i32));
+        assert_eq!(folder.names(), [] as [PathBuf; 0], "after {signal}");
+    };
+    let usual = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    for signal in usual.into_iter().chain([Signal::SIGKILL, Signal::SIGABRT]) {
+        ends(signal, 0);
+    }
+    refuse_files_without_a_name();
+    for signal in usual {
+        ends(signal, 1);
+    }
+    // A signal that is ignored where twtool was started stays so, and SIGPIPE ends nothing.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP; exec "$0" list -o ndjson --record "$1""#, PATH, &file]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a shell");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 100]).expect("100 bytes");
+    for signal in [Signal::SIGHUP, Signal::SIGPIPE] {
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("a signal");
+    }
+    Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
+    assert_eq!(folder.names(), [PathBuf::from(&file)]);
+    list(&["--count", "--replay", &file]).ok();
+}
+
+fn a_full_disk_leaves_no_part_of_a_recording() {
+    let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
+    many_buckets(&server, "127.0.0.1:8080", 3000);
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    mount(Some("tmpfs"), folder.0.path(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")).expect("a small disk");
+    let check = || {
+        for format in FORMATS {
+            let run = list(&["-o", format, "--record", &folder.path("recording")]).code(2);
+            run.says("recording").says("No space left on device");
+            assert_eq!(folder.names(), [] as [PathBuf; 0], "{format}");
+        }
+    };
+    check();
+    refuse_files_without_a_name();
+    check();
+}
+
+fn a_folder_that_goes_takes_the_recording_with_it() {
+    let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
+    many_buckets(&server, "127.0.0.1:8080", 3000);
+    let (gone, file) = (folder.path("gone"), folder.path("gone/recording"));
+    fs::create_dir(&gone).expect("a folder");
+    let (command, child) = half_way(&file);
+    fs::remove_dir(&gone).expect("it is empty");
+    // The folder that has its name now is another one.
+    fs::create_dir(&gone).expect("a folder");
+    Run::ended(&command, &child.wait_with_output().expect("it ends")).code(2).says(&file).says("No such file");
+    assert_eq!(fs::read_dir(&gone).expect("a folder").count(), 0);
+}
+
+fn what_is_no_regular_file_is_refused_at_once() {
+    let folder = Folder::new();
+    let fifo = folder.path("fifo");
+    mkfifo(fifo.as_str(), Mode::S_IRWXU).expect("a FIFO");
+    let link = folder.path("link");
+    std::os::unix::fs::symlink(&fifo, &link).expect("a link");
+    for path in [fifo.as_str(), &link, "/dev/urandom", "/dev/zero", &folder.path("")] {
+        list(&["--replay", path]).refused(path).says("not a regular file");
+    }
+}
+
+fn a_file_without_end_is_refused_in_little_memory() {
+    let folder = Folder::new();
+    let recording = folder.path("recording");
+    list(&["--record", &recording]).ok();
+    let header = fs::read(&recording).expect("there").split_inclusive(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
+    for (name, begin) in [("zeros", vec![]), ("header", header.expect("a header"))] {
+        let file = folder.with(name, begin);
+        File::options().write(true).open(&file).expect("there").set_len(4 << 30).expect("a sparse file");
+        let script = r#"ulimit -v 500000; exec "$0" list --replay "$1""#;
+        Run::of(Command::new("sh").args(["-c", script, PATH, &file]).stdin(Stdio::null())).refused(&file);
+    }
+}
+
+/// Of version 0.1.0, in little-endian byte order.
+fn a_recording_of_an_earlier_version_is_replayed() {
+    if cfg!(target_endian = "big") {
+        return;
+    }
+    let folder = Folder::new();
+    let file = folder.with("recording", include_bytes!("../fuzz/corpus/recording/whole"));
+    let records = list(&["--json", "--fin-wait-2", "--replay", &file]).ok().records("sockets");
+    assert_eq!(records.len(), 0);
 }
 
 #[track_caller]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -14,11 +14,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::model::facts::Facts;
+use crate::model::interfaces::Interfaces;
 use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
+use crate::model::name::json_escaped;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::services::Services;
 use crate::sock_diag::request::Request;
-use crate::sock_diag::transport::{Event, EventSink};
+use crate::sock_diag::transport::{self, Event, EventSink};
 use crate::sys;
 
 const FORMAT: &str = "twtool-recording/1";
@@ -48,6 +50,14 @@ pub enum RecordingError {
     Exists {
         /// Which file.
         path: PathBuf,
+    },
+    /// It cannot be made: no replay would take it.
+    #[error("the recording '{}' cannot be made: {what}", path.display())]
+    Unfit {
+        /// Which file.
+        path: PathBuf,
+        /// What no replay takes.
+        what: String,
     },
     /// Its content.
     #[error("'{}' is no whole twtool recording: {what}", path.display())]
@@ -156,6 +166,38 @@ impl Header {
         }
     }
 
+    /// The first line of the recording, if a replay reads the same facts from it.
+    fn line(&self, facts: &Facts, buckets: &BucketFacts) -> Result<String, String> {
+        let mut line = json_escaped(serde_json::to_string(self).map_err(|error| error.to_string())?);
+        line.push('\n');
+        let header = Self::read(line.as_bytes())?;
+        if line.len() as u64 > LONGEST_HEADER {
+            return Err(format!("its facts take more than {LONGEST_HEADER} bytes: has /etc/services so many names?"));
+        }
+        let taken_at_ms = header.taken_at_ms;
+        let (read_facts, read_buckets) = header.content()?;
+        let same_time = facts.taken_at.duration_since(read_facts.taken_at).is_ok_and(|rest| rest.as_millis() == 0);
+        if !same_time {
+            return Err(format!("the clock is wrong: no replay can give its time, {taken_at_ms} ms since 1970"));
+        }
+        // Interfaces are listed each time that they are compared, and may change meanwhile.
+        let rest =
+            |taken: &Facts| Facts { taken_at: facts.taken_at, interfaces: Interfaces::default(), ..taken.clone() };
+        let same = rest(&read_facts) == rest(facts) && read_buckets == *buckets;
+        if same { Ok(line) } else { Err("a replay would read other facts from it".into()) }
+    }
+
+    /// The header in this line.
+    fn read(line: &[u8]) -> Result<Self, String> {
+        let header = serde_json::from_slice(line).ok().filter(|header: &Self| header.format == FORMAT);
+        header.ok_or_else(|| format!("its first line is no header of the format {FORMAT}"))
+    }
+
+    fn content(mut self) -> Result<(Facts, BucketFacts), String> {
+        let buckets = self.buckets.take().map(Buckets::facts).unwrap_or_default();
+        Ok((self.facts()?, buckets))
+    }
+
     fn facts(self) -> Result<Facts, String> {
         if self.byte_order != BYTE_ORDER {
             return Err(format!("it was made on a {}-endian machine, and this one is not", self.byte_order));
@@ -186,8 +228,11 @@ impl Header {
     }
 }
 
-/// More than the facts of any machine take; a file without a line feed in it (/dev/zero) is not read any further.
+/// The most bytes of the first line; a machine with 10,000 interfaces and services has less than 1 MiB of facts.
 const LONGEST_HEADER: u64 = 16 << 20;
+
+/// The most bytes of any other line: two digits for each byte of a datagram, and what stands around them.
+const LONGEST_LINE: u64 = 4 * transport::BUFFER as u64;
 
 /// 9999-12-31 in ms since 1970: the last day that RFC 3339 can write.
 const LATEST_MS: u64 = 253_402_214_400_000;
@@ -203,9 +248,12 @@ pub struct RecordingFile {
 impl RecordingFile {
     /// Begins the file with the facts.
     pub fn create(path: &Path, replace: bool, facts: &Facts, buckets: &BucketFacts) -> Result<Self, RecordingError> {
-        let file = sys::file::NewFile::create(path, replace).map_err(|error| Self::write_error(path, error))?;
+        let header = Header::of(facts, buckets).line(facts, buckets);
+        let header = header.map_err(|what| RecordingError::Unfit { path: path.to_owned(), what })?;
+        let failed = |error| Self::write_error(path, error);
+        let file = sys::file::NewFile::create(path, replace).map_err(failed)?;
         let mut this = Self { path: path.to_owned(), file, checksum: crc32fast::Hasher::new(), lines: 0 };
-        this.line(&Header::of(facts, buckets)).map_err(|error| Self::write_error(path, error))?;
+        this.write(&header).map_err(failed)?;
         Ok(this)
     }
 
@@ -218,12 +266,19 @@ impl RecordingFile {
         }
     }
 
-    fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(value)?;
-        line.push(b'\n');
-        self.checksum.update(&line);
+    fn line(&mut self, line: &Line) -> io::Result<()> {
+        let mut line = serde_json::to_string(line)?;
+        line.push('\n');
+        if line.len() as u64 > LONGEST_LINE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel sent a datagram that no replay takes"));
+        }
+        self.write(&line)
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        self.checksum.update(line.as_bytes());
         self.lines += 1;
-        self.file.write_all(&line)
+        self.file.write_all(line.as_bytes())
     }
 
     /// Ends the file and gives it its name.
@@ -250,50 +305,82 @@ impl EventSink for RecordingFile {
 /// # Errors
 /// Says what is wrong with the file, and in which line.
 pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
-    let bytes = sys::file::read(path, LONGEST_HEADER)
-        .map_err(|source| RecordingError::Read { path: path.to_owned(), source })?;
-    parse(&bytes).map_err(|what| RecordingError::Damaged { path: path.to_owned(), what })
+    let content = sys::file::open(path).map_err(Problem::Unread).and_then(|file| parse_lines(BufReader::new(file)));
+    let path = || path.to_owned();
+    content.map_err(|problem| match problem {
+        Problem::Unread(source) => RecordingError::Read { path: path(), source },
+        Problem::Damaged(what) => RecordingError::Damaged { path: path(), what },
+    })
 }
 
 /// The content of a recording; the error says what is wrong.
 pub fn parse(bytes: &[u8]) -> Result<Recorded, String> {
-    if bytes.is_empty() {
-        return Err("it is empty".into());
+    parse_lines(bytes).map_err(|problem| match problem {
+        Problem::Unread(error) => error.to_string(),
+        Problem::Damaged(what) => what,
+    })
+}
+
+enum Problem {
+    Unread(io::Error),
+    Damaged(String),
+}
+
+impl From<String> for Problem {
+    fn from(what: String) -> Self {
+        Self::Damaged(what)
     }
-    let mut lines = bytes.split_inclusive(|&b| b == b'\n').enumerate();
-    let header = lines.next().map(|(_, line)| line).unwrap_or_default();
-    let mut header: Header = serde_json::from_slice(header)
-        .ok()
-        .filter(|header: &Header| header.format == FORMAT)
-        .ok_or_else(|| format!("its first line is no header of the format {FORMAT}"))?;
+}
+
+/// Reads line by line, so that a file of something else is refused at its first line, whatever its size.
+fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
+    let mut line = vec![];
+    let mut number = 0;
+    let mut next = |most: u64, line: &mut Vec<u8>| {
+        number += 1;
+        match sys::file::read_line(&mut reader, most, line) {
+            Ok(()) => Ok(number),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Problem::Damaged(format!("line {number}: {error}")))
+            }
+            Err(error) => Err(Problem::Unread(error)),
+        }
+    };
+    next(LONGEST_HEADER, &mut line)?;
+    if line.is_empty() {
+        return Err(Problem::Damaged("it is empty".into()));
+    }
+    let (facts, buckets) = Header::read(&line)?.content()?;
+    let mut checksum = crc32fast::Hasher::new();
     let mut events = vec![];
-    let mut before = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |at| at + 1);
-    for (i, line) in &mut lines {
-        let bad = |what: &str| format!("line {}: {what}", i + 1);
-        match serde_json::from_slice(line).map_err(|_| bad("neither an event nor the end"))? {
+    loop {
+        checksum.update(&line);
+        let number: u64 = next(LONGEST_LINE, &mut line)?;
+        if line.is_empty() {
+            return Err(Problem::Damaged("its end is missing: it was cut off".into()));
+        }
+        let bad = |what: &str| format!("line {number}: {what}");
+        match serde_json::from_slice(&line).map_err(|_| bad("neither an event nor the end"))? {
             Line::Request(text) => {
-                let request =
-                    unhex(&text).and_then(|bytes| Request::decode(&bytes)).ok_or_else(|| bad("no request"))?;
-                events.push(Event::Request(request));
+                let request = unhex(&text).and_then(|bytes| Request::decode(&bytes));
+                events.push(Event::Request(request.ok_or_else(|| bad("no request"))?));
             }
             Line::Datagram(text) => {
                 events.push(Event::Datagram(unhex(&text).ok_or_else(|| bad("no hexadecimal bytes"))?));
             }
             Line::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
-            Line::End { lines: count, crc32 } => {
-                if lines.next().is_some() {
-                    return Err(bad("the end, and yet more follows"));
+            Line::End { lines, crc32 } => {
+                next(LONGEST_LINE, &mut line)?;
+                if !line.is_empty() {
+                    return Err(bad("the end, and yet more follows").into());
                 }
-                if count != i as u64 || crc32 != crc32fast::hash(&bytes[..before]) {
-                    return Err("its checksum does not fit its content: it was changed".into());
+                if lines != number - 1 || crc32 != checksum.finalize() {
+                    return Err(Problem::Damaged("its checksum does not fit its content: it was changed".into()));
                 }
-                let buckets = header.buckets.take().map(Buckets::facts).unwrap_or_default();
-                return Ok(Recorded { facts: header.facts()?, buckets, events });
+                return Ok(Recorded { facts, buckets, events });
             }
         }
-        before += line.len();
     }
-    Err("its end is missing: it was cut off".into())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -393,6 +480,34 @@ mod tests {
             changed[at] ^= 1;
             assert!(parse(&changed).is_err(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn what_no_replay_takes_is_not_recorded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("recording");
+        let far = SystemTime::UNIX_EPOCH + Duration::from_millis(LATEST_MS + 1);
+        let many = Services::new((0..u16::MAX).map(|port| (Port(port), ["x".repeat(300)])));
+        for facts in [
+            Facts { taken_at: far, ..facts() },
+            Facts { taken_at: SystemTime::UNIX_EPOCH - Duration::from_secs(1), ..facts() },
+            Facts { services: many, ..facts() },
+        ] {
+            let made = RecordingFile::create(&path, false, &facts, &buckets());
+            assert!(matches!(made, Err(RecordingError::Unfit { .. })));
+        }
+        let mut file = RecordingFile::create(&path, false, &facts(), &buckets()).expect("a file");
+        assert!(file.keep(&Event::Datagram(vec![0; 2 * transport::BUFFER])).is_err());
+        file.keep(&Event::Datagram(vec![0; transport::BUFFER])).expect("the largest that is received");
+        file.finish().expect("finished");
+        assert!(read(&path).is_ok());
+    }
+
+    #[test]
+    fn names_that_steer_a_terminal_are_escaped_in_the_file_and_come_back() {
+        let facts = Facts { netns_name: Some("1:\u{9b}2J\u{202e}\x7f\u{1f600}".into()), ..facts() };
+        let line = Header::of(&facts, &buckets()).line(&facts, &buckets()).expect("a header");
+        assert!(line.contains(r"1:\u009b2J\u202e\u007f"), "{line}");
     }
 
     #[test]

@@ -1,46 +1,103 @@
-//! Files that are written whole or not at all, and read whole.
+//! Files: regular ones read within bounds, and new ones that appear whole or not at all.
+//!
+//! A new file has no name while it is written (O_TMPFILE in open(2)): whatever ends the program, the kernel frees it. Some
+//! filesystems have no such files. There the file has a name of its own, which is removed when writing fails, and when one
+//! of [`ENDING`] arrives; SIGKILL leaves it.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A file without a name until [`NewFile::finish`] gives it one, so that nothing is left behind where a program ends early.
-pub struct NewFile {
-    path: PathBuf,
-    replace: bool,
-    writer: BufWriter<File>,
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+/// Signals that end a program unless it has a handler, and that are sent to programs that do nothing wrong.
+const ENDING: [Signal; 5] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGXFSZ];
+
+/// Opens a regular file. Anything else is refused: a FIFO would wait for a writer, and a device has no end.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
 }
 
-/// The folder of a file that is named without one is the current one.
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+/// Reads a regular file of at most this many bytes.
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Reads the next line, with its line feed, in place of the last one; an empty line is the end of the file.
+pub fn read_line(reader: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io::Result<()> {
+    line.clear();
+    reader.take(most.saturating_add(1)).read_until(b'\n', line)?;
+    if line.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line has more than {most} bytes")));
+    }
+    Ok(())
+}
+
+/// A file that gets its name from [`NewFile::finish`].
+pub struct NewFile {
+    place: Place,
+    replace: bool,
+    writer: BufWriter<File>,
+    /// The name that it has until then, where it has to have one.
+    partial: Option<Partial>,
 }
 
 impl NewFile {
-    /// Begins the file. An existing one is refused unless `replace`; anything but a regular file is refused always, for
+    /// Begins the file. An existing one is refused unless `replace`; anything but a regular file is refused always, because
     /// it would be replaced and not written to.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if !found.is_file() => {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no regular file"));
+        let place = Place::of(path)?;
+        place.check(replace)?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let (file, partial) = match rustix::fs::openat(&place.folder, c".", flags | OFlags::TMPFILE, mode) {
+            Ok(file) => (file, None),
+            // EISDIR comes from kernels before 3.11, and from filesystems that do not know the flag.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let (partial, file) =
+                    Partial::new(&place, |name| rustix::fs::openat(&place.folder, name, flags, mode))?;
+                (file, Some(partial))
             }
-            Ok(_) if !replace => return Err(io::Error::from(io::ErrorKind::AlreadyExists)),
-            _ => {}
-        }
-        let writer = BufWriter::new(tempfile::tempfile_in(folder_of(path))?);
-        Ok(Self { path: path.to_owned(), replace, writer })
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { place, replace, writer: BufWriter::new(file.into()), partial })
     }
 
     /// Gives the file its name, whole.
     pub fn finish(self) -> io::Result<()> {
-        let mut content = self.writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        content.rewind()?;
-        // A copy inside the kernel, under another name until it is whole.
-        let folder = folder_of(&self.path);
-        let mut file = tempfile::Builder::new().prefix(".twtool-").suffix(".partial").tempfile_in(folder)?;
-        io::copy(&mut content, file.as_file_mut())?;
-        let named = if self.replace { file.persist(&self.path) } else { file.persist_noclobber(&self.path) };
-        named.map(drop).map_err(|error| error.error)
+        let Self { place, replace, writer, partial } = self;
+        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let Some(partial) = partial else {
+            // linkat(2) shows this way for those without the capability that AT_EMPTY_PATH needs.
+            let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let link =
+                |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &place.folder, name, AtFlags::SYMLINK_FOLLOW);
+            return match link(&place.name) {
+                // A name can replace another, a link cannot.
+                Err(Errno::EXIST) if replace => Partial::new(&place, link)?.0.rename(&place, true),
+                linked => Ok(linked?),
+            };
+        };
+        partial.rename(&place, replace)
     }
 }
 
@@ -54,13 +111,147 @@ impl Write for NewFile {
     }
 }
 
-/// Everything in a file whose first line has at most this many bytes; of any other only the beginning.
-pub fn read(path: &Path, first_line: u64) -> io::Result<Vec<u8>> {
-    let mut reader = BufReader::new(File::open(path)?);
-    let mut bytes = vec![];
-    reader.by_ref().take(first_line).read_until(b'\n', &mut bytes)?;
-    if bytes.ends_with(b"\n") {
-        reader.read_to_end(&mut bytes)?;
+/// A name in a folder. Every operation uses the same folder, whatever is moved to its path meanwhile.
+struct Place {
+    folder: Arc<OwnedFd>,
+    name: OsString,
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
+        let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::IsADirectory, "it is not the name of a file"))?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
-    Ok(bytes)
+
+    /// Refuses a name that a file may not take.
+    fn check(&self, replace: bool) -> io::Result<()> {
+        match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(()),
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The names of files that are being written, for the handler of signals.
+static PARTIALS: Mutex<Vec<(Arc<OwnedFd>, OsString)>> = Mutex::new(vec![]);
+
+fn partials() -> MutexGuard<'static, Vec<(Arc<OwnedFd>, OsString)>> {
+    PARTIALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name beside the final one, which is removed with this.
+struct Partial {
+    folder: Arc<OwnedFd>,
+    name: OsString,
+}
+
+impl Partial {
+    /// Makes the file under a name that does not exist yet.
+    fn new<T>(place: &Place, make: impl Fn(&OsString) -> Result<T, Errno>) -> io::Result<(Self, T)> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        catch_signals();
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = OsString::from(format!(".twtool-{}-{number}.partial", std::process::id()));
+            // The handler knows the name before the file exists, so that no signal comes between.
+            partials().push((Arc::clone(&place.folder), name.clone()));
+            match make(&name) {
+                Ok(new) => return Ok((Self { folder: Arc::clone(&place.folder), name }, new)),
+                Err(error) => {
+                    partials().retain(|(_, other)| *other != name);
+                    // A process of the same number has left it.
+                    if error != Errno::EXIST || number == 1000 {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the file its final name.
+    fn rename(self, place: &Place, replace: bool) -> io::Result<()> {
+        place.check(replace)?;
+        let Self { folder, name } = &self;
+        if replace {
+            return Ok(rustix::fs::renameat(folder, name, folder, &place.name)?);
+        }
+        match rustix::fs::renameat_with(folder, name, folder, &place.name, RenameFlags::NOREPLACE) {
+            // A filesystem or kernel without the flag. The other name is removed with this value.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                Ok(rustix::fs::linkat(folder, name, folder, &place.name, AtFlags::empty())?)
+            }
+            renamed => Ok(renamed?),
+        }
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
+        partials().retain(|(_, other)| *other != self.name);
+    }
+}
+
+/// Removes the partial file and ends the program, as the signal would without this.
+extern "C" fn remove_and_end(signal: libc::c_int) {
+    // The lock is taken only where the file does not exist yet, or not any more.
+    for (folder, name) in PARTIALS.try_lock().iter().flat_map(|partials| partials.iter()) {
+        let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+    }
+    // SA_RESETHAND has brought back the signal's own action.
+    if let Ok(signal) = Signal::try_from(signal) {
+        let _ = raise(signal);
+    }
+}
+
+/// Has the partial file removed by signals that would end the program.
+#[expect(unsafe_code, reason = "no safe wrapper sets a handler")]
+fn catch_signals() {
+    let action = SigAction::new(SigHandler::Handler(remove_and_end), SaFlags::SA_RESETHAND, SigSet::empty());
+    for signal in ENDING {
+        // SAFETY: the handler calls only unlinkat(2) and raise(3), and tries a lock without waiting for it.
+        let before = unsafe { sigaction(signal, &action) };
+        if let Ok(before) = before
+            && !matches!(before.handler(), SigHandler::SigDfl)
+        {
+            // nohup(1) has it ignored, and it stays so. SAFETY: this was the action before.
+            let _ = unsafe { sigaction(signal, &before) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_within_bounds_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "four").expect("written");
+        assert_eq!(read(&path, 4).expect("read"), b"four");
+        assert_eq!(read(&path, 3).map_err(|error| error.kind()), Err(io::ErrorKind::FileTooLarge));
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        for other in [fifo.as_path(), folder.path(), Path::new("/dev/zero"), Path::new("/dev/urandom")] {
+            assert_eq!(read(other, 4).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_read_one_by_one_and_a_long_one_is_refused() {
+        let mut reader = b"one\n\ntwo".as_slice();
+        let mut line = vec![];
+        let mut next = || read_line(&mut reader, 4, &mut line).map(|()| line.clone());
+        assert_eq!(
+            [next(), next(), next(), next()].map(|line| line.expect("a line")),
+            [&b"one\n"[..], b"\n", b"two", b""]
+        );
+        assert!(read_line(&mut b"three\n".as_slice(), 4, &mut vec![]).is_err());
+    }
 }

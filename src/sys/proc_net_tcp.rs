@@ -3,12 +3,14 @@
 //! Poorer: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY. Slower: text, made under the same
 //! locks. Any bytes give a socket or an error, never a panic.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
+use std::path::Path;
 
+use super::file;
+use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
 
@@ -17,6 +19,9 @@ const TIMER_TIMEWAIT: &str = "03";
 
 /// The unit of `tm->when`: USER_HZ is 100 on every Linux.
 const TICK_MS: u32 = 10;
+
+/// The most bytes of a line; the kernel pads IPv4 lines to 150 (TMPSZ in net/ipv4/tcp_ipv4.c) and those of IPv6 have 250.
+const LINE: u64 = 4096;
 
 /// Hands every socket of both files to `each`, the listeners of both before all others.
 pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
@@ -41,20 +46,28 @@ pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> 
 /// Hands the sockets of one file to `each` until it breaks.
 fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
     let path = format!("/proc/thread-self/net/{file}");
-    let reader = match File::open(&path) {
+    let mut reader = match file::open(Path::new(&path)) {
         Ok(opened) => BufReader::new(opened),
         // A kernel without IPv6 has no such file.
         Err(error) if error.kind() == io::ErrorKind::NotFound && file == "tcp6" => return Ok(()),
         Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
     };
-    for line in reader.lines().skip(1) {
-        let line = line?;
-        let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{path}: a line of another form: {line}"));
-        if each(&parse(&line).ok_or_else(bad)?).is_break() {
-            break;
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+    let mut line = vec![];
+    file::read_line(&mut reader, LINE, &mut line).map_err(failed)?;
+    loop {
+        file::read_line(&mut reader, LINE, &mut line).map_err(failed)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let socket = str::from_utf8(&line).ok().and_then(parse).ok_or_else(|| {
+            let line = text_of(line.trim_ascii_end());
+            io::Error::new(io::ErrorKind::InvalidData, format!("{path}: a line of another form: {line}"))
+        })?;
+        if each(&socket).is_break() {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// The socket of a line: `sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ...`.
@@ -64,9 +77,13 @@ pub fn parse(line: &str) -> Option<Socket> {
     let (local, remote) = (words.nth(1)?, words.next()?);
     let state = TcpState::from_number(hex(words.next()?)?)?;
     let (timer, when) = words.nth(1)?.split_once(':')?;
-    let uid = words.nth(1)?.parse().ok()?;
-    let inode = words.nth(1)?.parse().ok()?;
-    let tuple = FourTuple::new(end(local)?, end(remote)?);
+    let uid = decimal(words.nth(1)?)?;
+    let inode = decimal(words.nth(1)?)?;
+    let (local, remote) = (end(local)?, end(remote)?);
+    if local.0.is_ipv4() != remote.0.is_ipv4() {
+        return None;
+    }
+    let tuple = FourTuple::new(local, remote);
     if timer == TIMER_TIMEWAIT {
         let fin_wait_2 = match state {
             TcpState::TimeWait => false,
@@ -100,11 +117,15 @@ pub fn parse(line: &str) -> Option<Socket> {
     }))
 }
 
+/// Digits alone: std also takes a plus sign.
 fn hex<T: TryFrom<u64>>(text: &str) -> Option<T> {
-    if text.starts_with('+') {
-        return None;
-    }
-    u64::from_str_radix(text, 16).ok()?.try_into().ok()
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| digits)?.try_into().ok()
+}
+
+fn decimal(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 /// `0100007F:1F90`: each 32-bit word of the address as a number in this machine's order.
@@ -144,6 +165,19 @@ mod tests {
         let Some(Socket::Full(listener)) = parse(listener) else { panic!("no socket") };
         assert_eq!((listener.state, listener.uid), (TcpState::Listen, 1000));
         assert_eq!(listener.inode, NonZeroU32::new(4711));
+    }
+
+    #[test]
+    fn lines_that_no_kernel_writes_are_refused() {
+        let line = |local: &str, remote: &str, uid: &str| {
+            format!("2: {local} {remote} 06 0:0 03:0000175F 00000000 {uid} 0 0 3 00000000")
+        };
+        let (v4, v6) = ("0100007F:1F90", "0000000000000000FFFF00000100007F:88C6");
+        assert!(parse(&line(v4, v4, "0")).is_some() && parse(&line(v6, v6, "0")).is_some());
+        // The ends of one socket have one family.
+        for (local, remote, uid) in [(v4, v6, "0"), (v6, v4, "0"), (v4, v4, "+0"), (v4, "0100007F:+F90", "0")] {
+            assert_eq!(parse(&line(local, remote, uid)), None, "{local} {remote} {uid}");
+        }
     }
 
     proptest! {

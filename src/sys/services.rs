@@ -1,21 +1,25 @@
 //! /etc/services (services(5)), its TCP entries. An absent file is an empty table: names are a convenience.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
+use super::file;
+use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::services::Services;
+
+/// The most bytes of a file; Debian's has 13 KB.
+const MOST: u64 = 4 << 20;
 
 /// Reads the file. A network namespace that ip-netns(8) knows by a name may have one of its own, /etc/netns/NAME/services:
 /// `ip netns exec` shows it to programs in place of /etc/services.
 #[must_use]
 pub fn read(netns: Option<&OsStr>) -> Services {
-    let own = netns.and_then(|name| fs::read(Path::new("/etc/netns").join(name).join("services")).ok());
+    let own = netns.and_then(|name| file::read(&Path::new("/etc/netns").join(name).join("services"), MOST).ok());
     match own {
-        Some(bytes) => table(&bytes),
-        None => fs::read("/etc/services").map_or_else(|_| Services::default(), shared),
+        Some(bytes) => parse(&bytes),
+        None => file::read(Path::new("/etc/services"), MOST).map_or_else(|_| Services::default(), shared),
     }
 }
 
@@ -23,11 +27,11 @@ pub fn read(netns: Option<&OsStr>) -> Services {
 static LAST: Mutex<Option<(Vec<u8>, Services)>> = Mutex::new(None);
 
 fn shared(bytes: Vec<u8>) -> Services {
-    let Ok(mut last) = LAST.lock() else { return table(&bytes) };
+    let Ok(mut last) = LAST.lock() else { return parse(&bytes) };
     match &*last {
         Some((text, services)) if *text == bytes => services.clone(),
         _ => {
-            let services = table(&bytes);
+            let services = parse(&bytes);
             *last = Some((bytes, services.clone()));
             services
         }
@@ -37,13 +41,14 @@ fn shared(bytes: Vec<u8>) -> Services {
 /// `name port/protocol [alias ...] [# comment]`, an entry a line; lines of another form are passed over.
 ///
 /// Bytes and not characters: every start of a program waits for this.
-fn table<'a>(bytes: &'a [u8]) -> Services {
+#[must_use]
+pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     let entry = |line: &'a [u8]| {
         let line = line.split(|byte| *byte == b'#').next()?;
         let mut words = line.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
         let name = words.next()?;
         let port = str::from_utf8(words.next()?.strip_suffix(b"/tcp")?).ok()?.parse().ok().map(Port)?;
-        Some((port, std::iter::once(name).chain(words).map(String::from_utf8_lossy)))
+        Some((port, std::iter::once(name).chain(words).map(text_of)))
     };
     Services::new(bytes.split(|byte| *byte == b'\n').filter_map(entry))
 }
@@ -59,7 +64,7 @@ mod tests {
 
     #[test]
     fn tcp_entries_give_names_and_aliases_and_the_first_entry_wins() {
-        let services = table(
+        let services = parse(
             b"# comment\nhttp\t80/tcp\t\twww # WorldWideWeb\ntftp 69/udp\nhttp-too 80/tcp\n\nbroken\nhigh 70000/tcp\nhttp 81/tcp",
         );
         assert_eq!(services.name(Port(80)), Some("http"));
@@ -70,8 +75,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_ascii_are_part_of_a_name_and_every_blank_of_c_parts_words() {
-        let services = table("vt\x0b8082/tcp\r\nno\u{a0}break 8083/tcp\n".as_bytes());
+        let services = parse("vt\x0b8082/tcp\r\nno\u{a0}break 8083/tcp\n".as_bytes());
         assert_eq!((services.name(Port(8082)), services.name(Port(8083))), (Some("vt"), Some("no\u{a0}break")));
-        assert_eq!(table(b"\xff 8084/tcp").name(Port(8084)), Some("\u{fffd}"));
+        assert_eq!(parse(b"\xff 8084/tcp").name(Port(8084)), Some(r"\xff"));
     }
 }

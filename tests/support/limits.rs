@@ -28,6 +28,12 @@ pub(crate) fn refuse_ipv6() {
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_INET6)), libc::EAFNOSUPPORT);
 }
 
+/// From now on no file can be made without a name, as on some filesystems (O_TMPFILE in open(2)).
+pub(crate) fn refuse_files_without_a_name() {
+    let flag = u64::from(libc::O_TMPFILE.cast_unsigned());
+    refuse(libc::SYS_openat, Some((2, SeccompCmpOp::MaskedEq(flag), flag)), libc::EOPNOTSUPP);
+}
+
 /// Takes the capability away; a program started by uid 0 does not get it back.
 pub(crate) fn drop_capability(capability: Capability) {
     // The bounding set first: changing it needs CAP_SETPCAP.

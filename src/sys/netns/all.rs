@@ -16,6 +16,7 @@ use super::open::open_file;
 use super::{NetnsErrorKind, OWN, OpenNetns, given_names, id, own_id, path_of_name};
 use crate::model::name::text_of;
 use crate::model::netns::{NetnsId, NetnsName};
+use crate::sys::file;
 
 /// The most processes that one warning names.
 const NAMED: usize = 8;
@@ -134,7 +135,7 @@ fn pids() -> io::Result<Vec<u32>> {
 }
 
 fn comm(pid: u32) -> Option<String> {
-    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let comm = file::read(Path::new(&format!("/proc/{pid}/comm")), 4096).ok()?;
     Some(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
 }
 
