@@ -15,6 +15,7 @@ suite! {
         every_file_begins_with_what_it_owns,
         the_checker_sees_imports_of_every_form,
         the_checker_sees_crates_where_they_do_not_belong,
+        one_function_reads_the_files_of_proc_sys_and_sys,
     ],
     netns: [],
 }
@@ -97,6 +98,35 @@ fn the_checker_sees_crates_where_they_do_not_belong() {
     assert_eq!(crates("sock_diag/transport.rs", "use netlink_sys::Socket;").len(), 0);
     assert_eq!(crates("source/recording.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use tempfile::tempdir; }").len(), 0);
     assert!(dependencies().iter().any(|name| name == "netlink_packet_core"));
+}
+
+/// The kernel hands a list to the first read(2) alone, so `fs::read_to_string` cuts it.
+fn one_function_reads_the_files_of_proc_sys_and_sys() {
+    let readings: Vec<_> = sources().iter().flat_map(|(path, text)| readings_of_settings(path, text)).collect();
+    assert!(readings.is_empty(), "\n{}", readings.join("\n"));
+
+    let seen = |path: &str, text: &str| readings_of_settings(path, text).len();
+    assert_eq!(seen("sys/a.rs", "let path = \"/proc/sys/net\";\nfs::read_to_string(path)"), 1);
+    assert_eq!(seen("sys/a.rs", "File::open(format!(\"/sys/class/{name}\"))"), 1);
+    assert_eq!(seen("sys/a.rs", "let path = \"/sys/x\";\nfs::read_to_string(\"/proc/slabinfo\")"), 0);
+    assert_eq!(seen("sys/a.rs", "let path = \"/proc/sys/x\";\nfs::write(path, text); setting::read(path)"), 0);
+    assert_eq!(seen("sys/a.rs", "fs::read(\"/proc/self/status\")"), 0);
+    assert_eq!(seen("sys/setting.rs", "const A: &str = \"/proc/sys/x\";\nFile::open(A)"), 0);
+}
+
+/// The lines of a file of src/ that may read a file of /proc/sys or /sys by themselves: where such a path is written, every
+/// line that opens a file and does not name another one of /proc.
+fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
+    const OPENING: [&str; 4] = ["fs::read(", "fs::read_to_string(", "File::open(", "OpenOptions"];
+    let code = code(text.split("#[cfg(test)]").next().unwrap_or(text));
+    let names_setting = |text: &str| ["\"/proc/sys", "\"/sys"].iter().any(|path| text.contains(path));
+    if path == "sys/setting.rs" || !names_setting(&code) {
+        return vec![];
+    }
+    let opens = |line: &&str| OPENING.iter().any(|call| line.contains(call));
+    let elsewhere = |line: &&str| line.contains("\"/proc/") && !names_setting(line);
+    let lines = code.lines().filter(|line| opens(line) && !elsewhere(line));
+    lines.map(|line| format!("src/{path}: '{}' must be sys::setting::read", line.trim())).collect()
 }
 
 /// The imports of a file of src/ that the table does not allow, a line each.

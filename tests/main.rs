@@ -26,6 +26,7 @@ mod netns_refused;
 mod port;
 mod procfs_source;
 mod recordings;
+mod settings;
 mod streams;
 mod summary;
 mod support;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         port::suite(),
         procfs_source::suite(),
         recordings::suite(),
+        settings::suite(),
         streams::suite(),
         summary::suite(),
         wait::suite(),

@@ -76,7 +76,8 @@ pub fn of(
 /// The kernel compares its own count of both states (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
 pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
-    let most = kernel.max_tw_buckets.filter(|most| count >= *most)?;
+    // A negative setting is no maximum.
+    let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text =
         format!("There are tcp_max_tw_buckets ({most}) of them: further closes leave no bucket and are not seen.");
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })

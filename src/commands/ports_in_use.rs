@@ -9,7 +9,6 @@ use crate::model::port::PortRange;
 use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Origin, Source, SourceError, WalkEnd};
-use crate::sys;
 
 /// What the look gave.
 pub(super) struct PortsInUse {
@@ -30,7 +29,7 @@ pub(super) fn look(source: &mut Source, facts: &Facts, range: PortRange) -> Resu
     let reuse = source::tw_reuse();
     let (sockets, end) =
         source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
-    let length = Length::learn(sys::sysctl::number("ipv4.tcp_tw_timeout"), sockets.largest_expiry_ms());
+    let length = Length::learn(source::tw_timeout_s(), sockets.largest_expiry_ms());
     let unconnected_are_listed = source.origin() == Origin::SockDiag && facts.kernel_since(6, 8) != Some(false);
     Ok(PortsInUse { sockets, end, reuse, length, unconnected_are_listed })
 }

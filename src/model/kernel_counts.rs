@@ -35,8 +35,9 @@ pub struct TcpSockstat {
 /// Counts and settings about buckets, at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketFacts {
-    /// `net.ipv4.tcp_max_tw_buckets`: at so many buckets, in either state, a further close leaves none.
-    pub max_tw_buckets: Option<u64>,
+    /// `net.ipv4.tcp_max_tw_buckets`: with this number of buckets, in either state, a further close leaves none. A negative
+    /// number is no maximum on Linux 6.18 and later: the kernel compares it as an unsigned number.
+    pub max_tw_buckets: Option<i64>,
     /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Some vendors' kernels have it, mainline has not.
     pub tw_timeout_s: Option<u64>,
     /// /proc/net/sockstat.

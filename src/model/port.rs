@@ -140,6 +140,7 @@ impl LocalPortRange {
 }
 
 /// `net.ipv4.ip_local_reserved_ports`: ports that the kernel never chooses by itself; an explicit bind may (ip-sysctl).
+/// Its ranges are in the kernel's order: the lowest first, none touching the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalReservedPorts(pub Vec<PortRange>);
 
@@ -147,7 +148,9 @@ impl LocalReservedPorts {
     /// Whether the port is in the list.
     #[must_use]
     pub fn contains(&self, port: Port) -> bool {
-        self.0.iter().any(|range| range.contains(port))
+        // The list can have 32,768 ranges, and callers ask for every port.
+        let at = self.0.partition_point(|range| range.last() < port);
+        self.0.get(at).is_some_and(|range| range.contains(port))
     }
 
     /// The list with these ports added, in the kernel's order and with neighbours joined as the kernel joins them.
@@ -281,6 +284,8 @@ mod tests {
             };
             LocalReservedPorts(text.split(',').filter(|item| !item.is_empty()).filter_map(range).collect())
         };
+        let held: Vec<u16> = (0..=u16::MAX).filter(|port| list("0,9-10,65535").contains(Port(*port))).collect();
+        assert_eq!(held, [0, 9, 10, 65535]);
         for (before, added, after) in [
             ("", [8080].as_slice(), "8080"),
             ("8080,9000-9010", &[8081, 9011, 8079], "8079-8081,9000-9011"),

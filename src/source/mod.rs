@@ -371,19 +371,30 @@ pub fn kernel_facts() -> Facts {
 pub fn kernel_bucket_facts() -> BucketFacts {
     BucketFacts {
         max_tw_buckets: sys::sysctl::number("ipv4.tcp_max_tw_buckets"),
-        tw_timeout_s: sys::sysctl::number("ipv4.tcp_tw_timeout"),
+        tw_timeout_s: tw_timeout_s(),
         sockstat: sys::counts::tcp_sockstat(),
         tcp_ext: sys::counts::tcp_ext(),
         bucket_bytes: sys::slab::timewait_bucket_bytes(),
     }
 }
 
+/// `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
+#[must_use]
+pub fn tw_timeout_s() -> Option<u64> {
+    unsigned("ipv4.tcp_tw_timeout")
+}
+
+/// A setting that the kernel bounds from below by 0.
+fn unsigned(name: &str) -> Option<u64> {
+    sys::sysctl::number(name)?.try_into().ok()
+}
+
 /// When connect() may take over a bucket, in the calling thread's network namespace, now.
 #[must_use]
 pub fn tw_reuse() -> TwReuse {
     TwReuse {
-        mode: sys::sysctl::number("ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
-        delay: sys::sysctl::number("ipv4.tcp_tw_reuse_delay").map_or(TwReuse::OLD_DELAY, Duration::from_millis),
+        mode: unsigned("ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
+        delay: unsigned("ipv4.tcp_tw_reuse_delay").map_or(TwReuse::OLD_DELAY, Duration::from_millis),
         timestamps: sys::sysctl::number("ipv4.tcp_timestamps").map(|number| number != 0),
     }
 }

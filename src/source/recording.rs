@@ -90,7 +90,7 @@ struct Header {
 #[derive(Serialize, Deserialize)]
 struct Buckets {
     #[expect(clippy::struct_field_names, reason = "the sysctl's name")]
-    max_tw_buckets: Option<u64>,
+    max_tw_buckets: Option<i64>,
     tw_timeout_s: Option<u64>,
     sockstat: Option<Sockstat>,
     tcp_ext: Option<BTreeMap<String, u64>>,
@@ -220,7 +220,7 @@ impl Header {
                 .local_reserved_ports
                 .map(|list| list.into_iter().map(range).collect::<Result<_, _>>())
                 .transpose()?
-                .map(LocalReservedPorts),
+                .map(|ranges| LocalReservedPorts(ranges).with([])),
             unprivileged_port_start: self.unprivileged_port_start,
             services: Services::new(self.services.into_iter().map(|(port, names)| (Port(port), names))),
             interfaces: self.interfaces.into_iter().filter_map(index).collect(),

@@ -19,6 +19,7 @@ pub mod route;
 pub mod rtnetlink;
 pub mod sandbox;
 pub mod services;
+pub mod setting;
 pub mod slab;
 pub mod stdout;
 pub mod sysctl;

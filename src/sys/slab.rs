@@ -1,6 +1,9 @@
 //! What the kernel's slab allocator gives to one timewait bucket. Readable by root alone.
 
 use std::fs;
+use std::path::Path;
+
+use super::setting;
 
 /// The caches of IPv4 and of IPv6 buckets. They are never merged with others, for theirs is memory that RCU readers may
 /// still look at (`SLAB_TYPESAFE_BY_RCU`), so each has its own name.
@@ -11,7 +14,7 @@ const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 #[must_use]
 pub fn timewait_bucket_bytes() -> Option<u64> {
     let of_cache = |name: &str| -> Option<u64> {
-        fs::read_to_string(format!("/sys/kernel/slab/{name}/slab_size")).ok()?.trim().parse().ok()
+        setting::read(&Path::new("/sys/kernel/slab").join(name).join("slab_size")).ok()?.parse().ok()
     };
     // Where sysfs is not mounted, or the kernel is older than its slab folder.
     let listed = || object_size(&fs::read_to_string("/proc/slabinfo").ok()?);

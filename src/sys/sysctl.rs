@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use super::setting;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 
 fn path(name: &str) -> PathBuf {
@@ -12,7 +13,7 @@ fn path(name: &str) -> PathBuf {
 
 /// A setting's text, `read("ipv4.ip_local_port_range")`.
 pub fn read(name: &str) -> io::Result<String> {
-    fs::read_to_string(path(name)).map(|text| text.trim().to_owned())
+    setting::read(&path(name))
 }
 
 /// Changes a setting. For private namespaces only: nothing of twtool changes the host's.
@@ -40,10 +41,10 @@ pub fn unprivileged_port_start() -> Option<u32> {
     read("ipv4.ip_unprivileged_port_start").ok()?.parse().ok()
 }
 
-/// A setting that is one number, `number("ipv4.tcp_max_tw_buckets")`; `None` where it cannot be read or understood, or
-/// this kernel has none of that name.
+/// A setting that is one number, which may be negative: the kernel accepts `tcp_max_tw_buckets=-1`. `None` where it cannot be
+/// read or understood, or this kernel has no such setting.
 #[must_use]
-pub fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<i64> {
     read(name).ok()?.parse().ok()
 }
 
@@ -52,7 +53,11 @@ fn parse_ranges(text: &str) -> Option<LocalReservedPorts> {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
         PortRange::new(Port(first.parse().ok()?), Port(last.parse().ok()?))
     };
-    text.split(',').filter(|item| !item.is_empty()).map(range).collect::<Option<_>>().map(LocalReservedPorts)
+    text.split(',')
+        .filter(|item| !item.is_empty())
+        .map(range)
+        .collect::<Option<_>>()
+        .map(|ranges| LocalReservedPorts(ranges).with([]))
 }
 
 #[cfg(test)]

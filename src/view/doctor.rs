@@ -20,7 +20,7 @@ impl Serialize for Datum {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Unknown => serializer.serialize_none(),
-            Self::Number(number) => serializer.serialize_u64(*number),
+            Self::Number(number) => serializer.serialize_i128(*number),
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(items) => {
                 let mut list = serializer.serialize_seq(Some(items.len()))?;
@@ -195,7 +195,9 @@ fn brief_list(items: &[Datum]) -> String {
         more => format!("{} and {more} more", texts[..shown].join(",")),
     };
     let fits = |shown: &usize| shortened(*shown).chars().count() <= LONGEST_VALUE;
-    shortened((1..=texts.len()).rev().find(fits).unwrap_or(texts.len().min(1)))
+    // A list of thousands has no room for more than these.
+    let most = texts.len().min(LONGEST_VALUE);
+    shortened((1..=most).rev().find(fits).unwrap_or(most.min(1)))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(crate) mod procfs;
 pub(crate) mod random;
 pub(crate) mod records;
 pub(crate) mod services;
+pub(crate) mod settings;
 pub(crate) mod situations;
 pub(crate) mod twtool;
 pub(crate) mod varied;

@@ -51,8 +51,8 @@ impl Status {
 pub enum Datum {
     /// Not known, or there is none.
     Unknown,
-    /// A number.
-    Number(u64),
+    /// A number; every counter and every setting fits.
+    Number(i128),
     /// A text.
     Text(String),
     /// Several.
@@ -61,7 +61,7 @@ pub enum Datum {
     Record(Vec<(&'static str, Self)>),
 }
 
-impl<T: Into<u64>> From<Option<T>> for Datum {
+impl<T: Into<i128>> From<Option<T>> for Datum {
     fn from(number: Option<T>) -> Self {
         number.map_or(Self::Unknown, |number| Self::Number(number.into()))
     }
@@ -75,7 +75,7 @@ impl From<String> for Datum {
 
 impl From<usize> for Datum {
     fn from(number: usize) -> Self {
-        Self::Number(u64::try_from(number).unwrap_or(u64::MAX))
+        Self::Number(i128::try_from(number).unwrap_or(i128::MAX))
     }
 }
 

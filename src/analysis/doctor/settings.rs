@@ -10,7 +10,7 @@ pub(super) struct Setting {
     /// Its name below /proc/sys/net.
     pub(super) name: &'static str,
     /// The kernel's default.
-    pub(super) default: Option<u64>,
+    pub(super) default: Option<i64>,
     /// What a kernel does that has no such setting; `None` where every kernel since 3.x has it, in the initial network
     /// namespace at least.
     pub(super) absent: Option<&'static str>,
@@ -18,7 +18,7 @@ pub(super) struct Setting {
 
 impl Setting {
     /// The check of its number by `judge`, which is given a check in order and the number.
-    pub(super) fn check(self, health: &Health, judge: impl FnOnce(Check, u64) -> Check) -> Check {
+    pub(super) fn check(self, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
         let Self { subject, name, default, absent } = self;
         let file = format!("/proc/sys/net/{}", name.replace('.', "/"));
         let nothing = |status, finding| {
@@ -26,8 +26,8 @@ impl Setting {
             Check::ok(subject, Datum::Unknown, default).found(status, finding)
         };
         match health.settings.reading(name) {
-            Reading::Value(text) => match text.parse() {
-                Ok(number) => judge(Check::ok(subject, Datum::Number(number), default.into()), number),
+            Reading::Value(text) => match text.parse::<i64>() {
+                Ok(number) => judge(Check::ok(subject, Datum::Number(number.into()), default.into()), number),
                 Err(_) => nothing(Status::Unknown, format!("{file} holds '{text}', which is no number.")),
             },
             Reading::Absent => match absent {

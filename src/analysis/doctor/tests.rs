@@ -189,7 +189,12 @@ fn timewait_cases() -> Vec<Case> {
             .advises("again later"),
         case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 37), Warning, "37 closes have left"),
         case("tcp_timewait_overflow", |health| health.buckets.tcp_ext = None, Unknown, "netstat"),
-        case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "15"), Note, "after 15 s. TIME_WAIT is as long as ever"),
+        case(
+            "tcp_fin_timeout",
+            set("ipv4.tcp_fin_timeout", "15"),
+            Note,
+            "after 15 s. TIME_WAIT lasts as long as before",
+        ),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "0")), Note, "PAWS"),
         case("tcp_timestamps", set(stamps, "0"), Note, "which is 2"),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "1")), Warning, "which is 1")

@@ -125,9 +125,11 @@ fn max_tw_buckets(health: &Health) -> Check {
     };
     // `tcp_set_hashinfo` in net/ipv4/tcp_ipv4.c: half of the hash table. A namespace that shares the first one's table
     // shows its size as a negative number (ip-sysctl, tcp_ehash_entries).
-    let default = health.settings.number("ipv4.tcp_ehash_entries").map(|entries| entries.unsigned_abs() / 2);
+    let default = health.settings.number("ipv4.tcp_ehash_entries").map(|entries| entries.saturating_abs() / 2);
     let name = "ipv4.tcp_max_tw_buckets";
     Setting { subject, name, default, absent: None }.check(health, |check, most| {
+        let Ok(most) = u64::try_from(most) else { return negative_maximum(check, most, health) };
+        let default = default.map(i64::unsigned_abs);
         let Some(sockstat) = health.buckets.sockstat else {
             return check.found(Status::Unknown, "/proc/net/sockstat does not say how many buckets there are.");
         };
@@ -150,6 +152,18 @@ fn max_tw_buckets(health: &Health) -> Check {
             check.found(Status::Ok, format!("There are {} buckets, and the most is {most}.", sockstat.tw))
         }
     })
+}
+
+/// `inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c compares the count and the setting as unsigned numbers on 6.1 and
+/// later, and as signed numbers on 5.10.
+fn negative_maximum(check: Check, most: i64, health: &Health) -> Check {
+    let since = |major, minor| health.facts.kernel_since(major, minor);
+    let (status, meaning) = match (since(6, 1), since(5, 11)) {
+        (Some(true), _) => (Status::Note, "the kernel compares it as an unsigned number, so there is no maximum"),
+        (_, Some(false)) => (Status::Warning, "no close leaves a bucket, so no connection is protected"),
+        _ => (Status::Note, "on some kernels that is no maximum, and on others no close leaves a bucket"),
+    };
+    check.found(status, format!("{most}: {meaning}."))
 }
 
 fn overflow(health: &Health) -> Check {
@@ -194,9 +208,17 @@ fn fin_timeout(health: &Health) -> Check {
     let setting = Setting { subject, name: "ipv4.tcp_fin_timeout", default: Some(60), absent: None };
     setting.check(health, |check, value| match value {
         60 => check,
-        other => check.found(
+        1.. => check.found(
             Status::Note,
-            format!("Orphans in FIN_WAIT_2 are given up after {other} s. TIME_WAIT is as long as ever."),
+            format!("The kernel gives up an orphan in FIN_WAIT_2 after {value} s. TIME_WAIT lasts as long as before."),
+        ),
+        // `tcp_fin_time` in include/net/tcp.h: never less than 3.5 retransmission timeouts.
+        _ => check.found(
+            Status::Note,
+            format!(
+                "{value}: the kernel gives up an orphan in FIN_WAIT_2 after 3.5 retransmission timeouts of its connection \
+                 (0.7 s on loopback). TIME_WAIT lasts as long as before."
+            ),
         ),
     })
 }

@@ -94,10 +94,14 @@ fn head(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
     let counted = if summary.one_family { kernel.sockstat.map(|sockstat| sockstat.tw) } else { Some(totals.all()) };
     let mut parts = vec![];
     parts.push(match kernel.max_tw_buckets.zip(counted) {
-        Some((most, all)) => {
-            let share = format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most));
-            if summary.one_family { format!("{share} with the other IP version's") } else { share }
-        }
+        Some((most, all)) => match u64::try_from(most) {
+            Ok(0) => "tcp_max_tw_buckets is 0: no close leaves a bucket".into(),
+            Ok(most) => {
+                let share = format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most));
+                if summary.one_family { format!("{share} with the other IP version's") } else { share }
+            }
+            Err(_) => format!("tcp_max_tw_buckets is {most}, a negative number"),
+        },
         None if content.several => "tcp_max_tw_buckets is each namespace's own".into(),
         None => "tcp_max_tw_buckets is not known here".into(),
     });

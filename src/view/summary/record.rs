@@ -51,7 +51,7 @@ struct Totals {
     sockstat_tw: Option<u64>,
     sockstat_difference: Option<i64>,
     reconciliation: String,
-    max_tw_buckets: Option<u64>,
+    max_tw_buckets: Option<i64>,
 }
 
 #[derive(Serialize)]
