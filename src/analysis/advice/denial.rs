@@ -1,0 +1,72 @@
+//! Why a bind fails for another reason than the port being in use, and what helps.
+
+use std::net::IpAddr;
+
+use super::Evidence;
+use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+
+/// Why the binds that failed for another reason than the port being in use failed, each reason once.
+pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
+    let mut advice: Vec<String> = vec![];
+    for attempt in evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE) {
+        let why = match attempt.outcome() {
+            CallResult::Ok | CallResult::Failed(Errno::AddrInUse) => continue,
+            CallResult::Failed(errno) => denial(evidence.facts, evidence.port, attempt, errno),
+        };
+        if !advice.contains(&why) {
+            advice.push(why);
+        }
+    }
+    advice
+}
+
+/// Why a bind failed for another reason than the port being in use, and what would help.
+#[must_use]
+pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> String {
+    let on = match attempt.at.scope {
+        Some(scope) => format!("{}%{}", attempt.at.addr, facts.interface_name(scope)),
+        None => attempt.at.addr.to_string(),
+    };
+    match errno {
+        Errno::Access if facts.privileged(port) == Some(true) => {
+            let start = facts.unprivileged_port_start.map_or("unknown".into(), |start| start.to_string());
+            format!(
+                "EACCES: port {port} is below net.ipv4.ip_unprivileged_port_start ({start}), so binding it needs \
+                 CAP_NET_BIND_SERVICE: in a systemd unit AmbientCapabilities=CAP_NET_BIND_SERVICE, or setcap \
+                 cap_net_bind_service=+ep on the program (capabilities(7), ip(7))."
+            )
+        }
+        Errno::AddrNotAvailable => format!(
+            "EADDRNOTAVAIL: {on} is no address of {} in this network namespace (`ip address` lists them), or not usable \
+             yet. A server that must bind before its address is there can use net.ipv4.ip_nonlocal_bind or \
+             net.ipv6.ip_nonlocal_bind, or IP_FREEBIND (ip(7)).",
+            attempt.at.scope.map_or("any interface".into(), |scope| facts.interface_name(scope)),
+        ),
+        Errno::FamilyNotSupported => "EAFNOSUPPORT: IPv6 sockets cannot be made here: the kernel was started with \
+                                      ipv6.disable=1, or a sandbox refuses them (ipv6 in the kernel's documentation). Bind \
+                                      an IPv4 address."
+            .into(),
+        Errno::Other("EINVAL") => format!("EINVAL on {on}: {}", invalid(attempt)),
+        other => format!(
+            "{} on {on}: this is not about the port being in use. EACCES or EPERM on a port that needs no privilege comes \
+             from a security module or a sandbox (bind(2)).",
+            other.name()
+        ),
+    }
+}
+
+/// What bind() calls invalid in an address (`__inet6_bind` in net/ipv6/af_inet6.c).
+fn invalid(attempt: &Attempt) -> &'static str {
+    match attempt.at.addr {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && attempt.v6only => {
+            "an IPv4-mapped address on a socket that is IPv6 only (net.ipv6.bindv6only, ipv6(7))."
+        }
+        IpAddr::V6(v6) if v6.is_multicast() => "TCP has no multicast addresses.",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() && attempt.at.scope.is_none() => {
+            "a link-local address needs its scope, like fe80::1%eth0 (ipv6(7))."
+        }
+        _ => "the kernel calls this address invalid (bind(2)).",
+    }
+}

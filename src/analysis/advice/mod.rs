@@ -1,0 +1,86 @@
+//! Advice in words: what would help here, why, and by which source. Only what the evidence carries; no folk remedies.
+
+mod buckets;
+mod denial;
+mod ports;
+mod sockets;
+
+use super::verdict::Conclusion;
+use crate::model::bind::{Attempt, CallResult, Cause, Holder, ReuseOptions, Verdict};
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+pub use denial::denial;
+pub use sockets::who;
+
+/// Everything that a bind test found.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// Of the network namespace.
+    pub facts: &'a Facts,
+    /// The tested port.
+    pub port: Port,
+    /// What the server sets.
+    pub with: ReuseOptions,
+    /// All option sets of every address.
+    pub attempts: &'a [Attempt],
+    /// Every socket on the port.
+    pub holders: &'a [Holder],
+    /// What it comes to.
+    pub conclusion: Conclusion,
+    /// Whether the source lists sockets that are bound and do not listen, as far as the kernel does.
+    pub bound_sockets_are_listed: bool,
+}
+
+/// Sentences for the person who asked, the most important first.
+#[must_use]
+pub fn advise(evidence: &Evidence) -> Vec<String> {
+    let mut advice = match evidence.conclusion.cause {
+        Cause::None => vec![],
+        Cause::TimeWait => {
+            let mut advice = vec![buckets::timewait_reusable(evidence)];
+            advice.extend(buckets::at_least(evidence));
+            advice
+        }
+        Cause::TimeWaitWithoutReuseaddr => buckets::timewait_blocks(evidence),
+        Cause::Listener => vec![sockets::listener(evidence)],
+        Cause::Connection => sockets::connection(evidence),
+        Cause::Bound => vec![sockets::bound(evidence)],
+        Cause::Unknown if evidence.conclusion.verdict != Verdict::Denied => vec![ports::unseen(evidence)],
+        Cause::PrivilegedPort | Cause::AddressNotLocal | Cause::FamilyUnsupported | Cause::Unknown => {
+            denial::denied(evidence)
+        }
+    };
+    advice.extend(sockets::shared(evidence));
+    advice.extend(ports::ephemeral(evidence));
+    advice
+}
+
+fn blocking<'a>(evidence: &Evidence<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
+    evidence.holders.iter().filter(|holder| holder.blocks)
+}
+
+/// `3 sockets`, `1 socket`.
+fn count(n: usize, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
+/// The fewest options with which a bind works on every address, where there are any; SO_REUSEADDR before SO_REUSEPORT.
+fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
+    let works = |options: &ReuseOptions| {
+        evidence.attempts.iter().filter(|a| a.options == *options).all(|a| a.outcome() == CallResult::Ok)
+    };
+    ReuseOptions::ALL.into_iter().find(works)
+}
+
+/// What to say of options that work although something is in the way: how to set them, and what they mean.
+fn set(options: ReuseOptions) -> String {
+    let caution = if options.reuseport {
+        " That fits a server that is meant to share its port and always sets it; it is no general remedy, for it also lets a \
+         second server of the same user in."
+    } else {
+        ""
+    };
+    format!("{options} would work now on every address tried, set on the listening socket before bind().{caution}")
+}
+
+const BOTH_SIDES: &str = "Linux looks at both sides (socket(7), SO_REUSEADDR)";
