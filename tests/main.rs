@@ -5,6 +5,7 @@
 //! or touched. Where namespaces are forbidden those tests are ignored, loudly; `TWTOOL_REQUIRE_NETNS=1` fails them.
 
 mod bad_input;
+mod bind_causes;
 mod bind_demo;
 mod bind_holders;
 mod bind_test;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let suites = [
         bad_input::suite(),
+        bind_causes::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
         bind_test::suite(),

@@ -293,7 +293,7 @@ fn a_wait_is_for_a_port_there_and_its_command_runs_here() {
     assert_eq!(wait(&[&["--netns", &pid], &shell[..]].concat()).code(1).stdout, "");
 
     let mut waiter = Waiter::start(&["8080", "--with", "none", "--netns", &pid]);
-    assert_eq!(waiter.blocked("time-wait-without-reuseaddr")["blocked_by"][0]["netns"], place.inode);
+    assert_eq!(waiter.blocked("time-wait")["blocked_by"][0]["netns"], place.inode);
     twtool(["kill", "--local-port", "8080", "--netns", &pid, "--yes"]).ok();
     assert_eq!(waiter.end().last["bindable"], true);
     let run = wait(&[&["--netns", &pid], &shell[..]].concat()).ok();

@@ -101,7 +101,7 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
             let left = procfs::buckets().iter().filter(|entry| entry.local.1 == port).map(|entry| entry.when).max();
             let left = Duration::from_millis(left.expect("a bucket") * procfs::UNIT_MS);
             let mut waiter = Waiter::start(&[&port.to_string(), "--with", with]);
-            waiter.blocked(BLOCKS);
+            waiter.blocked(if reuseaddr { BLOCKS } else { "time-wait" });
             (port, left, since, waiter)
         })
         .collect();

@@ -31,9 +31,12 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     let cause = match verdict {
         Verdict::Free => Cause::None,
         Verdict::Denied => denial(facts, port, &worst),
-        Verdict::Reusable | Verdict::Blocked => obstacle(verdict, &in_the_way),
+        Verdict::Reusable | Verdict::Blocked => {
+            let with_reuseaddr =
+                |plain: &&Attempt| outcome_with(plain, ReuseOptions::REUSEADDR, attempts) == Some(CallResult::Ok);
+            obstacle(&in_the_way, worst.iter().all(with_reuseaddr))
+        }
     };
-    let only_buckets = matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr);
     let blocking = holders.iter().filter(|holder| holder.blocks);
     let expiry = |holder: &Holder| match holder.socket {
         Socket::Bucket(bucket) => Some(bucket.expires()),
@@ -41,12 +44,14 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     };
     // One that is no bucket makes it None: then nobody can say when the port is free.
     let free_in = blocking.map(expiry).collect::<Option<Vec<_>>>().and_then(|times| times.into_iter().max());
-    Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets) }
+    Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets(cause)) }
 }
 
 /// What binds with a server's own options run into: one attempt an address, and the sockets that may be in their way.
+/// `reuseaddr_works`: whether a bind with SO_REUSEADDR works on every address on which these fail with EADDRINUSE. It
+/// matters only where [`only_buckets`] block.
 #[must_use]
-pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]) -> Cause {
+pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder], reuseaddr_works: bool) -> Cause {
     let failed = |in_use: bool| -> Vec<&Attempt> {
         let fits = |attempt: &&Attempt| match attempt.outcome() {
             CallResult::Ok => false,
@@ -62,19 +67,29 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
         return Cause::None;
     }
     let obstacles = Obstacles::new(in_use, &holders.iter().map(|holder| &holder.socket));
-    obstacle(Verdict::Blocked, &holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect::<Vec<_>>())
+    let in_the_way: Vec<_> = holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect();
+    obstacle(&in_the_way, reuseaddr_works)
+}
+
+/// Whether the cause is a bucket, so that a bind with SO_REUSEADDR decides which of the two causes it is.
+#[must_use]
+pub const fn only_buckets(cause: Cause) -> bool {
+    matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr)
+}
+
+/// What an attempt with other options gave on the same address.
+fn outcome_with(plain: &Attempt, options: ReuseOptions, attempts: &[Attempt]) -> Option<CallResult> {
+    let same = |attempt: &&Attempt| attempt.at == plain.at && attempt.options == options;
+    attempts.iter().find(same).map(Attempt::outcome)
 }
 
 fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verdict {
     match plain.outcome() {
         CallResult::Ok => Verdict::Free,
-        CallResult::Failed(Errno::AddrInUse) => {
-            let same = |attempt: &&Attempt| attempt.at == plain.at && attempt.options == with;
-            match attempts.iter().find(same).map(Attempt::outcome) {
-                Some(CallResult::Ok) => Verdict::Reusable,
-                _ => Verdict::Blocked,
-            }
-        }
+        CallResult::Failed(Errno::AddrInUse) => match outcome_with(plain, with, attempts) {
+            Some(CallResult::Ok) => Verdict::Reusable,
+            _ => Verdict::Blocked,
+        },
         CallResult::Failed(_) => Verdict::Denied,
     }
 }
@@ -90,8 +105,9 @@ fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     worst.first().map_or(Cause::Unknown, cause)
 }
 
-/// Listener before connection before bound before buckets.
-fn obstacle(verdict: Verdict, in_the_way: &[&Holder]) -> Cause {
+/// Listener before connection before bound before buckets. Buckets are told apart by what SO_REUSEADDR does, whatever the
+/// server sets.
+fn obstacle(in_the_way: &[&Holder], reuseaddr_works: bool) -> Cause {
     let rank = |holder: &&Holder| match holder.socket {
         Socket::Bucket(_) => 3,
         Socket::Full(full) => match full.state {
@@ -100,12 +116,12 @@ fn obstacle(verdict: Verdict, in_the_way: &[&Holder]) -> Cause {
             _ => 1,
         },
     };
-    match (in_the_way.iter().map(rank).min(), verdict) {
-        (Some(0), _) => Cause::Listener,
-        (Some(1), _) => Cause::Connection,
-        (Some(2), _) => Cause::Bound,
-        (Some(_), Verdict::Reusable) => Cause::TimeWait,
-        (Some(_), _) => Cause::TimeWaitWithoutReuseaddr,
-        (None, _) => Cause::Unknown,
+    match in_the_way.iter().map(rank).min() {
+        Some(0) => Cause::Listener,
+        Some(1) => Cause::Connection,
+        Some(2) => Cause::Bound,
+        Some(_) if reuseaddr_works => Cause::TimeWait,
+        Some(_) => Cause::TimeWaitWithoutReuseaddr,
+        None => Cause::Unknown,
     }
 }

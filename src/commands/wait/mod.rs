@@ -220,7 +220,10 @@ impl Target<'_> {
                     waiting.looked_up(found, clock.elapsed());
                 }
                 Step::Pause(pause) => reporter.pause(self, watch, &waiting, clock, pause)?,
-                Step::End(ended) => return Ok(self.outcome(watch, &waiting, Some(ended), clock.elapsed())),
+                Step::End(ended) => {
+                    let outcome = self.outcome(watch, &waiting, Some(ended), clock.elapsed());
+                    return self.with_exact_cause(outcome, watch, &waiting);
+                }
             }
         }
     }
@@ -231,11 +234,31 @@ impl Target<'_> {
         Outcome {
             ended,
             waited,
-            attempts: waiting.binds(),
-            cause: verdict::cause(self.facts, self.port, watch.attempts(), &blocked_by),
+            attempts: waiting.binds().saturating_add(watch.extra_binds()),
+            cause: self.cause(watch, &blocked_by, false),
             remaining: waiting.remaining(waited),
             blocked_by,
         }
+    }
+
+    fn cause(&self, watch: &Watch, blocked_by: &[Holder], reuseaddr_works: bool) -> Cause {
+        verdict::cause(self.facts, self.port, watch.attempts(), blocked_by, reuseaddr_works)
+    }
+
+    /// The same for a record or an answer, which name the cause: where only buckets block, one more bind finds out
+    /// whether SO_REUSEADDR gets past them. The line on a terminal does not name the cause and needs no such bind.
+    fn with_exact_cause(
+        &self,
+        mut outcome: Outcome,
+        watch: &mut Watch,
+        waiting: &Waiting,
+    ) -> Result<Outcome, CommandError> {
+        if verdict::only_buckets(outcome.cause) {
+            let works = watch.reuseaddr_works(waiting.changes())?;
+            outcome.cause = self.cause(watch, &outcome.blocked_by, works);
+            outcome.attempts = waiting.binds().saturating_add(watch.extra_binds());
+        }
+        Ok(outcome)
     }
 
     /// Why binds failed, where it is not for the port being in use; each reason once.

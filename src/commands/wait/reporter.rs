@@ -61,7 +61,7 @@ impl<'a, 'b> Reporter<'a, 'b> {
     pub(super) fn pause(
         &mut self,
         target: &Target,
-        watch: &Watch,
+        watch: &mut Watch,
         waiting: &Waiting,
         clock: Stopwatch,
         pause: Duration,
@@ -84,27 +84,35 @@ impl<'a, 'b> Reporter<'a, 'b> {
         }
     }
 
-    /// How it stands. Who is in the way is found out only where that may have changed.
-    fn outcome(&mut self, target: &Target, watch: &Watch, waiting: &Waiting, now: Duration) -> &Outcome {
+    /// How it stands. The holders and the cause are looked for again only where they may have changed.
+    fn outcome(
+        &mut self,
+        target: &Target,
+        watch: &mut Watch,
+        waiting: &Waiting,
+        now: Duration,
+    ) -> Result<&Outcome, CommandError> {
         let stamp = (waiting.changes(), waiting.binds());
-        let mut last = self.last.take().filter(|(of, _)| *of == stamp);
-        if let Some((_, outcome)) = &mut last {
-            (outcome.waited, outcome.remaining) = (now, waiting.remaining(now));
-        }
-        let last = last.unwrap_or_else(|| (stamp, target.outcome(watch, waiting, None, now)));
-        &self.last.insert(last).1
+        let last = match self.last.take().filter(|(of, _)| *of == stamp) {
+            Some((_, outcome)) => Outcome { waited: now, remaining: waiting.remaining(now), ..outcome },
+            None => {
+                let outcome = target.outcome(watch, waiting, None, now);
+                if self.records { target.with_exact_cause(outcome, watch, waiting)? } else { outcome }
+            }
+        };
+        Ok(&self.last.insert((stamp, last)).1)
     }
 
     /// Draws the line and lets time pass, until a signal comes.
     fn draw(
         &mut self,
         target: &Target,
-        watch: &Watch,
+        watch: &mut Watch,
         waiting: &Waiting,
         now: Duration,
         pause: Duration,
     ) -> Result<(), CommandError> {
-        self.outcome(target, watch, waiting, now);
+        self.outcome(target, watch, waiting, now)?;
         let (Some((line, interrupts)), Some((_, outcome))) = (&mut self.line, &self.last) else { return Ok(()) };
         let width = sys::terminal::stderr_width().unwrap_or(USUAL_WIDTH);
         // That the line cannot be drawn is no reason to give up.
@@ -117,12 +125,18 @@ impl<'a, 'b> Reporter<'a, 'b> {
     }
 
     /// Writes a record where the state is another than in the last one.
-    fn record(&mut self, target: &Target, watch: &Watch, waiting: &Waiting, now: Duration) -> Result<(), CommandError> {
+    fn record(
+        &mut self,
+        target: &Target,
+        watch: &mut Watch,
+        waiting: &Waiting,
+        now: Duration,
+    ) -> Result<(), CommandError> {
         let too_early = |(_, count, at): (_, usize, Duration)| count > CROWD && now < at.saturating_add(BETWEEN_CROWDS);
         if self.told.is_some_and(too_early) {
             return Ok(());
         }
-        let outcome = self.outcome(target, watch, waiting, now);
+        let outcome = self.outcome(target, watch, waiting, now)?;
         let (state, count) = ((waiting.changes(), outcome.cause), outcome.blocked_by.len());
         if self.told.is_some_and(|(told, ..)| told == state) {
             return Ok(());

@@ -29,6 +29,10 @@ pub(super) struct Watch {
     holders: HashMap<Name, Holder>,
     /// Whether the last list was whole.
     complete: bool,
+    /// What [`Self::reuseaddr_works`] found, for the same sockets in the way.
+    reuseaddr: Option<(u32, bool)>,
+    /// Binds made to name a cause.
+    extra_binds: u32,
 }
 
 impl Watch {
@@ -47,6 +51,8 @@ impl Watch {
             tried: false,
             holders: HashMap::new(),
             complete: true,
+            reuseaddr: None,
+            extra_binds: 0,
         })
     }
 
@@ -98,6 +104,35 @@ impl Watch {
         let bound = round.iter().map(|attempt| bound(attempt.bind)).max();
         self.remember(round);
         Ok((bound.unwrap_or(Bound::All), binds))
+    }
+
+    /// Whether a bind with SO_REUSEADDR works on every address that is in use, where the server sets something else: it
+    /// tells the two causes about buckets apart. `changes` counts how often the sockets in the way changed; as long as it
+    /// stays the same, no bind is repeated. Such a bind leaves no note of SO_REUSEPORT.
+    pub(super) fn reuseaddr_works(&mut self, changes: u32) -> Result<bool, CommandError> {
+        // SO_REUSEADDR failed; with SO_REUSEPORT beside it, it would have worked wherever it works alone.
+        if self.with.reuseaddr {
+            return Ok(false);
+        }
+        if let Some((_, works)) = self.reuseaddr.filter(|(then, _)| *then == changes) {
+            return Ok(works);
+        }
+        let mut works = true;
+        for attempt in self.attempts.iter().filter(|attempt| attempt.bind == CallResult::Failed(Errno::AddrInUse)) {
+            self.extra_binds += 1;
+            let reuseaddr = sys::bind::attempt_alone(attempt.at, self.port, ReuseOptions::REUSEADDR)?;
+            if reuseaddr.bind != CallResult::Ok {
+                works = false;
+                break;
+            }
+        }
+        self.reuseaddr = Some((changes, works));
+        Ok(works)
+    }
+
+    /// Binds that [`Self::bind`] has not counted.
+    pub(super) const fn extra_binds(&self) -> u32 {
+        self.extra_binds
     }
 
     /// Keeps what each address gave last.

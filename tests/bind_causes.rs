@@ -1,0 +1,103 @@
+//! Verdict and cause of `bind-test` and `wait` over buckets, for every combination of the options that the old sockets had,
+//! that a new one sets, and that `--with` asks for; judged by binds of the test's own.
+
+use serde_json::Value;
+use twtool::lab::{ActiveCloser, Server};
+use twtool::model::bind::ReuseOptions;
+
+use crate::support::bind::{Kept, OPTION_SETS, bind};
+use crate::support::situations::{addr, connect, half_closed};
+use crate::support::suite;
+use crate::support::twtool::{Run, twtool};
+
+suite! {
+    pure: [],
+    netns: [
+        the_cause_is_what_so_reuseaddr_does_whatever_with_says,
+    ],
+}
+
+/// The values of `--with`, in the order of [`OPTION_SETS`].
+const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
+
+/// Leaves a bucket on port 8080 of each address whose socket had these options: TIME_WAIT, or FIN_WAIT_2.
+fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
+    let mut open = vec![];
+    for (last, old) in (1..).zip(olds) {
+        let at = format!("127.0.0.{last}:8080");
+        let server = Server::listen(addr(&at), *old).expect("listening");
+        if fin_wait_2 {
+            open.push(half_closed(&server, &at, ActiveCloser::Server));
+        } else {
+            connect(&server, &at).close(ActiveCloser::Server).expect("a bucket");
+        }
+    }
+    Box::new(open)
+}
+
+fn the_cause_is_what_so_reuseaddr_does_whatever_with_says() {
+    let all = ReuseOptions::ALL;
+    let pairs = (0..4).flat_map(|a| (a..4).map(move |b| vec![all[a], all[b]]));
+    let olds: Vec<Vec<ReuseOptions>> = all.iter().map(|old| vec![*old]).chain(pairs).collect();
+    for olds in &olds {
+        for fin_wait_2 in [false, true] {
+            let situation = || leave(olds, fin_wait_2);
+            // A bind with SO_REUSEPORT changes what the next one gets, so each is made in a situation of its own.
+            let works = OPTION_SETS.map(|options| {
+                crate::support::netns::elsewhere(|| {
+                    let _kept = situation();
+                    bind("0.0.0.0", 8080, options, false).0 == "ok"
+                })
+            });
+            crate::support::netns::elsewhere(|| {
+                let _kept = situation();
+                check(&works, &format!("old sockets {olds:?}, FIN_WAIT_2 {fin_wait_2}"));
+            });
+        }
+    }
+}
+
+/// Checks both commands with every `--with` against what the binds of the test gave.
+fn check(works: &[bool; 4], situation: &str) {
+    let [none, reuseaddr, ..] = *works;
+    let cause = match (none, reuseaddr) {
+        (true, _) => "none",
+        (false, true) => "time-wait",
+        (false, false) => "time-wait-without-reuseaddr",
+    };
+    for (with, ok) in WITH.into_iter().zip(works) {
+        let verdict = if none {
+            "free"
+        } else if *ok {
+            "reusable"
+        } else {
+            "blocked"
+        };
+        let run = twtool(["bind-test", "8080", "--addr", "0.0.0.0", "--with", with, "--json"]).code(i32::from(!ok));
+        let document = run.json();
+        assert_eq!(
+            (&document["verdict"], &document["cause"]),
+            (&Value::from(verdict), &Value::from(cause)),
+            "{situation}{run}"
+        );
+        advice_works(&document, works, &run);
+        let wait = ["wait", "8080", "--addr", "0.0.0.0", "--with", with, "--timeout", "0", "--json"];
+        let run = twtool(wait).code(i32::from(!ok));
+        let document = run.json();
+        let expected = if *ok { "none" } else { cause };
+        assert_eq!((&document["bindable"], &document["cause"]), (&Value::from(*ok), &Value::from(expected)), "{run}");
+    }
+}
+
+/// The options that the first advice says would work do work; where none do, it says so.
+fn advice_works(document: &Value, works: &[bool; 4], run: &Run) {
+    let Some(first) = document["advice"][0].as_str() else { return };
+    let sets = ["\u{0}", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
+    let named = (0..4).rev().find(|number| {
+        first.contains(&format!("Set {} ", sets[*number])) || first.contains(&format!("{} would work", sets[*number]))
+    });
+    match named {
+        Some(number) => assert!(works[number], "{first}{run}"),
+        None => assert_eq!(works[1..], [false; 3], "some options work, and the advice names none{run}"),
+    }
+}
