@@ -51,15 +51,15 @@ fn the_cause_is_what_so_reuseaddr_does_whatever_with_says() {
             });
             crate::support::netns::elsewhere(|| {
                 let _kept = situation();
-                check(&works, &format!("old sockets {olds:?}, FIN_WAIT_2 {fin_wait_2}"));
+                check(works, &format!("old sockets {olds:?}, FIN_WAIT_2 {fin_wait_2}"));
             });
         }
     }
 }
 
 /// Checks both commands with every `--with` against what the binds of the test gave.
-fn check(works: &[bool; 4], situation: &str) {
-    let [none, reuseaddr, ..] = *works;
+fn check(works: [bool; 4], situation: &str) {
+    let [none, reuseaddr, ..] = works;
     let cause = match (none, reuseaddr) {
         (true, _) => "none",
         (false, true) => "time-wait",
@@ -68,7 +68,7 @@ fn check(works: &[bool; 4], situation: &str) {
     for (with, ok) in WITH.into_iter().zip(works) {
         let verdict = if none {
             "free"
-        } else if *ok {
+        } else if ok {
             "reusable"
         } else {
             "blocked"
@@ -84,13 +84,13 @@ fn check(works: &[bool; 4], situation: &str) {
         let wait = ["wait", "8080", "--addr", "0.0.0.0", "--with", with, "--timeout", "0", "--json"];
         let run = twtool(wait).code(i32::from(!ok));
         let document = run.json();
-        let expected = if *ok { "none" } else { cause };
-        assert_eq!((&document["bindable"], &document["cause"]), (&Value::from(*ok), &Value::from(expected)), "{run}");
+        let expected = if ok { "none" } else { cause };
+        assert_eq!((&document["bindable"], &document["cause"]), (&Value::from(ok), &Value::from(expected)), "{run}");
     }
 }
 
 /// The options that the first advice says would work do work; where none do, it says so.
-fn advice_works(document: &Value, works: &[bool; 4], run: &Run) {
+fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
     let sets = ["\u{0}", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
     let named = (0..4).rev().find(|number| {

@@ -18,7 +18,7 @@ use twtool::model::bind::ReuseOptions;
 use crate::support::limits::drop_capability;
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{addr, connect};
-use crate::support::twtool::{Keys, PATH, Run, twtool};
+use crate::support::twtool::{Keys, PATH, Run, program, twtool};
 use crate::support::{not_checked, suite};
 
 suite! {
@@ -162,12 +162,6 @@ fn nobody_owns_a_bucket_or_an_orphan() {
     nobodys("established");
     assert_eq!(process(&document["holders"][0], child.0.id())["comm"], "sleep");
     assert_eq!(document["warnings"], json!([]), "everything is known");
-}
-
-/// The program of this name on PATH.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 fn names_that_a_process_gave_itself_do_not_reach_the_terminal() {

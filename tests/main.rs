@@ -8,6 +8,7 @@ mod bad_input;
 mod bind_causes;
 mod bind_demo;
 mod bind_holders;
+mod bind_note;
 mod bind_test;
 mod capacity;
 mod capacity_truth;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         bind_causes::suite(),
         bind_demo::suite(),
         bind_holders::suite(),
+        bind_note::suite(),
         bind_test::suite(),
         capacity::suite(),
         capacity_truth::suite(),

@@ -11,13 +11,15 @@ use crate::analysis::advice::{self, Evidence};
 use crate::analysis::{conflict, verdict};
 use crate::lab;
 use crate::model::addr::ScopedAddr;
-use crate::model::bind::{Attempt, BindAddr, Cause, ReuseOptions, Verdict};
+use crate::model::bind::{Attempt, BindAddr, Cause, ReuseOptions, ReuseportNote, Verdict};
 use crate::model::demo::DemoRun;
 use crate::model::facts::Setting;
 use crate::model::port::{Port, PortArg};
 use crate::model::socket::Socket;
 use crate::source::{self, Choice, Origin, Source};
 use crate::sys;
+use crate::sys::bind::Tried;
+use crate::sys::interrupt::Held;
 use crate::view;
 use crate::view::bind_test::BindTest;
 use crate::view::json::Envelope;
@@ -30,8 +32,10 @@ const LOOKS: u32 = 3;
 #[command(after_long_help = "\
 What a probe can disturb: each attempt really binds the port and closes it again within microseconds. A server that \
 starts in that moment can get EADDRINUSE. On kernels before 6.18 a port that was bound explicitly also stays out of \
-connect()'s choice as long as a bucket is on it. The note that a bind with SO_REUSEPORT leaves in the kernel is taken back \
-by a last bind of the port, on a loopback address that nobody uses. A probe never listens unless --listen is given; with \
+connect()'s choice as long as a bucket is on it. A bind with SO_REUSEPORT leaves a note in the kernel as long as other sockets are on the port; by that note a second server \
+could get in. Each attempt clears its note by one more bind, on an address that is not in use. Signals wait until then; only \
+SIGKILL can leave the note, until the next bind without SO_REUSEPORT works on the port. Clearing also erases the note of a real \
+server: note_lost and a warning report it where that changes an answer. A probe never listens unless --listen is given; with \
 it, a real client could connect to the probe and be closed.
 
 Exit codes: 0 free or reusable, 1 blocked or denied, 2 could not be tested.
@@ -76,7 +80,12 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
             "a bind test is not flat; there are table, json and ndjson",
         ));
     }
-    args.netns.within(|| answer(args, global, context))
+    // A thread that looks into another namespace alone decides when signals are delivered (see `sys::bind::attempts`).
+    let held = Held::all();
+    args.netns.within(|| {
+        held.release();
+        answer(args, global, context)
+    })
 }
 
 fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
@@ -89,13 +98,14 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let known = warnings.is_empty();
     let addrs = probe::addresses(&args.addr, global, &facts, &mut warnings)?;
 
-    let Look { attempts, sockets, consistent } = look(&addrs, port, args.listen)?;
+    let Look { tried: Tried { attempts, note }, sockets, consistent } = look(&addrs, port, args.listen)?;
     warnings.extend((!sockets.complete).then(interrupted));
     warnings.extend((!consistent).then(|| {
         "what binding says and what the kernel lists did not fit together in three looks: sockets come and go, or one is \
          not listed"
             .into()
     }));
+    warnings.extend(note.warning().map(str::to_owned));
     warnings.extend(sockets.warnings);
     let list = sockets.list;
     let holders = probe::holders(&plain(&attempts), list, BTreeMap::new());
@@ -105,7 +115,8 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let bound_sockets_are_listed = sockets.origin == Origin::SockDiag;
     // Where a holder may exist that the source cannot show, the answer is not whole.
     let unseen = conclusion.cause == Cause::Unknown && !bound_sockets_are_listed;
-    let complete = known && sockets.complete && !unseen;
+    let doubtful = note == ReuseportNote::Left && with.reuseport;
+    let complete = known && sockets.complete && !unseen && !doubtful;
     let evidence = Evidence {
         facts: &facts,
         port,
@@ -119,7 +130,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let chosen_port = attempts.first().and_then(|attempt| attempt.bound).filter(|_| port.reserved_by_rfc());
 
     context.warn(&warnings);
-    let test = BindTest { evidence, chosen_port, advice: &advice };
+    let test = BindTest { evidence, chosen_port, advice: &advice, note_lost: note != ReuseportNote::Kept };
     let envelope = Envelope { schema: "twtool.bind-test/1", facts: &facts, complete, warnings: &warnings };
     match global.format() {
         Format::Json => view::bind_test::document(context.out, envelope, &test)?,
@@ -135,7 +146,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
 
 /// What binding says, and what the kernel's list says.
 struct Look {
-    attempts: Vec<Attempt>,
+    tried: Tried,
     sockets: Sockets,
     consistent: bool,
 }
@@ -146,13 +157,13 @@ fn look(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Look, CommandErr
     let mut looks = 0;
     loop {
         let sockets = probe::sockets_on(&mut source, port)?;
-        let attempts = sys::bind::attempts(addrs, port, listen)?;
+        let tried = sys::bind::attempts(addrs, port, listen)?;
         looks += 1;
         let shown: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
         // Port 0 is nobody's, so nothing of it is listed.
-        let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&attempts), &shown);
+        let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&tried.attempts), &shown);
         if consistent || looks == LOOKS {
-            return Ok(Look { attempts, sockets, consistent });
+            return Ok(Look { tried, sockets, consistent });
         }
     }
 }

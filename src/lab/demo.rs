@@ -68,6 +68,6 @@ pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Resu
         _ => {}
     })?;
     let at = BindAddr { addr: localhost, scope: None };
-    let attempts = sys::bind::attempts(&[at], port, true)?;
+    let attempts = sys::bind::attempts(&[at], port, true)?.attempts;
     Ok(DemoRun { old_socket, stages, buckets, attempts })
 }

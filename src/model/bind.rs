@@ -141,6 +141,39 @@ impl Attempt {
     }
 }
 
+/// What became of the note by which the kernel lets SO_REUSEPORT binds in without a search for conflicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReuseportNote {
+    /// Binds get what they would have got without the test.
+    Kept,
+    /// A bind with SO_REUSEPORT worked by the note of a server on the port. The test cleared that note, and the same bind
+    /// fails now.
+    Lost,
+    /// No bind could clear the note of the test: until a bind without SO_REUSEPORT works on the port, the kernel may let a
+    /// second server of the same user in.
+    Left,
+}
+
+impl ReuseportNote {
+    /// The warning, where there is one.
+    #[must_use]
+    pub const fn warning(self) -> Option<&'static str> {
+        match self {
+            Self::Kept => None,
+            Self::Lost => Some(
+                "the kernel had a note of an earlier SO_REUSEPORT bind on this port and let others in by it without looking \
+                 for conflicts; the test cleared that note, so a server with SO_REUSEPORT gets EADDRINUSE from now on \
+                 where it got in before",
+            ),
+            Self::Left => Some(
+                "the test left the kernel's note of a SO_REUSEPORT bind on this port, because no bind that clears it works \
+                 beside the sockets there; until one without SO_REUSEPORT works, the kernel may let a second server of this \
+                 user in, and the answers about SO_REUSEPORT may be wrong (with CAP_NET_ADMIN twtool can clear the note)",
+            ),
+        }
+    }
+}
+
 /// A socket whose local port is the one in question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {

@@ -1,16 +1,18 @@
-//! One bind attempt: a socket made, its options set, bound, perhaps listened on, and closed again.
+//! Bind attempts: each makes a socket, sets its options, binds it, perhaps listens on it, and closes it.
 //!
 //! This is the only place that touches the tested port. It holds it for microseconds, and never listens unless asked.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
 
 use nix::errno::Errno as NixErrno;
 use socket2::{Domain, Socket, Type};
 
 use super::errno::name;
-use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions};
+use super::interrupt::Held;
+use super::reuseport_note::NoteGuard;
+use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions, ReuseportNote};
 use crate::model::port::Port;
 
 /// Why an attempt could not be made at all.
@@ -22,62 +24,114 @@ pub struct AttemptError {
     source: io::Error,
 }
 
-/// Tries every option set on every address; the result is in the order of the addresses and of [`ReuseOptions::ALL`].
+/// What the binds gave, and what became of the kernel's note of SO_REUSEPORT.
+#[derive(Debug)]
+pub struct Tried {
+    /// In the order of the addresses and of [`ReuseOptions::ALL`].
+    pub attempts: Vec<Attempt>,
+    /// Of a server on the port, or of the attempts.
+    pub note: ReuseportNote,
+}
+
+/// Tries every option set on every address.
 ///
-/// A successful bind with SO_REUSEPORT leaves a note in the port's bind bucket for as long as any other socket keeps the
-/// bucket alive (`inet_csk_update_fastreuse` in net/ipv4/inet_connection_sock.c), and by that note the kernel lets later
-/// SO_REUSEPORT binds of the same user in without looking for conflicts. A bind without the option takes the note back. So
-/// on each address those with it come first, IPv6 goes before IPv4, and where no other bind worked afterwards one on an
-/// address that nobody uses does: no attempt is answered by the note of another, and none is left for the real server.
-pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Vec<Attempt>, AttemptError> {
+/// No attempt is answered by the note of another, and none is left for the next server (see [`super::reuseport_note`]):
+/// 1. All signals are held back, so that none ends the program between a bind and the one that clears its note.
+/// 2. The attempts with SO_REUSEPORT come first, because the others clear the note that a server may have on the port. IPv6
+///    comes before IPv4: a note about `0.0.0.0` lets `::` in, too. After each that worked its note is cleared.
+/// 3. Those that worked are made again. One that fails now was let in by the note of a server, which is gone.
+pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
         [ReuseOptions::REUSEPORT, ReuseOptions::BOTH, ReuseOptions::REUSEADDR, ReuseOptions::NONE];
     let (ipv6, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
-    let mut made = vec![];
-    for at in ipv6.into_iter().chain(ipv4) {
-        let mut noted = false;
-        for options in ORDER {
-            let attempt = attempt(at, port, options, listen)?;
-            if attempt.bind == CallResult::Ok {
-                noted = options.reuseport;
-            }
-            made.push(attempt);
+    let order = || ipv6.iter().chain(&ipv4).copied();
+    let _held = Held::all();
+    let (mut attempts, mut uncleared): (Vec<Attempt>, Vec<Attempt>) = (vec![], vec![]);
+    for options in ORDER {
+        for at in order() {
+            let (attempt, cleared) = attempt_and_clear(at, port, options, listen)?;
+            uncleared.extend((!cleared).then_some(attempt));
+            attempts.push(attempt);
         }
-        if noted && !port.reserved_by_rfc() {
-            forget_reuseport(port);
+    }
+    let mut note = ReuseportNote::Kept;
+    // A port that is free for everything has no other socket, and so no note.
+    let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
+    let shares = |attempt: &&mut Attempt| attempt.options.reuseport && attempt.outcome() == CallResult::Ok;
+    for attempt in attempts.iter_mut().filter(shares).filter(|_| taken && !port.reserved_by_rfc()) {
+        let (again, _) = attempt_and_clear(attempt.at, port, attempt.options, listen)?;
+        if again.outcome() != CallResult::Ok {
+            (*attempt, note) = (again, ReuseportNote::Lost);
         }
+    }
+    if uncleared.iter().any(|attempt| lets_others_in(attempt, &attempts)) {
+        note = ReuseportNote::Left;
     }
     let place = |attempt: &Attempt| {
         let address = addrs.iter().position(|at| *at == attempt.at);
         (address, ReuseOptions::ALL.iter().position(|options| *options == attempt.options))
     };
-    made.sort_by_key(place);
-    Ok(made)
+    attempts.sort_by_key(place);
+    Ok(Tried { attempts, note })
 }
 
-/// Tries one option set on one address, and leaves no note of it: see [`attempts`].
-pub fn attempt_alone(at: BindAddr, port: Port, options: ReuseOptions) -> Result<Attempt, AttemptError> {
-    let attempt = attempt(at, port, options, false)?;
-    if attempt.bind == CallResult::Ok && options.reuseport {
-        forget_reuseport(port);
-    }
-    Ok(attempt)
+/// Whether the note of an attempt lets a server in that the kernel would refuse without it. It does not where every socket
+/// that the note's address covers shares the port by SO_REUSEPORT anyway: where a bind with SO_REUSEPORT alone worked there,
+/// and also on `::` where the note is about an IPv4 wildcard or about IPv6 only, because the kernel takes all wildcards for
+/// equal.
+fn lets_others_in(noted: &Attempt, attempts: &[Attempt]) -> bool {
+    let works = |fits: &dyn Fn(&Attempt) -> bool| {
+        let shares = |one: &&Attempt| one.options == ReuseOptions::REUSEPORT && one.bind == CallResult::Ok;
+        attempts.iter().filter(shares).any(fits)
+    };
+    let wildcard = |at: &BindAddr| at.addr.to_canonical().is_unspecified();
+    let everywhere = |one: &Attempt| wildcard(&one.at) && one.at.addr.is_ipv6() && !one.v6only;
+    !works(&|one| one.at == noted.at) || (wildcard(&noted.at) && !works(&everywhere))
 }
 
-/// Makes the kernel forget a SO_REUSEPORT bind: see [`attempts`]. Where a wildcard holds the port this fails, and then the
-/// note is that socket's own.
-fn forget_reuseport(port: Port) {
-    let unused = BindAddr { addr: Ipv4Addr::new(127, 84, 87, 84).into(), scope: None };
-    if let Ok(socket) = socket(unused.addr, ReuseOptions::NONE) {
-        let _ = socket.bind(&socket_addr(unused, port).into());
+/// Tries one option set on one address, and leaves no note of it. One that worked with SO_REUSEPORT is made again when its
+/// note is cleared: it counts only if it works without the note of another server, which is gone then.
+pub fn attempt_alone(
+    at: BindAddr,
+    port: Port,
+    options: ReuseOptions,
+) -> Result<(Attempt, ReuseportNote), AttemptError> {
+    let _held = Held::all();
+    let (first, cleared) = attempt_and_clear(at, port, options, false)?;
+    if !options.reuseport || first.bind != CallResult::Ok {
+        return Ok((first, ReuseportNote::Kept));
     }
+    if !cleared {
+        return Ok((first, if lets_others_in(&first, &[first]) { ReuseportNote::Left } else { ReuseportNote::Kept }));
+    }
+    let (again, _) = attempt_and_clear(at, port, options, false)?;
+    Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Kept } else { ReuseportNote::Lost }))
+}
+
+/// Tries it, and clears its note. The flag is false where a note was left that no bind clears.
+fn attempt_and_clear(
+    at: BindAddr,
+    port: Port,
+    options: ReuseOptions,
+    listen: bool,
+) -> Result<(Attempt, bool), AttemptError> {
+    let guard = options.reuseport.then(NoteGuard::prepare).transpose();
+    let mut guard = guard.map_err(|source| AttemptError { call: "socket()", addr: at.addr, source })?;
+    let attempt = attempt(at, port, options, listen, &mut guard)?;
+    Ok((attempt, guard.is_none_or(NoteGuard::clear)))
 }
 
 /// Tries it. What the kernel says of the address and port is an answer; anything else is an error.
 ///
 /// # Errors
 /// socket() failed for another reason than its family, or an option could not be set.
-fn attempt(at: BindAddr, port: Port, options: ReuseOptions, listen: bool) -> Result<Attempt, AttemptError> {
+fn attempt(
+    at: BindAddr,
+    port: Port,
+    options: ReuseOptions,
+    listen: bool,
+    guard: &mut Option<NoteGuard>,
+) -> Result<Attempt, AttemptError> {
     let failed = |call| move |source| AttemptError { call, addr: at.addr, source };
     let mut attempt = Attempt { at, options, v6only: false, bind: CallResult::Ok, listen: None, bound: None };
     let socket = match socket(at.addr, options) {
@@ -93,8 +147,11 @@ fn attempt(at: BindAddr, port: Port, options: ReuseOptions, listen: bool) -> Res
     }
     attempt.bind = result(socket.bind(&socket_addr(at, port).into()));
     if attempt.bind == CallResult::Ok {
+        let mut note = |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.left_on(port));
+        note(port);
         let name = socket.local_addr().map_err(failed("getsockname()"))?;
         attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
+        attempt.bound.into_iter().for_each(note);
         if listen {
             attempt.listen = Some(result(socket.listen(1)));
         }

@@ -11,6 +11,7 @@ pub fn name(errno: i32) -> &'static str {
         Errno::EACCES => "EACCES",
         Errno::EINVAL => "EINVAL",
         Errno::ENODEV => "ENODEV",
+        Errno::ENOPROTOOPT => "ENOPROTOOPT",
         Errno::ENOBUFS => "ENOBUFS",
         Errno::ENOMEM => "ENOMEM",
         Errno::EOPNOTSUPP => "EOPNOTSUPP",

@@ -64,6 +64,34 @@ impl Interrupts {
     }
 }
 
+/// Holds back every signal in the calling thread, and in the threads that it starts, while this lives. They are delivered
+/// afterwards. SIGKILL and SIGSTOP cannot be held back.
+pub struct Held {
+    before: Option<SigSet>,
+}
+
+impl Held {
+    /// Begins to hold them back.
+    #[must_use]
+    pub fn all() -> Self {
+        // It fails for invalid arguments only.
+        Self { before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok() }
+    }
+
+    /// Lets them through to the calling thread. Where that is not the thread that held them back, the other still does.
+    pub fn release(&self) {
+        if let Some(before) = &self.before {
+            let _ = before.thread_set_mask();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 impl Drop for Interrupts {
     fn drop(&mut self) {
         self.release();

@@ -15,6 +15,7 @@ pub mod owners;
 pub mod packet;
 pub mod port_probe;
 pub mod proc_net_tcp;
+mod reuseport_note;
 pub mod route;
 pub mod rtnetlink;
 pub mod sandbox;

@@ -33,6 +33,8 @@ pub struct BindTest<'a> {
     pub chosen_port: Option<Port>,
     /// In words.
     pub advice: &'a [String],
+    /// Whether a server's note of SO_REUSEPORT may be lost, or overwritten by the test's own.
+    pub note_lost: bool,
 }
 
 #[derive(Serialize)]
@@ -50,6 +52,7 @@ struct Payload<'a> {
     cause: &'static str,
     free_in_ms: Option<u64>,
     advice: &'a [String],
+    note_lost: bool,
 }
 
 #[derive(Serialize)]
@@ -102,6 +105,7 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
         cause: conclusion.cause.name(),
         free_in_ms: conclusion.free_in.map(milliseconds),
         advice: test.advice,
+        note_lost: test.note_lost,
     }
 }
 

@@ -17,7 +17,7 @@ use super::twtool::{Keys, Run, twtool};
 use super::{netns, services};
 
 /// The keys of a bind test's payload, in order; part of the contract.
-pub(crate) const KEYS: [&str; 13] = [
+pub(crate) const KEYS: [&str; 14] = [
     "port",
     "class",
     "service",
@@ -31,6 +31,7 @@ pub(crate) const KEYS: [&str; 13] = [
     "cause",
     "free_in_ms",
     "advice",
+    "note_lost",
 ];
 
 /// The four sets of options, in the order of the contract.
@@ -160,6 +161,7 @@ impl Situation {
         );
         let independent: Value = independent.iter().map(Attempt::json).collect();
         assert_eq!(document["attempts"], independent, "twtool's attempts, and the same binds made by the test{run}");
+        assert_eq!(document["note_lost"], false, "no server here had a note{run}");
         self.check_facts(&document);
         self.check_holders(&document, &before, &after, &run);
         self.check_words(&document, &run);

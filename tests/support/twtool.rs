@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -12,6 +13,12 @@ pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_twtool");
 
 /// Variables that change what programs print; the tests set them on purpose only.
 const MEDDLERS: [&str; 5] = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "RUST_BACKTRACE"];
+
+/// The program of this name on PATH.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
 
 /// The binary with these arguments, in the calling thread's namespace, without a terminal.
 pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {

@@ -22,7 +22,7 @@ use crate::model::port::{Port, PortArg};
 use crate::source;
 use crate::sys;
 use crate::sys::clock::Stopwatch;
-use crate::sys::interrupt::Interrupts;
+use crate::sys::interrupt::{Held, Interrupts};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::wait::Wait;
@@ -95,8 +95,14 @@ pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     }
     // Before there is another thread: a signal goes to any thread that does not hold it back.
     let interrupts = reporter::draws(args, global, context).then(Interrupts::hold).transpose()?;
-    let answer = args.netns.within(|| answer(args, global, context, interrupts.as_ref()))?;
-    drop(interrupts);
+    // A thread that looks into another namespace alone decides when signals are delivered (see `sys::bind::attempts`).
+    let held = Held::all();
+    let answer = args.netns.within(|| {
+        held.release();
+        answer(args, global, context, interrupts.as_ref())
+    });
+    drop((held, interrupts));
+    let answer = answer?;
     match (answer, args.command.split_first()) {
         (Answer::Yes, Some((program, rest))) => {
             let source = sys::exec::replace(program, rest);
@@ -131,6 +137,7 @@ fn answer(
     let bindable = outcome.bindable();
     warnings.extend(watch.warnings());
     warnings.extend((!watch.complete()).then(interrupted));
+    warnings.extend(watch.note().warning().map(str::to_owned));
     warnings.extend(probe::hidden_owners(&outcome.blocked_by));
     warnings.extend((bindable != Some(true)).then(|| target.reasons(watch.attempts())).into_iter().flatten());
     // Where a holder may exist that the source cannot show, the answer is not whole.

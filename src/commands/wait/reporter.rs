@@ -93,12 +93,11 @@ impl<'a, 'b> Reporter<'a, 'b> {
         now: Duration,
     ) -> Result<&Outcome, CommandError> {
         let stamp = (waiting.changes(), waiting.binds());
-        let last = match self.last.take().filter(|(of, _)| *of == stamp) {
-            Some((_, outcome)) => Outcome { waited: now, remaining: waiting.remaining(now), ..outcome },
-            None => {
-                let outcome = target.outcome(watch, waiting, None, now);
-                if self.records { target.with_exact_cause(outcome, watch, waiting)? } else { outcome }
-            }
+        let last = if let Some((_, outcome)) = self.last.take().filter(|(of, _)| *of == stamp) {
+            Outcome { waited: now, remaining: waiting.remaining(now), ..outcome }
+        } else {
+            let outcome = target.outcome(watch, waiting, None, now);
+            if self.records { target.with_exact_cause(outcome, watch, waiting)? } else { outcome }
         };
         Ok(&self.last.insert((stamp, last)).1)
     }

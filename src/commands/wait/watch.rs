@@ -7,7 +7,7 @@ use crate::analysis::conflict::{self, Obstacles};
 use crate::analysis::waiting::{self, Bound, Name};
 use crate::commands::CommandError;
 use crate::commands::probe::{self, Sockets};
-use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, Holder, ReuseOptions};
+use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, Holder, ReuseOptions, ReuseportNote};
 use crate::model::port::Port;
 use crate::model::process::Owners;
 use crate::model::socket::Socket;
@@ -33,6 +33,8 @@ pub(super) struct Watch {
     reuseaddr: Option<(u32, bool)>,
     /// Binds made to name a cause.
     extra_binds: u32,
+    /// What the binds did to the note of SO_REUSEPORT of a server on the port.
+    note: ReuseportNote,
 }
 
 impl Watch {
@@ -53,6 +55,7 @@ impl Watch {
             complete: true,
             reuseaddr: None,
             extra_binds: 0,
+            note: ReuseportNote::Kept,
         })
     }
 
@@ -87,12 +90,12 @@ impl Watch {
         self.tried = true;
         let mut round = vec![];
         if let Some(at) = self.failing.filter(|_| !every_address) {
-            round.push(sys::bind::attempt_alone(at, self.port, self.with)?);
+            round.push(self.attempt(at)?);
         }
         let fails = |round: &[Attempt]| round.iter().any(|attempt| attempt.bind != CallResult::Ok);
         if !fails(&round) {
-            for at in &self.addrs {
-                round.push(sys::bind::attempt_alone(*at, self.port, self.with)?);
+            for at in self.addrs.clone() {
+                round.push(self.attempt(at)?);
                 if fails(&round) && !every_address {
                     break;
                 }
@@ -104,6 +107,17 @@ impl Watch {
         let bound = round.iter().map(|attempt| bound(attempt.bind)).max();
         self.remember(round);
         Ok((bound.unwrap_or(Bound::All), binds))
+    }
+
+    fn attempt(&mut self, at: BindAddr) -> Result<Attempt, CommandError> {
+        let (attempt, note) = sys::bind::attempt_alone(at, self.port, self.with)?;
+        self.note = self.note.max(note);
+        Ok(attempt)
+    }
+
+    /// What the binds did to the note of SO_REUSEPORT of a server on the port.
+    pub(super) const fn note(&self) -> ReuseportNote {
+        self.note
     }
 
     /// Whether a bind with SO_REUSEADDR works on every address that is in use, where the server sets something else: it
@@ -120,7 +134,7 @@ impl Watch {
         let mut works = true;
         for attempt in self.attempts.iter().filter(|attempt| attempt.bind == CallResult::Failed(Errno::AddrInUse)) {
             self.extra_binds += 1;
-            let reuseaddr = sys::bind::attempt_alone(attempt.at, self.port, ReuseOptions::REUSEADDR)?;
+            let (reuseaddr, _) = sys::bind::attempt_alone(attempt.at, self.port, ReuseOptions::REUSEADDR)?;
             if reuseaddr.bind != CallResult::Ok {
                 works = false;
                 break;

@@ -1,0 +1,99 @@
+//! The note that a bind with SO_REUSEPORT leaves in the kernel, and the bind that clears it.
+//!
+//! The kernel keeps one structure for each bound port (`struct inet_bind_bucket`), as long as any socket is on the port. A
+//! bind with SO_REUSEPORT notes its user and address there (`inet_csk_update_fastreuse` in
+//! net/ipv4/inet_connection_sock.c). Later SO_REUSEPORT binds of that user to an address that matches get in without a
+//! search for conflicts (`sk_reuseport_match`), even past sockets that came in the meantime. A bind without SO_REUSEPORT
+//! clears the note. So a test that ends right after such a bind leaves a port on which a second server can bind and listen.
+//!
+//! The clearing bind needs an address where nothing conflicts. In this order (measured on Linux 6.18):
+//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR: works beside every IPv4 holder, and beside a `::` holder that
+//!    has SO_REUSEADDR and does not listen;
+//! 2. an unused IPv4 address with SO_REUSEADDR: works beside every holder that is IPv6 only, and beside a wildcard holder
+//!    that has SO_REUSEADDR and does not listen;
+//! 3. the same with TCP_REPAIR, which skips the search: works beside every holder, and needs CAP_NET_ADMIN.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
+
+use super::bind::errno;
+use crate::model::bind::Errno;
+use crate::model::port::Port;
+
+/// Addresses that no server has: the discard prefix (RFC 6666), and one of the loopback block.
+const UNUSED_IPV6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0x7477, 0x746f);
+const UNUSED_IPV4: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
+
+/// Clears the note at the end of its scope, however that is left.
+pub(super) struct NoteGuard {
+    ipv6: Option<Socket>,
+    ipv4: Option<Socket>,
+    port: Option<Port>,
+}
+
+impl NoteGuard {
+    /// Makes the sockets that can clear a note. This comes before the bind that leaves one, so that a lack of descriptors or
+    /// memory is found in time.
+    pub(super) fn prepare() -> io::Result<Self> {
+        let ipv6 = absent_where_refused(socket(Domain::IPV6))?;
+        let ipv4 = absent_where_refused(socket(Domain::IPV4))?;
+        Ok(Self { ipv6, ipv4, port: None })
+    }
+
+    /// A bind with SO_REUSEPORT worked on this port.
+    pub(super) const fn left_on(&mut self, port: Port) {
+        self.port = Some(port);
+    }
+
+    /// Clears the note now. False where a note was left that no bind clears.
+    pub(super) fn clear(mut self) -> bool {
+        self.try_to_clear()
+    }
+
+    fn try_to_clear(&mut self) -> bool {
+        let Some(Port(port)) = self.port.take() else { return true };
+        let binds = |socket: &Option<Socket>, addr: SocketAddr| {
+            socket.as_ref().is_some_and(|socket| socket.bind(&addr.into()).is_ok())
+        };
+        let (ipv6, ipv4) = ((UNUSED_IPV6, port).into(), (UNUSED_IPV4, port).into());
+        let repair = || {
+            let socket = self.ipv4.as_ref()?;
+            setsockopt(socket, sockopt::TcpRepair, &1).ok()
+        };
+        binds(&self.ipv6, ipv6) || binds(&self.ipv4, ipv4) || (repair().is_some() && binds(&self.ipv4, ipv4))
+    }
+}
+
+impl Drop for NoteGuard {
+    fn drop(&mut self) {
+        self.try_to_clear();
+    }
+}
+
+/// A socket that can be bound to an address that this machine does not have.
+fn socket(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
+    }
+    Ok(socket)
+}
+
+/// `None` where the family is missing, a sandbox refuses it, or the kernel does not know an option (IPV6_FREEBIND came with
+/// 4.15).
+fn absent_where_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
+    match socket {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) => match errno(&error) {
+            Errno::FamilyNotSupported | Errno::Access | Errno::Other("EPERM" | "ENOPROTOOPT") => Ok(None),
+            _ => Err(error),
+        },
+    }
+}

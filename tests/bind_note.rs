@@ -1,0 +1,206 @@
+//! The kernel's note of SO_REUSEPORT: no answer of `bind-test` comes from a note that its own binds left, and none is left
+//! for the next server; not by a test that is interrupted, nor by one that has no descriptors.
+
+use std::process::Command;
+
+use caps::Capability;
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use twtool::lab::{ActiveCloser, Server};
+use twtool::model::bind::ReuseOptions;
+
+use crate::support::bind::{Kept, bind};
+use crate::support::limits::drop_capability;
+use crate::support::netns::elsewhere;
+use crate::support::situations::{addr, connect};
+use crate::support::twtool::{PATH, Run, program, twtool};
+use crate::support::{measured, not_checked, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        no_answer_comes_from_a_note_and_none_is_left,
+        the_note_of_a_server_that_is_lost_is_reported,
+        a_test_that_is_interrupted_leaves_no_note,
+        a_test_without_descriptors_leaves_no_note,
+    ],
+}
+
+/// A socket on port 8080 beside which tests run.
+#[derive(Clone, Copy, Debug)]
+struct Beside {
+    at: &'static str,
+    v6only: bool,
+    options: ReuseOptions,
+    listens: bool,
+    /// An address on which a server with SO_REUSEPORT left a bucket before.
+    bucket: Option<&'static str>,
+}
+
+impl Beside {
+    /// Every combination.
+    fn all() -> Vec<Self> {
+        let mut all = vec![];
+        for (at, v6only) in [("0.0.0.0", false), ("::", false), ("::", true)] {
+            for options in ReuseOptions::ALL {
+                for listens in [false, true] {
+                    for bucket in [None, Some("127.0.0.1"), Some("::1")] {
+                        all.push(Self { at, v6only, options, listens, bucket });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Makes it; `None` where the bucket is in the way of the socket.
+    fn make(&self) -> Option<Kept> {
+        if let Some(bucket) = self.bucket {
+            let at = if bucket.contains(':') { format!("[{bucket}]:8080") } else { format!("{bucket}:8080") };
+            let server = Server::listen(addr(&at), ReuseOptions::REUSEPORT).expect("listening");
+            connect(&server, &at).close(ActiveCloser::Server).expect("a bucket");
+        }
+        let ipv6 = self.at.contains(':');
+        let socket = Socket::new(if ipv6 { Domain::IPV6 } else { Domain::IPV4 }, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(self.options.reuseaddr).expect("SO_REUSEADDR");
+        socket.set_reuse_port(self.options.reuseport).expect("SO_REUSEPORT");
+        if ipv6 {
+            socket.set_only_v6(self.v6only).expect("IPV6_V6ONLY");
+        }
+        let at = if ipv6 { format!("[{}]:8080", self.at) } else { format!("{}:8080", self.at) };
+        socket.bind(&addr(&at).into()).ok()?;
+        if self.listens {
+            socket.listen(1).ok()?;
+        }
+        // A note of its own would answer the binds that follow: this clears it, where the address is not in the way.
+        let _ = bind("127.0.0.77", 8080, &[], false);
+        Some(Box::new(socket))
+    }
+}
+
+const ADDRS: [&str; 2] = ["::", "0.0.0.0"];
+const SHARED: &[&str] = &["SO_REUSEPORT"];
+
+/// What a second server gets on each address, each in a situation of its own; `None` where that cannot be made.
+fn second_server(beside: &Beside) -> Option<Vec<String>> {
+    let get = |at: &&str| elsewhere(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
+    ADDRS.iter().map(get).collect()
+}
+
+/// What a second server gets after the test on the address, which the test must not change.
+fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
+    elsewhere(|| {
+        let _kept = beside.make()?;
+        if !admin {
+            drop_capability(Capability::CAP_NET_ADMIN);
+        }
+        let run = twtool(["bind-test", "8080", "--json"]);
+        let after = bind(at, 8080, SHARED, false).0;
+        Some((run.json(), run, after))
+    })
+}
+
+fn no_answer_comes_from_a_note_and_none_is_left() {
+    let (mut checked, mut left) = (0, vec![]);
+    for beside in Beside::all() {
+        let Some(expected) = second_server(&beside) else { continue };
+        for (at, expected) in ADDRS.iter().zip(&expected) {
+            for admin in [true, false] {
+                let Some((document, run, after)) = second_server_after(&beside, at, admin) else { continue };
+                checked += 1;
+                if document["note_lost"] == true {
+                    left.push((beside, admin));
+                    continue;
+                }
+                assert_eq!(&after, expected, "SO_REUSEPORT on {at} after the test, {beside:?}{run}");
+                let attempts = document["attempts"].as_array().expect("attempts");
+                let own = attempts.iter().find(|one| one["addr"] == *at && one["options"] == serde_json::json!(SHARED));
+                assert_eq!(own.expect("every address")["bind"], **expected, "on {at} beside {beside:?}{run}");
+            }
+        }
+    }
+    measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
+    assert!(checked > 200, "{checked}");
+    // Only a wildcard of both families keeps every clearing bind away, and only without CAP_NET_ADMIN.
+    assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
+}
+
+/// A server on 0.0.0.0 with SO_REUSEPORT came after a listener on ::1, and left a bucket: by its note `::` gets in.
+fn note_of_a_server() -> Server {
+    let ipv6 = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
+    let server = Server::listen(addr("0.0.0.0:8080"), ReuseOptions::REUSEPORT).expect("listening");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    ipv6
+}
+
+fn the_note_of_a_server_that_is_lost_is_reported() {
+    let before = elsewhere(|| {
+        let _ipv6 = note_of_a_server();
+        [(); 2].map(|()| bind("::", 8080, SHARED, false).0)
+    });
+    if before != ["ok", "ok"] {
+        return not_checked("the note of a server that a test loses: this kernel does not take :: for 0.0.0.0");
+    }
+    for args in [&["--with", "reuseport"][..], &["--addr", "::", "--with", "reuseport"]] {
+        elsewhere(|| {
+            let _ipv6 = note_of_a_server();
+            let run = twtool([&["bind-test", "8080", "--json"], args].concat()).code(1);
+            let document = run.json();
+            assert_eq!((&document["note_lost"], &document["verdict"]), (&true.into(), &"blocked".into()), "{run}");
+            assert!(document["warnings"].to_string().contains("note"), "{run}");
+            assert_eq!(bind("::", 8080, SHARED, false).0, "EADDRINUSE", "the answer is what a server gets now{run}");
+            let again = twtool([&["bind-test", "8080", "--json"], args].concat()).code(1);
+            assert_eq!(again.json()["note_lost"], false, "there is none any more{again}");
+        });
+        elsewhere(|| {
+            let _ipv6 = note_of_a_server();
+            let wait = twtool([&["wait", "8080", "--timeout", "0", "--json"], args].concat()).code(1);
+            assert_eq!(wait.json()["bindable"], false, "a server would be refused now{wait}");
+        });
+    }
+}
+
+/// A bound socket that shares by SO_REUSEADDR, and a bucket that shares by SO_REUSEPORT: a bind with both works on `::`, and
+/// leaves a note by which SO_REUSEPORT alone would get in on 0.0.0.0.
+const SHARES_BOTH_WAYS: Beside =
+    Beside { at: "0.0.0.0", v6only: false, options: ReuseOptions::REUSEADDR, listens: false, bucket: Some("::1") };
+
+fn refused(what: &str) {
+    assert_eq!(bind("0.0.0.0", 8080, SHARED, false).0, "EADDRINUSE", "a second server after {what}");
+}
+
+fn a_test_that_is_interrupted_leaves_no_note() {
+    let Some(strace) = program("strace") else {
+        return not_checked("a bind-test that is interrupted between its binds: strace is not installed");
+    };
+    let _kept = SHARES_BOTH_WAYS.make().expect("made");
+    refused("nothing");
+    let mut ended = 0;
+    // A shell that starts a test in the background makes it ignore SIGINT.
+    for signal in ["SIGTERM", "SIGALRM"] {
+        for bind in 1..=12 {
+            let mut command = Command::new(&strace);
+            command.args(["-f", "-o", "/dev/null", "-e", "trace=bind", "-e"]);
+            command.arg(format!("inject=bind:signal={signal}:when={bind}"));
+            let run = Run::of(command.args([PATH, "bind-test", "8080"]));
+            ended += usize::from(run.code != Some(1));
+            refused(&format!("{signal} at bind {bind}{run}"));
+        }
+    }
+    if ended == 0 {
+        return not_checked("a bind-test that is interrupted between its binds: strace cannot trace here");
+    }
+    assert_eq!(ended, 2 * 12, "each signal ends the program, afterwards");
+}
+
+fn a_test_without_descriptors_leaves_no_note() {
+    let _kept = SHARES_BOTH_WAYS.make().expect("made");
+    let mut failed = 0;
+    for limit in 3..16 {
+        let script = format!("ulimit -n {limit}; exec \"$0\" bind-test 8080 --json");
+        let run = Run::of(Command::new("sh").args(["-c", &script, PATH]));
+        failed += usize::from(run.code == Some(2));
+        refused(&format!("a limit of {limit} descriptors{run}"));
+    }
+    assert!(failed > 2, "{failed} runs lacked descriptors");
+}
