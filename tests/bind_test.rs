@@ -18,7 +18,7 @@ use crate::support::limits::{drop_capability, refuse_ipv6};
 use crate::support::records::{number, text};
 use crate::support::situations::{self, addr, connect, connect_from};
 use crate::support::twtool::{Keys, twtool};
-use crate::support::{not_checked, procfs, services, suite};
+use crate::support::{kernel, not_checked, procfs, services, suite};
 
 suite! {
     pure: [],
@@ -417,17 +417,8 @@ fn outbound_established() -> Kept {
     Box::new((server, connection.client, connection.server))
 }
 
-/// About 6.8: sock_diag got a state for sockets that are bound and nothing more.
-fn bound_sockets_are_shown() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(8))
-}
-
 fn sockets_that_are_only_bound_are_seen() {
-    if !bound_sockets_are_shown() {
-        return not_checked("holders that are bound and nothing more: this kernel does not show them");
-    }
+    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
     let idle: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", NONE));
     let willing: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
     let blocked = |name, make, args| situation(name, make, args).is("blocked", "bound").held("bound-inactive", true);
@@ -499,7 +490,7 @@ fn the_worst_holder_and_the_worst_address_decide() {
         situation("the same address twice", nothing, "8080 --addr 127.0.0.1 --addr 127.0.0.1"),
         situation("the same address in two notations", nothing, "8080 --addr ::1 --addr 0:0:0:0:0:0:0:1").on(&["::1"]),
     ];
-    if bound_sockets_are_shown() {
+    if kernel::lists_bound_sockets() {
         situations.extend([
             situation("all kinds", || one_of_every_kind(0, NONE), "8080")
                 .is("blocked", "listener")

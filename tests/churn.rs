@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::crowd::{Killer, come_and_go, gather, make_room};
 use crate::support::twtool::{Run, command, twtool};
-use crate::support::{measured, netns, not_checked, records, suite};
+use crate::support::{kernel, measured, netns, not_checked, records, suite};
 
 suite! {
     pure: [],
@@ -54,6 +54,7 @@ fn nor_where_many_share_a_chain() {
 }
 
 fn churn() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let (long_lived, a_second, dumps) = numbers();
     make_room();
     let born = Instant::now();
@@ -116,6 +117,7 @@ fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
     const PIECE: u64 = 256 * 1024;
     // Longer than the kernel's pauses of which nothing is feared.
     const PAUSE: Duration = Duration::from_millis(30);
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let stand_still = || {
         make_room();
         gather(ROWS);

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::kernel;
+
 /// Gives `lo` the address, as a prefix of full length.
 #[track_caller]
 pub(crate) fn add(addr: &str) {
@@ -76,7 +78,7 @@ fn ask(kind: u16, flags: u16, body: &[u8], what: &str) {
 fn wait_until_local(addr: Ipv6Addr) {
     const RTF_LOCAL: u32 = 0x8000_0000;
     let digits = format!("{:032x}", addr.to_bits());
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(10));
     // Destination and its length, source and its length, next hop, metric, two counts, flags, interface; in hexadecimal.
     let is_local = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();

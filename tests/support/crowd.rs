@@ -16,7 +16,7 @@ use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 use twtool::sys::sysctl;
 
-use super::procfs;
+use super::{kernel, procfs};
 
 /// Buckets of one destination; the kernel has 60,000 ports for each.
 const OF_ONE_DESTINATION: usize = 5000;
@@ -46,7 +46,7 @@ pub(crate) fn gather(count: usize) {
     }
     // As in `situations::many_buckets`: one that is missing in the end is made again.
     let server = TcpListener::bind(("127.0.0.1", 1499)).expect("a server");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while procfs::bucket_count() < wanted {
         assert!(Instant::now() < deadline, "{} of {count} buckets are missing", wanted - procfs::bucket_count());
         thread::sleep(Duration::from_millis(500));

@@ -11,6 +11,7 @@ pub(crate) mod datagrams;
 pub(crate) mod dialogue;
 pub(crate) mod experiment;
 pub(crate) mod island;
+pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod netns;
 pub(crate) mod outbound;
@@ -25,6 +26,7 @@ pub(crate) mod twtool;
 pub(crate) mod varied;
 pub(crate) mod waiter;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 
 use libtest_mimic::{Completion, Failed, Trial};
@@ -60,23 +62,31 @@ impl Suite {
         let named = |name: &str| format!("{file}::{name}");
         let pure = self.pure.iter().map(|&(name, test)| {
             let name = named(name);
-            Trial::test(name.clone(), move || {
-                netns::alone(&name, test);
-                Ok(())
-            })
+            Trial::ignorable_test(name.clone(), move || Ok(checked(&name, || netns::alone(&name, test))))
         });
         let netns = self.netns.iter().map(|&(name, test)| {
             let (name, refused) = (named(name), namespaces.clone().err());
             Trial::ignorable_test(name.clone(), move || match refused {
-                None => {
-                    netns::isolated(&name, test);
-                    Ok(Completion::Completed)
-                }
+                None => Ok(checked(&name, || netns::isolated(&name, test))),
                 Some(why) if netns::required() => Err(Failed::from(why)),
                 Some(why) => Ok(Completion::ignored_with(why)),
             })
         });
         pure.chain(netns).collect()
+    }
+}
+
+/// Runs a test. One that the kernel lacks the subject of is reported as ignored, and noted as not checked.
+fn checked(name: &str, test: impl FnOnce()) -> Completion {
+    match catch_unwind(AssertUnwindSafe(test)) {
+        Ok(()) => Completion::Completed,
+        Err(panic) => match panic.downcast::<kernel::Lacking>() {
+            Ok(lacking) => {
+                not_checked(format!("{name}: this kernel has no {}", lacking.0));
+                Completion::ignored_with(lacking.0)
+            }
+            Err(panic) => resume_unwind(panic),
+        },
     }
 }
 

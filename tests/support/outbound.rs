@@ -10,8 +10,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use twtool::sys::sysctl;
 
-use super::procfs;
 use super::situations::addr;
+use super::{kernel, procfs};
 
 /// The first port of the range.
 pub(crate) const LOW: u16 = 40_000;
@@ -105,7 +105,7 @@ fn leaves_a_bucket(client: Socket, server: &TcpListener) -> bool {
 
 /// Whether the end comes to this state of net/tcp_states.h within five seconds.
 fn comes_to(local: (IpAddr, u16), state: u8) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(5));
     let is_there =
         |entry: &procfs::Entry| (entry.local.0.to_canonical(), entry.local.1) == local && entry.state == state;
     while !procfs::sockets().iter().any(is_there) {

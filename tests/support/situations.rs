@@ -12,7 +12,7 @@ use twtool::lab::{ActiveCloser, Connection, Server};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
-use super::procfs;
+use super::{kernel, procfs};
 
 /// `127.0.0.1:80`, `[::1]:80`.
 #[track_caller]
@@ -151,7 +151,7 @@ impl Mixed {
 #[track_caller]
 pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
     let wanted = procfs::time_wait().len() + count;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     loop {
         let missing = wanted.saturating_sub(procfs::time_wait().len());
         if missing == 0 {

@@ -1,0 +1,107 @@
+//! What this kernel can do, asked of the kernel by the test itself: older and newer ones than the developers' run the
+//! suite too. A test about something that the kernel lacks calls [`needs`] and is reported as not checked.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use nix::errno::Errno;
+use nix::{setsockopt_impl, sockopt_impl};
+use socket2::{Domain, Socket, Type};
+use twtool::sys::sysctl;
+
+use super::crowd::Killer;
+use super::{netns, procfs};
+
+/// The panic that ends a test whose subject this kernel does not have.
+pub(crate) struct Lacking(pub(crate) &'static str);
+
+/// Ends the test as not checked where the kernel cannot do this.
+pub(crate) fn needs(can: bool, what: &'static str) {
+    if !can {
+        std::panic::resume_unwind(Box::new(Lacking(what)));
+    }
+}
+
+/// Whether it has this setting, in the calling thread's network namespace.
+pub(crate) fn has_setting(name: &str) -> bool {
+    sysctl::read(name).is_ok()
+}
+
+/// Whether a bucket's age is exact for connect(), to the millisecond of `tcp_tw_reuse_delay` (since 6.14). Before, whole
+/// seconds of the kernel's clock count.
+pub(crate) fn has_exact_ages() -> bool {
+    has_setting("ipv4.tcp_tw_reuse_delay")
+}
+
+/// Whether a socket may be given a range of ports of its own (since 6.3), by which twtool asks for single ports.
+pub(crate) fn has_port_range_option() -> bool {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let asked = nix::sys::socket::setsockopt(&socket, PortRange, &0);
+    assert!(matches!(asked, Ok(()) | Err(Errno::ENOPROTOOPT)), "IP_LOCAL_PORT_RANGE: {asked:?}");
+    asked.is_ok()
+}
+
+/// Of uapi/linux/in.h.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+
+sockopt_impl!(PortRange, SetOnly, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32);
+
+/// Whether sock_diag lists a socket that is bound and neither listens nor is connected (since about 6.8).
+pub(crate) fn lists_bound_sockets() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        netns::elsewhere(|| {
+            const NEW_BOUND_INACTIVE: u32 = 1 << 13;
+            const NLMSG_DONE: u16 = 3;
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()).expect("bound");
+            // nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP; inet_diag_req_v2: AF_INET, TCP.
+            let mut request = vec![];
+            request.extend(72_u32.to_ne_bytes());
+            request.extend(20_u16.to_ne_bytes());
+            request.extend(0x301_u16.to_ne_bytes());
+            request.extend([0; 8]);
+            request.extend([2, 6, 0, 0]);
+            request.extend(NEW_BOUND_INACTIVE.to_ne_bytes());
+            request.resize(72, 0);
+            let mut netlink = Netlink::new(NETLINK_SOCK_DIAG).expect("a netlink socket");
+            netlink.bind_auto().expect("bound");
+            netlink.connect(&NetlinkAddr::new(0, 0)).expect("connected");
+            netlink.send(&request, 0).expect("sent");
+            let mut answer = Vec::with_capacity(32 * 1024);
+            netlink.recv(&mut answer, 0).expect("an answer");
+            u16::from_ne_bytes([answer[4], answer[5]]) != NLMSG_DONE
+        })
+    })
+}
+
+/// Whether SOCK_DESTROY removes a timewait bucket (not on 5.10).
+pub(crate) fn destroys_buckets() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        netns::elsewhere(|| {
+            let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
+            let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
+            let ends = (client.local_addr().expect("a name"), client.peer_addr().expect("a peer"));
+            let accepted = server.accept().expect("a connection");
+            drop(client);
+            drop(accepted);
+            let began = Instant::now();
+            while procfs::bucket_count() == 0 {
+                assert!(began.elapsed() < patience(Duration::from_secs(5)), "no bucket");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Killer::new().destroy(ends);
+            procfs::bucket_count() == 0
+        })
+    })
+}
+
+/// How long to wait for what takes this long on a machine of one's own. A slow one (an emulated processor) says in
+/// `TWTOOL_SLOWNESS` how many times slower it is.
+pub(crate) fn patience(time: Duration) -> Duration {
+    let factor = std::env::var("TWTOOL_SLOWNESS").ok();
+    time * factor.map_or(1, |factor| factor.parse().expect("TWTOOL_SLOWNESS is a whole number"))
+}
