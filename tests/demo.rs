@@ -133,7 +133,7 @@ fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
     assert!(number(again, "timer_ms") > number(look, "timer_ms"), "the timer starts anew: {look} {again}");
     assert_eq!(story.errnos(part), [""; 0]);
 
-    let part = "The last ACK is lost, and TIME_WAIT is gone";
+    let part = "The last ACK is lost, and there is no TIME_WAIT";
     sent(&story, part, &[to_last_ack.as_slice(), &["client FIN ACK", "server RST"]].concat());
     assert_eq!(story.lost(part), ["server ACK"]);
     assert_eq!(story.errnos(part), ["ECONNRESET"], "a connection that ended well looks broken");
@@ -157,8 +157,14 @@ fn an_old_segment_lands_in_a_new_connection_only_without_time_wait() {
         .filter(|event| event["segment"]["flags"] == json!(["SYN"]))
         .map(|event| number(&event["segment"], "raw_seq"))
         .collect();
-    assert_eq!(syns, [1000, 990], "sequence numbers as after a wrap");
-    assert_eq!(story.read(part), "old-bytes!new-bytes.old-bytes!", "both connections' reads, one after the other");
+    // Now and then the lab begins once more, because the server's numbers do not fit.
+    assert_eq!(syns[syns.len() - 2..], [1000, 990], "sequence numbers as after a wrap");
+    assert!(
+        story.read(part).ends_with("old-bytes!new-bytes.old-bytes!"),
+        "both connections' reads, one after the other"
+    );
+    let gone = |side| !story.states(part, side).iter().any(|state| state == "time-wait");
+    assert!(gone("client") && gone("server"), "there is no TIME_WAIT");
     let last = story.events.iter().rfind(|event| event["event"] == "call").expect("a call");
     assert_eq!((text(last, "what"), text(last, "data")), ("read()", "new-bytes.old-bytes!"));
 }

@@ -29,7 +29,7 @@ fn attempt(story: &mut Story, protected: bool) -> Result<(), LabError> {
     server.read_exact(&mut [0; 10]).map_err(step("read()"))?;
     story.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
-    wire.close_behind_the_server(story, client)?;
+    wire.close_behind_the_server(story, client, Some(TimeWait))?;
     wire.arrive_late(story, &old, (None, Some(TimeWait)), "The copy arrives at last.")?;
     wire.carry(story, Side::Server, (Some(TimeWait), None), "TIME_WAIT answers with an ACK, to nobody.")?;
     let (left, note) = if protected {

@@ -11,30 +11,32 @@ use super::wire::Wire;
 use super::{Connection, LabError, step};
 use crate::model::bind::Errno;
 use crate::model::experiment::{Actor, Outcome, Side};
-use crate::model::socket::TcpState::{CloseWait, FinWait1, FinWait2, LastAck, TimeWait};
+use crate::model::socket::TcpState::{self, CloseWait, FinWait1, FinWait2, LastAck, TimeWait};
 use crate::sys;
 
 const TO_LAST_ACK: &str = "SYN, SYN ACK, ACK, FIN ACK, ACK, FIN ACK, ACK (lost)";
 const CLIENT: &str = "syn-sent, established, close-wait, last-ack, gone";
-const SERVER: &str = "syn-recv, established, fin-wait-1, fin-wait-2, time-wait";
+const TO_FIN_WAIT_2: &str = "syn-recv, established, fin-wait-1, fin-wait-2";
 
 pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
     with_time_wait(story)?;
     without(story)
 }
 
-/// A connection whose last ACK is lost. The client's program still waits to hear how it ended.
-fn lose_last_ack(story: &mut Story, wire: &mut Wire) -> Result<Socket, LabError> {
+/// A connection whose last ACK is lost; the server is `left` in TIME_WAIT, or gone. Both programs still have their sockets
+/// open: the client's waits to hear how the connection ended.
+fn lose_last_ack(story: &mut Story, wire: &mut Wire, left: Option<TcpState>) -> Result<Connection, LabError> {
     let Connection { client, server } = wire.connect(story, 0, false)?;
-    story.call(Actor::Side(Side::Server), "close()", "")?;
-    drop(server);
+    // A socket that is closed would be a timewait bucket in FIN_WAIT_2 already.
+    story.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
+    server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
     wire.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
     wire.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
     story.call(Actor::Side(Side::Client), "shutdown(SHUT_WR)", "")?;
     client.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
-    wire.carry(story, Side::Client, (Some(LastAck), Some(TimeWait)), "")?;
-    wire.lose(story, Side::Server, Some(TimeWait), "The client is left in LAST_ACK, and does not know why.")?;
-    Ok(client)
+    wire.carry(story, Side::Client, (Some(LastAck), left), "")?;
+    wire.lose(story, Side::Server, left, "The client is left in LAST_ACK, and does not know why.")?;
+    Ok(Connection { client, server })
 }
 
 /// How the connection ended, as the client's program is told.
@@ -49,7 +51,7 @@ fn verdict(story: &mut Story, client: &Socket) -> Result<&'static str, LabError>
 fn with_time_wait(story: &mut Story) -> Result<(), LabError> {
     story.part("The last ACK is lost, and TIME_WAIT is there", "")?;
     let mut wire = Wire::lay()?;
-    let client = lose_last_ack(story, &mut wire)?;
+    let Connection { client, server: _server } = lose_last_ack(story, &mut wire, Some(TimeWait))?;
     for note in ["Its retransmission timer sends the FIN again. That one is lost too.", ""] {
         wire.lose(story, Side::Client, Some(LastAck), note)?;
     }
@@ -63,7 +65,7 @@ fn with_time_wait(story: &mut Story) -> Result<(), LabError> {
     wire.carry(story, Side::Server, (Some(TimeWait), None), note)?;
     let heard = verdict(story, &client)?;
     let segments = "FIN ACK (lost), FIN ACK (lost), FIN ACK, ACK";
-    wire.check(story, [CLIENT, SERVER], &format!("{TO_LAST_ACK}, {segments}"))?;
+    wire.check(story, [CLIENT, &format!("{TO_FIN_WAIT_2}, time-wait")], &format!("{TO_LAST_ACK}, {segments}"))?;
     let seconds = |time: Option<Duration>| time.map_or("none".into(), |time| format!("{:.1} s", time.as_secs_f64()));
     let observed = format!("{} before, {} after", seconds(timer_before), seconds(timer_after));
     story.judged("TIME_WAIT's timer when the FIN came again", "starts anew", observed, timer_after > timer_before)?;
@@ -71,16 +73,14 @@ fn with_time_wait(story: &mut Story) -> Result<(), LabError> {
 }
 
 fn without(story: &mut Story) -> Result<(), LabError> {
-    let note = "What would happen without TIME_WAIT: the lab removes the bucket.";
-    story.part("The last ACK is lost, and TIME_WAIT is gone", note)?;
+    story.part("The last ACK is lost, and there is no TIME_WAIT", "What would happen without TIME_WAIT.")?;
     let mut wire = Wire::lay()?;
-    let client = lose_last_ack(story, &mut wire)?;
-    wire.destroy(Side::Server)?;
-    story.called(Actor::Lab, "SOCK_DESTROY of the server's bucket", Outcome::Done, wire.look()?)?;
+    wire.make_no_buckets(story, Side::Server)?;
+    let Connection { client, server: _server } = lose_last_ack(story, &mut wire, None)?;
     wire.carry(story, Side::Client, (Some(LastAck), None), "The FIN comes again, to nobody.")?;
     let note = "A RST instead of the ACK: the client must take a connection that ended well for a broken one.";
     wire.carry(story, Side::Server, (None, None), note)?;
     let heard = verdict(story, &client)?;
-    wire.check(story, [CLIENT, &format!("{SERVER}, gone")], &format!("{TO_LAST_ACK}, FIN ACK, RST"))?;
+    wire.check(story, [CLIENT, &format!("{TO_FIN_WAIT_2}, gone")], &format!("{TO_LAST_ACK}, FIN ACK, RST"))?;
     story.check("SO_ERROR of the client", "ECONNRESET", heard)
 }

@@ -19,10 +19,7 @@ use super::{Connection, Ends, LabError, PATIENCE, Server, step};
 use crate::model::bind::ReuseOptions;
 use crate::model::experiment::{Actor, Fate, Segment, Side, States};
 use crate::model::port::Port;
-use crate::model::row::{Direction, Row};
 use crate::model::socket::{Socket, TcpState};
-use crate::sock_diag::destroy::{self, Answer, Destruction};
-use crate::sock_diag::transport::Netlink;
 use crate::sys;
 
 /// How long an expected state may take before what is there is taken for the kernel's answer.
@@ -52,6 +49,8 @@ pub(super) struct Wire {
     last: [Option<Identity>; 2],
     paths: [Path; 2],
     carried: Vec<String>,
+    /// Whether the server answers a SYN with a cookie and keeps nothing of it (`tcp_syncookies` = 2).
+    syn_cookies: bool,
 }
 
 impl Wire {
@@ -60,7 +59,24 @@ impl Wire {
         let client = Host::create(CLIENT, SERVER)?;
         let server = Host::create(SERVER, CLIENT)?;
         let (numbers, under_way) = (Numbers::default(), VecDeque::new());
-        Ok(Self { client, server, numbers, under_way, last: [None, None], paths: [vec![], vec![]], carried: vec![] })
+        let (paths, carried) = ([vec![], vec![]], vec![]);
+        Ok(Self { client, server, numbers, under_way, last: [None, None], paths, carried, syn_cookies: false })
+    }
+
+    /// Makes the server answer every SYN with a cookie. Of two connections between the same ports, the server's initial
+    /// sequence numbers then differ by as much as the client's, as long as the kernel's count of minutes stays
+    /// (`secure_tcp_syn_cookie` in net/ipv4/syncookies.c).
+    pub(super) fn use_syn_cookies(&mut self) -> Result<(), LabError> {
+        self.syn_cookies = true;
+        self.set(Side::Server, "ipv4.tcp_syncookies", "2")
+    }
+
+    /// The sequence number with which the last segment of this side began that takes any of the sequence.
+    pub(super) const fn last_sequence(&self, side: Side) -> Option<u32> {
+        match self.last[side as usize] {
+            Some((sequence, _)) => Some(sequence),
+            None => None,
+        }
     }
 
     /// Tells the client's sequence numbers as they are on the wire.
@@ -149,8 +165,9 @@ impl Wire {
         let routine = std::mem::replace(&mut story.routine, !in_full);
         story.call(Actor::Side(Side::Client), "connect()", "")?;
         let (listener, client) = self.begin_connection(initial_sequence)?;
-        self.carry(story, Side::Client, (Some(SynSent), Some(SynRecv)), "")?;
-        self.carry(story, Side::Server, (Some(SynRecv), Some(Established)), "")?;
+        let answering = (!self.syn_cookies).then_some(SynRecv);
+        self.carry(story, Side::Client, (Some(SynSent), answering), "")?;
+        self.carry(story, Side::Server, (answering, Some(Established)), "")?;
         self.carry(story, Side::Client, (Some(Established), Some(Established)), "")?;
         story.routine = routine;
         client.set_nonblocking(false).map_err(step("O_NONBLOCK"))?;
@@ -161,16 +178,21 @@ impl Wire {
         Ok(Connection { client, server })
     }
 
-    /// Carries the FIN that the server has sent, and all that follows until it is left in TIME_WAIT; the client closes in
-    /// between.
-    pub(super) fn close_behind_the_server(&mut self, story: &mut Story, client: OsSocket) -> Result<(), LabError> {
-        use TcpState::{CloseWait, FinWait1, FinWait2, LastAck, TimeWait};
+    /// Carries the FIN that the server has sent, and all that follows until the server is `left` in TIME_WAIT, or gone
+    /// where it makes no buckets. The client closes in between.
+    pub(super) fn close_behind_the_server(
+        &mut self,
+        story: &mut Story,
+        client: OsSocket,
+        left: Option<TcpState>,
+    ) -> Result<(), LabError> {
+        use TcpState::{CloseWait, FinWait1, FinWait2, LastAck};
         self.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
         self.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
         story.call(Actor::Side(Side::Client), "close()", "")?;
         drop(client);
-        self.carry(story, Side::Client, (Some(LastAck), Some(TimeWait)), "")?;
-        self.carry(story, Side::Server, (Some(TimeWait), None), "")?;
+        self.carry(story, Side::Client, (Some(LastAck), left), "")?;
+        self.carry(story, Side::Server, (left, None), "")?;
         Ok(())
     }
 
@@ -303,20 +325,11 @@ impl Wire {
         Ok(seen(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
     }
 
-    /// Removes what this side's kernel has of the connection, with SOCK_DESTROY.
-    pub(super) fn destroy(&mut self, side: Side) -> Result<(), LabError> {
-        let failed = |why: String| step("SOCK_DESTROY")(io::Error::other(why));
-        let Some(Socket::Bucket(bucket)) = self.find(side)? else {
-            return Err(failed("there is no bucket".into()));
-        };
-        let mut kernel = Netlink::open().map_err(step("opening sock_diag"))?;
-        let Destruction { answers, end } =
-            destroy::run(&mut kernel, &[Row { bucket, direction: Direction::Unknown, netns: 0 }]);
-        end.map_err(|error| failed(error.to_string()))?;
-        if answers != [Answer::Done] {
-            return Err(failed(format!("{answers:?}")));
-        }
-        self.settle(side, None).map(drop)
+    /// Makes a host close without TIME_WAIT. It works on every kernel; before 6.1 SOCK_DESTROY does not remove a bucket.
+    pub(super) fn make_no_buckets(&self, story: &mut Story, side: Side) -> Result<(), LabError> {
+        self.set(side, "ipv4.tcp_max_tw_buckets", "0")?;
+        let call = format!("tcp_max_tw_buckets = 0 at the {}", side.name());
+        story.call(Actor::Lab, &call, "The kernel makes no timewait bucket, so the connection ends without TIME_WAIT.")
     }
 
     /// Compares the states that this side went through, and the segments that were carried.
