@@ -7,7 +7,7 @@ use crate::support::outbound::{LOW, bound, buckets, connect, narrow_range, serve
 use crate::support::records::{DOCUMENT_KEYS, csv_field, number};
 use crate::support::situations::addr;
 use crate::support::twtool::{Keys, Run, twtool};
-use crate::support::{addresses, suite};
+use crate::support::{addresses, kernel, suite};
 use twtool::sys::sysctl;
 
 suite! {
@@ -56,7 +56,9 @@ struct Mixed {
 }
 
 impl Mixed {
+    /// Its numbers are exact where the kernel can be asked for each port.
     fn make() -> Self {
+        kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
         narrow_range(16);
         let list = format!("8080,{LOW}-{}", LOW + 1);
         sysctl::write("ipv4.ip_local_reserved_ports", &list).expect("the namespace is ours");
@@ -238,6 +240,7 @@ fn the_page_says_it_in_a_line_each() {
         .prints("net.ipv4.ip_local_port_range is 40000-40015")
         .prints("net.ipv4.tcp_tw_reuse is 0");
     set("ipv4.tcp_tw_reuse", 1);
+    kernel::needs(kernel::has_exact_ages(), "tcp_tw_reuse_delay");
     set("ipv4.tcp_tw_reuse_delay", 1);
     let page = capacity(&[]).ok().prints("free counts buckets that connect() may take over");
     assert!(!page.stdout.contains("tcp_tw_reuse is"), "{page}");

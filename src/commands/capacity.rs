@@ -100,8 +100,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let asked = Asked::new(args, global, &facts)?;
     let range = facts.local_port_range.ok_or(CommandError::Unread(Setting::LocalPortRange))?.0;
 
-    let PortsInUse { sockets, end, reuse, length, unconnected_are_listed } =
-        ports_in_use::look(&mut source, &facts, range)?;
+    let PortsInUse { sockets, end, reuse, length, unlisted } = ports_in_use::look(&mut source, &facts, range)?;
     let mut warnings = facts.gaps(&[Setting::LocalReservedPorts]);
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
         warnings.push(
@@ -114,7 +113,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
 
-    let pool = pool(&sockets, &facts, unconnected_are_listed, args.no_probe, &mut warnings);
+    let pool = pool(&sockets, &facts, unlisted, args.no_probe, &mut warnings);
     let conditions = Conditions { pool: &pool, reuse, length };
     let also = asked.route();
     let mut destinations = capacity::destinations(
@@ -176,31 +175,28 @@ fn perhaps_a_port(to: &ScopedEnd) -> Option<String> {
 }
 
 /// What connect() may choose from: as the list has it, and as the kernel says where the list does not tell.
-fn pool(
-    sockets: &Sockets,
-    facts: &Facts,
-    unconnected_are_listed: bool,
-    no_probe: bool,
-    warnings: &mut Vec<String>,
-) -> Pool {
+fn pool(sockets: &Sockets, facts: &Facts, unlisted: u32, no_probe: bool, warnings: &mut Vec<String>) -> Pool {
     let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
     let mut bound = sockets.bound().clone();
-    let mut uncertain = sockets.may_be_bound(unconnected_are_listed);
-    let doubtful: Vec<Port> = uncertain.iter().filter(|port| !reserved.contains(*port)).collect();
+    let mut uncertain = sockets.may_be_bound();
+    let mut unlisted = unlisted;
     if !no_probe {
+        // A socket that is not listed may have any port.
+        let doubtful: PortSet = if unlisted == 0 { uncertain.clone() } else { sockets.range().ports().collect() };
+        let is_doubtful = |port: &Port| !reserved.contains(*port) && !bound.contains(*port);
+        let doubtful: Vec<Port> = doubtful.iter().filter(is_doubtful).collect();
         match sys::port_probe::kept_from_connect(&doubtful) {
             Ok(kept) => {
                 kept.iter().for_each(|port| bound.insert(port));
-                uncertain = PortSet::default();
+                (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => warnings.push(format!(
-                "the kernel cannot be asked which ports of connections are explicitly bound ({why}); {} are counted as if \
-                 they were not",
-                doubtful.len()
+                "the kernel cannot be asked which ports are explicitly bound ({why}); those of connections count as if they \
+                 were not"
             )),
         }
     }
-    Pool::new(sockets.range(), &reserved, &bound, &uncertain)
+    Pool::new(sockets.range(), &reserved, &bound, &uncertain, unlisted)
 }
 
 /// Whether every destination has as many free ports as it should, and how many have not. Where that hangs on ports of which

@@ -9,6 +9,7 @@ use crate::model::port::PortRange;
 use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Origin, Source, SourceError, WalkEnd};
+use crate::sys;
 
 /// What the look gave.
 pub(super) struct PortsInUse {
@@ -20,8 +21,8 @@ pub(super) struct PortsInUse {
     pub(super) reuse: TwReuse,
     /// How long TIME_WAIT lasts.
     pub(super) length: Length,
-    /// Whether sockets that are bound and not connected are among them.
-    pub(super) unconnected_are_listed: bool,
+    /// The most sockets that are bound without being among them.
+    pub(super) unlisted: u32,
 }
 
 /// Walks over the sockets whose local port is in the range.
@@ -30,6 +31,9 @@ pub(super) fn look(source: &mut Source, facts: &Facts, range: PortRange) -> Resu
     let (sockets, end) =
         source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
     let length = Length::learn(source::tw_timeout_s(), sockets.largest_expiry_ms());
-    let unconnected_are_listed = source.origin() == Origin::SockDiag && facts.kernel_since(6, 8) != Some(false);
-    Ok(PortsInUse { sockets, end, reuse, length, unconnected_are_listed })
+    // Neither /proc/net/tcp nor sock_diag before 6.8 lists a socket that is bound and neither listens nor is connected.
+    let all_are_listed = source.origin() == Origin::SockDiag && facts.kernel_since(6, 8) != Some(false);
+    let most = if all_are_listed { Some(0) } else { sys::counts::most_unlisted_tcp_sockets() };
+    let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
+    Ok(PortsInUse { sockets, end, reuse, length, unlisted })
 }

@@ -44,8 +44,12 @@ impl ReuseMode {
 pub struct TwReuse {
     /// `net.ipv4.tcp_tw_reuse`.
     pub mode: Option<ReuseMode>,
-    /// `net.ipv4.tcp_tw_reuse_delay`: how long a bucket must have been in TIME_WAIT. Kernels without the setting have 1 s.
+    /// `net.ipv4.tcp_tw_reuse_delay`: from this age on connect() may take a bucket over. See [`Self::whole_seconds`].
     pub delay: Duration,
+    /// The kernel has no `tcp_tw_reuse_delay` (before 6.14). It compares the seconds of its monotonic clock then
+    /// (`ktime_get_seconds`), so a bucket can be taken over as soon as the next second begins: from an age between 0 and
+    /// 1 s on, and [`Self::delay`] is the upper end. Such kernels may also take over a FIN_WAIT_2 bucket.
+    pub whole_seconds: bool,
     /// Whether `net.ipv4.tcp_timestamps` is on. A bucket whose connection had none is never taken over; the kernel does not
     /// tell that of a bucket, so this is the best evidence there is.
     pub timestamps: Option<bool>,
@@ -55,8 +59,8 @@ pub struct TwReuse {
 const LOOPBACK: u32 = 1;
 
 impl TwReuse {
-    /// The delay of kernels without the setting.
-    pub const OLD_DELAY: Duration = Duration::from_secs(1);
+    /// The age from which on every bucket can be taken over where the kernel counts in whole seconds.
+    pub const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
     /// Whether connections between these addresses may take over buckets; `interface`: what the sockets are bound to.
     #[must_use]
@@ -83,7 +87,7 @@ mod tests {
     use super::*;
 
     fn applies(mode: Option<ReuseMode>, timestamps: Option<bool>, local: &str, remote: &str) -> Option<bool> {
-        let reuse = TwReuse { mode, delay: Duration::from_secs(1), timestamps };
+        let reuse = TwReuse { mode, delay: Duration::from_secs(1), whole_seconds: false, timestamps };
         reuse.applies(local.parse().expect(local), remote.parse().expect(remote), None)
     }
 
@@ -101,7 +105,8 @@ mod tests {
             assert_eq!(applies(Some(ReuseMode::On), Some(true), local, remote), Some(true));
             assert_eq!(applies(Some(ReuseMode::Off), Some(true), local, remote), Some(false));
         }
-        let lo = TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::ZERO, timestamps: Some(true) };
+        let (mode, delay) = (Some(ReuseMode::LoopbackOnly), Duration::ZERO);
+        let lo = TwReuse { mode, delay, whole_seconds: false, timestamps: Some(true) };
         let addr = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(lo.applies(addr, addr, NonZeroU32::new(1)), Some(true), "bound to lo");
         assert_eq!(lo.applies(addr, addr, NonZeroU32::new(2)), Some(false));

@@ -392,9 +392,11 @@ fn unsigned(name: &str) -> Option<u64> {
 /// When connect() may take over a bucket, in the calling thread's network namespace, now.
 #[must_use]
 pub fn tw_reuse() -> TwReuse {
+    let delay = unsigned("ipv4.tcp_tw_reuse_delay");
     TwReuse {
         mode: unsigned("ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
-        delay: unsigned("ipv4.tcp_tw_reuse_delay").map_or(TwReuse::OLD_DELAY, Duration::from_millis),
+        delay: delay.map_or(TwReuse::WHOLE_SECOND, Duration::from_millis),
+        whole_seconds: delay.is_none(),
         timestamps: sys::sysctl::number("ipv4.tcp_timestamps").map(|number| number != 0),
     }
 }

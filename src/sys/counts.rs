@@ -17,6 +17,26 @@ pub fn tcp_sockstat() -> Option<TcpSockstat> {
     parse_tcp_sockstat(&fs::read_to_string("/proc/thread-self/net/sockstat").ok()?)
 }
 
+/// The most TCP sockets of the calling thread's network namespace that no list has: they are bound and neither listen nor
+/// are connected, or they are not even bound. `None` where the counts cannot be read.
+///
+/// Two of the kernel's counts are too high rather than too low: `alloc` has the TCP sockets of the whole machine, and
+/// `used` the sockets of this namespace of every protocol. `inuse` has the TCP sockets here that are in a list.
+#[must_use]
+pub fn most_unlisted_tcp_sockets() -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok();
+    // A kernel without IPv6 has no such file.
+    parse_most_unlisted(&read("sockstat")?, &read("sockstat6").unwrap_or_default())
+}
+
+fn parse_most_unlisted(sockstat: &str, sockstat6: &str) -> Option<u64> {
+    let tcp = parse_tcp_sockstat(sockstat)?;
+    let used: u64 = sockstat.lines().find_map(|line| line.strip_prefix("sockets: used "))?.trim().parse().ok()?;
+    let inuse6 = sockstat6.lines().find_map(|line| line.strip_prefix("TCP6: inuse "));
+    let inuse6: u64 = inuse6.map_or(Some(0), |number| number.trim().parse().ok())?;
+    Some(tcp.alloc.min(used).saturating_sub(tcp.inuse + inuse6))
+}
+
 /// A line of names, and below it a line of as many numbers, both begun by `TcpExt:`.
 fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
@@ -67,10 +87,22 @@ mod tests {
         assert_eq!(parse_tcp_sockstat("TCP: inuse 1 orphan 2\n"), None);
     }
 
+    #[test]
+    fn unlisted_sockets_are_at_most_what_the_lower_count_leaves() {
+        let text = |used, alloc| format!("sockets: used {used}\nTCP: inuse 3 orphan 0 tw 0 alloc {alloc} mem 0\n");
+        let most = |used, alloc, v6| parse_most_unlisted(&text(used, alloc), v6);
+        assert_eq!(most(100, 9, "TCP6: inuse 2\nUDP6: inuse 7\n"), Some(4));
+        assert_eq!(most(7, 900, "TCP6: inuse 2\n"), Some(2));
+        assert_eq!(most(7, 5, ""), Some(2));
+        assert_eq!(most(1, 1, ""), Some(0), "counts of different moments");
+        assert_eq!(parse_most_unlisted("TCP: inuse 1 orphan 0 tw 0 alloc 2 mem 0\n", ""), None);
+        assert_eq!(most(1, 1, "TCP6: inuse many\n"), None);
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_or_refused_and_never_panics(text in "(TcpExt:|TCP:)?[ a-z0-9\n]{0,80}") {
-            let _ = (parse_tcp_ext(&text), parse_tcp_sockstat(&text));
+            let _ = (parse_tcp_ext(&text), parse_tcp_sockstat(&text), parse_most_unlisted(&text, &text));
         }
     }
 }

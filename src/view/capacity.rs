@@ -155,7 +155,7 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, capacity: &Capacity) ->
         range: RangeRecord { low: pool.range.first().0, high: pool.range.last().0, size: pool.range.count() },
         reserved: pool.reserved.count(),
         explicitly_bound: pool.explicitly_bound.count(),
-        uncertain: pool.uncertain.count(),
+        uncertain: pool.most_uncertain(),
         pool: pool.size,
         reserved_ports: pool.reserved.to_string(),
         explicitly_bound_ports: pool.explicitly_bound.to_string(),
@@ -240,16 +240,38 @@ pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<
     Ok(())
 }
 
-/// Why the free ports may be fewer than is said, where they may.
+/// Why the free ports may be fewer than the number says, where they may.
 fn uncertain(capacity: &Capacity) -> Option<String> {
+    let Conditions { pool, reuse, .. } = capacity.conditions;
     let most = capacity.destinations.iter().map(|one| one.uncertain).max().filter(|most| *most > 0)?;
-    Some(if capacity.conditions.pool.uncertain.count() == 0 {
-        "free may be 1 too high: of a range with an odd number of ports, the kernel's search leaves out the lowest or the \
-         highest"
-            .into()
-    } else {
-        format!("free may be up to {most} too high: it is not known which ports of connections are explicitly bound")
-    })
+    let mut reasons = vec![];
+    if pool.uncertain.count() > 0 {
+        reasons.push("it is not known which ports of connections are explicitly bound".to_owned());
+    }
+    if pool.unlisted > 0 {
+        let (number, sockets) = match pool.unlisted {
+            u32::MAX => ("some".into(), "sockets"),
+            1 => ("1".into(), "socket"),
+            many => (human::grouped(many.into()), "sockets"),
+        };
+        reasons.push(format!(
+            "up to {number} {sockets} may be bound without being listed, which this kernel does not show"
+        ));
+    }
+    if reuse.whole_seconds
+        && capacity.destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0)
+    {
+        reasons.push(
+            "this kernel counts the age of a bucket in whole seconds, so one that is younger than 1 s is perhaps reusable"
+                .into(),
+        );
+    }
+    if reasons.is_empty() {
+        reasons.push(
+            "of a range with an odd number of ports, the kernel's search leaves out the lowest or the highest".into(),
+        );
+    }
+    Some(format!("free may be up to {most} too high: {}", reasons.join("; ")))
 }
 
 fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
@@ -318,9 +340,9 @@ mod tests {
         let facts = facts();
         let range = PortRange::new(Port(32768), Port(60999)).expect("forwards");
         let uncertain: PortSet = range.ports().take(7).collect();
-        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &uncertain);
-        let reuse =
-            TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::from_secs(1), timestamps: Some(true) };
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &uncertain, 0);
+        let (mode, delay) = (Some(ReuseMode::LoopbackOnly), Duration::from_secs(1));
+        let reuse = TwReuse { mode, delay, whole_seconds: false, timestamps: Some(true) };
         let destinations = [
             destination("2001:db8:1234:5678:9abc:def0:1234:5678", Some(Duration::from_millis(12_345))),
             destination("2001:db8::2", None),

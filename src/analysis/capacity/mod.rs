@@ -32,6 +32,8 @@ pub struct Pool {
     pub explicitly_bound: PortSet,
     /// Those of the rest that may be so too; they are counted as if they were not.
     pub uncertain: PortSet,
+    /// The most sockets that may have bound any other port of the rest, because the kernel does not list them.
+    pub unlisted: u32,
     /// All that connect() may choose from.
     ports: PortSet,
     /// How many those are.
@@ -41,13 +43,25 @@ pub struct Pool {
 impl Pool {
     /// The pool of a range; `bound` and `uncertain` may have ports of the reserved list.
     #[must_use]
-    pub fn new(range: PortRange, reserved: &LocalReservedPorts, bound: &PortSet, uncertain: &PortSet) -> Self {
+    pub fn new(
+        range: PortRange,
+        reserved: &LocalReservedPorts,
+        bound: &PortSet,
+        uncertain: &PortSet,
+        unlisted: u32,
+    ) -> Self {
         let of = |wanted: &dyn Fn(Port) -> bool| -> PortSet { range.ports().filter(|port| wanted(*port)).collect() };
         let reserved = of(&|port| reserved.contains(port));
         let explicitly_bound = of(&|port| bound.contains(port) && !reserved.contains(port));
         let ports = of(&|port| !reserved.contains(port) && !explicitly_bound.contains(port));
         let uncertain = of(&|port| uncertain.contains(port) && ports.contains(port));
-        Self { range, reserved, explicitly_bound, uncertain, size: ports.count(), ports }
+        Self { range, reserved, explicitly_bound, uncertain, unlisted, size: ports.count(), ports }
+    }
+
+    /// The most ports of which some socket may have bound each explicitly, unknown to us.
+    #[must_use]
+    pub fn most_uncertain(&self) -> u32 {
+        self.uncertain.count() + self.unlisted.min(self.size - self.uncertain.count())
     }
 }
 
@@ -99,11 +113,12 @@ pub struct Destination {
     pub time_wait: u32,
     /// Connections in any other state, FIN_WAIT_2 buckets among them.
     pub other: u32,
-    /// Buckets that connect() may take over now. `None`: a setting that decides it could not be read.
+    /// Buckets that connect() takes over now. `None`: a setting that decides it could not be read.
     pub reusable: Option<u32>,
     /// Those, and the ones that it may take over a second from now.
     pub reusable_within_1s: Option<u32>,
-    /// Further connects that would succeed now. Reusable buckets count as free, uncertain ports too.
+    /// Further connects that would succeed now. Reusable buckets count as free, and so do uncertain ports and buckets that
+    /// are perhaps reusable (see [`TwReuse::whole_seconds`]).
     pub free: u32,
     /// By how many [`Self::free`] may be too high.
     pub uncertain: u32,
@@ -161,22 +176,35 @@ impl Destination {
         let delay_ms = milliseconds(reuse.delay);
         // How long ago the bucket was made: its timer was started then, or later.
         let age = |expires_ms: u32| length_ms.saturating_sub(expires_ms.into());
-        // When connect() may take it over, in ms from now.
+        // When connect() takes it over for certain, in ms from now.
         let reusable_in = |one: &Connected| match one.hold {
             Hold::TimeWait { expires_ms } if applies == Some(true) => Some(delay_ms.saturating_sub(age(expires_ms))),
             _ => None,
+        };
+        let perhaps_reusable = |one: &Connected| {
+            let bucket = matches!(one.hold, Hold::TimeWait { .. } | Hold::HalfClosed);
+            bucket && applies == Some(true) && reuse.whole_seconds && reusable_in(one) != Some(0)
         };
         let count = |wanted: &dyn Fn(Hold) -> bool| counted(own.iter().filter(|one| wanted(one.hold)));
         let time_wait = count(&|hold| matches!(hold, Hold::TimeWait { .. }));
         let established = count(&|hold| hold == Hold::Established);
 
         let in_pool = || own.iter().chain(others).filter(|one| pool.ports.contains(one.port()));
-        let mut busy: Vec<Port> = in_pool().filter(|one| reusable_in(one) != Some(0)).map(Connected::port).collect();
-        busy.sort_unstable();
-        busy.dedup();
+        let ports_of = |wanted: &dyn Fn(&Connected) -> bool| {
+            let mut ports: Vec<Port> = in_pool().filter(|one| wanted(one)).map(Connected::port).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports
+        };
+        let busy = ports_of(&|one| reusable_in(one) != Some(0) && !perhaps_reusable(one));
         let is_free = |port: Port| pool.ports.contains(port) && busy.binary_search(&port).is_err();
         let free = pool.size - counted(busy.iter());
-        let doubtful = pool.uncertain.count() - counted(busy.iter().filter(|port| pool.uncertain.contains(**port)));
+        let uncertain = pool.uncertain.count() - counted(busy.iter().filter(|port| pool.uncertain.contains(**port)));
+        let perhaps = ports_of(&perhaps_reusable);
+        let doubtful =
+            uncertain + counted(perhaps.iter().filter(|port| is_free(**port) && !pool.uncertain.contains(**port)));
+        // A socket that is not listed takes one of the other ports.
+        let doubtful = doubtful + pool.unlisted.min(free - doubtful);
         // Of a range with an odd number of ports, the kernel looks at one less in each search: at all but the lowest or
         // the highest.
         let (range, [low, high]) = (pool.range, [pool.range.first(), pool.range.last()]);
@@ -206,7 +234,7 @@ impl Destination {
         let load = Load {
             free,
             per_s: closes_per_s_now.unwrap_or_default(),
-            released_ms: in_pool().filter(|one| reusable_in(one) != Some(0)).filter_map(released).collect(),
+            released_ms: in_pool().filter(|one| busy.binary_search(&one.port()).is_ok()).filter_map(released).collect(),
             hold,
         };
         Self {
@@ -284,7 +312,12 @@ mod tests {
     }
 
     fn off() -> TwReuse {
-        TwReuse { mode: Some(ReuseMode::Off), delay: Duration::from_secs(1), timestamps: Some(true) }
+        TwReuse {
+            mode: Some(ReuseMode::Off),
+            delay: Duration::from_secs(1),
+            whole_seconds: false,
+            timestamps: Some(true),
+        }
     }
 
     fn on(delay_ms: u64) -> TwReuse {
@@ -299,7 +332,7 @@ mod tests {
             sockets.add(socket);
         }
         let uncertain = uncertain.iter().copied().map(Port).collect();
-        let pool = Pool::new(range, &LocalReservedPorts::default(), &sockets.bound().clone(), &uncertain);
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &sockets.bound().clone(), &uncertain, 0);
         let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, sockets.largest_expiry_ms()) };
         destinations(sockets, &conditions, &Wanted::default(), None)
     }
@@ -315,7 +348,7 @@ mod tests {
         let range = PortRange::new(Port(100), Port(115)).expect("forwards");
         let reserved = LocalReservedPorts(PortRange::new(Port(90), Port(103)).into_iter().collect());
         let ports = |numbers: &[u16]| numbers.iter().copied().map(Port).collect::<PortSet>();
-        let pool = Pool::new(range, &reserved, &ports(&[103, 104, 200]), &ports(&[100, 104, 105, 300]));
+        let pool = Pool::new(range, &reserved, &ports(&[103, 104, 200]), &ports(&[100, 104, 105, 300]), 0);
         assert_eq!(
             (pool.reserved.to_string().as_str(), pool.explicitly_bound.to_string().as_str()),
             ("100-103", "104")
@@ -338,6 +371,52 @@ mod tests {
         assert_eq!(counts(TwReuse { timestamps: Some(false), ..on(0) }), (12, 4, Some(0), Some(0)));
         assert_eq!(counts(TwReuse { timestamps: None, ..on(0) }), (12, 4, None, None), "not known, so not free");
         assert_eq!(counts(TwReuse { mode: Some(ReuseMode::LoopbackOnly), ..on(0) }), (12, 4, Some(0), Some(0)));
+    }
+
+    #[test]
+    fn a_bucket_is_perhaps_given_back_where_its_age_counts_in_whole_seconds() {
+        let half = |local_port| {
+            let Socket::Bucket(bucket) = bucket(local_port, 59_000) else { unreachable!("a bucket") };
+            Socket::Bucket(TimeWaitBucket { fin_wait_2: true, ..bucket })
+        };
+        // 2 s, 1 s and 600 ms old; two in FIN_WAIT_2, one of them on a port with an open connection besides.
+        let found = [
+            bucket(LOW, 58_000),
+            bucket(LOW + 1, 59_000),
+            bucket(LOW + 2, 59_400),
+            half(LOW + 3),
+            half(LOW + 4),
+            full(FROM, LOW + 4, TO.0, TO.1, TcpState::Established),
+        ];
+        let whole = TwReuse { whole_seconds: true, ..on(1000) };
+        let counts = |reuse, uncertain: &[u16]| {
+            let Destination { free, uncertain, reusable, .. } = of(16, reuse, &found, uncertain)[0];
+            (free, uncertain, reusable)
+        };
+        assert_eq!(counts(on(1000), &[]), (13, 0, Some(2)));
+        assert_eq!(counts(whole, &[]), (15, 2, Some(2)));
+        assert_eq!(counts(whole, &[LOW + 2, LOW + 4, LOW + 9]), (15, 3, Some(2)), "each port counts once");
+        assert_eq!(counts(TwReuse { mode: Some(ReuseMode::Off), ..whole }, &[]), (11, 0, Some(0)));
+    }
+
+    #[test]
+    fn a_socket_that_is_not_listed_may_have_one_port() {
+        let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
+        let uncertain = [Port(LOW)].into_iter().collect();
+        let counts = |found: &[Socket], unlisted| {
+            let mut sockets = Sockets::new(range);
+            for socket in found {
+                sockets.add(socket);
+            }
+            let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &uncertain, unlisted);
+            let conditions = Conditions { pool: &pool, reuse: off(), length: Length::learn(None, None) };
+            let one = &destinations(sockets, &conditions, &Wanted::default(), None)[0];
+            (one.free, one.uncertain, pool.most_uncertain())
+        };
+        let open = |port| full(FROM, port, TO.0, TO.1, TcpState::Established);
+        assert_eq!(counts(&[open(LOW + 1)], 3), (15, 4, 4));
+        assert_eq!(counts(&[open(LOW)], 3), (15, 3, 4));
+        assert_eq!(counts(&[open(LOW)], u32::MAX), (15, 15, 16));
     }
 
     #[test]
@@ -397,7 +476,7 @@ mod tests {
         assert_eq!(ports(&all), [(2, 13), (1, 14), (3, 15)]);
 
         let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
-        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default());
+        let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0);
         let conditions = Conditions { pool: &pool, reuse: off(), length: Length::learn(None, None) };
         let wanted = Wanted { remote_port: Some(Port(9)), ..Wanted::default() };
         let also = Ends { remote_port: Port(9), ..all[0].ends };
@@ -425,7 +504,7 @@ mod tests {
                 sockets.add(socket);
             }
             let bound = bound.iter().copied().map(Port).collect();
-            let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default());
+            let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default(), 0);
             let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, None) };
             let all = destinations(sockets, &conditions, &Wanted::default(), None);
             advice::advise(&all, &conditions).join("\n")

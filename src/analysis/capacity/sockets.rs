@@ -18,7 +18,9 @@ pub(super) enum Hold {
     TimeWait {
         expires_ms: u32,
     },
-    /// A FIN_WAIT_2 bucket, or any other state of a connection.
+    /// A FIN_WAIT_2 bucket.
+    HalfClosed,
+    /// Any other state of a connection.
     Other,
 }
 
@@ -93,7 +95,7 @@ impl Sockets {
             return;
         }
         let hold = match socket {
-            Socket::Bucket(bucket) if bucket.fin_wait_2 => Hold::Other,
+            Socket::Bucket(bucket) if bucket.fin_wait_2 => Hold::HalfClosed,
             Socket::Bucket(bucket) => Hold::TimeWait { expires_ms: bucket.expires_ms },
             Socket::Full(full) => match full.state {
                 TcpState::Listen => {
@@ -136,17 +138,12 @@ impl Sockets {
         &self.bound
     }
 
-    /// Further ports that some socket may have bound explicitly: those with a connection, for neither of a connection
-    /// nor of a bucket does the kernel tell how it got its port. (`INET_DIAG_BC_AUTO` does not tell it either: a socket of
-    /// bind() to port 0 and one that was accepted count as autobound there.) Where sockets that are not connected are not
-    /// listed, every port.
+    /// Further ports that some socket may have bound explicitly: the ports of connections and of buckets. The kernel does
+    /// not tell how such a socket got its port. (`INET_DIAG_BC_AUTO` does not tell it either: a socket of bind() to port
+    /// 0 and one that was accepted count as autobound there.)
     #[must_use]
-    pub fn may_be_bound(&self, unconnected_are_listed: bool) -> PortSet {
-        let mut ports: PortSet = if unconnected_are_listed {
-            self.connected.iter().map(Connected::port).collect()
-        } else {
-            self.range.ports().collect()
-        };
+    pub fn may_be_bound(&self) -> PortSet {
+        let mut ports: PortSet = self.connected.iter().map(Connected::port).collect();
         self.bound.iter().for_each(|port| ports.remove(port));
         ports
     }
@@ -224,8 +221,7 @@ pub(super) mod tests {
         ];
         let sockets = sockets(&found);
         assert_eq!(sockets.bound().to_string(), "40000-40001");
-        assert_eq!(sockets.may_be_bound(true).to_string(), "40002");
-        assert_eq!(sockets.may_be_bound(false).to_string(), "40002-40099");
+        assert_eq!(sockets.may_be_bound().to_string(), "40002");
     }
 
     #[test]

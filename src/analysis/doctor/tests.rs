@@ -28,11 +28,12 @@ fn of(health: &Health) -> Vec<Check> {
 /// A hundred ports.
 fn pool() -> Pool {
     let range = range(40000, 40099).expect("forwards");
-    Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default())
+    Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0)
 }
 
 fn conditions(pool: &Pool) -> Conditions<'_> {
-    let reuse = TwReuse { mode: Some(ReuseMode::LoopbackOnly), delay: Duration::from_secs(1), timestamps: Some(true) };
+    let (mode, delay) = (Some(ReuseMode::LoopbackOnly), Duration::from_secs(1));
+    let reuse = TwReuse { mode, delay, whole_seconds: false, timestamps: Some(true) };
     Conditions { pool, reuse, length: Length::learn(None, None) }
 }
 
