@@ -251,8 +251,9 @@ fn direction_follows_from_listeners_and_the_ephemeral_range() {
     connect_from(&server, "127.0.0.1:8080", "127.0.0.1:40001").close(ActiveCloser::Client).expect("a bucket");
     assert_eq!(direction(40001), "outbound", "ephemeral here, not there");
     connect_from(&server, "127.0.0.1:8080", "127.0.0.1:50000").close(ActiveCloser::Client).expect("a bucket");
-    assert_eq!(direction(50000), "unknown", "no port of this namespace's ephemeral range");
+    assert_eq!(direction(50000), "outbound", "no ephemeral port, but its server listens here");
     drop(server);
+    assert_eq!(direction(50000), "unknown", "no port of this namespace's ephemeral range");
     assert_eq!(direction(8080), "unknown", "its listener is gone");
     let elsewhere = listen("127.0.0.2:8080");
     assert_eq!(direction(8080), "unknown", "a listener on another address took no part");
@@ -268,7 +269,7 @@ fn direction_follows_from_listeners_and_the_ephemeral_range() {
 
     let both = listen("127.0.0.1:40500");
     connect_from(&both, "127.0.0.1:40500", "127.0.0.1:40003").close(ActiveCloser::Client).expect("a bucket");
-    assert_eq!(direction(40003), "unknown", "both ports are ephemeral");
+    assert_eq!(direction(40003), "outbound", "both ports are ephemeral, and its server listens here");
     connect(&both, "127.0.0.1:40500").close(ActiveCloser::Server).expect("a bucket");
     assert_eq!(direction(40500), "inbound", "a listener outweighs the range");
 

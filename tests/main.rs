@@ -16,6 +16,7 @@ mod churn;
 mod completions;
 mod demo;
 mod demo_traces;
+mod directions;
 mod doctor;
 mod filter;
 mod kernel_answers;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         completions::suite(),
         demo::suite(),
         demo_traces::suite(),
+        directions::suite(),
         doctor::suite(),
         filter::suite(),
         kernel_answers::suite(),

@@ -1,4 +1,11 @@
-//! Who opened a connection. An inference: the kernel does not keep it, so it is read off listeners and port ranges.
+//! Who opened a connection. An inference: the kernel does not keep it, so it is concluded from listeners and port ranges.
+//!
+//! The first rule that applies decides:
+//! 1. Both ends are the same (a connection to itself): outbound. Only connect() makes one.
+//! 2. A listener of the namespace covers the local end: inbound.
+//! 3. The local port lies in the ephemeral range and the remote port outside it: outbound.
+//! 4. The remote end is local too, and a listener covers it: outbound. That is a client with a fixed source port.
+//! 5. Otherwise, and where a setting or IPV6_V6ONLY of a listener is needed and not known: unknown.
 
 use std::num::NonZeroU32;
 
@@ -7,10 +14,12 @@ use crate::model::listeners::Listeners;
 use crate::model::row::Direction;
 use crate::model::socket::FourTuple;
 
-/// Inbound: a listener of the namespace covers the local end. Outbound: none does, the local port lies in the ephemeral
-/// range and the remote port outside it. Unknown otherwise, and where the range could not be read.
+/// The direction of a connection or bucket, by the rules at the top of this file.
 #[must_use]
 pub fn infer(facts: &Facts, listeners: &Listeners, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Direction {
+    if tuple.is_self_connection() {
+        return Direction::Outbound;
+    }
     match listeners.cover(tuple, interface) {
         Some(true) => return Direction::Inbound,
         Some(false) => {}
@@ -18,6 +27,7 @@ pub fn infer(facts: &Facts, listeners: &Listeners, tuple: &FourTuple, interface:
     }
     match (facts.ephemeral(tuple.local_port()), facts.ephemeral(tuple.remote_port())) {
         (Some(true), Some(false)) => Direction::Outbound,
+        _ if listeners.cover_remote(tuple, interface) == Some(true) => Direction::Outbound,
         _ => Direction::Unknown,
     }
 }
@@ -34,10 +44,9 @@ mod tests {
         FourTuple::new(end(local, local_port), end(remote, remote_port))
     }
 
-    fn listener(addr: &str, port: u16, v6only: Option<bool>) -> Listeners {
+    fn listening(addr: &str, port: u16, v6only: Option<bool>) -> FullSocket {
         let unspecified = if addr.contains(':') { "::" } else { "0.0.0.0" };
-        let mut listeners = Listeners::default();
-        listeners.add(FullSocket {
+        FullSocket {
             tuple: tuple(addr, port, unspecified, 0),
             state: TcpState::Listen,
             uid: 0,
@@ -47,7 +56,12 @@ mod tests {
             v6only,
             last_ack_ms: None,
             cookie: Cookie::new(1),
-        });
+        }
+    }
+
+    fn listener(addr: &str, port: u16, v6only: Option<bool>) -> Listeners {
+        let mut listeners = Listeners::default();
+        listeners.add(listening(addr, port, v6only));
         listeners
     }
 
@@ -66,7 +80,7 @@ mod tests {
             ("192.0.2.9", None, ["unknown", "unknown", "unknown"]),
             ("::", Some(false), ["inbound", "inbound", "inbound"]),
             ("::", Some(true), ["unknown", "unknown", "inbound"]),
-            ("::", None, ["unknown", "inbound", "inbound"]),
+            ("::", None, ["unknown", "unknown", "inbound"]),
             ("2001:db8::1", Some(false), ["unknown", "unknown", "inbound"]),
         ] {
             let listeners = listener(listener_addr, 8080, v6only);
@@ -83,6 +97,54 @@ mod tests {
         assert_eq!(direction(&none, tuple("127.0.0.1", 443, "127.0.0.1", 40000)), "unknown");
         let elsewhere = listener("0.0.0.0", 443, None);
         assert_eq!(direction(&elsewhere, tuple("127.0.0.1", 40000, "127.0.0.1", 443)), "outbound");
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_outbound_whoever_listens_now() {
+        for (addr, listener_addr) in [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::ffff:127.0.0.1", "127.0.0.1")] {
+            let tuple = tuple(addr, 40000, addr, 40000);
+            assert!(tuple.is_self_connection());
+            for listeners in [Listeners::default(), listener(listener_addr, 40000, Some(false))] {
+                assert_eq!(direction(&listeners, tuple), "outbound", "{addr}");
+            }
+        }
+        assert!(!tuple("127.0.0.1", 40000, "127.0.0.2", 40000).is_self_connection());
+        assert!(!tuple("127.0.0.1", 40000, "127.0.0.1", 40001).is_self_connection());
+    }
+
+    #[test]
+    fn a_listener_at_a_remote_end_that_is_local_makes_it_outbound() {
+        let to = |local: &str, remote: &str| tuple(local, 15060, remote, 443);
+        for (listener_addr, v6only, local, remote, expected) in [
+            ("127.0.0.1", None, "127.0.0.1", "127.0.0.1", "outbound"),
+            ("0.0.0.0", None, "127.0.0.2", "127.0.0.3", "outbound"),
+            ("0.0.0.0", None, "192.0.2.1", "192.0.2.1", "outbound"),
+            ("192.0.2.2", None, "192.0.2.1", "192.0.2.2", "outbound"),
+            ("0.0.0.0", None, "192.0.2.1", "192.0.2.2", "unknown"),
+            ("::", Some(false), "127.0.0.1", "127.0.0.1", "outbound"),
+            ("::", Some(true), "127.0.0.1", "127.0.0.1", "unknown"),
+            ("::", None, "127.0.0.1", "127.0.0.1", "unknown"),
+            ("::", Some(true), "2001:db8::1", "2001:db8::1", "outbound"),
+            ("::", Some(true), "2001:db8::1", "2001:db8::2", "unknown"),
+        ] {
+            let listeners = listener(listener_addr, 443, v6only);
+            assert_eq!(
+                direction(&listeners, to(local, remote)),
+                expected,
+                "{listener_addr} {v6only:?}: {local} {remote}"
+            );
+            assert_eq!(listeners.lack_v6only(&to(local, remote), None), listener_addr == "::" && v6only.is_none());
+        }
+        let mut both = listener("127.0.0.1", 443, None);
+        both.add(listening("127.0.0.1", 15060, None));
+        assert_eq!(direction(&both, to("127.0.0.1", "127.0.0.1")), "inbound", "a listener at this end comes first");
+    }
+
+    #[test]
+    fn a_client_is_outbound_without_the_range_where_its_server_listens_here() {
+        let facts = Facts { local_port_range: None, ..facts() };
+        let tuple = tuple("127.0.0.1", 40000, "127.0.0.1", 443);
+        assert_eq!(infer(&facts, &listener("127.0.0.1", 443, None), &tuple, None), Direction::Outbound);
     }
 
     #[test]

@@ -124,12 +124,13 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
         &Filter::Port(End::Local, PortRange::one(port)),
         || (Listeners::default(), vec![]),
         |(listeners, sockets), socket| {
+            // A walk has every listener, whatever the filter: one at the other end tells a client, too.
+            if let Socket::Full(full) = socket
+                && full.state == TcpState::Listen
+            {
+                listeners.add(*full);
+            }
             if socket.tuple().local_port() == port {
-                if let Socket::Full(full) = socket
-                    && full.state == TcpState::Listen
-                {
-                    listeners.add(*full);
-                }
                 sockets.push(*socket);
             }
         },

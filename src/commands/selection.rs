@@ -113,6 +113,8 @@ pub(super) struct Query {
     pub(super) infers_direction: bool,
     /// A row came of which it could not be said whether it passes.
     unjudged: AtomicBool,
+    /// A row came whose direction depends on an IPV6_V6ONLY that the source does not report.
+    undirected: AtomicBool,
 }
 
 impl Query {
@@ -188,7 +190,8 @@ impl Query {
             states = states.union(StateSet::of(&[TcpState::Listen]));
         }
         let everything = filter == Filter::TRUE;
-        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged: AtomicBool::new(false) })
+        let (unjudged, undirected) = <(AtomicBool, AtomicBool)>::default();
+        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged, undirected })
     }
 
     /// Whether rows may be in another state than TIME_WAIT.
@@ -219,19 +222,48 @@ impl Query {
                 if passes.is_none() {
                     self.unjudged.store(true, Ordering::Relaxed);
                 }
+                if direction == Direction::Unknown && listeners.lack_v6only(&bucket.tuple, bucket.interface) {
+                    self.note_undirected(&row);
+                }
                 (passes == Some(true)).then_some(row)
             }
         }
     }
 
+    /// Notes that a row whose direction cannot be inferred would pass if it had the right one.
+    #[cold]
+    fn note_undirected(&self, row: &Row) {
+        let passes = |direction| self.filter.judge(&Row { direction, ..*row }) == Some(true);
+        if Direction::ALL.into_iter().any(passes) {
+            self.undirected.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// That a bare number or exit code does not rest on a direction that could not be inferred.
     pub(super) fn directed(&self, facts: &Facts) -> Result<(), CommandError> {
-        if self.needs.direction && !gaps(facts).is_empty() {
+        if !self.needs.direction {
+            return Ok(());
+        }
+        if !gaps(facts).is_empty() {
             return Err(CommandError::Unjudged(
-                "direction hangs on net.ipv4.ip_local_port_range, which could not be read",
+                "direction depends on net.ipv4.ip_local_port_range, which could not be read",
             ));
         }
+        if self.undirected.load(Ordering::Relaxed) {
+            return Err(CommandError::Unjudged(NO_V6ONLY));
+        }
         Ok(())
+    }
+
+    /// Why the direction of rows is unknown although it might be known, a sentence for each reason, and whether the rows
+    /// are complete all the same. To be asked after the walk.
+    pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
+        let mut sentences = if self.infers_direction { gaps(facts) } else { vec![] };
+        let undirected = self.undirected.load(Ordering::Relaxed);
+        // Without a test on the direction every row is there, and its direction says that it is unknown.
+        let complete = sentences.is_empty() && !(undirected && self.needs.direction);
+        sentences.extend(undirected.then(|| NO_V6ONLY.to_owned()));
+        (sentences, complete)
     }
 
     /// That every row could be judged; else no list is better than a short one.
@@ -247,7 +279,11 @@ impl Query {
     }
 }
 
-/// What of the facts a list uses and could not be read: direction hangs on the ephemeral range.
+/// Why a listener on `::` tells no direction of IPv4 connections.
+const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
+                         IPv4 connections: their direction is unknown (sock_diag reports it)";
+
+/// What of the facts a list uses and could not be read: direction depends on the ephemeral range.
 pub(super) fn gaps(facts: &Facts) -> Vec<String> {
     facts.gaps(&[Setting::LocalPortRange])
 }

@@ -14,6 +14,8 @@ pub struct Listeners {
     by_port: HashMap<Port, Vec<FullSocket>>,
     /// A bit for each port that has one: most rows of a list are on ports without, and need no look into the map.
     ports: PortSet,
+    /// Whether the source does not report IPV6_V6ONLY of a listener on `::`, as procfs does not.
+    v6only_unknown: bool,
 }
 
 impl Listeners {
@@ -21,16 +23,44 @@ impl Listeners {
     pub fn add(&mut self, listener: FullSocket) {
         let port = listener.tuple.local_port();
         self.ports.insert(port);
+        self.v6only_unknown |=
+            listener.tuple.family == Family::Ipv6 && listener.tuple.local_bits() == 0 && listener.v6only.is_none();
         self.by_port.entry(port).or_default().push(listener);
     }
 
     /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard
-    /// that covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` where that
-    /// hangs on an IPV6_V6ONLY that the source does not tell.
+    /// that covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` where the
+    /// answer depends on an IPV6_V6ONLY that the source does not report.
     #[must_use]
     #[inline]
     pub fn cover(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
         if self.ports.contains(tuple.local_port()) { self.cover_on_port(tuple, interface) } else { Some(false) }
+    }
+
+    /// Whether a listener here would take connections to the remote end of this tuple, because that end is local as well.
+    ///
+    /// An address is known to be local if it is a loopback address, the local address of the same connection, or the
+    /// address of a listener. A wildcard listener is no evidence for any other address.
+    #[must_use]
+    #[inline]
+    pub fn cover_remote(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
+        if self.ports.contains(tuple.remote_port()) { self.cover_local_remote(tuple, interface) } else { Some(false) }
+    }
+
+    fn cover_local_remote(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
+        let remote = tuple.remote_addr();
+        let listens = |listener: &FullSocket| listener.tuple.local_addr() == remote;
+        let local = tuple.local_bits() == tuple.remote_bits()
+            || remote.is_loopback()
+            || self.by_port.get(&tuple.remote_port()).is_some_and(|listeners| listeners.iter().any(listens));
+        if local { self.cover_on_port(&tuple.reversed(), interface) } else { Some(false) }
+    }
+
+    /// Whether it is unknown if a listener covers an end of this tuple, because the source does not report IPV6_V6ONLY.
+    #[must_use]
+    #[inline]
+    pub fn lack_v6only(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> bool {
+        self.v6only_unknown && (self.cover(tuple, interface).is_none() || self.cover_remote(tuple, interface).is_none())
     }
 
     fn cover_on_port(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
@@ -39,9 +69,7 @@ impl Listeners {
             let addr = listener.tuple.local_addr();
             let covers = match (addr, listener.tuple.family) {
                 (IpAddr::V6(v6), Family::Ipv6) if v6.is_unspecified() && tuple.family.ipv4_on_the_wire() => {
-                    // A mapped socket on its port is the work of a listener that is not IPv6 only.
-                    let mapped = (tuple.family == Family::Ipv4Mapped).then_some(false);
-                    listener.v6only.or(mapped).map(|v6only| !v6only)
+                    listener.v6only.map(|v6only| !v6only)
                 }
                 (IpAddr::V6(v6), Family::Ipv6) if v6.is_unspecified() => Some(true),
                 _ if addr.is_unspecified() => Some(tuple.family.ipv4_on_the_wire()),

@@ -10,9 +10,9 @@ use super::socket::TimeWaitBucket;
 pub enum Direction {
     /// The local port has a listener that covers the address.
     Inbound,
-    /// No such listener, the local port is in the ephemeral range, and the remote port is not.
+    /// This end called connect(): `analysis::direction` lists the evidence.
     Outbound,
-    /// Neither can be said.
+    /// There is no evidence for either.
     Unknown,
 }
 

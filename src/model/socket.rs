@@ -297,6 +297,26 @@ impl FourTuple {
     pub const fn remote_port(&self) -> Port {
         self.ports.remote()
     }
+
+    /// Whether both ends are the same: a connection to itself. A connect() to a closed port of the ephemeral range makes
+    /// one when the kernel chooses that port as the local one (simultaneous open, RFC 9293, section 3.5).
+    #[must_use]
+    #[inline]
+    pub const fn is_self_connection(&self) -> bool {
+        self.local_port().0 == self.remote_port().0 && self.local_bits() == self.remote_bits()
+    }
+
+    /// The tuple as the other end has it.
+    #[must_use]
+    #[inline]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            family: self.family,
+            local_addr: self.remote_addr,
+            remote_addr: self.local_addr,
+            ports: Ports::of(self.remote_port(), self.local_port()),
+        }
+    }
 }
 
 /// The kernel's 64-bit name of a socket, unique in its lifetime and kept by its bucket; assigned when first asked for.

@@ -28,8 +28,8 @@ enum Shown {
     Duration,
     /// By its number where it has no name.
     Netns,
-    /// With the service of the local port beside it.
-    LocalService,
+    /// With the interface that the socket is bound to, and the service of the local port beside it.
+    Local,
     /// With the service of the remote port beside it.
     RemoteService,
 }
@@ -62,6 +62,16 @@ impl Column {
                 human::append_duration(Duration::from_millis(ms), text);
             }
             Value::Text(foreign) => append_foreign(foreign, text),
+            Value::End(addr, port) if let Some(interface) = self.scope(record) => {
+                // `[fe80::1%eth0]:80`, as it can be typed again (RFC 4007, section 11).
+                let (open, close) = if addr.is_ipv6() { ("[", "]:") } else { ("", ":") };
+                text.push_str(open);
+                Value::Addr(addr).append_text(text);
+                text.push('%');
+                append_foreign(interface, text);
+                text.push_str(close);
+                Value::Number(port.into()).append_text(text);
+            }
             value => value.append_text(text),
         }
         if let Some(service) = self.service_beside(record) {
@@ -72,9 +82,14 @@ impl Column {
         text.len() - start + columns - bytes
     }
 
+    /// The interface that a table shows with the address, for an address may be in use on one interface and free on another.
+    fn scope<'r>(&self, record: &'r SocketRecord<'_>) -> Option<&'r str> {
+        record.interface.as_deref().filter(|_| self.shown == Shown::Local)
+    }
+
     fn service_beside<'r>(&self, record: &SocketRecord<'r>) -> Option<&'r str> {
         match self.shown {
-            Shown::LocalService => record.service(record.tuple.local_port()),
+            Shown::Local => record.service(record.tuple.local_port()),
             Shown::RemoteService => record.remote().and_then(|(_, port)| record.service(port)),
             Shown::Exact | Shown::Duration | Shown::Netns => None,
         }
@@ -93,7 +108,8 @@ impl Column {
             Value::Text(text) => escaped(text),
             value => value.width(),
         };
-        value + self.service_beside(record).map_or(0, |service| escaped(service) + " ()".len())
+        let scope = self.scope(record).map_or(0, |interface| "%".len() + escaped(interface));
+        value + scope + self.service_beside(record).map_or(0, |service| escaped(service) + " ()".len())
     }
 
     /// The column of a key.
@@ -148,7 +164,7 @@ pub static RECORD_COLUMNS: &[Column] = &[
 /// Columns that join an address and its port, for `--columns` and tables.
 static JOINED_COLUMNS: &[Column] = &[
     Column {
-        shown: Shown::LocalService,
+        shown: Shown::Local,
         ..column!("local", "LOCAL", |r| Value::End(r.tuple.local_addr(), r.tuple.local_port().0))
     },
     Column {
@@ -249,5 +265,24 @@ mod tests {
             String::from(cell)
         };
         assert_eq!(["local", "expires_ms", "mark"].map(cell), ["10.0.0.1:80 (http)", "10.0s", "-"]);
+    }
+
+    #[test]
+    fn a_table_shows_the_interface_with_the_local_address() {
+        let facts = facts();
+        let local = |addr: &str, interface| {
+            let mut row = row(addr, 80, addr, 40000);
+            row.bucket.interface = NonZeroU32::new(interface);
+            let mut cell = Text::default();
+            let record = SocketRecord::of_row(&row, &facts);
+            let column = Column::find("local").expect("a column");
+            let width = column.write_for_eyes(&record, &mut cell);
+            assert_eq!(width, column.width_for_eyes(&record));
+            String::from(cell)
+        };
+        assert_eq!(local("10.0.0.1", 1), "10.0.0.1%lo:80 (http)");
+        assert_eq!(local("fe80::1", 1), "[fe80::1%lo]:80 (http)");
+        assert_eq!(local("10.0.0.1", 7), "10.0.0.1%if7:80 (http)", "an interface that is gone");
+        assert_eq!(local("10.0.0.1", 0), "10.0.0.1:80 (http)");
     }
 }

@@ -420,7 +420,7 @@ mod tests {
         #[test]
         fn lines_that_are_written_out_are_those_of_the_columns(
             ends in proptest::collection::vec((any::<[u32; 2]>(), any::<[u16; 2]>(), 0_usize..3, 0_u32..110_000), 1..9),
-            kinds in proptest::collection::vec(0..8, 9), few in any::<bool>(), width in proptest::option::of(20_usize..140),
+            kinds in proptest::collection::vec(0..9, 9), few in any::<bool>(), width in proptest::option::of(20_usize..140),
             name in "[a-z-]{0,30}|[a-z]{100,220}|[a-zö\x1b]{1,5}", header in any::<bool>(),
         ) {
             let mut rows = vec![];
@@ -434,6 +434,7 @@ mod tests {
                 let mut row = row(&form(addrs[0]), port(ports[0]), &form(addrs[1]), port(ports[1]));
                 row.direction = Direction::ALL[direction];
                 row.bucket.expires_ms = expires_ms;
+                row.bucket.interface = std::num::NonZeroU32::new(u32::from(kind == 8));
                 rows.push(row);
             }
             let mut facts = facts();

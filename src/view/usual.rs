@@ -1,7 +1,8 @@
 //! The line of the usual table of buckets, written out: cells of fixed places in a line of blanks. To go through its columns
 //! one by one takes two or three times as long, which is most of what a list of a hundred thousand costs beside the kernel.
 //!
-//! What is rare is left to the columns: IPv6, a service whose name is not plain, a minute and forty seconds to go.
+//! What is rare is left to the columns: IPv6, a socket that is bound to an interface, a service whose name is not plain, a
+//! minute and forty seconds to go.
 
 use std::net::Ipv4Addr;
 
@@ -135,14 +136,14 @@ fn write_word(word: &Word, (begin, end): (usize, usize), line: &mut [u8; LINE]) 
     (word.length <= end - begin).then_some(())
 }
 
-/// Both ends, where they are IPv4.
+/// Both ends, where they are IPv4 and the socket is bound to no interface.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
 fn ipv4_ends(row: &Row) -> Option<((Ipv4Addr, Port), (Ipv4Addr, Port))> {
     let tuple = &row.bucket.tuple;
     let addr = |bits: u128| Ipv4Addr::from_bits(bits as u32);
     let ends = ((addr(tuple.local_bits()), tuple.local_port()), (addr(tuple.remote_bits()), tuple.remote_port()));
-    tuple.family.ipv4_on_the_wire().then_some(ends)
+    (tuple.family.ipv4_on_the_wire() && row.bucket.interface.is_none()).then_some(ends)
 }
 
 /// The remaining time in whole seconds, where it has two digits at most.

@@ -1,5 +1,6 @@
 //! A wait for a port: its answer as a line or as JSON, and the line that a terminal shows until then.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -111,9 +112,13 @@ fn obstacle(wait: &Wait) -> String {
     match wait.cause {
         Cause::None => "nothing".into(),
         Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets(wait),
-        Cause::Listener => format!("{} listens", advice::who(of_cause(wait))),
-        Cause::Connection => format!("{} has a connection", advice::who(of_cause(wait))),
-        Cause::Bound => format!("{} has bound it", advice::who(full())),
+        Cause::Listener => {
+            format!("{} listens{}", advice::who(of_cause(wait)), on_interfaces(of_cause(wait), wait.facts))
+        }
+        Cause::Connection => {
+            format!("{} has a connection{}", advice::who(of_cause(wait)), on_interfaces(of_cause(wait), wait.facts))
+        }
+        Cause::Bound => format!("{} has bound it{}", advice::who(full()), on_interfaces(full(), wait.facts)),
         Cause::AddressNotLocal => {
             let addrs: Vec<String> = wait.addrs.iter().map(|at| bind_addr(*at, wait.facts)).collect();
             format!("no such address here yet ({})", addrs.join(", "))
@@ -121,6 +126,14 @@ fn obstacle(wait: &Wait) -> String {
         Cause::PrivilegedPort | Cause::FamilyUnsupported => "not permitted".into(),
         Cause::Unknown => "a socket that is not listed here".into(),
     }
+}
+
+/// ` on d0`, where every one of them is bound to an interface: the port may be free on another.
+fn on_interfaces<'a>(holders: impl Iterator<Item = &'a Holder>, facts: &Facts) -> String {
+    let names: Option<BTreeSet<String>> =
+        holders.map(|holder| holder.socket.interface().map(|index| facts.interface_name(index))).collect();
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    if names.is_empty() { String::new() } else { format!(" on {}", names.join(" and ")) }
 }
 
 /// The holders that the cause names.

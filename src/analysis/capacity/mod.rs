@@ -151,8 +151,18 @@ pub fn destinations(
             let ends = group[0].ends();
             // They are in the way of one that is bound to an interface, and not the other way round.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
-            if wanted.takes(&ends) {
+            if !wanted.takes(&ends) {
+                continue;
+            }
+            if !group.iter().any(Connected::is_self_connection) {
                 found.push(Destination::new(ends, group, others, conditions));
+                continue;
+            }
+            // A connection to itself holds a port, and is no demand for one.
+            let (to_itself, own): (Vec<_>, Vec<_>) = group.iter().partition(|one| one.is_self_connection());
+            if !own.is_empty() {
+                let others = [to_itself.as_slice(), others].concat();
+                found.push(Destination::new(ends, &own, &others, conditions));
             }
         }
     }

@@ -68,6 +68,11 @@ impl Connected {
     pub(super) const fn port(&self) -> Port {
         self.tuple.local_port()
     }
+
+    /// Whether it is connected to itself. It holds its port, and no client asked for it.
+    pub(super) const fn is_self_connection(&self) -> bool {
+        self.tuple.is_self_connection()
+    }
 }
 
 /// Who holds which port of the range.

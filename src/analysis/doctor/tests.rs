@@ -292,7 +292,7 @@ fn socket_cases() -> Vec<Case> {
             Warning,
             "the queue of port 8080, which its server has not accepted from",
         ),
-        case("close_wait", forgets(10, Some(60_000), hidden), Warning, "a process of uid 1000 that is not seen"),
+        case("close_wait", forgets(10, Some(60_000), hidden), Warning, "an unknown holder of uid 1000"),
         case("close_wait", both(forgets(9, Some(60_000), nginx), forgets(9, Some(60_000), hidden)), Note, "nginx"),
         case("close_wait", forgets(10, None, nginx), Note, "how long they have been there is not told"),
         case("close_wait", forgets(1, None, nginx), Ok, "1 socket"),

@@ -5,7 +5,7 @@ use std::slice;
 
 use super::ListArgs;
 use super::rows::{Gathered, OrderedRows};
-use crate::commands::selection::{Query, gaps};
+use crate::commands::selection::Query;
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
 use crate::model::listeners::Listeners;
@@ -111,7 +111,6 @@ fn stream(
     format: Format,
 ) -> Result<Answer, CommandError> {
     let facts = source.facts().clone();
-    context.warn(&gaps(&facts));
     let records = source.records();
     let columns = args.csv_columns();
     let mut out = match format {
@@ -146,7 +145,9 @@ fn stream(
     if !end.complete {
         context.warn(&[interrupted()]);
     }
-    Ok(Answer::complete(end.complete && gaps(&facts).is_empty()))
+    let (gaps, complete) = query.direction_gaps(&facts);
+    context.warn(&gaps);
+    Ok(Answer::complete(end.complete && complete))
 }
 
 /// All of its rows, with what is to be said about them.
@@ -200,8 +201,8 @@ pub(super) fn gather_by_and_by(
 fn gathered(query: &Query, source: &Source, rows: OrderedRows, end: WalkEnd) -> Result<Gathered, CommandError> {
     query.judged()?;
     let facts = source.facts().clone();
-    let mut warnings = if query.infers_direction { gaps(&facts) } else { vec![] };
-    let complete = end.complete && warnings.is_empty();
+    let (mut warnings, complete) = query.direction_gaps(&facts);
+    let complete = end.complete && complete;
     if !end.complete {
         warnings.push(interrupted());
     }
