@@ -256,7 +256,7 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__kill)
-            opts="-o -4 -6 -y -n -h --output --json --color --ipv4 --ipv6 --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --all --yes --dry-run --netns --help"
+            opts="-o -4 -6 -y -n -h --output --json --color --ipv4 --ipv6 --port --local-port --remote-port --local --remote --class --direction --expires-under --fin-wait-2 --orphans --all --yes --dry-run --netns --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -54,9 +54,9 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l local-port -d 'Local port; repeat for more' -r
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l remote-port -d 'Remote port; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l port -d 'Local or remote port: number, range or service name; 80,443 or repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l local-port -d 'Local port; 80,443 or repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l remote-port -d 'Remote port; 80,443 or repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l local -d 'Local address or prefix, like 10.0.0.0/8; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l remote -d 'Remote address or prefix; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l class -d 'RFC 6335 class of the local port; repeat for more' -r -f -a "well-known\t'0-1023'
@@ -202,9 +202,9 @@ csv\t'A header line, then a record a line'"
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l color -d 'When to colour; NO_COLOR in the environment turns auto off' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -l port -d 'Local or remote port: number, range or service name; repeat for more' -r
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local-port -d 'Local port; repeat for more' -r
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote-port -d 'Remote port; repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l port -d 'Local or remote port: number, range or service name; 80,443 or repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local-port -d 'Local port; 80,443 or repeat for more' -r
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote-port -d 'Remote port; 80,443 or repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l local -d 'Local address or prefix, like 10.0.0.0/8; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l remote -d 'Remote address or prefix; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l class -d 'RFC 6335 class of the local port; repeat for more' -r -f -a "well-known\t'0-1023'
@@ -219,6 +219,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand kill" -l json -d 'Same as 
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l orphans -d 'Include closing sockets that no process has: FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l all -d 'Remove every one, where nothing else selects'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s y -l yes -d 'Do not ask'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s n -l dry-run -d 'Show what would be removed, and remove nothing'

@@ -50,6 +50,11 @@ suite! {
         anything_but_yes_is_no,
         what_went_during_the_question_is_gone,
         a_fin_wait_2_that_became_time_wait_during_the_question_goes,
+        orphans_go_and_no_socket_that_has_or_may_get_an_owner,
+        orphans_are_shown_and_asked_for_with_what_it_costs,
+        a_flag_that_would_select_something_is_named,
+        ports_may_be_listed_with_commas,
+        this_kernel_is_tried_before_an_orphan_is_destroyed,
     ],
 }
 
@@ -447,4 +452,197 @@ fn a_fin_wait_2_that_became_time_wait_during_the_question_goes() {
     let run = dialogue.end().code(0);
     assert_eq!(counts(&run), [1, 1, 0, 0], "it kept its cookie{run}");
     assert_eq!(procfs::buckets(), []);
+}
+
+/// Fills the connection until the peer's window and the send buffer are full, so that a FIN stays unsent.
+fn fill(socket: &socket2::Socket) {
+    socket.set_nonblocking(true).expect("non-blocking");
+    while let Ok(sent) = (&*socket).write(&[0; 4096]) {
+        assert!(sent > 0);
+    }
+}
+
+/// One orphan in each state on port 8080, beside sockets that have an owner or may get one. They last while it lives.
+struct Orphans {
+    _open: Vec<socket2::Socket>,
+    _server: lab::Server,
+}
+
+impl Orphans {
+    /// FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, CLOSING, as numbers of net/tcp_states.h.
+    const STATES: [u8; 4] = [4, 5, 9, 11];
+
+    fn make() -> Self {
+        let server = listen("127.0.0.1:8080");
+        let connect = || crate::support::situations::connect(&server, "127.0.0.1:8080");
+        let mut open = vec![];
+        // Its peer does not read: data and FIN stay queued.
+        let fin_wait_1 = connect();
+        fill(&fin_wait_1.server);
+        drop(fin_wait_1.server);
+        open.push(fin_wait_1.client);
+        // Its peer sent a FIN before.
+        let last_ack = connect();
+        last_ack.client.shutdown(std::net::Shutdown::Write).expect("shutdown()");
+        fill(&last_ack.server);
+        drop(last_ack.server);
+        open.push(last_ack.client);
+        // Its peer sends a FIN after.
+        let closing = connect();
+        fill(&closing.server);
+        drop(closing.server);
+        closing.client.shutdown(std::net::Shutdown::Write).expect("shutdown()");
+        open.push(closing.client);
+        // With more than the length of TIME_WAIT it is a full socket first.
+        let usual = twtool::sys::sysctl::read("ipv4.tcp_fin_timeout").expect("tcp_fin_timeout");
+        twtool::sys::sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
+        open.push(connect().close_half(ActiveCloser::Server).expect("half closed"));
+        twtool::sys::sysctl::write("ipv4.tcp_fin_timeout", &usual).expect("the namespace is ours");
+        // With an owner: established, FIN_WAIT_2 and CLOSE_WAIT.
+        for shut in [None, Some(true), Some(false)] {
+            let connection = connect();
+            let end = if shut == Some(true) { &connection.server } else { &connection.client };
+            if shut.is_some() {
+                end.shutdown(std::net::Shutdown::Write).expect("shutdown()");
+            }
+            open.extend([connection.server, connection.client]);
+        }
+        // Not accepted yet: established and CLOSE_WAIT, with inode 0.
+        for shut in [false, true] {
+            let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            client
+                .connect(&"127.0.0.1:8080".parse::<std::net::SocketAddr>().expect("an address").into())
+                .expect("connected");
+            if shut {
+                client.shutdown(std::net::Shutdown::Write).expect("shutdown()");
+            }
+            open.push(client);
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while Self::there() != Self::STATES {
+            assert!(std::time::Instant::now() < deadline, "the situation itself: {:?}", procfs::sockets());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Self { _open: open, _server: server }
+    }
+
+    /// The states of the orphans that are there.
+    fn there() -> Vec<u8> {
+        let mut states = vec![];
+        for name in ["tcp", "tcp6"] {
+            let file = std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).expect("it can be read");
+            for line in file.lines().skip(1) {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                let state = u8::from_str_radix(fields[3], 16).expect("a state");
+                let bucket = fields[5].starts_with("03:");
+                states.extend((!bucket && fields[9] == "0" && Self::STATES.contains(&state)).then_some(state));
+            }
+        }
+        states.sort_unstable();
+        states
+    }
+}
+
+/// The sockets of the servers that are neither orphans nor buckets. Peers are left out: that of an orphan gets a RST.
+fn owned() -> Vec<String> {
+    let mut all = vec![];
+    lab::for_each_socket(&mut |socket| {
+        if let Socket::Full(full) = socket
+            && !full.is_orphan()
+            && [8080, 9000].contains(&full.tuple.local_port().0)
+        {
+            all.push(format!("{:?} {:?} {:?}", full.tuple, full.state, full.inode));
+        }
+    })
+    .expect("a dump");
+    sorted(all.into_iter())
+}
+
+fn orphans_go_and_no_socket_that_has_or_may_get_an_owner() {
+    let orphans = Orphans::make();
+    let server = listen("127.0.0.1:9000");
+    bucket_of_server(&server, "127.0.0.1:9000");
+    let before = owned();
+    assert!(before.iter().filter(|socket| socket.ends_with("Established None")).count() > 0, "{before:?}");
+    assert!(before.iter().filter(|socket| socket.ends_with("CloseWait None")).count() > 0, "{before:?}");
+    // Only --orphans selects them, and only those that the filter passes.
+    assert_eq!(counts(&kill(&["--local-port", "8080"]).code(1)), [0; 4]);
+    assert_eq!(counts(&kill(&["--local-port", "8080", "--fin-wait-2"]).code(1)), [0; 4]);
+    assert_eq!(counts(&kill(&["--orphans", "--local-port", "8081"]).code(1)), [0; 4]);
+    assert_eq!(counts(&kill(&["--orphans", "--local-port", "8080", "expires > 0s"]).code(1)), [0; 4]);
+    assert_eq!(Orphans::there(), Orphans::STATES);
+    let run = twtool(["kill", "--orphans", "--local-port", "8080", "--yes", "-o", "ndjson"]).ok();
+    let records = run.ndjson();
+    let states = sorted(records.iter().map(|record| record["state"].as_str().expect("a state").to_owned()));
+    assert_eq!(states, ["closing", "fin-wait-1", "fin-wait-2", "last-ack"], "{run}");
+    for record in &records {
+        assert_eq!((&record["outcome"], &record["expires_ms"]), (&json!("destroyed"), &Value::Null), "{record}");
+    }
+    assert_eq!(Orphans::there(), [0; 0], "{run}");
+    assert_eq!(owned(), before, "not one of them");
+    assert_eq!(procfs::time_wait().len(), 1, "it is on another port");
+    let run = kill(&["--orphans", "--all"]).ok();
+    assert_eq!(counts(&run), [1, 1, 0, 0], "buckets are selected as well{run}");
+    assert_eq!(owned(), before);
+    drop(orphans);
+}
+
+fn orphans_are_shown_and_asked_for_with_what_it_costs() {
+    let _orphans = Orphans::make();
+    let dry = twtool(["kill", "--orphans", "--all", "--dry-run"]).ok();
+    dry.prints("1 orphan in FIN_WAIT_1").prints("a RST, and data");
+    assert_eq!(Orphans::there(), Orphans::STATES);
+    let mut dialogue = Dialogue::start(&["kill", "--orphans", "state = fin-wait-2", "--color", "never"]);
+    dialogue.until("Remove 1 orphan? [y/N] ");
+    dialogue.types("y");
+    let run = dialogue.end().code(0);
+    assert_eq!(run.stdout, "1 destroyed, 0 gone, 0 failed\n", "{run}");
+    assert_eq!(Orphans::there(), [4, 9, 11]);
+}
+
+fn a_flag_that_would_select_something_is_named() {
+    let server = listen("127.0.0.1:8080");
+    let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+    let run =
+        twtool(["kill", "--local-port", "8080", "--yes"]).code(1).says("1 FIN_WAIT_2 matches; --fin-wait-2 selects it");
+    assert_eq!(run.stdout, "no timewait bucket matches\n", "{run}");
+    let json = kill(&["--local-port", "8080"]).code(1);
+    assert!(json.json()["warnings"][0].as_str().is_some_and(|warning| warning.contains("--fin-wait-2")), "{json}");
+    let elsewhere = kill(&["--local-port", "9"]).code(1);
+    assert_eq!(elsewhere.json()["warnings"], json!([]), "{elsewhere}");
+    assert_eq!(counts(&kill(&["--local-port", "8080", "--fin-wait-2"]).ok()), [1, 1, 0, 0]);
+    drop((open, server));
+    let orphans = Orphans::make();
+    let run = twtool(["kill", "--local-port", "8080", "--yes"]).code(1);
+    run.says("1 orphan in FIN_WAIT_1").says("--orphans selects them");
+    assert_eq!(counts(&kill(&["--local-port", "8080", "--orphans"]).ok()), [4, 4, 0, 0]);
+    drop(orphans);
+}
+
+fn ports_may_be_listed_with_commas() {
+    let servers = ["127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8090", "127.0.0.1:8100"];
+    for at in servers {
+        bucket_of_server(&listen(at), at);
+    }
+    let count = |args: &[&str]| twtool([&["list", "--count"], args].concat()).ok().stdout;
+    for flag in ["--port", "--local-port"] {
+        assert_eq!(count(&[flag, "8080,8081"]), "2\n", "{flag}");
+        assert_eq!(count(&[flag, "http-alt,8090-8099", flag, "8100"]), "3\n", "{flag}");
+    }
+    assert_eq!(count(&["--remote-port", "1,2"]), "0\n");
+    twtool(["list", "--port", "8080,nosuch"]).refused("nosuch");
+    twtool(["list", "--port", "8080,"]).code(2);
+    assert_eq!(counts(&kill(&["--local-port", "8080,8100"]).ok()), [2, 2, 0, 0]);
+    assert_eq!(procfs::time_wait().len(), 2);
+}
+
+fn this_kernel_is_tried_before_an_orphan_is_destroyed() {
+    // What the experiment finds is what the kernel does here.
+    let before = (owned(), procfs::buckets());
+    let ends = lab::orphan::ends_when_destroyed().expect("a private network namespace");
+    assert_eq!((owned(), procfs::buckets()), before, "it leaves nothing here");
+    let _orphans = Orphans::make();
+    let run = kill(&["--orphans", "--all"]);
+    assert_eq!(run.code, Some(if ends { 0 } else { 2 }), "{run}");
+    assert_eq!(Orphans::there().len(), if ends { 0 } else { 4 });
 }

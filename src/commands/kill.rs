@@ -1,4 +1,5 @@
-//! `twtool kill`: remove timewait buckets before their time. Plan, show, ask, act, verify; never a live socket.
+//! `twtool kill`: remove timewait buckets, and with --orphans closing sockets that no process has. Plan, show, ask, act,
+//! verify; never a socket that a process has open or could still accept.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,10 +10,12 @@ use super::netns::NetnsArgs;
 use super::selection::{Query, SelectionArgs, gaps};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
+use crate::lab;
 use crate::model::listeners::Listeners;
 use crate::model::outcome::Outcome;
 use crate::model::row::Row;
 use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
+use crate::model::target::{ORPHAN_STATES, Target, counted};
 use crate::sock_diag::destroy::{self, Answer as KernelAnswer, Destruction};
 use crate::sock_diag::transport::Netlink;
 use crate::source::{Choice, Source, SourceError, WalkEnd};
@@ -25,7 +28,9 @@ use crate::view::kill::{Plan, Report};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Which buckets: FILTER and flags as in `twtool list`, whose --help explains them; -4 and -6 select, too. TIME_WAIT alone, \
-unless --fin-wait-2 or the filter names FIN_WAIT_2. A live socket is never touched: each request names both ends, the \
+unless --fin-wait-2 or the filter names FIN_WAIT_2. --orphans also selects FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK \
+sockets that no process has: the kernel reports inode 0 for them. They have no remaining time, so a test on it selects none of \
+them. Each is looked up again just before it is removed. A live socket is never touched: each request names both ends, the \
 interface and the kernel's cookie of the bucket that was shown, so that it hits that one or nothing. Afterwards the kernel \
 is asked again whether they are gone.
 
@@ -45,11 +50,15 @@ Examples:
   twtool kill --direction outbound --dry-run       what would be removed?
   twtool kill 'dst 10.0.0.0/8' --yes --json | jq '.destroyed, .failed'
   twtool kill --local-port 8080 --netns web        in the network namespace web of `ip netns`
+  twtool kill --local-port 8080 --orphans          the peer vanished, and its connection holds the port
   twtool kill --all --fin-wait-2 --yes -o ndjson   a record each
 ")]
 pub struct KillArgs {
     #[command(flatten)]
     selection: SelectionArgs,
+    /// Include closing sockets that no process has: FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK
+    #[arg(long)]
+    orphans: bool,
     /// Remove every one, where nothing else selects
     #[arg(long)]
     all: bool,
@@ -91,24 +100,27 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
     }
     context.warn(&query.warnings);
     let facts = source.facts().clone();
-    let Found { rows, complete } = find(&query, &mut source)?;
+    let Found { targets, others, complete } = find(&query, args.orphans, &mut source)?;
     let mut warnings = gaps(&facts);
     warnings.extend((!complete).then(interrupted));
-    warnings.extend((!args.yes && unprivileged(&rows)).then(|| {
+    if targets.is_empty() {
+        warnings.extend(others.hints());
+    }
+    warnings.extend((!args.yes && unprivileged(&targets)).then(|| {
         "removing them will probably be refused: it needs CAP_NET_ADMIN, and the marks that the kernel tells to that \
          capability alone are not told here"
             .into()
     }));
     context.warn(&warnings);
 
-    let plan = Plan { rows: &rows, facts: &facts, with_state: query.states.contains(TcpState::FinWait2) };
-    if asks && !rows.is_empty() && !agrees(context, &plan)? {
+    let plan = Plan { targets: &targets, facts: &facts, with_state: args.orphans || query.with_state() };
+    if asks && !targets.is_empty() && !agrees(context, &plan)? {
         let _ = writeln!(context.err, "nothing was removed");
         return Ok(Answer::Incomplete);
     }
     // Who was asked has seen the plan. Where it cannot be written, nothing is done; a reader that went away, as that of
     // `| head -1` does, has said --yes all the same.
-    if !asks && !rows.is_empty() && global.format() == Format::Table {
+    if !asks && !targets.is_empty() && global.format() == Format::Table {
         let shown = view::kill::plan(context.out, &plan, context.look).and_then(|()| context.out.flush());
         if let Err(error) = shown
             && error.kind() != io::ErrorKind::BrokenPipe
@@ -116,11 +128,12 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
             return Err(error.into());
         }
     }
-    let removal = if args.dry_run { Removal::none(rows.len()) } else { remove(&rows, &query, &mut source)? };
+    let removal = if args.dry_run { Removal::none(targets.len()) } else { remove(&targets, &query, &mut source)? };
     context.warn(&removal.warnings);
 
     let complete = complete && removal.verified;
-    let report = Report { rows: &rows, outcomes: &removal.outcomes, facts: &facts, dry_run: args.dry_run };
+    let (outcomes, orphans) = (&removal.outcomes, args.orphans);
+    let report = Report { targets: &targets, outcomes, facts: &facts, orphans, dry_run: args.dry_run };
     match global.format() {
         Format::Json => {
             let warnings = [query.warnings.as_slice(), &warnings, &removal.warnings].concat();
@@ -132,44 +145,72 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
         Format::Table => view::kill::summary(context.out, &report, context.look)?,
     }
     let failed = removal.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_)));
-    Ok(match rows.is_empty() {
+    Ok(match targets.is_empty() {
         _ if failed || !complete => Answer::Incomplete,
         true => Answer::No,
         false => Answer::Yes,
     })
 }
 
-/// The buckets that are selected.
+/// The buckets and orphans that are selected.
 struct Found {
-    rows: Vec<Row>,
+    targets: Vec<Target>,
+    others: Others,
     complete: bool,
 }
 
+/// What the filter passes as well, and only another flag selects.
+#[derive(Default)]
+struct Others {
+    fin_wait_2: Vec<Target>,
+    orphans: Vec<Target>,
+}
+
+impl Others {
+    /// Which flags would select something, a sentence each.
+    fn hints(&self) -> Vec<String> {
+        let hint = |targets: &Vec<Target>, flag| {
+            let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
+            (!targets.is_empty()).then(|| format!("{} {verb}; {flag} selects {them}", counted(targets.iter())))
+        };
+        [hint(&self.fin_wait_2, "--fin-wait-2"), hint(&self.orphans, "--orphans")].into_iter().flatten().collect()
+    }
+}
+
 /// Finds them, in the kernel's order: asking it for one after the other in that order is the fastest.
-fn find(query: &Query, source: &mut Source) -> Result<Found, CommandError> {
+fn find(query: &Query, orphans: bool, source: &mut Source) -> Result<Found, CommandError> {
     let facts = source.facts().clone();
-    let ((_, rows), end) = source.collect(
-        query.states,
+    let ((_, targets, others), end) = source.collect(
+        query.states.union(ORPHAN_STATES),
         &query.filter,
-        || (Listeners::default(), vec![]),
-        |(listeners, rows), socket| rows.extend(query.row(listeners, &facts, socket)),
+        || (Listeners::default(), vec![], Others::default()),
+        |(listeners, targets, others), socket| match socket {
+            Socket::Full(full) if full.is_orphan() => {
+                let found = if orphans { targets } else { &mut others.orphans };
+                found.extend(query.orphan(listeners, &facts, full));
+            }
+            Socket::Bucket(bucket) if !query.states.contains(bucket.state()) => {
+                others.fin_wait_2.extend(query.row(listeners, &facts, socket).map(Target::from));
+            }
+            _ => targets.extend(query.row(listeners, &facts, socket).map(Target::from)),
+        },
     )?;
-    // What is removed may not hang on a guess.
+    // What is removed may not depend on a guess.
     query.judged()?;
     query.directed(&facts)?;
-    Ok(Found { rows, complete: end.complete })
+    Ok(Found { targets, others, complete: end.complete })
 }
 
 /// Whether it seems that nothing may be removed: an inference, and not made for kernels that tell the mark of no bucket.
-fn unprivileged(rows: &[Row]) -> bool {
-    !rows.is_empty() && rows.iter().all(|row| row.bucket.mark.is_none())
+fn unprivileged(targets: &[Target]) -> bool {
+    !targets.is_empty() && targets.iter().all(|target| target.row().bucket.mark.is_none())
 }
 
 /// Shows the plan and asks. Anything but yes is no.
 fn agrees(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
     let Some(person) = &mut context.person else { return Ok(false) };
     view::kill::plan(context.err, plan, person.look)?;
-    view::kill::question(context.err, plan.rows.len())?;
+    view::kill::question(context.err, plan.targets)?;
     let mut typed = String::new();
     if person.input.read_line(&mut typed)? == 0 {
         // The end of the input ends no line.
@@ -193,15 +234,23 @@ impl Removal {
     }
 }
 
-/// Removes them, and looks again. What the kernel refuses for all of them is an error, for then nothing has changed.
-fn remove(rows: &[Row], query: &Query, source: &mut Source) -> Result<Removal, CommandError> {
-    if rows.is_empty() {
+/// Removes them, and looks again. What the kernel refuses for all of them is an error, because then nothing has changed.
+fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Removal, CommandError> {
+    if targets.is_empty() {
         return Ok(Removal::none(0));
     }
     // A socket of its own: an answer that was left unread cannot meet the second walk.
     let mut kernel = Netlink::open().map_err(SourceError::Open)?;
-    let Destruction { answers, end } = destroy::run(&mut kernel, rows);
+    let mut answers = vec![KernelAnswer::None; targets.len()];
     let mut warnings = vec![];
+    // Orphans first: a kernel that destroys no buckets destroys full sockets.
+    remove_orphans(targets, &mut answers, &mut kernel, source, &mut warnings)?;
+    let at: Vec<usize> = (0..targets.len()).filter(|&i| !targets[i].is_orphan()).collect();
+    let buckets: Vec<Row> = at.iter().map(|&i| targets[i].row()).collect();
+    let Destruction { answers: of_buckets, end } = destroy::run(&mut kernel, &buckets);
+    for (&i, answer) in at.iter().zip(of_buckets) {
+        answers[i] = answer;
+    }
     if let Err(error) = end {
         if !answers.contains(&KernelAnswer::Done) {
             return Err(error.into());
@@ -221,19 +270,81 @@ fn remove(rows: &[Row], query: &Query, source: &mut Source) -> Result<Removal, C
         }
     };
     let still_there =
-        |row: &Row| left.as_ref().map(|left| row.bucket.cookie.is_none_or(|cookie| left.contains(&cookie)));
-    let outcomes = rows.iter().zip(&answers).map(|(row, answer)| outcome(*answer, still_there(row))).collect();
+        |target: &Target| left.as_ref().map(|left| target.socket.cookie().is_none_or(|cookie| left.contains(&cookie)));
+    let outcomes = targets.iter().zip(&answers).map(|(target, answer)| outcome(*answer, still_there(target))).collect();
     Ok(Removal { outcomes, verified, warnings })
 }
 
-/// The cookies of the buckets that the query could still mean.
+/// Removes the orphans among the targets, each after a look at what it is now.
+///
+/// # Errors
+/// A kernel on which that would leave a socket without a timer, and what the kernel refuses for the first of them.
+fn remove_orphans(
+    targets: &[Target],
+    answers: &mut [KernelAnswer],
+    kernel: &mut Netlink,
+    source: &mut Source,
+    warnings: &mut Vec<String>,
+) -> Result<(), CommandError> {
+    let mut orphans = targets.iter().zip(answers).filter(|(target, _)| target.is_orphan()).peekable();
+    if orphans.peek().is_none() {
+        return Ok(());
+    }
+    orphans_can_be_destroyed(source)?;
+    let mut any = false;
+    for (target, answer) in orphans {
+        // It may have become a bucket meanwhile, with the same cookie.
+        let is_orphan = |now: &Socket| match now {
+            Socket::Full(full) => full.is_orphan(),
+            Socket::Bucket(_) => true,
+        };
+        let now = match source.look_up(&target.socket) {
+            Err(error) if !any => return Err(error.into()),
+            Err(error) => {
+                warnings.push(format!("not every orphan was asked for: {error}"));
+                return Ok(());
+            }
+            Ok(now) => now,
+        };
+        *answer = match now {
+            None => KernelAnswer::NotFound,
+            Some(now) if !is_orphan(&now) => KernelAnswer::None,
+            Some(now) => {
+                let row = Target { socket: now, ..*target }.row();
+                let Destruction { answers, end } = destroy::run(kernel, &[row]);
+                if let Err(error) = end {
+                    if !any {
+                        return Err(error.into());
+                    }
+                    warnings.push(format!("not every orphan was asked for: {error}"));
+                    return Ok(());
+                }
+                any = true;
+                answers[0]
+            }
+        };
+    }
+    Ok(())
+}
+
+/// Since Linux 6.11 SOCK_DESTROY ends an orphan. An older kernel is asked in a private network namespace.
+fn orphans_can_be_destroyed(source: &Source) -> Result<(), CommandError> {
+    if source.facts().kernel_since(6, 11) == Some(true) {
+        return Ok(());
+    }
+    match lab::orphan::ends_when_destroyed() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CommandError::OrphansStay("this kernel does not end an orphan that is destroyed".into())),
+        Err(error) => Err(CommandError::OrphansStay(format!(
+            "whether this kernel ends an orphan that is destroyed could not be tried: {error}"
+        ))),
+    }
+}
+
+/// The cookies of the sockets that the query could still mean.
 fn left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd), SourceError> {
-    let states = query.states.without(StateSet::of(&[TcpState::Listen]));
-    source.collect(states, &query.filter, HashSet::new, |left, socket| {
-        if let Socket::Bucket(bucket) = socket {
-            left.extend(bucket.cookie);
-        }
-    })
+    let states = query.states.union(ORPHAN_STATES).without(StateSet::of(&[TcpState::Listen]));
+    source.collect(states, &query.filter, HashSet::new, |left, socket| left.extend(socket.cookie()))
 }
 
 /// What an answer means, beside what the second look says: whether the bucket is still there, where that is known.

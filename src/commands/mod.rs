@@ -188,6 +188,9 @@ pub enum CommandError {
     /// No bucket could be destroyed.
     #[error(transparent)]
     Destroy(#[from] DestroyError),
+    /// Destroying an orphan would leave it in place, without a timer.
+    #[error("orphans cannot be removed safely: {0}")]
+    OrphansStay(String),
     /// A setting without which there is no answer.
     #[error("{} could not be read", .0.name())]
     Unread(Setting),
@@ -251,6 +254,10 @@ impl CommandError {
             Self::Source(error) => error.hint(),
             Self::Destroy(error) => error.hint(),
             Self::Netns(error) => error.hint(),
+            Self::OrphansStay(_) => Some(
+                "before Linux 6.11 (and without its fix) a destroyed orphan keeps its port and loses its timer, so that it may \
+                 stay until the next boot; left alone it ends after tcp_orphan_retries retransmissions (tcp(7))",
+            ),
             Self::Lab(LabError::Sandbox(_)) => Some(
                 "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
                  user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \

@@ -15,7 +15,8 @@ use crate::model::facts::{Facts, Setting};
 use crate::model::listeners::Listeners;
 use crate::model::port::{PortArg, PortClass};
 use crate::model::row::{Direction, Row};
-use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
+use crate::model::target::Target;
 
 /// Which buckets: an expression, and flags that are shorthands for its tests.
 #[derive(Args, Clone, Debug)]
@@ -23,14 +24,14 @@ pub(super) struct SelectionArgs {
     /// Which rows: an expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
-    /// Local or remote port: number, range or service name; repeat for more
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    /// Local or remote port: number, range or service name; 80,443 or repeat for more
+    #[arg(long, value_name = "PORT", value_delimiter = ',', allow_negative_numbers = true)]
     port: Vec<PortArg>,
-    /// Local port; repeat for more
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    /// Local port; 80,443 or repeat for more
+    #[arg(long, value_name = "PORT", value_delimiter = ',', allow_negative_numbers = true)]
     local_port: Vec<PortArg>,
-    /// Remote port; repeat for more
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    /// Remote port; 80,443 or repeat for more
+    #[arg(long, value_name = "PORT", value_delimiter = ',', allow_negative_numbers = true)]
     remote_port: Vec<PortArg>,
     /// Local address or prefix, like 10.0.0.0/8; repeat for more
     #[arg(long, value_name = "ADDR")]
@@ -228,6 +229,20 @@ impl Query {
                 (passes == Some(true)).then_some(row)
             }
         }
+    }
+
+    /// The orphan, if it is asked for. It has no remaining time, so a test on that selects none.
+    pub(super) fn orphan(&self, listeners: &Listeners, facts: &Facts, full: &FullSocket) -> Option<Target> {
+        if self.filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
+            return None;
+        }
+        let direction = direction::infer(facts, listeners, &full.tuple, full.interface);
+        let target = Target { socket: Socket::Full(*full), direction };
+        let passes = self.filter.judge(&target.row());
+        if passes.is_none() {
+            self.unjudged.store(true, Ordering::Relaxed);
+        }
+        (passes == Some(true)).then_some(target)
     }
 
     /// Notes that a row whose direction cannot be inferred would pass if it had the right one.

@@ -15,6 +15,7 @@ mod host;
 mod length;
 mod loopback;
 mod lost_ack;
+pub mod orphan;
 mod port_zero;
 mod reuse;
 mod stale_segment;

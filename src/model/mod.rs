@@ -22,4 +22,5 @@ pub mod process;
 pub mod row;
 pub mod services;
 pub mod socket;
+pub mod target;
 pub mod tw_reuse;

@@ -6,17 +6,18 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::column::{RECORD_COLUMNS, table_columns};
+use super::column::{Column, RECORD_COLUMNS, table_columns};
 use super::human;
 use super::json::{self, Envelope};
-use super::list::{self, ListTable, Survey};
+use super::list;
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
+use super::table;
 use super::text::{self, Text};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::outcome::Outcome;
-use crate::model::row::{Order, Row};
+use crate::model::target::{Target, counted};
 
 /// The most rows of a plan that are shown one by one.
 const SHOWN: usize = 20;
@@ -27,53 +28,72 @@ const RISKS: [&str; 2] = [
     "risk: a peer that missed the last ACK gets a RST (TIME-WAIT: RFC 9293, 3.6.1)",
 ];
 
+/// What destroying a closing socket costs.
+const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and data that it has not received yet is lost";
+
 /// What is selected.
 pub struct Plan<'a> {
-    /// Every row, in any order.
-    pub rows: &'a [Row],
+    /// Every bucket and orphan, in any order.
+    pub targets: &'a [Target],
     /// For names.
     pub facts: &'a Facts,
-    /// Whether some may be in FIN_WAIT_2.
+    /// Whether some may be in another state than TIME_WAIT.
     pub with_state: bool,
 }
 
 /// Writes the rows in the order of a list, the first of many, and what removing them risks.
 pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
-    let Plan { rows, facts, with_state } = *plan;
-    let mut sorted: Vec<&Row> = rows.iter().collect();
-    sorted.sort_unstable_by(|a, b| Order::Expires.compare(a, b));
-    let shown = &sorted[..rows.len().min(SHOWN)];
-    list::body(
-        out,
-        &ListTable {
-            rows: shown,
-            facts: std::slice::from_ref(facts),
-            survey: Survey::of(shown, std::slice::from_ref(facts), &table_columns(false, with_state)),
-            total: rows.len(),
-            header: true,
-        },
-        look,
-    )?;
-    let cut = if shown.len() < rows.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
-    let line = format!("selected: {}{cut}", list::states(&sorted));
+    let Plan { targets, facts, with_state } = *plan;
+    let mut sorted: Vec<&Target> = targets.iter().collect();
+    sorted.sort_unstable_by(|a, b| a.compare(b));
+    let shown = &sorted[..targets.len().min(SHOWN)];
+    let columns = table_columns(false, with_state);
+    let cells = |target: &&Target| {
+        let record = SocketRecord::new(&target.socket, target.direction, facts);
+        let cell = |column: &&'static Column| {
+            let mut text = Text::default();
+            column.write_for_eyes(&record, &mut text);
+            String::from(text)
+        };
+        columns.iter().map(cell).collect::<Vec<String>>()
+    };
+    let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
+    table::write(out, &list::headings(&columns), true, &rows, look)?;
+    let cut = if shown.len() < targets.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
+    let line = format!("selected: {}{cut}", counted(targets.iter()));
     writeln!(out, "{}", look.paint(Meaning::Aside, line))?;
-    RISKS.iter().try_for_each(|risk| human::break_lines(out, risk, "", "  ", look.width))
+    let (orphans, buckets) = numbers(targets);
+    let of_buckets = RISKS.iter().filter(|_| buckets > 0);
+    let of_orphans = [ORPHAN_RISK].into_iter().filter(|_| orphans > 0);
+    of_buckets.copied().chain(of_orphans).try_for_each(|risk| human::break_lines(out, risk, "", "  ", look.width))
+}
+
+/// How many of them are orphans, and how many are buckets.
+fn numbers(targets: &[Target]) -> (usize, usize) {
+    let orphans = targets.iter().filter(|target| target.is_orphan()).count();
+    (orphans, targets.len() - orphans)
 }
 
 /// Writes the question, on a line that the answer ends.
-pub fn question(out: &mut dyn Write, buckets: usize) -> io::Result<()> {
-    write!(out, "Remove {buckets} bucket{}? [y/N] ", if buckets == 1 { "" } else { "s" })?;
+pub fn question(out: &mut dyn Write, targets: &[Target]) -> io::Result<()> {
+    let (orphans, buckets) = numbers(targets);
+    let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+    let parts = [(buckets, "bucket"), (orphans, "orphan")].into_iter().filter(|(number, _)| *number > 0);
+    let parts: Vec<String> = parts.map(|(number, word)| count(number, word)).collect();
+    write!(out, "Remove {}? [y/N] ", parts.join(" and "))?;
     out.flush()
 }
 
-/// What became of the rows.
+/// What became of the buckets and orphans.
 pub struct Report<'a> {
-    /// Every row that matched.
-    pub rows: &'a [Row],
+    /// Every one that matched.
+    pub targets: &'a [Target],
     /// What became of each.
     pub outcomes: &'a [Outcome],
     /// For names.
     pub facts: &'a Facts,
+    /// Whether orphans were selected as well.
+    pub orphans: bool,
     /// Whether nothing was to be done.
     pub dry_run: bool,
 }
@@ -83,22 +103,22 @@ impl<'a> Report<'a> {
         self.outcomes.iter().filter(|other| **other == outcome).count()
     }
 
-    /// The rows that failed, each with its errno; in the order of a list.
-    fn failed(&self) -> Vec<(&'a Row, Option<&'static str>)> {
-        let failed = self.rows.iter().zip(self.outcomes).filter_map(|(row, outcome)| match outcome {
-            Outcome::Failed(errno) => Some((row, *errno)),
+    /// Those that failed, each with its errno; in the order of a list.
+    fn failed(&self) -> Vec<(&'a Target, Option<&'static str>)> {
+        let failed = self.targets.iter().zip(self.outcomes).filter_map(|(target, outcome)| match outcome {
+            Outcome::Failed(errno) => Some((target, *errno)),
             _ => None,
         });
         let mut failed: Vec<_> = failed.collect();
-        failed.sort_by(|a, b| Order::Expires.compare(a.0, b.0));
+        failed.sort_by(|a, b| a.0.compare(b.0));
         failed
     }
 }
 
 /// Writes the line that says it: `12 destroyed, 1 gone, 0 failed`.
 pub fn summary(out: &mut dyn Write, report: &Report, look: Look) -> io::Result<()> {
-    if report.rows.is_empty() {
-        return writeln!(out, "no timewait bucket matches");
+    if report.targets.is_empty() {
+        return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
     }
     if report.dry_run {
         return writeln!(out, "dry run: nothing was removed");
@@ -122,6 +142,10 @@ struct Payload<'a> {
     dry_run: bool,
 }
 
+fn record_of<'a>(target: &'a Target, facts: &'a Facts) -> SocketRecord<'a> {
+    SocketRecord::new(&target.socket, target.direction, facts)
+}
+
 #[derive(Serialize)]
 struct Failed<'a> {
     record: SocketRecord<'a>,
@@ -130,9 +154,9 @@ struct Failed<'a> {
 
 /// Writes the JSON document.
 pub fn document(out: &mut dyn Write, envelope: Envelope, report: &Report) -> io::Result<()> {
-    let record = |(row, errno)| Failed { record: SocketRecord::of_row(row, report.facts), errno };
+    let record = |(target, errno)| Failed { record: record_of(target, report.facts), errno };
     let payload = Payload {
-        matched: report.rows.len(),
+        matched: report.targets.len(),
         destroyed: report.count(Outcome::Destroyed),
         gone: report.count(Outcome::Gone),
         failed: report.failed().into_iter().map(record).collect(),
@@ -175,9 +199,9 @@ fn lines(
     report: &Report,
     append: &(impl Fn(&SocketRecord, Outcome, &mut Text) + Sync),
 ) -> io::Result<()> {
-    text::write(out, report.rows.len(), &|range: Range<usize>, text: &mut Text| {
-        for (row, outcome) in report.rows[range.clone()].iter().zip(&report.outcomes[range]) {
-            append(&SocketRecord::of_row(row, report.facts), *outcome, text);
+    text::write(out, report.targets.len(), &|range: Range<usize>, text: &mut Text| {
+        for (target, outcome) in report.targets[range.clone()].iter().zip(&report.outcomes[range]) {
+            append(&record_of(target, report.facts), *outcome, text);
         }
     })
 }
@@ -187,6 +211,8 @@ mod tests {
     use super::*;
     use crate::model::facts::tests::facts;
     use crate::model::row::tests::row;
+    use crate::model::socket::{Socket, TcpState};
+    use crate::model::target::tests::full;
 
     const PLAIN: Look = Look { color: false, width: None, unicode: true };
 
@@ -201,19 +227,30 @@ mod tests {
         let facts = facts();
         let mut rows = vec![row("10.0.0.1", 80, "10.0.0.2", 40000); SHOWN + 5];
         rows[SHOWN + 1].bucket.fin_wait_2 = true;
-        let shown = |rows| text(|out| plan(out, &Plan { rows, facts: &facts, with_state: true }, PLAIN));
+        let mut rows: Vec<Target> = rows.into_iter().map(Target::from).collect();
+        let shown =
+            |targets: &[Target]| text(|out| plan(out, &Plan { targets, facts: &facts, with_state: true }, PLAIN));
         let long = shown(&rows);
         assert_eq!(long.matches("10.0.0.2:40000").count(), SHOWN);
         assert!(long.contains("\nselected: 24 TIME_WAIT, 1 FIN_WAIT_2, the first 20 shown\nrisk: "), "{long}");
         let short = shown(&rows[..2]);
         assert!(short.contains("\nselected: 2 TIME_WAIT\n"), "{short}");
-        assert!(short.contains("RFC 1337") && short.contains("RFC 9293"), "{short}");
+        assert!(short.contains("RFC 1337") && short.contains("RFC 9293") && !short.contains("orphan"), "{short}");
+        rows[1].socket = Socket::Full(full(TcpState::FinWait1, 0));
+        let both = shown(&rows[..2]);
+        assert!(
+            both.contains("selected: 1 TIME_WAIT, 1 orphan in FIN_WAIT_1\n") && both.contains("a RST, and data"),
+            "{both}"
+        );
+        assert!(both.lines().any(|line| line.starts_with("fin-wait-1") && line.ends_with('-')), "no time{both}");
+        assert_eq!(text(|out| question(out, &rows[..2])), "Remove 1 bucket and 1 orphan? [y/N] ");
+        assert_eq!(text(|out| question(out, &rows[2..4])), "Remove 2 buckets? [y/N] ");
     }
 
     #[test]
     fn every_outcome_is_counted_and_failures_keep_their_errno() {
         let facts = facts();
-        let rows: Vec<_> = (1..=5).map(|port| row("10.0.0.1", port, "10.0.0.2", 40000)).collect();
+        let rows: Vec<_> = (1..=5).map(|port| Target::from(row("10.0.0.1", port, "10.0.0.2", 40000))).collect();
         let outcomes = [
             Outcome::Destroyed,
             Outcome::Failed(None),
@@ -221,7 +258,7 @@ mod tests {
             Outcome::Destroyed,
             Outcome::Failed(Some("EINVAL")),
         ];
-        let report = Report { rows: &rows, outcomes: &outcomes, facts: &facts, dry_run: false };
+        let report = Report { targets: &rows, outcomes: &outcomes, facts: &facts, orphans: false, dry_run: false };
         assert_eq!(text(|out| summary(out, &report, PLAIN)), "2 destroyed, 1 gone, 2 failed (EINVAL, no answer)\n");
         let envelope = Envelope { schema: "twtool.kill/1", facts: &facts, complete: true, warnings: &[] };
         let document: serde_json::Value =
@@ -245,10 +282,12 @@ mod tests {
     #[test]
     fn nothing_and_a_dry_run_say_so() {
         let facts = facts();
-        let none = Report { rows: &[], outcomes: &[], facts: &facts, dry_run: true };
+        let none = Report { targets: &[], outcomes: &[], facts: &facts, orphans: false, dry_run: true };
         assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket matches\n");
-        let rows = [row("10.0.0.1", 80, "10.0.0.2", 40000)];
-        let dry = Report { rows: &rows, outcomes: &[Outcome::Matched], facts: &facts, dry_run: true };
+        let none = Report { orphans: true, ..none };
+        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket or orphan matches\n");
+        let rows = [Target::from(row("10.0.0.1", 80, "10.0.0.2", 40000))];
+        let dry = Report { targets: &rows, outcomes: &[Outcome::Matched], ..none };
         assert_eq!(text(|out| summary(out, &dry, PLAIN)), "dry run: nothing was removed\n");
     }
 }

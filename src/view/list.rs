@@ -286,7 +286,12 @@ pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()
 }
 
 /// Writes the table without its last line. Says which columns did not fit.
-pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<Vec<&'static str>> {
+fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<Vec<&'static str>> {
+    table::stream(out, &headings(&list.survey.columns), list.header, list, look)
+}
+
+/// The headings of a table with these columns.
+pub(super) fn headings(columns: &[&'static Column]) -> Vec<Heading> {
     // What a narrow terminal can do without, the first to go first: the remote port's class says least.
     let spare = ["direction", "local_class", "remote_class"];
     let heading = |column: &&Column| Heading {
@@ -294,8 +299,7 @@ pub(super) fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Res
         right: column.right,
         spare: spare.iter().position(|key| *key == column.key).map_or(0, |i| u8::try_from(i + 1).unwrap_or(0)),
     };
-    let headings: Vec<Heading> = list.survey.columns.iter().map(heading).collect();
-    table::stream(out, &headings, list.header, list, look)
+    columns.iter().map(heading).collect()
 }
 
 /// What the last line says of the rows.
@@ -332,15 +336,6 @@ impl Told {
             fin_wait_2 => format!("{time_wait} TIME_WAIT, {fin_wait_2} FIN_WAIT_2"),
         }
     }
-}
-
-/// `5 TIME_WAIT, 2 FIN_WAIT_2`.
-pub(super) fn states(rows: &[&Row]) -> String {
-    let mut told = Told::default();
-    for row in rows {
-        told.take(row);
-    }
-    told.states(rows.len())
 }
 
 /// `in 3 namespaces`, where there are several.

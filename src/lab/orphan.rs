@@ -1,0 +1,47 @@
+//! Whether SOCK_DESTROY ends a socket that its process has closed, asked of this kernel in a private network namespace.
+//!
+//! Before Linux 6.11 `tcp_abort` (net/ipv4/tcp.c) emptied the write queue of such a socket and left it in its state. A socket
+//! in FIN_WAIT_1 then has no timer any more and stays until its peer speaks: measured on 5.10.0-32 of Debian. Distributions
+//! have the fix in some older kernels (Debian's 6.1.176), so the version alone does not tell.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+
+use super::{ActiveCloser, Ends, LabError, Server, step};
+use crate::model::bind::ReuseOptions;
+use crate::model::row::Direction;
+use crate::model::socket::{Socket, TcpState};
+use crate::model::target::Target;
+use crate::sock_diag::destroy;
+use crate::sock_diag::transport::Netlink;
+use crate::sys::{sandbox, sysctl};
+
+/// Whether it does. The socket that is destroyed to find out is in FIN_WAIT_2 with a timer of its own.
+///
+/// # Errors
+/// A step that failed, such as making the namespace, which needs CAP_SYS_ADMIN.
+pub fn ends_when_destroyed() -> Result<bool, LabError> {
+    thread::scope(|scope| {
+        let experiment = scope.spawn(|| {
+            sandbox::enter_network_namespace()?;
+            experiment()
+        });
+        experiment.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn experiment() -> Result<bool, LabError> {
+    // With more than the length of TIME_WAIT, an orphan in FIN_WAIT_2 is a full socket first.
+    sysctl::write("ipv4.tcp_fin_timeout", "120").map_err(step("setting tcp_fin_timeout"))?;
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let server = Server::listen(at, ReuseOptions::NONE)?;
+    let connection = server.connect(at, None)?;
+    let ends = Ends::of(&connection.server)?;
+    let _open = connection.close_half(ActiveCloser::Server)?;
+    let socket = ends.wait_for("active closer", TcpState::FinWait2)?;
+    let row = Target { socket, direction: Direction::Unknown }.row();
+    let mut kernel = Netlink::open().map_err(step("opening a netlink socket"))?;
+    let destruction = destroy::run(&mut kernel, &[row]);
+    destruction.end.map_err(|error| std::io::Error::other(error.to_string())).map_err(step("SOCK_DESTROY"))?;
+    Ok(!matches!(ends.find()?, Some(Socket::Full(_))))
+}

@@ -1,0 +1,135 @@
+//! What `kill` selects: a timewait bucket, or a closing socket that no process has any more.
+
+use std::cmp::Ordering;
+
+use super::row::{Direction, Order, Row};
+use super::socket::{FullSocket, Socket, StateSet, TcpState, TimeWaitBucket};
+
+/// The states in which a full socket without an inode is an orphan: its process has closed it, and it goes on until its
+/// peer has answered or retransmission ends. In ESTABLISHED and CLOSE_WAIT such a socket is a connection that its server
+/// has not accepted yet.
+pub const ORPHAN_STATES: StateSet =
+    StateSet::of(&[TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing, TcpState::LastAck]);
+
+impl FullSocket {
+    /// Whether it is an orphan; see [`ORPHAN_STATES`].
+    #[must_use]
+    pub const fn is_orphan(&self) -> bool {
+        self.inode.is_none() && ORPHAN_STATES.contains(self.state)
+    }
+}
+
+/// A bucket or an orphan, with the direction that was inferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// What the kernel reports.
+    pub socket: Socket,
+    /// Who opened the connection.
+    pub direction: Direction,
+}
+
+impl From<Row> for Target {
+    fn from(row: Row) -> Self {
+        Self { socket: Socket::Bucket(row.bucket), direction: row.direction }
+    }
+}
+
+impl Target {
+    /// The row that a filter judges, that is sorted and destroyed. An orphan has no remaining time; its row has the longest.
+    #[must_use]
+    pub const fn row(&self) -> Row {
+        let bucket = match self.socket {
+            Socket::Bucket(bucket) => bucket,
+            Socket::Full(full) => TimeWaitBucket {
+                tuple: full.tuple,
+                fin_wait_2: matches!(full.state, TcpState::FinWait2),
+                expires_ms: u32::MAX,
+                interface: full.interface,
+                mark: full.mark,
+                cookie: full.cookie,
+            },
+        };
+        Row { bucket, direction: self.direction, netns: 0 }
+    }
+
+    /// Whether it is a full socket.
+    #[must_use]
+    pub const fn is_orphan(&self) -> bool {
+        matches!(self.socket, Socket::Full(_))
+    }
+
+    /// The order of a list: buckets by remaining time, then orphans.
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> Ordering {
+        self.is_orphan().cmp(&other.is_orphan()).then_with(|| Order::Expires.compare(&self.row(), &other.row()))
+    }
+}
+
+/// How many there are of each kind, in words: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
+#[must_use]
+pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
+    let mut counts: Vec<((bool, TcpState), usize)> =
+        vec![((false, TcpState::TimeWait), 0), ((false, TcpState::FinWait2), 0)];
+    for target in targets {
+        let kind = (target.is_orphan(), target.socket.state());
+        match counts.iter_mut().find(|(other, _)| *other == kind) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((kind, 1)),
+        }
+    }
+    let only_orphans = counts[..2].iter().all(|(_, count)| *count == 0) && counts.len() > 2;
+    let words = counts.into_iter().filter_map(|((orphan, state), count)| {
+        let name = state.name().to_uppercase().replace('-', "_");
+        match (orphan, count) {
+            (false, 0) if state != TcpState::TimeWait || only_orphans => None,
+            (false, count) => Some(format!("{count} {name}")),
+            (true, 1) => Some(format!("1 orphan in {name}")),
+            (true, count) => Some(format!("{count} orphans in {name}")),
+        }
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::row::tests::row;
+    use std::num::NonZeroU32;
+
+    /// A full socket in this state.
+    pub(crate) fn full(state: TcpState, inode: u32) -> FullSocket {
+        let bucket = row("10.0.0.1", 80, "10.0.0.2", 40000).bucket;
+        FullSocket {
+            tuple: bucket.tuple,
+            state,
+            uid: 1000,
+            inode: NonZeroU32::new(inode),
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: bucket.cookie,
+        }
+    }
+
+    #[test]
+    fn a_socket_with_an_owner_and_one_that_may_still_be_accepted_is_no_orphan() {
+        use TcpState::{Closing, FinWait1, FinWait2, LastAck};
+        for state in TcpState::ALL {
+            let closing = [FinWait1, FinWait2, Closing, LastAck].contains(&state);
+            assert_eq!(full(state, 0).is_orphan(), closing, "{state:?}");
+            assert!(!full(state, 7).is_orphan(), "{state:?} with an owner");
+        }
+    }
+
+    #[test]
+    fn each_kind_is_counted_and_singular_and_plural_agree() {
+        let orphan = |state| Target { socket: Socket::Full(full(state, 0)), direction: Direction::Unknown };
+        let bucket = Target::from(row("10.0.0.1", 80, "10.0.0.2", 40000));
+        let orphans = [orphan(TcpState::FinWait1), orphan(TcpState::LastAck), orphan(TcpState::LastAck)];
+        assert_eq!(counted(orphans.iter()), "1 orphan in FIN_WAIT_1, 2 orphans in LAST_ACK");
+        assert_eq!(counted([bucket, orphans[0]].iter()), "1 TIME_WAIT, 1 orphan in FIN_WAIT_1");
+        assert_eq!(counted([].iter()), "0 TIME_WAIT");
+        assert!(bucket.compare(&orphans[0]).is_lt());
+    }
+}
