@@ -1,8 +1,14 @@
 //! Bad words on the command line: each is named in the first line, with what is allowed beside it, exit 2, and nothing
 //! done or printed.
 
+use std::fs;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use twtool::model::name::is_hidden;
 
+use crate::support::island;
+use crate::support::situations::{bucket_of_server, listen};
 use crate::support::suite;
 use crate::support::twtool::{Run, twtool};
 
@@ -16,7 +22,44 @@ suite! {
         csv_is_refused_where_records_are_not_flat,
         hostile_words_do_not_reach_the_terminal,
     ],
-    netns: [],
+    netns: [
+        names_of_any_length_are_shown,
+        a_fifo_in_the_place_of_services_is_not_waited_for,
+    ],
+}
+
+fn names_of_any_length_are_shown() {
+    island::folders();
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    // A width of fmt has 16 bits.
+    let name = "s".repeat(65_536);
+    fs::write("/etc/services", format!("{name} 8080/tcp\n")).expect("written");
+    for args in
+        [["list"].as_slice(), &["summary"], &["port", "8080"], &["bind-test", "8080"], &["kill", "--all", "--dry-run"]]
+    {
+        let run = twtool(args);
+        assert!(run.code.is_some_and(|code| code < 2), "{args:?}: {:?} {:.2000}", run.code, run.stderr);
+    }
+    let run = twtool(["list", "sport", &name, "and", &format!("{name}x")]).code(2);
+    assert!(run.stderr.ends_with("^\n"), "{:.2000}", run.stderr);
+    twtool(["port", &name]).ok();
+}
+
+fn a_fifo_in_the_place_of_services_is_not_waited_for() {
+    island::folders();
+    fs::remove_file("/etc/services").expect("it was there");
+    fs::create_dir("/etc/netns/web").expect("a folder");
+    island::name("web");
+    for fifo in ["/etc/services", "/etc/netns/web/services"] {
+        mkfifo(fifo, Mode::S_IRWXU).expect("a FIFO");
+        for args in
+            [["list", "--count"].as_slice(), &["port", "80"], &["bind-test", "8080"], &["list", "--netns", "web"]]
+        {
+            // Whether that is an answer is another question; that there is one, is the test.
+            assert!(twtool(args).code.is_some(), "{args:?}");
+        }
+    }
 }
 
 /// The commands that take a port, by the words before and after it.

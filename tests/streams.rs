@@ -252,7 +252,7 @@ fn no_name_from_elsewhere_steers_a_terminal() {
         &["list", "--columns", "local,interface,netns_name"],
         &["summary"],
         &["summary", "--netns", own, "--netns", &pid],
-        &["summary", "--by", "local-service"],
+        &["summary", "--by", "local-port"],
         &["port", "8080", "8081"],
         &["bind-test", "8080"],
         &["bind-test", "8081"],

@@ -9,16 +9,10 @@ use libfuzzer_sys::fuzz_target;
 use twtool::model::socket::StateSet;
 use twtool::sock_diag::request::{Request, Walk};
 use twtool::sock_diag::{dump, response};
-use twtool_fuzz::{Datagrams, bounded, says, sockets};
+use twtool_fuzz::{Datagrams, bounded, datagrams, says, sockets};
 
 fuzz_target!(|case: &[u8]| {
-    let mut datagrams = vec![];
-    let mut rest = case;
-    while let Some((length, more)) = rest.split_first_chunk::<2>() {
-        let (datagram, more) = more.split_at(usize::from(u16::from_le_bytes(*length)).min(more.len()));
-        datagrams.push(datagram);
-        rest = more;
-    }
+    let datagrams = datagrams(case);
     let payloads = sockets(datagrams.iter().copied());
     let rows = bounded(case, || {
         let _ = response::decode(case);

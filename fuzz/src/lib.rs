@@ -11,7 +11,7 @@ use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::services::Services;
 use twtool::model::socket::{Cookie, Socket};
 use twtool::sock_diag::request::Request;
-use twtool::sock_diag::transport::Transport;
+use twtool::sock_diag::transport::{Commands, Transport};
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
@@ -81,8 +81,36 @@ impl Transport for Datagrams {
     }
 }
 
+impl Commands for Datagrams {
+    fn send_bytes(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The datagrams of a case: each has its length before it in two bytes, and the last may be cut.
+pub fn datagrams(case: &[u8]) -> Vec<&[u8]> {
+    let mut datagrams = vec![];
+    let mut rest = case;
+    while let Some((length, more)) = rest.split_first_chunk::<2>() {
+        let (datagram, more) = more.split_at(usize::from(u16::from_le_bytes(*length)).min(more.len()));
+        datagrams.push(datagram);
+        rest = more;
+    }
+    datagrams
+}
+
+/// The codes of the messages that report an error, by a reading that is not twtool's (`struct nlmsgerr`).
+pub fn errors<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<i32> {
+    let code = |payload: &[u8]| Some(i32::from_ne_bytes(*payload.first_chunk()?));
+    messages(datagrams).into_iter().filter(|(kind, _)| *kind == 2).filter_map(|(_, payload)| code(payload)).collect()
+}
+
 /// The payloads of the messages that are sockets, by a reading that is not twtool's (`struct nlmsghdr`: length, type).
 pub fn sockets<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
+    messages(datagrams).into_iter().filter(|(kind, _)| matches!(kind, 18 | 20)).map(|(_, payload)| payload).collect()
+}
+
+fn messages<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<(u16, &'a [u8])> {
     let mut found = vec![];
     for datagram in datagrams {
         let mut rest = datagram;
@@ -92,9 +120,7 @@ pub fn sockets<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
             if length < 16 || length > rest.len() {
                 break;
             }
-            if matches!(kind, 18 | 20) {
-                found.push(&rest[16..length]);
-            }
+            found.push((kind, &rest[16..length]));
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }

@@ -7,13 +7,16 @@ use crate::model::health::Capabilities;
 /// Its effective set; `None` where it cannot be read.
 #[must_use]
 pub fn effective() -> Option<Capabilities> {
-    parse(&fs::read_to_string("/proc/thread-self/status").ok()?)
+    // The name of the program, which is in it, need not be UTF-8.
+    parse(&fs::read("/proc/thread-self/status").ok()?)
 }
 
 /// The hexadecimal mask of the line `CapEff:`.
-fn parse(status: &str) -> Option<Capabilities> {
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(mask.trim(), 16).ok().map(Capabilities)
+#[must_use]
+pub fn parse(status: &[u8]) -> Option<Capabilities> {
+    let mask = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?.trim_ascii();
+    let digits = mask.iter().all(u8::is_ascii_hexdigit);
+    u64::from_str_radix(str::from_utf8(mask).ok()?, 16).ok().filter(|_| digits).map(Capabilities)
 }
 
 #[cfg(test)]
@@ -22,9 +25,10 @@ mod tests {
 
     #[test]
     fn the_effective_set_is_read_and_no_other() {
-        let status = "Name:\tsh\nCapPrm:\t0000000000003000\nCapEff:\t0000000000001000\nCapBnd:\t000001ffffffffff\n";
+        let status = b"Name:\t\xff\nCapPrm:\t0000000000003000\nCapEff:\t0000000000001000\nCapBnd:\t000001ffffffffff\n";
         assert_eq!(parse(status), Some(Capabilities(0x1000)));
-        assert_eq!(parse("Name:\tsh\n"), None);
-        assert_eq!(parse("CapEff:\tx\n"), None);
+        assert_eq!(parse(b"Name:\tsh\n"), None);
+        assert_eq!(parse(b"CapEff:\tx\n"), None);
+        assert_eq!(parse(b"CapEff:\t+1\n"), None);
     }
 }

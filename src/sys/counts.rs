@@ -38,7 +38,8 @@ fn parse_most_unlisted(sockstat: &str, sockstat6: &str) -> Option<u64> {
 }
 
 /// A line of names, and below it a line of as many numbers, both begun by `TcpExt:`.
-fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
+#[must_use]
+pub fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
     let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
     names
@@ -49,7 +50,8 @@ fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
 }
 
 /// `TCP: inuse 1 orphan 0 tw 5 alloc 2 mem 346`.
-fn parse_tcp_sockstat(text: &str) -> Option<TcpSockstat> {
+#[must_use]
+pub fn parse_tcp_sockstat(text: &str) -> Option<TcpSockstat> {
     let words: Vec<&str> = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace().collect();
     let number = |name| {
         let (pairs, _) = words.as_chunks::<2>();

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -20,6 +20,7 @@ use procfs::ProcError;
 use procfs::process::{Process as ProcProcess, all_processes};
 
 use super::kernel_sockets;
+use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
 use crate::model::socket::FullSocket;
 
@@ -93,6 +94,9 @@ fn not_gone_io(error: &io::Error) -> Unread {
     }
 }
 
+/// The most bytes of a file of a process that are read; a path of a cgroup has 4096 at most.
+const MOST: u64 = 64 * 1024;
+
 /// The sockets that are looked for, and the processes that have them open.
 struct Search {
     wanted: BTreeSet<NonZeroU32>,
@@ -105,9 +109,11 @@ impl Search {
         let of_main = self.read_descriptors(Path::new(&format!("/proc/{}/fd", process.pid())), &mut held);
         let of_threads = self.read_threads(process.pid(), of_main.is_ok(), &mut held);
         if !held.is_empty() {
-            let comm = process.stat().map_err(|error| not_gone(&error))?.comm;
+            let comm = read(process, "comm")?;
+            let comm = text_of(comm.strip_suffix(b"\n").unwrap_or(&comm));
+            let cgroup = read(process, "cgroup").ok().and_then(|cgroups| cgroup_path(&cgroups));
             for inode in held {
-                let described = Process { pid: process.pid(), comm: comm.clone(), cgroup: cgroup(process) };
+                let described = Process { pid: process.pid(), comm: comm.clone(), cgroup: cgroup.clone() };
                 self.found.entry(inode).or_default().push(described);
             }
         }
@@ -178,10 +184,40 @@ fn socket_inode(target: &Path) -> Option<NonZeroU32> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The path in the unified hierarchy, or in systemd's own where cgroup v1 is mounted (cgroups(7)).
-fn cgroup(process: &ProcProcess) -> Option<String> {
-    let groups = process.cgroups().ok()?.0;
-    let unified = groups.iter().find(|g| g.hierarchy == 0);
-    let systemd = groups.iter().find(|g| g.controllers.iter().any(|c| c == "name=systemd"));
-    systemd.or(unified).map(|g| g.pathname.clone())
+/// A file of the process: short, and of the same process even if its number has been given away.
+fn read(process: &ProcProcess, file: &str) -> Result<Vec<u8>, Unread> {
+    let mut bytes = vec![];
+    let opened = process.open_relative(file).map_err(|error| not_gone(&error))?;
+    opened.take(MOST).read_to_end(&mut bytes).map_err(|error| not_gone_io(&error))?;
+    Ok(bytes)
+}
+
+/// The path in the unified hierarchy, or in systemd's own where cgroup v1 is mounted (cgroups(7)): of the lines
+/// `number:controllers:path`.
+#[must_use]
+pub fn cgroup_path(cgroups: &[u8]) -> Option<String> {
+    let path_of = |number: Option<&[u8]>, name: &[u8]| {
+        cgroups.split(|byte| *byte == b'\n').find_map(|line| {
+            let mut fields = line.splitn(3, |byte| *byte == b':');
+            let found = (fields.next()?, fields.next()?);
+            let wanted = number.is_none_or(|number| found.0 == number)
+                && found.1.split(|byte| *byte == b',').any(|controller| controller == name);
+            fields.next().filter(|_| wanted).map(text_of)
+        })
+    };
+    path_of(None, b"name=systemd").or_else(|| path_of(Some(b"0"), b""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_is_that_of_systemd_or_of_the_unified_hierarchy() {
+        let path = |text: &[u8]| cgroup_path(text);
+        assert_eq!(path(b"0::/a:b\n").as_deref(), Some("/a:b"));
+        assert_eq!(path(b"3:cpu,cpuacct:/x\n1:name=systemd:/unit\n0::/\n").as_deref(), Some("/unit"));
+        assert_eq!(path(b"0::/\xff\n").as_deref(), Some(r"/\xff"));
+        assert_eq!((path(b"3:cpu:/x\n"), path(b"0::"), path(b"")), (None, Some(String::new()), None));
+    }
 }

@@ -4,7 +4,9 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
@@ -74,7 +76,7 @@ pub fn add_neighbour(interface: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Res
     request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Sends one request and waits for its acknowledgement: NLMSG_ERROR, whose first word is a negative errno or 0.
+/// Sends one request and waits for its acknowledgement.
 fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     let mut message = NetlinkMessage::from(message);
     message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -88,10 +90,18 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     socket.send(&datagram, 0)?;
     let mut answer = Vec::with_capacity(4096);
     socket.recv(&mut answer, 0)?;
-    let answer = NetlinkBuffer::new_checked(answer.as_slice()).map_err(io::Error::other)?;
+    acknowledgement(&answer)
+}
+
+/// What the kernel answers: the first word of NLMSG_ERROR is a negative errno, or 0.
+pub fn acknowledgement(answer: &[u8]) -> io::Result<()> {
+    let answer = NetlinkBuffer::new_checked(answer).map_err(io::Error::other)?;
+    if answer.message_type() != NLMSG_ERROR {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
     match answer.payload().first_chunk().copied().map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-        None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        Some(code @ i32::MIN..0) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
     }
 }

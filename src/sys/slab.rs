@@ -22,7 +22,8 @@ pub fn timewait_bucket_bytes() -> Option<u64> {
 }
 
 /// `<objsize>` of slabinfo(5): the fourth word of a cache's line.
-fn object_size(slabinfo: &str) -> Option<u64> {
+#[must_use]
+pub fn object_size(slabinfo: &str) -> Option<u64> {
     let of_line = |line: &str| {
         let mut words = line.split_whitespace();
         let known = words.next().is_some_and(|name| CACHES.contains(&name));

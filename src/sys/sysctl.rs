@@ -24,7 +24,12 @@ pub fn write(name: &str, value: &str) -> io::Result<()> {
 /// `net.ipv4.ip_local_port_range`; `None` where it cannot be read or understood.
 #[must_use]
 pub fn local_port_range() -> Option<LocalPortRange> {
-    let text = read("ipv4.ip_local_port_range").ok()?;
+    parse_range(&read("ipv4.ip_local_port_range").ok()?)
+}
+
+/// Two ports with a blank between them.
+#[must_use]
+pub fn parse_range(text: &str) -> Option<LocalPortRange> {
     let (low, high) = text.split_once(char::is_whitespace)?;
     PortRange::new(Port(low.parse().ok()?), Port(high.trim().parse().ok()?)).map(LocalPortRange)
 }
@@ -48,7 +53,9 @@ pub fn number(name: &str) -> Option<i64> {
     read(name).ok()?.parse().ok()
 }
 
-fn parse_ranges(text: &str) -> Option<LocalReservedPorts> {
+/// Ports and ranges with commas between them.
+#[must_use]
+pub fn parse_ranges(text: &str) -> Option<LocalReservedPorts> {
     let range = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
         PortRange::new(Port(first.parse().ok()?), Port(last.parse().ok()?))

@@ -254,6 +254,9 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
     lines
 }
 
+/// The most columns of a cell; a wider one takes several lines. comfy-table counts in 16 bits.
+const WIDEST: usize = 4096;
+
 fn draw(
     out: &mut dyn Write,
     layout: &Layout,
@@ -262,18 +265,19 @@ fn draw(
     rows: &[Vec<String>],
     look: Look,
 ) -> io::Result<()> {
+    let columns: Vec<(usize, usize)> = layout.columns.iter().map(|&(i, width)| (i, width.min(WIDEST))).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let mut heading_lines = 0;
     if header {
-        let titles: Vec<_> = layout.columns.iter().map(|&(i, width)| wrap(headings[i].title, width)).collect();
+        let titles: Vec<_> = columns.iter().map(|&(i, width)| wrap(headings[i].title, width)).collect();
         heading_lines = titles.iter().map(Vec::len).max().unwrap_or_default();
         table.set_header(titles.into_iter().map(|lines| lines.join("\n")));
     }
     for row in rows {
-        table.add_row(layout.columns.iter().map(|&(i, width)| wrap(&row[i], width).join("\n")));
+        table.add_row(columns.iter().map(|&(i, width)| wrap(&row[i], width).join("\n")));
     }
-    for (column, &(i, width)) in table.column_iter_mut().zip(&layout.columns) {
+    for (column, &(i, width)) in table.column_iter_mut().zip(&columns) {
         let padding = u16::try_from(GAP).unwrap_or(u16::MAX);
         let content = u16::try_from(width).unwrap_or(u16::MAX);
         column.set_padding((0, padding)).set_constraint(ColumnConstraint::Absolute(Width::Fixed(content + padding)));

@@ -201,7 +201,7 @@ impl StatusLine {
         }
         let blanks = self.drawn.saturating_sub(line.width()).min(room.saturating_sub(line.width()));
         self.drawn = line.width();
-        out.write_all(format!("\r{line}{:blanks$}", "").as_bytes())?;
+        out.write_all(format!("\r{line}{}", " ".repeat(blanks)).as_bytes())?;
         out.flush()
     }
 
@@ -212,7 +212,7 @@ impl StatusLine {
             return Ok(());
         }
         let blanks = drawn + ECHO;
-        out.write_all(format!("\r{:blanks$}\r", "").as_bytes())?;
+        out.write_all(format!("\r{}\r", " ".repeat(blanks)).as_bytes())?;
         out.flush()
     }
 }

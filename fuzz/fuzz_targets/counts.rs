@@ -1,0 +1,28 @@
+//! Texts of /proc with counts (netstat, sockstat, slabinfo, status): any text gives numbers that stand in it, or none.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use twtool::sys::{capabilities, counts, slab};
+use twtool_fuzz::bounded;
+
+fuzz_target!(|case: &[u8]| {
+    if let Some(capabilities) = bounded(case, || capabilities::parse(case)) {
+        let mask = format!("{:x}", capabilities.0);
+        let text = String::from_utf8_lossy(case).to_lowercase();
+        assert!(text.contains(&mask), "{mask} of {text:?}");
+    }
+    let Ok(text) = std::str::from_utf8(case) else { return };
+    let stands_in = |number: u64| text.split_whitespace().any(|word| word.parse() == Ok(number));
+    if let Some(size) = bounded(case, || slab::object_size(text)) {
+        assert!(stands_in(size), "{size} of {text:?}");
+    }
+    if let Some(sockstat) = bounded(case, || counts::parse_tcp_sockstat(text)) {
+        let numbers = [sockstat.inuse, sockstat.orphan, sockstat.tw, sockstat.alloc, sockstat.mem];
+        assert!(numbers.into_iter().all(stands_in), "{sockstat:?} of {text:?}");
+    }
+    if let Some(counters) = bounded(case, || counts::parse_tcp_ext(text)) {
+        for (name, number) in counters.0.iter().take(64) {
+            assert!(stands_in(*number) && text.contains(name.as_str()), "{name} {number} of {text:?}");
+        }
+    }
+});
