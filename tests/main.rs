@@ -9,6 +9,7 @@ mod bind_causes;
 mod bind_demo;
 mod bind_holders;
 mod bind_note;
+mod bind_states;
 mod bind_test;
 mod capacity;
 mod capacity_truth;
@@ -26,6 +27,7 @@ mod list;
 mod list_flags;
 mod netns;
 mod netns_refused;
+mod next_steps;
 mod port;
 mod procfs_source;
 mod recordings;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         bind_demo::suite(),
         bind_holders::suite(),
         bind_note::suite(),
+        bind_states::suite(),
         bind_test::suite(),
         capacity::suite(),
         capacity_truth::suite(),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         list_flags::suite(),
         netns::suite(),
         netns_refused::suite(),
+        next_steps::suite(),
         port::suite(),
         procfs_source::suite(),
         recordings::suite(),

@@ -1,4 +1,4 @@
-//! What the history of the last minute cannot show, and what there is to prove it.
+//! What the history of the last minute cannot show, and the evidence for it.
 
 use super::groups::Count;
 use super::history::{History, LengthSource, RemainingTimes, SECONDS};
@@ -32,8 +32,9 @@ pub fn of(
     let mut limits = own;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
-            "TCPTimeWaitOverflow is {count}: so many closes left no bucket, for there were tcp_max_tw_buckets of them. The \
-             counter does not say when."
+            "TCPTimeWaitOverflow is {count}: {} left no bucket, because there were tcp_max_tw_buckets already. The counter \
+             does not say when.",
+            if count == 1 { "1 close".into() } else { format!("{count} closes") }
         );
         found("overflow", Some(count), text)
     }));

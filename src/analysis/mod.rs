@@ -8,6 +8,8 @@ pub mod doctor;
 pub mod groups;
 pub mod history;
 pub mod limits;
+pub mod next;
+pub mod states;
 pub mod summary;
 pub mod verdict;
 pub mod waiting;

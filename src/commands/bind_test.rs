@@ -8,6 +8,7 @@ use super::netns::NetnsArgs;
 use super::probe::{self, Sockets, With};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
 use crate::analysis::advice::{self, Evidence};
+use crate::analysis::next::{self, Failure};
 use crate::analysis::{conflict, verdict};
 use crate::lab;
 use crate::model::addr::ScopedAddr;
@@ -53,7 +54,7 @@ pub struct BindTestArgs {
     #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR", conflicts_with = "demo")]
+    #[arg(long, value_name = "ADDR", value_parser = probe::addr_arg, conflicts_with = "demo")]
     addr: Vec<ScopedAddr>,
     /// What your server sets before bind()
     #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS", conflicts_with = "demo")]
@@ -108,6 +109,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     warnings.extend(note.warning().map(str::to_owned));
     warnings.extend(sockets.warnings);
     let list = sockets.list;
+    let list_is_empty = list.is_empty();
     let holders = probe::holders(&plain(&attempts), list, BTreeMap::new());
     warnings.extend(probe::hidden_owners(&holders));
     let with = args.with.options();
@@ -117,6 +119,9 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let unseen = conclusion.cause == Cause::Unknown && !bound_sockets_are_listed;
     let doubtful = note == ReuseportNote::Left && with.reuseport;
     let complete = known && sockets.complete && !unseen && !doubtful;
+    let uid = sys::capabilities::effective_user();
+    // Where a TCP socket has the port, that one is the answer.
+    let udp = list_is_empty && sys::udp::has_port(port).unwrap_or(false);
     let evidence = Evidence {
         facts: &facts,
         port,
@@ -125,12 +130,29 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
         holders: &holders,
         conclusion,
         bound_sockets_are_listed,
+        uid,
+        udp,
+    };
+    let next = match conclusion.verdict {
+        Verdict::Free | Verdict::Reusable => vec![],
+        Verdict::Blocked | Verdict::Denied => next::steps(&Failure {
+            shell: &args.netns.shell(),
+            uid,
+            facts: &facts,
+            port,
+            addrs: if args.addr.is_empty() { &[] } else { &addrs },
+            with,
+            cause: conclusion.cause,
+            holders: &holders,
+            free_in: conclusion.free_in,
+            waited: false,
+        }),
     };
     let advice = advice::advise(&evidence);
     let chosen_port = attempts.first().and_then(|attempt| attempt.bound).filter(|_| port.reserved_by_rfc());
 
     context.warn(&warnings);
-    let test = BindTest { evidence, chosen_port, advice: &advice, note_lost: note != ReuseportNote::Kept };
+    let test = BindTest { evidence, chosen_port, next: &next, advice: &advice, note_lost: note != ReuseportNote::Kept };
     let envelope = Envelope { schema: "twtool.bind-test/1", facts: &facts, complete, warnings: &warnings };
     match global.format() {
         Format::Json => view::bind_test::document(context.out, envelope, &test)?,

@@ -297,7 +297,12 @@ pub fn report_usage(
 
 /// A usage error about the value of an argument, in the words that clap uses for its own.
 fn bad_value(value: &dyn std::fmt::Display, argument: &str, why: &str) -> CommandError {
-    CommandError::Usage(format!("invalid value '{value}' for '{argument}': {why}"))
+    CommandError::Usage(format!("invalid value '{value}' for '{argument}': {}", without_value(&value.to_string(), why)))
+}
+
+/// A reason without the value that it begins with, because the message has named that already.
+fn without_value<'a>(value: &str, why: &'a str) -> &'a str {
+    why.strip_prefix(&format!("'{value}' is ")).unwrap_or(why)
 }
 
 /// That the answer may not be whole, in words.

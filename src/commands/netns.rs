@@ -8,9 +8,11 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::CommandError;
+use crate::model::command::Shell;
 use crate::model::facts::Facts;
 use crate::model::netns::NetnsArg;
 use crate::model::services::Services;
+use crate::sys;
 use crate::sys::netns::{self, Found, OpenNetns};
 
 /// Names are those of files, which need not be UTF-8.
@@ -27,6 +29,16 @@ pub struct NetnsArgs {
 }
 
 impl NetnsArgs {
+    /// The shell in which twtool ran, for the commands that it prints.
+    pub(super) fn shell(&self) -> Shell {
+        let twtool = std::env::args_os().next().and_then(|name| name.into_string().ok());
+        Shell {
+            netns: self.netns.clone(),
+            root: sys::capabilities::effective_user() == 0,
+            twtool: twtool.unwrap_or_else(|| "twtool".into()),
+        }
+    }
+
     /// Runs the command there: what it reads, and the sockets that it makes, are that namespace's.
     ///
     /// # Errors

@@ -7,11 +7,11 @@ use std::num::NonZeroU32;
 
 use clap::ValueEnum;
 
-use super::{CommandError, GlobalArgs, bad_value};
+use super::{CommandError, GlobalArgs, bad_value, without_value};
 use crate::analysis::conflict::Obstacles;
 use crate::analysis::direction;
 use crate::filter::{End, Filter};
-use crate::model::addr::ScopedAddr;
+use crate::model::addr::{AddrError, ScopedAddr};
 use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::listeners::Listeners;
@@ -46,11 +46,16 @@ impl With {
     }
 }
 
+/// An address as it was typed.
+pub(super) fn addr_arg(text: &str) -> Result<ScopedAddr, String> {
+    text.parse().map_err(|error: AddrError| without_value(text, &error.to_string()).to_owned())
+}
+
 /// The one port that an argument names.
 pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, CommandError> {
     let range = facts.ports(arg).map_err(|why| bad_value(arg, "<PORT>", &why))?;
     if range.first() != range.last() {
-        return Err(bad_value(arg, "<PORT>", "it is to be one port: a number or a service name"));
+        return Err(bad_value(arg, "<PORT>", "only one port can be tested: a number or a service name"));
     }
     Ok(range.first())
 }

@@ -32,7 +32,9 @@ fn parse_addr(text: &str) -> Result<IpAddr, AddrError> {
 
 /// Splits `fe80::1%eth0` into its address and scope; a scope needs an IPv6 address and a name.
 fn parse_scoped(text: &str) -> Result<(IpAddr, Option<String>), AddrError> {
-    let Some((addr, scope)) = text.split_once('%') else { return Ok((parse_addr(text)?, None)) };
+    // The brackets may stand around the address alone, or around the scope too.
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).filter(|text| text.contains('%'));
+    let Some((addr, scope)) = bare.unwrap_or(text).split_once('%') else { return Ok((parse_addr(text)?, None)) };
     let addr = parse_addr(addr)?;
     if scope.is_empty() || addr.is_ipv4() {
         return Err(AddrError(format!(
@@ -268,6 +270,12 @@ mod tests {
         let addr: ScopedAddr = "fe80::1%eth0".parse().expect("scoped");
         assert_eq!((addr.scope.as_deref(), addr.to_string().as_str()), (Some("eth0"), "fe80::1%eth0"));
         assert_eq!("[::1]".parse::<ScopedAddr>().map(|a| a.to_string()), Ok("::1".into()));
+        for bracketed in ["[fe80::1%eth0]", "[fe80::1]%eth0"] {
+            assert_eq!(bracketed.parse(), Ok(addr.clone()), "{bracketed}");
+        }
+        for bad in ["[fe80::1%eth0", "[fe80::1", "[]", "[%eth0]", "[127.0.0.1%lo]"] {
+            assert!(bad.parse::<ScopedAddr>().is_err(), "{bad}");
+        }
     }
     #[test]
     fn an_end_is_an_address_with_or_without_a_port_and_prints_back() {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use super::facts::Facts;
 use super::port::Port;
 use super::process::Owners;
 use super::row::Direction;
@@ -111,6 +112,17 @@ pub struct BindAddr {
     pub addr: IpAddr,
     /// The scope of a link-local address.
     pub scope: Option<NonZeroU32>,
+}
+
+impl BindAddr {
+    /// The address with its scope by name, as `--addr` takes it.
+    #[must_use]
+    pub fn text(self, facts: &Facts) -> String {
+        match self.scope {
+            Some(scope) => format!("{}%{}", self.addr, facts.interface_name(scope)),
+            None => self.addr.to_string(),
+        }
+    }
 }
 
 /// One socket made, bound, perhaps listened on, and closed.

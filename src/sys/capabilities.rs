@@ -1,4 +1,4 @@
-//! The capabilities of the calling thread (capabilities(7), proc_pid_status(5)).
+//! The capabilities and the user of the calling thread (capabilities(7), proc_pid_status(5)).
 
 use std::fs;
 
@@ -9,6 +9,12 @@ use crate::model::health::Capabilities;
 pub fn effective() -> Option<Capabilities> {
     // The name of the program, which is in it, need not be UTF-8.
     parse(&fs::read("/proc/thread-self/status").ok()?)
+}
+
+/// The effective user of the calling thread.
+#[must_use]
+pub fn effective_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }
 
 /// The hexadecimal mask of the line `CapEff:`.

@@ -26,3 +26,4 @@ pub mod stdout;
 pub mod sysctl;
 pub mod tcp_repair;
 pub mod terminal;
+pub mod udp;

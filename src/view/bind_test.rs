@@ -1,19 +1,22 @@
 //! A bind test and its demonstration, as a page for eyes or as JSON.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::holder::{HolderRecord, bind_addr};
+use super::holder::{HolderRecord, StepRecord, write_steps};
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
 use super::style::{Look, Meaning};
 use super::table::{self, Heading};
 use super::text::Text;
-use crate::analysis::advice::Evidence;
-use crate::model::bind::{Attempt, CallResult, Holder, ReuseOptions, Verdict};
+use crate::analysis::advice::{self, Evidence};
+use crate::analysis::next::with_name;
+use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
+use crate::model::command::Step;
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -31,7 +34,9 @@ pub struct BindTest<'a> {
     pub evidence: Evidence<'a>,
     /// For port 0: the port that the kernel chose.
     pub chosen_port: Option<Port>,
-    /// In words.
+    /// The commands that help now.
+    pub next: &'a [Step],
+    /// What helps for good, and why.
     pub advice: &'a [String],
     /// Whether a server's note of SO_REUSEPORT may be lost, or overwritten by the test's own.
     pub note_lost: bool,
@@ -53,6 +58,7 @@ struct Payload<'a> {
     free_in_ms: Option<u64>,
     advice: &'a [String],
     note_lost: bool,
+    next: Vec<StepRecord<'a>>,
 }
 
 #[derive(Serialize)]
@@ -66,22 +72,11 @@ struct AttemptRecord {
 impl AttemptRecord {
     fn new(attempt: &Attempt, facts: &Facts) -> Self {
         Self {
-            addr: bind_addr(attempt.at, facts),
+            addr: attempt.at.text(facts),
             options: attempt.options.names(),
             bind: attempt.bind.name(),
             listen: attempt.listen.map(CallResult::name),
         }
-    }
-}
-
-/// The value of `--with`.
-#[must_use]
-pub const fn with_name(options: ReuseOptions) -> &'static str {
-    match (options.reuseaddr, options.reuseport) {
-        (false, false) => "none",
-        (true, false) => "reuseaddr",
-        (false, true) => "reuseport",
-        (true, true) => "both",
     }
 }
 
@@ -106,6 +101,7 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
         free_in_ms: conclusion.free_in.map(milliseconds),
         advice: test.advice,
         note_lost: test.note_lost,
+        next: StepRecord::all(test.next),
     }
 }
 
@@ -127,28 +123,28 @@ const fn meaning(verdict: Verdict) -> Meaning {
     }
 }
 
-/// Writes the page: the verdict first, then what it rests on, then what to do.
+/// Writes the page: the verdict, the commands that help now, the advice, and then what it is concluded from.
 pub fn page(out: &mut dyn Write, test: &BindTest, look: Look) -> io::Result<()> {
-    let Evidence { facts, port, with, attempts, holders, conclusion, .. } = test.evidence;
+    let Evidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let verdict = look.paint(meaning(conclusion.verdict), conclusion.verdict.name());
-    write!(out, "port {port}{service}: {verdict}")?;
-    if conclusion.verdict != Verdict::Free {
-        write!(out, ", {}", conclusion.cause.name())?;
+    write!(out, "port {port}{service}: {verdict}{}", human::escape(&headline(&test.evidence)))?;
+    match conclusion.free_in {
+        None => {}
+        // When its peer closes, a FIN_WAIT_2 bucket gets a fresh timer.
+        Some(time) if holders.iter().any(|holder| holder.blocks && holder.socket.state() == TcpState::FinWait2) => {
+            write!(out, "; free in {} at the earliest", human::duration(time))?;
+        }
+        Some(time) => write!(out, "; free in {}", human::duration(time))?,
     }
     writeln!(out)?;
-    let mut details = vec![];
-    if conclusion.verdict == Verdict::Reusable {
-        details.push(format!("works with {with}"));
+    if let Some(port) = test.chosen_port {
+        writeln!(out, "the kernel chose port {port}")?;
     }
-    // When its peer closes, a FIN_WAIT_2 bucket gets a fresh timer.
-    let fresh = holders.iter().any(|holder| matches!(holder.socket, Socket::Bucket(bucket) if bucket.fin_wait_2));
-    let at_least = if fresh { " at the least" } else { "" };
-    details
-        .extend(conclusion.free_in.map(|time| format!("the last timer ends in {}{at_least}", human::duration(time))));
-    details.extend(test.chosen_port.map(|port| format!("the kernel chose port {port}")));
-    if !details.is_empty() {
-        writeln!(out, "{}", details.join("; "))?;
+    write_steps(out, test.next, look)?;
+    if !test.advice.is_empty() {
+        writeln!(out)?;
+        test.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", look.width))?;
     }
     writeln!(out)?;
     attempts_table(out, attempts, facts, look)?;
@@ -156,11 +152,65 @@ pub fn page(out: &mut dyn Write, test: &BindTest, look: Look) -> io::Result<()> 
         writeln!(out)?;
         holders_table(out, holders, facts, look)?;
     }
-    if !test.advice.is_empty() {
-        writeln!(out)?;
-        test.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", look.width))?;
-    }
     Ok(())
+}
+
+/// What follows the verdict in the first line. Processes choose their names, so escape it.
+fn headline(evidence: &Evidence) -> String {
+    match evidence.conclusion.verdict {
+        Verdict::Free => String::new(),
+        Verdict::Reusable => format!(" with {}, beside {}", evidence.with, obstacle(evidence)),
+        Verdict::Blocked => format!(" by {}", obstacle(evidence)),
+        Verdict::Denied => format!(": {}", denial(evidence)),
+    }
+}
+
+/// What the plain bind runs into, in a few words.
+fn obstacle(evidence: &Evidence) -> String {
+    let blocking = || evidence.holders.iter().filter(|holder| holder.blocks);
+    let in_state = |fits: fn(TcpState) -> bool| {
+        blocking().filter(move |h| matches!(h.socket, Socket::Full(full) if fits(full.state)))
+    };
+    let buckets = || blocking().filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
+    let one = buckets().count() == 1;
+    let counted = || advice::buckets_counted(buckets());
+    match evidence.conclusion.cause {
+        Cause::TimeWait if one => format!("{} whose owner had set SO_REUSEADDR", counted()),
+        Cause::TimeWait => format!("{} whose owners had set SO_REUSEADDR", counted()),
+        Cause::TimeWaitWithoutReuseaddr if one => format!("{} whose owner had not set SO_REUSEADDR", counted()),
+        Cause::TimeWaitWithoutReuseaddr => format!("{} whose owners had not all set SO_REUSEADDR", counted()),
+        Cause::Listener => format!("a listener: {}", advice::who(in_state(|state| state == TcpState::Listen))),
+        Cause::Connection => {
+            let connections = in_state(advice::is_connection);
+            let mut states: Vec<_> = connections.clone().map(|holder| holder.socket.state().name()).collect();
+            states.sort_unstable();
+            states.dedup();
+            let (word, count) =
+                if connections.clone().count() == 1 { ("connection", "a") } else { ("connections", "") };
+            let article = if count.is_empty() { String::new() } else { format!("{count} ") };
+            format!("{article}{word} in {}: {}", states.join(", "), advice::who(connections))
+        }
+        Cause::Bound => {
+            let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
+            format!("a bound socket: {}", advice::who(bound))
+        }
+        _ if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
+        _ => "a socket that this kernel does not list".into(),
+    }
+}
+
+/// Why no bind works, in a few words.
+fn denial(evidence: &Evidence) -> String {
+    let failed =
+        |attempt: &&Attempt| !matches!(attempt.outcome(), CallResult::Ok | CallResult::Failed(Errno::AddrInUse));
+    let first = evidence.attempts.iter().find(failed);
+    let on = first.map(|attempt| attempt.at.text(evidence.facts)).unwrap_or_default();
+    match evidence.conclusion.cause {
+        Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
+        Cause::AddressNotLocal => format!("{on} is not an address of this network namespace"),
+        Cause::FamilyUnsupported => "IPv6 sockets cannot be made here".into(),
+        _ => format!("{} on {on}", first.map_or("unknown", |attempt| attempt.outcome().name())),
+    }
 }
 
 /// One row an address, one column an option set.
@@ -173,7 +223,7 @@ fn attempts_table(out: &mut dyn Write, attempts: &[Attempt], facts: &Facts, look
     };
     let row = |of_one: &[Attempt]| {
         let address =
-            of_one.first().map(|attempt| human::escape(&bind_addr(attempt.at, facts)).into_owned()).unwrap_or_default();
+            of_one.first().map(|attempt| human::escape(&attempt.at.text(facts)).into_owned()).unwrap_or_default();
         std::iter::once(address).chain(of_one.iter().map(cell)).collect()
     };
     let rows: Vec<Vec<String>> = attempts.chunks(ReuseOptions::ALL.len()).map(row).collect();
@@ -200,7 +250,7 @@ fn holders_table(out: &mut dyn Write, holders: &[Holder], facts: &Facts, look: L
         };
         let blocks = if holder.blocks { "yes" } else { "no" };
         let by = human::escape(&held_by(holder)).into_owned();
-        vec![cell("state"), cell("local"), cell("remote"), cell("expires_ms"), blocks.to_owned(), by]
+        vec![cell("state"), local(holder, facts), cell("remote"), cell("expires_ms"), blocks.to_owned(), by]
     };
     let rows: Vec<Vec<String>> = holders.iter().take(HOLDERS_SHOWN).map(row).collect();
     table::write(out, &headings, true, rows.as_slice(), look)?;
@@ -211,14 +261,29 @@ fn holders_table(out: &mut dyn Write, holders: &[Holder], facts: &Facts, look: L
     Ok(())
 }
 
+/// The local end with its device, as ss writes it: `0.0.0.0%eth0:80 (http)`.
+fn local(holder: &Holder, facts: &Facts) -> String {
+    let tuple = holder.socket.tuple();
+    let device = holder.socket.interface().map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();
+    let addr = match tuple.local_addr() {
+        IpAddr::V4(v4) => format!("{v4}{device}"),
+        IpAddr::V6(v6) => format!("[{v6}]{device}"),
+    };
+    let port = tuple.local_port();
+    let service = facts.services.name(port).map(|name| format!(" ({name})")).unwrap_or_default();
+    human::escape(&format!("{addr}:{port}{service}")).into_owned()
+}
+
 fn held_by(holder: &Holder) -> String {
+    let uid = match holder.socket {
+        Socket::Bucket(_) => return "the kernel alone".into(),
+        Socket::Full(full) => full.uid,
+    };
     match &holder.owners {
-        Owners::Nobody => match holder.socket {
-            Socket::Bucket(_) => "the kernel alone".into(),
-            Socket::Full(_) => "no process".into(),
-        },
-        Owners::NotPermitted => "not permitted to see".into(),
-        Owners::NotFound(_) => "no process found".into(),
+        Owners::Nobody => "no process".into(),
+        // Everybody may see the user of a socket.
+        Owners::NotPermitted => format!("uid {uid}, not permitted to see the process"),
+        Owners::NotFound(_) => format!("uid {uid}, no process found"),
         owners => owners.names().join(", "),
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::holder::{HolderRecord, bind_addr};
+use super::holder::{HolderRecord, StepRecord, write_steps};
 use super::human;
 use super::json::{self, Envelope};
 use super::style::{Look, Meaning};
 use crate::analysis::advice;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
+use crate::model::command::Step;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::socket::Socket;
@@ -37,8 +38,10 @@ pub struct Wait<'a> {
     pub addrs: &'a [BindAddr],
     /// What the server sets.
     pub with: ReuseOptions,
-    /// Whether a bind works on every address; `None`: it cannot be told.
-    pub bindable: Option<bool>,
+    /// Whether a bind works on every address.
+    pub bindable: bool,
+    /// Whether it fails for a reason that waiting does not change.
+    pub denied: bool,
     /// How long it has been waited for.
     pub waited: Duration,
     /// Binds made.
@@ -49,6 +52,10 @@ pub struct Wait<'a> {
     pub cause: Cause,
     /// Where only buckets are in the way, what is left of the longest timer.
     pub remaining: Option<Duration>,
+    /// Whether the binds cost a server its note of SO_REUSEPORT.
+    pub note_lost: bool,
+    /// The commands that help now.
+    pub next: &'a [Step],
 }
 
 #[derive(Serialize)]
@@ -56,23 +63,27 @@ struct Payload<'a> {
     port: u16,
     addrs: Vec<String>,
     options: Vec<&'static str>,
-    bindable: Option<bool>,
+    bindable: bool,
     waited_ms: u64,
     attempts: u32,
     blocked_by: Vec<HolderRecord<'a>>,
     cause: &'static str,
+    note_lost: bool,
+    next: Vec<StepRecord<'a>>,
 }
 
 fn payload<'a>(wait: &Wait<'a>) -> Payload<'a> {
     Payload {
         port: wait.port.0,
-        addrs: wait.addrs.iter().map(|at| bind_addr(*at, wait.facts)).collect(),
+        addrs: wait.addrs.iter().map(|at| at.text(wait.facts)).collect(),
         options: wait.with.names(),
         bindable: wait.bindable,
         waited_ms: u64::try_from(wait.waited.as_millis()).unwrap_or(u64::MAX),
         attempts: wait.attempts,
         blocked_by: wait.blocked_by.iter().map(|holder| HolderRecord::new(holder, wait.facts)).collect(),
         cause: wait.cause.name(),
+        note_lost: wait.note_lost,
+        next: StepRecord::all(wait.next),
     }
 }
 
@@ -88,21 +99,19 @@ pub fn ndjson(out: &mut dyn Write, wait: &Wait) -> io::Result<()> {
 
 /// Writes the answer for eyes.
 pub fn answer(out: &mut dyn Write, wait: &Wait, look: Look) -> io::Result<()> {
-    let Wait { facts, port, with, cause, .. } = *wait;
+    let Wait { facts, port, with, .. } = *wait;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let waited = human::duration(wait.waited);
     write!(out, "port {port}{service}: ")?;
-    match wait.bindable {
-        Some(true) => {
-            let bindable = look.paint(Meaning::Good, "bindable");
-            writeln!(out, "{bindable} with {with}, after {waited}")
-        }
-        Some(false) => {
-            let not = look.paint(Meaning::Bad, "not bindable");
-            let (cause, blocks) = (cause.name(), obstacle(wait));
-            writeln!(out, "{not} with {with}, after {waited}; {cause}: {}", human::escape(&blocks))
-        }
-        None => writeln!(out, "{}, {}", look.paint(Meaning::Bad, "cannot tell"), cause.name()),
+    if wait.bindable {
+        writeln!(out, "{} with {with}, after {waited}", look.paint(Meaning::Good, "bindable"))
+    } else if wait.denied {
+        writeln!(out, "{}: {}", look.paint(Meaning::Bad, "denied"), human::escape(&obstacle(wait)))?;
+        write_steps(out, wait.next, look)
+    } else {
+        let not = look.paint(Meaning::Bad, "not bindable");
+        writeln!(out, "{not} with {with}, after {waited}: {}", human::escape(&obstacle(wait)))?;
+        write_steps(out, wait.next, look)
     }
 }
 
@@ -120,11 +129,13 @@ fn obstacle(wait: &Wait) -> String {
         }
         Cause::Bound => format!("{} has bound it{}", advice::who(full()), on_interfaces(full(), wait.facts)),
         Cause::AddressNotLocal => {
-            let addrs: Vec<String> = wait.addrs.iter().map(|at| bind_addr(*at, wait.facts)).collect();
+            let addrs: Vec<String> = wait.addrs.iter().map(|at| at.text(wait.facts)).collect();
             format!("no such address here yet ({})", addrs.join(", "))
         }
-        Cause::PrivilegedPort | Cause::FamilyUnsupported => "not permitted".into(),
-        Cause::Unknown => "a socket that is not listed here".into(),
+        Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
+        Cause::FamilyUnsupported => "IPv6 sockets cannot be made here".into(),
+        Cause::Unknown if wait.denied => "the kernel refuses the bind".into(),
+        Cause::Unknown => "a socket that this kernel does not list is in the way".into(),
     }
 }
 
@@ -146,26 +157,15 @@ fn of_cause<'a>(wait: &Wait<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
 }
 
 fn buckets(wait: &Wait) -> String {
-    let (mut all, mut half) = (0_usize, 0_usize);
-    for holder in wait.blocked_by {
-        if let Socket::Bucket(bucket) = holder.socket {
-            all += 1;
-            half += usize::from(bucket.fin_wait_2);
-        }
-    }
-    let counted = if all == 1 { "1 timewait bucket".into() } else { format!("{all} timewait buckets") };
-    let half_closed = match half {
-        0 => String::new(),
-        half if half == all => " in FIN_WAIT_2".into(),
-        half => format!(" ({half} in FIN_WAIT_2)"),
-    };
+    let holders = || wait.blocked_by.iter();
+    let least = holders().any(|holder| matches!(holder.socket, Socket::Bucket(bucket) if bucket.fin_wait_2));
     let time = match wait.remaining {
         None => String::new(),
         Some(Duration::ZERO) => ", due: gone at the next timer tick".into(),
-        Some(left) if half > 0 => format!(", {} to go at the least", human::duration(left)),
+        Some(left) if least => format!(", at least {} to go", human::duration(left)),
         Some(left) => format!(", {} to go", human::duration(left)),
     };
-    format!("{counted}{half_closed}{time}")
+    format!("{}{time}", advice::buckets_counted(holders()))
 }
 
 /// One line on a terminal that is drawn over and over, and taken away in the end. Made of carriage returns and blanks
@@ -281,12 +281,15 @@ mod tests {
             port: Port(80),
             addrs: &[],
             with: ReuseOptions::REUSEADDR,
-            bindable: Some(false),
+            bindable: false,
+            denied: false,
             waited: Duration::from_secs(5),
             attempts: 1,
             blocked_by,
             cause,
             remaining: remaining.map(Duration::from_millis),
+            note_lost: false,
+            next: &[],
         }
     }
 
@@ -303,11 +306,11 @@ mod tests {
         let (facts, held) = (facts(), [bucket(false)]);
         let mut line = StatusLine::default();
         let first = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(40_000)), 80);
-        assert_eq!(first, format!("\rport 80: 1 timewait bucket, 40.0s to go [{}]", "-".repeat(30)));
+        assert_eq!(first, format!("\rport 80: 1 TIME_WAIT socket, 40.0s to go [{}]", "-".repeat(30)));
         let later = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(9_900)), 80);
         assert_eq!(
             later,
-            format!("\rport 80: 1 timewait bucket, 9.9s to go [{}{}] ", "#".repeat(22), "-".repeat(8)),
+            format!("\rport 80: 1 TIME_WAIT socket, 9.9s to go [{}{}] ", "#".repeat(22), "-".repeat(8)),
             "a shorter line covers the longer one"
         );
         let due = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(0)), 80);
@@ -325,7 +328,7 @@ mod tests {
         let held = [bucket(false), bucket(true)];
         let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, BUCKETS, Some(200_000)), 120);
         assert!(
-            line.contains("2 timewait buckets (1 in FIN_WAIT_2), 3m20s to go at the least; timeout in 1m55s ["),
+            line.contains("1 TIME_WAIT socket and 1 FIN_WAIT_2 socket, at least 3m20s to go; timeout in 1m55s ["),
             "{line}"
         );
         let held = [listener("nginx")];
@@ -347,8 +350,7 @@ mod tests {
         .expect("ok");
         let text = String::from_utf8(out).expect("text");
         assert!(
-            text.starts_with("port 80 (http): not bindable with SO_REUSEADDR, after 5.0s; listener: ")
-                && !text.contains('\x1b'),
+            text.starts_with("port 80 (http): not bindable with SO_REUSEADDR, after 5.0s: ") && !text.contains('\x1b'),
             "{text:?}"
         );
         assert_eq!(text.lines().count(), 1);

@@ -23,10 +23,14 @@ pub(crate) struct Dialogue {
 impl Dialogue {
     /// Starts it.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::of(command(args))
+    }
+
+    /// Starts another command.
+    pub(crate) fn of(mut command: Command) -> Self {
         let size = Winsize { ws_row: 40, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let terminal = openpty(&size, None).expect("a terminal");
         let program = File::from(terminal.slave);
-        let mut command = command(args);
         command.stdin(program.try_clone().expect("a copy")).stdout(Stdio::piped()).stderr(program);
         let child = command.spawn().expect("twtool can be started");
         // Its own copies of the other side, so that the end of the child is the end of what is shown.

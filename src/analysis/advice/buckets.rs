@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{BOTH_SIDES, Evidence, blocking, count, fewest_that_work, set};
-use crate::model::bind::ReuseOptions;
+use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TimeWaitBucket};
 
@@ -20,84 +20,98 @@ fn buckets(evidence: &Evidence) -> impl Iterator<Item = (TimeWaitBucket, Directi
     })
 }
 
-/// `3 timewait buckets`.
-fn buckets_counted(evidence: &Evidence) -> String {
-    count(buckets(evidence).count(), "timewait bucket")
+/// `1 TIME_WAIT socket`, `2 TIME_WAIT sockets and 1 FIN_WAIT_2 socket`, among the buckets of these.
+pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String {
+    let (mut time_wait, mut fin_wait_2) = (0, 0);
+    for holder in holders {
+        match holder.socket {
+            Socket::Bucket(bucket) if bucket.fin_wait_2 => fin_wait_2 += 1,
+            Socket::Bucket(_) => time_wait += 1,
+            Socket::Full(_) => {}
+        }
+    }
+    let counted = [(time_wait, "TIME_WAIT socket"), (fin_wait_2, "FIN_WAIT_2 socket")];
+    let named: Vec<String> = counted.into_iter().filter(|(n, _)| *n > 0).map(|(n, one)| count(n, one)).collect();
+    named.join(" and ")
 }
 
-/// Why options work: the old sockets had them, between them.
-fn had_too(evidence: &Evidence, options: ReuseOptions) -> String {
-    let one = buckets(evidence).count() == 1;
-    let had = match (options, one) {
-        (ReuseOptions::BOTH, false) => "each had one of the two",
-        (ReuseOptions::BOTH, true) => "had one of the two",
-        _ => "had it too",
-    };
-    let who = if one { "the socket that left" } else { "the sockets that left" };
-    format!("{who} {} {had}. {BOTH_SIDES}.", buckets_counted(evidence))
-}
-
-pub(super) fn timewait_reusable(evidence: &Evidence) -> String {
-    let options = fewest_that_work(evidence).unwrap_or(evidence.with);
-    format!("Set {options} on the listening socket before bind(): it works now, because {}", had_too(evidence, options))
-}
-
-/// What a time until the port is free is worth where there are FIN_WAIT_2 buckets.
-pub(super) fn at_least(evidence: &Evidence) -> Option<String> {
-    let free_in = evidence.conclusion.free_in?;
-    buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2).then(|| {
-        format!(
-            "The port is free in {} at the least, when the last timer ends: a FIN_WAIT_2 bucket is among them, and when its \
-             peer closes it becomes TIME_WAIT with a fresh timer, 60 s on an unmodified kernel.",
-            seconds(free_in)
-        )
-    })
-}
-
-pub(super) fn timewait_blocks(evidence: &Evidence) -> Vec<String> {
-    let Evidence { facts, port, .. } = *evidence;
-    let one = buckets(evidence).count() == 1;
+/// What to change: in the server, or in which ports clients get. Then how long it takes without that, and why.
+pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = vec![];
-    match fewest_that_work(evidence) {
-        Some(ReuseOptions::REUSEADDR) => advice.push(timewait_reusable(evidence)),
-        Some(options) => advice.push(format!(
-            "{} It gets past because {}",
-            set(options),
-            had_too(evidence, options)
-        )),
-        None => advice.push(format!(
-            "{} the port, and {} did not have SO_REUSEADDR when {} closed. {BOTH_SIDES}, so SO_REUSEADDR on the new socket \
-             alone does not help.",
-            if one { "1 timewait bucket holds".into() } else { format!("{} hold", buckets_counted(evidence)) },
+    let works = fewest_that_work(evidence);
+    let one = buckets(evidence).count() == 1;
+    let counted = buckets_counted(blocking(evidence));
+    let outbound = buckets(evidence).any(|(_, direction)| direction == Direction::Outbound);
+    match works {
+        Some(ReuseOptions::REUSEADDR) => {
+            advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
+        }
+        Some(options) => advice.push(set(options)),
+        None if outbound => {}
+        None => advice.push(
+            "For the next restart, set SO_REUSEADDR in the server before it binds: the connections that it accepts inherit \
+             the option, and so do the TIME_WAIT sockets that they leave (socket(7))."
+                .into(),
+        ),
+    }
+    if outbound {
+        advice.push(outbound_connection(evidence));
+    }
+    if evidence.conclusion.verdict == Verdict::Blocked {
+        advice.push(when_free(evidence));
+    }
+    advice.push(match works {
+        Some(options) => {
+            let had = match (options, one) {
+                (ReuseOptions::BOTH, false) => "each had set one of the two",
+                (ReuseOptions::BOTH, true) => "had set one of the two",
+                _ => "had set it too",
+            };
+            let owners = if one { "The owner" } else { "The owners" };
+            format!("{owners} of {counted} {had}. {BOTH_SIDES}.")
+        }
+        None => format!(
+            "{counted} {} the port, and {} did not have SO_REUSEADDR when {} closed. {BOTH_SIDES}, so SO_REUSEADDR on the \
+             new socket alone does not help.",
+            if one { "holds" } else { "hold" },
             if one { "the socket that left it" } else { "at least one of the sockets that left them" },
             if one { "it" } else { "they" },
-        )),
-    }
-    advice.extend(at_least(evidence).or_else(|| {
-        let free_in = evidence.conclusion.free_in?;
-        Some(format!(
-            "Left alone, the port is free when the last timer ends, in {}. The kernel's timers are coarse and may end some \
-             seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4).",
-            seconds(free_in)
-        ))
-    }));
-    if buckets(evidence).any(|(_, direction)| direction == Direction::Outbound) {
-        let cure = if facts.locally_reserved(port) == Some(true) {
-            "The port is reserved now, so connect() chooses it no more: this connection is older, or its client bound the \
-             port by itself."
-        } else {
-            "Clients rarely set SO_REUSEADDR, so the cure is to keep connect() off the port."
-        };
-        advice.push(format!(
-            "By its ports, a connection was an outbound one (inferred): some client on this machine had port {port} as its \
-             own. {cure}"
-        ));
-    } else if fewest_that_work(evidence) != Some(ReuseOptions::REUSEADDR) {
-        advice.push(
-            "For the next restart: let the server set SO_REUSEADDR before it binds; the connections that it accepts \
-             inherit it, and so do the buckets that they leave (socket(7))."
-                .into(),
-        );
-    }
+        ),
+    });
     advice
+}
+
+fn outbound_connection(evidence: &Evidence) -> String {
+    let Evidence { facts, port, .. } = *evidence;
+    let cure = if facts.locally_reserved(port) == Some(true) {
+        "The port is reserved now, so connect() no longer chooses it: this connection is older, or its client bound the port \
+         itself."
+    } else {
+        "Clients rarely set SO_REUSEADDR, so the cure is to keep connect() off the port."
+    };
+    format!(
+        "By its ports, a connection was outbound (inferred): a client on this machine had port {port} as its own. {cure}"
+    )
+}
+
+/// When the port is free without any action.
+fn when_free(evidence: &Evidence) -> String {
+    let least = buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2);
+    let Some(free_in) = evidence.conclusion.free_in else {
+        return "When the port is free is unknown: several sockets may be in the way, they end at different times, and the \
+                kernel does not export whether those of IPv6 have IPV6_V6ONLY."
+            .into();
+    };
+    let free_in = seconds(free_in);
+    if least {
+        format!(
+            "Without any action the port is free in {free_in} at the earliest: when the peer of a FIN_WAIT_2 socket closes, \
+             the socket becomes TIME_WAIT with a fresh timer, 60 s on an unmodified kernel."
+        )
+    } else {
+        format!(
+            "Without any action the port is free in {free_in}, when the last timer ends. The kernel's timers are coarse and \
+             can end some seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
+        )
+    }
 }

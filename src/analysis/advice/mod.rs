@@ -1,4 +1,5 @@
-//! Advice in words: what would help here, why, and by which source. Only what the evidence carries; no folk remedies.
+//! Advice in words: what helps for good, then the reason and its source. Only what the evidence carries; no folk remedies.
+//! The commands that help now are in [`super::next`].
 
 mod buckets;
 mod denial;
@@ -9,8 +10,9 @@ use super::verdict::Conclusion;
 use crate::model::bind::{Attempt, CallResult, Cause, Holder, ReuseOptions, Verdict};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
+pub use buckets::buckets_counted;
 pub use denial::denial;
-pub use sockets::who;
+pub use sockets::{is_connection, who};
 
 /// Everything that a bind test found.
 #[derive(Clone, Copy, Debug)]
@@ -29,22 +31,21 @@ pub struct Evidence<'a> {
     pub conclusion: Conclusion,
     /// Whether the source lists sockets that are bound and do not listen, as far as the kernel does.
     pub bound_sockets_are_listed: bool,
+    /// The effective user of the test.
+    pub uid: u32,
+    /// Whether a UDP socket has the port.
+    pub udp: bool,
 }
 
-/// Sentences for the person who asked, the most important first.
+/// Texts: what to change first, then the reason.
 #[must_use]
 pub fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = match evidence.conclusion.cause {
         Cause::None => vec![],
-        Cause::TimeWait => {
-            let mut advice = vec![buckets::timewait_reusable(evidence)];
-            advice.extend(buckets::at_least(evidence));
-            advice
-        }
-        Cause::TimeWaitWithoutReuseaddr => buckets::timewait_blocks(evidence),
-        Cause::Listener => vec![sockets::listener(evidence)],
+        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets::advise(evidence),
+        Cause::Listener => sockets::listener(evidence),
         Cause::Connection => sockets::connection(evidence),
-        Cause::Bound => vec![sockets::bound(evidence)],
+        Cause::Bound => sockets::bound(evidence),
         Cause::Unknown if evidence.conclusion.verdict != Verdict::Denied => vec![ports::unseen(evidence)],
         Cause::PrivilegedPort | Cause::AddressNotLocal | Cause::FamilyUnsupported | Cause::Unknown => {
             denial::denied(evidence)
@@ -52,6 +53,7 @@ pub fn advise(evidence: &Evidence) -> Vec<String> {
     };
     advice.extend(sockets::shared(evidence));
     advice.extend(ports::ephemeral(evidence));
+    advice.extend(evidence.udp.then(|| ports::udp(evidence)));
     advice
 }
 
@@ -64,7 +66,7 @@ fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }
 
-/// The fewest options with which a bind works on every address, where there are any; SO_REUSEADDR before SO_REUSEPORT.
+/// The fewest options with which a bind works on every address; SO_REUSEADDR before SO_REUSEPORT.
 fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
     let works = |options: &ReuseOptions| {
         evidence.attempts.iter().filter(|a| a.options == *options).all(|a| a.outcome() == CallResult::Ok)
@@ -72,11 +74,11 @@ fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
     ReuseOptions::ALL.into_iter().find(works)
 }
 
-/// What to say of options that work although something is in the way: how to set them, and what they mean.
+/// How to set options that work although a socket is in the way, and what they mean.
 fn set(options: ReuseOptions) -> String {
     let caution = if options.reuseport {
-        " That fits a server that is meant to share its port and always sets it; it is no general remedy, for it also lets a \
-         second server of the same user in."
+        " That fits a server that is meant to share its port and always sets it. It is no general remedy, because it also lets \
+         a second server of the same user in."
     } else {
         ""
     };

@@ -1,26 +1,35 @@
 //! Advice where a listener, a connection or a bound socket is in the way of a bind.
 
 use super::{BOTH_SIDES, Evidence, blocking, fewest_that_work, set};
-use crate::model::bind::{Holder, Verdict};
+use crate::analysis::states;
+use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::process::Owners;
-use crate::model::socket::{Socket, TcpState};
+use crate::model::socket::{FullSocket, Socket, TcpState};
 
 fn blocking_in<'a>(evidence: &Evidence<'a>, fits: fn(TcpState) -> bool) -> impl Iterator<Item = &'a Holder> + Clone {
     let full = move |holder: &&Holder| matches!(holder.socket, Socket::Full(full) if fits(full.state));
     blocking(evidence).filter(full)
 }
 
-fn is_connection(state: TcpState) -> bool {
+/// Whether a socket in this state is or was a connection.
+#[must_use]
+pub const fn is_connection(state: TcpState) -> bool {
     !matches!(state, TcpState::Listen | TcpState::Closed | TcpState::BoundInactive)
 }
 
-/// Who they are, the first few by name. Names that processes gave themselves are among the text: escape it.
+/// Their names, the first few of them. Processes choose their names, so escape the text.
 pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     const SHOWN: usize = 3;
     let total = holders.clone().count();
     let mut named: Vec<String> = vec![];
     for holder in holders {
+        // Everybody may see the user of a socket, also where its process is hidden.
+        let uid = match (&holder.owners, holder.socket) {
+            (Owners::NotPermitted | Owners::NotFound(_), Socket::Full(full)) => format!(" of uid {}", full.uid),
+            _ => String::new(),
+        };
         for name in holder.owners.names() {
+            let name = format!("{name}{uid}");
             if !named.contains(&name) {
                 named.push(name);
             }
@@ -33,20 +42,72 @@ pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     format!("{}{more}{sockets}", named.join(", "))
 }
 
-pub(super) fn listener(evidence: &Evidence) -> String {
+pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     let Evidence { port, with, .. } = *evidence;
-    let who = who(blocking_in(evidence, |state| state == TcpState::Listen));
+    let listeners = || blocking_in(evidence, |state| state == TcpState::Listen);
+    let who = who(listeners());
     if evidence.conclusion.verdict == Verdict::Reusable {
-        return format!(
+        return vec![format!(
             "{who} listens on port {port}. A bind with {with} works beside it: on the same address the kernel deals new \
              connections out among all its listeners, and a listener on a more specific address gets those to that address \
              (socket(7), SO_REUSEPORT)."
-        );
+        )];
     }
-    format!(
-        "{who} listens on port {port}: it is in use, not in TIME_WAIT. SO_REUSEADDR never takes a port from a listener \
-         (socket(7)). Stop that server, or choose another port or address."
-    )
+    let mut advice = vec![format!(
+        "{who} listens on port {port}: it is in use, not in TIME_WAIT. Stop that server, or choose another port or address. \
+         SO_REUSEADDR never takes a port from a listener (socket(7))."
+    )];
+    advice.extend(other_user(evidence, listeners()));
+    advice.extend(other_device(evidence));
+    advice
+}
+
+/// Why sharing by SO_REUSEPORT fails beside a live socket: it needs the same effective user (socket(7)).
+fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>) -> Option<String> {
+    if !evidence.with.reuseport {
+        return None;
+    }
+    let uid = evidence.uid;
+    let mut uids: Vec<u32> = holders.filter_map(|holder| full(holder).map(|full| full.uid)).collect();
+    uids.sort_unstable();
+    uids.dedup();
+    let others: Vec<String> = uids.iter().filter(|one| **one != uid).map(ToString::to_string).collect();
+    Some(if others.is_empty() {
+        format!(
+            "SO_REUSEPORT is set, and the bind fails all the same: all sockets on the port need the option and the same \
+             effective user. The user is the same (uid {uid}), so at least one of them does not have the option (socket(7))."
+        )
+    } else {
+        format!(
+            "SO_REUSEPORT is set, and the bind fails all the same: sharing a port needs the same effective user. The socket \
+             in the way belongs to uid {}, and this test ran as uid {uid}. Run both servers as one user, and set SO_REUSEPORT \
+             in both (socket(7)).",
+            others.join(" and uid ")
+        )
+    })
+}
+
+/// That the port is free on another device, where every socket in the way is bound to one.
+fn other_device(evidence: &Evidence) -> Option<String> {
+    let devices: Option<Vec<String>> = blocking(evidence)
+        .map(|holder| holder.socket.interface().map(|index| evidence.facts.interface_name(index)))
+        .collect();
+    let mut devices = devices.filter(|devices| !devices.is_empty())?;
+    devices.sort_unstable();
+    devices.dedup();
+    let (devices, one) = (devices.join(" and "), devices.len() == 1);
+    let held = if one { format!("on device {devices} only") } else { format!("on devices {devices} only") };
+    Some(format!(
+        "The port is in use {held}, so it is free on another device: a server that binds itself to one (SO_BINDTODEVICE, \
+         socket(7)) can have it."
+    ))
+}
+
+const fn full(holder: &Holder) -> Option<FullSocket> {
+    match holder.socket {
+        Socket::Full(full) => Some(full),
+        Socket::Bucket(_) => None,
+    }
 }
 
 pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
@@ -55,45 +116,56 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     states.sort_unstable_by_key(|state| state.name());
     states.dedup();
     let names: Vec<_> = states.iter().map(|state| state.name()).collect();
-    let mut advice = vec![format!("A connection holds the port ({}): {}.", names.join(", "), who(connections()))];
-    advice.push(match fewest_that_work(evidence) {
-        Some(options) if options == evidence.with => {
-            format!("Set {options} before bind(): it works now, because that socket has it too. {BOTH_SIDES}.")
-        }
-        Some(options) => format!("{} {BOTH_SIDES}.", set(options)),
-        None => format!(
-            "No option gets past every socket on the port: at least one of them does not have the option that the new one \
-             would share it by. {BOTH_SIDES}."
-        ),
-    });
-    if states.contains(&TcpState::CloseWait) {
-        advice.push(
-            "In close-wait the peer has closed and the program that owns the socket has not: it stays until that program \
-             calls close() (RFC 9293, section 3.3.2)."
-                .into(),
-        );
+    let one = connections().count() == 1;
+    let holds = if one { "A connection holds" } else { "Connections hold" };
+    let mut advice = vec![];
+    match fewest_that_work(evidence) {
+        Some(ReuseOptions::REUSEADDR) => advice.push(format!(
+            "Set SO_REUSEADDR on the listening socket before bind(): it works now, because {} it too. {BOTH_SIDES}.",
+            if one { "the socket in the way has" } else { "the sockets in the way have" }
+        )),
+        Some(options) => advice.push(format!("{} {BOTH_SIDES}.", set(options))),
+        None => {}
     }
+    advice.push(format!("{holds} the port ({}): {}.", names.join(", "), who(connections())));
+    let mut explained: Vec<String> = connections().filter_map(full).filter_map(|full| states::explain(&full)).collect();
+    explained.sort_unstable();
+    explained.dedup();
+    advice.extend(explained);
+    if fewest_that_work(evidence).is_none() {
+        advice.push(format!(
+            "No option gets past every socket on the port: at least one of them lacks the option that the new one would \
+             share it by. {BOTH_SIDES}."
+        ));
+        advice.extend(other_user(evidence, connections()));
+    }
+    advice.extend(other_device(evidence));
     let leaves = [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing];
     if leaves.iter().any(|state| states.contains(state)) {
         advice.push(
-            "If this end closes first, the connection leaves a TIME_WAIT bucket on the port (RFC 9293, section 3.3.2)."
+            "If this end closes first, the connection leaves a TIME_WAIT socket on the port (RFC 9293, section 3.3.2)."
                 .into(),
         );
     }
     advice
 }
 
-pub(super) fn bound(evidence: &Evidence) -> String {
-    let who = who(blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive)));
-    let holds = format!("{who} has bound the port without listening on it.");
-    match fewest_that_work(evidence) {
+pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
+    let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
+    let holds = format!("{} has bound the port without listening on it.", who(sockets()));
+    let mut advice = vec![match fewest_that_work(evidence) {
         Some(options) => format!(
-            "{holds} {} But of two such sockets only one can listen on an address: the second listen() fails with EADDRINUSE \
-             (listen(2); try --listen).",
+            "{} But of two such sockets only one can listen on an address: the second listen() fails with EADDRINUSE \
+             (listen(2); try --listen). {holds}",
             set(options)
         ),
         None => format!("{holds} Stop that process, or choose another port or address."),
+    }];
+    if fewest_that_work(evidence).is_none() {
+        advice.extend(other_user(evidence, sockets()));
     }
+    advice.extend(other_device(evidence));
+    advice
 }
 
 /// That all processes with the same socket must close it.
@@ -106,4 +178,61 @@ pub(super) fn shared(evidence: &Evidence) -> Option<String> {
     Some(format!(
         "{count} processes have the same socket open: {names}. The port is free only when all of them close it."
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::verdict::Conclusion;
+    use crate::model::bind::Cause;
+    use crate::model::facts::tests::facts;
+    use crate::model::port::Port;
+    use crate::model::row::Direction;
+    use crate::model::row::tests::row;
+
+    fn listener_of(uid: u32, owners: Owners) -> Holder {
+        let socket = FullSocket {
+            tuple: row("127.0.0.1", 80, "0.0.0.0", 0).bucket.tuple,
+            state: TcpState::Listen,
+            uid,
+            inode: std::num::NonZeroU32::new(7),
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: None,
+        };
+        Holder { socket: Socket::Full(socket), direction: Direction::Unknown, owners, blocks: true }
+    }
+
+    fn advice(with: ReuseOptions, holder: Holder) -> String {
+        let evidence = Evidence {
+            facts: &facts(),
+            port: Port(80),
+            with,
+            attempts: &[],
+            holders: &[holder],
+            conclusion: Conclusion { verdict: Verdict::Blocked, cause: Cause::Listener, free_in: None },
+            bound_sockets_are_listed: true,
+            uid: 1000,
+            udp: false,
+        };
+        listener(&evidence).join("\n")
+    }
+
+    #[test]
+    fn sharing_that_is_refused_names_both_users() {
+        let other = advice(ReuseOptions::REUSEPORT, listener_of(33, Owners::NotPermitted));
+        assert!(other.contains("belongs to uid 33, and this test ran as uid 1000"), "{other}");
+        let same = advice(ReuseOptions::BOTH, listener_of(1000, Owners::NotPermitted));
+        assert!(same.contains("same (uid 1000)") && same.contains("does not have the option"), "{same}");
+        let unasked = advice(ReuseOptions::REUSEADDR, listener_of(33, Owners::Nobody));
+        assert!(!unasked.contains("effective user"), "{unasked}");
+    }
+
+    #[test]
+    fn the_user_of_a_hidden_process_is_named() {
+        let text = advice(ReuseOptions::NONE, listener_of(33, Owners::NotPermitted));
+        assert!(text.contains(" of uid 33 listens on port 80"), "{text}");
+    }
 }

@@ -12,11 +12,12 @@ use clap::Args;
 use super::netns::NetnsArgs;
 use super::probe::{self, With};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
+use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{Ended, ROUND, Step, Waiting};
 use crate::analysis::{advice, verdict};
 use crate::filter::parser::{DURATION_FORMS, parse_duration};
 use crate::model::addr::ScopedAddr;
-use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions};
+use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote};
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::{Port, PortArg};
 use crate::source;
@@ -37,14 +38,14 @@ are watched by looking them up, ten times a second, and the port is bound again 
 longer than its timer says by up to some seconds, and shorter where somebody removes it. What cannot be looked up, a \
 socket that is only bound, is looked for about once a second. A bind disturbs as that of bind-test does.
 
-An address that is not there (EADDRNOTAVAIL) is waited for like a port. What time does not mend (EACCES, no IPv6) is said \
-at once. Port 0 is refused: the kernel chooses a free port for it, so there is nothing to wait for.
+An address that is not there (EADDRNOTAVAIL) is waited for like a port. A bind that is denied (EACCES, no IPv6) ends the wait \
+at once, because waiting does not change that. Port 0 is refused: the kernel chooses a free port for it, so there is nothing to wait for.
 
 With -- COMMAND, standard output belongs to the command: what wait says goes to standard error, and it says nothing where \
 it did not have to wait. Between the last bind and \
 the command's own another program can take the port. It runs in twtool's network namespace, whatever --netns says.
 
-Exit codes: 0 it can be bound, 1 the time is over, 2 it cannot be told, 130 interrupted; with -- COMMAND those of the \
+Exit codes: 0 it can be bound, 1 the time is over or the bind is denied, 2 it cannot be told, 130 interrupted; with -- COMMAND those of the \
 command, 126 where it cannot be run, 127 where there is none.
 
 Examples:
@@ -60,7 +61,7 @@ pub struct WaitArgs {
     #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = probe::addr_arg)]
     addr: Vec<ScopedAddr>,
     /// What your server sets before bind()
     #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS")]
@@ -129,28 +130,45 @@ fn answer(
 
     let mut watch = Watch::new(port, &addrs, args.with.options())?;
     let target = Target { facts: &facts, port, addrs: &addrs, with: args.with.options(), timeout: args.timeout };
+    let shell = args.netns.shell();
     let mut reporter = Reporter::new(args, global, context, interrupts);
     let outcome = target.wait(&mut watch, &mut reporter);
     reporter.clear();
     let outcome = outcome?;
 
-    let bindable = outcome.bindable();
+    let (bindable, denied) = (outcome.bindable(), outcome.denied());
     warnings.extend(watch.warnings());
     warnings.extend((!watch.complete()).then(interrupted));
     warnings.extend(watch.note().warning().map(str::to_owned));
     warnings.extend(probe::hidden_owners(&outcome.blocked_by));
-    warnings.extend((bindable != Some(true)).then(|| target.reasons(watch.attempts())).into_iter().flatten());
+    warnings.extend((!bindable).then(|| target.reasons(watch.attempts())).into_iter().flatten());
     // Where a holder may exist that the source cannot show, the answer is not whole.
     let unseen = outcome.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
-    let complete = known && watch.complete() && !unseen && bindable.is_some();
+    let complete = known && watch.complete() && !unseen;
 
     let now = Facts { taken_at: sys::clock::now(), ..facts.clone() };
-    let wait = outcome.shown(&target);
-    if !args.quiet || bindable.is_none() {
+    let next = if bindable {
+        vec![]
+    } else {
+        next::steps(&Failure {
+            shell: &shell,
+            uid: sys::capabilities::effective_user(),
+            facts: &facts,
+            port,
+            addrs: &addrs,
+            with: target.with,
+            cause: outcome.cause,
+            holders: &outcome.blocked_by,
+            free_in: outcome.remaining,
+            waited: true,
+        })
+    };
+    let wait = Wait { note_lost: watch.note() != ReuseportNote::Kept, next: &next, ..outcome.shown(&target) };
+    if !args.quiet || denied {
         context.warn(&warnings);
     }
     // A command speaks for itself where it did not have to wait.
-    let silent = bindable == Some(true) && !args.command.is_empty() && wait.waited < ROUND;
+    let silent = bindable && !args.command.is_empty() && wait.waited < ROUND;
     let look = context.look;
     let envelope = Envelope { schema: "twtool.wait/1", facts: &now, complete, warnings: &warnings };
     say(args, context, |out| match global.format() {
@@ -159,10 +177,10 @@ fn answer(
         Format::Table | Format::Csv if silent => Ok(()),
         Format::Table | Format::Csv => view::wait::answer(out, &wait, look),
     })?;
-    Ok(match bindable {
-        Some(true) => Answer::Yes,
-        Some(false) if complete => Answer::No,
-        _ => Answer::Incomplete,
+    Ok(match (bindable, complete) {
+        (true, _) => Answer::Yes,
+        (false, true) => Answer::No,
+        (false, false) => Answer::Incomplete,
     })
 }
 
@@ -285,13 +303,13 @@ impl Target<'_> {
 }
 
 impl Outcome {
-    /// Whether the port can be bound; `None`: it cannot be told.
-    const fn bindable(&self) -> Option<bool> {
-        match self.ended {
-            Some(Ended::Bindable) => Some(true),
-            Some(Ended::TimedOut) | None => Some(false),
-            Some(Ended::Denied) => None,
-        }
+    const fn bindable(&self) -> bool {
+        matches!(self.ended, Some(Ended::Bindable))
+    }
+
+    /// Whether the bind fails for a reason that waiting does not change.
+    const fn denied(&self) -> bool {
+        matches!(self.ended, Some(Ended::Denied))
     }
 
     fn shown<'a>(&'a self, target: &Target<'a>) -> Wait<'a> {
@@ -301,11 +319,14 @@ impl Outcome {
             addrs: target.addrs,
             with: target.with,
             bindable: self.bindable(),
+            denied: self.denied(),
             waited: self.waited,
             attempts: self.attempts,
             blocked_by: &self.blocked_by,
             cause: self.cause,
             remaining: self.remaining,
+            note_lost: false,
+            next: &[],
         }
     }
 }

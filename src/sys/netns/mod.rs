@@ -79,8 +79,9 @@ impl NetnsError {
     pub fn hint(&self) -> Option<&'static str> {
         match &self.why {
             NetnsErrorKind::NotEntered(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(
-                "setns(2) wants CAP_SYS_ADMIN in the user namespace that owns the network namespace, and in one's own: \
-                 root of the host has it",
+                "setns(2) needs CAP_SYS_ADMIN in the user namespace that owns the network namespace, and in the caller's own: \
+                 root of the host has it. For a rootless container, its user can run twtool inside: \
+                 `nsenter -t PID -U --preserve-credentials -n twtool ...`",
             ),
             NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("root or CAP_SYS_PTRACE may look into every /proc/PID/ns/net")

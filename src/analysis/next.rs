@@ -1,0 +1,183 @@
+//! The commands that help now when a bind fails: each is right when it is pasted into the shell in which twtool ran.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::states::is_orphan;
+use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
+use crate::model::command::{Privilege, Shell, Step};
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+use crate::model::process::{Owners, Process};
+use crate::model::socket::Socket;
+
+/// The default timeout of `twtool wait`; a longer wait needs the option.
+const WAIT: Duration = Duration::from_secs(120);
+
+/// A bind that fails, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// Where twtool ran.
+    pub shell: &'a Shell,
+    /// Its effective user.
+    pub uid: u32,
+    /// Of the network namespace.
+    pub facts: &'a Facts,
+    /// The port.
+    pub port: Port,
+    /// The addresses that were asked for; none are the default ones.
+    pub addrs: &'a [BindAddr],
+    /// What the server sets.
+    pub with: ReuseOptions,
+    /// What its bind runs into.
+    pub cause: Cause,
+    /// The sockets on the port.
+    pub holders: &'a [Holder],
+    /// When the port is free without any action.
+    pub free_in: Option<Duration>,
+    /// Whether it was waited for already.
+    pub waited: bool,
+}
+
+/// The value of `--with`.
+#[must_use]
+pub const fn with_name(options: ReuseOptions) -> &'static str {
+    match (options.reuseaddr, options.reuseport) {
+        (false, false) => "none",
+        (true, false) => "reuseaddr",
+        (false, true) => "reuseport",
+        (true, true) => "both",
+    }
+}
+
+/// The steps, the one that helps most first.
+#[must_use]
+pub fn steps(failure: &Failure) -> Vec<Step> {
+    let Failure { shell, port, cause, .. } = *failure;
+    match cause {
+        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => {
+            let mut steps = vec![];
+            steps.extend((!failure.waited).then(|| wait(failure)));
+            steps.extend(kill(failure));
+            steps
+        }
+        Cause::Listener | Cause::Connection | Cause::Bound => stop(failure),
+        Cause::PrivilegedPort => {
+            let setting = format!("net.ipv4.ip_unprivileged_port_start={port}");
+            let start = Step::new(
+                shell.run(Privilege::Root, &["sysctl", "-w", &setting]),
+                format!("let every user bind ports from {port} on, in this network namespace, until the next boot"),
+            );
+            vec![start]
+        }
+        Cause::AddressNotLocal => {
+            vec![Step::new(
+                shell.run(Privilege::None, &["ip", "address"]),
+                "list the addresses of this network namespace",
+            )]
+        }
+        Cause::Unknown if port.reserved_by_rfc() => {
+            vec![Step::new(shell.twtool(Privilege::None, &["capacity"]), "list what takes the ports of the range")]
+        }
+        Cause::None | Cause::FamilyUnsupported | Cause::Unknown => vec![],
+    }
+}
+
+fn wait(failure: &Failure) -> Step {
+    let Failure { shell, facts, port, addrs, with, free_in, .. } = *failure;
+    let (port, addrs) = (port.to_string(), addrs.iter().map(|at| at.text(facts)).collect::<Vec<_>>());
+    let mut words = vec!["wait", &port];
+    words.extend(addrs.iter().flat_map(|addr| ["--addr", addr]));
+    if with != ReuseOptions::REUSEADDR {
+        words.extend(["--with", with_name(with)]);
+    }
+    // Timers end some seconds late.
+    if free_in.is_none_or(|free_in| free_in + Duration::from_secs(10) > WAIT) {
+        words.extend(["--timeout", "10m"]);
+    }
+    let purpose = if shell.netns.is_none() {
+        words.extend(["--", "./server"]);
+        "start ./server when its bind works (put the command of your server there)"
+    } else {
+        // A command after -- would run outside the namespace.
+        "wait until the bind works"
+    };
+    Step::new(shell.twtool(Privilege::None, &words), purpose)
+}
+
+/// Removing the buckets, where this kernel can: 5.10 answers EOPNOTSUPP, 6.1 can (measured).
+fn kill(failure: &Failure) -> Option<Step> {
+    let Failure { shell, facts, port, holders, .. } = *failure;
+    let fin_wait_2 =
+        |holder: &Holder| matches!(holder.socket, Socket::Bucket(bucket) if holder.blocks && bucket.fin_wait_2);
+    let port = port.to_string();
+    let mut words = vec!["kill", "--local-port", &port];
+    words.extend(holders.iter().any(fin_wait_2).then_some("--fin-wait-2"));
+    let step = || {
+        Step::new(
+            shell.twtool(Privilege::Root, &words),
+            "remove the sockets in the way now (it shows the risk, and asks first)",
+        )
+    };
+    (facts.kernel_since(6, 1) != Some(false)).then(step)
+}
+
+/// How to stop the processes that hold the port, and to end its orphans.
+fn stop(failure: &Failure) -> Vec<Step> {
+    let blocking = || failure.holders.iter().filter(|holder| holder.blocks);
+    let here = Shell { netns: None, ..failure.shell.clone() };
+    let (mut seen, mut steps) = (BTreeSet::new(), vec![]);
+    for holder in blocking() {
+        let Socket::Full(full) = holder.socket else { continue };
+        let Owners::Found(processes) = &holder.owners else { continue };
+        let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Root };
+        for process in processes {
+            let step = stop_process(&here, privilege, process);
+            if seen.insert(step.command.clone()) {
+                steps.push(step);
+            }
+        }
+    }
+    for holder in blocking() {
+        let Socket::Full(full) = holder.socket else { continue };
+        if is_orphan(&full) {
+            let (tuple, (local, remote)) = (full.tuple, full.tuple.addrs());
+            let end = |addr, port: Port| SocketAddr::new(addr, port.0).to_string();
+            let (local, remote) = (end(local, tuple.local_port()), end(remote, tuple.remote_port()));
+            steps.push(Step::new(
+                failure.shell.run(Privilege::Root, &["ss", "-K", "-t", "src", &local, "dst", &remote]),
+                format!("end the {} socket, which no process has open", full.state.name()),
+            ));
+        }
+    }
+    steps.truncate(SHOWN);
+    steps
+}
+
+/// The most commands about processes and orphans.
+const SHOWN: usize = 4;
+
+fn stop_process(shell: &Shell, privilege: Privilege, process: &Process) -> Step {
+    let pid = process.pid.to_string();
+    if process.pid == 1 {
+        // systemd holds the sockets of its socket units.
+        return Step::new(
+            shell.run(Privilege::None, &["systemctl", "list-sockets", "--all"]),
+            "find the socket unit that has the port, to stop it by `systemctl stop`",
+        );
+    }
+    let user = process.cgroup.as_deref().is_some_and(|path| path.contains("/user@"));
+    match process.unit().filter(|unit| unit.ends_with(".service") && !unit.starts_with("user@")) {
+        Some(unit) if user => Step::new(
+            shell.run(Privilege::None, &["systemctl", "--user", "stop", unit]),
+            format!("stop the unit {unit}"),
+        ),
+        Some(unit) => {
+            Step::new(shell.run(Privilege::Root, &["systemctl", "stop", unit]), format!("stop the unit {unit}"))
+        }
+        None => {
+            Step::new(shell.run(privilege, &["kill", &pid]), format!("end {} (pid {pid}) by SIGTERM", process.comm))
+        }
+    }
+}

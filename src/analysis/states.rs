@@ -1,0 +1,108 @@
+//! What is true of a TCP socket that is closing, or closed by one end: who must act, whether a timer runs, how long the state
+//! can last, and what ends it (RFC 9293, section 3.3.2; net/ipv4/tcp_timer.c).
+//!
+//! A socket without an inode is an orphan in FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK. In ESTABLISHED and CLOSE_WAIT it
+//! is a connection that no process has accepted yet.
+
+use crate::model::socket::{FullSocket, TcpState};
+
+/// Whether no process will act on the socket: it is an orphan, which SOCK_DESTROY ends.
+#[must_use]
+pub const fn is_orphan(socket: &FullSocket) -> bool {
+    let closed =
+        matches!(socket.state, TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck);
+    closed && socket.inode.is_none()
+}
+
+/// What ends an orphan whose FIN the peer does not acknowledge (three lasted 105 s with the default, Linux 6.18, 2026-11-27).
+const ORPHAN_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after \
+                            net.ipv4.tcp_orphan_retries retries: about 100 s with the default, longer on a slow path.";
+
+/// The same while a process has the socket open.
+const OWNED_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after net.ipv4.tcp_retries2 \
+                           retries: about 15 minutes with the default.";
+
+/// What keeps a socket in its state, and what ends that, in sentences; `None`: the state is not one of closing.
+#[must_use]
+pub fn explain(socket: &FullSocket) -> Option<String> {
+    let orphan = is_orphan(socket);
+    let timer = if orphan { ORPHAN_TIMER } else { OWNED_TIMER };
+    let text = match (socket.state, socket.inode.is_none()) {
+        (TcpState::FinWait1, true) => format!(
+            "fin-wait-1 without a process: this end closed the connection, and the peer has not acknowledged that. {timer} An \
+             answer of the peer or SOCK_DESTROY ends it earlier."
+        ),
+        (TcpState::FinWait1, false) => format!(
+            "fin-wait-1: this end has sent its FIN, and the peer has not acknowledged it. {timer} If the process closes the \
+             socket, the shorter limit of an orphan applies."
+        ),
+        (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has not. A \
+                                       timer of net.ipv4.tcp_fin_timeout ends it; if the peer closes before, it becomes \
+                                       TIME_WAIT. SOCK_DESTROY ends it at once."
+            .into(),
+        (TcpState::FinWait2, false) => "fin-wait-2 with a process: it has called shutdown(), and the peer has not closed. No \
+                                        timer runs, unless the process has set SO_KEEPALIVE: it lasts until the peer closes or \
+                                        the process calls close()."
+            .into(),
+        (TcpState::Closing, _) => format!(
+            "closing: both ends have closed at the same time, and the peer has not acknowledged the FIN of this end. {timer} \
+             When the acknowledgement comes, the socket becomes TIME_WAIT."
+        ),
+        (TcpState::LastAck, _) => format!(
+            "last-ack: both ends have closed, the peer first, and it has not acknowledged the FIN of this end. {timer} When the \
+             acknowledgement comes, the socket is gone, without TIME_WAIT."
+        ),
+        (TcpState::CloseWait, false) => "close-wait: the peer has closed, and the process that owns the socket has not. No timer \
+                                         runs, unless the process has set SO_KEEPALIVE: it lasts until the process calls \
+                                         close() or ends."
+            .into(),
+        (TcpState::CloseWait, true) => "close-wait without a process: the peer has closed a connection that no process has \
+                                        accepted. It lasts until the server accepts and closes it, or closes its listener."
+            .into(),
+        (TcpState::Established, true) => "established without a process: no process has accepted the connection. It lasts \
+                                          until the server accepts and closes it, or closes its listener."
+            .into(),
+        _ => return None,
+    };
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::row::tests::row;
+    use std::num::NonZeroU32;
+
+    fn socket(state: TcpState, owned: bool) -> FullSocket {
+        FullSocket {
+            tuple: row("127.0.0.1", 80, "127.0.0.1", 40000).bucket.tuple,
+            state,
+            uid: 0,
+            inode: NonZeroU32::new(u32::from(owned)),
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: None,
+        }
+    }
+
+    #[test]
+    fn every_state_of_closing_has_a_text_and_only_an_orphan_has_its_timer() {
+        use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen};
+        for state in [FinWait1, FinWait2, Closing, LastAck, CloseWait] {
+            for owned in [false, true] {
+                let socket = socket(state, owned);
+                let text = explain(&socket).expect("a text");
+                assert!(text.starts_with(state.name()), "{text}");
+                assert_eq!(is_orphan(&socket), !owned && state != CloseWait, "{state:?}");
+                let retransmits = matches!(state, FinWait1 | Closing | LastAck);
+                assert_eq!(text.contains("tcp_orphan_retries"), retransmits && !owned, "{text}");
+                assert_eq!(text.contains("tcp_retries2"), retransmits && owned, "{text}");
+            }
+        }
+        assert_eq!(explain(&socket(Established, true)), None);
+        assert!(explain(&socket(Established, false)).is_some_and(|text| text.contains("accepted")));
+        assert_eq!(explain(&socket(Listen, true)), None);
+    }
+}

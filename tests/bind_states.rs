@@ -1,0 +1,170 @@
+//! What `bind-test` says of sockets that are closing, of devices, of users and of UDP.
+
+use std::any::Any;
+use std::io::ErrorKind;
+use std::net::{Shutdown, UdpSocket};
+use std::process::Command;
+
+use socket2::{Domain, Socket, Type};
+use twtool::lab::Server;
+use twtool::model::bind::ReuseOptions;
+
+use crate::support::bind::{Kept, bind, check_all, situation};
+use crate::support::situations::{addr, connect};
+use crate::support::twtool::{Run, program, twtool};
+use crate::support::{not_checked, procfs, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        each_closing_state_is_explained,
+        an_orphan_is_ended_by_the_command_that_is_printed,
+        a_port_in_use_on_one_device_is_free_on_another,
+        reuseport_that_is_refused_is_explained_by_users_and_options,
+        a_port_of_udp_alone_is_free_and_the_answer_says_why,
+        an_address_may_have_brackets_around_its_scope,
+    ],
+}
+
+/// The server's end of a connection whose client does not read, with more written to it than the client has room for; then
+/// the client's end.
+fn stuck() -> (Socket, Socket) {
+    let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
+    let open = connect(&server, "127.0.0.1:8080");
+    open.server.set_nonblocking(true).expect("O_NONBLOCK");
+    let full = loop {
+        if let Err(error) = open.server.send(&[0; 65_536]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    (open.server, open.client)
+}
+
+/// Waits until the socket on port 8080 has this state, by its number in net/tcp_states.h.
+fn until(state: u8, kept: impl Any) -> Kept {
+    let has_it = |entry: &procfs::Entry| entry.local.1 == 8080 && entry.state == state;
+    while !procfs::sockets().iter().any(has_it) {
+        std::thread::yield_now();
+    }
+    Box::new(kept)
+}
+
+fn fin_wait_1_orphan() -> Kept {
+    let (server, client) = stuck();
+    drop(server);
+    until(4, client)
+}
+
+fn fin_wait_1() -> Kept {
+    let (server, client) = stuck();
+    server.shutdown(Shutdown::Write).expect("shutdown");
+    until(4, (server, client))
+}
+
+fn fin_wait_2() -> Kept {
+    let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
+    let open = connect(&server, "127.0.0.1:8080");
+    open.server.shutdown(Shutdown::Write).expect("shutdown");
+    until(5, (open.server, open.client))
+}
+
+/// Both ends have sent their FIN, and the server's waits behind data.
+fn closing() -> Kept {
+    let (server, client) = stuck();
+    server.shutdown(Shutdown::Write).expect("shutdown");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    until(11, (server, client))
+}
+
+/// The client has sent its FIN first.
+fn last_ack() -> Kept {
+    let (server, client) = stuck();
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    drop(server);
+    until(9, client)
+}
+
+fn each_closing_state_is_explained() {
+    let blocked = |name, make, state| situation(name, make, "8080").is("blocked", "connection").held(state, true);
+    check_all(&[
+        blocked("FIN_WAIT_1 without a process", fin_wait_1_orphan, "fin-wait-1")
+            .advises("fin-wait-1 without a process")
+            .advises("tcp_orphan_retries"),
+        blocked("FIN_WAIT_1 with one", fin_wait_1, "fin-wait-1").advises("fin-wait-1: ").advises("tcp_retries2"),
+        blocked("FIN_WAIT_2 with a process", fin_wait_2, "fin-wait-2")
+            .advises("fin-wait-2 with a process")
+            .advises("No timer runs"),
+        blocked("CLOSING", closing, "closing").advises("closing: ").advises("tcp_retries2"),
+        blocked("LAST_ACK without a process", last_ack, "last-ack")
+            .advises("last-ack: ")
+            .advises("tcp_orphan_retries")
+            .does_not_advise("leaves a TIME_WAIT"),
+    ]);
+}
+
+fn an_orphan_is_ended_by_the_command_that_is_printed() {
+    if program("ss").is_none() {
+        return not_checked("the command that ends an orphan: ss is not installed");
+    }
+    for orphan in [fin_wait_1_orphan, last_ack] {
+        let kept = orphan();
+        let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
+        let steps = document["next"].as_array().expect("steps");
+        let [step] = steps.as_slice() else { panic!("one step: {document}") };
+        let line = step["command"].as_str().expect("a command");
+        Run::of(Command::new("sh").args(["-c", line])).code(0);
+        assert_eq!(bind("0.0.0.0", 8080, &[], false).0, "ok", "{line}");
+        drop(kept);
+    }
+}
+
+fn a_port_in_use_on_one_device_is_free_on_another() {
+    let bound = |device: &[u8]| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind_device(Some(device)).expect("SO_BINDTODEVICE");
+        socket.bind(&addr("0.0.0.0:8080").into()).map(|()| socket)
+    };
+    let listener = bound(b"lo").expect("bound");
+    listener.listen(1).expect("listening");
+    twtool(["bind-test", "8080"]).code(1).prints("0.0.0.0%lo:8080").prints("free on another device");
+    // Anywhere is every device.
+    let anywhere = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
+    let run = twtool(["bind-test", "8080"]).code(1);
+    assert!(!run.stdout.contains("another device"), "{run}");
+    drop(anywhere);
+    let added =
+        std::process::Command::new("ip").args(["link", "add", "d0", "type", "veth", "peer", "name", "d1"]).status();
+    if !added.is_ok_and(|status| status.success()) {
+        return not_checked("a bind on another device: no veth pair can be made here");
+    }
+    bound(b"d0").expect("it is free there");
+}
+
+fn reuseport_that_is_refused_is_explained_by_users_and_options() {
+    let _listener = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::REUSEADDR).expect("listening");
+    let advice = |with| twtool(["bind-test", "8080", "--with", with, "--json"]).code(1).json()["advice"].to_string();
+    assert!(advice("reuseport").contains("the same (uid 0)"), "{}", advice("reuseport"));
+    assert!(!advice("reuseaddr").contains("uid"), "{}", advice("reuseaddr"));
+}
+
+fn a_port_of_udp_alone_is_free_and_the_answer_says_why() {
+    let advice = || twtool(["bind-test", "8080", "--json"]).ok().json()["advice"].clone();
+    assert_eq!(advice(), serde_json::json!([]));
+    for at in ["127.0.0.1:8080", "[::1]:8080"] {
+        let _udp = UdpSocket::bind(at).expect("bound");
+        assert!(advice().to_string().contains("UDP"), "{at}: {}", advice());
+        let _tcp = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
+        let taken = twtool(["bind-test", "8080", "--json"]).code(1).json();
+        assert!(!taken["advice"].to_string().contains("UDP"), "{taken}");
+    }
+}
+
+fn an_address_may_have_brackets_around_its_scope() {
+    for at in ["[fe80::1%lo]", "[fe80::1]%lo", "fe80::1%lo"] {
+        let run = twtool(["bind-test", "8080", "--addr", at, "--json"]).code(1);
+        assert_eq!(run.json()["attempts"][0]["addr"], "fe80::1%lo", "{run}");
+        twtool(["wait", "8080", "--addr", at, "--timeout", "0"]).code(1);
+    }
+    twtool(["bind-test", "8080", "--addr", "[::1]"]).ok();
+}

@@ -1,0 +1,245 @@
+//! The commands that `bind-test` and `wait` print as next steps: each is run as it was printed, and does what it says.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command, Stdio};
+
+use caps::Capability;
+use serde_json::Value;
+use socket2::Socket;
+use twtool::lab::{ActiveCloser, Server};
+use twtool::model::bind::ReuseOptions;
+use twtool::sys::sysctl;
+
+use crate::support::addresses;
+use crate::support::bind::{Kept, bind};
+use crate::support::dialogue::Dialogue;
+use crate::support::island::{Resident, hop};
+use crate::support::limits::{drop_capabilities_but_setfcap, drop_capability};
+use crate::support::netns::elsewhere;
+use crate::support::records::text;
+use crate::support::situations::{addr, connect, half_closed};
+use crate::support::twtool::{PATH, Run, program, twtool};
+use crate::support::{not_checked, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        buckets_are_waited_for_and_removed,
+        buckets_of_another_namespace_are_waited_for_and_removed_there,
+        the_process_that_holds_the_port_is_ended,
+        a_privileged_port_is_opened_to_every_user,
+        the_addresses_are_listed_where_one_is_missing,
+        a_full_range_is_shown_by_capacity,
+        nothing_is_printed_where_a_bind_works,
+        the_hint_for_a_rootless_container_works,
+    ],
+}
+
+/// The steps of a run with `--json`.
+fn steps(args: &[&str]) -> Vec<String> {
+    let run = twtool([args, &["--json"]].concat()).code(1);
+    let next = run.json()["next"].clone();
+    let steps = next.as_array().unwrap_or_else(|| panic!("no steps{run}"));
+    assert!(steps.iter().all(|step| !text(step, "purpose").is_empty()), "{run}");
+    steps.iter().map(|step| text(step, "command").to_owned()).collect()
+}
+
+/// A shell that runs the command as it was printed, in a folder with a `./server`.
+fn shell(line: &str, folder: &tempfile::TempDir) -> Command {
+    let server = folder.path().join("server");
+    fs::write(&server, "#!/bin/sh\necho started\n").expect("written");
+    fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).expect("executable");
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn run(line: &str) -> Run {
+    Run::of(&mut shell(line, &tempfile::tempdir().expect("a folder")))
+}
+
+/// Runs a command that asks first, and answers yes.
+fn run_and_agree(line: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut dialogue = Dialogue::of(shell(line, &folder));
+    dialogue.until("[y/N] ");
+    dialogue.types("y");
+    dialogue.end().code(0);
+}
+
+fn bucket(options: ReuseOptions) -> Kept {
+    let server = Server::listen(addr("127.0.0.1:8080"), options).expect("listening");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    Box::new(())
+}
+
+fn fin_wait_2() -> Kept {
+    let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
+    Box::new(half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server))
+}
+
+/// The argument of `--with`, and the options of a bind.
+const SERVERS: [(&str, &[&str]); 2] = [("none", &[]), ("reuseaddr", &["SO_REUSEADDR"])];
+
+fn buckets_are_waited_for_and_removed() {
+    let situations: [fn() -> Kept; 2] = [|| bucket(ReuseOptions::NONE), fin_wait_2];
+    for situation in situations {
+        for (with, options) in SERVERS {
+            let binds = || bind("0.0.0.0", 8080, options, false).0;
+            elsewhere(|| {
+                let _kept = situation();
+                let [wait, kill] = steps(&["bind-test", "8080", "--with", with]).try_into().expect("two steps");
+                assert_eq!(binds(), "EADDRINUSE");
+                let folder = tempfile::tempdir().expect("a folder");
+                let waiting = shell(&wait, &folder).stdout(Stdio::piped()).spawn().expect("a shell");
+                run_and_agree(&kill);
+                assert_eq!(binds(), "ok", "{kill}");
+                let output = waiting.wait_with_output().expect("it ends");
+                assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{wait}");
+            });
+            elsewhere(|| {
+                let _kept = situation();
+                let [kill] = steps(&["wait", "8080", "--with", with, "--timeout", "0"]).try_into().expect("one step");
+                run_and_agree(&kill);
+                assert_eq!(binds(), "ok", "{kill}");
+            });
+        }
+    }
+}
+
+fn buckets_of_another_namespace_are_waited_for_and_removed_there() {
+    let (resident, there) = hop(|| {
+        bucket(ReuseOptions::NONE);
+        (Resident::start(), fs::File::open("/proc/thread-self/ns/net").expect("a namespace"))
+    });
+    let _here = bucket(ReuseOptions::NONE);
+    let lines = steps(&["bind-test", "8080", "--netns", &resident.pid()]);
+    let [wait, kill] = lines.try_into().expect("two steps");
+    assert_eq!(wait.matches("--netns").count() + kill.matches("--netns").count(), 2, "{wait} {kill}");
+    run_and_agree(&kill);
+    assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "EADDRINUSE", "the bucket here is untouched");
+    let home = fs::File::open("/proc/thread-self/ns/net").expect("a namespace");
+    nix::sched::setns(&there, nix::sched::CloneFlags::CLONE_NEWNET).expect("there");
+    assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "ok", "the one there is gone");
+    nix::sched::setns(&home, nix::sched::CloneFlags::CLONE_NEWNET).expect("back");
+    run(&wait).code(0).prints("bindable");
+}
+
+/// A process with the socket as its standard input; its end is waited for.
+struct Owner(Child);
+
+impl Owner {
+    fn of(socket: Socket) -> Self {
+        let socket: OwnedFd = socket.into();
+        let child = Command::new("sleep").arg("60").stdin(socket).stdout(Stdio::null()).spawn();
+        Self(child.expect("sleep can be started"))
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn socket(listens: bool) -> Socket {
+    let at = addr("127.0.0.1:8080");
+    let socket = twtool::sys::bind::socket(at.ip(), ReuseOptions::NONE).expect("a socket");
+    socket.bind(&at.into()).expect("bound");
+    if listens {
+        socket.listen(1).expect("listening");
+    }
+    socket
+}
+
+fn the_process_that_holds_the_port_is_ended() {
+    for command in [&["bind-test", "8080"][..], &["wait", "8080", "--timeout", "0"]] {
+        elsewhere(|| {
+            let mut owner = Owner::of(socket(true));
+            let kill = format!("kill {}", owner.0.id());
+            let document = twtool([command, &["--json"]].concat()).code(1).json();
+            let unit = document.to_string().contains(".service\"");
+            let lines = steps(command);
+            if unit {
+                // The tests themselves are a unit here: its end would be theirs.
+                assert!(lines[0].contains("systemctl"), "{lines:?}");
+                return not_checked(
+                    "the command that ends the process in the way: it is of the unit that runs the tests",
+                );
+            }
+            assert_eq!(lines, [kill.as_str()]);
+            run(&lines[0]).ok();
+            owner.0.wait().expect("it ends");
+            assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "ok", "{lines:?}");
+        });
+    }
+}
+
+fn a_privileged_port_is_opened_to_every_user() {
+    if program("sysctl").is_none() {
+        return not_checked("the command that opens a privileged port: sysctl is not installed");
+    }
+    drop_capability(Capability::CAP_NET_BIND_SERVICE);
+    for command in [&["bind-test", "80"][..], &["wait", "80"]] {
+        sysctl::write("ipv4.ip_unprivileged_port_start", "1024").expect("the namespace is ours");
+        let [open] = steps(command).try_into().expect("one step");
+        assert_eq!(bind("0.0.0.0", 80, &[], false).0, "EACCES");
+        run(&open).ok();
+        assert_eq!(bind("0.0.0.0", 80, &[], false).0, "ok", "{open}");
+    }
+}
+
+fn the_addresses_are_listed_where_one_is_missing() {
+    let [list] = steps(&["bind-test", "8080", "--addr", "192.0.2.7"]).try_into().expect("one step");
+    if program("ip").is_none() {
+        return not_checked("the command that lists addresses: ip is not installed");
+    }
+    addresses::add("192.0.2.7");
+    run(&list).ok().prints("192.0.2.7");
+}
+
+fn a_full_range_is_shown_by_capacity() {
+    sysctl::write("ipv4.ip_local_port_range", "40000 40000").expect("the namespace is ours");
+    let _full = Server::listen(addr("[::]:40000"), ReuseOptions::NONE).expect("listening");
+    let [capacity] = steps(&["bind-test", "0"]).try_into().expect("one step");
+    let shown = run(&capacity);
+    assert!(matches!(shown.code, Some(0 | 1)) && shown.stdout.contains("40000"), "{shown}");
+}
+
+fn nothing_is_printed_where_a_bind_works() {
+    let next = |args: &[&str]| twtool(args).code(0).json()["next"].clone();
+    assert_eq!(next(&["bind-test", "8080", "--json"]), Value::Array(vec![]));
+    bucket(ReuseOptions::REUSEADDR);
+    assert_eq!(next(&["bind-test", "8080", "--json"]), Value::Array(vec![]), "reusable");
+    assert_eq!(next(&["wait", "8080", "--json"]), Value::Array(vec![]));
+}
+
+fn the_hint_for_a_rootless_container_works() {
+    let (Some(unshare), Some(_)) = (program("unshare"), program("nsenter")) else {
+        return not_checked("the hint for a rootless container: unshare or nsenter is not installed");
+    };
+    // The lack of CAP_SYS_ADMIN makes the caller an ordinary user.
+    drop_capabilities_but_setfcap();
+    let mut container = Command::new(unshare);
+    container.args(["-U", "-r", "-n", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut container = container.spawn().expect("unshare can be started");
+    let pid = container.id();
+    let comm = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    while comm() != "cat\n" {
+        if container.try_wait().expect("our own child").is_some() {
+            return not_checked("the hint for a rootless container: no user namespace can be made here");
+        }
+        std::thread::yield_now();
+    }
+    let refused = twtool(["list", "--netns", &pid.to_string()]).code(2);
+    let hint = refused.stderr.split('`').nth(1).unwrap_or_else(|| panic!("no command{refused}"));
+    let line = hint.replace("PID", &pid.to_string()).replace("twtool ...", &format!("{PATH} bind-test 8080 --json"));
+    let inside = run(&line).ok();
+    let link = fs::read_link(format!("/proc/{pid}/ns/net")).expect("a namespace");
+    assert_eq!(link.to_string_lossy(), format!("net:[{}]", inside.json()["netns"]), "{inside}");
+    container.kill().expect("our own child");
+    container.wait().expect("our own child");
+}
