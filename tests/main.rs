@@ -7,6 +7,7 @@
 mod bad_input;
 mod bind_causes;
 mod bind_demo;
+mod bind_free_in;
 mod bind_holders;
 mod bind_note;
 mod bind_states;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         bad_input::suite(),
         bind_causes::suite(),
         bind_demo::suite(),
+        bind_free_in::suite(),
         bind_holders::suite(),
         bind_note::suite(),
         bind_states::suite(),

@@ -1,19 +1,20 @@
-//! Which sockets stand in the way of a bind: the kernel's own rule on addresses (`inet_rcv_saddr_equal` in
-//! net/ipv4/inet_connection_sock.c), read as what it means for a plain bind.
+//! Which sockets are in the way of a plain bind, by the kernel's rule on addresses (`inet_rcv_saddr_equal` in
+//! net/ipv4/inet_connection_sock.c).
 //!
-//! The rule says who could be in the way; only the kernel's answer to a real bind says that somebody is.
+//! The rule tells which sockets can be in the way. Only the kernel's answer to a real bind tells that one is.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::model::bind::{Attempt, CallResult, Errno};
 use crate::model::socket::{Family, Socket, TcpState};
 
-/// How a socket's local end stands to the address that an attempt was made on.
+/// Whether a socket's local address conflicts with that of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     No,
-    /// It does where the socket has no IPV6_V6ONLY, which the kernel tells of listeners and bound sockets alone.
+    /// It does unless the socket has IPV6_V6ONLY. The kernel exports that of listeners and bound sockets only.
     Perhaps,
     Yes,
 }
@@ -84,6 +85,34 @@ impl<'a> Obstacles<'a> {
             Overlap::No => false,
         })
     }
+}
+
+/// How long buckets keep these plain attempts from working: the longest remaining time among those that are in the way.
+/// `None`: something else is in the way, or it is unknown which buckets are, and they end at different times.
+///
+/// For each attempt that failed there is a least and a most:
+/// 1. A bucket that overlaps for certain keeps it failing until the bucket's end.
+/// 2. One that perhaps overlaps (see [`Overlap::Perhaps`]) may do so or not. Where nothing overlaps for certain, at least one
+///    of those does.
+///
+/// The kernel cannot break the answer, because it is given only where least and most are the same.
+#[must_use]
+pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket> + Clone)) -> Option<Duration> {
+    let (mut least, mut most) = (Duration::ZERO, Duration::ZERO);
+    for attempt in plain.iter().filter(|attempt| runs_into_something(attempt)) {
+        let ends = |wanted: Overlap| {
+            let fits = sockets.clone().filter(move |socket| overlap(attempt, socket) == wanted);
+            fits.map(|socket| match socket {
+                Socket::Bucket(bucket) => Some(bucket.expires()),
+                Socket::Full(_) => None,
+            })
+        };
+        let certain: Vec<Duration> = ends(Overlap::Yes).collect::<Option<_>>()?;
+        let perhaps: Vec<Duration> = ends(Overlap::Perhaps).collect::<Option<_>>()?;
+        least = least.max(certain.iter().max().or(perhaps.iter().min()).copied()?);
+        most = most.max(certain.iter().chain(&perhaps).max().copied()?);
+    }
+    (least == most).then_some(most)
 }
 
 /// Whether every one of these attempts that failed with EADDRINUSE has a socket that may be why.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::conflict::Obstacles;
+use super::conflict::{self, Obstacles};
 use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -15,7 +15,7 @@ pub struct Conclusion {
     pub verdict: Verdict,
     /// What the plain bind runs into there.
     pub cause: Cause,
-    /// When only buckets block: the longest remaining time among them.
+    /// When only buckets block: the longest remaining time among them, where it is known which block.
     pub free_in: Option<Duration>,
 }
 
@@ -37,13 +37,8 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
             obstacle(&in_the_way, worst.iter().all(with_reuseaddr))
         }
     };
-    let blocking = holders.iter().filter(|holder| holder.blocks);
-    let expiry = |holder: &Holder| match holder.socket {
-        Socket::Bucket(bucket) => Some(bucket.expires()),
-        Socket::Full(_) => None,
-    };
-    // One that is no bucket makes it None: then nobody can say when the port is free.
-    let free_in = blocking.map(expiry).collect::<Option<Vec<_>>>().and_then(|times| times.into_iter().max());
+    let plain: Vec<Attempt> = plain().copied().collect();
+    let free_in = conflict::free_in(&plain, &holders.iter().map(|holder| &holder.socket));
     Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets(cause)) }
 }
 

@@ -1,0 +1,131 @@
+//! `free_in_ms` of `bind-test`: a bind of the test's own never works earlier, and where it is unknown which buckets are in
+//! the way it is null.
+
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use twtool::lab::{ActiveCloser, Server};
+use twtool::model::bind::ReuseOptions;
+use twtool::sys::sysctl;
+
+use crate::support::bind::{Kept, bind};
+use crate::support::netns::elsewhere;
+use crate::support::random::Random;
+use crate::support::records::number;
+use crate::support::situations::{addr, connect, half_closed};
+use crate::support::suite;
+use crate::support::twtool::twtool;
+
+suite! {
+    pure: [],
+    netns: [
+        a_bucket_that_may_be_in_the_way_longer_makes_it_null,
+        no_bind_works_before_it_is_over,
+    ],
+}
+
+/// Which server left a FIN_WAIT_2 bucket on port 8000.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Ipv4,
+    /// A dual-stack server, of a client over IPv4.
+    Mapped,
+    /// A dual-stack server, of a client over IPv6.
+    DualStack,
+    Ipv6Only,
+}
+
+const KINDS: [Kind; 4] = [Kind::Ipv4, Kind::Mapped, Kind::DualStack, Kind::Ipv6Only];
+
+impl Kind {
+    fn server(self) -> Server {
+        let at = match self {
+            Self::Ipv4 => return Server::listen(addr("127.0.0.1:8000"), ReuseOptions::REUSEADDR).expect("listening"),
+            Self::Mapped | Self::DualStack | Self::Ipv6Only => addr("[::]:8000"),
+        };
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
+        socket.set_only_v6(matches!(self, Self::Ipv6Only)).expect("IPV6_V6ONLY");
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
+        Server::listen_on(socket, at).expect("listening")
+    }
+
+    const fn client(self) -> &'static str {
+        match self {
+            Self::Ipv4 | Self::Mapped => "127.0.0.1:8000",
+            Self::DualStack | Self::Ipv6Only => "[::1]:8000",
+        }
+    }
+
+    /// Leaves a bucket that lasts this long while the value does.
+    fn leave(self, seconds: u32) -> Kept {
+        sysctl::write("ipv4.tcp_fin_timeout", &seconds.to_string()).expect("the namespace is ours");
+        let server = self.server();
+        Box::new(half_closed(&server, self.client(), ActiveCloser::Server))
+    }
+}
+
+fn answer(at: &[&str]) -> Value {
+    let addrs: Vec<&str> = at.iter().flat_map(|at| ["--addr", *at]).collect();
+    twtool([&["bind-test", "8000", "--with", "none", "--json"], &addrs[..]].concat()).json()
+}
+
+fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
+    let _half = Kind::Mapped.leave(7);
+    let server = Kind::DualStack.server();
+    connect(&server, "[::1]:8000").close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    let alone = answer(&["0.0.0.0"]);
+    assert_eq!((&alone["verdict"], &alone["free_in_ms"]), (&"blocked".into(), &Value::Null), "{alone}");
+    assert!(alone["advice"].to_string().contains("unknown"), "{alone}");
+    // On :: both are in the way for certain, and the one that lasts longer decides.
+    assert!(number(&answer(&["0.0.0.0", "::"]), "free_in_ms") > 50_000);
+    assert!(number(&answer(&["127.0.0.1"]), "free_in_ms") <= 7_000);
+    twtool(["kill", "--local-port", "8000", "--fin-wait-2", "--local", "127.0.0.1", "--yes"]).ok();
+    assert_eq!(bind("0.0.0.0", 8000, &[], false).0, "EADDRINUSE", "the other one was in the way, too");
+}
+
+fn no_bind_works_before_it_is_over() {
+    const ADDRS: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
+    let mut random = Random::new(Random::seed());
+    let situations: Vec<Vec<(Kind, u32)>> = (0..24)
+        .map(|_| (0..1 + random.below(3)).map(|_| (*random.of(&KINDS), *random.of(&[3, 5]))).collect())
+        .collect();
+    std::thread::scope(|scope| {
+        for situation in &situations {
+            scope.spawn(move || {
+                // A child that another thread starts would hold copies of the listeners here for a moment.
+                unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
+                elsewhere(|| check(situation, &ADDRS));
+            });
+        }
+    });
+}
+
+/// Asks about each address, and then binds each until that works.
+fn check(situation: &[(Kind, u32)], addrs: &[&'static str]) {
+    // Timers of the kernel are whole jiffies.
+    const JIFFY: Duration = Duration::from_millis(10);
+    let _kept: Vec<Kept> = situation.iter().map(|(kind, seconds)| kind.leave(*seconds)).collect();
+    let ask = |at: &&'static str| {
+        let asked = Instant::now();
+        (*at, asked, answer(&[*at]))
+    };
+    let mut waiting: Vec<_> = addrs.iter().map(ask).collect();
+    let end = Instant::now() + Duration::from_secs(60);
+    while !waiting.is_empty() {
+        waiting.retain(|(at, asked, document)| {
+            if bind(at, 8000, &[], false).0 != "ok" {
+                return true;
+            }
+            if let Some(free_in) = document["free_in_ms"].as_u64() {
+                let early = Duration::from_millis(free_in).saturating_sub(asked.elapsed());
+                assert!(early <= JIFFY, "{at} is free {early:?} before free_in_ms is over, {situation:?}\n{document}");
+            }
+            false
+        });
+        assert!(Instant::now() < end, "{waiting:?} {situation:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
