@@ -87,8 +87,9 @@ impl NewFile {
         let Self { place, replace, writer, partial } = self;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         let Some(partial) = partial else {
-            // linkat(2) shows this way for those without the capability that AT_EMPTY_PATH needs.
-            let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+            // linkat(2) shows this way for callers without the capability that AT_EMPTY_PATH needs. The descriptors are those
+            // of this thread, which may have unshared them.
+            let unnamed = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             let link =
                 |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &place.folder, name, AtFlags::SYMLINK_FOLLOW);
             return match link(&place.name) {

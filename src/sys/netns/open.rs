@@ -69,7 +69,7 @@ fn named(mut opened: OpenNetns) -> OpenNetns {
 pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     let open = |path: &Path, flags| with_room(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
     let seen = open(path, libc::O_PATH).map_err(NetnsErrorKind::NotOpened)?;
-    let itself = format!("/proc/self/fd/{}", seen.as_raw_fd());
+    let itself = format!("/proc/thread-self/fd/{}", seen.as_raw_fd());
     let nsfs = fstatfs(&seen).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
     if !nsfs {
         return Err(NetnsErrorKind::AnotherThing(what_it_is(&seen).into()));
