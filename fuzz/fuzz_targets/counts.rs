@@ -12,7 +12,8 @@ fuzz_target!(|case: &[u8]| {
         assert!(text.contains(&mask), "{mask} of {text:?}");
     }
     let Ok(text) = std::str::from_utf8(case) else { return };
-    let stands_in = |number: u64| text.split_whitespace().any(|word| word.parse() == Ok(number));
+    let stands_in =
+        |number: u64| text.split(|c: char| c.is_whitespace() || c == ':').any(|word| word.parse() == Ok(number));
     if let Some(size) = bounded(case, || slab::object_size(text)) {
         assert!(stands_in(size), "{size} of {text:?}");
     }

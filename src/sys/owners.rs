@@ -196,16 +196,17 @@ fn read(process: &ProcProcess, file: &str) -> Result<Vec<u8>, Unread> {
 /// `number:controllers:path`.
 #[must_use]
 pub fn cgroup_path(cgroups: &[u8]) -> Option<String> {
-    let path_of = |number: Option<&[u8]>, name: &[u8]| {
+    let find = |wanted: fn(&[u8], &[u8]) -> bool| {
         cgroups.split(|byte| *byte == b'\n').find_map(|line| {
             let mut fields = line.splitn(3, |byte| *byte == b':');
-            let found = (fields.next()?, fields.next()?);
-            let wanted = number.is_none_or(|number| found.0 == number)
-                && found.1.split(|byte| *byte == b',').any(|controller| controller == name);
-            fields.next().filter(|_| wanted).map(text_of)
+            let (number, controllers) = (fields.next()?, fields.next()?);
+            fields.next().filter(|_| wanted(number, controllers)).map(text_of)
         })
     };
-    path_of(None, b"name=systemd").or_else(|| path_of(Some(b"0"), b""))
+    let systemd = |_: &[u8], controllers: &[u8]| {
+        controllers.split(|byte| *byte == b',').any(|controller| controller == b"name=systemd")
+    };
+    find(systemd).or_else(|| find(|number, controllers| number == b"0" && controllers.is_empty()))
 }
 
 #[cfg(test)]
@@ -219,5 +220,6 @@ mod tests {
         assert_eq!(path(b"3:cpu,cpuacct:/x\n1:name=systemd:/unit\n0::/\n").as_deref(), Some("/unit"));
         assert_eq!(path(b"0::/\xff\n").as_deref(), Some(r"/\xff"));
         assert_eq!((path(b"3:cpu:/x\n"), path(b"0::"), path(b"")), (None, Some(String::new()), None));
+        assert_eq!(path(b"0:cpu,:/x\n"), None);
     }
 }
