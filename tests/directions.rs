@@ -46,7 +46,16 @@ fn a_connection_to_itself_is_outbound_in_each_state() {
         let socket = connected_to_itself(at);
         let holder = &twtool(["bind-test", &port, "--json"]).records("holders")[0];
         assert_eq!((text(holder, "state"), text(holder, "direction")), ("established", "outbound"), "{at}");
+        let ephemeral = addr(at).port() >= 40_000;
+        let advises = |words: &[&str]| {
+            let advice = twtool(["bind-test", &port, "--json"]).json()["advice"].to_string();
+            assert!(words.iter().all(|word| advice.contains(word)), "{words:?} in {advice}");
+            assert!(!advice.contains("let the server set"), "a server's advice: {advice}");
+            assert_eq!(advice.contains("ip_local_reserved_ports"), ephemeral, "{advice}");
+        };
+        advises(&["one to itself", "both ends"]);
         close_and_await_the_bucket(socket);
+        advises(&["a connection to itself", "both ends"]);
         for source in ["sock_diag", "procfs"] {
             let row = &twtool(["list", "--local-port", &port, "--json", "--source", source]).ok().records("sockets")[0];
             assert_eq!(text(row, "direction"), "outbound", "{at} from {source}");
@@ -86,6 +95,9 @@ fn a_client_with_a_fixed_source_port_is_outbound_while_its_server_listens() {
         assert_eq!(list(), "outbound", "{from} to {to}");
         let holders = twtool(["bind-test", &port, "--json"]).records("holders");
         assert_eq!(text(&holders[0], "direction"), "outbound", "{from} to {to}, to a bind test");
+        let advice = twtool(["bind-test", &port, "--json"]).json()["advice"].to_string();
+        assert!(advice.contains("a fixed source port") && advice.contains(&format!("from port {port} to")), "{advice}");
+        assert!(!advice.contains("let the server set"), "a server's advice: {advice}");
         drop(server);
         assert_eq!(list(), "unknown", "without its server nothing tells");
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::client;
 use super::{BOTH_SIDES, Evidence, blocking, count, fewest_that_work, set};
 use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::row::Direction;
@@ -54,7 +55,7 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
                 .into(),
         ),
     }
-    if outbound {
+    if outbound && !client::explained(evidence) {
         advice.push(outbound_connection(evidence));
     }
     if evidence.conclusion.verdict == Verdict::Blocked {

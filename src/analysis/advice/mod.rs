@@ -2,6 +2,7 @@
 //! The commands that help now are in [`super::next`].
 
 mod buckets;
+mod client;
 mod denial;
 mod ports;
 mod sockets;
@@ -40,7 +41,8 @@ pub struct Evidence<'a> {
 /// Texts: what to change first, then the reason.
 #[must_use]
 pub fn advise(evidence: &Evidence) -> Vec<String> {
-    let mut advice = match evidence.conclusion.cause {
+    let mut advice = client::sentences(evidence);
+    advice.extend(match evidence.conclusion.cause {
         Cause::None => vec![],
         Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets::advise(evidence),
         Cause::Listener => sockets::listener(evidence),
@@ -50,7 +52,7 @@ pub fn advise(evidence: &Evidence) -> Vec<String> {
         Cause::PrivilegedPort | Cause::AddressNotLocal | Cause::FamilyUnsupported | Cause::Unknown => {
             denial::denied(evidence)
         }
-    };
+    });
     advice.extend(sockets::shared(evidence));
     advice.extend(ports::ephemeral(evidence));
     advice.extend(evidence.udp.then(|| ports::udp(evidence)));
