@@ -53,6 +53,7 @@ Examples:
   twtool kill --local-port 8080 --orphans          the peer vanished, and its connection holds the port
   twtool kill --all --fin-wait-2 --yes -o ndjson   a record each
 ")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct KillArgs {
     #[command(flatten)]
     selection: SelectionArgs,
