@@ -10,12 +10,13 @@ use std::process::{Child, Command, Stdio};
 use caps::Capability;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
 use socket2::Socket;
 use twtool::lab::{ActiveCloser, Server};
 use twtool::model::bind::ReuseOptions;
 
-use crate::support::limits::drop_capability;
+use crate::support::limits::{drop_capability, refuse};
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{addr, connect};
 use crate::support::twtool::{Keys, PATH, Run, program, twtool};
@@ -35,6 +36,7 @@ suite! {
         a_process_is_named_for_a_socket_that_one_of_its_threads_alone_has_open,
         the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel,
         a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace,
+        a_bound_socket_that_no_list_has_is_found_through_its_process,
     ],
 }
 
@@ -283,4 +285,45 @@ fn a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace() 
     assert!(warnings.contains("no process was found"), "{run}");
     let initial = fs::read_link("/proc/1/ns/pid").is_ok_and(|link| link.ends_with("pid:[4026531836]"));
     assert_eq!(warnings.contains("pid namespace"), !initial, "{run}");
+}
+
+fn a_bound_socket_that_no_list_has_is_found_through_its_process() {
+    const NETLINK_SOCK_DIAG: u64 = 4;
+    let bound = |at: &str, kind, prepare: fn(&Socket)| {
+        let socket = Socket::new(socket2::Domain::for_address(addr(at)), kind, None).expect("a socket");
+        prepare(&socket);
+        socket.bind(&addr(at).into()).expect("bound");
+        socket
+    };
+    let v6only: fn(&Socket) = |socket| socket.set_only_v6(true).expect("IPV6_V6ONLY");
+    let on_lo: fn(&Socket) = |socket| socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
+    let sockets = [
+        bound("127.0.0.1:8080", socket2::Type::STREAM, on_lo),
+        bound("[::]:8080", socket2::Type::STREAM, v6only),
+        // Neither is the port's: another port, and another protocol.
+        bound("127.0.0.1:8081", socket2::Type::STREAM, |_| {}),
+        bound("127.0.0.1:8080", socket2::Type::DGRAM, |_| {}),
+    ];
+    let inodes = sockets.each_ref().map(inode);
+    let children = sockets.each_ref().map(|socket| Process::start(Command::new("sleep"), socket));
+    drop(sockets);
+    // As a kernel before 6.8: /proc/net/tcp has no sockets that are bound and nothing more.
+    refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
+    let document = answer(&[]);
+    assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("bound")), "{document}");
+    let holders = document["holders"].as_array().expect("holders");
+    assert_eq!(holders.len(), 2, "{document}");
+    for (at, (local, interface)) in [("127.0.0.1", json!("lo")), ("::", json!(null))].into_iter().enumerate() {
+        let holder =
+            holders.iter().find(|holder| holder["local_addr"] == local).unwrap_or_else(|| panic!("{document}"));
+        assert_eq!((&holder["state"], &holder["blocks"]), (&json!("bound-inactive"), &json!(true)), "{holder}");
+        assert_eq!((&holder["inode"], &holder["interface"]), (&json!(inodes[at]), &interface), "{holder}");
+        process(holder, children[at].0.id());
+    }
+    // Asking leaves the sockets as they are.
+    assert_eq!(answer(&[])["holders"], document["holders"]);
+    drop_capability(Capability::CAP_SYS_PTRACE);
+    let document = answer(&[]);
+    assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("unknown")), "{document}");
+    assert_eq!(document["holders"], json!([]));
 }

@@ -100,7 +100,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let asked = Asked::new(args, global, &facts)?;
     let range = facts.local_port_range.ok_or(CommandError::Unread(Setting::LocalPortRange))?.0;
 
-    let PortsInUse { sockets, end, reuse, length, unlisted } = ports_in_use::look(&mut source, &facts, range)?;
+    let PortsInUse { sockets, end, reuse, length, unlisted } = ports_in_use::look(&mut source, range)?;
     let mut warnings = facts.gaps(&[Setting::LocalReservedPorts]);
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
         warnings.push(

@@ -115,7 +115,7 @@ fn ports(facts: &Facts, ipv4: Option<bool>) -> Result<Ports, String> {
     let reserved = facts.local_reserved_ports.as_ref().ok_or_else(|| unread(Setting::LocalReservedPorts))?;
     let mut source = Source::kernel(Choice::Auto).map_err(|error| error.to_string())?;
     let PortsInUse { sockets, end, reuse, length, unlisted } =
-        ports_in_use::look(&mut source, facts, range).map_err(|error| error.to_string())?;
+        ports_in_use::look(&mut source, range).map_err(|error| error.to_string())?;
     let pool = Pool::new(range, reserved, sockets.bound(), &sockets.may_be_bound(), unlisted);
     let wanted = Wanted { ipv4, ..Wanted::default() };
     let destinations = capacity::destinations(sockets, &conditions(&pool, reuse, length), &wanted, None);

@@ -4,11 +4,10 @@
 use crate::analysis::capacity::sockets::Sockets;
 use crate::analysis::history::Length;
 use crate::filter::{End, Filter};
-use crate::model::facts::Facts;
 use crate::model::port::PortRange;
 use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
-use crate::source::{self, Origin, Source, SourceError, WalkEnd};
+use crate::source::{self, Source, SourceError, WalkEnd};
 use crate::sys;
 
 /// What the look gave.
@@ -26,14 +25,12 @@ pub(super) struct PortsInUse {
 }
 
 /// Walks over the sockets whose local port is in the range.
-pub(super) fn look(source: &mut Source, facts: &Facts, range: PortRange) -> Result<PortsInUse, SourceError> {
+pub(super) fn look(source: &mut Source, range: PortRange) -> Result<PortsInUse, SourceError> {
     let reuse = source::tw_reuse();
     let (sockets, end) =
         source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
     let length = Length::learn(source::tw_timeout_s(), sockets.largest_expiry_ms());
-    // Neither /proc/net/tcp nor sock_diag before 6.8 lists a socket that is bound and neither listens nor is connected.
-    let all_are_listed = source.origin() == Origin::SockDiag && facts.kernel_since(6, 8) != Some(false);
-    let most = if all_are_listed { Some(0) } else { sys::counts::most_unlisted_tcp_sockets() };
+    let most = if source.lists_bound_sockets() { Some(0) } else { sys::counts::most_unlisted_tcp_sockets() };
     let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
     Ok(PortsInUse { sockets, end, reuse, length, unlisted })
 }

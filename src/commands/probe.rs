@@ -140,6 +140,9 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
             }
         },
     )?;
+    if !source.lists_bound_sockets() {
+        sockets.extend(sys::unlisted::bound_to(port).into_iter().map(Socket::Full));
+    }
     sockets.sort_by_key(|socket| {
         let tuple = socket.tuple();
         let rank = match socket {

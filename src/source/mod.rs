@@ -182,6 +182,13 @@ impl Source {
         }
     }
 
+    /// Whether the last walk had the sockets that are bound and neither listen nor are connected. /proc/net/tcp never has
+    /// them, and sock_diag since 6.8.
+    #[must_use]
+    pub fn lists_bound_sockets(&self) -> bool {
+        self.origin() == Origin::SockDiag && self.facts.kernel_since(6, 8) != Some(false)
+    }
+
     /// What is poorer in the answer because sock_diag was refused, in words.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {

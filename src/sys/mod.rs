@@ -27,3 +27,4 @@ pub mod sysctl;
 pub mod tcp_repair;
 pub mod terminal;
 pub mod udp;
+pub mod unlisted;
