@@ -4,9 +4,10 @@ use std::io::{self, BufReader, IsTerminal};
 use std::process::ExitCode;
 
 use twtool::cli::{self, Environment};
-use twtool::sys::{stdout::Stdout, terminal};
+use twtool::sys::{descriptors, stdout::Stdout, terminal};
 
 fn main() -> ExitCode {
+    descriptors::raise_limit();
     let mut input = BufReader::new(io::stdin());
     let mut stdout = Stdout::open();
     let environment = Environment {

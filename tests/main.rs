@@ -32,6 +32,7 @@ mod next_steps;
 mod port;
 mod procfs_source;
 mod recordings;
+mod refusals;
 mod settings;
 mod streams;
 mod summary;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         port::suite(),
         procfs_source::suite(),
         recordings::suite(),
+        refusals::suite(),
         settings::suite(),
         streams::suite(),
         summary::suite(),

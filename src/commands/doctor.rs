@@ -72,8 +72,11 @@ fn answer(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Resu
         health.sockets.as_ref().is_ok_and(|open| !open.complete) || ports.is_ok_and(|ports| !ports.complete);
     let mut warnings = vec![];
     warnings.extend(cut_short.then(interrupted));
-    let unknown = checks.iter().any(|check| check.status == Status::Unknown);
-    let complete = warnings.is_empty() && !unknown;
+    for check in checks.iter().filter(|check| check.status == Status::Unknown) {
+        let reason = check.finding.as_deref().unwrap_or("this check has no answer");
+        warnings.push(format!("{}: {reason}", check.subject.id));
+    }
+    let complete = warnings.is_empty();
     context.warn(&warnings);
     let envelope = Envelope { schema: "twtool.doctor/1", facts: &health.facts, complete, warnings: &warnings };
     match global.format() {

@@ -17,8 +17,7 @@ use crate::model::row::Row;
 use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::target::{ORPHAN_STATES, Target, counted};
 use crate::sock_diag::destroy::{self, Answer as KernelAnswer, Destruction};
-use crate::sock_diag::transport::Netlink;
-use crate::source::{Choice, Source, SourceError, WalkEnd};
+use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
 use crate::sys::errno;
 use crate::view;
 use crate::view::json::Envelope;
@@ -241,7 +240,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
         return Ok(Removal::none(0));
     }
     // A socket of its own: an answer that was left unread cannot meet the second walk.
-    let mut kernel = Netlink::open().map_err(SourceError::Open)?;
+    let mut kernel = open_netlink()?;
     let mut answers = vec![KernelAnswer::None; targets.len()];
     let mut warnings = vec![];
     // Orphans first: a kernel that destroys no buckets destroys full sockets.

@@ -77,7 +77,7 @@ pub(super) fn addresses(
         match family {
             Some(true) => {}
             Some(false) => addrs.push(v6),
-            None => match sys::bind::no_ipv6_sockets() {
+            None => match sys::bind::no_ipv6_sockets()? {
                 None => addrs.push(v6),
                 Some(why) => warnings.push(format!("IPv6 sockets cannot be made here, so :: is left out: {why}")),
             },

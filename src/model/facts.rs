@@ -111,6 +111,9 @@ impl Facts {
         let by_name = interfaces.iter().find(|(_, name)| *name == scope).map(|(index, _)| *index);
         let by_number = || scope.parse().ok().filter(|index| interfaces.contains_key(index));
         by_name.or_else(by_number).ok_or_else(|| {
+            if let Some(failure) = self.interfaces.failure() {
+                return failure;
+            }
             let names: Vec<_> = interfaces.values().map(String::as_str).collect();
             format!("there is no interface '{scope}' in this network namespace; there is {}", names.join(", "))
         })

@@ -17,6 +17,9 @@ pub trait KernelInterfaces: fmt::Debug + Send + Sync {
 
     /// All of them, asked for by a thread that is in the namespace; none where they cannot be listed.
     fn list(&self) -> BTreeMap<NonZeroU32, String>;
+
+    /// Why names are missing, where the kernel could not be asked for some.
+    fn failure(&self) -> Option<String>;
 }
 
 /// The interfaces of a network namespace.
@@ -24,13 +27,15 @@ pub trait KernelInterfaces: fmt::Debug + Send + Sync {
 pub struct Interfaces {
     listed: BTreeMap<NonZeroU32, String>,
     kernel: Option<Arc<dyn KernelInterfaces>>,
+    /// Why names are missing, of a kernel that is not asked any more.
+    failure: Option<String>,
 }
 
 impl Interfaces {
     /// Those that the kernel has.
     #[must_use]
     pub fn of_kernel(kernel: impl KernelInterfaces + 'static) -> Self {
-        Self { listed: BTreeMap::new(), kernel: Some(Arc::new(kernel)) }
+        Self { listed: BTreeMap::new(), kernel: Some(Arc::new(kernel)), failure: None }
     }
 
     /// The name of one.
@@ -54,7 +59,14 @@ impl Interfaces {
                 self.listed.insert(index, name);
             }
         }
+        self.failure = self.failure();
         self.kernel = None;
+    }
+
+    /// Why names are missing that were asked for; `None`: none is.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.failure.clone().or_else(|| self.kernel.as_ref()?.failure())
     }
 
     /// Adds names that only other namespaces have, under numbers that the kernel never gives (they are positive ints): a
@@ -71,7 +83,7 @@ impl Interfaces {
 
 impl FromIterator<(NonZeroU32, String)> for Interfaces {
     fn from_iter<T: IntoIterator<Item = (NonZeroU32, String)>>(listed: T) -> Self {
-        Self { listed: listed.into_iter().collect(), kernel: None }
+        Self { listed: listed.into_iter().collect(), ..Self::default() }
     }
 }
 

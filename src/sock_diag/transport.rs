@@ -66,6 +66,9 @@ pub fn processor_time() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
+/// How often a request is sent again for which the kernel had no memory.
+const REPEATS: u32 = 3;
+
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -73,6 +76,10 @@ fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
             result => return result,
         }
     }
+}
+
+fn no_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 impl Transport for Netlink {
@@ -95,7 +102,14 @@ impl Transport for Netlink {
 
 impl Commands for Netlink {
     fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()> {
-        retry_interrupted(|| self.0.send(datagram, 0)).map(drop)
+        let mut repeats = 0;
+        loop {
+            match retry_interrupted(|| self.0.send(datagram, 0)) {
+                // The kernel has seen nothing of it.
+                Err(error) if no_memory(&error) && repeats < REPEATS => repeats += 1,
+                sent => return sent.map(drop),
+            }
+        }
     }
 }
 

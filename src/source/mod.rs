@@ -22,6 +22,7 @@ use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
 use crate::sys;
+use crate::sys::errno::{Refusal, retry};
 
 use recording::{Recorded, RecordingError, RecordingFile};
 
@@ -53,7 +54,7 @@ impl SourceError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Open(_) => Some(
+            Self::Open(error) if Refusal::of(error).is_answer() => Some(
                 "the kernel or a sandbox refuses NETLINK_SOCK_DIAG; in a container, its seccomp profile must allow \
                  AF_NETLINK sockets",
             ),
@@ -66,6 +67,25 @@ impl SourceError {
             _ => None,
         }
     }
+}
+
+impl SourceError {
+    /// Whether sock_diag itself is absent or refused, so that procfs may answer instead. After any other failure sock_diag may
+    /// well answer the next time, and procfs tells less.
+    fn refuses_sock_diag(&self) -> bool {
+        match self {
+            Self::Open(error)
+            | Self::Dump(DumpError::Send { source: error, .. } | DumpError::Refused { errno: error, .. }) => {
+                Refusal::of(error).is_answer()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Opens a sock_diag socket in the calling thread's network namespace.
+pub fn open_netlink() -> Result<Netlink, SourceError> {
+    retry(Netlink::open).map_err(SourceError::Open)
 }
 
 fn replay_error(error: &io::Error) -> Option<ReplayError> {
@@ -142,9 +162,9 @@ impl Source {
         if choice == Choice::Procfs {
             return Ok(Self::new(facts, Carrier::Procfs));
         }
-        match Netlink::open().map_err(SourceError::Open) {
+        match open_netlink() {
             Ok(socket) => Ok(Self { fall_back: choice == Choice::Auto, ..Self::new(facts, Carrier::Kernel(socket)) }),
-            Err(error) if choice == Choice::Auto => {
+            Err(error) if choice == Choice::Auto && error.refuses_sock_diag() => {
                 Ok(Self { refusal: Some(error), ..Self::new(facts, Carrier::Procfs) })
             }
             Err(error) => Err(error),
@@ -153,7 +173,7 @@ impl Source {
 
     /// This kernel, with a recording of it. The file appears when [`Self::finish`] is called.
     pub fn recorded_kernel(path: &Path, replace: bool) -> Result<Self, SourceError> {
-        let socket = Netlink::open().map_err(SourceError::Open)?;
+        let socket = open_netlink()?;
         let facts = kernel_facts();
         let buckets = kernel_bucket_facts();
         let file = RecordingFile::create(path, replace, &facts, &buckets)?;
@@ -245,10 +265,10 @@ impl Source {
             Carrier::Replay(replay) => walk_sock_diag(replay, &whole, each),
             Carrier::Procfs => return walk_procfs(states, each),
         };
-        match answer {
+        match answer.map_err(SourceError::from) {
             // Nothing has been handed out yet.
-            Err(error @ (DumpError::Send { .. } | DumpError::Refused { .. })) if self.fall_back => {
-                self.refusal = Some(error.into());
+            Err(error) if self.fall_back && error.refuses_sock_diag() => {
+                self.refusal = Some(error);
                 self.carrier = Carrier::Procfs;
                 walk_procfs(states, each)
             }

@@ -3,13 +3,13 @@
 //! This is the only place that touches the tested port. It holds it for microseconds, and never listens unless asked.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
 
 use nix::errno::Errno as NixErrno;
 use socket2::{Domain, Socket, Type};
 
-use super::errno::name;
+use super::errno::{Refusal, name, retry};
 use super::interrupt::Held;
 use super::reuseport_note::NoteGuard;
 use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions, ReuseportNote};
@@ -124,7 +124,8 @@ fn attempt_and_clear(
 /// Tries it. What the kernel says of the address and port is an answer; anything else is an error.
 ///
 /// # Errors
-/// socket() failed for another reason than its family, or an option could not be set.
+/// socket() failed for another reason than its family, an option could not be set, or the kernel had no room for a call: that
+/// says nothing about the port.
 fn attempt(
     at: BindAddr,
     port: Port,
@@ -145,7 +146,7 @@ fn attempt(
     if at.addr.is_ipv6() {
         attempt.v6only = socket.only_v6().map_err(failed("getsockopt(IPV6_V6ONLY)"))?;
     }
-    attempt.bind = result(socket.bind(&socket_addr(at, port).into()));
+    attempt.bind = result(|| socket.bind(&socket_addr(at, port).into())).map_err(failed("bind()"))?;
     if attempt.bind == CallResult::Ok {
         let mut note = |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.left_on(port));
         note(port);
@@ -153,22 +154,28 @@ fn attempt(
         attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
         attempt.bound.into_iter().for_each(note);
         if listen {
-            attempt.listen = Some(result(socket.listen(1)));
+            attempt.listen = Some(result(|| socket.listen(1)).map_err(failed("listen()"))?);
         }
     }
     Ok(attempt)
 }
 
 /// Why AF_INET6 sockets cannot be made, where they cannot (`ipv6.disable=1`, or a sandbox).
-#[must_use]
-pub fn no_ipv6_sockets() -> Option<io::Error> {
-    Socket::new(Domain::IPV6, Type::STREAM, None).err()
+///
+/// # Errors
+/// socket() failed for a reason that says nothing about IPv6.
+pub fn no_ipv6_sockets() -> Result<Option<io::Error>, AttemptError> {
+    match retry(|| Socket::new(Domain::IPV6, Type::STREAM, None)) {
+        Ok(_) => Ok(None),
+        Err(error) if Refusal::of(&error).is_answer() => Ok(Some(error)),
+        Err(source) => Err(AttemptError { call: "socket()", addr: Ipv6Addr::UNSPECIFIED.into(), source }),
+    }
 }
 
 /// A TCP socket with these options, neither bound nor connected; IPV6_V6ONLY stays as the system has it.
 pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::STREAM, None)?;
+    let socket = retry(|| Socket::new(domain, Type::STREAM, None))?;
     socket.set_reuse_address(options.reuseaddr)?;
     socket.set_reuse_port(options.reuseport)?;
     Ok(socket)
@@ -183,8 +190,13 @@ pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
     }
 }
 
-fn result(call: io::Result<()>) -> CallResult {
-    call.map_or_else(|error| CallResult::Failed(errno(&error)), |()| CallResult::Ok)
+/// What the kernel says of the port; a failure that says nothing about it stays an error.
+fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
+    match retry(call) {
+        Ok(()) => Ok(CallResult::Ok),
+        Err(error) if matches!(Refusal::of(&error), Refusal::Exhausted | Refusal::Interrupted) => Err(error),
+        Err(error) => Ok(CallResult::Failed(errno(&error))),
+    }
 }
 
 /// The errno of a failed call, by name.

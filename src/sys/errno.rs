@@ -1,6 +1,92 @@
-//! Symbolic names of errnos (errno(3)).
+//! What a failed system call says about the thing that was asked for, and the names of errnos (errno(3)).
+//!
+//! One policy for the whole program: only a named errno means "absent" or "refused". Every other failure says nothing about
+//! the thing, so the call is repeated, or the command reports what it could not read.
+//!
+//! | [`Refusal`] | errnos | what twtool concludes |
+//! |---|---|---|
+//! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process ended, this kernel has no such setting, family or protocol |
+//! | `Refused` | EPERM, EACCES | the caller or its sandbox may not use it |
+//! | `Interrupted` | EINTR | nothing: the call is repeated |
+//! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: the call is repeated a few times where that can help, and then reported |
+//! | `Other` | all others | nothing: the failure is reported |
+
+use std::io;
 
 use nix::errno::Errno;
+
+/// What a failed system call says about the thing that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such thing.
+    Absent,
+    /// The caller may not use it.
+    Refused,
+    /// A signal came first.
+    Interrupted,
+    /// The kernel or the process has no room for the call.
+    Exhausted,
+    /// Anything else.
+    Other,
+}
+
+impl Refusal {
+    /// Classifies an error; one that does not come from the kernel is [`Self::Other`].
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return Self::Other };
+        match errno {
+            Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::ESRCH
+            | Errno::ENODEV
+            | Errno::ENXIO
+            | Errno::ENOSYS
+            | Errno::EOPNOTSUPP
+            | Errno::ENOPROTOOPT
+            | Errno::EAFNOSUPPORT
+            | Errno::EPROTONOSUPPORT
+            | Errno::ECONNREFUSED => Self::Absent,
+            Errno::EPERM | Errno::EACCES => Self::Refused,
+            Errno::EINTR => Self::Interrupted,
+            Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE => Self::Exhausted,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the failure is an answer: there is no such thing, or it may not be used.
+    #[must_use]
+    pub const fn is_answer(self) -> bool {
+        matches!(self, Self::Absent | Self::Refused)
+    }
+}
+
+/// How often a call is repeated for which the kernel had no memory.
+const REPEATS: u32 = 3;
+
+/// Makes the call, again after EINTR, and a few times after ENOBUFS or ENOMEM. The call must not change anything when it
+/// fails.
+pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut repeats = 0;
+    loop {
+        let result = call();
+        let errno = result.as_ref().err().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+        match errno {
+            Some(Errno::EINTR) => {}
+            Some(Errno::ENOBUFS | Errno::ENOMEM) if repeats < REPEATS => repeats += 1,
+            _ => return result,
+        }
+    }
+}
+
+/// `None` where there is no such thing; every other failure stays one.
+pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if Refusal::of(&error) == Refusal::Absent => Ok(None),
+        Err(error) => Err(error),
+    }
+}
 
 /// The name of an errno that bind(2), listen(2), read(2), SOCK_DESTROY or their security hooks are known to give.
 #[must_use]
@@ -19,5 +105,54 @@ pub fn name(errno: i32) -> &'static str {
         Errno::ECONNRESET => "ECONNRESET",
         Errno::EPIPE => "EPIPE",
         _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(errno: Errno) -> io::Error {
+        errno.into()
+    }
+
+    #[test]
+    fn only_named_errnos_are_an_answer() {
+        for errno in [Errno::ENOENT, Errno::ESRCH, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP] {
+            assert_eq!(Refusal::of(&failed(errno)), Refusal::Absent, "{errno}");
+        }
+        for errno in [Errno::EPERM, Errno::EACCES] {
+            assert_eq!(Refusal::of(&failed(errno)), Refusal::Refused, "{errno}");
+        }
+        for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::EINTR, Errno::EIO] {
+            assert!(!Refusal::of(&failed(errno)).is_answer(), "{errno}");
+        }
+        assert_eq!(Refusal::of(&io::Error::other("of our own")), Refusal::Other);
+    }
+
+    #[test]
+    fn an_interrupted_call_is_repeated_until_it_ends_and_an_exhausted_one_a_few_times() {
+        let calls = |errno: Errno, failures: u32| {
+            let mut made = 0;
+            let result = retry(|| {
+                made += 1;
+                if made <= failures { Err(failed(errno)) } else { Ok(()) }
+            });
+            (made, result.is_ok())
+        };
+        assert_eq!(calls(Errno::EINTR, 1000), (1001, true));
+        assert_eq!(calls(Errno::ENOBUFS, 1), (2, true));
+        assert_eq!(calls(Errno::ENOMEM, 1000), (REPEATS + 1, false));
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EACCES, Errno::ENOENT, Errno::EIO] {
+            assert_eq!(calls(errno, 1), (1, false), "{errno}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_absent_is_no_failure() {
+        assert!(matches!(if_present(Ok(1)), Ok(Some(1))));
+        assert!(matches!(if_present::<()>(Err(failed(Errno::ENOENT))), Ok(None)));
+        assert!(if_present::<()>(Err(failed(Errno::EACCES))).is_err());
+        assert!(if_present::<()>(Err(failed(Errno::EMFILE))).is_err());
     }
 }

@@ -4,6 +4,7 @@ pub mod bind;
 pub mod capabilities;
 pub mod clock;
 pub mod counts;
+pub mod descriptors;
 pub mod errno;
 pub mod exec;
 pub mod file;

@@ -5,6 +5,7 @@
 //! forgotten there is dead code, which the compiler reports.
 
 pub(crate) mod addresses;
+pub(crate) mod answers;
 pub(crate) mod bind;
 pub(crate) mod crowd;
 pub(crate) mod datagrams;

@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 pub use self::all::{Found, all};
-pub use self::open::{OpenNetns, open, with_room};
+pub use self::open::{OpenNetns, open};
 
 use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};

@@ -2,16 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::{NetnsError, NetnsErrorKind, all, given_name, given_names, id, path_of_name};
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
+use crate::sys::errno::retry;
 
 /// A namespace that lives at least as long as this does, whoever leaves it.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ fn named(mut opened: OpenNetns) -> OpenNetns {
 /// whether it is of nsfs; its link tells the kind, `net:[4026531840]` (namespaces(7)), unless it is of a mount, where
 /// setns() finds out.
 pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
-    let open = |path: &Path, flags| with_room(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
+    let open = |path: &Path, flags| retry(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
     let seen = open(path, libc::O_PATH).map_err(NetnsErrorKind::NotOpened)?;
     let itself = format!("/proc/thread-self/fd/{}", seen.as_raw_fd());
     let nsfs = fstatfs(&seen).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
@@ -89,18 +88,5 @@ fn what_it_is(file: &File) -> &'static str {
         Ok(kind) if kind.is_dir() => "a folder",
         Ok(kind) if kind.is_file() => "a plain file",
         _ => "a special file",
-    }
-}
-
-/// Descriptors for every namespace may be more than the soft limit, 1024 by custom, has room for; the hard one is there to
-/// be used (getrlimit(2)).
-pub fn with_room<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    match open() {
-        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-            open()
-        }
-        opened => opened,
     }
 }

@@ -1,0 +1,160 @@
+//! What each command makes of system calls that are refused, and of those that fail for want of room: the first may mean that
+//! something is absent, the second never does.
+
+use std::process::Command;
+
+use libc::{EACCES, EAFNOSUPPORT, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTONOSUPPORT, SYS_connect, SYS_socket};
+use seccompiler::SeccompCmpOp::Eq;
+
+use crate::support::answers::{Answer, COMMANDS, Situation};
+use crate::support::limits::refuse;
+use crate::support::suite;
+use crate::support::twtool::{PATH, Run, twtool};
+
+suite! {
+    pure: [],
+    netns: [
+        enfile_is_no_missing_ipv6,
+        enobufs_is_no_missing_ipv6,
+        enomem_is_no_missing_ipv6,
+        emfile_is_no_missing_ipv6,
+        a_refused_ipv6_socket_leaves_ipv6_out_and_says_so,
+        a_missing_family_leaves_ipv6_out_and_says_so,
+        procfs_answers_where_netlink_is_refused,
+        procfs_answers_where_netlink_is_absent,
+        procfs_does_not_answer_where_the_table_of_files_is_full,
+        procfs_does_not_answer_where_there_is_no_memory,
+        procfs_answers_where_connecting_netlink_is_refused,
+        procfs_does_not_answer_where_connecting_netlink_fails,
+        a_soft_limit_of_descriptors_changes_no_answer,
+    ],
+}
+
+const INET6: u64 = 10;
+const NETLINK: u64 = 16;
+
+/// `wait` may not start the server: its port is taken on IPv6, and nothing says that there is no IPv6.
+fn no_yes_without_ipv6(errno: i32) {
+    let situation = Situation::make();
+    refuse(SYS_socket, Some((0, Eq, INET6)), errno);
+    for more in [&["--", "echo", "STARTED"] as &[_], &[]] {
+        let run = twtool(["wait", "7100", "--timeout", "0"].iter().chain(more)).code(2).says("socket() for :: failed");
+        assert!(!run.stdout.contains("STARTED"), "{run}");
+    }
+    twtool(["bind-test", "7100"]).refused("socket() for :: failed");
+    // Without IPv6 nothing is in the way, and that is what was asked.
+    twtool(["wait", "7100", "--timeout", "0", "-4", "--", "true"]).ok();
+    drop(situation);
+}
+
+fn enfile_is_no_missing_ipv6() {
+    no_yes_without_ipv6(ENFILE);
+}
+
+fn enobufs_is_no_missing_ipv6() {
+    no_yes_without_ipv6(ENOBUFS);
+}
+
+fn enomem_is_no_missing_ipv6() {
+    no_yes_without_ipv6(ENOMEM);
+}
+
+fn emfile_is_no_missing_ipv6() {
+    no_yes_without_ipv6(EMFILE);
+}
+
+fn yes_without_ipv6(errno: i32) {
+    refuse(SYS_socket, Some((0, Eq, INET6)), errno);
+    let run = twtool(["bind-test", "7100", "--json"]).code(0).says(":: is left out");
+    assert_eq!(run.json()["attempts"].as_array().map(Vec::len), Some(4), "IPv4 alone{run}");
+    twtool(["wait", "7100", "--timeout", "0", "--", "true"]).code(0).says(":: is left out");
+}
+
+fn a_refused_ipv6_socket_leaves_ipv6_out_and_says_so() {
+    yes_without_ipv6(EACCES);
+}
+
+fn a_missing_family_leaves_ipv6_out_and_says_so() {
+    yes_without_ipv6(EAFNOSUPPORT);
+}
+
+/// Commands that read sockets, and need no cookies.
+fn readers() -> impl Iterator<Item = &'static [&'static str]> {
+    COMMANDS.into_iter().filter(|(name, _)| !matches!(*name, "kill" | "list dev" | "list procfs")).map(|(_, args)| args)
+}
+
+fn procfs_answers() {
+    for args in readers() {
+        let run = twtool(args);
+        assert_ne!(run.code, None, "{run}");
+        // `doctor` reports it in a check.
+        assert!(run.stderr.contains("/proc/net/tcp") || run.stdout.contains("sock_diag"), "{run}");
+    }
+    twtool(["kill", "--all", "--dry-run"]).refused("sock_diag").says("hint:");
+}
+
+fn procfs_does_not_answer(errno: i32, reason: &str) {
+    let situation = Situation::make();
+    refuse(SYS_socket, Some((0, Eq, NETLINK)), errno);
+    for args in readers() {
+        let run = twtool(args).code(2).says(reason);
+        assert!(!run.stderr.contains("read from /proc/net/tcp"), "{run}");
+    }
+    let run = twtool(["wait", "7100", "--timeout", "0", "-4", "--", "echo", "STARTED"]).code(2);
+    assert!(!run.stdout.contains("STARTED"), "{run}");
+    twtool(["kill", "--all", "--dry-run"]).refused("sock_diag").says(reason);
+    drop(situation);
+}
+
+fn procfs_answers_where_netlink_is_refused() {
+    refuse(SYS_socket, Some((0, Eq, NETLINK)), EPERM);
+    procfs_answers();
+}
+
+fn procfs_answers_where_netlink_is_absent() {
+    refuse(SYS_socket, Some((0, Eq, NETLINK)), EPROTONOSUPPORT);
+    procfs_answers();
+}
+
+fn procfs_does_not_answer_where_the_table_of_files_is_full() {
+    procfs_does_not_answer(ENFILE, "Too many open files in system");
+}
+
+fn procfs_does_not_answer_where_there_is_no_memory() {
+    procfs_does_not_answer(ENOBUFS, "No buffer space available");
+}
+
+/// The length of `struct sockaddr_nl`; that of other families differs.
+const SOCKADDR_NL: u64 = 12;
+
+fn procfs_answers_where_connecting_netlink_is_refused() {
+    refuse(SYS_connect, Some((2, Eq, SOCKADDR_NL)), EACCES);
+    procfs_answers();
+}
+
+fn procfs_does_not_answer_where_connecting_netlink_fails() {
+    let situation = Situation::make();
+    refuse(SYS_connect, Some((2, Eq, SOCKADDR_NL)), ENOMEM);
+    for args in readers() {
+        twtool(args).code(2).says("Cannot allocate memory");
+    }
+    drop(situation);
+}
+
+/// The command with this limit of open descriptors; `flag` is that of the shell's ulimit.
+fn with_descriptors(flag: &str, limit: u32, args: &[&str]) -> Run {
+    let script = format!("ulimit {flag} {limit} && exec \"$0\" \"$@\"");
+    Run::of(Command::new("sh").args(["-c", &script, PATH]).args(args))
+}
+
+fn a_soft_limit_of_descriptors_changes_no_answer() {
+    let situation = Situation::make();
+    for (_, args) in COMMANDS {
+        let usual = Answer::now(args);
+        assert_eq!(Answer::of(&with_descriptors("-Sn", 5, args)), usual, "{args:?}");
+    }
+    // The command that follows gets the limit that twtool was started with.
+    let wait = ["wait", "7101", "--timeout", "0", "-q", "--", "sh", "-c", "ulimit -Sn"];
+    assert_eq!(with_descriptors("-Sn", 99, &wait).ok().stdout, "99\n");
+    drop(situation);
+}

@@ -1,0 +1,104 @@
+//! Every command that reads the kernel, on one situation, and its answer without what differs from one run to the next.
+
+use serde_json::{Map, Value};
+use socket2::{Domain, Socket, Type};
+
+use super::places::bucket;
+use super::situations::addr;
+use super::twtool::{Run, twtool};
+
+/// The commands, each with a name.
+pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
+    ("list", &["list", "--json", "--sort", "local"]),
+    ("list csv", &["list", "-o", "csv"]),
+    ("list dev", &["list", "-o", "csv", "--columns", "local,interface", "dev = lo"]),
+    ("list procfs", &["list", "--source", "procfs", "-o", "csv"]),
+    ("summary", &["summary", "--json"]),
+    ("port", &["port", "443", "7100", "--json"]),
+    ("bind-test", &["bind-test", "7100", "--json"]),
+    ("wait", &["wait", "7100", "--timeout", "0", "--json"]),
+    ("capacity", &["capacity", "--json"]),
+    ("doctor", &["doctor", "--json"]),
+    ("kill", &["kill", "--all", "--dry-run", "--json"]),
+];
+
+/// A bucket whose socket was bound to `lo`, and port 7100 taken on `::` for IPv6 alone: a server can bind it on IPv4.
+pub(crate) struct Situation {
+    _taken: Socket,
+}
+
+impl Situation {
+    /// Makes it in the calling thread's namespace.
+    pub(crate) fn make() -> Self {
+        let taken = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
+        taken.set_only_v6(true).expect("IPV6_V6ONLY");
+        taken.bind(&addr("[::]:7100").into()).expect("bind()");
+        taken.listen(1).expect("listen()");
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
+        socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
+        let server = twtool::lab::Server::listen_on(socket, addr("127.0.0.1:443")).expect("a listener");
+        bucket(&server, "127.0.0.1:443", 42_000);
+        Self { _taken: taken }
+    }
+}
+
+/// The exit code, and standard output without what differs from one run to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) content: Value,
+}
+
+impl Answer {
+    /// Of a run.
+    pub(crate) fn of(run: &Run) -> Self {
+        let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), lasting);
+        Self { code: run.code, content }
+    }
+
+    /// Of the command, now.
+    pub(crate) fn now(args: &[&str]) -> Self {
+        Self::of(&twtool(args))
+    }
+}
+
+/// Without times, rates and the kernel's own counts.
+fn lasting(value: Value) -> Value {
+    const VARIES: [&str; 14] = [
+        "taken_at",
+        "warnings",
+        "counters",
+        "history",
+        "remaining",
+        "evidence",
+        "attempts",
+        "value",
+        "advice",
+        "finding",
+        "sockstat_tw",
+        "sockstat_difference",
+        "reconciliation",
+        "text",
+    ];
+    let varies = |key: &str| key.ends_with("_ms") || key.contains("per_s") || VARIES.contains(&key);
+    match value {
+        Value::Object(map) => {
+            let kept = map.into_iter().filter(|(key, value)| !varies(key) || (key == "attempts" && value.is_array()));
+            Value::Object(kept.map(|(key, value)| (key, lasting(value))).collect::<Map<_, _>>())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(lasting).collect()),
+        value => value,
+    }
+}
+
+/// The records of csv without the remaining time.
+fn csv(text: &str) -> Value {
+    let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = lines.next().unwrap_or_default();
+    let record = |line: Vec<&str>| {
+        let fields = header.iter().zip(line).filter(|(key, _)| **key != "expires_ms");
+        Value::Object(fields.map(|(key, field)| ((*key).to_owned(), field.into())).collect())
+    };
+    Value::Array(lines.map(record).collect())
+}
