@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twtool::filter::parser;
-use twtool::model::facts::Facts;
+use twtool::model::facts::{Facts, Unread};
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::row::{Direction, Row};
 use twtool::model::services::Services;
@@ -38,6 +38,7 @@ fn facts() -> Facts {
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(443), ["https"]), (Port(8080), ["http-alt"])]),
         interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
+        unread: Unread::default(),
     }
 }
 

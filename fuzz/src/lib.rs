@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use twtool::model::facts::Facts;
+use twtool::model::facts::{Facts, Unread};
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::services::Services;
 use twtool::model::socket::{Cookie, Socket};
@@ -64,6 +64,7 @@ pub fn facts() -> Facts {
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(80), vec!["http", "www"]), (Port(443), vec!["https"])]),
         interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
+        unread: Unread::default(),
     }
 }
 

@@ -113,7 +113,8 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
 
-    let pool = pool(&sockets, &facts, unlisted, args.no_probe, &mut warnings);
+    let (pool, failed) = pool(&sockets, &facts, unlisted, args.no_probe, &mut warnings);
+    complete &= !failed;
     let conditions = Conditions { pool: &pool, reuse, length };
     let also = asked.route();
     let mut destinations = capacity::destinations(
@@ -138,6 +139,11 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
              whether they are free"
                 .into(),
         );
+    }
+    facts.interfaces.look_up(destinations.iter().filter_map(|one| one.ends.interface));
+    if let Some(failure) = facts.interfaces.failure() {
+        complete = false;
+        warnings.push(failure);
     }
     let total = destinations.len();
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { usize::MAX };
@@ -174,12 +180,14 @@ fn perhaps_a_port(to: &ScopedEnd) -> Option<String> {
     meant.then(|| format!("'{typed}' is one address; port {port} of {addr} is [{addr}]:{port}"))
 }
 
-/// What connect() may choose from: as the list has it, and as the kernel says where the list does not tell.
-fn pool(sockets: &Sockets, facts: &Facts, unlisted: u32, no_probe: bool, warnings: &mut Vec<String>) -> Pool {
+/// What connect() may choose from: as the list has it, and as the kernel says where the list does not tell. Beside it whether
+/// the kernel failed to answer, which says nothing about what it can do.
+fn pool(sockets: &Sockets, facts: &Facts, unlisted: u32, no_probe: bool, warnings: &mut Vec<String>) -> (Pool, bool) {
     let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
     let mut bound = sockets.bound().clone();
     let mut uncertain = sockets.may_be_bound();
     let mut unlisted = unlisted;
+    let mut failed = false;
     if !no_probe {
         // A socket that is not listed may have any port.
         let doubtful: PortSet = if unlisted == 0 { uncertain.clone() } else { sockets.range().ports().collect() };
@@ -190,13 +198,16 @@ fn pool(sockets: &Sockets, facts: &Facts, unlisted: u32, no_probe: bool, warning
                 kept.iter().for_each(|port| bound.insert(port));
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
-            Err(why) => warnings.push(format!(
-                "the kernel cannot be asked which ports are explicitly bound ({why}); those of connections count as if they \
-                 were not"
-            )),
+            Err(why) => {
+                failed = !why.is_answer();
+                warnings.push(format!(
+                    "the kernel cannot be asked which ports are explicitly bound ({why}); those of connections count as if they \
+                     were not"
+                ));
+            }
         }
     }
-    Pool::new(sockets.range(), &reserved, &bound, &uncertain, unlisted)
+    (Pool::new(sockets.range(), &reserved, &bound, &uncertain, unlisted), failed)
 }
 
 /// Whether every destination has as many free ports as it should, and how many have not. Where that hangs on ports of which

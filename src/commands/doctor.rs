@@ -72,6 +72,7 @@ fn answer(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Resu
         health.sockets.as_ref().is_ok_and(|open| !open.complete) || ports.is_ok_and(|ports| !ports.complete);
     let mut warnings = vec![];
     warnings.extend(cut_short.then(interrupted));
+    warnings.extend(health.facts.other_gaps());
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check has no answer");
         warnings.push(format!("{}: {reason}", check.subject.id));

@@ -100,9 +100,11 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
     }
     context.warn(&query.warnings);
     let facts = source.facts().clone();
-    let Found { targets, others, complete } = find(&query, args.orphans, &mut source)?;
+    let Found { targets, others, complete: found_all } = find(&query, args.orphans, &mut source)?;
+    facts.interfaces.look_up(targets.iter().filter_map(|target| target.socket.interface()));
     let mut warnings = gaps(&facts);
-    warnings.extend((!complete).then(interrupted));
+    let complete = found_all && warnings.is_empty();
+    warnings.extend((!found_all).then(interrupted));
     if targets.is_empty() {
         warnings.extend(others.hints());
     }

@@ -13,6 +13,7 @@ use crate::model::facts::Facts;
 use crate::model::netns::NetnsArg;
 use crate::model::services::Services;
 use crate::sys;
+use crate::sys::descriptors;
 use crate::sys::netns::{self, Found, OpenNetns};
 
 /// Names are those of files, which need not be UTF-8.
@@ -143,6 +144,8 @@ impl Heard {
                 self.answered = true;
                 Some(answer)
             }
+            // It went after it had been found, and its sockets with it.
+            Err(CommandError::Netns(error)) if error.is_gone() => None,
             Err(error) => {
                 self.complete = false;
                 self.warnings.push(match &error {
@@ -200,7 +203,8 @@ pub(super) fn in_order<T: Sync, R: Send>(
     work: &(impl Fn(&T, &mut HandOver<R>) + Sync),
     each: &mut dyn FnMut(&T, R) -> ControlFlow<()>,
 ) {
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores.min(items.len()).min(descriptors::workers());
     thread::scope(|scope| {
         // Each worker takes every n-th item, and ends it with None; taking their pieces in turn gives them back in order.
         // What a worker that could not be started had to do is done here.

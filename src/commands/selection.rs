@@ -259,7 +259,7 @@ impl Query {
         if !self.needs.direction {
             return Ok(());
         }
-        if !gaps(facts).is_empty() {
+        if facts.local_port_range.is_none() {
             return Err(CommandError::Unjudged(
                 "direction depends on net.ipv4.ip_local_port_range, which could not be read",
             ));
@@ -270,10 +270,10 @@ impl Query {
         Ok(())
     }
 
-    /// Why the direction of rows is unknown although it might be known, a sentence for each reason, and whether the rows
-    /// are complete all the same. To be asked after the walk.
+    /// What could not be read, and why the direction of rows is unknown although it might be known, a sentence for each
+    /// reason, and whether the rows are complete all the same. To be asked after the walk.
     pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
-        let mut sentences = if self.infers_direction { gaps(facts) } else { vec![] };
+        let mut sentences = if self.infers_direction { gaps(facts) } else { facts.other_gaps() };
         let undirected = self.undirected.load(Ordering::Relaxed);
         // Without a test on the direction every row is there, and its direction says that it is unknown.
         let complete = sentences.is_empty() && !(undirected && self.needs.direction);
@@ -298,7 +298,7 @@ impl Query {
 const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
                          IPv4 connections: their direction is unknown (sock_diag reports it)";
 
-/// What of the facts a list uses and could not be read: direction depends on the ephemeral range.
+/// What of the facts a list uses and could not be read. Direction depends on the ephemeral range.
 pub(super) fn gaps(facts: &Facts) -> Vec<String> {
     facts.gaps(&[Setting::LocalPortRange])
 }

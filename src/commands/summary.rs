@@ -154,9 +154,10 @@ fn groups(args: &SummaryArgs) -> Vec<By> {
     by
 }
 
-/// What of the facts a summary uses and could not be read: direction hangs on the ephemeral range.
+/// What of the facts a summary uses and could not be read. Direction depends on the ephemeral range.
 fn gaps(by: &[By], facts: &Facts) -> Vec<String> {
-    if by.contains(&By::Direction) { facts.gaps(&[Setting::LocalPortRange]) } else { vec![] }
+    let needed: &[Setting] = if by.contains(&By::Direction) { &[Setting::LocalPortRange] } else { &[] };
+    facts.gaps(needed)
 }
 
 /// What was counted, in one network namespace or in several.

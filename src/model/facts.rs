@@ -9,6 +9,9 @@ use super::interfaces::Interfaces;
 use super::port::{LocalPortRange, LocalReservedPorts, PORT_ARG_FORMS, Port, PortArg, PortRange};
 use super::services::Services;
 
+/// The file of service names.
+pub const SERVICES: &str = "/etc/services";
+
 /// The facts of one network namespace at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
@@ -30,6 +33,29 @@ pub struct Facts {
     pub services: Services,
     /// Names of interfaces.
     pub interfaces: Interfaces,
+    /// What could not be read.
+    pub unread: Unread,
+}
+
+/// What could not be read although it may well be there, each with the reason. What is absent is not among it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread(pub Vec<(String, String)>);
+
+impl Unread {
+    /// Adds the name of something and the reason.
+    pub fn add(&mut self, what: &str, why: impl ToString) {
+        self.0.push((what.to_owned(), why.to_string()));
+    }
+
+    /// A sentence for each.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        self.0.iter().map(|(what, why)| format!("{what} could not be read: {why}")).collect()
+    }
+
+    fn reason(&self, what: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == what).map(|(_, why)| why.as_str())
+    }
 }
 
 /// A setting that answers depend on.
@@ -57,7 +83,7 @@ impl Setting {
 }
 
 impl Facts {
-    /// Which of these settings could not be read, and what that means, a sentence each.
+    /// Which of these settings could not be read, and what else every answer depends on, a sentence each.
     #[must_use]
     pub fn gaps(&self, needed: &[Setting]) -> Vec<String> {
         let missing = |setting: &&Setting| match setting {
@@ -65,9 +91,20 @@ impl Facts {
             Setting::LocalReservedPorts => self.local_reserved_ports.is_none(),
             Setting::UnprivilegedPortStart => self.unprivileged_port_start.is_none(),
         };
-        let sentence =
-            |setting: &Setting| format!("{} could not be read: what depends on it is unknown", setting.name());
-        needed.iter().filter(missing).map(sentence).collect()
+        let sentence = |setting: &Setting| {
+            let reason = self.unread.reason(setting.name()).map(|why| format!(" ({why})")).unwrap_or_default();
+            format!("{} could not be read{reason}: what depends on it is unknown", setting.name())
+        };
+        let settings = needed.iter().filter(missing).map(sentence);
+        settings.chain(self.other_gaps()).collect()
+    }
+
+    /// What could not be read beside the settings.
+    #[must_use]
+    pub fn other_gaps(&self) -> Vec<String> {
+        let is_setting = |what: &str| Setting::ALL.iter().any(|setting| setting.name() == what);
+        let others = self.unread.0.iter().filter(|(what, _)| !is_setting(what)).cloned().collect();
+        Unread(others).sentences().into_iter().chain(self.interfaces.failure()).collect()
     }
 
     /// Whether the kernel's version is this one or a later one; `None` where its release does not begin with a version.
@@ -127,6 +164,9 @@ impl Facts {
         match arg {
             PortArg::Range(range) => Ok(*range),
             PortArg::Name(name) => self.services.port(name).map(PortRange::one).ok_or_else(|| {
+                if let Some(why) = self.unread.reason(SERVICES) {
+                    return format!("{SERVICES} could not be read: {why}");
+                }
                 format!("'{name}' is no port and no TCP service of /etc/services; a port is {PORT_ARG_FORMS}")
             }),
         }
@@ -149,7 +189,23 @@ pub(crate) mod tests {
             unprivileged_port_start: Some(1024),
             services: Services::new([(Port(80), ["http", "www"])]),
             interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
+            unread: Unread::default(),
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_named_with_its_reason() {
+        let mut facts = Facts { local_port_range: None, ..facts() };
+        assert_eq!(facts.gaps(&[]), Vec::<String>::new());
+        facts.unread.add("net.ipv4.ip_local_port_range", "Input/output error");
+        facts.unread.add(SERVICES, "Permission denied");
+        let services = "/etc/services could not be read: Permission denied".to_owned();
+        assert_eq!(facts.gaps(&[]), [services.clone()]);
+        let range =
+            "net.ipv4.ip_local_port_range could not be read (Input/output error): what depends on it is unknown";
+        assert_eq!(facts.gaps(&[Setting::LocalPortRange]), [range.to_owned(), services.clone()]);
+        assert_eq!(facts.ports(&"nosuch".parse().expect("a name")), Err(services));
+        assert!(facts.ports(&"http".parse().expect("a name")).is_ok());
     }
 
     #[test]

@@ -52,6 +52,13 @@ impl Interfaces {
         all
     }
 
+    /// Looks up these now, so that [`Self::failure`] knows of them.
+    pub fn look_up(&self, indices: impl IntoIterator<Item = NonZeroU32>) {
+        for index in indices {
+            let _ = self.name(index);
+        }
+    }
+
     /// Looks up these, and forgets how: what is kept of many namespaces may not hold a socket in each.
     pub fn keep(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {

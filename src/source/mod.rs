@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::filter::Filter;
-use crate::model::facts::Facts;
+use crate::model::facts::{Facts, Unread};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::netns::Netns;
 use crate::model::socket::{Socket, StateSet, TcpState};
@@ -379,7 +379,12 @@ fn walk_by_family(
 /// The facts of the calling thread's network namespace, now.
 #[must_use]
 pub fn kernel_facts() -> Facts {
-    let netns = sys::netns::current();
+    let mut unread = Unread::default();
+    let netns = sys::netns::current().unwrap_or_else(|error| {
+        unread.add("the network namespace", error);
+        None
+    });
+    let services = sys::services::read(netns.as_ref().and_then(Netns::given_name), &mut unread);
     Facts {
         taken_at: sys::clock::now(),
         kernel: sys::netns::kernel_release(),
@@ -388,8 +393,9 @@ pub fn kernel_facts() -> Facts {
         local_port_range: sys::sysctl::local_port_range(),
         local_reserved_ports: sys::sysctl::local_reserved_ports(),
         unprivileged_port_start: sys::sysctl::unprivileged_port_start(),
-        services: sys::services::read(netns.as_ref().and_then(Netns::given_name)),
+        services,
         interfaces: sys::interfaces::here(),
+        unread,
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::facts::Facts;
+use crate::model::facts::{Facts, Unread};
 use crate::model::interfaces::Interfaces;
 use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
 use crate::model::name::json_escaped;
@@ -82,6 +82,9 @@ struct Header {
     unprivileged_port_start: Option<u32>,
     interfaces: BTreeMap<u32, String>,
     services: Vec<(u16, Vec<String>)>,
+    /// What could not be read, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unread: Vec<(String, String)>,
     /// Absent in recordings made before it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     buckets: Option<Buckets>,
@@ -162,6 +165,7 @@ impl Header {
                 .entries()
                 .map(|(port, names)| (port.0, names.map(str::to_owned).collect()))
                 .collect(),
+            unread: facts.unread.0.clone(),
             buckets: (*buckets != BucketFacts::default()).then(|| Buckets::of(buckets)),
         }
     }
@@ -224,6 +228,7 @@ impl Header {
             unprivileged_port_start: self.unprivileged_port_start,
             services: Services::new(self.services.into_iter().map(|(port, names)| (Port(port), names))),
             interfaces: self.interfaces.into_iter().filter_map(index).collect(),
+            unread: Unread(self.unread),
         })
     }
 }
@@ -418,6 +423,7 @@ mod tests {
             unprivileged_port_start: None,
             services: Services::new([(Port(80), ["http", "www"])]),
             interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
+            unread: Unread::default(),
         }
     }
 

@@ -144,13 +144,13 @@ fn attempt(
         Err(error) => return Err(failed("socket()")(error)),
     };
     if at.addr.is_ipv6() {
-        attempt.v6only = socket.only_v6().map_err(failed("getsockopt(IPV6_V6ONLY)"))?;
+        attempt.v6only = retry(|| socket.only_v6()).map_err(failed("getsockopt(IPV6_V6ONLY)"))?;
     }
     attempt.bind = result(|| socket.bind(&socket_addr(at, port).into())).map_err(failed("bind()"))?;
     if attempt.bind == CallResult::Ok {
         let mut note = |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.left_on(port));
         note(port);
-        let name = socket.local_addr().map_err(failed("getsockname()"))?;
+        let name = retry(|| socket.local_addr()).map_err(failed("getsockname()"))?;
         attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
         attempt.bound.into_iter().for_each(note);
         if listen {
@@ -176,8 +176,8 @@ pub fn no_ipv6_sockets() -> Result<Option<io::Error>, AttemptError> {
 pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = retry(|| Socket::new(domain, Type::STREAM, None))?;
-    socket.set_reuse_address(options.reuseaddr)?;
-    socket.set_reuse_port(options.reuseport)?;
+    retry(|| socket.set_reuse_address(options.reuseaddr))?;
+    retry(|| socket.set_reuse_port(options.reuseport))?;
     Ok(socket)
 }
 

@@ -21,6 +21,17 @@ pub fn raise_limit() {
     }
 }
 
+/// What one thread that reads a network namespace has open at most, with a margin: the namespace, a netlink socket, a socket for
+/// interface names, a file of /proc.
+const OF_A_WORKER: u64 = 8;
+
+/// How many threads may read network namespaces at the same time, so that none of them meets the limit; at least one.
+#[must_use]
+pub fn workers() -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(OF_A_WORKER, |(soft, _)| soft);
+    usize::try_from(soft / OF_A_WORKER).unwrap_or(usize::MAX).max(1)
+}
+
 /// Restores the limit that the program was started with. The kernel always lets a process lower it.
 pub fn restore_limit() {
     if let Some((soft, hard)) = BEFORE.get() {

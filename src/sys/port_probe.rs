@@ -15,6 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
+use super::errno::{Refusal, retry};
 use crate::model::port::Port;
 use crate::model::port_set::PortSet;
 
@@ -26,8 +27,16 @@ pub struct ProbeError {
     source: io::Error,
 }
 
-fn failed<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> ProbeError {
-    move |source| ProbeError { call, source: source.into() }
+impl ProbeError {
+    /// Whether this kernel, or the caller's sandbox, has no such question. Otherwise the kernel may well answer the next time.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        Refusal::of(&self.source).is_answer() || self.source.raw_os_error() == Some(libc::EINPROGRESS)
+    }
+}
+
+fn call<T>(call: &'static str, make: impl FnMut() -> io::Result<T>) -> Result<T, ProbeError> {
+    retry(make).map_err(|source| ProbeError { call, source })
 }
 
 /// An address of 127.0.0.0/8 that nobody uses.
@@ -56,30 +65,29 @@ struct Probe {
 
 impl Probe {
     fn new() -> Result<Self, ProbeError> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(failed("socket()"))?;
+        let socket = call("socket()", || Socket::new(Domain::IPV4, Type::STREAM, None))?;
         // Should a SYN be sent after all, nothing here waits for its answer.
-        socket.set_nonblocking(true).map_err(failed("fcntl(O_NONBLOCK)"))?;
-        socket.set_reuse_address(true).map_err(failed("setsockopt(SO_REUSEADDR)"))?;
-        setsockopt(&socket, FastOpenNoCookie, &true).map_err(failed("setsockopt(TCP_FASTOPEN_NO_COOKIE)"))?;
-        setsockopt(&socket, sockopt::TcpFastOpenConnect, &true).map_err(failed("setsockopt(TCP_FASTOPEN_CONNECT)"))?;
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
-            .map_err(failed("setsockopt(IP_BIND_ADDRESS_NO_PORT)"))?;
+        call("fcntl(O_NONBLOCK)", || socket.set_nonblocking(true))?;
+        call("setsockopt(SO_REUSEADDR)", || socket.set_reuse_address(true))?;
+        call("setsockopt(TCP_FASTOPEN_NO_COOKIE)", || Ok(setsockopt(&socket, FastOpenNoCookie, &true)?))?;
+        call("setsockopt(TCP_FASTOPEN_CONNECT)", || Ok(setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?))?;
+        call("setsockopt(IP_BIND_ADDRESS_NO_PORT)", || Ok(setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?))?;
         let nobody = SockAddr::from(SocketAddr::from((NOBODY, 0)));
-        socket.bind(&nobody).map_err(failed("bind() to an address of 127.0.0.0/8"))?;
+        call("bind() to an address of 127.0.0.0/8", || socket.bind(&nobody))?;
         Ok(Self { socket, nobody })
     }
 
     fn may_choose(&mut self, port: Port) -> Result<bool, ProbeError> {
         let only = u32::from(port.0) | u32::from(port.0) << 16;
-        setsockopt(&self.socket, LocalPortRange, &only).map_err(failed("setsockopt(IP_LOCAL_PORT_RANGE)"))?;
-        match self.socket.connect(&self.nobody) {
+        call("setsockopt(IP_LOCAL_PORT_RANGE)", || Ok(setsockopt(&self.socket, LocalPortRange, &only)?))?;
+        match retry(|| self.socket.connect(&self.nobody)) {
             Ok(()) => {
-                self.socket.connect(&unspecified()).map_err(failed("connect(AF_UNSPEC)"))?;
+                call("connect(AF_UNSPEC)", || self.socket.connect(&unspecified()))?;
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
             // EINPROGRESS too: this kernel does not put the SYN off, so it is not to be asked in this way.
-            Err(error) => Err(failed("connect() without a SYN")(error)),
+            Err(source) => Err(ProbeError { call: "connect() without a SYN", source }),
         }
     }
 }

@@ -1,10 +1,14 @@
-//! /etc/services (services(5)), its TCP entries. An absent file is an empty table: names are a convenience.
+//! /etc/services (services(5)), its TCP entries. An absent file is an empty table, because names are a convenience. A file
+//! that cannot be read is reported.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
+use super::errno::{if_present, retry};
 use super::file;
+use crate::model::facts::{SERVICES, Unread};
 use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::services::Services;
@@ -14,13 +18,21 @@ const MOST: u64 = 4 << 20;
 
 /// Reads the file. A network namespace that ip-netns(8) knows by a name may have one of its own, /etc/netns/NAME/services:
 /// `ip netns exec` shows it to programs in place of /etc/services.
-#[must_use]
-pub fn read(netns: Option<&OsStr>) -> Services {
-    let own = netns.and_then(|name| file::read(&Path::new("/etc/netns").join(name).join("services"), MOST).ok());
-    match own {
-        Some(bytes) => parse(&bytes),
-        None => file::read(Path::new("/etc/services"), MOST).map_or_else(|_| Services::default(), shared),
-    }
+pub fn read(netns: Option<&OsStr>, unread: &mut Unread) -> Services {
+    let own = netns.map(|name| content(&Path::new("/etc/netns").join(name).join("services"))).transpose();
+    let services = own.and_then(|own| match own.flatten() {
+        Some(bytes) => Ok(parse(&bytes)),
+        None => Ok(content(Path::new(SERVICES))?.map_or_else(Services::default, shared)),
+    });
+    services.unwrap_or_else(|error| {
+        unread.add(SERVICES, error);
+        Services::default()
+    })
+}
+
+/// `None`: there is no such file.
+fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    if_present(retry(|| file::read(path, MOST)))
 }
 
 /// The table of /etc/services that was made last, and its text: whoever reads the same again, for many namespaces, shares it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
-use twtool::model::facts::Facts;
+use twtool::model::facts::{Facts, Unread};
 use twtool::model::kernel_counts::BucketFacts;
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::services::Services;
@@ -127,6 +127,7 @@ pub(crate) fn facts() -> Facts {
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(80), ["http"])]),
         interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
+        unread: Unread::default(),
     }
 }
 

@@ -74,6 +74,7 @@ fn stream(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
     };
     let mut left = reader.args.limit.unwrap_or(usize::MAX);
     let mut written = Ok(());
+    let mut unnamed = BTreeSet::new();
     let told = reader.read(&mut |part| {
         for row in part.rows.iter().take(left) {
             written = out.write(row, &part.facts[0]);
@@ -81,13 +82,16 @@ fn stream(reader: &Reader, context: &mut Context, format: Format) -> Result<Answ
                 return ControlFlow::Break(());
             }
         }
+        unnamed.extend(part.facts[0].interfaces.failure());
         left = left.saturating_sub(part.rows.len());
         if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     written?;
     out.finish()?;
     told.warn(context);
-    Ok(Answer::complete(told.complete))
+    let unnamed: Vec<String> = unnamed.into_iter().collect();
+    context.warn(&unnamed);
+    Ok(Answer::complete(told.complete && unnamed.is_empty()))
 }
 
 fn sorted(reader: &Reader, context: &mut Context, format: Format) -> Result<Answer, CommandError> {

@@ -201,6 +201,8 @@ pub(super) fn gather_by_and_by(
 fn gathered(query: &Query, source: &Source, rows: OrderedRows, end: WalkEnd) -> Result<Gathered, CommandError> {
     query.judged()?;
     let facts = source.facts().clone();
+    // Asked for now, so that the answer can say which names are missing.
+    facts.interfaces.look_up(rows.iter().filter_map(|row| row.bucket.interface));
     let (mut warnings, complete) = query.direction_gaps(&facts);
     let complete = end.complete && complete;
     if !end.complete {

@@ -1,7 +1,9 @@
 //! Every network namespace that can be found: through /run/netns and the processes of /proc.
 //!
 //! One that only a descriptor or a mount elsewhere keeps alive is not found. One that goes, or a process that ends, while
-//! this looks is passed over, for it is gone.
+//! this looks is passed over, because it is gone.
+//!
+//! None is held open: each is opened when it is entered, so that a small limit of descriptors is enough.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use procfs::process::Process;
 
-use super::open::open_file;
+use super::open::{Handle, open_file};
 use super::{NetnsErrorKind, OWN, OpenNetns, given_names, id, own_id, path_of_name};
 use crate::model::name::text_of;
-use crate::model::netns::{NetnsId, NetnsName};
+use crate::model::netns::{Netns, NetnsId, NetnsName};
+use crate::sys::errno::{Refusal, if_present, retry};
 use crate::sys::file;
 
 /// The most processes that one warning names.
@@ -36,19 +39,23 @@ pub struct Found {
 pub fn all() -> Found {
     let mut found: BTreeMap<NetnsId, OpenNetns> = BTreeMap::new();
     let mut unseen = vec![];
+    let at = |id, path: &Path| OpenNetns { netns: Netns { id, name: None }, handle: Handle::Path(path.to_owned()) };
     let own = own_id();
-    match open_file(Path::new(OWN)) {
-        Ok(opened) => drop(found.insert(opened.netns.id, opened)),
-        Err(why) => unseen.push(format!("the network namespace of twtool itself: {why}")),
+    match &own {
+        Ok(id) => drop(found.insert(*id, at(*id, Path::new(OWN)))),
+        Err(error) => unseen.push(format!("the network namespace of twtool itself: it cannot be opened: {error}")),
     }
+    let own = own.ok();
     let names = given_names().unwrap_or_else(|error| {
         unseen.push(format!("network namespaces may be missing: /run/netns cannot be listed: {error}"));
         vec![]
     });
     for name in names {
-        match open_file(&path_of_name(&name)) {
+        let path = path_of_name(&name);
+        match open_file(&path) {
             Ok(opened) => {
-                let netns = &mut found.entry(opened.netns.id).or_insert(opened).netns;
+                let id = opened.netns.id;
+                let netns = &mut found.entry(id).or_insert_with(|| at(id, &path)).netns;
                 netns.name.get_or_insert(NetnsName::Given(name));
             }
             // A name whose namespace has gone.
@@ -64,29 +71,20 @@ pub fn all() -> Found {
     });
     for pid in pids {
         let path = namespace_of(pid);
-        // Most processes are in a namespace that is known already.
-        let opened = match fs::metadata(&path).map(|file| id(&file)) {
-            Ok(id) if found.contains_key(&id) => Ok(id),
-            Ok(_) => open_file(&path).map(|opened| {
-                let id = opened.netns.id;
-                found.entry(id).or_insert(opened);
-                id
-            }),
-            Err(error) => Err(NetnsErrorKind::NotOpened(error)),
-        };
-        match opened {
+        match metadata(&path).map(|file| id(&file)) {
             Ok(id) => {
-                if let Some(opened) = found.get_mut(&id)
-                    && opened.netns.name.is_none()
-                {
-                    opened.netns.name = process_name(pid, id);
+                let netns = &mut found.entry(id).or_insert_with(|| at(id, &path)).netns;
+                if netns.name.is_none() {
+                    match process_name(pid, id) {
+                        Ok(name) => netns.name = name,
+                        Err(error) => refused.push((pid, error)),
+                    }
                 }
             }
-            Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => {}
+            Err(error) if gone(&error) => {}
             // The kernel's own threads are in the first namespace of all, and process 1 stands for that one.
-            Err(NetnsErrorKind::NotOpened(_)) if pid > 1 && is_kernel_thread(pid) => {}
-            Err(NetnsErrorKind::NotOpened(error)) => refused.push((pid, error)),
-            Err(_) => {}
+            Err(_) if pid > 1 && is_kernel_thread(pid) => {}
+            Err(error) => refused.push((pid, error)),
         }
     }
     unseen.extend(said(&refused));
@@ -109,14 +107,18 @@ pub fn all() -> Found {
 fn said(refused: &[(u32, io::Error)]) -> Option<String> {
     let (_, why) = refused.first()?;
     let called =
-        |(pid, _): &(u32, io::Error)| comm(*pid).map_or_else(|| pid.to_string(), |comm| format!("{pid}:{comm}"));
+        |(pid, _): &(u32, io::Error)| comm(*pid).map_or_else(|_| pid.to_string(), |comm| format!("{pid}:{comm}"));
     let mut names: Vec<String> = refused.iter().take(NAMED).map(called).collect();
     if refused.len() > NAMED {
         names.push(format!("{} more", refused.len() - NAMED));
     }
+    let advice = if Refusal::of(why) == Refusal::Refused {
+        "; root or CAP_SYS_PTRACE may look into every /proc/PID/ns/net"
+    } else {
+        ""
+    };
     Some(format!(
-        "network namespaces may be missing: those of {} cannot be looked into: {why}; root or CAP_SYS_PTRACE may look into \
-         every /proc/PID/ns/net",
+        "network namespaces may be missing: those of {} cannot be looked into: {why}{advice}",
         names.join(", ")
     ))
 }
@@ -127,16 +129,25 @@ fn namespace_of(pid: u32) -> PathBuf {
 
 /// The numbers of all processes, the lowest first.
 fn pids() -> io::Result<Vec<u32>> {
-    let names: Vec<OsString> = fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
     // Other names in /proc are not numbers.
-    let mut pids: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+    let mut pids: Vec<u32> = names_in("/proc")?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     Ok(pids)
 }
 
-fn comm(pid: u32) -> Option<String> {
-    let comm = file::read(Path::new(&format!("/proc/{pid}/comm")), 4096).ok()?;
-    Some(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
+fn comm(pid: u32) -> io::Result<String> {
+    let comm = retry(|| file::read(Path::new(&format!("/proc/{pid}/comm")), 4096))?;
+    Ok(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
+}
+
+/// The names of the files in a folder.
+pub(super) fn names_in(folder: &str) -> io::Result<Vec<OsString>> {
+    retry(|| fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect())
+}
+
+/// stat(2), which std does not repeat where a signal came first.
+pub(super) fn metadata(path: &Path) -> io::Result<fs::Metadata> {
+    retry(|| fs::metadata(path))
 }
 
 /// PF_KTHREAD of include/linux/sched.h, in the `flags` of proc_pid_stat(5).
@@ -147,21 +158,48 @@ fn is_kernel_thread(pid: u32) -> bool {
 }
 
 /// What a process names its namespace, if it is in this one. twtool itself names none: it has ended when that is read.
-pub(super) fn process_name(pid: u32, netns: NetnsId) -> Option<NetnsName> {
-    let in_it = || fs::metadata(namespace_of(pid)).is_ok_and(|file| id(&file) == netns);
-    if pid == std::process::id() || !in_it() {
-        return None;
+/// A process that ended, or that may not be looked into, is in none.
+pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsName>> {
+    if pid == std::process::id() || !is_in(pid, netns)? {
+        return Ok(None);
     }
-    Some(NetnsName::FirstProcess { pid, comm: comm(pid)? })
+    Ok(if_visible(comm(pid))?.map(|comm| NetnsName::FirstProcess { pid, comm }))
+}
+
+fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
+    Ok(if_visible(metadata(&namespace_of(pid)))?.is_some_and(|file| id(&file) == netns))
 }
 
 /// The lowest-numbered process in a namespace.
-pub(super) fn first_process(netns: NetnsId) -> Option<NetnsName> {
-    pids().ok()?.into_iter().find_map(|pid| process_name(pid, netns))
+pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
+    for pid in pids()? {
+        if let Some(name) = process_name(pid, netns)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
-/// Whether a failure says that it is not there any more: ESRCH is what /proc gives for a process that ended while its
-/// folder was open.
+/// A file that stands for the namespace: that of a process in it.
+pub(super) fn path_of(netns: NetnsId) -> io::Result<Option<PathBuf>> {
+    for pid in pids()? {
+        if is_in(pid, netns)? {
+            return Ok(Some(namespace_of(pid)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a failure says that it is not there any more. For a process that ended while its folder was open, /proc gives
+/// ESRCH.
 pub(super) fn gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+    Refusal::of(error) == Refusal::Absent
+}
+
+/// `None` where it is absent, or may not be looked into.
+pub(super) fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match if_present(result) {
+        Err(error) if Refusal::of(&error) == Refusal::Refused => Ok(None),
+        result => result,
+    }
 }

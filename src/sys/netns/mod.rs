@@ -9,8 +9,9 @@ mod open;
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
@@ -21,10 +22,12 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 pub use self::all::{Found, all};
+use self::open::{Handle, open_again};
 pub use self::open::{OpenNetns, open};
 
 use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
+use crate::sys::errno::if_present;
 
 /// Why a namespace cannot be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +53,12 @@ pub enum NetnsErrorKind {
     MountGone,
     #[error("that is no network namespace, but {0}")]
     AnotherThing(String),
+    #[error("it has gone")]
+    Gone,
     #[error("it cannot be opened: {0}")]
     NotOpened(io::Error),
+    #[error("what it is called cannot be found out: {0}")]
+    Unnamed(io::Error),
     #[error("it cannot be entered: {0}")]
     NotEntered(io::Error),
     #[error("no thread can be started for it: {0}")]
@@ -70,6 +77,12 @@ fn there_are(names: &io::Result<Vec<OsString>>) -> String {
 }
 
 impl NetnsError {
+    /// Whether the namespace is there no more.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        matches!(self.why, NetnsErrorKind::Gone)
+    }
+
     fn new(word: &impl ToString, why: NetnsErrorKind) -> Self {
         Self { word: word.to_string(), why }
     }
@@ -106,31 +119,43 @@ fn id(file: &Metadata) -> NetnsId {
     NetnsId { device: file.dev(), inode: file.ino() }
 }
 
-fn own_id() -> Option<NetnsId> {
-    fs::metadata(OWN).ok().map(|file| id(&file))
+fn own_id() -> io::Result<NetnsId> {
+    all::metadata(Path::new(OWN)).map(|file| id(&file))
 }
 
 /// The calling thread's namespace.
 ///
 /// Where nobody has asked for it by [`within`], its name is looked for only where that costs next to nothing: in
 /// /run/netns, and process 1, for no process has a lower number. Else it has none here.
-#[must_use]
-pub fn current() -> Option<Netns> {
+///
+/// `None` where /proc does not show it.
+pub fn current() -> io::Result<Option<Netns>> {
     if let Some(entered) = ENTERED.with_borrow(Clone::clone) {
-        return Some(entered);
+        return Ok(Some(entered));
     }
-    let id = own_id()?;
-    let name = given_name(id).or_else(|| all::process_name(1, id));
-    Some(Netns { id, name })
+    let Some(id) = if_present(own_id())? else { return Ok(None) };
+    let name = match given_name(id)? {
+        None => all::process_name(1, id)?,
+        given => given,
+    };
+    Ok(Some(Netns { id, name }))
 }
 
 /// Runs something in the namespace, on a thread of its own. One's own is not entered, so that it needs no privilege.
 pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let failed = |why| NetnsError::new(&netns.netns, why);
-    let own = own_id() == Some(netns.netns.id);
+    let own = own_id().is_ok_and(|id| id == netns.netns.id);
     let enter_and_run = || {
         if !own {
-            setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+            let reopened;
+            let file = match &netns.handle {
+                Handle::Open(file) => file.as_fd(),
+                Handle::Path(path) => {
+                    reopened = open_again(&netns.netns, path)?;
+                    reopened.as_fd()
+                }
+            };
+            setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
                 Errno::EINVAL => NetnsErrorKind::AnotherThing("a namespace of another kind".into()),
                 errno => NetnsErrorKind::NotEntered(errno.into()),
             })?;
@@ -148,15 +173,9 @@ pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Res
 /// The files of /run/netns, in order; none where that folder does not exist.
 fn given_names() -> io::Result<Vec<OsString>> {
     for folder in NAMES {
-        match fs::read_dir(folder) {
-            Ok(entries) => {
-                let mut names: Vec<OsString> =
-                    entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
-                names.sort_unstable();
-                return Ok(names);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(mut names) = if_present(all::names_in(folder))? {
+            names.sort_unstable();
+            return Ok(names);
         }
     }
     Ok(vec![])
@@ -167,9 +186,13 @@ fn path_of_name(name: &OsStr) -> std::path::PathBuf {
     folder.join(name)
 }
 
-fn given_name(wanted: NetnsId) -> Option<NetnsName> {
-    let is_it = |name: &OsString| fs::metadata(path_of_name(name)).is_ok_and(|file| id(&file) == wanted);
-    given_names().ok()?.into_iter().find(is_it).map(NetnsName::Given)
+fn given_name(wanted: NetnsId) -> io::Result<Option<NetnsName>> {
+    for name in all::if_visible(given_names())?.unwrap_or_default() {
+        if all::if_visible(all::metadata(&path_of_name(&name)))?.is_some_and(|file| id(&file) == wanted) {
+            return Ok(Some(NetnsName::Given(name)));
+        }
+    }
+    Ok(None)
 }
 
 /// `uname -r`.

@@ -12,19 +12,29 @@ use super::{NetnsError, NetnsErrorKind, all, given_name, given_names, id, path_o
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
 
-/// A namespace that lives at least as long as this does, whoever leaves it.
+/// A namespace that can be entered.
 #[derive(Debug)]
 pub struct OpenNetns {
     /// Which one, and what it is called.
     pub netns: Netns,
-    pub(super) file: OwnedFd,
+    pub(super) handle: Handle,
+}
+
+/// How a namespace is entered.
+#[derive(Debug)]
+pub(super) enum Handle {
+    /// By this file. The namespace lives at least as long as this does.
+    Open(OwnedFd),
+    /// By the file that has this path, which is opened each time: a machine may have more namespaces than a process may have
+    /// descriptors.
+    Path(PathBuf),
 }
 
 /// Opens what was typed. The name that was typed is its name; else it is looked for.
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
         NetnsArg::Process(pid) => open_of_process(*pid),
-        NetnsArg::Path(path) => open_file(path).map(named),
+        NetnsArg::Path(path) => open_file(path).and_then(named),
         NetnsArg::Name(name) => open_name(name),
     };
     opened.map_err(|why| NetnsError::new(arg, why))
@@ -38,7 +48,7 @@ fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
             Err(NetnsErrorKind::ProcessEnded)
         }
         Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) => Err(NetnsErrorKind::NoSuchProcess),
-        opened => opened.map(named),
+        opened => opened.and_then(named),
     }
 }
 
@@ -55,9 +65,13 @@ fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
     }
 }
 
-fn named(mut opened: OpenNetns) -> OpenNetns {
-    opened.netns.name = given_name(opened.netns.id).or_else(|| all::first_process(opened.netns.id));
-    opened
+fn named(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
+    let name = || match given_name(opened.netns.id)? {
+        None => all::first_process(opened.netns.id),
+        given => Ok(given),
+    };
+    opened.netns.name = name().map_err(NetnsErrorKind::Unnamed)?;
+    Ok(opened)
 }
 
 /// Opens a file of nsfs that stands for a network namespace, still without a name.
@@ -80,7 +94,23 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     }
     let file = open(Path::new(&itself), 0).map_err(NetnsErrorKind::NotOpened)?;
     let id = id(&file.metadata().map_err(NetnsErrorKind::NotOpened)?);
-    Ok(OpenNetns { netns: Netns { id, name: None }, file: file.into() })
+    Ok(OpenNetns { netns: Netns { id, name: None }, handle: Handle::Open(file.into()) })
+}
+
+/// Opens a namespace that was found at this path. The path may stand for another one by now, or for none: then a process that
+/// is in the namespace is searched for.
+pub(super) fn open_again(netns: &Netns, path: &Path) -> Result<OwnedFd, NetnsErrorKind> {
+    let open_it = |path: &Path| match open_file(path) {
+        Ok(OpenNetns { netns: found, handle: Handle::Open(file) }) if found.id == netns.id => Ok(Some(file)),
+        Err(NetnsErrorKind::NotOpened(error)) if !all::gone(&error) => Err(NetnsErrorKind::NotOpened(error)),
+        _ => Ok(None),
+    };
+    if let Some(file) = open_it(path)? {
+        return Ok(file);
+    }
+    let elsewhere = all::path_of(netns.id).map_err(NetnsErrorKind::NotOpened)?;
+    let file = elsewhere.map(|path| open_it(&path)).transpose()?.flatten();
+    file.ok_or(NetnsErrorKind::Gone)
 }
 
 fn what_it_is(file: &File) -> &'static str {
