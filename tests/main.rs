@@ -20,6 +20,7 @@ mod demo;
 mod demo_traces;
 mod directions;
 mod doctor;
+mod faults;
 mod filter;
 mod kernel_answers;
 mod kill;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         demo_traces::suite(),
         directions::suite(),
         doctor::suite(),
+        faults::suite(),
         filter::suite(),
         kernel_answers::suite(),
         kill::suite(),

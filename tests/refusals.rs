@@ -26,6 +26,7 @@ suite! {
         procfs_does_not_answer_where_there_is_no_memory,
         procfs_answers_where_connecting_netlink_is_refused,
         procfs_does_not_answer_where_connecting_netlink_fails,
+        few_descriptors_give_the_same_answer_or_say_that_there_are_too_few,
         a_soft_limit_of_descriptors_changes_no_answer,
     ],
 }
@@ -145,6 +146,33 @@ fn procfs_does_not_answer_where_connecting_netlink_fails() {
 fn with_descriptors(flag: &str, limit: u32, args: &[&str]) -> Run {
     let script = format!("ulimit {flag} {limit} && exec \"$0\" \"$@\"");
     Run::of(Command::new("sh").args(["-c", &script, PATH]).args(args))
+}
+
+fn few_descriptors_give_the_same_answer_or_say_that_there_are_too_few() {
+    let situation = Situation::make();
+    for (_, args) in COMMANDS.into_iter().filter(|(name, _)| *name != "summary") {
+        let usual = Answer::now(args);
+        for limit in [4, 5, 6, 7, 8, 12] {
+            let run = with_descriptors("-n", limit, args);
+            // Below that the program itself cannot be loaded.
+            if run.code == Some(127) {
+                continue;
+            }
+            if run.code == Some(2) && usual.code != Some(2) {
+                assert!(run.stderr.contains("Too many open files"), "a limit of {limit}: the reason{run}");
+                assert!(!run.stderr.contains("seccomp"), "a limit of {limit}: no sandbox{run}");
+            } else {
+                let answer = Answer::of(&run).without_the_hidden();
+                assert_eq!(answer, usual.without_the_hidden(), "a limit of {limit}{run}");
+            }
+        }
+    }
+    let wait = ["wait", "7100", "--timeout", "0", "--", "echo", "STARTED"];
+    for limit in 4..16 {
+        let run = with_descriptors("-n", limit, &wait);
+        assert!(run.code != Some(0) && !run.stdout.contains("STARTED"), "a limit of {limit}{run}");
+    }
+    drop(situation);
 }
 
 fn a_soft_limit_of_descriptors_changes_no_answer() {

@@ -1,9 +1,12 @@
 //! Every command that reads the kernel, on one situation, and its answer without what differs from one run to the next.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Map, Value};
 use socket2::{Domain, Socket, Type};
 
-use super::places::bucket;
+use super::procfs;
 use super::situations::addr;
 use super::twtool::{Run, twtool};
 
@@ -22,9 +25,11 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
     ("kill", &["kill", "--all", "--dry-run", "--json"]),
 ];
 
-/// A bucket whose socket was bound to `lo`, and port 7100 taken on `::` for IPv6 alone: a server can bind it on IPv4.
+/// A listener, a client's bucket whose socket was bound to `lo`, and port 7100 taken on `::` for IPv6 alone: a server can
+/// bind it on IPv4.
 pub(crate) struct Situation {
-    _taken: Socket,
+    _open: [Socket; 2],
+    made: Instant,
 }
 
 impl Situation {
@@ -34,12 +39,26 @@ impl Situation {
         taken.set_only_v6(true).expect("IPV6_V6ONLY");
         taken.bind(&addr("[::]:7100").into()).expect("bind()");
         taken.listen(1).expect("listen()");
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.set_reuse_address(true).expect("SO_REUSEADDR");
-        socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
-        let server = twtool::lab::Server::listen_on(socket, addr("127.0.0.1:443")).expect("a listener");
-        bucket(&server, "127.0.0.1:443", 42_000);
-        Self { _taken: taken }
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.bind(&addr("127.0.0.1:443").into()).expect("bind()");
+        listener.listen(1).expect("listen()");
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        client.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
+        client.connect(&addr("127.0.0.1:443").into()).expect("connect()");
+        let (accepted, _) = listener.accept().expect("accept()");
+        drop(client);
+        drop(accepted);
+        let made = Instant::now();
+        while procfs::time_wait().is_empty() {
+            assert!(made.elapsed() < Duration::from_secs(10), "the client leaves no bucket");
+            thread::yield_now();
+        }
+        Self { _open: [taken, listener], made }
+    }
+
+    /// Whether its bucket lasts for another while.
+    pub(crate) fn lasts(&self) -> bool {
+        self.made.elapsed() < Duration::from_secs(40)
     }
 }
 
@@ -55,6 +74,25 @@ impl Answer {
     pub(crate) fn of(run: &Run) -> Self {
         let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), lasting);
         Self { code: run.code, content }
+    }
+
+    /// Without what is null where the caller may not look: processes of others, the size of a bucket.
+    pub(crate) fn without_the_hidden(&self) -> Self {
+        fn hide(value: &mut Value) {
+            match value {
+                Value::Object(map) => {
+                    for key in ["netns_name", "processes", "memory"] {
+                        map.remove(key);
+                    }
+                    map.values_mut().for_each(hide);
+                }
+                Value::Array(list) => list.iter_mut().for_each(hide),
+                _ => {}
+            }
+        }
+        let mut hidden = self.clone();
+        hide(&mut hidden.content);
+        hidden
     }
 
     /// Of the command, now.
