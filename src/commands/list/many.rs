@@ -43,7 +43,7 @@ pub(super) fn answer(
 fn quiet(reader: &Reader, context: &mut Context) -> Result<Answer, CommandError> {
     let mut any = false;
     let told = reader.read(&mut |part| {
-        any = !part.rows.is_empty();
+        any = part.rows.total() > 0;
         if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     told.warn(context);
@@ -58,7 +58,7 @@ fn quiet(reader: &Reader, context: &mut Context) -> Result<Answer, CommandError>
 fn count(reader: &Reader, context: &mut Context) -> Result<Answer, CommandError> {
     let mut count = 0;
     let told = reader.read(&mut |part| {
-        count += part.rows.len();
+        count += part.rows.total();
         ControlFlow::Continue(())
     })?;
     told.warn(context);
@@ -201,7 +201,7 @@ impl Reader<'_> {
             if gathers {
                 let format = self.global.format();
                 let columns = self.args.table_columns(format, query.with_state());
-                one::gather(&query, &mut source, &columns, self.args.order(format))
+                one::gather(&query, &mut source, &columns, self.args.order(format), self.args.shown())
             } else {
                 one::gather_by_and_by(&query, &mut source, PIECE, &mut |piece| hand_over(Ok(piece)))
             }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use self::rows::Limit;
 use super::netns::{ManyNetnsArgs, Where};
 use super::selection::SelectionArgs;
 use super::{Answer, CommandError, Context, Format, GlobalArgs};
@@ -156,6 +157,11 @@ impl ListArgs {
             SortKey::Local => Some(Order::Local),
             SortKey::Remote => Some(Order::Remote),
         }
+    }
+
+    /// How many rows are shown, from which end.
+    fn shown(&self) -> Limit {
+        Limit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
 
     /// The columns of a table, where the answer is one; rows may be in another state than TIME_WAIT.

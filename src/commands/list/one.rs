@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::slice;
 
 use super::ListArgs;
-use super::rows::{Gathered, OrderedRows};
+use super::rows::{Gathered, Limit, OrderedRows};
 use crate::commands::selection::Query;
 use crate::commands::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
@@ -42,7 +42,7 @@ pub(super) fn answer(args: &ListArgs, global: &GlobalArgs, context: &mut Context
         stream(&query, &mut source, context, args, format)
     } else {
         let columns = args.table_columns(format, query.with_state());
-        gather(&query, &mut source, &columns, args.order(format))
+        gather(&query, &mut source, &columns, args.order(format), args.shown())
             .and_then(|gathered| gathered.answer(args, format, context))
     };
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.
@@ -156,12 +156,19 @@ pub(super) fn gather(
     source: &mut Source,
     columns: &[&'static Column],
     order: Option<Order>,
+    limit: Limit,
 ) -> Result<Gathered, CommandError> {
     let facts = source.facts().clone();
     let ((_, survey, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), Survey::new(columns.to_vec(), slice::from_ref(&facts)), OrderedRows::new(order)),
+        || {
+            (
+                Listeners::default(),
+                Survey::new(columns.to_vec(), slice::from_ref(&facts)),
+                OrderedRows::new(order, limit),
+            )
+        },
         |(listeners, survey, rows), socket| {
             if let Some(row) = query.row(listeners, &facts, socket) {
                 survey.take(&row, &facts);

@@ -33,11 +33,11 @@ impl Gathered {
     /// Sorts and prints them.
     pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
         let Self { mut rows, facts, survey, source, complete, typed, warnings } = self;
+        let total = rows.total();
         let mut rows = rows.sorted();
         if args.reverse {
             rows.reverse();
         }
-        let total = rows.len();
         rows.truncate(args.limit.unwrap_or(usize::MAX));
 
         context.warn(&warnings);
@@ -66,32 +66,69 @@ const RUN: usize = 4096;
 /// Runs that are merged as they come. More would keep the kernel waiting.
 const MERGED: usize = 8;
 
+/// How many rows are shown, from which end of their order.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) rows: usize,
+    pub(super) from_the_end: bool,
+}
+
+impl Limit {
+    pub(super) const NONE: Self = Self { rows: usize::MAX, from_the_end: false };
+}
+
 /// Rows as they came, and their places in the order that they are wanted in. Most of the sorting is done as they come, while
-/// the kernel looks for the next.
-#[derive(Clone, Default)]
+/// the kernel looks for the next. Rows that the limit does not show are dropped from time to time.
+#[derive(Clone)]
 pub(super) struct OrderedRows {
     rows: Vec<Row>,
+    /// Those that came, dropped ones too.
+    total: usize,
+    limit: Limit,
     /// `None`: as they came.
     order: Option<Order>,
     /// One for each row, where there is an order.
     places: Vec<Place>,
 }
 
+impl Default for OrderedRows {
+    fn default() -> Self {
+        Self::new(None, Limit::NONE)
+    }
+}
+
 impl OrderedRows {
-    pub(super) fn new(order: Option<Order>) -> Self {
-        Self { order, ..Self::default() }
+    pub(super) const fn new(order: Option<Order>, limit: Limit) -> Self {
+        Self { rows: vec![], total: 0, limit, order, places: vec![] }
     }
 
     #[inline]
     pub(super) fn push(&mut self, row: Row) {
+        self.total += 1;
         let index = self.rows.len();
-        self.rows.push(row);
-        if let Some(order) = self.order {
-            self.places.push(Place::new(order.key(&row), index));
-            if self.places.len().is_multiple_of(RUN) {
-                self.settle();
+        let Some(order) = self.order else {
+            if index < self.limit.rows {
+                self.rows.push(row);
             }
+            return;
+        };
+        self.rows.push(row);
+        self.places.push(Place::new(order.key(&row), index));
+        if self.places.len().is_multiple_of(RUN) {
+            self.settle();
+            self.drop_hidden();
         }
+    }
+
+    /// Drops the rows that the limit does not show, where that halves them at least.
+    fn drop_hidden(&mut self) {
+        let Limit { rows: most, from_the_end } = self.limit;
+        let Some(order) = self.order.filter(|_| self.rows.len() / 2 >= most) else { return };
+        let mut kept: Vec<Row> = self.sorted().into_iter().copied().collect();
+        let hidden = kept.len() - most;
+        kept.drain(if from_the_end { 0..hidden } else { most..kept.len() });
+        self.places = kept.iter().enumerate().map(|(index, row)| Place::new(order.key(row), index)).collect();
+        self.rows = kept;
     }
 
     /// Sorts the last run, and merges it with others.
@@ -108,17 +145,20 @@ impl OrderedRows {
 
     /// Those of another network namespace, too.
     pub(super) fn append(&mut self, other: &Self, netns: u32) {
+        self.total += other.total;
         let before = self.rows.len();
         self.places.extend(other.places.iter().map(|place| place.behind(before)));
         self.rows.extend(other.rows.iter().map(|&row| Row { netns, ..row }));
+        self.drop_hidden();
+    }
+
+    /// How many came.
+    pub(super) const fn total(&self) -> usize {
+        self.total
     }
 
     pub(super) const fn len(&self) -> usize {
         self.rows.len()
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     /// As they came.
@@ -204,12 +244,12 @@ mod tests {
                 rows.extend(std::iter::repeat_n(row, copies));
             }
             for order in [Order::Expires, Order::Local, Order::Remote] {
-                let mut came = OrderedRows::new(Some(order));
+                let mut came = OrderedRows::new(Some(order), Limit::NONE);
                 let (first, others) = rows.split_at(rows.len() / 3);
                 for row in first {
                     came.push(*row);
                 }
-                let mut of_another = OrderedRows::new(Some(order));
+                let mut of_another = OrderedRows::new(Some(order), Limit::NONE);
                 for row in others {
                     of_another.push(*row);
                 }
@@ -219,6 +259,37 @@ mod tests {
                 prop_assert!(came.iter().eq(&expected));
                 expected.sort_by(|a, b| order.compare(a, b));
                 prop_assert!(came.sorted().into_iter().eq(&expected));
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_keeps_the_rows_that_it_shows_and_little_more() {
+        const MANY: usize = 20 * RUN + 17;
+        const MOST: usize = 10;
+        for (order, from_the_end) in
+            [(Some(Order::Expires), false), (Some(Order::Expires), true), (Some(Order::Local), false), (None, false)]
+        {
+            let mut came = OrderedRows::new(order, Limit { rows: MOST, from_the_end });
+            let mut all = vec![];
+            for i in 0..MANY {
+                let number = u32::try_from(i * 7919 % MANY).expect("few");
+                let mut row = row("127.0.0.1", u16::try_from(number % 60_000).expect("a port"), "127.0.0.1", 40_000);
+                row.bucket.expires_ms = number;
+                row.bucket.cookie = Cookie::new(u64::from(number) + 1);
+                came.push(row);
+                all.push(row);
+                assert!(came.rows.len() <= 2 * RUN, "{} rows are kept", came.rows.len());
+            }
+            if let Some(order) = order {
+                all.sort_by(|a, b| order.compare(a, b));
+            }
+            assert_eq!(came.total(), MANY);
+            let kept: Vec<Row> = came.sorted().into_iter().copied().collect();
+            if from_the_end {
+                assert!(kept.ends_with(&all[MANY - MOST..]));
+            } else {
+                assert!(kept.starts_with(&all[..MOST]));
             }
         }
     }
