@@ -27,14 +27,28 @@
 //!
 //! A test holds the table.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");
+
+#[cfg(target_os = "linux")]
 pub mod analysis;
+#[cfg(target_os = "linux")]
 pub mod cli;
+#[cfg(target_os = "linux")]
 pub mod commands;
+#[cfg(target_os = "linux")]
 pub mod filter;
+#[cfg(target_os = "linux")]
 pub mod lab;
+#[cfg(target_os = "linux")]
 pub mod model;
+#[cfg(target_os = "linux")]
 pub mod parallel;
+#[cfg(target_os = "linux")]
 pub mod sock_diag;
+#[cfg(target_os = "linux")]
 pub mod source;
+#[cfg(target_os = "linux")]
 pub mod sys;
+#[cfg(target_os = "linux")]
 pub mod view;

@@ -210,7 +210,8 @@ fn code(text: &str) -> String {
 /// The names of the dependencies in Cargo.toml, as paths write them.
 fn dependencies() -> Vec<String> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml can be read");
-    let section = manifest.split("\n[dependencies]\n").nth(1).expect("Cargo.toml has dependencies");
+    let section =
+        manifest.split("cfg(target_os = \"linux\")'.dependencies]\n").nth(1).expect("Cargo.toml has dependencies");
     let lines = section.lines().take_while(|line| !line.starts_with('['));
     lines.filter_map(|line| Some(line.split_once(" = ")?.0.replace('-', "_"))).collect()
 }
