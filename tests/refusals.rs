@@ -1,15 +1,22 @@
 //! What each command makes of system calls that are refused, and of those that fail for want of room: the first may mean that
 //! something is absent, the second never does.
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use libc::{EACCES, EAFNOSUPPORT, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTONOSUPPORT, SYS_connect, SYS_socket};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use seccompiler::SeccompCmpOp::Eq;
 
 use crate::support::answers::{Answer, COMMANDS, Situation};
+use crate::support::island;
 use crate::support::limits::refuse;
 use crate::support::suite;
-use crate::support::twtool::{PATH, Run, twtool};
+use crate::support::twtool::{PATH, Run, command, twtool};
 
 suite! {
     pure: [],
@@ -28,6 +35,11 @@ suite! {
         procfs_does_not_answer_where_connecting_netlink_fails,
         few_descriptors_give_the_same_answer_or_say_that_there_are_too_few,
         a_soft_limit_of_descriptors_changes_no_answer,
+        without_proc_no_answer_is_complete,
+        without_proc_sys_no_answer_is_complete,
+        services_that_cannot_be_read_are_reported_and_absent_ones_are_not,
+        signals_change_no_answer,
+        little_memory_changes_no_answer,
     ],
 }
 
@@ -142,18 +154,18 @@ fn procfs_does_not_answer_where_connecting_netlink_fails() {
     drop(situation);
 }
 
-/// The command with this limit of open descriptors; `flag` is that of the shell's ulimit.
-fn with_descriptors(flag: &str, limit: u32, args: &[&str]) -> Run {
+/// The command with this limit; `flag` is that of the shell's ulimit.
+fn with_limit(flag: &str, limit: u32, args: &[&str]) -> Run {
     let script = format!("ulimit {flag} {limit} && exec \"$0\" \"$@\"");
     Run::of(Command::new("sh").args(["-c", &script, PATH]).args(args))
 }
 
 fn few_descriptors_give_the_same_answer_or_say_that_there_are_too_few() {
     let situation = Situation::make();
-    for (_, args) in COMMANDS.into_iter().filter(|(name, _)| *name != "summary") {
+    for (_, args) in COMMANDS {
         let usual = Answer::now(args);
         for limit in [4, 5, 6, 7, 8, 12] {
-            let run = with_descriptors("-n", limit, args);
+            let run = with_limit("-n", limit, args);
             // Below that the program itself cannot be loaded.
             if run.code == Some(127) {
                 continue;
@@ -162,14 +174,14 @@ fn few_descriptors_give_the_same_answer_or_say_that_there_are_too_few() {
                 assert!(run.stderr.contains("Too many open files"), "a limit of {limit}: the reason{run}");
                 assert!(!run.stderr.contains("seccomp"), "a limit of {limit}: no sandbox{run}");
             } else {
-                let answer = Answer::of(&run).without_the_hidden();
-                assert_eq!(answer, usual.without_the_hidden(), "a limit of {limit}{run}");
+                let answer = Answer::of(&run);
+                assert_eq!(answer, usual, "a limit of {limit}{run}");
             }
         }
     }
     let wait = ["wait", "7100", "--timeout", "0", "--", "echo", "STARTED"];
     for limit in 4..16 {
-        let run = with_descriptors("-n", limit, &wait);
+        let run = with_limit("-n", limit, &wait);
         assert!(run.code != Some(0) && !run.stdout.contains("STARTED"), "a limit of {limit}{run}");
     }
     drop(situation);
@@ -179,10 +191,105 @@ fn a_soft_limit_of_descriptors_changes_no_answer() {
     let situation = Situation::make();
     for (_, args) in COMMANDS {
         let usual = Answer::now(args);
-        assert_eq!(Answer::of(&with_descriptors("-Sn", 5, args)), usual, "{args:?}");
+        assert_eq!(Answer::of(&with_limit("-Sn", 5, args)), usual, "{args:?}");
     }
     // The command that follows gets the limit that twtool was started with.
     let wait = ["wait", "7101", "--timeout", "0", "-q", "--", "sh", "-c", "ulimit -Sn"];
-    assert_eq!(with_descriptors("-Sn", 99, &wait).ok().stdout, "99\n");
+    assert_eq!(with_limit("-Sn", 99, &wait).ok().stdout, "99\n");
+    drop(situation);
+}
+
+/// Covers a folder of /proc, for the calling thread and its children.
+fn cover(folder: &str) {
+    island::folders();
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
+}
+
+fn no_answer_is_complete() {
+    for (_, args) in COMMANDS {
+        let run = twtool(args).code(2);
+        assert!(run.stderr.contains("could not be read") || run.stderr.contains("/proc"), "the reason{run}");
+    }
+}
+
+fn without_proc_no_answer_is_complete() {
+    let situation = Situation::make();
+    cover("/proc");
+    no_answer_is_complete();
+    // What does not depend on /proc is told, and a server is not started on a port that is taken.
+    assert_eq!(twtool(["list", "--count"]).code(0).stdout, "1\n");
+    let run = twtool(["wait", "7100", "--timeout", "0", "--", "echo", "STARTED"]).code(2);
+    assert!(!run.stdout.contains("STARTED"), "{run}");
+    twtool(["list", "--all-netns"]).code(2).says("/proc");
+    drop(situation);
+}
+
+fn without_proc_sys_no_answer_is_complete() {
+    let situation = Situation::make();
+    cover("/proc/sys");
+    no_answer_is_complete();
+    drop(situation);
+}
+
+fn services_that_cannot_be_read_are_reported_and_absent_ones_are_not() {
+    let situation = Situation::make();
+    island::folders();
+    fs::remove_file("/etc/services").expect("removed");
+    let usual = twtool(["list", "--json"]).ok();
+    assert!(usual.records("sockets")[0]["remote_service"].is_null(), "{usual}");
+    twtool(["port", "https"]).refused("https");
+    fs::create_dir("/etc/services").expect("a folder");
+    for (_, args) in COMMANDS {
+        twtool(args).code(2).says("/etc/services could not be read");
+    }
+    twtool(["port", "https"]).refused("/etc/services could not be read");
+    twtool(["list", "--port", "https"]).refused("/etc/services could not be read");
+    drop(situation);
+}
+
+/// Runs it while it gets as many signals as can be sent: those that are ignored, and stops, after which the kernel
+/// interrupts some calls even without a handler.
+fn under_signals(args: &[&str]) -> Run {
+    let mut command = command(args);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process"));
+    while child.try_wait().expect("our own child").is_none() {
+        for signal in [Signal::SIGWINCH, Signal::SIGCHLD, Signal::SIGSTOP, Signal::SIGCONT] {
+            // It is not reaped before try_wait() returns it, so the number is still its own.
+            let _ = kill(pid, signal);
+        }
+        thread::sleep(Duration::from_micros(300));
+    }
+    let output = child.wait_with_output().expect("it has ended");
+    Run::ended(&command, &output)
+}
+
+fn signals_change_no_answer() {
+    let situation = Situation::make();
+    for (_, args) in COMMANDS {
+        let usual = Answer::now(args);
+        for _ in 0..3 {
+            let run = under_signals(args);
+            assert_eq!(Answer::of(&run), usual, "{run}");
+        }
+    }
+    under_signals(&["wait", "7100", "--timeout", "200ms"]).code(1);
+    drop(situation);
+}
+
+fn little_memory_changes_no_answer() {
+    let situation = Situation::make();
+    for (_, args) in COMMANDS {
+        let usual = Answer::now(args);
+        for kib in [4_000, 6_000, 8_000, 12_000, 20_000, 50_000] {
+            let run = with_limit("-v", kib, args);
+            match run.code {
+                // The loader, or an allocation of the program itself: no answer at all.
+                Some(126 | 127) | None => assert!(run.stdout.is_empty() || run.stderr.contains("alloc"), "{run}"),
+                Some(2) => assert!(!run.stderr.is_empty(), "{run}"),
+                _ => assert_eq!(Answer::of(&run), usual, "{kib} KiB{run}"),
+            }
+        }
+    }
     drop(situation);
 }

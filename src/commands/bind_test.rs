@@ -110,7 +110,9 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     warnings.extend(sockets.warnings);
     let list = sockets.list;
     let list_is_empty = list.is_empty();
-    let holders = probe::holders(&plain(&attempts), list, BTreeMap::new());
+    let (holders, unread) = probe::holders(&plain(&attempts), list, BTreeMap::new());
+    let all_read = unread.is_none();
+    warnings.extend(unread);
     warnings.extend(probe::hidden_owners(&holders));
     let with = args.with.options();
     let conclusion = verdict::conclude(&facts, port, with, &attempts, &holders);
@@ -118,7 +120,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     // Where a holder may exist that the source cannot show, the answer is not whole.
     let unseen = conclusion.cause == Cause::Unknown && !bound_sockets_are_listed;
     let doubtful = note == ReuseportNote::Left && with.reuseport;
-    let complete = known && sockets.complete && !unseen && !doubtful;
+    let complete = known && sockets.complete && !unseen && !doubtful && all_read;
     let uid = sys::capabilities::effective_user();
     // Where a TCP socket has the port, that one is the answer.
     let udp = list_is_empty && sys::udp::has_port(port).unwrap_or(false);

@@ -100,8 +100,9 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let asked = Asked::new(args, global, &facts)?;
     let range = facts.local_port_range.ok_or(CommandError::Unread(Setting::LocalPortRange))?.0;
 
-    let PortsInUse { sockets, end, reuse, length, unlisted } = ports_in_use::look(&mut source, range)?;
+    let PortsInUse { sockets, end, reuse, length, unlisted, unread } = ports_in_use::look(&mut source, range)?;
     let mut warnings = facts.gaps(&[Setting::LocalReservedPorts]);
+    warnings.extend(unread.sentences());
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
         warnings.push(
             "net.ipv4.tcp_tw_reuse or net.ipv4.tcp_timestamps could not be read: which buckets connect() may take over is \

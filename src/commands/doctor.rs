@@ -11,7 +11,7 @@ use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interr
 use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
 use crate::analysis::doctor::{self, Leak, Outbound, Status};
 use crate::analysis::history::Length;
-use crate::model::facts::{Facts, Setting};
+use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::health::{Health, OpenSockets};
 use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Choice, Source};
@@ -68,11 +68,13 @@ fn answer(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     let leak = Leak { silent: args.close_wait_after };
     let checks = doctor::examine(&health, ports.as_ref().map(Ports::outbound).map_err(String::as_str), leak);
 
+    let unread = ports.as_ref().ok().map(|ports| ports.unread.clone());
     let cut_short =
         health.sockets.as_ref().is_ok_and(|open| !open.complete) || ports.is_ok_and(|ports| !ports.complete);
     let mut warnings = vec![];
     warnings.extend(cut_short.then(interrupted));
     warnings.extend(health.facts.other_gaps());
+    warnings.extend(unread.into_iter().flat_map(|unread| unread.sentences()));
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check has no answer");
         warnings.push(format!("{}: {reason}", check.subject.id));
@@ -99,6 +101,7 @@ struct Ports {
     reuse: TwReuse,
     length: Length,
     complete: bool,
+    unread: Unread,
 }
 
 impl Ports {
@@ -118,12 +121,12 @@ fn ports(facts: &Facts, ipv4: Option<bool>) -> Result<Ports, String> {
     let range = facts.local_port_range.ok_or_else(|| unread(Setting::LocalPortRange))?.0;
     let reserved = facts.local_reserved_ports.as_ref().ok_or_else(|| unread(Setting::LocalReservedPorts))?;
     let mut source = Source::kernel(Choice::Auto).map_err(|error| error.to_string())?;
-    let PortsInUse { sockets, end, reuse, length, unlisted } =
+    let PortsInUse { sockets, end, reuse, length, unlisted, unread } =
         ports_in_use::look(&mut source, range).map_err(|error| error.to_string())?;
     let pool = Pool::new(range, reserved, sockets.bound(), &sockets.may_be_bound(), unlisted);
     let wanted = Wanted { ipv4, ..Wanted::default() };
     let destinations = capacity::destinations(sockets, &conditions(&pool, reuse, length), &wanted, None);
-    Ok(Ports { destinations, pool, reuse, length, complete: end.complete })
+    Ok(Ports { destinations, pool, reuse, length, complete: end.complete, unread })
 }
 
 /// Keeps the sockets that speak IPv4, or IPv6, on the wire; a listener on :: may speak both.

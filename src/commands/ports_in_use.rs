@@ -4,6 +4,7 @@
 use crate::analysis::capacity::sockets::Sockets;
 use crate::analysis::history::Length;
 use crate::filter::{End, Filter};
+use crate::model::facts::Unread;
 use crate::model::port::PortRange;
 use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
@@ -22,15 +23,18 @@ pub(super) struct PortsInUse {
     pub(super) length: Length,
     /// The most sockets that are bound without being among them.
     pub(super) unlisted: u32,
+    /// What of that could not be read.
+    pub(super) unread: Unread,
 }
 
 /// Walks over the sockets whose local port is in the range.
 pub(super) fn look(source: &mut Source, range: PortRange) -> Result<PortsInUse, SourceError> {
-    let reuse = source::tw_reuse();
+    let mut unread = Unread::default();
+    let reuse = source::tw_reuse(&mut unread);
     let (sockets, end) =
         source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
-    let length = Length::learn(source::tw_timeout_s(), sockets.largest_expiry_ms());
+    let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
     let most = if source.lists_bound_sockets() { Some(0) } else { sys::counts::most_unlisted_tcp_sockets() };
     let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
-    Ok(PortsInUse { sockets, end, reuse, length, unlisted })
+    Ok(PortsInUse { sockets, end, reuse, length, unlisted, unread })
 }

@@ -164,12 +164,12 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
 }
 
 /// The sockets with who has them open, and whether one of these attempts may have run into them.
-/// `known` owners of inodes are not looked for again.
+/// `known` owners of inodes are not looked for again. Beside them why holders may be missing, if they may.
 pub(super) fn holders(
     attempts: &[Attempt],
     sockets: Vec<(Socket, Direction)>,
     known: BTreeMap<NonZeroU32, Owners>,
-) -> Vec<Holder> {
+) -> (Vec<Holder>, Option<String>) {
     let full = |socket: &Socket| match socket {
         Socket::Full(full) => Some(*full),
         Socket::Bucket(_) => None,
@@ -179,7 +179,9 @@ pub(super) fn holders(
     let unknown: Vec<FullSocket> = sockets.iter().filter_map(|(socket, _)| full(socket)).filter(is_unknown).collect();
     let found = sys::owners::find(&unknown);
     let mut owners = known;
-    owners.extend(found);
+    owners.extend(found.owners);
+    let failure =
+        found.failure.map(|why| format!("some processes could not be read, so holders may be missing: {why}"));
     let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
     let obstacles = Obstacles::new(attempts, &all.iter());
     let holder = |(socket, direction)| Holder {
@@ -188,7 +190,7 @@ pub(super) fn holders(
         owners: inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody),
         blocks: obstacles.has(&socket),
     };
-    sockets.into_iter().map(holder).collect()
+    (sockets.into_iter().map(holder).collect(), failure)
 }
 
 /// Why the processes of some holders are not named.

@@ -180,8 +180,8 @@ fn count(args: &SummaryArgs, global: &GlobalArgs, by: &[By]) -> Result<Counted, 
         (_, Some(path)) => Source::replay(path)?,
         (None, None) => Source::kernel(Choice::Auto)?,
     };
-    let facts = source.facts().clone();
     let kernel = source.bucket_facts();
+    let facts = source.facts().clone();
     let walked = walk(&mut source, by, &facts, &kernel, global.ipv4_on_the_wire());
     let (origin, refusals) = (source.origin(), source.warnings());
     // The recording of a failed dump is the bug report of that failure, so it is finished in either case.

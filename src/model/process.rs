@@ -91,6 +91,8 @@ pub enum Owners {
     Kernel(KernelPart),
     /// The caller may not inspect some processes (that needs root or CAP_SYS_PTRACE), and none of the others has it.
     NotPermitted,
+    /// Some processes could not be read although the caller may, and none of the others has it.
+    NotRead,
     /// All of these processes were inspected, and none has it.
     NotFound(Processes),
 }
@@ -106,6 +108,7 @@ impl Owners {
             Self::NotPermitted => {
                 "a process that this user may not see (root or CAP_SYS_PTRACE may look into /proc/PID/fd)".into()
             }
+            Self::NotRead => "an unknown holder (not every process could be read)".into(),
             Self::NotFound(Processes::All) => "an unknown holder (no process found)".into(),
             Self::NotFound(Processes::OfPidNamespace) => {
                 "an unknown holder (no process found in this pid namespace)".into()

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use super::{Carrier, Choice, Source, SourceError, kernel_bucket_facts, kernel_facts};
 use crate::filter::Filter;
-use crate::model::facts::Facts;
+use crate::model::facts::{Facts, Unread};
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading, Settings};
 use crate::model::process::Owners;
 use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
@@ -20,11 +20,15 @@ use crate::sys;
 /// Everything, in the calling thread's network namespace, now.
 #[must_use]
 pub fn read() -> Health {
-    let facts = kernel_facts();
+    let mut facts = kernel_facts();
+    let mut unread = Unread::default();
+    let buckets = kernel_bucket_facts(&mut unread);
+    let sockets = sockets(&facts, &mut unread).map_err(|error| error.to_string());
+    facts.unread.0.extend(unread.0);
     Health {
         settings: Settings(Settings::NAMES.into_iter().map(|name| (name, setting(name))).collect()),
-        buckets: kernel_bucket_facts(),
-        sockets: sockets(&facts).map_err(|error| error.to_string()),
+        buckets,
+        sockets,
         capabilities: sys::capabilities::effective(),
         facts,
     }
@@ -38,7 +42,7 @@ fn setting(name: &str) -> Reading {
     }
 }
 
-fn sockets(facts: &Facts) -> Result<OpenSockets, SourceError> {
+fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceError> {
     let mut source = Source::kernel(Choice::Auto)?.with_tcp_info();
     let states = StateSet::of(&[TcpState::Listen, TcpState::CloseWait]);
     let (mut found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
@@ -56,7 +60,10 @@ fn sockets(facts: &Facts) -> Result<OpenSockets, SourceError> {
     let autobound = if any { source.autobound_listeners() } else { None };
 
     let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
-    let owners = sys::owners::find(found.iter().filter(needs_owner));
+    let sys::owners::Found { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
+    if let Some(why) = failure {
+        unread.add("some processes", why);
+    }
     let owners = |full: &FullSocket| full.inode.and_then(|i| owners.get(&i).cloned()).unwrap_or(Owners::Nobody);
     let (listeners, close_wait): (Vec<_>, Vec<_>) = found.into_iter().partition(|full| full.state == TcpState::Listen);
     Ok(OpenSockets {

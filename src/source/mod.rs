@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::filter::Filter;
-use crate::model::facts::{Facts, Unread};
+use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::netns::Netns;
 use crate::model::socket::{Socket, StateSet, TcpState};
@@ -22,7 +22,7 @@ use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
 use crate::sys;
-use crate::sys::errno::{Refusal, retry};
+use crate::sys::errno::{Refusal, if_present, retry};
 
 use recording::{Recorded, RecordingError, RecordingFile};
 
@@ -174,8 +174,8 @@ impl Source {
     /// This kernel, with a recording of it. The file appears when [`Self::finish`] is called.
     pub fn recorded_kernel(path: &Path, replace: bool) -> Result<Self, SourceError> {
         let socket = open_netlink()?;
-        let facts = kernel_facts();
-        let buckets = kernel_bucket_facts();
+        let mut facts = kernel_facts();
+        let buckets = kernel_bucket_facts(&mut facts.unread);
         let file = RecordingFile::create(path, replace, &facts, &buckets)?;
         let carrier = Carrier::Recorder(transport::Recording::new(socket, file));
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
@@ -227,10 +227,11 @@ impl Source {
         &self.facts
     }
 
-    /// What the kernel counts and sets about buckets: now, or when the recording was made.
-    #[must_use]
-    pub fn bucket_facts(&self) -> BucketFacts {
-        self.buckets.clone().unwrap_or_else(kernel_bucket_facts)
+    /// What the kernel counts and sets about buckets: now, or when the recording was made. The facts keep what of it could not
+    /// be read.
+    pub fn bucket_facts(&mut self) -> BucketFacts {
+        let unread = &mut self.facts.unread;
+        self.buckets.clone().unwrap_or_else(|| kernel_bucket_facts(unread))
     }
 
     /// Whether what passes is being recorded, so that nothing may be left out.
@@ -390,9 +391,17 @@ pub fn kernel_facts() -> Facts {
         kernel: sys::netns::kernel_release(),
         netns: netns.as_ref().map(|netns| netns.id.inode),
         netns_name: netns.as_ref().and_then(|netns| netns.name.as_ref()).map(ToString::to_string),
-        local_port_range: sys::sysctl::local_port_range(),
-        local_reserved_ports: sys::sysctl::local_reserved_ports(),
-        unprivileged_port_start: sys::sysctl::unprivileged_port_start(),
+        local_port_range: known(&mut unread, Setting::LocalPortRange.name(), sys::sysctl::local_port_range()),
+        local_reserved_ports: known(
+            &mut unread,
+            Setting::LocalReservedPorts.name(),
+            sys::sysctl::local_reserved_ports(),
+        ),
+        unprivileged_port_start: known(
+            &mut unread,
+            Setting::UnprivilegedPortStart.name(),
+            sys::sysctl::unprivileged_port_start(),
+        ),
         services,
         interfaces: sys::interfaces::here(),
         unread,
@@ -400,36 +409,45 @@ pub fn kernel_facts() -> Facts {
 }
 
 /// What the kernel counts and sets about buckets in the calling thread's network namespace, now.
-#[must_use]
-pub fn kernel_bucket_facts() -> BucketFacts {
+pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
     BucketFacts {
-        max_tw_buckets: sys::sysctl::number("ipv4.tcp_max_tw_buckets"),
-        tw_timeout_s: tw_timeout_s(),
-        sockstat: sys::counts::tcp_sockstat(),
-        tcp_ext: sys::counts::tcp_ext(),
-        bucket_bytes: sys::slab::timewait_bucket_bytes(),
+        max_tw_buckets: number(unread, "ipv4.tcp_max_tw_buckets"),
+        tw_timeout_s: tw_timeout_s(unread),
+        sockstat: known(unread, "/proc/net/sockstat", sys::counts::tcp_sockstat()),
+        tcp_ext: known(unread, "/proc/net/netstat", sys::counts::tcp_ext()),
+        bucket_bytes: known(unread, "the size of a bucket", sys::slab::timewait_bucket_bytes()).flatten(),
     }
 }
 
+/// `None` where it is absent; any other reason is kept.
+fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
+    if_present(read).unwrap_or_else(|error| {
+        unread.add(what, error);
+        None
+    })
+}
+
+fn number(unread: &mut Unread, name: &str) -> Option<i64> {
+    known(unread, &format!("net.{name}"), sys::sysctl::number(name))
+}
+
 /// `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
-#[must_use]
-pub fn tw_timeout_s() -> Option<u64> {
-    unsigned("ipv4.tcp_tw_timeout")
+pub fn tw_timeout_s(unread: &mut Unread) -> Option<u64> {
+    unsigned(unread, "ipv4.tcp_tw_timeout")
 }
 
 /// A setting that the kernel bounds from below by 0.
-fn unsigned(name: &str) -> Option<u64> {
-    sys::sysctl::number(name)?.try_into().ok()
+fn unsigned(unread: &mut Unread, name: &str) -> Option<u64> {
+    number(unread, name)?.try_into().ok()
 }
 
 /// When connect() may take over a bucket, in the calling thread's network namespace, now.
-#[must_use]
-pub fn tw_reuse() -> TwReuse {
-    let delay = unsigned("ipv4.tcp_tw_reuse_delay");
+pub fn tw_reuse(unread: &mut Unread) -> TwReuse {
+    let delay = unsigned(unread, "ipv4.tcp_tw_reuse_delay");
     TwReuse {
-        mode: unsigned("ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
+        mode: unsigned(unread, "ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
         delay: delay.map_or(TwReuse::WHOLE_SECOND, Duration::from_millis),
         whole_seconds: delay.is_none(),
-        timestamps: sys::sysctl::number("ipv4.tcp_timestamps").map(|number| number != 0),
+        timestamps: number(unread, "ipv4.tcp_timestamps").map(|number| number != 0),
     }
 }

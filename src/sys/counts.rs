@@ -2,19 +2,24 @@
 //! (proc_pid_net(5)).
 
 use std::fs;
+use std::io;
 
+use super::errno::retry;
 use crate::model::kernel_counts::{TcpExt, TcpSockstat};
 
-/// The `TcpExt` counters; `None` where they cannot be read.
-#[must_use]
-pub fn tcp_ext() -> Option<TcpExt> {
-    parse_tcp_ext(&fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+/// The `TcpExt` counters.
+pub fn tcp_ext() -> io::Result<TcpExt> {
+    read("/proc/thread-self/net/netstat", parse_tcp_ext)
 }
 
-/// The counts of TCP sockets; `None` where they cannot be read.
-#[must_use]
-pub fn tcp_sockstat() -> Option<TcpSockstat> {
-    parse_tcp_sockstat(&fs::read_to_string("/proc/thread-self/net/sockstat").ok()?)
+/// The counts of TCP sockets.
+pub fn tcp_sockstat() -> io::Result<TcpSockstat> {
+    read("/proc/thread-self/net/sockstat", parse_tcp_sockstat)
+}
+
+fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
+    let text = retry(|| fs::read_to_string(path))?;
+    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has another form than on known kernels"))
 }
 
 /// The most TCP sockets of the calling thread's network namespace that no list has: they are bound and neither listen nor

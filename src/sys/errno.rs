@@ -88,6 +88,14 @@ pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// `None` where it is absent, or may not be looked into.
+pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match if_present(result) {
+        Err(error) if Refusal::of(&error) == Refusal::Refused => Ok(None),
+        result => result,
+    }
+}
+
 /// The name of an errno that bind(2), listen(2), read(2), SOCK_DESTROY or their security hooks are known to give.
 #[must_use]
 pub fn name(errno: i32) -> &'static str {

@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod errno;
 pub mod exec;
 pub mod file;
+pub mod folder;
 pub mod interfaces;
 pub mod interrupt;
 mod kernel_sockets;

@@ -8,6 +8,8 @@
 //! 3. A socket that no process has open may belong to the kernel itself: `kernel_sockets` looks for evidence of that.
 //! 4. Absence from /proc proves nothing by itself. "No process" therefore needs that no folder was refused, and the
 //!    answer says whether /proc shows every process of the machine or those of one pid namespace.
+//! 5. A folder that cannot be read for another reason than permission may name further owners of any socket, so the whole
+//!    answer is not complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,9 +19,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use procfs::ProcError;
-use procfs::process::{Process as ProcProcess, all_processes};
+use procfs::process::Process as ProcProcess;
 
-use super::kernel_sockets;
+use super::errno::{Refusal, retry};
+use super::{folder, kernel_sockets};
 use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
 use crate::model::socket::FullSocket;
@@ -27,26 +30,40 @@ use crate::model::socket::FullSocket;
 /// The pid namespace in which the machine started, as its links read (`PROC_PID_INIT_INO` in linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
+/// What [`find`] found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The owners of each socket, by its inode.
+    pub owners: BTreeMap<NonZeroU32, Owners>,
+    /// Why some descriptors could not be read, where the reason is not permission: there may be more owners.
+    pub failure: Option<String>,
+}
+
 /// The owners of each of these sockets that has an inode. Processes that end meanwhile are passed over.
 #[must_use]
-pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> BTreeMap<NonZeroU32, Owners> {
+pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
     let by_inode: BTreeMap<NonZeroU32, &FullSocket> =
         sockets.into_iter().filter_map(|socket| Some((socket.inode?, socket))).collect();
     if by_inode.is_empty() {
-        return BTreeMap::new();
+        return Found::default();
     }
     let mut search = Search { wanted: by_inode.keys().copied().collect(), found: BTreeMap::new() };
     // Every pid namespace has a process 1. If it is not shown, /proc hides processes (mounted with hidepid).
     let mut all_read = Path::new("/proc/1").exists();
-    match all_processes() {
-        Err(_) => all_read = false,
-        Ok(processes) => {
-            for process in processes {
-                let read = process.map_err(|error| not_gone(&error)).and_then(|process| search.read_process(&process));
-                all_read &= !matches!(read, Err(Unread::Refused));
+    let mut failure = None;
+    match retry(folder::pids) {
+        Err(error) => failure = Some(error.to_string()),
+        Ok(pids) => {
+            for pid in pids.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+                match process(pid).and_then(|process| search.read_process(&process)) {
+                    Ok(()) | Err(Unread::Gone) => {}
+                    Err(Unread::Refused) => all_read = false,
+                    Err(Unread::Failed(why)) => drop(failure.get_or_insert(why)),
+                }
             }
         }
     }
+    all_read &= failure.is_none();
     let missing: Vec<FullSocket> =
         by_inode.iter().filter(|(inode, _)| !search.found.contains_key(*inode)).map(|(_, socket)| **socket).collect();
     let shown = if missing.is_empty() { Processes::OfPidNamespace } else { shown_processes() };
@@ -58,10 +75,12 @@ pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> BTreeMap<N
         match kernels.get(&inode) {
             Some(part) => Owners::Kernel(*part),
             None if all_read => Owners::NotFound(shown),
+            None if failure.is_some() => Owners::NotRead,
             None => Owners::NotPermitted,
         }
     };
-    by_inode.into_keys().map(|inode| (inode, owners(inode, search.found.remove(&inode)))).collect()
+    let owners = by_inode.into_keys().map(|inode| (inode, owners(inode, search.found.remove(&inode)))).collect();
+    Found { owners, failure }
 }
 
 /// The processes that /proc shows: those of the pid namespace in which it was mounted.
@@ -70,32 +89,54 @@ fn shown_processes() -> Processes {
     if initial { Processes::All } else { Processes::OfPidNamespace }
 }
 
-/// Why descriptors were not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why descriptors, or facts of a process, were not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Unread {
     /// The process or thread has ended.
     Gone,
     /// The caller may not read them.
     Refused,
-}
-
-fn not_gone(error: &ProcError) -> Unread {
-    match error {
-        ProcError::NotFound(_) => Unread::Gone,
-        _ => Unread::Refused,
-    }
+    /// For another reason, which says nothing about them.
+    Failed(String),
 }
 
 /// /proc answers ESRCH for a process that ended while its folder was open.
-fn not_gone_io(error: &io::Error) -> Unread {
-    match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ESRCH) => Unread::Gone,
-        _ => Unread::Refused,
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        match Refusal::of(&error) {
+            Refusal::Absent => Self::Gone,
+            Refusal::Refused => Self::Refused,
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
 /// The most bytes of a file of a process that are read; a path of a cgroup has 4096 at most.
 const MOST: u64 = 64 * 1024;
+impl From<ProcError> for Unread {
+    fn from(error: ProcError) -> Self {
+        match error {
+            ProcError::NotFound(_) => Self::Gone,
+            ProcError::PermissionDenied(_) => Self::Refused,
+            ProcError::Io(error, _) => error.into(),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// Reads something of a process, again after EINTR.
+fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, Unread> {
+    loop {
+        match read() {
+            Err(ProcError::Io(error, _)) if Refusal::of(&error) == Refusal::Interrupted => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn process(pid: i32) -> Result<ProcProcess, Unread> {
+    of_process(|| ProcProcess::new(pid))
+}
 
 /// The sockets that are looked for, and the processes that have them open.
 struct Search {
@@ -106,21 +147,27 @@ struct Search {
 impl Search {
     fn read_process(&mut self, process: &ProcProcess) -> Result<(), Unread> {
         let mut held = BTreeSet::new();
-        let of_main = self.read_descriptors(Path::new(&format!("/proc/{}/fd", process.pid())), &mut held);
+        let of_main = self.read_descriptors(&format!("/proc/{}/fd", process.pid()), &mut held);
         let of_threads = self.read_threads(process.pid(), of_main.is_ok(), &mut held);
         if !held.is_empty() {
             let comm = read(process, "comm")?;
             let comm = text_of(comm.strip_suffix(b"\n").unwrap_or(&comm));
-            let cgroup = read(process, "cgroup").ok().and_then(|cgroups| cgroup_path(&cgroups));
+            let cgroup = match read(process, "cgroup") {
+                Ok(cgroups) => cgroup_path(&cgroups),
+                Err(Unread::Failed(why)) => return Err(Unread::Failed(why)),
+                // A kernel without cgroups has no such file.
+                Err(Unread::Gone | Unread::Refused) => None,
+            };
             for inode in held {
                 let described = Process { pid: process.pid(), comm: comm.clone(), cgroup: cgroup.clone() };
                 self.found.entry(inode).or_default().push(described);
             }
         }
         // A main thread that has ended has no descriptors, and its folder belongs to root.
-        let ended = || process.stat().is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'));
+        let ended = || of_process(|| process.stat()).is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'));
         match of_main {
             Err(Unread::Refused) if !ended() => Err(Unread::Refused),
+            Err(Unread::Failed(why)) => Err(Unread::Failed(why)),
             _ => of_threads,
         }
     }
@@ -130,36 +177,32 @@ impl Search {
         /// A folder has a link from its parent and from itself, and one from each folder in it.
         const LINKS_OF_ONE_THREAD: u64 = 3;
         let folder = format!("/proc/{pid}/task");
-        let metadata = fs::metadata(&folder).map_err(|error| not_gone_io(&error))?;
-        if metadata.nlink() <= LINKS_OF_ONE_THREAD {
+        if folder::metadata(Path::new(&folder))?.nlink() <= LINKS_OF_ONE_THREAD {
             return Ok(());
         }
         let mut read: Vec<i32> = main_was_read.then_some(pid).into_iter().collect();
-        let mut refused = false;
-        for entry in fs::read_dir(&folder).map_err(|error| not_gone_io(&error))? {
-            let Ok(entry) = entry else { break };
-            let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let mut unread = Ok(());
+        for name in folder::names_in(&folder)? {
+            let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
             if thread == pid || read.iter().any(|&other| share_descriptors(other, thread)) {
                 continue;
             }
-            match self.read_descriptors(&entry.path().join("fd"), held) {
+            match self.read_descriptors(&format!("{folder}/{thread}/fd"), held) {
                 Ok(()) => read.push(thread),
-                Err(why) => refused |= why == Unread::Refused,
+                Err(Unread::Gone) => {}
+                Err(why) => unread = Err(why),
             }
         }
-        if refused { Err(Unread::Refused) } else { Ok(()) }
+        unread
     }
 
-    fn read_descriptors(&self, folder: &Path, held: &mut BTreeSet<NonZeroU32>) -> Result<(), Unread> {
-        for entry in fs::read_dir(folder).map_err(|error| not_gone_io(&error))? {
-            let link = entry.and_then(|entry| fs::read_link(entry.path()));
-            match link {
+    fn read_descriptors(&self, folder: &str, held: &mut BTreeSet<NonZeroU32>) -> Result<(), Unread> {
+        for name in folder::names_in(folder)? {
+            match retry(|| fs::read_link(Path::new(folder).join(&name))).map_err(Unread::from) {
                 Ok(target) => held.extend(socket_inode(&target).filter(|inode| self.wanted.contains(inode))),
                 // A descriptor that was closed between readdir and readlink is gone, not hidden.
-                Err(error) => match not_gone_io(&error) {
-                    Unread::Gone => {}
-                    Unread::Refused => return Err(Unread::Refused),
-                },
+                Err(Unread::Gone) => {}
+                Err(why) => return Err(why),
             }
         }
         Ok(())
@@ -187,8 +230,8 @@ fn socket_inode(target: &Path) -> Option<NonZeroU32> {
 /// A file of the process: short, and of the same process even if its number has been given away.
 fn read(process: &ProcProcess, file: &str) -> Result<Vec<u8>, Unread> {
     let mut bytes = vec![];
-    let opened = process.open_relative(file).map_err(|error| not_gone(&error))?;
-    opened.take(MOST).read_to_end(&mut bytes).map_err(|error| not_gone_io(&error))?;
+    let opened = of_process(|| process.open_relative(file))?;
+    opened.take(MOST).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

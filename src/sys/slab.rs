@@ -1,24 +1,30 @@
 //! What the kernel's slab allocator gives to one timewait bucket. Readable by root alone.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
+use super::errno::{if_visible, retry};
 use super::setting;
 
 /// The caches of IPv4 and of IPv6 buckets. They are never merged with others, for theirs is memory that RCU readers may
 /// still look at (`SLAB_TYPESAFE_BY_RCU`), so each has its own name.
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 
-/// Bytes of a bucket with its alignment, the larger of both caches (on 6.18 they are the same); `None` where it cannot be
-/// read.
-#[must_use]
-pub fn timewait_bucket_bytes() -> Option<u64> {
-    let of_cache = |name: &str| -> Option<u64> {
-        setting::read(&Path::new("/sys/kernel/slab").join(name).join("slab_size")).ok()?.parse().ok()
-    };
+/// Bytes of a bucket with its alignment, the larger of both caches (on 6.18 they are the same); `None` where the kernel does
+/// not tell it, or tells it to root alone.
+pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
+    let mut most = None;
+    for name in CACHES {
+        let path = Path::new("/sys/kernel/slab").join(name).join("slab_size");
+        let text = if_visible(setting::read(&path))?;
+        most = most.max(text.and_then(|text| text.parse().ok()));
+    }
+    if most.is_some() {
+        return Ok(most);
+    }
     // Where sysfs is not mounted, or the kernel is older than its slab folder.
-    let listed = || object_size(&fs::read_to_string("/proc/slabinfo").ok()?);
-    CACHES.into_iter().filter_map(of_cache).max().or_else(listed)
+    Ok(if_visible(retry(|| fs::read_to_string("/proc/slabinfo")))?.and_then(|text| object_size(&text)))
 }
 
 /// `<objsize>` of slabinfo(5): the fourth word of a cache's line.

@@ -21,10 +21,9 @@ pub fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }
 
-/// `net.ipv4.ip_local_port_range`; `None` where it cannot be read or understood.
-#[must_use]
-pub fn local_port_range() -> Option<LocalPortRange> {
-    parse_range(&read("ipv4.ip_local_port_range").ok()?)
+/// `net.ipv4.ip_local_port_range`.
+pub fn local_port_range() -> io::Result<LocalPortRange> {
+    understood(parse_range(&read("ipv4.ip_local_port_range")?))
 }
 
 /// Two ports with a blank between them.
@@ -34,23 +33,23 @@ pub fn parse_range(text: &str) -> Option<LocalPortRange> {
     PortRange::new(Port(low.parse().ok()?), Port(high.trim().parse().ok()?)).map(LocalPortRange)
 }
 
-/// `net.ipv4.ip_local_reserved_ports`; `None` where it cannot be read or understood.
-#[must_use]
-pub fn local_reserved_ports() -> Option<LocalReservedPorts> {
-    parse_ranges(&read("ipv4.ip_local_reserved_ports").ok()?)
+/// `net.ipv4.ip_local_reserved_ports`.
+pub fn local_reserved_ports() -> io::Result<LocalReservedPorts> {
+    understood(parse_ranges(&read("ipv4.ip_local_reserved_ports")?))
 }
 
-/// `net.ipv4.ip_unprivileged_port_start`; `None` where it cannot be read or understood.
-#[must_use]
-pub fn unprivileged_port_start() -> Option<u32> {
-    read("ipv4.ip_unprivileged_port_start").ok()?.parse().ok()
+/// `net.ipv4.ip_unprivileged_port_start`.
+pub fn unprivileged_port_start() -> io::Result<u32> {
+    understood(read("ipv4.ip_unprivileged_port_start")?.parse().ok())
 }
 
-/// A setting that is one number, which may be negative: the kernel accepts `tcp_max_tw_buckets=-1`. `None` where it cannot be
-/// read or understood, or this kernel has no such setting.
-#[must_use]
-pub fn number(name: &str) -> Option<i64> {
-    read(name).ok()?.parse().ok()
+/// A setting that is one number, which may be negative: the kernel accepts `tcp_max_tw_buckets=-1`.
+pub fn number(name: &str) -> io::Result<i64> {
+    understood(read(name)?.parse().ok())
+}
+
+fn understood<T>(value: Option<T>) -> io::Result<T> {
+    value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has another form than on known kernels"))
 }
 
 /// Ports and ranges with commas between them.

@@ -283,6 +283,7 @@ fn held_by(holder: &Holder) -> String {
         Owners::Nobody => "no process".into(),
         // Everybody may see the user of a socket.
         Owners::NotPermitted => format!("uid {uid}, not permitted to see the process"),
+        Owners::NotRead => format!("uid {uid}, not every process could be read"),
         Owners::NotFound(_) => format!("uid {uid}, no process found"),
         owners => owners.names().join(", "),
     }

@@ -44,7 +44,7 @@ impl<'a> HolderRecord<'a> {
         let processes = match &holder.owners {
             Owners::Nobody | Owners::Kernel(_) => Some(vec![]),
             Owners::Found(processes) => Some(processes.iter().map(record).collect()),
-            Owners::NotPermitted | Owners::NotFound(_) => None,
+            Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_) => None,
         };
         let socket = SocketRecord::new(&holder.socket, holder.direction, facts);
         Self { socket, uid, inode, processes, blocks: holder.blocks }

@@ -58,7 +58,7 @@ fn processes(owners: &Owners) -> Datum {
     match owners {
         Owners::Nobody | Owners::Kernel(_) => Datum::List(vec![]),
         Owners::Found(processes) => Datum::List(processes.iter().map(process_record).collect()),
-        Owners::NotPermitted | Owners::NotFound(_) => Datum::Unknown,
+        Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_) => Datum::Unknown,
     }
 }
 
@@ -164,7 +164,9 @@ impl Debtor {
             }
             Owners::Nobody => Self::NotAccepted(socket.socket.tuple.local_port()),
             Owners::Kernel(part) => Self::Kernel(*part),
-            Owners::Found(_) | Owners::NotPermitted | Owners::NotFound(_) => Self::Unseen(socket.socket.uid),
+            Owners::Found(_) | Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_) => {
+                Self::Unseen(socket.socket.uid)
+            }
         }
     }
 

@@ -140,11 +140,12 @@ fn answer(
     warnings.extend(watch.warnings());
     warnings.extend((!watch.complete()).then(interrupted));
     warnings.extend(watch.note().warning().map(str::to_owned));
+    warnings.extend(watch.unread());
     warnings.extend(probe::hidden_owners(&outcome.blocked_by));
     warnings.extend((!bindable).then(|| target.reasons(watch.attempts())).into_iter().flatten());
     // Where a holder may exist that the source cannot show, the answer is not whole.
     let unseen = outcome.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
-    let complete = known && watch.complete() && !unseen;
+    let complete = known && watch.complete() && watch.unread().is_none() && !unseen;
 
     let now = Facts { taken_at: sys::clock::now(), ..facts.clone() };
     let next = if bindable {

@@ -35,6 +35,8 @@ pub(super) struct Watch {
     extra_binds: u32,
     /// What the binds did to the note of SO_REUSEPORT of a server on the port.
     note: ReuseportNote,
+    /// Why holders may be missing from the last list.
+    unread: Option<String>,
 }
 
 impl Watch {
@@ -56,6 +58,7 @@ impl Watch {
             reuseaddr: None,
             extra_binds: 0,
             note: ReuseportNote::Kept,
+            unread: None,
         })
     }
 
@@ -72,6 +75,11 @@ impl Watch {
     /// Whether the last list was whole.
     pub(super) const fn complete(&self) -> bool {
         self.complete
+    }
+
+    /// Why holders may be missing from the last list.
+    pub(super) fn unread(&self) -> Option<String> {
+        self.unread.clone()
     }
 
     /// Whether the source lists sockets that are bound and do not listen, as far as the kernel does.
@@ -171,13 +179,16 @@ impl Watch {
             self.attempts.iter().filter(|attempt| Some(attempt.at) == self.failing).copied().collect();
         // Reading every process's descriptors costs more than the list; where nothing was tried they are still the same.
         let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
-        let holders = probe::holders(&self.attempts, list, known);
+        let (holders, unread) = probe::holders(&self.attempts, list, known);
+        self.unread = unread;
         self.holders = holders.into_iter().map(|holder| (waiting::name(&holder.socket), holder)).collect();
         Ok((sockets.clone(), conflict::explained(&last, &sockets)))
     }
 
+    /// The owners that were found.
     fn owners(&self) -> BTreeMap<NonZeroU32, Owners> {
         let owners = |holder: &Holder| match holder.socket {
+            Socket::Full(_) if holder.owners == Owners::NotRead => None,
             Socket::Full(full) => Some((full.inode?, holder.owners.clone())),
             Socket::Bucket(_) => None,
         };

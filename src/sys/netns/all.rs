@@ -6,8 +6,6 @@
 //! None is held open: each is opened when it is entered, so that a small limit of descriptors is enough.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +16,9 @@ use super::open::{Handle, open_file};
 use super::{NetnsErrorKind, OWN, OpenNetns, given_names, id, own_id, path_of_name};
 use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
-use crate::sys::errno::{Refusal, if_present, retry};
+use crate::sys::errno::{Refusal, if_visible, retry};
 use crate::sys::file;
+use crate::sys::folder::{metadata, pids};
 
 /// The most processes that one warning names.
 const NAMED: usize = 8;
@@ -127,27 +126,9 @@ fn namespace_of(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 
-/// The numbers of all processes, the lowest first.
-fn pids() -> io::Result<Vec<u32>> {
-    // Other names in /proc are not numbers.
-    let mut pids: Vec<u32> = names_in("/proc")?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
-    Ok(pids)
-}
-
 fn comm(pid: u32) -> io::Result<String> {
     let comm = retry(|| file::read(Path::new(&format!("/proc/{pid}/comm")), 4096))?;
     Ok(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
-}
-
-/// The names of the files in a folder.
-pub(super) fn names_in(folder: &str) -> io::Result<Vec<OsString>> {
-    retry(|| fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect())
-}
-
-/// stat(2), which std does not repeat where a signal came first.
-pub(super) fn metadata(path: &Path) -> io::Result<fs::Metadata> {
-    retry(|| fs::metadata(path))
 }
 
 /// PF_KTHREAD of include/linux/sched.h, in the `flags` of proc_pid_stat(5).
@@ -194,12 +175,4 @@ pub(super) fn path_of(netns: NetnsId) -> io::Result<Option<PathBuf>> {
 /// ESRCH.
 pub(super) fn gone(error: &io::Error) -> bool {
     Refusal::of(error) == Refusal::Absent
-}
-
-/// `None` where it is absent, or may not be looked into.
-pub(super) fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match if_present(result) {
-        Err(error) if Refusal::of(&error) == Refusal::Refused => Ok(None),
-        result => result,
-    }
 }

@@ -27,7 +27,8 @@ pub use self::open::{OpenNetns, open};
 
 use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
-use crate::sys::errno::if_present;
+use crate::sys::errno::{if_present, if_visible};
+use crate::sys::folder::{self, metadata};
 
 /// Why a namespace cannot be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +121,7 @@ fn id(file: &Metadata) -> NetnsId {
 }
 
 fn own_id() -> io::Result<NetnsId> {
-    all::metadata(Path::new(OWN)).map(|file| id(&file))
+    metadata(Path::new(OWN)).map(|file| id(&file))
 }
 
 /// The calling thread's namespace.
@@ -172,8 +173,8 @@ pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Res
 
 /// The files of /run/netns, in order; none where that folder does not exist.
 fn given_names() -> io::Result<Vec<OsString>> {
-    for folder in NAMES {
-        if let Some(mut names) = if_present(all::names_in(folder))? {
+    for place in NAMES {
+        if let Some(mut names) = if_present(folder::names_in(place))? {
             names.sort_unstable();
             return Ok(names);
         }
@@ -187,8 +188,8 @@ fn path_of_name(name: &OsStr) -> std::path::PathBuf {
 }
 
 fn given_name(wanted: NetnsId) -> io::Result<Option<NetnsName>> {
-    for name in all::if_visible(given_names())?.unwrap_or_default() {
-        if all::if_visible(all::metadata(&path_of_name(&name)))?.is_some_and(|file| id(&file) == wanted) {
+    for name in if_visible(given_names())?.unwrap_or_default() {
+        if if_visible(metadata(&path_of_name(&name)))?.is_some_and(|file| id(&file) == wanted) {
             return Ok(Some(NetnsName::Given(name)));
         }
     }
