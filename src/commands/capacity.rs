@@ -125,7 +125,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
         also.as_ref().and_then(|ends| ends.as_ref().ok().copied()),
     );
     if let Some(Err(unreachable)) = also
-        && destinations.is_empty()
+        && (destinations.is_empty() || !unreachable.says_so())
     {
         return Err(unreachable);
     }

@@ -30,6 +30,7 @@ use crate::model::name::text_of;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
+use crate::sys::errno::Refusal;
 use crate::sys::netns::NetnsError;
 pub use crate::view::csv::Escaping;
 use crate::view::human;
@@ -235,6 +236,12 @@ impl CommandError {
         if let Some(hint) = self.hint() {
             let _ = writeln!(err, "hint: {}", escaped_lines(hint));
         }
+    }
+
+    /// Whether the kernel says that there can be no connection; it says nothing where it had no room for the question.
+    fn says_so(&self) -> bool {
+        let Self::Unreachable { source, .. } = self else { return false };
+        !matches!(Refusal::of(source), Refusal::Exhausted | Refusal::Interrupted)
     }
 
     /// The exit code; env(1)'s where a command cannot be run.

@@ -13,7 +13,7 @@ use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading
 use crate::model::process::Owners;
 use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::sock_diag::bytecode;
-use crate::sock_diag::dump;
+use crate::sock_diag::dump::{self, DumpError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sys;
 
@@ -57,7 +57,7 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
     // The kernel's answer to a filter of its own; asked for only where a listener makes it matter.
     let ephemeral = |full: &FullSocket| facts.ephemeral(full.tuple.local_port()) == Some(true);
     let any = found.iter().any(|full| full.state == TcpState::Listen && ephemeral(full));
-    let autobound = if any { source.autobound_listeners() } else { None };
+    let autobound = if any { source.autobound_listeners()? } else { None };
 
     let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
     let sys::owners::Found { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
@@ -83,16 +83,24 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
 
 impl Source {
     /// The listeners whose port the kernel chose; `None` where only a kernel can tell and this is none, or does not.
-    fn autobound_listeners(&mut self) -> Option<BTreeSet<Cookie>> {
-        let Carrier::Kernel(netlink) = &mut self.carrier else { return None };
+    fn autobound_listeners(&mut self) -> Result<Option<BTreeSet<Cookie>>, SourceError> {
+        let Carrier::Kernel(netlink) = &mut self.carrier else { return Ok(None) };
         let states = StateSet::of(&[TcpState::Listen]);
-        let program = Some(bytecode::autobound()?);
+        let program = bytecode::autobound();
+        if program.is_none() {
+            return Ok(None);
+        }
         let request = Request { walk: Walk::BothFamilies, states, program, tcp_info: false };
         let mut chosen = BTreeSet::new();
         let end = dump::run(netlink, &request, &mut |socket| {
             chosen.extend(socket.cookie());
             ControlFlow::Continue(())
         });
-        end.is_ok_and(|end| !end.interrupted).then_some(chosen)
+        match end {
+            Ok(end) => Ok((!end.interrupted).then_some(chosen)),
+            // This kernel does not know the question.
+            Err(DumpError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -360,14 +360,21 @@ fn walk_by_family(
 ) -> Result<Interrupted, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
     let others = request.states.without(listen);
-    let mut interrupted = false;
+    let (mut interrupted, mut began) = (false, false);
     for states in [request.states.without(others), others] {
         for walk in [Walk::Ipv4, Walk::Ipv6] {
             if states.is_empty() {
                 continue;
             }
             let DumpEnd { interrupted: this, stopped } =
-                dump::run(transport, &Request { walk, states, ..request.clone() }, each)?;
+                match dump::run(transport, &Request { walk, states, ..request.clone() }, each) {
+                    // Sockets have been handed out: another source would repeat them.
+                    Err(DumpError::Refused { walk, errno }) if began => {
+                        return Err(DumpError::BrokenOff { walk, errno });
+                    }
+                    end => end?,
+                };
+            began = true;
             interrupted |= this;
             if stopped {
                 return Ok(interrupted);

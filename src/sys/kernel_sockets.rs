@@ -13,6 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 
+use super::errno::{if_visible, retry};
 use crate::model::port::Port;
 use crate::model::process::KernelPart;
 use crate::model::socket::{FullSocket, TcpState};
@@ -57,12 +58,15 @@ const MODULES: [Module; 16] = [
 /// The part of the kernel behind each of these sockets, where there is evidence for one; by inode.
 ///
 /// `no_process`: whether no process of the machine has them open. Only then is a loaded module evidence.
-pub(super) fn find(sockets: &[FullSocket], no_process: bool) -> BTreeMap<NonZeroU32, KernelPart> {
+///
+/// # Errors
+/// The kernel could not be asked for its endpoints, although it may have some.
+pub(super) fn find(sockets: &[FullSocket], no_process: bool) -> io::Result<BTreeMap<NonZeroU32, KernelPart>> {
     if sockets.is_empty() {
-        return BTreeMap::new();
+        return Ok(BTreeMap::new());
     }
     let listening = sockets.iter().any(|socket| socket.state == TcpState::Listen);
-    let endpoints = if listening { mptcp_endpoints().unwrap_or_default() } else { BTreeSet::new() };
+    let endpoints = if listening { if_visible(retry(mptcp_endpoints))?.unwrap_or_default() } else { BTreeSet::new() };
     let loaded = |name: &str| Path::new("/sys/module").join(name).exists();
     let part = |socket: &FullSocket| {
         let end = (socket.tuple.local_addr(), socket.tuple.local_port());
@@ -71,7 +75,7 @@ pub(super) fn find(sockets: &[FullSocket], no_process: bool) -> BTreeMap<NonZero
         }
         if no_process { module(socket, loaded) } else { None }
     };
-    sockets.iter().filter_map(|socket| Some((socket.inode?, part(socket)?))).collect()
+    Ok(sockets.iter().filter_map(|socket| Some((socket.inode?, part(socket)?))).collect())
 }
 
 fn module(socket: &FullSocket, loaded: impl Fn(&str) -> bool) -> Option<KernelPart> {
@@ -125,7 +129,7 @@ fn generic_family(socket: &mut Socket, name: &str) -> io::Result<u16> {
         let id = attributes.iter().find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID);
         number = id.and_then(|(_, value)| value.first_chunk().copied()).map(u16::from_ne_bytes);
     })?;
-    number.ok_or_else(|| io::ErrorKind::NotFound.into())
+    number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
 }
 
 /// The type and value of each attribute of a message.
@@ -231,7 +235,7 @@ mod tests {
         assert_eq!(named(socket(TcpState::Established, 2049, 700), &["nfsd"]), module("NFS server", "nfsd"));
         assert_eq!(named(socket(TcpState::Established, 700, 2049), &["nfs"]), module("NFS client", "nfs"));
         assert_eq!(named(socket(TcpState::Established, 700, 2049), &["nfsd"]), None);
-        assert_eq!(find(&[socket(TcpState::Listen, 445, 0)], false), BTreeMap::new());
+        assert!(find(&[socket(TcpState::Listen, 445, 0)], false).is_ok_and(|found| found.is_empty()));
     }
 
     /// Answer of Linux 6.18 to `ip mptcp endpoint show` with `127.0.0.1 port 7777 id 1 signal`.

@@ -21,7 +21,7 @@ use std::path::Path;
 use procfs::ProcError;
 use procfs::process::Process as ProcProcess;
 
-use super::errno::{Refusal, retry};
+use super::errno::{Refusal, if_visible, retry};
 use super::{folder, kernel_sockets};
 use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
@@ -49,8 +49,9 @@ pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
     }
     let mut search = Search { wanted: by_inode.keys().copied().collect(), found: BTreeMap::new() };
     // Every pid namespace has a process 1. If it is not shown, /proc hides processes (mounted with hidepid).
-    let mut all_read = Path::new("/proc/1").exists();
-    let mut failure = None;
+    let first = if_visible(folder::metadata(Path::new("/proc/1")));
+    let mut all_read = first.as_ref().is_ok_and(Option::is_some);
+    let mut failure = first.err().map(|error| error.to_string());
     match retry(folder::pids) {
         Err(error) => failure = Some(error.to_string()),
         Ok(pids) => {
@@ -67,7 +68,10 @@ pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
     let missing: Vec<FullSocket> =
         by_inode.iter().filter(|(inode, _)| !search.found.contains_key(*inode)).map(|(_, socket)| **socket).collect();
     let shown = if missing.is_empty() { Processes::OfPidNamespace } else { shown_processes() };
-    let kernels = kernel_sockets::find(&missing, all_read && shown == Processes::All);
+    let kernels = kernel_sockets::find(&missing, all_read && shown == Processes::All).unwrap_or_else(|error| {
+        failure.get_or_insert(error.to_string());
+        BTreeMap::new()
+    });
     let owners = |inode: NonZeroU32, processes: Option<Vec<Process>>| {
         if let Some(processes) = processes {
             return Owners::Found(processes);

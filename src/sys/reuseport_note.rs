@@ -19,8 +19,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
-use super::bind::errno;
-use crate::model::bind::Errno;
+use super::errno::{if_visible, retry};
 use crate::model::port::Port;
 
 /// Addresses that no server has: the discard prefix (RFC 6666), and one of the loopback block.
@@ -38,8 +37,8 @@ impl NoteGuard {
     /// Makes the sockets that can clear a note. This comes before the bind that leaves one, so that a lack of descriptors or
     /// memory is found in time.
     pub(super) fn prepare() -> io::Result<Self> {
-        let ipv6 = absent_where_refused(socket(Domain::IPV6))?;
-        let ipv4 = absent_where_refused(socket(Domain::IPV4))?;
+        let ipv6 = absent_where_refused(retry(|| socket(Domain::IPV6)))?;
+        let ipv4 = absent_where_refused(retry(|| socket(Domain::IPV4)))?;
         Ok(Self { ipv6, ipv4, port: None })
     }
 
@@ -56,12 +55,12 @@ impl NoteGuard {
     fn try_to_clear(&mut self) -> bool {
         let Some(Port(port)) = self.port.take() else { return true };
         let binds = |socket: &Option<Socket>, addr: SocketAddr| {
-            socket.as_ref().is_some_and(|socket| socket.bind(&addr.into()).is_ok())
+            socket.as_ref().is_some_and(|socket| retry(|| socket.bind(&addr.into())).is_ok())
         };
         let (ipv6, ipv4) = ((UNUSED_IPV6, port).into(), (UNUSED_IPV4, port).into());
         let repair = || {
             let socket = self.ipv4.as_ref()?;
-            setsockopt(socket, sockopt::TcpRepair, &1).ok()
+            retry(|| Ok(setsockopt(socket, sockopt::TcpRepair, &1)?)).ok()
         };
         binds(&self.ipv6, ipv6) || binds(&self.ipv4, ipv4) || (repair().is_some() && binds(&self.ipv4, ipv4))
     }
@@ -89,11 +88,5 @@ fn socket(domain: Domain) -> io::Result<Socket> {
 /// `None` where the family is missing, a sandbox refuses it, or the kernel does not know an option (IPV6_FREEBIND came with
 /// 4.15).
 fn absent_where_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
-    match socket {
-        Ok(socket) => Ok(Some(socket)),
-        Err(error) => match errno(&error) {
-            Errno::FamilyNotSupported | Errno::Access | Errno::Other("EPERM" | "ENOPROTOOPT") => Ok(None),
-            _ => Err(error),
-        },
-    }
+    if_visible(socket)
 }

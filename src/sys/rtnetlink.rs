@@ -13,6 +13,8 @@ use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, Neig
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::errno::retry;
+
 /// `lo`, in every namespace.
 pub const LOOPBACK: u32 = 1;
 
@@ -87,9 +89,9 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&datagram, 0)?;
+    retry(|| socket.send(&datagram, 0))?;
     let mut answer = Vec::with_capacity(4096);
-    socket.recv(&mut answer, 0)?;
+    retry(|| socket.recv(&mut answer, 0))?;
     acknowledgement(&answer)
 }
 

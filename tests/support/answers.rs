@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use socket2::{Domain, Socket, Type};
+use twtool::sys::sysctl;
 
 use super::procfs;
 use super::situations::addr;
@@ -25,16 +26,18 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
     ("kill", &["kill", "--all", "--dry-run", "--json"]),
 ];
 
-/// A listener, a client's bucket whose socket was bound to `lo`, and port 7100 taken on `::` for IPv6 alone: a server can
+/// A listener, one whose port the kernel chose, a client's bucket whose socket was bound to `lo`, and port 7100 taken on `::` for IPv6 alone: a server can
 /// bind it on IPv4.
 pub(crate) struct Situation {
-    _open: [Socket; 2],
+    _open: [Socket; 3],
     made: Instant,
 }
 
 impl Situation {
     /// Makes it in the calling thread's namespace.
     pub(crate) fn make() -> Self {
+        // A bucket that becomes reusable after a second would change answers.
+        sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
         let taken = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
         taken.set_only_v6(true).expect("IPV6_V6ONLY");
         taken.bind(&addr("[::]:7100").into()).expect("bind()");
@@ -42,6 +45,9 @@ impl Situation {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         listener.bind(&addr("127.0.0.1:443").into()).expect("bind()");
         listener.listen(1).expect("listen()");
+        // Its port is the kernel's choice.
+        let chosen = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        chosen.listen(1).expect("listen()");
         let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         client.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
         client.connect(&addr("127.0.0.1:443").into()).expect("connect()");
@@ -53,7 +59,7 @@ impl Situation {
             assert!(made.elapsed() < Duration::from_secs(10), "the client leaves no bucket");
             thread::yield_now();
         }
-        Self { _open: [taken, listener], made }
+        Self { _open: [taken, listener, chosen], made }
     }
 
     /// Whether its bucket lasts for another while.

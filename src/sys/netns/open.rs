@@ -83,8 +83,8 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     let open = |path: &Path, flags| retry(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
     let seen = open(path, libc::O_PATH).map_err(NetnsErrorKind::NotOpened)?;
     let itself = format!("/proc/thread-self/fd/{}", seen.as_raw_fd());
-    let nsfs = fstatfs(&seen).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
-    if !nsfs {
+    let stat = retry(|| Ok(fstatfs(&seen)?)).map_err(NetnsErrorKind::NotOpened)?;
+    if stat.filesystem_type() != NSFS_MAGIC {
         return Err(NetnsErrorKind::AnotherThing(what_it_is(&seen).into()));
     }
     let link = fs::read_link(&itself).map_err(NetnsErrorKind::NotOpened)?;
