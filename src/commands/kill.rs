@@ -17,6 +17,7 @@ use crate::model::row::Row;
 use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::target::{ORPHAN_STATES, Target, counted};
 use crate::sock_diag::destroy::{self, Answer as KernelAnswer, Destruction};
+use crate::sock_diag::transport::Netlink;
 use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
 use crate::sys::errno;
 use crate::view;

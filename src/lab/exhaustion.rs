@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, outcome, set, word};
 use super::story::{Seen, Story};
-use super::{ActiveCloser, Connection, LabError, Server};
+use super::{ActiveCloser, Connection, LabError, Server, step};
 use crate::model::experiment::{Actor, Side};
 use crate::model::socket::Socket;
 use crate::model::tw_reuse::TwReuse;
 use crate::sys;
+use crate::sys::errno::if_present;
 
 const RANGE: &str = "40000 40007";
 const PORTS: u32 = 8;
@@ -119,7 +120,9 @@ fn healing(
     }
     lo.tell_segments(story, true)?;
 
-    let setting = sys::sysctl::number("ipv4.tcp_tw_reuse_delay").and_then(|delay| u64::try_from(delay).ok());
+    let setting =
+        if_present(sys::sysctl::number("ipv4.tcp_tw_reuse_delay")).map_err(step("reading tcp_tw_reuse_delay"))?;
+    let setting = setting.and_then(|delay| u64::try_from(delay).ok());
     let setting = setting.map(Duration::from_millis);
     let delay = setting.unwrap_or(TwReuse::WHOLE_SECOND);
     // Until every bucket is as old as the first one was.
