@@ -95,7 +95,10 @@ impl fmt::Display for ScopedEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.port {
             None => self.addr.fmt(f),
-            Some(port) if self.addr.addr.is_ipv6() => write!(f, "[{}]:{port}", self.addr),
+            // A service name may have colons, and without brackets they would belong to the address.
+            Some(port) if self.addr.addr.is_ipv6() || port.to_string().contains(':') => {
+                write!(f, "[{}]:{port}", self.addr)
+            }
             Some(port) => write!(f, "{}:{port}", self.addr),
         }
     }
@@ -284,6 +287,8 @@ mod tests {
         {
             assert_eq!(text.parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok(text));
         }
+        let colon = "[192.0.2.1]:a:b";
+        assert_eq!(colon.parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok(colon));
         assert_eq!("[::1]".parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok("::1"));
         let port = |text: &str| text.parse::<ScopedEnd>().expect(text).port;
         assert_eq!((port("::1:443"), port("[::1]:443").is_some()), (None, true), "without brackets it is all address");
