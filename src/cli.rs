@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::commands::{self, Answer, ColorChoice, CommandError, Context, Escaping, Format, GlobalArgs, Person};
+use crate::sys::caller::caller;
 
 const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
@@ -209,7 +210,14 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
     } else {
         *out
     };
-    let mut context = Context::new(out, *err, wanted(cli.global.color, *terminal), *width, *unicode);
+    let mut context = Context::new(
+        out,
+        *err,
+        wanted(cli.global.color, *terminal),
+        *width,
+        *unicode,
+        caller(args.first().map(OsString::as_os_str)),
+    );
     if let Some(input) = input
         && *err_terminal
     {

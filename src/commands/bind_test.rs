@@ -138,7 +138,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let next = match conclusion.verdict {
         Verdict::Free | Verdict::Reusable => vec![],
         Verdict::Blocked | Verdict::Denied => next::steps(&Failure {
-            shell: &args.netns.shell(),
+            shell: &args.netns.shell(context),
             uid,
             facts: &facts,
             port,

@@ -25,6 +25,7 @@ use clap::{Args, ValueEnum};
 
 use crate::filter::parser::FilterError;
 use crate::lab::LabError;
+use crate::model::command::Caller;
 use crate::model::facts::Setting;
 use crate::model::name::text_of;
 use crate::sock_diag::destroy::DestroyError;
@@ -111,6 +112,8 @@ pub struct Context<'a> {
     pub err_terminal: bool,
     /// Who can be asked, where somebody can.
     pub person: Option<Person<'a>>,
+    /// Who runs the command, for the commands that it prints.
+    pub caller: Caller,
 }
 
 /// Somebody at a terminal, who reads stderr and types.
@@ -129,16 +132,17 @@ impl<'a> Person<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// A world with these outputs, no terminal on stderr and nobody to ask; `width` in columns, where standard output is a terminal; `unicode`:
-    /// whether characters beyond ASCII are shown.
+    /// Creates a context for non-interactive use. `width` is in columns, where standard output is a terminal; `unicode`
+    /// reports whether characters beyond ASCII are shown.
     pub fn new(
         out: &'a mut (dyn Write + Send),
         err: &'a mut (dyn Write + Send),
         color: bool,
         width: Option<usize>,
         unicode: bool,
+        caller: Caller,
     ) -> Self {
-        Self { out, err, look: Look { color, width, unicode }, err_terminal: false, person: None }
+        Self { out, err, look: Look { color, width, unicode }, err_terminal: false, person: None, caller }
     }
 
     /// Says each warning on stderr. That stderr cannot be written is no reason to fail.

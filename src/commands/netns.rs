@@ -7,12 +7,11 @@ use std::thread;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::CommandError;
+use super::{CommandError, Context};
 use crate::model::command::Shell;
 use crate::model::facts::Facts;
 use crate::model::netns::NetnsArg;
 use crate::model::services::Services;
-use crate::sys;
 use crate::sys::descriptors;
 use crate::sys::netns::{self, Found, OpenNetns};
 
@@ -30,14 +29,10 @@ pub struct NetnsArgs {
 }
 
 impl NetnsArgs {
-    /// The shell in which twtool ran, for the commands that it prints.
-    pub(super) fn shell(&self) -> Shell {
-        let twtool = std::env::args_os().next().and_then(|name| name.into_string().ok());
-        Shell {
-            netns: self.netns.clone(),
-            root: sys::capabilities::effective_user() == 0,
-            twtool: twtool.unwrap_or_else(|| "twtool".into()),
-        }
+    /// The shell that printed commands are for.
+    #[must_use]
+    pub fn shell(&self, context: &Context) -> Shell {
+        Shell { netns: self.netns.clone(), caller: context.caller.clone() }
     }
 
     /// Runs the command there: what it reads, and the sockets that it makes, are that namespace's.
@@ -80,6 +75,12 @@ pub enum Where {
 }
 
 impl ManyNetnsArgs {
+    /// The shell that printed commands are for; `None` where the answer may be about several namespaces.
+    #[must_use]
+    pub fn shell(&self, context: &Context) -> Option<Shell> {
+        (!self.several()).then(|| Shell { netns: self.netns.first().cloned(), caller: context.caller.clone() })
+    }
+
     /// Whether the answer may be about more than one.
     #[must_use]
     pub fn several(&self) -> bool {

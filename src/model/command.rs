@@ -11,16 +11,26 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::name::is_hidden;
 use super::netns::NetnsArg;
+use super::port::{LocalReservedPorts, Port, PortRange};
+
+/// Who ran twtool, and how it was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whether the caller is root.
+    pub root: bool,
+    /// What starts twtool here: the name, or the path that was typed.
+    pub twtool: String,
+    /// What starts it behind `sudo`, whose search path may lack the folder of the executable.
+    pub twtool_for_root: String,
+}
 
 /// The shell in which twtool ran, and the network namespace that it looked into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shell {
     /// The namespace given by `--netns`; `None` is the caller's own.
     pub netns: Option<NetnsArg>,
-    /// Whether the caller is root.
-    pub root: bool,
-    /// What starts twtool here: the name, or the path that was typed.
-    pub twtool: String,
+    /// Who ran twtool in it.
+    pub caller: Caller,
 }
 
 /// A command, and what it does.
@@ -38,6 +48,46 @@ impl Step {
         Self { command: command.into(), purpose: purpose.into() }
     }
 }
+
+/// A line of a file of sysctl.d(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lasting {
+    /// The file.
+    pub file: String,
+    /// The line: `key = value`.
+    pub line: String,
+}
+
+/// What helps: first what to type now, then what keeps it so, then why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Help {
+    /// Commands for now, the most useful first.
+    pub commands: Vec<Step>,
+    /// Lines of files that keep a setting after a restart.
+    pub lasting: Vec<Lasting>,
+    /// What else to do, and why: sentences.
+    pub advice: Vec<String>,
+}
+
+impl Help {
+    /// Adds what another one has behind what this one has.
+    pub fn append(&mut self, other: Self) {
+        self.commands.extend(other.commands);
+        self.lasting.extend(other.lasting);
+        self.advice.extend(other.advice);
+    }
+}
+
+const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// More ranges than this make a command that nobody reads.
+const MOST_RANGES: usize = 100;
+
+/// Bytes of a line that a person copies. A command writes a longer list to its file.
+pub const LONGEST_LINE: usize = 1000;
+
+/// Bytes of a line that sysctl(8) reads from a file (procps 4.0.2).
+const SYSCTL_READS: usize = 4096;
 
 /// Whether a command works only for root, or for a process with the capability that its documentation names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +112,8 @@ impl Shell {
             }
             Some(NetnsArg::Process(pid)) => vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()],
         };
-        let sudo = privilege == Privilege::Root || !enter.is_empty();
-        self.line(sudo, enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new)))
+        let privilege = if enter.is_empty() { privilege } else { Privilege::Root };
+        self.line(privilege, enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new)))
     }
 
     /// The line that runs twtool itself on the namespace.
@@ -73,15 +123,104 @@ impl Shell {
         // Behind `--` stands another program's command line.
         let end = words.iter().position(|word| *word == "--").unwrap_or(words.len());
         let (options, rest) = words.split_at(end);
-        let words = std::iter::once(OsStr::new(&self.twtool))
+        let program = if self.needs_sudo(privilege) { &self.caller.twtool_for_root } else { &self.caller.twtool };
+        let words = std::iter::once(OsStr::new(program))
             .chain(options.iter().map(OsStr::new))
             .chain(netns.iter().flat_map(|netns| [OsStr::new("--netns"), netns]))
             .chain(rest.iter().map(OsStr::new));
-        self.line(privilege == Privilege::Root, words)
+        self.line(privilege, words)
     }
 
-    fn line<'a>(&self, sudo: bool, words: impl Iterator<Item = &'a OsStr>) -> String {
-        let sudo = (sudo && !self.root).then_some(OsStr::new("sudo"));
+    /// The line that gives a setting of one value this value, until the next restart: `net.ipv4.tcp_timestamps`.
+    #[must_use]
+    pub fn set(&self, name: &str, value: &str) -> String {
+        self.run(Privilege::Root, &["sysctl", "-w", &format!("{name}={value}")])
+    }
+
+    /// Gives a setting of one value this value, now and after a restart.
+    #[must_use]
+    pub fn change(&self, name: &str, value: &str, purpose: &str) -> Help {
+        let commands = vec![Step::new(self.set(name, value), purpose)];
+        Help { commands, lasting: self.lasting(name, value).into_iter().collect(), advice: vec![] }
+    }
+
+    /// Reserves ports for servers, now and after a restart; `reserved`: the list as it is now, where it is known.
+    #[must_use]
+    pub fn reserve(&self, ports: impl IntoIterator<Item = Port>, reserved: Option<&LocalReservedPorts>) -> Help {
+        let added = LocalReservedPorts::default().with(ports);
+        let ranges = added.0.as_slice();
+        let mut help = Help::default();
+        if ranges.is_empty() {
+            return help;
+        }
+        if ranges.len() > MOST_RANGES {
+            help.advice.push(format!(
+                "Those ports form {} ranges, too many for the list: rather give the kernel another range with                  net.ipv4.ip_local_port_range.",
+                ranges.len()
+            ));
+            return help;
+        }
+        let what = if added.to_string().parse::<u16>().is_ok() { "port" } else { "ports" };
+        help.commands
+            .push(Step::new(self.add_reserved(ranges), format!("reserve the {what}, and keep the others reserved")));
+        let after = reserved.map(|reserved| reserved.with(ranges.iter().flat_map(|range| range.ports())));
+        let Some(lasting) = after.and_then(|list| self.lasting(RESERVED, &list.to_string())) else { return help };
+        if lasting.line.len() > LONGEST_LINE {
+            help.commands.push(Step::new(
+                self.save_reserved(&lasting.file),
+                "then write the whole list to a file, which keeps it after a restart",
+            ));
+        }
+        if lasting.line.len() > SYSCTL_READS {
+            help.advice.push(
+                "Only systemd-sysctl reads a list of more than 4 KB whole from its file. sysctl -p keeps the first 4 KB, and                  reports no error."
+                    .into(),
+            );
+        }
+        help.lasting.push(lasting);
+        help
+    }
+
+    /// The line that adds ports to the reserved ones, until the next restart.
+    ///
+    /// A write at the beginning of the file replaces the list; a write behind the beginning adds to it
+    /// (`proc_do_large_bitmap` in kernel/sysctl.c). So the line reads first, and then writes through the same descriptor.
+    /// The list itself is not in the line, which therefore is short and never out of date. `sysctl -w` would replace the
+    /// list, and keeps about 4 KB of a longer one. Each range is a write(2) of its own, so that no shell splits a number.
+    fn add_reserved(&self, ports: &[PortRange]) -> String {
+        let ranges: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        let write = match ranges.as_slice() {
+            [range] => format!("echo {range} >&0"),
+            ranges => format!("for p in {}; do echo $p >&0; done", ranges.join(" ")),
+        };
+        let script = format!("{{ read x; {write}; }} <>/proc/sys/net/ipv4/ip_local_reserved_ports");
+        self.run(Privilege::Root, &["sh", "-c", &script])
+    }
+
+    /// The line of a file that gives a setting this value at each start of the machine. Only for the caller's own
+    /// namespace: no file of sysctl.d(5) is about another one.
+    #[must_use]
+    pub fn lasting(&self, name: &str, value: &str) -> Option<Lasting> {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        let file = format!("/etc/sysctl.d/90-{last}.conf");
+        self.netns.is_none().then(|| Lasting { file, line: format!("{name} = {value}") })
+    }
+
+    /// The line that writes the list of reserved ports, as the kernel has it then, to a file: for a list that is too long to
+    /// copy. dd(1) reads it whole with one read(2) of 1 MiB; cat(1) reads 128 KiB.
+    fn save_reserved(&self, file: &str) -> String {
+        let script = format!(
+            "{{ printf '{RESERVED} = '; dd bs=1M count=1 2>/dev/null </proc/sys/net/ipv4/ip_local_reserved_ports; }} >{file}"
+        );
+        self.run(Privilege::Root, &["sh", "-c", &script])
+    }
+
+    fn needs_sudo(&self, privilege: Privilege) -> bool {
+        privilege == Privilege::Root && !self.caller.root
+    }
+
+    fn line<'a>(&self, privilege: Privilege, words: impl Iterator<Item = &'a OsStr>) -> String {
+        let sudo = self.needs_sudo(privilege).then_some(OsStr::new("sudo"));
         let words: Vec<Cow<str>> = sudo.into_iter().chain(words).map(quoted).collect();
         words.join(" ")
     }
@@ -119,7 +258,8 @@ mod tests {
     use super::*;
 
     fn shell(netns: Option<&str>, root: bool) -> Shell {
-        Shell { netns: netns.map(|text| text.parse().expect("a namespace")), root, twtool: "twtool".into() }
+        let netns = netns.map(|text| text.parse().expect("a namespace"));
+        Shell { netns, caller: Caller { root, twtool: "twtool".into(), twtool_for_root: "/opt/twtool".into() } }
     }
 
     #[test]
@@ -142,12 +282,49 @@ mod tests {
         assert_eq!(web.run(Privilege::None, &["ss"]), "sudo ip netns exec web ss");
         assert_eq!(web.twtool(Privilege::None, &["list"]), "twtool list --netns web");
         assert_eq!(shell(None, true).twtool(Privilege::Root, &["kill", "--all"]), "twtool kill --all");
+        assert_eq!(here.twtool(Privilege::Root, &["kill", "--all"]), "sudo /opt/twtool kill --all");
     }
 
     #[test]
     fn the_namespace_of_twtool_stands_before_the_command_that_it_starts() {
         let line = shell(Some("web"), false).twtool(Privilege::None, &["wait", "80", "--", "./server", "--x"]);
         assert_eq!(line, "twtool wait 80 --netns web -- ./server --x");
+    }
+
+    #[test]
+    fn the_command_that_reserves_ports_is_short_however_long_the_list_is() {
+        let list = |count: u16| {
+            let ports = (0..count).map(|i| Port(10_001 + 2 * i));
+            LocalReservedPorts::default().with(ports)
+        };
+        let reserve = |reserved: &LocalReservedPorts| shell(None, true).reserve([Port(8080)], Some(reserved));
+        for (count, commands, sentences) in [(0, 1, 0), (100, 1, 0), (300, 2, 0), (23_000, 2, 1)] {
+            let help = reserve(&list(count));
+            assert_eq!((help.commands.len(), help.advice.len()), (commands, sentences), "{count}");
+            assert!(help.commands.iter().all(|step| step.command.len() < 200));
+            assert_eq!(
+                help.lasting[0].line,
+                format!("net.ipv4.ip_local_reserved_ports = {}", list(count).with([Port(8080)]))
+            );
+        }
+        let elsewhere = shell(Some("web"), true).reserve([Port(8080), Port(9000)], Some(&list(3)));
+        assert_eq!(elsewhere.lasting, []);
+        assert_eq!(
+            elsewhere.commands[0].command,
+            "ip netns exec web sh -c '{ read x; for p in 8080 9000; do echo $p >&0; done; } <>/proc/sys/net/ipv4/ip_local_reserved_ports'"
+        );
+        let many = shell(None, true).reserve(list(101).0.iter().map(|range| range.first()), None);
+        assert_eq!((many.commands.len(), many.advice.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_setting_of_another_namespace_has_no_line_in_a_file() {
+        let lasting = shell(None, true).lasting("net.ipv4.tcp_timestamps", "1").expect("the caller's own namespace");
+        assert_eq!(
+            (lasting.file.as_str(), lasting.line.as_str()),
+            ("/etc/sysctl.d/90-tcp_timestamps.conf", "net.ipv4.tcp_timestamps = 1")
+        );
+        assert_eq!(shell(Some("web"), true).lasting("net.ipv4.tcp_timestamps", "1"), None);
     }
 
     #[test]

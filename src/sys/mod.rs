@@ -1,6 +1,7 @@
 //! The machine, beside sock_diag: syscalls, /proc, clock, terminal, files. Values out; nothing is formatted for people.
 
 pub mod bind;
+pub mod caller;
 pub mod capabilities;
 pub mod clock;
 pub mod counts;

@@ -18,6 +18,7 @@ pub mod list;
 pub mod pcap;
 pub mod port;
 pub mod record;
+pub mod steps;
 pub mod style;
 pub mod summary;
 pub mod table;

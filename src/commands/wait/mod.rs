@@ -130,7 +130,7 @@ fn answer(
 
     let mut watch = Watch::new(port, &addrs, args.with.options())?;
     let target = Target { facts: &facts, port, addrs: &addrs, with: args.with.options(), timeout: args.timeout };
-    let shell = args.netns.shell();
+    let shell = args.netns.shell(context);
     let mut reporter = Reporter::new(args, global, context, interrupts);
     let outcome = target.wait(&mut watch, &mut reporter);
     reporter.clear();

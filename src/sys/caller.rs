@@ -1,0 +1,49 @@
+//! Who started the program, and by what name: the commands that it prints begin with these.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::capabilities::effective_user;
+use crate::model::command::Caller;
+
+/// The folders of sudo's usual `secure_path` (sudoers(5)).
+const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The effective user of this process, and what starts it; `typed`: the first word of its command line.
+#[must_use]
+pub fn caller(typed: Option<&OsStr>) -> Caller {
+    let executable = std::env::current_exe().ok();
+    let (twtool, twtool_for_root) = names(typed, executable.as_deref());
+    Caller { root: effective_user() == 0, twtool, twtool_for_root }
+}
+
+/// What starts the program in the caller's shell, and what starts it behind sudo.
+fn names(typed: Option<&OsStr>, executable: Option<&Path>) -> (String, String) {
+    let typed = typed.filter(|word| !word.is_empty()).map_or("twtool".into(), OsStr::to_string_lossy);
+    if typed.contains('/') {
+        return (typed.clone().into_owned(), typed.into_owned());
+    }
+    let found_by_sudo = |path: &&Path| path.parent().is_some_and(|folder| SECURE_PATH.iter().any(|one| folder == *one));
+    let absolute = executable.filter(|path| !found_by_sudo(path)).map(|path| path.to_string_lossy().into_owned());
+    (typed.clone().into_owned(), absolute.unwrap_or(typed.into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typed_path_stays_and_behind_sudo_a_bare_name_is_a_path_unless_sudo_finds_it() {
+        for (typed, executable, expected) in [
+            (Some("twtool"), Some("/usr/bin/twtool"), ("twtool", "twtool")),
+            (Some("twtool"), Some("/home/me/.cargo/bin/twtool"), ("twtool", "/home/me/.cargo/bin/twtool")),
+            (Some("./twtool"), Some("/home/me/twtool"), ("./twtool", "./twtool")),
+            (Some("tw"), None, ("tw", "tw")),
+            (Some(""), None, ("twtool", "twtool")),
+            (None, Some("/opt/twtool"), ("twtool", "/opt/twtool")),
+        ] {
+            let (twtool, for_root) = names(typed.map(OsStr::new), executable.map(Path::new));
+            assert_eq!((twtool.as_str(), for_root.as_str()), expected);
+        }
+    }
+}

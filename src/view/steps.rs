@@ -1,0 +1,77 @@
+//! Commands that help: what each does, and below it the line to type, whole, so that it can be copied.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::human;
+use super::style::Look;
+use crate::model::command::{Help, LONGEST_LINE, Lasting, Step};
+
+/// A step as scripts see it.
+#[derive(Serialize)]
+pub struct StepRecord<'a> {
+    command: &'a str,
+    purpose: &'a str,
+}
+
+impl<'a> From<&'a Step> for StepRecord<'a> {
+    fn from(step: &'a Step) -> Self {
+        Self { command: &step.command, purpose: &step.purpose }
+    }
+}
+
+/// A line of a file as scripts see it.
+#[derive(Serialize)]
+pub struct LastingRecord<'a> {
+    file: &'a str,
+    line: &'a str,
+}
+
+impl<'a> From<&'a Lasting> for LastingRecord<'a> {
+    fn from(lasting: &'a Lasting) -> Self {
+        Self { file: &lasting.file, line: &lasting.line }
+    }
+}
+
+/// Writes what helps, below this indentation: each command under what it does, then the lines of files, then the sentences.
+/// A command is never broken, whatever the width.
+pub fn write(out: &mut dyn Write, help: &Help, indent: &str, look: Look) -> io::Result<()> {
+    help.commands.iter().try_for_each(|step| titled(out, &step.purpose, &step.command, indent, look))?;
+    // One of the commands writes a longer line to its file.
+    let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
+    short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, look))?;
+    help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, look.width))
+}
+
+/// What a line of a file is for.
+fn keep(lasting: &Lasting) -> String {
+    format!("keep it after a restart, in {}", lasting.file)
+}
+
+fn titled(out: &mut dyn Write, title: &str, line: &str, indent: &str, look: Look) -> io::Result<()> {
+    let mut title = title.chars();
+    let first: String = title.next().into_iter().flat_map(char::to_uppercase).collect();
+    human::break_lines(out, &format!("{first}{}:", title.as_str()), indent, indent, look.width)?;
+    writeln!(out, "{indent}  {}", human::escape(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_stands_whole_on_a_line_of_its_own_below_what_it_does() {
+        let step = Step::new("sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1", "switch timestamps on");
+        let lasting = Lasting { file: "/etc/sysctl.d/90-a.conf".into(), line: "net.ipv4.a = 1".into() };
+        let long = Lasting { line: "1".repeat(LONGEST_LINE + 1), ..lasting.clone() };
+        let help = Help { commands: vec![step], lasting: vec![lasting, long], advice: vec!["Because.".into()] };
+        let mut out = vec![];
+        write(&mut out, &help, "  ", Look { color: false, width: Some(30), unicode: false }).expect("written");
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "  Switch timestamps on:\n    sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1\n  \
+             Keep it after a restart, in\n  /etc/sysctl.d/90-a.conf:\n    net.ipv4.a = 1\n  Because.\n"
+        );
+    }
+}
