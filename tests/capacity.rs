@@ -95,6 +95,9 @@ fn a_document_has_the_keys_of_the_contract_in_order() {
         "total",
         "below_min_free",
         "destinations",
+        "verdict",
+        "commands",
+        "lasting",
         "advice",
     ];
     assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &payload].concat());
@@ -234,7 +237,8 @@ fn the_page_says_it_in_a_line_each() {
     assert!(line("8").contains("127.0.0.1:444") && line("8").ends_with("8 0.0 0.22 not at this rate"), "{page}");
     assert!(line("1").contains("127.0.0.1:443"), "{page}");
     // Fewer than a tenth are left, and the advice fits: TIME_WAIT, reserved ports, a bound one, the narrow range.
-    page.prints("10 ports wait in TIME_WAIT")
+    page.prints("From 127.0.0.1 to 127.0.0.1:443, 1 of 13 ports are left")
+        .prints("10 ports in TIME_WAIT")
         .prints("2 ports of the range are in net.ipv4.ip_local_reserved_ports")
         .prints("(40007)")
         .prints("net.ipv4.ip_local_port_range is 40000-40015")

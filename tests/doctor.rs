@@ -17,6 +17,7 @@ use socket2::{SockRef, Socket};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
+use crate::support::commands;
 use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
 use crate::support::records::{DOCUMENT_KEYS, number, text};
 use crate::support::situations::{addr, bucket_of_server, connect, listen};
@@ -46,8 +47,10 @@ suite! {
 }
 
 /// The keys of a check, in order; part of the contract.
-const KEYS: [&str; 10] =
-    ["id", "status", "value", "default", "does", "does_not", "finding", "evidence", "advice", "sources"];
+const KEYS: [&str; 12] = [
+    "id", "status", "value", "default", "does", "does_not", "finding", "evidence", "commands", "lasting", "advice",
+    "sources",
+];
 
 #[track_caller]
 fn doctor(args: &[&str], code: i32) -> (Run, BTreeMap<String, Value>) {
@@ -138,7 +141,7 @@ fn the_page_has_warnings_first_and_verbose_explains_every_check() {
         let page = twtool(args).code(1).prints("1 warning, 1 note, ");
         let at = |text: &str| page.stdout.find(text).unwrap_or_else(|| panic!("no {text:?}{page}"));
         assert!(at("\nwarning") < at("\nnote") && at("\nnote") < at("tcp_rfc1337"), "{page}");
-        assert!(page.stdout.contains("sysctl -w net.ipv4.ip_local_reserved_ports=40000"), "{page}");
+        assert!(page.stdout.contains("\n           sh -c '{ read x; echo 40000 >&0; } <>/proc/sys/net/"), "{page}");
     }
     let verbose = twtool(["doctor", "-v"]).code(1);
     let (_, checks) = doctor(&[], 1);
@@ -192,18 +195,15 @@ fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
     assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets", "tcp_timewait_overflow"]);
 
     // The advice, followed: the limit is no warning any more; that it was reached is not forgotten.
-    let advice = checks["tcp_max_tw_buckets"]["advice"][0].as_str().expect("advice").to_owned();
-    apply(&advice);
+    apply(&checks["tcp_max_tw_buckets"]);
     let (_, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_timewait_overflow"]);
 }
 
-/// Does what a line `sysctl -w net.NAME=VALUE` in an advice says.
+/// Runs the first command of a check, as it is printed.
 #[track_caller]
-fn apply(advice: &str) {
-    let line = advice.strip_prefix("sysctl -w net.").unwrap_or_else(|| panic!("no sysctl line: {advice}"));
-    let (name, value) = line.split_once('=').expect("NAME=VALUE");
-    sysctl::write(name, value).expect("the namespace is ours");
+fn apply(check: &Value) {
+    commands::succeeds(text(&check["commands"][0], "command"));
 }
 
 /// A server that chose its port, without any option.
@@ -257,7 +257,7 @@ fn a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved() {
     assert_eq!(ports, [40000, 40001, 40002, 40003, 40004, 40005, 40006, 40007]);
 
     // The advice, followed: nothing that was reserved is lost, no client gets them, and there is nothing to warn of.
-    apply(check["advice"][0].as_str().expect("advice"));
+    apply(check);
     assert_eq!(file("ipv4/ip_local_reserved_ports"), "8080,9000-9010,40002-40003");
     let other = listener("127.0.0.2:7001");
     let to = other.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
@@ -325,7 +325,7 @@ fn a_destination_with_few_ports_left_is_warned_of_until_there_are_more() {
     let (run, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["destinations"], "{run}");
     let check = &checks["destinations"];
-    assert!(text(check, "finding").starts_with("From 127.0.0.1 to 127.0.0.1:7000 6 of 100 ports are left"), "{run}");
+    assert!(text(check, "finding").starts_with("From 127.0.0.1 to 127.0.0.1:7000, 6 of 100 ports are left"), "{run}");
     let short = &check["evidence"]["short"][0];
     assert_eq!((&short["free"], &short["established"], &short["remote_port"]), (&json!(6), &json!(94), &json!(7000)));
     doctor(&["-6"], 0);
@@ -453,7 +453,7 @@ fn timestamps_that_reuse_needs_are_missed() {
     sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_timestamps"]);
-    apply(checks["tcp_timestamps"]["advice"][0].as_str().expect("advice"));
+    apply(&checks["tcp_timestamps"]);
     doctor(&[], 0);
 }
 

@@ -1,24 +1,35 @@
 //! Settings of any length and sign: what twtool reads is what one read(2) of the test gives.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use twtool::sys::sysctl;
 
+use crate::support::commands;
+use crate::support::island::{Resident, folders, hop, name};
+use crate::support::outbound::{LOW, connect, narrow_range, serve};
 use crate::support::records::{number, text};
 use crate::support::settings::{every_second, read, reserve, reserved};
 use crate::support::twtool::twtool;
-use crate::support::{procfs, suite};
+use crate::support::{not_checked, procfs, suite};
 
 suite! {
     pure: [],
     netns: [
         a_list_of_reserved_ports_of_any_length_is_read_whole,
         negative_settings_are_values,
+        the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell,
+        printed_commands_change_the_namespace_that_was_asked_about_and_no_other,
+        the_line_for_a_file_is_read_by_the_programs_that_read_such_files,
+        what_capacity_prints_gives_connect_more_ports,
     ],
 }
+
+const OWN: &str = "/proc/thread-self/ns/net";
 
 #[track_caller]
 fn check(id: &str) -> Value {
@@ -94,4 +105,142 @@ fn negative_settings_are_values() {
     let limits = summary["limits"].as_array().expect("limits");
     assert!(limits.iter().all(|limit| limit["id"] != "at-maximum"), "{limits:?}");
     twtool(["summary"]).ok().prints("tcp_max_tw_buckets is -1");
+}
+
+/// The check of servers whose port connect() may choose.
+fn listeners(netns: &[&str]) -> Value {
+    let run = twtool([&["doctor", "--json"], netns].concat());
+    let check = run.records("checks").into_iter().find(|check| check["id"] == "ephemeral_listeners");
+    check.unwrap_or_else(|| panic!("no such check{run}"))
+}
+
+fn the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell() {
+    sysctl::write("ipv4.ip_local_port_range", "60000 60999").expect("the namespace is ours");
+    let _servers = ["127.0.0.1:60001", "127.0.0.1:60003", "127.0.0.1:60004"].map(|at| TcpListener::bind(at).expect(at));
+    // No port, 600 bytes, 5 KB and 140 KB.
+    for count in [0, 100, 850, 23_400] {
+        let ports = every_second(10_001, count);
+        reserve(&ports);
+        let check = listeners(&[]);
+        let command = text(&check["commands"][0], "command").to_owned();
+        assert!(command.len() < 200, "no wall of text: {command}");
+        let mut expected: Vec<u16> = ports.iter().copied().chain([60_001, 60_003, 60_004]).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        for shell in commands::SHELLS {
+            if !commands::has(shell[0]) {
+                not_checked(format!("printed commands in {}: it is not installed", shell[0]));
+                continue;
+            }
+            reserve(&ports);
+            commands::run_in(shell, &command).ok();
+            assert_eq!(reserved(), expected, "{count} ports in {shell:?}: {command}");
+        }
+        // Reserved, they are nothing to warn of.
+        assert_eq!(listeners(&[])["value"], 0);
+    }
+}
+
+fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
+    folders();
+    let home = File::open(OWN).expect("a namespace");
+    let (there, _server, resident) = hop(|| {
+        name("web");
+        let server = TcpListener::bind("127.0.0.1:50003").expect("a server");
+        (File::open(OWN).expect("a namespace"), server, Resident::start())
+    });
+    let reserved_there = |change: fn()| {
+        setns(&there, CloneFlags::CLONE_NEWNET).expect("there");
+        change();
+        let ports = reserved();
+        setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
+        ports
+    };
+    for word in ["web", "/run/netns/web", &resident.pid()] {
+        reserve(&[45_000]);
+        assert_eq!(reserved_there(|| reserve(&[50_001])), [50_001]);
+        let check = listeners(&["--netns", word]);
+        let command = text(&check["commands"][0], "command");
+        commands::succeeds(command);
+        assert_eq!(reserved(), [45_000], "the namespace in which twtool ran: {command}");
+        assert_eq!(reserved_there(|| {}), [50_001, 50_003], "the namespace that was asked about: {command}");
+        assert_eq!(check["lasting"], json!([]), "no file is about another namespace");
+        // A setting of one value.
+        sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
+        reserved_there(|| {
+            sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
+            sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours");
+        });
+        let checks = twtool(["doctor", "--json", "--netns", word]).records("checks");
+        let check = checks.iter().find(|check| check["id"] == "tcp_timestamps").expect("a check");
+        commands::run(text(&check["commands"][0], "command")).code(0);
+        assert_eq!(read("ipv4.tcp_timestamps"), "0");
+        reserved_there(|| assert_eq!(read("ipv4.tcp_timestamps"), "1"));
+    }
+}
+
+fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
+    folders();
+    fs::create_dir("/etc/sysctl.d").expect("a folder");
+    sysctl::write("ipv4.ip_local_port_range", "60000 60999").expect("the namespace is ours");
+    let _server = TcpListener::bind("127.0.0.1:60001").expect("a server");
+    for count in [0, 100, 850, 23_400] {
+        let ports = every_second(10_001, count);
+        reserve(&ports);
+        let check = listeners(&[]);
+        let (file, line) = (text(&check["lasting"][0], "file"), text(&check["lasting"][0], "line"));
+        // What is too long to copy is written by a command.
+        let printed = check["commands"].as_array().expect("commands");
+        assert_eq!(printed.len(), if line.len() > 1000 { 2 } else { 1 });
+        for step in printed {
+            commands::succeeds(text(step, "command"));
+        }
+        if printed.len() == 1 {
+            fs::write(file, format!("{line}\n")).expect("written");
+        }
+        assert_eq!(fs::read_to_string(file).expect("the file").trim_end(), line);
+        let expected = [ports.as_slice(), &[60_001]].concat();
+        assert_eq!(reserved(), expected);
+        let long = line.len() > 4096;
+        assert_eq!(check["advice"].to_string().contains("Only systemd-sysctl"), long);
+        let systemd = ["/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl"];
+        let reader = systemd.into_iter().find(|path| Path::new(path).exists());
+        let reader =
+            reader.map(str::to_owned).or_else(|| (!long && commands::has("sysctl")).then(|| "sysctl -p".into()));
+        let Some(reader) = reader else {
+            not_checked(format!("a file with {count} reserved ports: systemd-sysctl is not installed"));
+            continue;
+        };
+        reserve(&[]);
+        commands::run(&format!("{reader} {file}")).code(0);
+        assert_eq!(reserved(), expected, "{reader}");
+    }
+}
+
+fn what_capacity_prints_gives_connect_more_ports() {
+    narrow_range(8);
+    let server = serve("127.0.0.1:7000");
+    let to = server.local_addr().expect("an address");
+    let args = ["capacity", "--to", "127.0.0.1:7000", "--json"];
+    let _open: Vec<_> = (0..8).map(|_| connect(None, to).expect("one of eight ports")).collect();
+    assert!(connect(None, to).is_err());
+    let run = twtool(args);
+    assert!(text(&run.json(), "verdict").contains("0 of 8 ports are left"), "{run}");
+    let command = run.json()["commands"][0]["command"].as_str().expect("a command").to_owned();
+    commands::succeeds(&command);
+    connect(None, to).expect("a port of the wider range");
+    assert_eq!(twtool(args).ok().json()["verdict"], Value::Null);
+
+    // No port at all: said without any connection, and the same command helps.
+    narrow_range(4);
+    sysctl::write("ipv4.ip_unprivileged_port_start", "30000").expect("the namespace is ours");
+    reserve(&(LOW..LOW + 4).collect::<Vec<_>>());
+    let run = twtool(["capacity", "--json"]).ok();
+    assert!(text(&run.json(), "verdict").starts_with("No port of 40000-40003 is left"), "{run}");
+    let page = twtool(["capacity"]).ok();
+    let command = run.json()["commands"][0]["command"].as_str().expect("a command").to_owned();
+    assert!(page.stdout.contains(&format!("\n  {command}\n")), "a line of its own{page}");
+    commands::succeeds(&command);
+    assert_eq!(read("ipv4.ip_local_port_range"), "30000\t65535", "as low as the kernel allows");
+    assert_eq!(twtool(["capacity", "--json"]).ok().json()["verdict"], Value::Null);
 }

@@ -11,6 +11,7 @@ use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interr
 use crate::analysis::capacity::sockets::{Ends, Sockets};
 use crate::analysis::capacity::{self, Conditions, Destination, MinFree, Pool, Wanted, advice};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
+use crate::model::command::Shell;
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::{Port, PortArg};
 use crate::model::port_set::PortSet;
@@ -91,10 +92,16 @@ fn parse_min_free(text: &str) -> Result<MinFree, String> {
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
-    args.netns.within(|| answer(args, global, context))
+    let shell = args.netns.shell(context);
+    args.netns.within(|| answer(args, global, context, &shell))
 }
 
-fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+fn answer(
+    args: &CapacityArgs,
+    global: &GlobalArgs,
+    context: &mut Context,
+    shell: &Shell,
+) -> Result<Answer, CommandError> {
     let mut source = Source::kernel(Choice::Auto)?;
     let facts = source.facts().clone();
     let asked = Asked::new(args, global, &facts)?;
@@ -149,7 +156,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let total = destinations.len();
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { usize::MAX };
     destinations.truncate(args.top.unwrap_or(usual));
-    let advice = advice::advise(&destinations, &conditions);
+    let help = advice::advise(&destinations, &conditions, &facts, shell);
 
     context.warn(&warnings);
     let capacity = Capacity {
@@ -159,7 +166,7 @@ fn answer(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> Re
         destinations: &destinations,
         total,
         below_min_free: below,
-        advice: &advice,
+        help: &help,
     };
     match global.format() {
         Format::Json => {

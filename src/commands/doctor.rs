@@ -11,6 +11,7 @@ use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interr
 use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
 use crate::analysis::doctor::{self, Leak, Outbound, Status};
 use crate::analysis::history::Length;
+use crate::model::command::Shell;
 use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::health::{Health, OpenSockets};
 use crate::model::tw_reuse::TwReuse;
@@ -32,7 +33,7 @@ Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (complete i
 Examples:
   twtool doctor                           warnings first, each with what to do
   twtool doctor --verbose | less          what every setting does and does not do, with sources
-  twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .advice[]'
+  twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .commands[].command'
   twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_fin_timeout\") | [.value, .default]'
   twtool doctor --netns 4711              of the network namespace of process 4711
   twtool doctor --close-wait-after 10s    call sockets in CLOSE_WAIT old after 10 s
@@ -56,17 +57,23 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not flat; there are table, json and ndjson"));
     }
-    args.netns.within(|| answer(args, global, context))
+    let shell = args.netns.shell(context);
+    args.netns.within(|| answer(args, global, context, &shell))
 }
 
-fn answer(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+fn answer(
+    args: &DoctorArgs,
+    global: &GlobalArgs,
+    context: &mut Context,
+    shell: &Shell,
+) -> Result<Answer, CommandError> {
     let mut health = source::health::read();
     if let Some(ipv4) = global.ipv4_on_the_wire() {
         of_family(&mut health, ipv4);
     }
     let ports = ports(&health.facts, global.ipv4_on_the_wire());
     let leak = Leak { silent: args.close_wait_after };
-    let checks = doctor::examine(&health, ports.as_ref().map(Ports::outbound).map_err(String::as_str), leak);
+    let checks = doctor::examine(&health, ports.as_ref().map(Ports::outbound).map_err(String::as_str), leak, shell);
 
     let unread = ports.as_ref().ok().map(|ports| ports.unread.clone());
     let cut_short =

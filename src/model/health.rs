@@ -26,7 +26,7 @@ pub struct Settings(pub BTreeMap<&'static str, Reading>);
 
 impl Settings {
     /// Those that are read beside the ports' own settings, which are in [`Facts`].
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 15] = [
         "ipv4.tcp_tw_reuse",
         "ipv4.tcp_tw_reuse_delay",
         "ipv4.tcp_tw_recycle",
@@ -40,6 +40,9 @@ impl Settings {
         "ipv4.ip_nonlocal_bind",
         "ipv6.ip_nonlocal_bind",
         "ipv6.bindv6only",
+        // There where the module nf_conntrack is loaded.
+        "netfilter.nf_conntrack_count",
+        "netfilter.nf_conntrack_max",
     ];
 
     /// What reading a setting gave; one that nobody read is absent.
@@ -152,7 +155,7 @@ pub(crate) mod tests {
 
     /// A machine as it is delivered, with a hash table of 262,144 entries, and nothing open.
     pub(crate) fn healthy() -> Health {
-        let values = ["2", "1000", "", "", "131072", "-262144", "60", "1", "0", "0", "0", "0", "0"];
+        let values = ["2", "1000", "", "", "131072", "-262144", "60", "1", "0", "0", "0", "0", "0", "", ""];
         let reading = |value: &str| if value.is_empty() { Reading::Absent } else { Reading::Value(value.into()) };
         let counters = ["TCPTimeWaitOverflow", "TWRecycled"].map(|name| (name.to_owned(), 0));
         Health {

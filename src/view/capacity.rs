@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::human;
 use super::json::{self, Envelope};
+use super::steps::{self, LastingRecord, StepRecord};
 use super::style::Look;
 use super::table::{self, Heading};
 use super::text::Text;
 use super::value::Value;
-use crate::analysis::capacity::{Conditions, Destination};
+use crate::analysis::capacity::{Conditions, Destination, advice};
+use crate::model::command::Help;
 use crate::model::facts::Facts;
 use crate::model::tw_reuse::ReuseMode;
 
@@ -30,8 +32,8 @@ pub struct Capacity<'a> {
     pub total: usize,
     /// How many of these have fewer free ports than was asked for; `None`: nothing was asked for.
     pub below_min_free: Option<usize>,
-    /// In words.
-    pub advice: &'a [String],
+    /// What helps.
+    pub help: &'a Help,
 }
 
 #[derive(Serialize)]
@@ -51,6 +53,9 @@ struct Payload<'a> {
     total: usize,
     below_min_free: Option<usize>,
     destinations: Vec<DestinationRecord<'a>>,
+    verdict: Option<String>,
+    commands: Vec<StepRecord<'a>>,
+    lasting: Vec<LastingRecord<'a>>,
     advice: &'a [String],
 }
 
@@ -166,7 +171,10 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, capacity: &Capacity) ->
         total: capacity.total,
         below_min_free: capacity.below_min_free,
         destinations: records(capacity).collect(),
-        advice: capacity.advice,
+        verdict: advice::verdict(capacity.destinations, pool),
+        commands: capacity.help.commands.iter().map(StepRecord::from).collect(),
+        lasting: capacity.help.lasting.iter().map(LastingRecord::from).collect(),
+        advice: &capacity.help.advice,
     };
     json::document(out, envelope, payload)
 }
@@ -185,7 +193,7 @@ pub fn csv(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
 
 /// Writes the page: the pool, the destinations, what their numbers leave out, and what would help.
 pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<()> {
-    let Capacity { facts, conditions, destinations, total, advice, .. } = *capacity;
+    let Capacity { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
     let number = |count: u32| human::grouped(count.into());
     let line = format!(
@@ -233,11 +241,14 @@ pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<
     }));
     notes.extend(uncertain(capacity));
     notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", look.width))?;
-    if !advice.is_empty() {
+    if let Some(verdict) = advice::verdict(destinations, pool) {
         writeln!(out)?;
-        advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", look.width))?;
+        human::break_lines(out, &verdict, "", "", look.width)?;
     }
-    Ok(())
+    if *help != Help::default() {
+        writeln!(out)?;
+    }
+    steps::write(out, help, "", look)
 }
 
 /// Why the free ports may be fewer than the number says, where they may.
@@ -349,7 +360,8 @@ mod tests {
             destination("127.0.0.1", Some(Duration::ZERO)),
         ];
         let advice =
-            ["Something that takes more than one line of eighty columns, because it is so very long.".to_owned()];
+            "Something that takes more than one line of eighty columns, because it is so very long.".to_owned();
+        let help = Help { advice: vec![advice], ..Help::default() };
         let capacity = Capacity {
             facts: &facts,
             source: "sock_diag",
@@ -357,7 +369,7 @@ mod tests {
             destinations: &destinations,
             total: 20,
             below_min_free: Some(3),
-            advice: &advice,
+            help: &help,
         };
         let mut out = vec![];
         page(&mut out, &capacity, Look { color: false, width, unicode: false }).expect("written");
@@ -369,7 +381,7 @@ mod tests {
         for width in [60, 80, 120] {
             let page = text(Some(width));
             assert!(page.lines().all(|line| line.width() <= width), "{width}:\n{page}");
-            for part in ["FREE", "TIME_WAIT", "998", "26000", "in 12.3s", "now", "- Something"] {
+            for part in ["FREE", "TIME_WAIT", "998", "26000", "in 12.3s", "now", "Something"] {
                 assert!(page.contains(part), "{part} at {width}:\n{page}");
             }
         }

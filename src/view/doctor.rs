@@ -6,6 +6,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::human;
 use super::json::{self, Envelope};
+use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{Look, Meaning};
 use super::table::{self, Heading};
 use crate::analysis::doctor::{Check, Datum, Status};
@@ -54,6 +55,8 @@ struct CheckRecord<'a> {
     does_not: &'static str,
     finding: Option<&'a str>,
     evidence: Fields<'a>,
+    commands: Vec<StepRecord<'a>>,
+    lasting: Vec<LastingRecord<'a>>,
     advice: &'a [String],
     sources: &'static [&'static str],
 }
@@ -69,7 +72,9 @@ impl<'a> CheckRecord<'a> {
             does_not: check.subject.does_not,
             finding: check.finding.as_deref(),
             evidence: Fields(&check.evidence),
-            advice: &check.advice,
+            commands: check.help.commands.iter().map(StepRecord::from).collect(),
+            lasting: check.help.lasting.iter().map(LastingRecord::from).collect(),
+            advice: &check.help.advice,
             sources: check.subject.sources,
         }
     }
@@ -136,13 +141,7 @@ fn briefly(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
     if let Some(finding) = &check.finding {
         human::break_lines(out, finding, INDENT, INDENT, look.width)?;
     }
-    let (first, under) = (format!("{INDENT}- "), format!("{INDENT}  "));
-    for advice in &check.advice {
-        // A line for the shell stays whole, so that it can be copied.
-        let width = look.width.filter(|_| !advice.starts_with("sysctl "));
-        human::break_lines(out, advice, &first, &under, width)?;
-    }
-    Ok(())
+    steps::write(out, &check.help, INDENT, look)
 }
 
 /// The check's name, status and value.
@@ -204,6 +203,7 @@ fn brief_list(items: &[Datum]) -> String {
 mod tests {
     use super::*;
     use crate::analysis::doctor::Subject;
+    use crate::model::command::{Help, Step};
 
     #[test]
     fn a_list_is_shown_as_far_as_there_is_room() {
@@ -216,19 +216,23 @@ mod tests {
 
     #[test]
     fn a_line_for_the_shell_is_never_broken() {
-        let line = "sysctl -w net.ipv4.ip_local_reserved_ports=40000";
+        let line = "sysctl -w net.ipv4.tcp_max_tw_buckets=40000";
         let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
         let check = Check {
             status: Status::Warning,
             finding: Some("A finding of several words.".into()),
-            advice: vec![line.into(), "And some more words.".into()],
+            help: Help {
+                commands: vec![Step::new(line, "do a thing")],
+                advice: vec!["And some more words.".into()],
+                ..Help::default()
+            },
             ..blank(subject)
         };
         let mut out = vec![];
         let look = Look { color: false, width: Some(24), unicode: false };
         page(&mut out, &[check], false, look).expect("written");
         let text = String::from_utf8(out).expect("text");
-        assert!(text.contains(&format!("         - {line}\n")), "{text}");
+        assert!(text.contains(&format!("         Do a thing:\n           {line}\n         And some")), "{text}");
         assert!(text.lines().all(|text| text.contains(line) || text.len() <= 24), "{text}");
     }
 
@@ -247,6 +251,6 @@ mod tests {
 
     fn blank(subject: Subject) -> Check {
         let (value, default) = (Datum::Unknown, Datum::Unknown);
-        Check { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], advice: vec![] }
+        Check { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], help: Help::default() }
     }
 }

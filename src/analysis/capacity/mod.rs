@@ -297,6 +297,8 @@ impl MinFree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::command::{Caller, Shell};
+    use crate::model::facts::tests::facts;
     use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
     use crate::model::tw_reuse::ReuseMode;
     use sockets::tests::{LOW, full};
@@ -517,15 +519,19 @@ mod tests {
             let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default(), 0);
             let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, None) };
             let all = destinations(sockets, &conditions, &Wanted::default(), None);
-            advice::advise(&all, &conditions).join("\n")
+            let caller = Caller { root: true, twtool: String::new(), twtool_for_root: String::new() };
+            let help = advice::advise(&all, &conditions, &facts(), &Shell { netns: None, caller });
+            let commands = help.commands.into_iter().map(|step| step.command);
+            help.advice.into_iter().chain(commands).collect::<Vec<_>>().join("\n")
         };
         let short = advice(&found, &[], off());
         for part in [
-            "15 ports wait in TIME_WAIT",
+            "15 ports in TIME_WAIT",
             "RFC 9112",
             "IP_BIND_ADDRESS_NO_PORT",
-            "may go from 1024",
+            "sysctl -w 'net.ipv4.ip_local_port_range=1024 65535'",
             "tcp_tw_reuse is 0",
+            "sysctl -w net.ipv4.tcp_tw_reuse=1",
         ] {
             assert!(short.contains(part), "{part}: {short}");
         }
@@ -533,10 +539,11 @@ mod tests {
         assert_eq!(advice(&found[..5], &[], off()), "", "11 of 16 are left");
         let bound = advice(&found[..5], &[LOW + 9], off());
         assert!(bound.starts_with("1 port of the range is bound explicitly by some socket (40009)"), "{bound}");
-        assert!(!advice(&found, &[], TwReuse { timestamps: Some(false), ..off() }).contains("With 1"));
+        let untimed = advice(&found, &[], TwReuse { timestamps: Some(false), ..off() });
+        assert!(!untimed.contains("With 1") && untimed.contains("tcp_timestamps=1"), "{untimed}");
         let open: Vec<Socket> = (0..15).map(|i| full(FROM, LOW + i, TO.0, TO.1, TcpState::Established)).collect();
         assert!(
-            advice(&open, &[], off()).starts_with("From 192.0.2.9 to 192.0.2.1:443, 15 sockets hold a port by an open")
+            advice(&open, &[], off()).contains("From 192.0.2.9 to 192.0.2.1:443, 15 sockets hold a port by an open")
         );
     }
 

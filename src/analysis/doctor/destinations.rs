@@ -1,10 +1,11 @@
 //! The check of ports that connect() has left: which destinations run out of them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Check, Datum, Status, Subject};
 use crate::analysis::capacity::{Conditions, Destination, advice};
+use crate::model::command::Shell;
+use crate::model::facts::Facts;
 
 /// Destinations that the finding names; the evidence has more.
 const NAMED: usize = 3;
@@ -22,7 +23,7 @@ pub struct Outbound<'a> {
 }
 
 /// `Err`: why nothing is known.
-pub(super) fn check(outbound: Result<Outbound, &str>) -> Check {
+pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &Shell) -> Check {
     let subject = Subject {
         id: "destinations",
         does: "Counts the destinations, each an address and a port as seen from one local address, that connect() has fewer \
@@ -53,23 +54,14 @@ pub(super) fn check(outbound: Result<Outbound, &str>) -> Check {
     if short.is_empty() {
         return check;
     }
-    let mut named: Vec<String> = short.iter().take(NAMED).map(|one| named(one, pool.size)).collect();
+    let mut named: Vec<String> = short.iter().take(NAMED).map(|one| advice::ports_left(one, pool.size)).collect();
     named.extend((short.len() > NAMED).then(|| format!("{} more", short.len() - NAMED)));
-    let check = check.found(Status::Warning, format!("{}.", named.join("; ")));
-    advice::advise(destinations, &conditions).into_iter().fold(check, Check::advising)
-}
-
-/// `from 10.0.0.1 to 10.0.0.2:443 6 of 98 ports are left, none in 3.7 s at the present rate`.
-fn named(one: &Destination, pool: u32) -> String {
-    let to = SocketAddr::new(one.ends.remote_addr, one.ends.remote_port.0);
-    let rate = one.exhausted_in.filter(|time| !time.is_zero()).map_or(String::new(), |time| {
-        format!(", none in {}.{} s at the present rate", time.as_secs(), time.subsec_millis() / 100)
-    });
-    let free = match one.uncertain {
-        0 => one.free.to_string(),
-        _ => format!("at most {}", one.free),
-    };
-    format!("From {} to {to} {free} of {pool} ports are left{rate}", one.ends.local_addr)
+    check.found(Status::Warning, format!("{}.", named.join("; "))).helped_by(advice::advise(
+        destinations,
+        &conditions,
+        facts,
+        shell,
+    ))
 }
 
 fn record(one: &Destination) -> Datum {

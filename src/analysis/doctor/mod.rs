@@ -5,6 +5,7 @@
 //! will fail at the next start of a program, and has the number that shows it.
 
 mod caller;
+mod conntrack;
 mod destinations;
 mod ports;
 mod settings;
@@ -13,6 +14,7 @@ mod timewait;
 
 use std::time::Duration;
 
+use crate::model::command::{Help, Shell};
 use crate::model::health::Health;
 
 pub use destinations::Outbound;
@@ -107,14 +109,14 @@ pub struct Check {
     pub finding: Option<String>,
     /// The numbers that the finding rests on.
     pub evidence: Vec<(&'static str, Datum)>,
-    /// What to do: sentences, or a line for the shell that begins with `sysctl -w` and stands alone.
-    pub advice: Vec<String>,
+    /// What helps.
+    pub help: Help,
 }
 
 impl Check {
     /// A check in order, with nothing to say.
-    const fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
-        Self { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], advice: vec![] }
+    fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
+        Self { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], help: Help::default() }
     }
 
     /// The same with a finding.
@@ -128,9 +130,15 @@ impl Check {
         self
     }
 
-    /// The same with advice.
+    /// The same with more help.
+    fn helped_by(mut self, help: Help) -> Self {
+        self.help.append(help);
+        self
+    }
+
+    /// The same with a sentence of advice.
     fn advising(mut self, advice: impl Into<String>) -> Self {
-        self.advice.push(advice.into());
+        self.help.advice.push(advice.into());
         self
     }
 }
@@ -148,13 +156,15 @@ impl Leak {
     pub const SOCKETS: usize = 10;
 }
 
-/// Every check, in a fixed order; `outbound`: or why nothing is known of it.
+/// Makes every check, in a fixed order. An error in `outbound` says why nothing is known of it; `shell` is where the reader
+/// types the commands.
 #[must_use]
-pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak) -> Vec<Check> {
-    let mut checks = timewait::checks(health);
+pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak, shell: &Shell) -> Vec<Check> {
+    let mut checks = timewait::checks(health, shell);
     checks.extend(ports::checks(health));
-    checks.push(destinations::check(outbound));
-    checks.extend(sockets::checks(health, leak));
+    checks.push(conntrack::check(health));
+    checks.push(destinations::check(outbound, &health.facts, shell));
+    checks.extend(sockets::checks(health, leak, shell));
     checks.extend(caller::checks(health));
     checks
 }

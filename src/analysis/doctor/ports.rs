@@ -59,8 +59,8 @@ fn local_port_range(health: &Health) -> Check {
     }
     let usual = u64::from(DEFAULT_RANGE.1 - DEFAULT_RANGE.0) + 1;
     let finding = format!(
-        "{size} ports, where the default range has {usual}: no more connections at a time from one address here to one \
-         destination."
+        "Size {size}, where the default range has {usual} ports: no more connections at a time from one address here to \
+         one destination."
     );
     check.found(if size < usual { Status::Note } else { Status::Ok }, finding)
 }
@@ -88,16 +88,15 @@ fn local_reserved_ports(health: &Health) -> Check {
             .found(
                 Status::Warning,
                 format!(
-                    "All {size} ports of ip_local_port_range are reserved: connect() fails with EADDRNOTAVAIL, and \
+                    "No port of ip_local_port_range is left ({size} reserved): connect() fails with EADDRNOTAVAIL, and \
                      bind() to port 0 with EADDRINUSE."
                 ),
             )
             .advising("Take ports off the list, or widen net.ipv4.ip_local_port_range."),
         (_, 0) => check,
-        (left, taken) => check.found(
-            Status::Ok,
-            format!("{taken} of the {size} ports of ip_local_port_range are reserved, {left} are left."),
-        ),
+        (left, taken) => {
+            check.found(Status::Ok, format!("Reserved in ip_local_port_range: {taken} of {size}. Left: {left}."))
+        }
     }
 }
 
@@ -122,6 +121,7 @@ fn unprivileged_port_start(health: &Health) -> Check {
     match start {
         DEFAULT_START => check,
         0 | 1 => check.found(Status::Note, "Every program may bind every port."),
+        2 => check.found(Status::Note, "Port 1 needs CAP_NET_BIND_SERVICE."),
         start => check.found(Status::Note, format!("Ports 1-{} need CAP_NET_BIND_SERVICE.", start - 1)),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::ports::chosen_by_the_kernel;
 use super::{Check, Datum, Leak, Status, Subject};
+use crate::model::command::Shell;
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets};
 use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
@@ -12,8 +13,8 @@ use crate::model::process::{KernelPart, Owners, Process};
 /// Servers and processes that a finding names; the evidence has them all.
 const NAMED: usize = 3;
 
-pub(super) fn checks(health: &Health, leak: Leak) -> Vec<Check> {
-    vec![ephemeral_listeners(health), close_wait(health, leak)]
+pub(super) fn checks(health: &Health, leak: Leak, shell: &Shell) -> Vec<Check> {
+    vec![ephemeral_listeners(health, shell), close_wait(health, leak)]
 }
 
 /// The sockets, or the check that says why there are none.
@@ -62,7 +63,7 @@ fn processes(owners: &Owners) -> Datum {
     }
 }
 
-fn ephemeral_listeners(health: &Health) -> Check {
+fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     let subject = Subject {
         id: "ephemeral_listeners",
         does: "Counts the ports inside ip_local_port_range that are not reserved and that a server chose for itself. While \
@@ -116,11 +117,8 @@ fn ephemeral_listeners(health: &Health) -> Check {
     check
         .with("ip_local_reserved_ports", value.clone())
         .found(if untold { Status::Note } else { Status::Warning }, finding)
-        .advising(format!("sysctl -w net.ipv4.ip_local_reserved_ports={value}"))
-        .advising(
-            "That keeps what is reserved now and adds these; the same setting in /etc/sysctl.d keeps it over a reboot. Or let \
-             the servers use ports outside the range.",
-        )
+        .helped_by(shell.reserve(by_port.keys().copied(), Some(reserved)))
+        .advising("connect() never chooses a reserved port. A server on a port outside the range needs none.")
 }
 
 fn listener_record(port: Port, listeners: &[&OpenListener]) -> Datum {

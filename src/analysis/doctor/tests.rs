@@ -7,6 +7,7 @@ use super::*;
 use crate::analysis::capacity::sockets::Ends;
 use crate::analysis::capacity::{Conditions, Destination, Pool};
 use crate::analysis::history::Length;
+use crate::model::command::Caller;
 use crate::model::facts::Facts;
 use crate::model::health::tests::healthy;
 use crate::model::health::{Capabilities, CloseWait, OpenListener, Reading};
@@ -22,7 +23,21 @@ const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
 /// The checks of a machine from which nothing is connected to anybody.
 fn of(health: &Health) -> Vec<Check> {
     let pool = pool();
-    examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), LEAK)
+    examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), LEAK, &shell())
+}
+
+/// Root's, in the caller's own namespace.
+fn shell() -> Shell {
+    let caller = Caller { root: true, twtool: "twtool".into(), twtool_for_root: "twtool".into() };
+    Shell { netns: None, caller }
+}
+
+/// Everything that helps, as one text.
+fn help(check: &Check) -> String {
+    let Help { commands, lasting, advice } = &check.help;
+    let commands = commands.iter().map(|step| step.command.as_str());
+    let lines = lasting.iter().map(|one| one.line.as_str());
+    commands.chain(lines).chain(advice.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
 
 /// A hundred ports.
@@ -202,6 +217,22 @@ fn timewait_cases() -> Vec<Case> {
             .advises("tcp_timestamps=1"),
         case("tcp_timestamps", set(stamps, "2"), Ok, "no random offset"),
         case("tcp_timestamps", set(stamps, "9"), Note, "9 is a value"),
+        case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "-1"), Note, "-1: the kernel gives up"),
+        case("tcp_max_tw_buckets", set("ipv4.tcp_max_tw_buckets", "-1"), Note, "-1: the kernel compares"),
+        case(
+            "tcp_max_tw_buckets",
+            both(set("ipv4.tcp_max_tw_buckets", "-1"), facts(|facts| facts.kernel = "5.10.0".into())),
+            Warning,
+            "-1: no close leaves a bucket",
+        )
+        .advises("tcp_max_tw_buckets=131072"),
+        case(
+            "tcp_max_tw_buckets",
+            both(set("ipv4.tcp_max_tw_buckets", "0"), gone("ipv4.tcp_ehash_entries")),
+            Warning,
+            "No close leaves",
+        )
+        .advises("tcp_max_tw_buckets=4096"),
         case("tcp_rfc1337", set("ipv4.tcp_rfc1337", "1"), Ok, "does not end"),
         case("tcp_rfc1337", set("ipv4.tcp_rfc1337", "7"), Note, "7 is a value"),
     ]
@@ -216,10 +247,10 @@ fn port_cases() -> Vec<Case> {
         })
     };
     vec![
-        case("ip_local_port_range", ranged(50000, 50099), Note, "100 ports, where the default range has 28232"),
-        case("ip_local_port_range", ranged(1024, 65535), Ok, "64512 ports"),
+        case("ip_local_port_range", ranged(50000, 50099), Note, "Size 100, where the default range has 28232"),
+        case("ip_local_port_range", ranged(1024, 65535), Ok, "Size 64512"),
         case("ip_local_port_range", facts(|facts| facts.local_port_range = None), Unknown, "ip_local_port_range"),
-        case("ip_local_reserved_ports", reserved(32768, 32777), Ok, "10 of the 28232 ports"),
+        case("ip_local_reserved_ports", reserved(32768, 32777), Ok, "10 of 28232. Left: 28222"),
         case("ip_local_reserved_ports", reserved(30000, 65535), Warning, "EADDRNOTAVAIL").advises("Take ports off"),
         case("ip_local_reserved_ports", facts(|facts| facts.local_reserved_ports = None), Unknown, "ip_local_reserved"),
         case(
@@ -229,6 +260,16 @@ fn port_cases() -> Vec<Case> {
             "Every program",
         ),
         case("ip_unprivileged_port_start", facts(|facts| facts.unprivileged_port_start = Some(80)), Note, "Ports 1-79"),
+        case(
+            "ip_unprivileged_port_start",
+            facts(|facts| facts.unprivileged_port_start = Some(2)),
+            Note,
+            "Port 1 needs",
+        ),
+        case("nf_conntrack", tracked("89", "100"), Ok, "89 of nf_conntrack_max 100 (89 %)"),
+        case("nf_conntrack", tracked("90", "100"), Warning, "90 of nf_conntrack_max 100 (90 %)").advises("table full"),
+        case("nf_conntrack", tracked("90", "0"), Ok, "there is no maximum"),
+        case("nf_conntrack", set("netfilter.nf_conntrack_count", "90"), Unknown, "could not be read"),
         case(
             "ip_unprivileged_port_start",
             facts(|facts| facts.unprivileged_port_start = None),
@@ -259,16 +300,16 @@ fn socket_cases() -> Vec<Case> {
             Warning,
             "1 server port lies in ip_local_port_range and is not reserved: 40000 (nginx pid 7 (nginx.service))",
         )
-        .advises("net.ipv4.ip_local_reserved_ports=8000,40000 That"),
+        .advises("net.ipv4.ip_local_reserved_ports = 8000,40000 connect() never"),
         case(
             id,
             both(listens(40001, Some(false), nginx), listens(40000, Some(false), hidden)),
             Warning,
             "2 server ports lie in ip_local_port_range and are not reserved: 40000, 40001 (nginx",
         )
-        .advises("=8000,40000-40001 That"),
+        .advises("= 8000,40000-40001 connect() never"),
         case(id, both(listens(40000, Some(true), nginx), listens(40000, Some(false), nginx)), Warning, "40000"),
-        case(id, listens(40000, None, nginx), Note, "not told here").advises("=8000,40000 That"),
+        case(id, listens(40000, None, nginx), Note, "not told here").advises("= 8000,40000 connect() never"),
         case(
             id,
             both(listens(40000, Some(false), nginx), facts(|facts| facts.local_port_range = None)),
@@ -318,6 +359,10 @@ fn socket_cases() -> Vec<Case> {
     ]
 }
 
+fn tracked(count: &'static str, most: &'static str) -> impl Fn(&mut Health) {
+    both(set("netfilter.nf_conntrack_count", count), set("netfilter.nf_conntrack_max", most))
+}
+
 fn all_cases() -> Vec<Case> {
     [timewait_cases(), port_cases(), socket_cases()].into_iter().flatten().collect()
 }
@@ -333,7 +378,7 @@ fn check(health: &Health, id: &str) -> Check {
 #[test]
 fn a_machine_as_delivered_is_in_order_in_every_check() {
     for check in of(&healthy()) {
-        assert_eq!((check.status, check.advice.as_slice()), (Status::Ok, [].as_slice()), "{check:?}");
+        assert_eq!((check.status, &check.help), (Status::Ok, &Help::default()), "{check:?}");
     }
 }
 
@@ -344,12 +389,14 @@ fn each_check_says_what_was_found_and_what_to_do() {
         assert_eq!(check.status, case.status, "{check:?}");
         let finding = check.finding.as_deref().unwrap_or_default();
         assert!(finding.contains(case.finding), "expected {:?}: {check:?}", case.finding);
-        assert!(check.advice.join(" ").contains(case.advice), "expected {:?}: {check:?}", case.advice);
-        for advice in check.advice.iter().filter(|advice| advice.contains("sysctl -w")) {
-            let alone = advice.starts_with("sysctl -w net.") && advice.matches(' ').count() == 2;
-            assert!(alone && !advice.ends_with('.'), "a line for the shell stands alone: {advice}");
+        assert!(help(&check).contains(case.advice), "expected {:?}: {check:?}", case.advice);
+        for step in &check.help.commands {
+            assert!(!step.command.contains('\n') && !step.purpose.ends_with('.'), "{step:?}");
         }
-        assert!(check.status != Status::Warning || !check.advice.is_empty(), "a warning says what to do: {check:?}");
+        assert!(
+            check.status != Status::Warning || check.help != Help::default(),
+            "a warning says what to do: {check:?}"
+        );
     }
 }
 
@@ -368,7 +415,7 @@ fn a_change_alters_no_check_but_those_it_concerns() {
         for (before, after) in usual.iter().zip(of(&case.health())) {
             if !concerned(case.id, before.subject.id) {
                 let said =
-                    |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.advice.clone());
+                    |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.help.clone());
                 assert_eq!(said(before), said(&after), "{} after {}", before.subject.id, case.id);
             }
         }
@@ -385,7 +432,7 @@ fn every_status_is_reached_by_the_cases() {
 /// What must not be printed, of which some words are fit for one check alone.
 #[test]
 fn no_check_gives_a_folk_remedy_in_any_state() {
-    const NEVER: [&str; 21] = [
+    const NEVER: [&str; 20] = [
         "SO_REUSEPORT",
         "sudo",
         "kill the",
@@ -397,7 +444,6 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
         "49152",
         "harmless",
         "tcp_tw_recycle=1",
-        "tcp_tw_reuse=1",
         "tcp_fin_timeout=",
         "fin_timeout sets",
         "fin_timeout controls",
@@ -408,16 +454,18 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
         "is a leak",
         "SO_LINGER",
     ];
-    const ONLY_IN: [(&str, &[&str]); 3] = [
+    const ONLY_IN: [(&str, &[&str]); 4] = [
         ("tcp_tw_recycle", &["tcp_tw_recycle"]),
         ("SO_REUSEADDR", &["ip_autobind_reuse"]),
+        // For connects alone.
+        ("tcp_tw_reuse=1", &["destinations"]),
         ("tcp_tw_reuse", &["destinations", "tcp_tw_reuse", "tcp_tw_reuse_delay", "tcp_tw_timeout", "tcp_timestamps"]),
     ];
     let machines = all_cases().into_iter().map(|case| case.health()).chain([healthy()]);
     let outbound = [destination(3, None), destination(0, Some(Duration::ZERO))].map(|one| check_of(&[one]));
     for check in machines.flat_map(|health| of(&health)).chain(outbound).chain([unknown_destinations()]) {
         let Subject { id, does, does_not, sources } = check.subject;
-        let text = [does, does_not, check.finding.as_deref().unwrap_or_default(), &check.advice.join(" ")].join(" ");
+        let text = [does, does_not, check.finding.as_deref().unwrap_or_default(), &help(&check)].join(" ");
         for never in NEVER {
             assert!(!text.contains(never), "{id} says {never:?}: {text}");
         }
@@ -507,13 +555,13 @@ fn a_leak_is_counted_by_process_and_the_worst_comes_first() {
 fn check_of(destinations: &[Destination]) -> Check {
     let pool = pool();
     let outbound = Outbound { destinations, conditions: conditions(&pool) };
-    let mut checks = examine(&healthy(), Ok(outbound), LEAK);
+    let mut checks = examine(&healthy(), Ok(outbound), LEAK, &shell());
     checks.retain(|check| check.subject.id == "destinations");
     checks.remove(0)
 }
 
 fn unknown_destinations() -> Check {
-    let mut checks = examine(&healthy(), Err("no range"), LEAK);
+    let mut checks = examine(&healthy(), Err("no range"), LEAK, &shell());
     checks.retain(|check| check.subject.id == "destinations");
     checks.remove(0)
 }
@@ -524,9 +572,9 @@ fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warn
         (check_of(&[destination(10, None)]), check_of(&[destination(9, None), destination(50, None)]));
     assert_eq!((in_order.status, in_order.value), (Status::Ok, Datum::Number(0)));
     assert_eq!((few.status, few.value.clone()), (Status::Warning, Datum::Number(1)));
-    assert_eq!(few.finding.as_deref(), Some("From 192.0.2.9 to 192.0.2.1:443 9 of 100 ports are left."));
+    assert_eq!(few.finding.as_deref(), Some("From 192.0.2.9 to 192.0.2.1:443, 9 of 100 ports are left."));
     assert!(few.evidence.contains(&("all_destinations", Datum::Number(2))), "{few:?}");
-    assert!(few.advice[0].contains("91 ports wait in TIME_WAIT"), "{few:?}");
+    assert!(help(&few).contains("91 ports in TIME_WAIT"), "{few:?}");
     let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
     assert!(
         soon.finding

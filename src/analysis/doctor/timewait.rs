@@ -2,21 +2,32 @@
 
 use super::settings::Setting;
 use super::{Check, Datum, Status, Subject};
+use crate::model::command::Shell;
 use crate::model::health::Health;
 
 /// From this part of tcp_max_tw_buckets on, in percent, there is a warning.
 const NEARLY_FULL: u64 = 90;
 
-pub(super) fn checks(health: &Health) -> Vec<Check> {
+const MAXIMUM: &str = "net.ipv4.tcp_max_tw_buckets";
+
+/// Enough to begin with where the default of the kernel is unknown.
+const WITHOUT_DEFAULT: u64 = 4096;
+
+/// A maximum that is enough where `most` was reached: the kernel's default, or twice as much. It is an int.
+fn enough_buckets(default: Option<u64>, most: u64) -> u64 {
+    default.unwrap_or(WITHOUT_DEFAULT).max(most.saturating_mul(2)).min(i32::MAX.unsigned_abs().into())
+}
+
+pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
     vec![
         tw_reuse(health),
         tw_reuse_delay(health),
-        tw_recycle(health),
+        tw_recycle(health, shell),
         tw_timeout(health),
-        max_tw_buckets(health),
+        max_tw_buckets(health, shell),
         overflow(health),
         fin_timeout(health),
-        timestamps(health),
+        timestamps(health, shell),
         rfc1337(health),
     ]
 }
@@ -74,7 +85,7 @@ fn tw_reuse_delay(health: &Health) -> Check {
     })
 }
 
-fn tw_recycle(health: &Health) -> Check {
+fn tw_recycle(health: &Health, shell: &Shell) -> Check {
     let subject = Subject {
         id: "tcp_tw_recycle",
         does: "Kernels before 4.12 had it. It dropped SYNs by the timestamps that other hosts behind the same address had \
@@ -88,7 +99,7 @@ fn tw_recycle(health: &Health) -> Check {
         0 => check.found(Status::Ok, "Off."),
         _ => check
             .found(Status::Warning, format!("{value}: clients that share an address (NAT) are refused now and then."))
-            .advising("sysctl -w net.ipv4.tcp_tw_recycle=0"),
+            .helped_by(shell.change("net.ipv4.tcp_tw_recycle", "0", "switch it off")),
     })
 }
 
@@ -109,7 +120,7 @@ fn tw_timeout(health: &Health) -> Check {
     })
 }
 
-fn max_tw_buckets(health: &Health) -> Check {
+fn max_tw_buckets(health: &Health, shell: &Shell) -> Check {
     let subject = Subject {
         id: "tcp_max_tw_buckets",
         does: "The most timewait buckets, TIME_WAIT and orphaned FIN_WAIT_2, that this network namespace keeps. At that \
@@ -128,42 +139,53 @@ fn max_tw_buckets(health: &Health) -> Check {
     let default = health.settings.number("ipv4.tcp_ehash_entries").map(|entries| entries.saturating_abs() / 2);
     let name = "ipv4.tcp_max_tw_buckets";
     Setting { subject, name, default, absent: None }.check(health, |check, most| {
-        let Ok(most) = u64::try_from(most) else { return negative_maximum(check, most, health) };
+        let Ok(most) = u64::try_from(most) else { return negative_maximum(check, most, health, shell) };
         let default = default.map(i64::unsigned_abs);
         let Some(sockstat) = health.buckets.sockstat else {
             return check.found(Status::Unknown, "/proc/net/sockstat does not say how many buckets there are.");
         };
         let check = check.with("buckets", Some(sockstat.tw));
         if sockstat.tw.saturating_mul(100) >= most.saturating_mul(NEARLY_FULL) {
-            let more = default.unwrap_or_default().max(most.saturating_mul(2));
+            let more = enough_buckets(default, most);
             let finding = match sockstat.tw.saturating_mul(100).checked_div(most) {
-                Some(part) => format!("There are {} buckets, and the most is {most} ({part} %).", sockstat.tw),
-                None => "No close leaves a bucket, so that no connection is protected.".to_owned(),
+                Some(part) => format!("{}, and the most is {most} ({part} %).", there_are(sockstat.tw)),
+                None => "No close leaves a bucket, so no connection is protected.".to_owned(),
             };
-            check.found(Status::Warning, finding)
-                .advising(format!("sysctl -w net.ipv4.tcp_max_tw_buckets={more}"))
+            check
+                .found(Status::Warning, finding)
+                .helped_by(shell.change(MAXIMUM, &more.to_string(), "allow more buckets"))
                 .advising(
-                    "That takes memory, about 1/4 KiB a bucket. Or let this end close fewer connections: keep them open for \
-                     several requests.",
+                    "Each bucket takes about 1/4 KiB of memory. If this end keeps connections open for several requests, it \
+                     closes fewer of them.",
                 )
         } else if default.is_some_and(|default| most < default) {
             check.found(Status::Note, format!("{most} is less than the kernel's own {}.", default.unwrap_or_default()))
         } else {
-            check.found(Status::Ok, format!("There are {} buckets, and the most is {most}.", sockstat.tw))
+            check.found(Status::Ok, format!("{}, and the most is {most}.", there_are(sockstat.tw)))
         }
     })
 }
 
+/// `There is 1 bucket`.
+fn there_are(buckets: u64) -> String {
+    if buckets == 1 { "There is 1 bucket".into() } else { format!("There are {buckets} buckets") }
+}
+
 /// `inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c compares the count and the setting as unsigned numbers on 6.1 and
 /// later, and as signed numbers on 5.10.
-fn negative_maximum(check: Check, most: i64, health: &Health) -> Check {
+fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> Check {
     let since = |major, minor| health.facts.kernel_since(major, minor);
     let (status, meaning) = match (since(6, 1), since(5, 11)) {
         (Some(true), _) => (Status::Note, "the kernel compares it as an unsigned number, so there is no maximum"),
         (_, Some(false)) => (Status::Warning, "no close leaves a bucket, so no connection is protected"),
         _ => (Status::Note, "on some kernels that is no maximum, and on others no close leaves a bucket"),
     };
-    check.found(status, format!("{most}: {meaning}."))
+    let check = check.found(status, format!("{most}: {meaning}."));
+    if status != Status::Warning {
+        return check;
+    }
+    let default = health.settings.number("ipv4.tcp_ehash_entries").map(|entries| entries.unsigned_abs() / 2);
+    check.helped_by(shell.change(MAXIMUM, &enough_buckets(default, 0).to_string(), "allow buckets"))
 }
 
 fn overflow(health: &Health) -> Check {
@@ -223,7 +245,7 @@ fn fin_timeout(health: &Health) -> Check {
     })
 }
 
-fn timestamps(health: &Health) -> Check {
+fn timestamps(health: &Health, shell: &Shell) -> Check {
     let subject = Subject {
         id: "tcp_timestamps",
         does: "Offers timestamps on every segment. By them both ends tell old segments from new (PAWS), and by them alone \
@@ -242,7 +264,7 @@ fn timestamps(health: &Health) -> Check {
         (1, _) => check,
         (0, Some(1)) => check
             .found(Status::Warning, "Off, so that tcp_tw_reuse, which is 1, has no effect on new connections.")
-            .advising("sysctl -w net.ipv4.tcp_timestamps=1"),
+            .helped_by(shell.change("net.ipv4.tcp_timestamps", "1", "switch timestamps on")),
         (0, Some(2)) => check.found(
             Status::Note,
             "Off: PAWS does not protect connections, and tcp_tw_reuse, which is 2, has no effect on loopback either.",
