@@ -12,6 +12,7 @@ use twtool::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
 use twtool::sock_diag::request::Walk;
 use twtool::sys::sysctl;
 
+use crate::support::commands;
 use crate::support::datagrams::{
     FIN_WAIT_2, LISTEN, NLM_F_DUMP_INTR, Sock, asked, done, facts, flagged, recording, recording_with_counts,
 };
@@ -40,6 +41,7 @@ suite! {
         sockstat_counts_fin_wait_2_as_well,
         one_family_is_counted_alone,
         closes_above_the_maximum_are_said_to_be_missing,
+        a_maximum_of_0_is_no_minute_without_closes,
         the_kernel_counts_a_bucket_when_it_is_made,
         memory_is_measured_where_the_slab_may_be_read,
         a_replay_gives_the_same_bytes,
@@ -87,7 +89,7 @@ fn every_number_of_a_recorded_dump_is_told() {
     let (_folder, file) = recorded(&kernel(), &sockets());
     let run = summary(&["--json", "--replay", &file]).ok();
     let document = run.json();
-    let payload = ["source", "totals", "groups", "history", "remaining", "memory", "limits", "counters"];
+    let payload = ["source", "totals", "groups", "history", "remaining", "memory", "limits", "commands", "counters"];
     assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &payload].concat());
     assert_eq!(document["schema"], "twtool.summary/1");
     assert_eq!(
@@ -442,7 +444,26 @@ fn closes_above_the_maximum_are_said_to_be_missing() {
     let found: Vec<&str> =
         limits.iter().filter(|limit| limit["found"] == true).map(|limit| text(limit, "id")).collect();
     assert_eq!(found, ["at-maximum", "overflow"]);
-    summary(&[]).ok().prints("100.0 % of tcp_max_tw_buckets (3)").prints("TCPTimeWaitOverflow is");
+    let page = summary(&[]).ok().prints("100.0 % of tcp_max_tw_buckets (3)").prints("TCPTimeWaitOverflow is");
+    // The next step, typed as it is printed, leads to the command that raises the maximum.
+    let step = text(&document["commands"][0], "command");
+    assert!(page.stdout.contains(&format!(":\n  {step}\n")), "{page}");
+    commands::run(step).code(1).prints("sysctl -w net.ipv4.tcp_max_tw_buckets=");
+}
+
+fn a_maximum_of_0_is_no_minute_without_closes() {
+    sysctl::write("ipv4.tcp_max_tw_buckets", "0").expect("the namespace is ours");
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
+    let before = tcp_ext("TCPTimeWaitOverflow");
+    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
+    drop(server.accept().expect("a connection"));
+    drop(client);
+    wait_for("an overflow", || tcp_ext("TCPTimeWaitOverflow") > before);
+    summary(&[])
+        .ok()
+        .prints("0 TIME_WAIT buckets\ntcp_max_tw_buckets is 0: no close leaves a bucket")
+        .prints("closes a second over the last minute: unknown")
+        .prints("so no close is seen here");
 }
 
 fn the_kernel_counts_a_bucket_when_it_is_made() {

@@ -79,8 +79,11 @@ pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
     // A negative setting is no maximum.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
-    let text =
-        format!("There are tcp_max_tw_buckets ({most}) of them: further closes leave no bucket and are not seen.");
+    let text = if most == 0 {
+        "tcp_max_tw_buckets is 0: no close leaves a bucket, so no close is seen here.".into()
+    } else {
+        format!("tcp_max_tw_buckets ({most}) is reached: further closes leave no bucket, so they are not seen here.")
+    };
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })
 }
 

@@ -1,8 +1,9 @@
 //! What all buckets together are: counted in one walk, and held against what the kernel says of them.
 
-use super::groups::{By, Count, Group, Groups};
+use super::groups::{By, Count, Group, Groups, Key};
 use super::history::{History, Length, RemainingTimes};
 use super::limits::{self, Limit};
+use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::row::Direction;
 use crate::model::socket::TimeWaitBucket;
@@ -107,6 +108,32 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Whether closes leave no bucket now, so that the minute does not show them.
+    #[must_use]
+    pub fn at_maximum(&self) -> bool {
+        self.limits.iter().any(|limit| limit.id == "at-maximum")
+    }
+
+    /// The commands that lead on from what was found.
+    #[must_use]
+    pub fn help(&self, shell: &Shell) -> Help {
+        let mut help = Help::default();
+        let mut step = |command: &str, purpose: &str| {
+            help.commands.push(Step::new(shell.twtool(Privilege::None, &[command]), purpose));
+        };
+        if self.at_maximum() || self.limits.iter().any(|limit| limit.id == "overflow") {
+            step("doctor", "see which limit was reached, and the command that raises it");
+        }
+        let outbound = |group: &Group| {
+            group.by == By::Direction
+                && group.top.first().is_some_and(|(key, _)| *key == Key::Direction(Direction::Outbound))
+        };
+        if self.groups.iter().any(outbound) {
+            step("capacity", "see how many ports each destination has left");
+        }
+        help
+    }
+
     /// How many buckets sockstat counted more (or, below 0, fewer) than were listed.
     #[must_use]
     pub fn sockstat_difference(&self) -> Option<i64> {
@@ -137,6 +164,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::command::Caller;
     use crate::model::kernel_counts::TcpSockstat;
     use crate::model::row::tests::row;
 
@@ -167,6 +195,25 @@ mod tests {
         }
         assert!(summary(kernel(9), true).reconciliation(plain).contains("IPv4 and IPv6"));
         assert_eq!(summary(BucketFacts::default(), false).sockstat_difference(), None);
+    }
+
+    #[test]
+    fn what_was_found_leads_to_the_command_that_explains_it() {
+        let caller = Caller { root: false, twtool: "twtool".into(), twtool_for_root: "twtool".into() };
+        let shell = Shell { netns: "web".parse().ok(), caller };
+        let commands = |summary: &Summary| -> Vec<String> {
+            summary.help(&shell).commands.into_iter().map(|step| step.command).collect()
+        };
+        let full = BucketFacts { max_tw_buckets: Some(1), ..kernel(2) };
+        let tally = |direction| {
+            let mut tally = Tally::new(&By::USUAL, &full);
+            tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_000).bucket, direction);
+            let own = tally.at_maximum(&full).into_iter().collect();
+            tally.summary(full.clone(), own, 10, false)
+        };
+        assert_eq!(commands(&tally(Direction::Outbound)), ["twtool doctor --netns web", "twtool capacity --netns web"]);
+        assert_eq!(commands(&tally(Direction::Inbound)), ["twtool doctor --netns web"]);
+        assert_eq!(commands(&summary(kernel(2), false)), [] as [String; 0]);
     }
 
     #[test]

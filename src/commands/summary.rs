@@ -130,7 +130,10 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     context.warn(&warnings);
     let joint = joint(&facts, several);
     let envelope = Envelope { schema: "twtool.summary/1", facts: &joint, complete, warnings: &warnings };
-    let shown = Content { summary: &summary, facts: &joint, namespaces: &facts, several, source };
+    // A recording may be of another machine, and commands are for one namespace.
+    let shell = args.namespaces.shell(context).filter(|_| args.replay.is_none());
+    let help = shell.map(|shell| summary.help(&shell)).unwrap_or_default();
+    let shown = Content { summary: &summary, facts: &joint, namespaces: &facts, several, help: &help, source };
     match global.format() {
         Format::Json => view::summary::document(context.out, envelope, &shown)?,
         Format::Ndjson => view::summary::ndjson(context.out, &shown)?,

@@ -44,8 +44,8 @@ pub fn ports_left(one: &Destination, pool: u32) -> String {
         0 => one.free.to_string(),
         _ => format!("at most {}", one.free),
     };
-    let ports = if pool == 1 { "port is" } else { "ports are" };
-    format!("From {} to {to}, {free} of {pool} {ports} left{rate}", one.ends.local_addr)
+    let are = if one.free == 1 { "is" } else { "are" };
+    format!("From {} to {to}, {free} of {} {are} left{rate}", one.ends.local_addr, ports(pool))
 }
 
 /// What helps the destination that is worst off; `destinations` has it first.

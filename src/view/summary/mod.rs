@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 use unicode_width::UnicodeWidthStr;
 
 use crate::analysis::groups::{By, Count, Group, Key};
-use crate::analysis::history::{History, RemainingTimes};
+use crate::analysis::history::RemainingTimes;
 use crate::analysis::summary::Summary;
+use crate::model::command::Help;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::view::chart::{self, Chart};
 use crate::view::human;
 use crate::view::json::{self, Envelope};
+use crate::view::steps;
 use crate::view::style::{Look, Meaning};
 use crate::view::table::{self, Heading};
 use record::{COUNTERS, SPANS, payload};
@@ -36,6 +38,8 @@ pub struct Content<'a> {
     pub namespaces: &'a [Facts],
     /// Whether it may be about several.
     pub several: bool,
+    /// What helps.
+    pub help: &'a Help,
     /// The interface that the buckets came from.
     pub source: &'static str,
 }
@@ -54,8 +58,12 @@ pub fn ndjson(out: &mut dyn Write, content: &Content) -> io::Result<()> {
 pub fn page(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
     let summary = content.summary;
     head(out, content, look)?;
+    if *content.help != Help::default() {
+        writeln!(out)?;
+        steps::write(out, content.help, "", look)?;
+    }
     writeln!(out)?;
-    minute(out, &summary.history, look)?;
+    minute(out, summary, look)?;
     if summary.totals.all() > 0 {
         let (few, many): (Vec<&Group>, Vec<&Group>) =
             summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction | By::Netns));
@@ -100,7 +108,10 @@ fn head(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
                 let share = format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most));
                 if summary.one_family { format!("{share} with the other IP version's") } else { share }
             }
-            Err(_) => format!("tcp_max_tw_buckets is {most}, a negative number"),
+            Err(_) if content.facts.kernel_since(6, 1) == Some(true) => {
+                format!("tcp_max_tw_buckets is {most}: no maximum")
+            }
+            Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 take for less than 0"),
         },
         None if content.several => "tcp_max_tw_buckets is each namespace's own".into(),
         None => "tcp_max_tw_buckets is not known here".into(),
@@ -124,11 +135,15 @@ fn percent(part: u64, whole: u64) -> String {
     if tenths == 0 { "less than 0.1 %".into() } else { format!("{}.{} %", tenths / 10, tenths % 10) }
 }
 
-fn minute(out: &mut dyn Write, history: &History, look: Look) -> io::Result<()> {
+fn minute(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
+    let history = &summary.history;
     let title = look.paint(Meaning::Heading, "closes a second over the last minute").to_string();
     let Some((peak, ago)) = history.peak() else {
         return writeln!(out, "{title}: unknown");
     };
+    if history.total() == 0 && summary.at_maximum() {
+        return writeln!(out, "{title}: unknown, because closes leave no bucket");
+    }
     if history.total() == 0 {
         let whole = history.covered() == history.closes.len();
         return writeln!(out, "{title}: {}", if whole { "none" } else { "none in the seconds that are known" });
@@ -322,6 +337,7 @@ mod tests {
             facts: &facts,
             namespaces: std::slice::from_ref(&facts),
             several: false,
+            help: &Help::default(),
             source: "sock_diag",
         };
         page(&mut out, &content, Look { color: false, width, unicode }).expect("written");

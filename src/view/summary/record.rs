@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use crate::analysis::groups::{Count, Group, Key};
 use crate::analysis::history::{History, RemainingTimes};
 use crate::analysis::summary::Summary;
+use crate::view::steps::StepRecord;
 use crate::view::summary::Content;
 
 /// `TcpExt` counters that concern TIME_WAIT, by their JSON key and the kernel's name. README says what each counts.
@@ -32,6 +33,7 @@ pub(super) struct Payload<'a> {
     remaining: Vec<Span>,
     memory: MemoryRecord,
     limits: Vec<LimitRecord<'a>>,
+    commands: Vec<StepRecord<'a>>,
     counters: Ordered<Option<u64>>,
 }
 
@@ -158,7 +160,7 @@ impl HistoryRecord {
 
 /// Everything, as a program reads it.
 pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
-    let Content { summary, source, .. } = *content;
+    let Content { summary, source, help, .. } = *content;
     let Summary { totals, times, history, memory, limits, kernel, .. } = summary;
     let group = |group: &'a Group| {
         let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, content: *content }).collect();
@@ -192,6 +194,7 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
             .iter()
             .map(|limit| LimitRecord { id: limit.id, found: limit.found, count: limit.count, text: &limit.text })
             .collect(),
+        commands: help.commands.iter().map(StepRecord::from).collect(),
         counters: Ordered(COUNTERS.iter().map(|(key, name)| (*key, kernel.counter(name))).collect()),
     }
 }
