@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use caps::Capability;
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
-use serde_json::{Value, json};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use twtool::lab::{ActiveCloser, Connection, Server};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
 use crate::support::bind::{KEYS, Kept, Situation, bind, check_all, situation};
+use crate::support::commands;
 use crate::support::limits::{drop_capability, refuse_ipv6};
 use crate::support::records::{number, text};
 use crate::support::situations::{self, addr, connect, connect_from};
@@ -211,12 +212,9 @@ fn buckets_of_clients_are_not_reusable_and_the_reserved_list_is_the_cure() {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
     check_all(&[
-        blocked("an outbound connection", outbound, "40000")
-            .advises("sysctl -w net.ipv4.ip_local_reserved_ports=40000 ")
-            .advises("outbound"),
-        blocked("while others are reserved", outbound_beside_reserved_ports, "40000")
-            .advises("sysctl -w net.ipv4.ip_local_reserved_ports=8080,9000-9010,40000 "),
-        blocked("while it is reserved already", outbound_then_reserved, "40000").does_not_advise("sysctl -w"),
+        blocked("an outbound connection", outbound, "40000").advises("Reserve it for servers").advises("outbound"),
+        blocked("while others are reserved", outbound_beside_reserved_ports, "40000").advises("Reserve it for servers"),
+        blocked("while it is reserved already", outbound_then_reserved, "40000").does_not_advise("Reserve it"),
         blocked("outside the ephemeral range", outbound_below_the_range, "8080").does_not_advise("reserved_ports"),
         situation("a client that set SO_REUSEADDR", outbound_with_reuseaddr, "40000")
             .is("reusable", "time-wait")
@@ -250,10 +248,8 @@ fn outbound_with_reuseaddr() -> Kept {
 fn the_advised_reservation_keeps_clients_off_the_port() {
     outbound_beside_reserved_ports();
     let document = twtool(["bind-test", "40000", "--json"]).code(1).json();
-    let advice: Vec<&str> = document["advice"].as_array().expect("advice").iter().filter_map(Value::as_str).collect();
-    let setting = "net.ipv4.ip_local_reserved_ports=";
-    let list = advice.iter().find_map(|text| text.split(setting).nth(1)?.split(' ').next()).expect("the line");
-    set("ipv4.ip_local_reserved_ports", list);
+    assert_eq!(document["lasting"][0]["line"], "net.ipv4.ip_local_reserved_ports = 8080,9000-9010,40000");
+    commands::succeeds(document["reserve"][0]["command"].as_str().expect("a command"));
     assert_eq!(sysctl::read("ipv4.ip_local_reserved_ports").expect("the setting"), "8080,9000-9010,40000");
     set("ipv4.ip_local_port_range", "40000 40001");
     let server = server("127.0.0.1:443", REUSEADDR);
@@ -702,7 +698,9 @@ fn ndjson_is_the_payload_on_one_line() {
     let run = twtool(["bind-test", "8080", "-o", "ndjson"]).code(1);
     let [record] = run.ndjson().try_into().unwrap_or_else(|_| panic!("one line{run}"));
     assert_eq!(Keys::of(&run.stdout), KEYS);
-    for key in KEYS.into_iter().filter(|key| !["free_in_ms", "holders", "advice", "next"].contains(key)) {
+    for key in
+        KEYS.into_iter().filter(|key| !["free_in_ms", "holders", "advice", "next", "reserve", "lasting"].contains(key))
+    {
         assert_eq!(record[key], document[key], "{key}{run}");
     }
     assert_eq!(record["holders"][0]["cookie"], document["holders"][0]["cookie"]);

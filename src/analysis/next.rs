@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::states::is_orphan;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
-use crate::model::command::{Privilege, Shell, Step};
+use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::process::{Owners, Process};
@@ -81,6 +81,16 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             vec![Step::new(shell.twtool(Privilege::None, &["capacity"]), "list what takes the ports of the range")]
         }
         Cause::None | Cause::FamilyUnsupported | Cause::Unknown => vec![],
+    }
+}
+
+/// Reserving the port for servers, where connect() may take it.
+#[must_use]
+pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
+    if facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false) {
+        shell.reserve([port], facts.local_reserved_ports.as_ref())
+    } else {
+        Help::default()
     }
 }
 

@@ -154,7 +154,15 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let chosen_port = attempts.first().and_then(|attempt| attempt.bound).filter(|_| port.reserved_by_rfc());
 
     context.warn(&warnings);
-    let test = BindTest { evidence, chosen_port, next: &next, advice: &advice, note_lost: note != ReuseportNote::Kept };
+    let reserve = next::reserve(&args.netns.shell(context), &facts, port);
+    let test = BindTest {
+        evidence,
+        chosen_port,
+        next: &next,
+        reserve: &reserve,
+        advice: &advice,
+        note_lost: note != ReuseportNote::Kept,
+    };
     let envelope = Envelope { schema: "twtool.bind-test/1", facts: &facts, complete, warnings: &warnings };
     match global.format() {
         Format::Json => view::bind_test::document(context.out, envelope, &test)?,

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::holder::{HolderRecord, StepRecord, write_steps};
+use super::holder::HolderRecord;
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
+use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{Look, Meaning};
 use super::table::{self, Heading};
 use super::text::Text;
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::with_name;
 use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
-use crate::model::command::Step;
+use crate::model::command::{Help, Step};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -36,7 +37,9 @@ pub struct BindTest<'a> {
     pub chosen_port: Option<Port>,
     /// The commands that help now.
     pub next: &'a [Step],
-    /// What helps for good, and why.
+    /// Reserving the port for servers, where connect() may take it.
+    pub reserve: &'a Help,
+    /// What else helps for good, and why.
     pub advice: &'a [String],
     /// Whether a server's note of SO_REUSEPORT may be lost, or overwritten by the test's own.
     pub note_lost: bool,
@@ -59,6 +62,8 @@ struct Payload<'a> {
     advice: &'a [String],
     note_lost: bool,
     next: Vec<StepRecord<'a>>,
+    reserve: Vec<StepRecord<'a>>,
+    lasting: Vec<LastingRecord<'a>>,
 }
 
 #[derive(Serialize)]
@@ -102,6 +107,8 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
         advice: test.advice,
         note_lost: test.note_lost,
         next: StepRecord::all(test.next),
+        reserve: StepRecord::all(&test.reserve.commands),
+        lasting: LastingRecord::all(&test.reserve.lasting),
     }
 }
 
@@ -141,7 +148,11 @@ pub fn page(out: &mut dyn Write, test: &BindTest, look: Look) -> io::Result<()> 
     if let Some(port) = test.chosen_port {
         writeln!(out, "the kernel chose port {port}")?;
     }
-    write_steps(out, test.next, look)?;
+    steps::write_next(out, test.next, look)?;
+    if *test.reserve != Help::default() {
+        writeln!(out)?;
+        steps::write(out, test.reserve, "", look)?;
+    }
     if !test.advice.is_empty() {
         writeln!(out)?;
         test.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", look.width))?;

@@ -172,8 +172,8 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, capacity: &Capacity) ->
         below_min_free: capacity.below_min_free,
         destinations: records(capacity).collect(),
         verdict: advice::verdict(capacity.destinations, pool),
-        commands: capacity.help.commands.iter().map(StepRecord::from).collect(),
-        lasting: capacity.help.lasting.iter().map(LastingRecord::from).collect(),
+        commands: StepRecord::all(&capacity.help.commands),
+        lasting: LastingRecord::all(&capacity.help.lasting),
         advice: &capacity.help.advice,
     };
     json::document(out, envelope, payload)

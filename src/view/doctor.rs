@@ -72,8 +72,8 @@ impl<'a> CheckRecord<'a> {
             does_not: check.subject.does_not,
             finding: check.finding.as_deref(),
             evidence: Fields(&check.evidence),
-            commands: check.help.commands.iter().map(StepRecord::from).collect(),
-            lasting: check.help.lasting.iter().map(LastingRecord::from).collect(),
+            commands: StepRecord::all(&check.help.commands),
+            lasting: LastingRecord::all(&check.help.lasting),
             advice: &check.help.advice,
             sources: check.subject.sources,
         }

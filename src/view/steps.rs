@@ -15,9 +15,11 @@ pub struct StepRecord<'a> {
     purpose: &'a str,
 }
 
-impl<'a> From<&'a Step> for StepRecord<'a> {
-    fn from(step: &'a Step) -> Self {
-        Self { command: &step.command, purpose: &step.purpose }
+impl<'a> StepRecord<'a> {
+    /// A record for each step.
+    #[must_use]
+    pub fn all(steps: &'a [Step]) -> Vec<Self> {
+        steps.iter().map(|Step { command, purpose }| Self { command, purpose }).collect()
     }
 }
 
@@ -28,9 +30,11 @@ pub struct LastingRecord<'a> {
     line: &'a str,
 }
 
-impl<'a> From<&'a Lasting> for LastingRecord<'a> {
-    fn from(lasting: &'a Lasting) -> Self {
-        Self { file: &lasting.file, line: &lasting.line }
+impl<'a> LastingRecord<'a> {
+    /// A record for each line.
+    #[must_use]
+    pub fn all(lasting: &'a [Lasting]) -> Vec<Self> {
+        lasting.iter().map(|Lasting { file, line }| Self { file, line }).collect()
     }
 }
 
@@ -42,6 +46,14 @@ pub fn write(out: &mut dyn Write, help: &Help, indent: &str, look: Look) -> io::
     let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
     short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, look))?;
     help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, look.width))
+}
+
+/// Writes the commands that help now, each below an empty line.
+pub fn write_next(out: &mut dyn Write, steps: &[Step], look: Look) -> io::Result<()> {
+    steps.iter().try_for_each(|step| {
+        writeln!(out)?;
+        titled(out, &step.purpose, &step.command, "", look)
+    })
 }
 
 /// What a line of a file is for.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::holder::{HolderRecord, StepRecord, write_steps};
+use super::holder::HolderRecord;
 use super::human;
 use super::json::{self, Envelope};
+use super::steps::{self, StepRecord};
 use super::style::{Look, Meaning};
 use crate::analysis::advice;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
@@ -107,11 +108,11 @@ pub fn answer(out: &mut dyn Write, wait: &Wait, look: Look) -> io::Result<()> {
         writeln!(out, "{} with {with}, after {waited}", look.paint(Meaning::Good, "bindable"))
     } else if wait.denied {
         writeln!(out, "{}: {}", look.paint(Meaning::Bad, "denied"), human::escape(&obstacle(wait)))?;
-        write_steps(out, wait.next, look)
+        steps::write_next(out, wait.next, look)
     } else {
         let not = look.paint(Meaning::Bad, "not bindable");
         writeln!(out, "{not} with {with}, after {waited}: {}", human::escape(&obstacle(wait)))?;
-        write_steps(out, wait.next, look)
+        steps::write_next(out, wait.next, look)
     }
 }
 

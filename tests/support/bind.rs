@@ -17,7 +17,7 @@ use super::twtool::{Keys, Run, twtool};
 use super::{netns, services};
 
 /// The keys of a bind test's payload, in order; part of the contract.
-pub(crate) const KEYS: [&str; 15] = [
+pub(crate) const KEYS: [&str; 17] = [
     "port",
     "class",
     "service",
@@ -33,6 +33,8 @@ pub(crate) const KEYS: [&str; 15] = [
     "advice",
     "note_lost",
     "next",
+    "reserve",
+    "lasting",
 ];
 
 /// The four sets of options, in the order of the contract.

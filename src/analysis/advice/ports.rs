@@ -24,11 +24,10 @@ pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, .. } = *evidence;
     let applies = facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false);
     let range = facts.local_port_range.filter(|_| applies)?;
-    let reserved = facts.local_reserved_ports.as_ref()?.with([port]);
     Some(format!(
         "Port {port} lies in net.ipv4.ip_local_port_range ({}), so connect() may take it as a client's port whenever \
-         nothing has bound it. Reserve it for servers: sysctl -w net.ipv4.ip_local_reserved_ports={reserved} (and the same line in \
-         /etc/sysctl.d to keep it; ip-sysctl in the kernel's documentation).",
+         nothing has bound it. Reserve it for servers in net.ipv4.ip_local_reserved_ports (ip-sysctl in the kernel's \
+         documentation).",
         range.0
     ))
 }

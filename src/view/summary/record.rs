@@ -194,7 +194,7 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
             .iter()
             .map(|limit| LimitRecord { id: limit.id, found: limit.found, count: limit.count, text: &limit.text })
             .collect(),
-        commands: help.commands.iter().map(StepRecord::from).collect(),
+        commands: StepRecord::all(&help.commands),
         counters: Ordered(COUNTERS.iter().map(|(key, name)| (*key, kernel.counter(name))).collect()),
     }
 }
