@@ -89,9 +89,8 @@ fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
 fn no_bind_works_before_it_is_over() {
     const ADDRS: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
     let mut random = Random::new(Random::seed());
-    let situations: Vec<Vec<(Kind, u32)>> = (0..24)
-        .map(|_| (0..1 + random.below(3)).map(|_| (*random.of(&KINDS), *random.of(&[3, 5]))).collect())
-        .collect();
+    let situations: Vec<Vec<(Kind, u32)>> =
+        (0..24).map(|_| (0..=random.below(3)).map(|_| (*random.of(&KINDS), *random.of(&[3, 5]))).collect()).collect();
     std::thread::scope(|scope| {
         for situation in &situations {
             scope.spawn(move || {

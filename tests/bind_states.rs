@@ -33,7 +33,7 @@ fn stuck() -> (Socket, Socket) {
     let open = connect(&server, "127.0.0.1:8080");
     open.server.set_nonblocking(true).expect("O_NONBLOCK");
     let full = loop {
-        if let Err(error) = open.server.send(&[0; 65_536]) {
+        if let Err(error) = open.server.send(&vec![0; 65_536]) {
             break error;
         }
     };

@@ -555,7 +555,7 @@ fn owned() -> Vec<String> {
         }
     })
     .expect("a dump");
-    sorted(all.into_iter())
+    sorted(all)
 }
 
 fn orphans_go_and_no_socket_that_has_or_may_get_an_owner() {

@@ -238,8 +238,8 @@ fn the_hint_for_a_rootless_container_works() {
     let hint = refused.stderr.split('`').nth(1).unwrap_or_else(|| panic!("no command{refused}"));
     let line = hint.replace("PID", &pid.to_string()).replace("twtool ...", &format!("{PATH} bind-test 8080 --json"));
     let inside = run(&line).ok();
-    let link = fs::read_link(format!("/proc/{pid}/ns/net")).expect("a namespace");
-    assert_eq!(link.to_string_lossy(), format!("net:[{}]", inside.json()["netns"]), "{inside}");
+    let namespace = fs::read_link(format!("/proc/{pid}/ns/net")).expect("a namespace");
+    assert_eq!(namespace.to_string_lossy(), format!("net:[{}]", inside.json()["netns"]), "{inside}");
     container.kill().expect("our own child");
     container.wait().expect("our own child");
 }

@@ -43,7 +43,7 @@ pub struct Unread(pub Vec<(String, String)>);
 
 impl Unread {
     /// Adds the name of something and the reason.
-    pub fn add(&mut self, what: &str, why: impl ToString) {
+    pub fn add(&mut self, what: &str, why: &impl ToString) {
         self.0.push((what.to_owned(), why.to_string()));
     }
 
@@ -197,10 +197,10 @@ pub(crate) mod tests {
     fn what_could_not_be_read_is_named_with_its_reason() {
         let mut facts = Facts { local_port_range: None, ..facts() };
         assert_eq!(facts.gaps(&[]), Vec::<String>::new());
-        facts.unread.add("net.ipv4.ip_local_port_range", "Input/output error");
-        facts.unread.add(SERVICES, "Permission denied");
+        facts.unread.add("net.ipv4.ip_local_port_range", &"Input/output error");
+        facts.unread.add(SERVICES, &"Permission denied");
         let services = "/etc/services could not be read: Permission denied".to_owned();
-        assert_eq!(facts.gaps(&[]), [services.clone()]);
+        assert_eq!(facts.gaps(&[]), std::slice::from_ref(&services));
         let range =
             "net.ipv4.ip_local_port_range could not be read (Input/output error): what depends on it is unknown";
         assert_eq!(facts.gaps(&[Setting::LocalPortRange]), [range.to_owned(), services.clone()]);

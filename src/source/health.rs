@@ -62,7 +62,7 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
     let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
     let sys::owners::Found { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
     if let Some(why) = failure {
-        unread.add("some processes", why);
+        unread.add("some processes", &why);
     }
     let owners = |full: &FullSocket| full.inode.and_then(|i| owners.get(&i).cloned()).unwrap_or(Owners::Nobody);
     let (listeners, close_wait): (Vec<_>, Vec<_>) = found.into_iter().partition(|full| full.state == TcpState::Listen);

@@ -389,7 +389,7 @@ fn walk_by_family(
 pub fn kernel_facts() -> Facts {
     let mut unread = Unread::default();
     let netns = sys::netns::current().unwrap_or_else(|error| {
-        unread.add("the network namespace", error);
+        unread.add("the network namespace", &error);
         None
     });
     let services = sys::services::read(netns.as_ref().and_then(Netns::given_name), &mut unread);
@@ -429,7 +429,7 @@ pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
 /// `None` where it is absent; any other reason is kept.
 fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
     if_present(read).unwrap_or_else(|error| {
-        unread.add(what, error);
+        unread.add(what, &error);
         None
     })
 }

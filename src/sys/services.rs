@@ -25,7 +25,7 @@ pub fn read(netns: Option<&OsStr>, unread: &mut Unread) -> Services {
         None => Ok(content(Path::new(SERVICES))?.map_or_else(Services::default, shared)),
     });
     services.unwrap_or_else(|error| {
-        unread.add(SERVICES, error);
+        unread.add(SERVICES, &error);
         Services::default()
     })
 }
