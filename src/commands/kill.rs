@@ -11,6 +11,8 @@ use super::selection::{Query, SelectionArgs, gaps};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
 use crate::lab;
+use crate::model::facts::Facts;
+use crate::model::health::Capability;
 use crate::model::listeners::Listeners;
 use crate::model::outcome::Outcome;
 use crate::model::row::Row;
@@ -19,7 +21,7 @@ use crate::model::target::{ORPHAN_STATES, Target, counted};
 use crate::sock_diag::destroy::{self, Answer as KernelAnswer, Destruction};
 use crate::sock_diag::transport::Netlink;
 use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
-use crate::sys::errno;
+use crate::sys::{capabilities, errno};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::kill::{Plan, Report};
@@ -109,7 +111,7 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
     if targets.is_empty() {
         warnings.extend(others.hints());
     }
-    warnings.extend((!args.yes && unprivileged(&targets)).then(|| {
+    warnings.extend((!args.yes && unprivileged(&targets, &facts)).then(|| {
         "removing them will probably be refused: it needs CAP_NET_ADMIN, and the marks that the kernel tells to that \
          capability alone are not told here"
             .into()
@@ -204,9 +206,12 @@ fn find(query: &Query, orphans: bool, source: &mut Source) -> Result<Found, Comm
     Ok(Found { targets, others, complete: end.complete })
 }
 
-/// Whether it seems that nothing may be removed: an inference, and not made for kernels that tell the mark of no bucket.
-fn unprivileged(targets: &[Target]) -> bool {
-    !targets.is_empty() && targets.iter().all(|target| target.row().bucket.mark.is_none())
+/// Whether it seems that nothing may be removed, an inference: the kernel tells marks to CAP_NET_ADMIN alone. Linux 5.10
+/// tells the mark of a bucket to nobody, so there only the caller's own capabilities count.
+fn unprivileged(targets: &[Target], facts: &Facts) -> bool {
+    let unmarked = !targets.is_empty() && targets.iter().all(|target| target.row().bucket.mark.is_none());
+    let privileged = || capabilities::effective().is_some_and(|set| set.has(Capability::NetAdmin));
+    unmarked && (facts.kernel_since(6, 1) != Some(false) || !privileged())
 }
 
 /// Shows the plan and asks. Anything but yes is no.

@@ -35,6 +35,9 @@ pub struct Frame {
 struct QdiscBypass;
 nix::setsockopt_impl!(QdiscBypass, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, bool, SetBool);
 
+/// An older stamp is of another clock: Linux 5.10 stamps what TCP sends with its monotonic clock.
+const CREDIBLE_AGE: Duration = Duration::from_secs(60);
+
 /// A raw packet socket that sees each IPv4 frame once: where it comes in. What is sent on `lo` comes in there.
 #[derive(Debug)]
 pub struct PacketSocket(Socket);
@@ -65,17 +68,19 @@ impl PacketSocket {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
+        let now = clock::now();
         let stamp = message.cmsgs()?.find_map(|part| match part {
             ControlMessageOwned::ScmTimestampns(since) => Some(SystemTime::UNIX_EPOCH + Duration::from(since)),
             _ => None,
         });
+        let stamp = stamp.filter(|stamp| now.duration_since(*stamp).is_ok_and(|age| age < CREDIBLE_AGE));
         let interface = message.address.map_or(0, |from| from.ifindex());
         let length = message.bytes;
         bytes.truncate(length);
         // Frames are kept, and most are short.
         bytes.shrink_to_fit();
         let interface = u32::try_from(interface).map_err(io::Error::other)?;
-        Ok(Some(Frame { at: stamp.unwrap_or_else(clock::now), interface, bytes }))
+        Ok(Some(Frame { at: stamp.unwrap_or(now), interface, bytes }))
     }
 
     /// Sends a frame, Ethernet header first, on this interface.
