@@ -218,7 +218,7 @@ fn where_no_connection_can_be_made_there_is_no_answer() {
     capacity(&["--to", "192.0.2.1:443"]).refused("192.0.2.1:443").says("unreachable");
     capacity(&["--to", "10.0.0.1:443", "--from", "192.0.2.9"]).refused("10.0.0.1:443").says("Cannot assign");
     // Without a port nothing is claimed.
-    assert_eq!(capacity(&["--to", "192.0.2.1", "--json"]).ok().records("destinations"), [] as [Value; 0]);
+    assert_eq!(capacity(&["--to", "192.0.2.1", "--json"]).code(0).records("destinations"), [] as [Value; 0]);
 }
 
 fn the_page_says_it_in_a_line_each() {
@@ -266,7 +266,8 @@ fn refused(args: &[&str], word: &str, allowed: &str) {
 fn an_address_that_may_have_been_meant_with_a_port_is_asked_about() {
     capacity(&["--to", "::1:80"]).code(0).says("[::1]:80");
     for plain in ["::1", "2001:db8::1", "10.0.0.1"] {
-        assert_eq!(capacity(&["--to", plain]).ok().stderr, "");
+        let run = capacity(&["--to", plain]).code(0);
+        assert!(!run.stderr.contains("is one address"), "{run}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::support::limits::drop_capability;
 use crate::support::random::Random;
 use crate::support::twtool::{Run, command, twtool};
 use crate::support::varied::{BUCKETS, Varied, letters};
-use crate::support::{netns, not_checked, services, suite};
+use crate::support::{kernel, netns, not_checked, services, suite};
 
 suite! {
     pure: [],
@@ -196,6 +196,7 @@ fn random_expressions_beyond_ss_select_the_same_rows_in_the_kernel_and_here() {
 
 /// Makes random expressions, and asks all about each.
 fn differential(for_ss: bool, with_ss: bool) {
+    kernel::needs(kernel::lists_marks_of_buckets(), "marks of buckets, which some expressions ask for");
     let seed = Random::seed();
     let mut generator = Generator::new(seed, for_ss);
     let expressions: Vec<String> = (0..EXPRESSIONS).map(|_| generator.list(3, true)).collect();

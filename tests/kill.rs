@@ -21,7 +21,7 @@ use crate::support::situations::{
 };
 use crate::support::twtool::{Keys, Run, command, twtool};
 use crate::support::varied::Varied;
-use crate::support::{crowd, limits, suite};
+use crate::support::{crowd, kernel, limits, suite};
 
 suite! {
     pure: [
@@ -100,6 +100,7 @@ fn is(entry: &Entry, family: &str) -> bool {
 type Rule = fn(&Entry) -> bool;
 
 fn every_kind_of_bucket_goes_and_no_other() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let mut left = procfs::buckets();
     let steps: [(&[&str], Rule); 5] = [
@@ -123,6 +124,7 @@ fn every_kind_of_bucket_goes_and_no_other() {
 }
 
 fn a_bucket_that_was_bound_to_an_interface_goes() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let varied = Varied::make();
     let all = procfs::time_wait().len();
     let run = kill(&["dev", "lo"]).ok();
@@ -140,6 +142,7 @@ fn live() -> Vec<String> {
 }
 
 fn live_sockets_stay_whatever_is_selected() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let before = live();
     // Three listeners, the ends of the connections that are open, and two full sockets in FIN_WAIT_2.
@@ -175,6 +178,7 @@ fn destroy(rows: &[Row]) -> Vec<Answer> {
 }
 
 fn a_wrong_cookie_hits_nothing() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let (rows, before) = (rows(), of_entries(&procfs::buckets()));
     let mut wrong = rows.clone();
@@ -209,6 +213,7 @@ fn a_connection_that_took_a_buckets_place_stays() {
 }
 
 fn a_bucket_that_is_gone_is_not_found() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 300);
     let rows = rows();
@@ -235,6 +240,7 @@ fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
 }
 
 fn two_at_once_fail_at_nothing() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(5000);
     let mut commands: Vec<_> = (0..2).map(|_| command(["kill", "--all", "--yes", "--json"])).collect();
@@ -288,6 +294,7 @@ fn nothing_matching_is_no() {
 }
 
 fn a_killed_port_can_be_bound() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     // Without SO_REUSEADDR on the old socket, no option of the new one helps.
     let at = "127.0.0.1:8080";
     let server = lab::Server::listen(at.parse().expect("an address"), twtool::model::bind::ReuseOptions::NONE);
@@ -303,6 +310,7 @@ fn a_killed_port_can_be_bound() {
 }
 
 fn thousands_go_at_once_and_are_counted() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(6000);
     let before: Vec<Identity> = of_entries(&procfs::buckets());
@@ -319,6 +327,7 @@ fn thousands_go_at_once_and_are_counted() {
 }
 
 fn documents_and_records_have_the_keys_of_the_contract() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let payload = ["matched", "destroyed", "gone", "failed", "dry_run"];
     let run = kill(&["--local-port", "8080"]).ok();
@@ -340,6 +349,7 @@ fn documents_and_records_have_the_keys_of_the_contract() {
 }
 
 fn the_table_shows_what_goes_with_the_risk_and_counts() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 25);
     bucket_of_client(&server, "127.0.0.1:8080");
@@ -353,6 +363,7 @@ fn the_table_shows_what_goes_with_the_risk_and_counts() {
 }
 
 fn a_closed_pipe_takes_nothing_back() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 2000);
     let mut command = command(["kill", "--all", "--yes", "-o", "ndjson"]);
@@ -367,6 +378,7 @@ fn a_closed_pipe_takes_nothing_back() {
 }
 
 fn a_plan_that_cannot_be_written_is_not_carried_out() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 3);
     let full = File::options().write(true).open("/dev/full").expect("/dev/full can be opened");
@@ -382,6 +394,7 @@ fn a_plan_that_cannot_be_written_is_not_carried_out() {
 }
 
 fn a_person_is_shown_the_plan_and_asked() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let mut dialogue = Dialogue::start(&["kill", "--all", "--fin-wait-2", "--color", "never"]);
     dialogue.until("Remove 10 buckets? [y/N] ");
@@ -398,6 +411,7 @@ fn a_person_is_shown_the_plan_and_asked() {
 }
 
 fn anything_but_yes_is_no() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     // Ctrl-D is the end of the input (termios(3), VEOF).
@@ -419,6 +433,7 @@ fn anything_but_yes_is_no() {
 }
 
 fn what_went_during_the_question_is_gone() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 5);
     let mut rows = rows();
@@ -440,6 +455,7 @@ fn what_went_during_the_question_is_gone() {
 }
 
 fn a_fin_wait_2_that_became_time_wait_during_the_question_goes() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     let mut dialogue = Dialogue::start(&["kill", "--all", "--fin-wait-2", "--json"]);
@@ -559,6 +575,7 @@ fn owned() -> Vec<String> {
 }
 
 fn orphans_go_and_no_socket_that_has_or_may_get_an_owner() {
+    kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     let orphans = Orphans::make();
     let server = listen("127.0.0.1:9000");
     bucket_of_server(&server, "127.0.0.1:9000");
@@ -588,6 +605,7 @@ fn orphans_go_and_no_socket_that_has_or_may_get_an_owner() {
 }
 
 fn orphans_are_shown_and_asked_for_with_what_it_costs() {
+    kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     let _orphans = Orphans::make();
     let dry = twtool(["kill", "--orphans", "--all", "--dry-run"]).ok();
     dry.prints("1 orphan in FIN_WAIT_1").prints("a RST, and data");
@@ -601,6 +619,8 @@ fn orphans_are_shown_and_asked_for_with_what_it_costs() {
 }
 
 fn a_flag_that_would_select_something_is_named() {
+    kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     let run =
@@ -620,6 +640,7 @@ fn a_flag_that_would_select_something_is_named() {
 }
 
 fn ports_may_be_listed_with_commas() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let servers = ["127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8090", "127.0.0.1:8100"];
     for at in servers {
         bucket_of_server(&listen(at), at);

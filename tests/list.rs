@@ -23,7 +23,7 @@ use crate::support::situations::{
     Mixed, addr, bucket_of_client, bucket_of_server, connect, connect_from, listen, many_buckets,
 };
 use crate::support::twtool::{Keys, twtool};
-use crate::support::{netns, not_checked, services, suite};
+use crate::support::{kernel, netns, not_checked, services, suite};
 
 suite! {
     pure: [],
@@ -357,6 +357,7 @@ fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
 }
 
 fn the_mark_is_a_number_with_cap_net_admin_and_null_without() {
+    kernel::needs(kernel::lists_marks_of_buckets(), "marks of buckets");
     let marked = |mark, at| {
         let socket = OsSocket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_mark(mark).expect("SO_MARK");

@@ -17,9 +17,9 @@ use crate::support::places::{Place, bucket, clients, closed, list};
 use crate::support::procfs;
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, listen, many_buckets};
-use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
 use crate::support::waiter::Waiter;
+use crate::support::{kernel, suite};
 
 suite! {
     pure: [],
@@ -253,6 +253,7 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
 }
 
 fn capacity_and_doctor_read_and_ask_the_kernel_there() {
+    kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     let (there, resident, kept) = hop(|| {
         sysctl::write("ipv4.ip_local_port_range", "42000 42015").expect("the namespace is ours");
         let server = listen("127.0.0.1:42000");
@@ -281,6 +282,7 @@ fn capacity_and_doctor_read_and_ask_the_kernel_there() {
 }
 
 fn a_wait_is_for_a_port_there_and_its_command_runs_here() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let place = Place::make(42_001);
     drop(place.server);
     let pid = place.resident.pid();
@@ -301,6 +303,7 @@ fn a_wait_is_for_a_port_there_and_its_command_runs_here() {
 }
 
 fn kill_removes_a_bucket_of_the_other_namespace_alone() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let (a, b) = (Place::make(42_001), Place::make(42_002));
     let pid = a.resident.pid();
@@ -369,13 +372,14 @@ fn every_namespace_is_found_once_with_its_name() {
 fn namespaces_and_processes_that_come_and_go_are_passed_over() {
     const ROUNDS: usize = 25;
     let island = Island::enter();
-    let place = Place::make(42_001);
-    let expected = (place.inode, 42_001);
     let mut comers: Vec<Vec<Resident>> = vec![];
     // Made before /proc is the island's: entering a namespace reads it.
     for _ in 0..ROUNDS {
         comers.push((0..4).map(|_| hop(Resident::start)).collect());
     }
+    // Last, for its bucket has a minute to live.
+    let place = Place::make(42_001);
+    let expected = (place.inode, 42_001);
     if !closed(&island) {
         return;
     }

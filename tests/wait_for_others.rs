@@ -18,7 +18,7 @@ use crate::support::records::{number, text};
 use crate::support::situations::{addr, connect};
 use crate::support::twtool::twtool;
 use crate::support::waiter::{Ended, Waiter};
-use crate::support::{addresses, measured, procfs, suite};
+use crate::support::{addresses, kernel, measured, procfs, suite};
 
 suite! {
     pure: [],
@@ -121,6 +121,7 @@ fn a_connection_is_waited_for_and_then_its_bucket() {
     };
     let blocks = &bucket["blocked_by"][0];
     assert_eq!((text(blocks, "cookie"), &blocks["processes"]), (cookie.as_str(), &json!([])), "{bucket}");
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let entry = procfs::buckets()[0];
     Killer::new().destroy((entry.local.into(), entry.remote.into()));
     ended(waiter, "a connection and its bucket", 20);

@@ -1,7 +1,7 @@
 //! What this kernel can do, asked of the kernel by the test itself: older and newer ones than the developers' run the
 //! suite too. A test about something that the kernel lacks calls [`needs`] and is reported as not checked.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -53,28 +53,49 @@ pub(crate) fn lists_bound_sockets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         netns::elsewhere(|| {
-            const NEW_BOUND_INACTIVE: u32 = 1 << 13;
             const NLMSG_DONE: u16 = 3;
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-            socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()).expect("bound");
-            // nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP; inet_diag_req_v2: AF_INET, TCP.
-            let mut request = vec![];
-            request.extend(72_u32.to_ne_bytes());
-            request.extend(20_u16.to_ne_bytes());
-            request.extend(0x301_u16.to_ne_bytes());
-            request.extend([0; 8]);
-            request.extend([2, 6, 0, 0]);
-            request.extend(NEW_BOUND_INACTIVE.to_ne_bytes());
-            request.resize(72, 0);
-            let mut netlink = Netlink::new(NETLINK_SOCK_DIAG).expect("a netlink socket");
-            netlink.bind_auto().expect("bound");
-            netlink.connect(&NetlinkAddr::new(0, 0)).expect("connected");
-            netlink.send(&request, 0).expect("sent");
-            let mut answer = Vec::with_capacity(32 * 1024);
-            netlink.recv(&mut answer, 0).expect("an answer");
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()).expect("bound");
+            let answer = dump(1 << 13);
             u16::from_ne_bytes([answer[4], answer[5]]) != NLMSG_DONE
         })
     })
+}
+
+/// The first datagram of sock_diag's answer for IPv4 sockets in these states, a bit for each of net/tcp_states.h.
+fn dump(states: u32) -> Vec<u8> {
+    // nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP; inet_diag_req_v2: AF_INET, TCP.
+    let mut request = vec![];
+    request.extend(72_u32.to_ne_bytes());
+    request.extend(20_u16.to_ne_bytes());
+    request.extend(0x301_u16.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend([2, 6, 0, 0]);
+    request.extend(states.to_ne_bytes());
+    request.resize(72, 0);
+    let mut netlink = Netlink::new(NETLINK_SOCK_DIAG).expect("a netlink socket");
+    netlink.bind_auto().expect("bound");
+    netlink.connect(&NetlinkAddr::new(0, 0)).expect("connected");
+    netlink.send(&request, 0).expect("sent");
+    let mut answer = Vec::with_capacity(32 * 1024);
+    netlink.recv(&mut answer, 0).expect("an answer");
+    answer
+}
+
+/// Leaves a bucket of the client in the calling thread's namespace, and returns its ends.
+fn make_bucket() -> (SocketAddr, SocketAddr) {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
+    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
+    let ends = (client.local_addr().expect("a name"), client.peer_addr().expect("a peer"));
+    let accepted = server.accept().expect("a connection");
+    drop(client);
+    drop(accepted);
+    let began = Instant::now();
+    while procfs::time_wait().is_empty() {
+        assert!(began.elapsed() < patience(Duration::from_secs(5)), "no bucket");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ends
 }
 
 /// Whether SOCK_DESTROY removes a timewait bucket (not on 5.10).
@@ -82,19 +103,28 @@ pub(crate) fn destroys_buckets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         netns::elsewhere(|| {
-            let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
-            let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
-            let ends = (client.local_addr().expect("a name"), client.peer_addr().expect("a peer"));
-            let accepted = server.accept().expect("a connection");
-            drop(client);
-            drop(accepted);
-            let began = Instant::now();
-            while procfs::bucket_count() == 0 {
-                assert!(began.elapsed() < patience(Duration::from_secs(5)), "no bucket");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Killer::new().destroy(ends);
+            Killer::new().destroy(make_bucket());
             procfs::bucket_count() == 0
+        })
+    })
+}
+
+/// Whether SOCK_DESTROY ends a socket that no process has (since 6.11); before, it keeps its port.
+pub(crate) fn ends_orphans() -> bool {
+    twtool::lab::orphan::ends_when_destroyed().expect("a private network namespace")
+}
+
+/// Whether the mark of a bucket is listed (not on 5.10), to a caller with CAP_NET_ADMIN.
+pub(crate) fn lists_marks_of_buckets() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        netns::elsewhere(|| {
+            const INET_DIAG_MARK: u16 = 15;
+            make_bucket();
+            let answer = dump(1 << 6);
+            // The row is struct inet_diag_msg of 72 bytes behind 16 of the header; attributes follow.
+            let row = &answer[16 + 72..answer.len().min(usize::from(answer[0]) + usize::from(answer[1]) * 256)];
+            row.len() >= 4 && u16::from_ne_bytes([row[2], row[3]]) == INET_DIAG_MARK
         })
     })
 }
