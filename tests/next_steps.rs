@@ -61,7 +61,7 @@ fn run(line: &str) -> Run {
 }
 
 /// Runs a command that asks first, and answers yes.
-fn run_and_agree(line: &str) {
+pub(crate) fn run_and_agree(line: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut dialogue = Dialogue::of(shell(line, &folder));
     dialogue.until("[y/N] ");

@@ -1,10 +1,8 @@
 //! The commands that help now when a bind fails: each is right when it is pasted into the shell in which twtool ran.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::states::is_orphan;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::facts::Facts;
@@ -149,19 +147,20 @@ fn stop(failure: &Failure) -> Vec<Step> {
             }
         }
     }
-    for holder in blocking() {
-        let Socket::Full(full) = holder.socket else { continue };
-        if is_orphan(&full) {
-            let (tuple, (local, remote)) = (full.tuple, full.tuple.addrs());
-            let end = |addr, port: Port| SocketAddr::new(addr, port.0).to_string();
-            let (local, remote) = (end(local, tuple.local_port()), end(remote, tuple.remote_port()));
-            steps.push(Step::new(
-                failure.shell.run(Privilege::Root, &["ss", "-K", "-t", "src", &local, "dst", &remote]),
-                format!("end the {} socket, which no process has open", full.state.name()),
-            ));
-        }
-    }
     steps.truncate(SHOWN);
+    let orphan = |holder: &&Holder| matches!(holder.socket, Socket::Full(full) if full.is_orphan());
+    let orphans = blocking().filter(orphan).count();
+    if orphans > 0 {
+        let port = failure.port.to_string();
+        steps.push(Step::new(
+            failure.shell.twtool(Privilege::Root, &["kill", "--orphans", "--local-port", &port]),
+            if orphans == 1 {
+                "end the socket that no process has open (it shows the risk, and asks first)".to_owned()
+            } else {
+                format!("end the {orphans} sockets that no process has open (it shows the risk, and asks first)")
+            },
+        ));
+    }
     steps
 }
 

@@ -6,14 +6,6 @@
 
 use crate::model::socket::{FullSocket, TcpState};
 
-/// Whether no process will act on the socket: it is an orphan, which SOCK_DESTROY ends.
-#[must_use]
-pub const fn is_orphan(socket: &FullSocket) -> bool {
-    let closed =
-        matches!(socket.state, TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck);
-    closed && socket.inode.is_none()
-}
-
 /// What ends an orphan whose FIN the peer does not acknowledge (three lasted 105 s with the default, Linux 6.18, 2026-11-27).
 const ORPHAN_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after \
                             net.ipv4.tcp_orphan_retries retries: about 100 s with the default, longer on a slow path.";
@@ -25,7 +17,7 @@ const OWNED_TIMER: &str = "The kernel retransmits its FIN with growing pauses, a
 /// What keeps a socket in its state, and what ends that, in sentences; `None`: the state is not one of closing.
 #[must_use]
 pub fn explain(socket: &FullSocket) -> Option<String> {
-    let orphan = is_orphan(socket);
+    let orphan = socket.is_orphan();
     let timer = if orphan { ORPHAN_TIMER } else { OWNED_TIMER };
     let text = match (socket.state, socket.inode.is_none()) {
         (TcpState::FinWait1, true) => format!(
@@ -95,7 +87,7 @@ mod tests {
                 let socket = socket(state, owned);
                 let text = explain(&socket).expect("a text");
                 assert!(text.starts_with(state.name()), "{text}");
-                assert_eq!(is_orphan(&socket), !owned && state != CloseWait, "{state:?}");
+                assert_eq!(socket.is_orphan(), !owned && state != CloseWait, "{state:?}");
                 let retransmits = matches!(state, FinWait1 | Closing | LastAck);
                 assert_eq!(text.contains("tcp_orphan_retries"), retransmits && !owned, "{text}");
                 assert_eq!(text.contains("tcp_retries2"), retransmits && owned, "{text}");

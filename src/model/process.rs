@@ -105,9 +105,7 @@ impl Owners {
             Self::Found(processes) => return name_all(processes),
             Self::Nobody => "a socket that no process has open".to_owned(),
             Self::Kernel(part) => part.to_string(),
-            Self::NotPermitted => {
-                "a process that this user may not see (root or CAP_SYS_PTRACE may look into /proc/PID/fd)".into()
-            }
+            Self::NotPermitted => "a process that this user may not see".into(),
             Self::NotRead => "an unknown holder (not every process could be read)".into(),
             Self::NotFound(Processes::All) => "an unknown holder (no process found)".into(),
             Self::NotFound(Processes::OfPidNamespace) => {

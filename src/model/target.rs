@@ -68,6 +68,7 @@ impl Target {
 /// How many there are of each kind, in words: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
 #[must_use]
 pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
+    // Buckets first, whatever comes first.
     let mut counts: Vec<((bool, TcpState), usize)> =
         vec![((false, TcpState::TimeWait), 0), ((false, TcpState::FinWait2), 0)];
     for target in targets {
@@ -77,14 +78,16 @@ pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
             None => counts.push((kind, 1)),
         }
     }
-    let only_orphans = counts[..2].iter().all(|(_, count)| *count == 0) && counts.len() > 2;
-    let words = counts.into_iter().filter_map(|((orphan, state), count)| {
+    counts.retain(|(_, count)| *count > 0);
+    if counts.is_empty() {
+        return "0 TIME_WAIT".into();
+    }
+    let words = counts.into_iter().map(|((orphan, state), count)| {
         let name = state.name().to_uppercase().replace('-', "_");
         match (orphan, count) {
-            (false, 0) if state != TcpState::TimeWait || only_orphans => None,
-            (false, count) => Some(format!("{count} {name}")),
-            (true, 1) => Some(format!("1 orphan in {name}")),
-            (true, count) => Some(format!("{count} orphans in {name}")),
+            (false, count) => format!("{count} {name}"),
+            (true, 1) => format!("1 orphan in {name}"),
+            (true, count) => format!("{count} orphans in {name}"),
         }
     });
     words.collect::<Vec<_>>().join(", ")
@@ -129,6 +132,9 @@ pub(crate) mod tests {
         let orphans = [orphan(TcpState::FinWait1), orphan(TcpState::LastAck), orphan(TcpState::LastAck)];
         assert_eq!(counted(orphans.iter()), "1 orphan in FIN_WAIT_1, 2 orphans in LAST_ACK");
         assert_eq!(counted([bucket, orphans[0]].iter()), "1 TIME_WAIT, 1 orphan in FIN_WAIT_1");
+        let mut fin_wait_2 = row("10.0.0.1", 80, "10.0.0.2", 40000);
+        fin_wait_2.bucket.fin_wait_2 = true;
+        assert_eq!(counted([Target::from(fin_wait_2)].iter()), "1 FIN_WAIT_2");
         assert_eq!(counted([].iter()), "0 TIME_WAIT");
         assert!(bucket.compare(&orphans[0]).is_lt());
     }

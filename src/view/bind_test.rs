@@ -196,10 +196,8 @@ fn obstacle(evidence: &Evidence) -> String {
             let mut states: Vec<_> = connections.clone().map(|holder| holder.socket.state().name()).collect();
             states.sort_unstable();
             states.dedup();
-            let (word, count) =
-                if connections.clone().count() == 1 { ("connection", "a") } else { ("connections", "") };
-            let article = if count.is_empty() { String::new() } else { format!("{count} ") };
-            format!("{article}{word} in {}: {}", states.join(", "), advice::who(connections))
+            let word = if connections.clone().count() == 1 { "a connection" } else { "connections" };
+            format!("{word} ({}): {}", states.join(", "), advice::who(connections))
         }
         Cause::Bound => {
             let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));

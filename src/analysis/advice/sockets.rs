@@ -25,7 +25,9 @@ pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     for holder in holders {
         // Everybody may see the user of a socket, also where its process is hidden.
         let uid = match (&holder.owners, holder.socket) {
-            (Owners::NotPermitted | Owners::NotFound(_), Socket::Full(full)) => format!(" of uid {}", full.uid),
+            (Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_), Socket::Full(full)) => {
+                format!(" (uid {})", full.uid)
+            }
             _ => String::new(),
         };
         for name in holder.owners.names() {
@@ -233,6 +235,6 @@ mod tests {
     #[test]
     fn the_user_of_a_hidden_process_is_named() {
         let text = advice(ReuseOptions::NONE, listener_of(33, Owners::NotPermitted));
-        assert!(text.contains(" of uid 33 listens on port 80"), "{text}");
+        assert!(text.contains(" (uid 33) listens on port 80"), "{text}");
     }
 }
