@@ -60,14 +60,22 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             steps.extend(kill(failure));
             steps
         }
-        Cause::Listener | Cause::Connection | Cause::Bound => stop(failure),
+        Cause::Listener | Cause::Connection | Cause::Bound => {
+            let mut steps = stop(failure);
+            // What is stopped can leave TIME_WAIT sockets.
+            steps.extend((!failure.waited && !steps.is_empty()).then(|| wait(failure)));
+            steps
+        }
         Cause::PrivilegedPort => {
             let setting = format!("net.ipv4.ip_unprivileged_port_start={port}");
             let start = Step::new(
                 shell.run(Privilege::Root, &["sysctl", "-w", &setting]),
                 format!("let every user bind ports from {port} on, in this network namespace, until the next boot"),
             );
-            vec![start]
+            let mut steps = vec![];
+            steps.extend((failure.uid != 0).then(|| as_root(failure, "test the bind with the privilege")));
+            steps.push(start);
+            steps
         }
         Cause::AddressNotLocal => {
             vec![Step::new(
@@ -90,6 +98,18 @@ pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
     } else {
         Help::default()
     }
+}
+
+/// The same question, asked by root.
+fn as_root(failure: &Failure, purpose: &str) -> Step {
+    let Failure { shell, facts, port, addrs, with, .. } = *failure;
+    let (port, addrs) = (port.to_string(), addrs.iter().map(|at| at.text(facts)).collect::<Vec<_>>());
+    let mut words = vec!["bind-test", &port];
+    words.extend(addrs.iter().flat_map(|addr| ["--addr", addr]));
+    if with != ReuseOptions::REUSEADDR {
+        words.extend(["--with", with_name(with)]);
+    }
+    Step::new(shell.twtool(Privilege::Root, &words), purpose)
 }
 
 fn wait(failure: &Failure) -> Step {
@@ -148,6 +168,8 @@ fn stop(failure: &Failure) -> Vec<Step> {
         }
     }
     steps.truncate(SHOWN);
+    let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
+    steps.extend((hidden && failure.uid != 0).then(|| as_root(failure, "name the process that holds the port")));
     let orphan = |holder: &&Holder| matches!(holder.socket, Socket::Full(full) if full.is_orphan());
     let orphans = blocking().filter(orphan).count();
     if orphans > 0 {
@@ -169,19 +191,14 @@ const SHOWN: usize = 4;
 
 fn stop_process(shell: &Shell, privilege: Privilege, process: &Process) -> Step {
     let pid = process.pid.to_string();
-    if process.pid == 1 {
+    if process.pid == 1 && process.comm == "systemd" {
         // systemd holds the sockets of its socket units.
         return Step::new(
             shell.run(Privilege::None, &["systemctl", "list-sockets", "--all"]),
             "find the socket unit that has the port, to stop it by `systemctl stop`",
         );
     }
-    let user = process.cgroup.as_deref().is_some_and(|path| path.contains("/user@"));
-    match process.unit().filter(|unit| unit.ends_with(".service") && !unit.starts_with("user@")) {
-        Some(unit) if user => Step::new(
-            shell.run(Privilege::None, &["systemctl", "--user", "stop", unit]),
-            format!("stop the unit {unit}"),
-        ),
+    match process.own_service() {
         Some(unit) => {
             Step::new(shell.run(Privilege::Root, &["systemctl", "stop", unit]), format!("stop the unit {unit}"))
         }

@@ -83,8 +83,8 @@ pub fn run(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     let asks = !args.yes && !args.dry_run;
     if asks && context.person.is_none() {
         return Err(CommandError::Usage(
-            "'--yes' is needed where nobody can be asked, for stdin or stderr is no terminal; '--dry-run' shows what would \
-             be removed"
+            "'--yes' is needed because stdin or stderr is no terminal, so kill cannot ask; '--dry-run' shows what would be \
+             removed"
                 .into(),
         ));
     }
@@ -112,8 +112,8 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
         warnings.extend(others.hints());
     }
     warnings.extend((!args.yes && unprivileged(&targets, &facts)).then(|| {
-        "removing them will probably be refused: it needs CAP_NET_ADMIN, and the marks that the kernel tells to that \
-         capability alone are not told here"
+        "the kernel will probably refuse to remove them: that needs CAP_NET_ADMIN, and it hides the marks of sockets from \
+         this caller, as it does without that capability"
             .into()
     }));
     context.warn(&warnings);

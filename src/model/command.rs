@@ -155,7 +155,8 @@ impl Shell {
         }
         if ranges.len() > MOST_RANGES {
             help.advice.push(format!(
-                "Those ports form {} ranges, too many for the list: rather give the kernel another range with                  net.ipv4.ip_local_port_range.",
+                "Those ports form {} ranges, too many for one command. Give the kernel another range with \
+                 net.ipv4.ip_local_port_range, or reserve the ports in several steps.",
                 ranges.len()
             ));
             return help;
@@ -173,7 +174,8 @@ impl Shell {
         }
         if lasting.line.len() > SYSCTL_READS {
             help.advice.push(
-                "Only systemd-sysctl reads a list of more than 4 KB whole from its file. sysctl -p keeps the first 4 KB, and                  reports no error."
+                "Only systemd-sysctl reads a list of more than 4 KB whole from its file. sysctl -p keeps the first 4 KB, and \
+                 reports no error."
                     .into(),
             );
         }
@@ -202,7 +204,8 @@ impl Shell {
     #[must_use]
     pub fn lasting(&self, name: &str, value: &str) -> Option<Lasting> {
         let last = name.rsplit('.').next().unwrap_or(name);
-        let file = format!("/etc/sysctl.d/90-{last}.conf");
+        // The last file in the order of names decides. Debian has a 99-sysctl.conf, a link to /etc/sysctl.conf.
+        let file = format!("/etc/sysctl.d/99-twtool-{last}.conf");
         self.netns.is_none().then(|| Lasting { file, line: format!("{name} = {value}") })
     }
 
@@ -322,7 +325,7 @@ mod tests {
         let lasting = shell(None, true).lasting("net.ipv4.tcp_timestamps", "1").expect("the caller's own namespace");
         assert_eq!(
             (lasting.file.as_str(), lasting.line.as_str()),
-            ("/etc/sysctl.d/90-tcp_timestamps.conf", "net.ipv4.tcp_timestamps = 1")
+            ("/etc/sysctl.d/99-twtool-tcp_timestamps.conf", "net.ipv4.tcp_timestamps = 1")
         );
         assert_eq!(shell(Some("web"), true).lasting("net.ipv4.tcp_timestamps", "1"), None);
     }

@@ -20,7 +20,32 @@ impl Process {
         let ends = [".service", ".socket", ".scope", ".slice"];
         self.cgroup.as_deref()?.rsplit('/').find(|part| ends.iter().any(|end| part.ends_with(end)))
     }
+
+    /// The service that `systemctl stop` may stop to end this process: a system service of this machine that runs nothing
+    /// but its own processes. The service of a container has the same form below the container's cgroup, and
+    /// `systemctl` would stop the service of the host that has its name.
+    #[must_use]
+    pub fn own_service(&self) -> Option<&str> {
+        let mut parts = self.cgroup.as_deref()?.strip_prefix("/system.slice/")?.split('/');
+        let unit = parts.next_back().filter(|unit| unit.ends_with(".service") && !unit.starts_with('-'))?;
+        let own = parts.all(|part| part.ends_with(".slice")) && !SHARED_SERVICES.contains(&unit);
+        own.then_some(unit)
+    }
 }
+
+/// Services that run the processes of others: containers, cron jobs, sessions. Stopping one stops all of them.
+const SHARED_SERVICES: [&str; 10] = [
+    "atd.service",
+    "containerd.service",
+    "cron.service",
+    "crond.service",
+    "crio.service",
+    "docker.service",
+    "kubelet.service",
+    "podman.service",
+    "ssh.service",
+    "sshd.service",
+];
 
 /// The most pids in a text; JSON has all of them.
 const PIDS: usize = 20;
@@ -130,6 +155,24 @@ mod tests {
         assert_eq!(unit("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
         assert_eq!(unit("/system.slice/docker-abc.scope/app").as_deref(), Some("docker-abc.scope"));
         assert_eq!(unit("/"), None);
+    }
+
+    #[test]
+    fn only_a_system_service_with_processes_of_its_own_may_be_stopped() {
+        let service = |cgroup: &str| process(1, "x", Some(cgroup)).own_service().map(str::to_owned);
+        assert_eq!(service("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
+        assert_eq!(service("/system.slice/system-x.slice/x@1.service").as_deref(), Some("x@1.service"));
+        for other in [
+            "/",
+            "/lxc.payload.web/system.slice/nginx.service",
+            "/system.slice/docker-abc.scope/system.slice/sshd.service",
+            "/system.slice/docker.service",
+            "/system.slice/--help.service",
+            "/system.slice/a.service/b.service",
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/foo.service",
+        ] {
+            assert_eq!(service(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -42,13 +42,15 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     let works = fewest_that_work(evidence);
     let one = buckets(evidence).count() == 1;
     let counted = buckets_counted(blocking(evidence));
-    let outbound = buckets(evidence).any(|(_, direction)| direction == Direction::Outbound);
+    let is_outbound = |(_, direction): (_, Direction)| direction == Direction::Outbound;
+    let outbound = buckets(evidence).any(is_outbound);
     match works {
         Some(ReuseOptions::REUSEADDR) => {
             advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
         }
         Some(options) => advice.push(set(options)),
-        None if outbound => {}
+        // One bucket that looks outbound says nothing about the server that left the others.
+        None if buckets(evidence).all(is_outbound) => {}
         None => advice.push(
             "For the next restart, set SO_REUSEADDR in the server before it binds: the connections that it accepts inherit \
              the option, and so do the TIME_WAIT sockets that they leave (socket(7))."

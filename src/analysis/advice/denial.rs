@@ -39,8 +39,7 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
             )
         }
         Errno::AddrNotAvailable => format!(
-            "EADDRNOTAVAIL: {on} is no address of {} in this network namespace (`ip address` lists them), or not usable \
-             yet. A server that must bind before its address is there can use net.ipv4.ip_nonlocal_bind or \
+            "EADDRNOTAVAIL: {on} is no address of {} in this network namespace, or not usable yet. A server that must bind before its address is there can use net.ipv4.ip_nonlocal_bind or \
              net.ipv6.ip_nonlocal_bind, or IP_FREEBIND (ip(7)).",
             attempt.at.scope.map_or("any interface".into(), |scope| facts.interface_name(scope)),
         ),

@@ -6,7 +6,7 @@ use super::Evidence;
 pub(super) fn unseen(evidence: &Evidence) -> String {
     if evidence.port.reserved_by_rfc() {
         return "The kernel finds no free port in net.ipv4.ip_local_port_range: bind() to port 0 reports that as \
-                EADDRINUSE (bind(2)). `twtool capacity` shows what takes the ports of the range."
+                EADDRINUSE (bind(2))."
             .into();
     }
     let hidden = if evidence.bound_sockets_are_listed {
@@ -35,8 +35,7 @@ pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
 /// That a UDP socket on the port does not matter.
 pub(super) fn udp(evidence: &Evidence) -> String {
     format!(
-        "A UDP socket has port {} too. This answer is about TCP: the ports of UDP and TCP are apart (`ss -uan` lists the \
-         sockets of UDP).",
+        "A UDP socket has port {} too. This answer is about TCP: the ports of UDP and TCP are apart.",
         evidence.port
     )
 }

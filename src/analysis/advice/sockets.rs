@@ -142,10 +142,16 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
         advice.extend(other_user(evidence, connections()));
     }
     advice.extend(other_device(evidence));
-    let leaves = [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing];
-    if leaves.iter().any(|state| states.contains(state)) {
+    let closed_first = [TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing];
+    if states.contains(&TcpState::Established) {
         advice.push(
             "If this end closes first, the connection leaves a TIME_WAIT socket on the port (RFC 9293, section 3.3.2)."
+                .into(),
+        );
+    } else if closed_first.iter().any(|state| states.contains(state)) {
+        advice.push(
+            "This end closed first, so the connection leaves a TIME_WAIT socket on the port when the peer closes, too \
+             (RFC 9293, section 3.3.2)."
                 .into(),
         );
     }

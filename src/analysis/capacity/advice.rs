@@ -76,7 +76,7 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
             if count == 1 { "it" } else { "them" },
         )
     }));
-    if let Some(worst) = short {
+    if let Some(worst) = short.filter(|_| pool.size > 0) {
         help.advice.push(
             "Each further source address has the whole pool again, and so has each further address or port of the \
              destination. A client that chooses its address by bind() sets IP_BIND_ADDRESS_NO_PORT before, and connect() \
@@ -107,7 +107,11 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     if u32::from(pool.range.first().0) <= low && pool.range.last().0 == u16::MAX {
         return Help::default();
     }
-    let mut help = shell.change(NAME, &format!("{low} {}", u16::MAX), "let connect() choose from more ports");
+    let mut help = shell.change(
+        NAME,
+        &format!("{low} {}", u16::MAX),
+        "let connect() choose from more ports, once the ports of servers inside the new range are reserved (see below)",
+    );
     help.advice.push(reason);
     help
 }
