@@ -76,14 +76,14 @@ complete -c twtool -n "__fish_twtool_using_subcommand list" -l source -d 'Which 
 sock_diag\t'sock_diag alone'
 procfs\t'/proc/net/tcp and tcp6: slower, times in steps of 10 ms, no cookie, mark or interface'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l replay -d 'Answer from such a file instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l replay -d 'Read from a recording instead of the kernel' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l explain-filter -d 'Say what of the filter the kernel judges and what is judged here, and list nothing'
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l reverse -d 'Turn the order round'
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l reverse -d 'Reverse the sort order'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l no-header -d 'Leave out the header line, and the table\'s last line'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l count -d 'Print the number of rows only'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s q -l quiet -d 'Print nothing: exit code 0 if there is any, 1 if none'
@@ -106,7 +106,7 @@ direction\t'Who connected, as inferred from listeners and port ranges'
 netns\t'Network namespace'"
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l top -d 'Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Read from a recording of this command or of list --fin-wait-2 instead of the kernel' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'
@@ -220,7 +220,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 4 -l ipv4 -d 'Onl
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l fin-wait-2 -d 'Include orphaned FIN_WAIT_2, which lives in a timewait bucket too'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -l orphans -d 'Include closing sockets that no process has: FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK'
-complete -c twtool -n "__fish_twtool_using_subcommand kill" -l all -d 'Remove every one, where nothing else selects'
+complete -c twtool -n "__fish_twtool_using_subcommand kill" -l all -d 'Allow running without a filter'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s y -l yes -d 'Do not ask'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s n -l dry-run -d 'Show what would be removed, and remove nothing'
 complete -c twtool -n "__fish_twtool_using_subcommand kill" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -5,8 +5,8 @@
 //! waiting where its maker runs. One that goes on from reading to sorting to writing stays where it is. Who finds them at
 //! work for somebody else works alone: the cores are busy then.
 //!
-//! A worker has the network namespace, the signal mask and the credentials of the thread that asked first: its work may hang
-//! on none of these. After it no user namespace can be entered any more, for that takes a process of one thread.
+//! A worker blocks all signals, and has the network namespace and the credentials of the thread that asked first: its work
+//! must depend on none of these. After it no user namespace can be entered any more, for that takes a process of one thread.
 
 use std::io::{self, Write};
 use std::mem;
@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
 use std::thread;
 
+use nix::sys::signal::SigSet;
 use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 
 /// Rows that are formatted at once.
@@ -50,7 +51,11 @@ impl Workers {
         };
         let make = || {
             let others = thread::available_parallelism().ok()?.get() - 1;
-            let pool = |workers| ThreadPoolBuilder::new().num_threads(workers).build().ok();
+            // A signal goes to a thread that waits for it: one that holds signals back must not be passed over.
+            let block = |_| {
+                let _ = SigSet::all().thread_block();
+            };
+            let pool = |workers| ThreadPoolBuilder::new().num_threads(workers).start_handler(block).build().ok();
             (others > 0).then(|| pool(others.min(MOST)).or_else(|| pool(1)))?
         };
         Some(Self { pool: POOL.get_or_init(make).as_ref()?, _at_work: at_work })

@@ -40,7 +40,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
 
 /// A crate that touches the machine, and the files that may use it.
 const MACHINE: [(&str, &[&str]); 10] = [
-    ("nix", &["sys/", "lab/", "sock_diag/transport.rs"]),
+    ("nix", &["sys/", "lab/", "sock_diag/transport.rs", "parallel.rs"]),
     ("libc", &["sys/", "sock_diag/transport.rs"]),
     ("rustix", &["sys/"]),
     ("socket2", &["sys/", "lab/"]),

@@ -62,7 +62,7 @@ pub struct KillArgs {
     /// Include closing sockets that no process has: FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK
     #[arg(long)]
     orphans: bool,
-    /// Remove every one, where nothing else selects
+    /// Allow running without a filter
     #[arg(long)]
     all: bool,
     /// Do not ask
@@ -260,10 +260,10 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
         answers[i] = answer;
     }
     if let Err(error) = end {
-        if !answers.contains(&KernelAnswer::Done) {
+        if error.changed_nothing() && !answers.contains(&KernelAnswer::Done) {
             return Err(error.into());
         }
-        warnings.push(format!("not every bucket was asked for: {error}"));
+        warnings.push(format!("not every answer of the kernel came: {error}"));
     }
     let left = left(query, source);
     let verified = matches!(&left, Ok((_, WalkEnd { complete: true })));
@@ -321,10 +321,10 @@ fn remove_orphans(
                 let row = Target { socket: now, ..*target }.row();
                 let Destruction { answers, end } = destroy::run(kernel, &[row]);
                 if let Err(error) = end {
-                    if !any {
+                    if error.changed_nothing() && !any {
                         return Err(error.into());
                     }
-                    warnings.push(format!("not every orphan was asked for: {error}"));
+                    warnings.push(format!("not every answer of the kernel came: {error}"));
                     return Ok(());
                 }
                 any = true;

@@ -59,7 +59,7 @@ pub struct SummaryArgs {
     /// Replace the file of --record where it exists
     #[arg(long, requires = "record")]
     force: bool,
-    /// Answer from such a file, or one of list --fin-wait-2 --record, instead of the kernel
+    /// Read from a recording of this command or of list --fin-wait-2 instead of the kernel
     #[arg(long, value_name = "FILE", conflicts_with = "record")]
     replay: Option<PathBuf>,
     #[command(flatten)]

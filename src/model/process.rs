@@ -27,8 +27,9 @@ impl Process {
     #[must_use]
     pub fn own_service(&self) -> Option<&str> {
         let mut parts = self.cgroup.as_deref()?.strip_prefix("/system.slice/")?.split('/');
-        let unit = parts.next_back().filter(|unit| unit.ends_with(".service") && !unit.starts_with('-'))?;
-        let own = parts.all(|part| part.ends_with(".slice")) && !SHARED_SERVICES.contains(&unit);
+        let unit = parts.next_back().filter(|unit| !unit.starts_with('-'))?;
+        unit.strip_suffix(".service")?;
+        let own = parts.all(|part| part.strip_suffix(".slice").is_some()) && !SHARED_SERVICES.contains(&unit);
         own.then_some(unit)
     }
 }

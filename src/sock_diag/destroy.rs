@@ -59,6 +59,15 @@ pub enum DestroyError {
 }
 
 impl DestroyError {
+    /// Whether the request in question had no effect. An answer that is lost proves nothing: the kernel has acted by then.
+    #[must_use]
+    pub const fn changed_nothing(&self) -> bool {
+        match self {
+            Self::Send(_) | Self::NotPermitted | Self::NoBuckets | Self::NotBuilt => true,
+            Self::Recv(_) | Self::Framing(_) => false,
+        }
+    }
+
     /// What would help.
     #[must_use]
     pub const fn hint(&self) -> Option<&'static str> {
@@ -68,8 +77,8 @@ impl DestroyError {
                  container has it only where it was granted",
             ),
             Self::NoBuckets => Some(
-                "the kernel is too old for that; a newer one can (6.18 does). Until then the timer must run out, or the new \
-                 server's SO_REUSEADDR help: twtool bind-test PORT says which",
+                "this kernel is too old for that; Linux 6.1 can. Here the port is free when the timer ends, or SO_REUSEADDR in \
+                 the new server helps: `twtool bind-test PORT` finds out which",
             ),
             Self::NotBuilt => Some(
                 "it was built without CONFIG_INET_DIAG_DESTROY (/proc/config.gz or /boot/config-* may say so); only \

@@ -16,12 +16,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::errno::retry;
 
 /// Signals that end a program unless it has a handler, and that are sent to programs that do nothing wrong.
-const ENDING: [Signal; 5] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGXFSZ];
+const ENDING: [Signal; 13] = [
+    Signal::SIGALRM,
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGIO,
+    Signal::SIGPROF,
+    Signal::SIGPWR,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGVTALRM,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
+];
 
 /// Opens a regular file. Anything else is refused: a FIFO would wait for a writer, and a device has no end.
 pub fn open(path: &Path) -> io::Result<File> {
@@ -70,17 +84,18 @@ impl NewFile {
         place.check(replace)?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let (file, partial) = match rustix::fs::openat(&place.folder, c".", flags | OFlags::TMPFILE, mode) {
-            Ok(file) => (file, None),
-            // EISDIR comes from kernels before 3.11, and from filesystems that do not know the flag.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
-                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                let (partial, file) =
-                    Partial::new(&place, |name| rustix::fs::openat(&place.folder, name, flags, mode))?;
-                (file, Some(partial))
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let (file, partial) =
+            match retry_on_intr(|| rustix::fs::openat(&place.folder, c".", flags | OFlags::TMPFILE, mode)) {
+                Ok(file) => (file, None),
+                // EISDIR comes from kernels before 3.11, and from filesystems that do not know the flag.
+                Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                    let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                    let (partial, file) =
+                        Partial::new(&place, |name| rustix::fs::openat(&place.folder, name, flags, mode))?;
+                    (file, Some(partial))
+                }
+                Err(error) => return Err(error.into()),
+            };
         Ok(Self { place, replace, writer: BufWriter::new(file.into()), partial })
     }
 
@@ -94,7 +109,7 @@ impl NewFile {
             let unnamed = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             let link =
                 |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &place.folder, name, AtFlags::SYMLINK_FOLLOW);
-            return match link(&place.name) {
+            return match retry_on_intr(|| link(&place.name)) {
                 // A name can replace another, a link cannot.
                 Err(Errno::EXIST) if replace => Partial::new(&place, link)?.0.rename(&place, true),
                 linked => Ok(linked?),
@@ -125,13 +140,14 @@ impl Place {
         let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
         let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::IsADirectory, "it is not the name of a file"))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = retry_on_intr(|| rustix::fs::open(folder, flags, Mode::empty()))?;
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
     /// Refuses a name that a file may not take.
     fn check(&self, replace: bool) -> io::Result<()> {
-        match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+        match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(()),
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             Err(Errno::NOENT) => Ok(()),
@@ -163,7 +179,7 @@ impl Partial {
             let name = OsString::from(format!(".twtool-{}-{number}.partial", std::process::id()));
             // The handler knows the name before the file exists, so that no signal comes between.
             partials().push((Arc::clone(&place.folder), name.clone()));
-            match make(&name) {
+            match retry_on_intr(|| make(&name)) {
                 Ok(new) => return Ok((Self { folder: Arc::clone(&place.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
@@ -181,12 +197,13 @@ impl Partial {
         place.check(replace)?;
         let Self { folder, name } = &self;
         if replace {
-            return Ok(rustix::fs::renameat(folder, name, folder, &place.name)?);
+            return Ok(retry_on_intr(|| rustix::fs::renameat(folder, name, folder, &place.name))?);
         }
-        match rustix::fs::renameat_with(folder, name, folder, &place.name, RenameFlags::NOREPLACE) {
+        let rename = || rustix::fs::renameat_with(folder, name, folder, &place.name, RenameFlags::NOREPLACE);
+        match retry_on_intr(rename) {
             // A filesystem or kernel without the flag. The other name is removed with this value.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                Ok(rustix::fs::linkat(folder, name, folder, &place.name, AtFlags::empty())?)
+                Ok(retry_on_intr(|| rustix::fs::linkat(folder, name, folder, &place.name, AtFlags::empty()))?)
             }
             renamed => Ok(renamed?),
         }

@@ -11,6 +11,7 @@
 //! 5. A folder that cannot be read for another reason than permission may name further owners of any socket, so the whole
 //!    answer is not complete.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
@@ -184,16 +185,25 @@ impl Search {
         if folder::metadata(Path::new(&folder))?.nlink() <= LINKS_OF_ONE_THREAD {
             return Ok(());
         }
+        // One thread of each set of descriptors, in the kernel's order of the sets.
         let mut read: Vec<i32> = main_was_read.then_some(pid).into_iter().collect();
         let mut unread = Ok(());
         for name in folder::names_in(&folder)? {
             let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            if thread == pid || read.iter().any(|&other| share_descriptors(other, thread)) {
+            if thread == pid {
                 continue;
             }
+            let mut certain = true;
+            let place = read.binary_search_by(|&other| {
+                compare_descriptors(other, thread).unwrap_or_else(|| {
+                    certain = false;
+                    Ordering::Less
+                })
+            });
+            let Err(place) = place else { continue };
             match self.read_descriptors(&format!("{folder}/{thread}/fd"), held) {
-                Ok(()) => read.push(thread),
-                Err(Unread::Gone) => {}
+                Ok(()) if certain => read.insert(place, thread),
+                Ok(()) | Err(Unread::Gone) => {}
                 Err(why) => unread = Err(why),
             }
         }
@@ -213,9 +223,9 @@ impl Search {
     }
 }
 
-/// Whether two threads certainly share their descriptors. A kernel or sandbox without kcmp(2) makes that unknown, and then
-/// the descriptors of each thread are read.
-fn share_descriptors(one: i32, other: i32) -> bool {
+/// The kernel's order of the sets of descriptors of two threads; equal: they share one. A kernel or sandbox without kcmp(2)
+/// makes that unknown, and then the descriptors of each thread are read.
+fn compare_descriptors(one: i32, other: i32) -> Option<Ordering> {
     /// `KCMP_FILES` of linux/kcmp.h.
     const KCMP_FILES: libc::c_long = 2;
     // SAFETY: kcmp with KCMP_FILES takes numbers alone and changes nothing.
@@ -223,7 +233,13 @@ fn share_descriptors(one: i32, other: i32) -> bool {
     let compared = unsafe {
         libc::syscall(libc::SYS_kcmp, libc::c_long::from(one), libc::c_long::from(other), KCMP_FILES, 0_usize, 0_usize)
     };
-    compared == 0
+    match compared {
+        0 => Some(Ordering::Equal),
+        1 => Some(Ordering::Less),
+        2 => Some(Ordering::Greater),
+        // 3 is "different, without an order"; a negative number is an errno.
+        _ => None,
+    }
 }
 
 /// The inode in `socket:[4711]`.

@@ -54,7 +54,7 @@ pub struct ListArgs {
     /// Order of the rows [default: expires; none, as they come, for ndjson and csv]
     #[arg(long, value_enum, value_name = "KEY")]
     sort: Option<SortKey>,
-    /// Turn the order round
+    /// Reverse the sort order
     #[arg(long)]
     reverse: bool,
     /// Show at most this many rows
@@ -82,7 +82,7 @@ pub struct ListArgs {
     /// Replace the file of --record where it exists
     #[arg(long, requires = "record")]
     force: bool,
-    /// Answer from such a file instead of the kernel
+    /// Read from a recording instead of the kernel
     #[arg(long, value_name = "FILE", conflicts_with = "record")]
     replay: Option<PathBuf>,
     #[command(flatten)]
