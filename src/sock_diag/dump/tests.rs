@@ -3,7 +3,9 @@
 mod changing;
 
 use std::collections::HashSet;
+use std::io;
 use std::thread;
+use std::time::Duration;
 
 use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
@@ -11,8 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::socket::{StateSet, TcpState};
-use crate::sock_diag::request::SEQUENCE;
-use crate::sock_diag::response;
+use crate::sock_diag::request::{SEQUENCE, Walk};
+use crate::sock_diag::response::{self, Malformed};
 
 /// A kernel that answers every request with these datagrams.
 struct FakeKernel(Vec<io::Result<Vec<u8>>>);
@@ -62,15 +64,15 @@ fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, 
         Err(error) => Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default())),
     };
     let copy = datagrams.iter().map(again).collect();
-    let read = |datagrams, overlap| {
+    let read = |datagrams, overlap: &dyn Fn(&Receiver) -> bool| {
         let mut ports = vec![];
-        let end = run_overlapping(&mut FakeKernel(datagrams), &request, overlap, &mut |socket| {
+        let end = run_with(&mut FakeKernel(datagrams), &request, overlap, &mut |socket| {
             ports.push(socket.tuple().local_port().0);
             ControlFlow::Continue(())
         });
         (ports, end)
     };
-    let (on_one, on_two) = (read(datagrams, Overlap::Never), read(copy, Overlap::FromTheFirst));
+    let (on_one, on_two) = (read(datagrams, &|_| false), read(copy, &|_| true));
     assert_eq!(format!("{on_one:?}"), format!("{on_two:?}"));
     on_one
 }
@@ -100,7 +102,7 @@ fn a_dump_on_two_threads_stops_when_told() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
     let datagrams = (1..100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
     let mut seen = 0;
-    let end = run_overlapping(&mut FakeKernel(datagrams), &request, Overlap::FromTheFirst, &mut |_| {
+    let end = run_with(&mut FakeKernel(datagrams), &request, &|_| true, &mut |_| {
         seen += 1;
         if seen == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -112,7 +114,7 @@ fn a_worker_reads_in_order_what_this_thread_receives() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
     let datagrams = (1..=100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
     let (mut ports, mut threads) = (vec![], HashSet::new());
-    let end = run_overlapping(&mut FakeKernel(datagrams), &request, Overlap::FromTheFirst, &mut |socket| {
+    let end = run_with(&mut FakeKernel(datagrams), &request, &|_| true, &mut |socket| {
         ports.push(socket.tuple().local_port().0);
         threads.insert(thread::current().id());
         thread::sleep(Duration::from_millis(1));

@@ -1,0 +1,93 @@
+//! Receives the datagrams of one dump and measures how long the kernel paused between them.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::error::DumpError;
+use crate::sock_diag::request::Request;
+use crate::sock_diag::transport::{Transport, processor_time};
+
+/// One datagram, without its bytes.
+pub(super) struct Received {
+    /// Its true length, or the error of recv(2).
+    pub(super) length: io::Result<usize>,
+    /// An upper bound of the time that passed in the kernel between this datagram and the next one.
+    pub(super) pause: Duration,
+}
+
+/// Receives the answer to one request.
+///
+/// The kernel makes a datagram before it is asked for: recv(2) hands out datagram n and then walks the table for datagram
+/// n + 1 (`netlink_recvmsg` in net/netlink/af_netlink.c). So the walk pauses between two calls of recv(2), and also while
+/// the thread waits for a processor inside one of the two calls.
+pub(super) struct Receiver<'a> {
+    transport: &'a mut dyn Transport,
+    /// Number of datagrams.
+    pub(super) datagrams: usize,
+    /// Total time inside recv(2).
+    pub(super) receiving: Duration,
+    /// Total time between two calls of recv(2).
+    pub(super) reading: Duration,
+    /// When the last datagram came.
+    came: Instant,
+    /// The clocks when the last call of recv(2) ended, or when a wait between two calls ended.
+    clocks: Clocks,
+    /// How long the thread waited for a processor around the last call.
+    waited: Duration,
+}
+
+/// Wall time and processor time of the thread. If processor time is unavailable, all elapsed time counts as a wait. That
+/// only costs an extra check.
+#[derive(Clone, Copy)]
+struct Clocks {
+    wall: Instant,
+    processor: Duration,
+}
+
+impl Clocks {
+    fn read() -> Self {
+        Self { wall: Instant::now(), processor: processor_time().unwrap_or_default() }
+    }
+
+    /// Time since `earlier` in which the thread did not run.
+    fn waited_since(self, earlier: Self) -> Duration {
+        (self.wall - earlier.wall).saturating_sub(self.processor.saturating_sub(earlier.processor))
+    }
+}
+
+impl<'a> Receiver<'a> {
+    /// Sends the request.
+    pub(super) fn ask(transport: &'a mut dyn Transport, request: &Request) -> Result<Self, DumpError> {
+        let clocks = Clocks::read();
+        transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
+        Ok(Self {
+            transport,
+            datagrams: 0,
+            receiving: Duration::ZERO,
+            reading: Duration::ZERO,
+            came: Instant::now(),
+            clocks,
+            waited: Duration::ZERO,
+        })
+    }
+
+    /// Forgets a wait for another thread: it lies between two calls of recv(2), and `recv` measures that time anyway.
+    pub(super) fn forget_wait(&mut self) {
+        self.clocks = Clocks::read();
+    }
+
+    /// Receives the next datagram.
+    pub(super) fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
+        let called = Instant::now();
+        let gap = called - self.came;
+        let length = self.transport.recv(buffer);
+        self.came = Instant::now();
+        self.datagrams += 1;
+        self.reading += gap;
+        self.receiving += self.came - called;
+        let before = std::mem::replace(&mut self.clocks, Clocks::read());
+        let waited = self.clocks.waited_since(before);
+        let pause = gap + waited + std::mem::replace(&mut self.waited, waited);
+        Received { length, pause }
+    }
+}
