@@ -92,7 +92,7 @@ impl<'a> Obstacles<'a> {
 ///
 /// For each attempt that failed there is a least and a most:
 /// 1. A bucket that overlaps for certain keeps it failing until the bucket's end.
-/// 2. One that perhaps overlaps (see [`Overlap::Perhaps`]) may do so or not. Where nothing overlaps for certain, at least one
+/// 2. One that perhaps overlaps (see `Overlap::Perhaps`) may do so or not. Where nothing overlaps for certain, at least one
 ///    of those does.
 ///
 /// The kernel cannot break the answer, because it is given only where least and most are the same.

@@ -35,7 +35,7 @@ pub struct Tried {
 
 /// Tries every option set on every address.
 ///
-/// No attempt is answered by the note of another, and none is left for the next server (see [`super::reuseport_note`]):
+/// No attempt is answered by the note of another, and none is left for the next server (see `reuseport_note`):
 /// 1. All signals are held back, so that none ends the program between a bind and the one that clears its note.
 /// 2. The attempts with SO_REUSEPORT come first, because the others clear the note that a server may have on the port. IPv6
 ///    comes before IPv4: a note about `0.0.0.0` lets `::` in, too. After each that worked its note is cleared.

@@ -2,7 +2,7 @@
 //!
 //! A new file has no name while it is written (O_TMPFILE in open(2)): whatever ends the program, the kernel frees it. Some
 //! filesystems have no such files. There the file has a name of its own, which is removed when writing fails, and when one
-//! of [`ENDING`] arrives; SIGKILL leaves it.
+//! of `ENDING` arrives; SIGKILL leaves it.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
