@@ -184,9 +184,10 @@ fn peak_kib(child: &Child) -> Option<u64> {
 
 fn a_slow_reader_gets_every_row_from_little_memory() {
     make_room();
+    let born = Instant::now();
     gather(MANY);
     let expected: HashSet<u64> = cookies(&[]).into_iter().collect();
-    assert_eq!(expected.len(), MANY);
+    assert!(expected.len() == MANY || born.elapsed() > LIFE, "{} of {MANY}", expected.len());
     for format in ["ndjson", "csv"] {
         let mut command = command(["list", "-o", format]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
@@ -206,6 +207,9 @@ fn a_slow_reader_gets_every_row_from_little_memory() {
             }
         }
         let mut output = child.wait_with_output().expect("it ends");
+        if born.elapsed() > LIFE {
+            return not_checked(format!("a slow reader of {format}: this machine is too slow for a bucket's life"));
+        }
         output.stdout = text;
         let run = Run::ended(&command, &output);
         assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{format}: {} bytes", run.stdout.len());

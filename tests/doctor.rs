@@ -89,7 +89,7 @@ fn values_are_those_of_the_files_and_nothing_is_changed() {
     };
     for (name, value) in [
         ("ipv4.tcp_tw_reuse", "1"),
-        ("ipv4.tcp_max_tw_buckets", "123456"),
+        ("ipv4.tcp_max_tw_buckets", "1234"),
         ("ipv4.tcp_fin_timeout", "17"),
         ("ipv4.tcp_rfc1337", "1"),
         ("ipv4.ip_local_port_range", "30000 30999"),
