@@ -461,6 +461,7 @@ fn asking_the_kernel_sends_nothing_and_leaves_nothing() {
 
 fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
+    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
     let _world = World::make();
     let kept =
         [World::bound_client("127.0.0.9:0", "127.0.0.1:443"), World::bound_client("127.0.0.9:0", "127.0.0.1:443")];
@@ -483,6 +484,7 @@ fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
 
 fn where_the_kernel_cannot_be_asked_it_is_said() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
+    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
     let world = World::make();
     let kept = World::bound_client("127.0.0.9:0", "127.0.0.1:443");
     // Without the client's bit no connect() puts its SYN off.

@@ -49,8 +49,10 @@ fn all() -> String {
 
 // Random expressions
 
-/// How many in one run of the test.
-const EXPRESSIONS: usize = 1000;
+/// How many in one run of the test; fewer on a slow machine.
+fn count() -> usize {
+    1000 / kernel::slowness() as usize
+}
 
 /// How long one population is asked: half of its life.
 const FRESH: Duration = Duration::from_secs(30);
@@ -199,15 +201,16 @@ fn differential(for_ss: bool, with_ss: bool) {
     kernel::needs(kernel::lists_marks_of_buckets(), "marks of buckets, which some expressions ask for");
     let seed = Random::seed();
     let mut generator = Generator::new(seed, for_ss);
-    let expressions: Vec<String> = (0..EXPRESSIONS).map(|_| generator.list(3, true)).collect();
+    let count = count();
+    let expressions: Vec<String> = (0..count).map(|_| generator.list(3, true)).collect();
     let asked = Asked::default();
-    while asked.next.load(Ordering::Relaxed) < EXPRESSIONS {
+    while asked.next.load(Ordering::Relaxed) < count {
         netns::elsewhere(|| compare(&expressions, &asked, with_ss));
     }
     let (telling, failures) = (asked.telling.into_inner(), asked.failures.into_inner().expect("no panic held it"));
     let failed = failures.len();
-    assert!(failed == 0, "TWTOOL_SEED={seed}: {failed} of {EXPRESSIONS} differ:\n{}", failures.join("\n"));
-    assert!(telling * 3 > EXPRESSIONS, "only {telling} of {EXPRESSIONS} expressions tell rows apart");
+    assert!(failed == 0, "TWTOOL_SEED={seed}: {failed} of {count} differ:\n{}", failures.join("\n"));
+    assert!(telling * 3 > count, "only {telling} of {count} expressions tell rows apart");
 }
 
 /// How far the comparison has come.

@@ -129,9 +129,14 @@ pub(crate) fn lists_marks_of_buckets() -> bool {
     })
 }
 
-/// How long to wait for what takes this long on a machine of one's own. A slow one (an emulated processor) says in
-/// `TWTOOL_SLOWNESS` how many times slower it is.
-pub(crate) fn patience(time: Duration) -> Duration {
+/// How many times slower than a developer's machine this one is: `TWTOOL_SLOWNESS`, which is set where the processor is
+/// emulated.
+pub(crate) fn slowness() -> u32 {
     let factor = std::env::var("TWTOOL_SLOWNESS").ok();
-    time * factor.map_or(1, |factor| factor.parse().expect("TWTOOL_SLOWNESS is a whole number"))
+    factor.map_or(1, |factor| factor.parse().expect("TWTOOL_SLOWNESS is a whole number"))
+}
+
+/// How long to wait for what takes this long on a developer's machine.
+pub(crate) fn patience(time: Duration) -> Duration {
+    time * slowness()
 }
