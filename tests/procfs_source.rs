@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::limits::refuse;
 use crate::support::procfs::UNIT_MS;
 use crate::support::records::{LIST_KEYS, identity, number, text};
-use crate::support::situations::{bucket_of_server, listen};
+use crate::support::situations::{bucket_of_server, connect_from, listen};
 use crate::support::suite;
 use crate::support::twtool::{Keys, Run, twtool};
 use crate::support::varied::{BUCKETS, HALVES, Varied};
@@ -20,6 +20,7 @@ suite! {
         what_procfs_does_not_tell_is_no_silent_answer,
         every_output_names_the_same_rows_from_procfs,
         where_sock_diag_is_refused_procfs_answers_and_that_is_said,
+        what_a_listener_accepted_is_no_destination_where_sock_diag_is_refused,
         where_sock_diag_is_refused_port_and_bind_test_answer,
         a_source_is_no_part_of_a_recording,
     ],
@@ -263,6 +264,43 @@ fn where_sock_diag_is_refused_port_and_bind_test_answer() {
         assert_eq!(document["free_in_ms"].is_number(), verdict == "reusable", "{run}");
         twtool(["bind-test", port, "--addr", "127.0.0.1"]).code(code).says("/proc/net/tcp").prints(verdict);
     }
+}
+
+fn what_a_listener_accepted_is_no_destination_where_sock_diag_is_refused() {
+    let destinations = |run: &Run| -> Vec<(String, u64)> {
+        let ends = |row: &Value| (text(row, "remote_addr").to_owned(), number(row, "remote_port"));
+        run.records("destinations").iter().map(ends).collect()
+    };
+    // Each port is ephemeral, and the client has one that is not. The second server takes IPv4 over ::, the third is its
+    // client's destination.
+    let servers = [
+        ("127.0.0.1:40000", "127.0.0.1:40000", "127.0.0.1:5000"),
+        ("[::]:40001", "127.0.0.1:40001", "127.0.0.1:5001"),
+        ("[::1]:40002", "[::1]:40002", "[::1]:5002"),
+    ];
+    let open: Vec<_> = servers
+        .iter()
+        .map(|(at, to, from)| {
+            let server = listen(at);
+            let connection = connect_from(&server, to, from);
+            (server, connection)
+        })
+        .collect();
+    let by_sock_diag = twtool(["capacity", "--json"]).code(0);
+    assert_eq!(destinations(&by_sock_diag), [], "{by_sock_diag}");
+    refuse_netlink();
+    let run = twtool(["capacity", "--json"]).code(2).says("1 connection of unknown direction").says("IPV6_V6ONLY");
+    assert_eq!(destinations(&run), [], "{run}");
+    assert_eq!(run.json()["complete"], false, "{run}");
+    twtool(["doctor"]).code(2).says("1 connection of unknown direction");
+    // Where no listener on :: has the port, nothing is unknown.
+    drop(open);
+    let server = listen("[::1]:443");
+    let client = connect_from(&server, "[::1]:443", "[::1]:40003");
+    let run = twtool(["capacity", "--json"]);
+    assert_eq!(destinations(&run), [("::1".into(), 443)], "{run}");
+    assert!(!run.stderr.contains("direction"), "{run}");
+    drop(client);
 }
 
 fn a_source_is_no_part_of_a_recording() {

@@ -11,12 +11,24 @@ use std::num::NonZeroU32;
 
 use crate::model::facts::Facts;
 use crate::model::listeners::Listeners;
+use crate::model::port::{Port, PortRange};
 use crate::model::row::Direction;
 use crate::model::socket::FourTuple;
 
 /// The direction of a connection or bucket, by the rules at the top of this file.
 #[must_use]
 pub fn infer(facts: &Facts, listeners: &Listeners, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Direction {
+    infer_with_range(facts.local_port_range.map(|range| range.0), listeners, tuple, interface)
+}
+
+/// [`infer`] with the ephemeral range alone, where it is known.
+#[must_use]
+pub fn infer_with_range(
+    range: Option<PortRange>,
+    listeners: &Listeners,
+    tuple: &FourTuple,
+    interface: Option<NonZeroU32>,
+) -> Direction {
     if tuple.is_self_connection() {
         return Direction::Outbound;
     }
@@ -25,7 +37,8 @@ pub fn infer(facts: &Facts, listeners: &Listeners, tuple: &FourTuple, interface:
         Some(false) => {}
         None => return Direction::Unknown,
     }
-    match (facts.ephemeral(tuple.local_port()), facts.ephemeral(tuple.remote_port())) {
+    let ephemeral = |port: Port| range.map(|range| range.contains(port));
+    match (ephemeral(tuple.local_port()), ephemeral(tuple.remote_port())) {
         (Some(true), Some(false)) => Direction::Outbound,
         _ if listeners.cover_remote(tuple, interface) == Some(true) => Direction::Outbound,
         _ => Direction::Unknown,

@@ -41,7 +41,9 @@ the last 10 seconds (or of tcp_tw_reuse_delay, where buckets are given back afte
 ports back when its timers end. What is not exhausted within one TIME_WAIT then is not exhausted at this rate. The ceiling is \
 the pool by the length of TIME_WAIT, 60 s (or by tcp_tw_reuse_delay).
 
-A destination is one that this end connected to: a connection whose local port has a listener is left out. Sockets with a \
+A destination is one that this end connected to: a connection whose local port has a listener is left out. Where sock_diag is \
+refused, it can be unknown whether a listener on :: takes IPv4; then its IPv4 connections are left out, a warning counts \
+them, and the exit code is 2. Sockets with a \
 narrower range of their own (IP_LOCAL_PORT_RANGE) have less.
 
 Exit codes: 0 answered, 1 a destination has fewer free ports than --min-free, 2 could not tell.
@@ -107,9 +109,9 @@ fn answer(
     let asked = Asked::new(args, global, &facts)?;
     let range = facts.local_port_range.ok_or(CommandError::Unread(Setting::LocalPortRange))?.0;
 
-    let PortsInUse { sockets, end, reuse, length, unlisted, unread } = ports_in_use::look(&mut source, range)?;
+    let PortsInUse { sockets, end, reuse, length, unlisted, gaps } = ports_in_use::look(&mut source, range)?;
     let mut warnings = facts.gaps(&[Setting::LocalReservedPorts]);
-    warnings.extend(unread.sentences());
+    warnings.extend(gaps);
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
         warnings.push(
             "net.ipv4.tcp_tw_reuse or net.ipv4.tcp_timestamps could not be read: which buckets connect() may take over is \

@@ -12,7 +12,7 @@ use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
 use crate::analysis::doctor::{self, Leak, Outbound, Status};
 use crate::analysis::history::Length;
 use crate::model::command::Shell;
-use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::facts::{Facts, Setting};
 use crate::model::health::{Health, OpenSockets};
 use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Choice, Source};
@@ -75,13 +75,13 @@ fn answer(
     let leak = Leak { silent: args.close_wait_after };
     let checks = doctor::examine(&health, ports.as_ref().map(Ports::outbound).map_err(String::as_str), leak, shell);
 
-    let unread = ports.as_ref().ok().map(|ports| ports.unread.clone());
+    let gaps = ports.as_ref().ok().map(|ports| ports.gaps.clone());
     let cut_short =
         health.sockets.as_ref().is_ok_and(|open| !open.complete) || ports.is_ok_and(|ports| !ports.complete);
     let mut warnings = vec![];
     warnings.extend(cut_short.then(interrupted));
     warnings.extend(health.facts.other_gaps());
-    warnings.extend(unread.into_iter().flat_map(|unread| unread.sentences()));
+    warnings.extend(gaps.into_iter().flatten());
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check has no answer");
         warnings.push(format!("{}: {reason}", check.subject.id));
@@ -108,7 +108,7 @@ struct Ports {
     reuse: TwReuse,
     length: Length,
     complete: bool,
-    unread: Unread,
+    gaps: Vec<String>,
 }
 
 impl Ports {
@@ -128,12 +128,12 @@ fn ports(facts: &Facts, ipv4: Option<bool>) -> Result<Ports, String> {
     let range = facts.local_port_range.ok_or_else(|| unread(Setting::LocalPortRange))?.0;
     let reserved = facts.local_reserved_ports.as_ref().ok_or_else(|| unread(Setting::LocalReservedPorts))?;
     let mut source = Source::kernel(Choice::Auto).map_err(|error| error.to_string())?;
-    let PortsInUse { sockets, end, reuse, length, unlisted, unread } =
+    let PortsInUse { sockets, end, reuse, length, unlisted, gaps } =
         ports_in_use::look(&mut source, range).map_err(|error| error.to_string())?;
     let pool = Pool::new(range, reserved, sockets.bound(), &sockets.may_be_bound(), unlisted);
     let wanted = Wanted { ipv4, ..Wanted::default() };
     let destinations = capacity::destinations(sockets, &conditions(&pool, reuse, length), &wanted, None);
-    Ok(Ports { destinations, pool, reuse, length, complete: end.complete, unread })
+    Ok(Ports { destinations, pool, reuse, length, complete: end.complete, gaps })
 }
 
 /// Keeps the sockets that speak IPv4, or IPv6, on the wire; a listener on :: may speak both.

@@ -1,6 +1,8 @@
 //! One look at who holds which port of the ephemeral range, and at what decides when it is given back: what `capacity` and
 //! `doctor` conclude from.
 
+use super::selection::NO_V6ONLY;
+use crate::analysis::advice::count;
 use crate::analysis::capacity::sockets::Sockets;
 use crate::analysis::history::Length;
 use crate::filter::{End, Filter};
@@ -23,8 +25,8 @@ pub(super) struct PortsInUse {
     pub(super) length: Length,
     /// The most sockets that are bound without being among them.
     pub(super) unlisted: u32,
-    /// What of that could not be read.
-    pub(super) unread: Unread,
+    /// What of that is unknown, and why: sentences.
+    pub(super) gaps: Vec<String>,
 }
 
 /// Walks over the sockets whose local port is in the range.
@@ -36,5 +38,11 @@ pub(super) fn look(source: &mut Source, range: PortRange) -> Result<PortsInUse, 
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
     let most = if source.lists_bound_sockets() { Some(0) } else { sys::counts::most_unlisted_tcp_sockets() };
     let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
-    Ok(PortsInUse { sockets, end, reuse, length, unlisted, unread })
+    let mut gaps = unread.sentences();
+    let undirected = sockets.undirected();
+    if undirected > 0 {
+        let counted = count(undirected, "connection");
+        gaps.push(format!("{counted} of unknown direction left out: {NO_V6ONLY}"));
+    }
+    Ok(PortsInUse { sockets, end, reuse, length, unlisted, gaps })
 }

@@ -295,7 +295,7 @@ impl Query {
 }
 
 /// Why a listener on `::` tells no direction of IPv4 connections.
-const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
+pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
                          IPv4 connections: their direction is unknown (sock_diag reports it)";
 
 /// What of the facts a list uses and could not be read. Direction depends on the ephemeral range.

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use crate::analysis::direction;
 use crate::model::listeners::Listeners;
 use crate::model::port::{Port, PortRange};
 use crate::model::port_set::PortSet;
+use crate::model::row::Direction;
 use crate::model::socket::{FourTuple, Socket, TcpState};
 
 /// What a connection is to the port that it holds.
@@ -153,14 +155,27 @@ impl Sockets {
         ports
     }
 
-    /// The connections by [`Ends`], each to whom this end connected.
-    pub(super) fn into_outbound(self) -> Vec<Connected> {
-        let Self { range, listeners, mut connected, .. } = self;
-        // Those with a listener were accepted by it.
-        connected.retain(|one| listeners.cover(&one.tuple, one.interface) != Some(true));
-        // Without one, an ephemeral port on both ends leaves it open who connected. A server whose listener is gone has
+    /// Connections that a listener of this end may have accepted or not, because the source does not report whether it has
+    /// IPV6_V6ONLY. They hold ports of that listener, which connect() never chooses.
+    #[must_use]
+    pub fn undirected(&self) -> usize {
+        self.connected.iter().filter(|one| self.is_undirected(one)).count()
+    }
+
+    fn is_undirected(&self, one: &Connected) -> bool {
+        !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
+    }
+
+    /// The connections that this end opened, in the order of their [`Ends`]. [`direction`] decides where it can; those of
+    /// [`Self::undirected`] are left out.
+    pub(super) fn into_outbound(mut self) -> Vec<Connected> {
+        let mut connected = std::mem::take(&mut self.connected);
+        let direction =
+            |one: &Connected| direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
+        connected.retain(|one| direction(one) != Direction::Inbound && !self.is_undirected(one));
+        // Without a listener, an ephemeral port on both ends leaves it open who connected. A server whose listener is gone has
         // many remote ports on one of its own, a client the other way round.
-        let doubtful = |one: &Connected| range.contains(one.tuple.remote_port());
+        let doubtful = |one: &Connected| direction(one) == Direction::Unknown;
         let (mut by_local, mut by_remote) = (HashMap::new(), HashMap::new());
         let near = |one: &Connected| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());
         let far = |one: &Connected| (one.tuple.local_bits(), one.tuple.remote_port(), one.tuple.remote_bits());
@@ -235,6 +250,23 @@ pub(super) mod tests {
         let accepted = full("127.0.0.1", LOW, "127.0.0.1", LOW + 1, TcpState::Established);
         let client = full("127.0.0.1", LOW + 1, "127.0.0.1", LOW, TcpState::Established);
         assert_eq!(ends(&[listener, accepted, client]), [(LOW + 1, LOW)]);
+    }
+
+    #[test]
+    fn what_an_unknown_v6only_leaves_open_is_no_destination_and_is_counted() {
+        let listener = |v6only| {
+            let Socket::Full(listener) = full("::", LOW, "::", 0, TcpState::Listen) else { unreachable!() };
+            Socket::Full(FullSocket { v6only, ..listener })
+        };
+        let ipv4 = full("127.0.0.1", LOW, "192.0.2.1", 50_000, TcpState::Established);
+        let mapped = full("::ffff:127.0.0.1", LOW, "::ffff:192.0.2.1", 50_001, TcpState::Established);
+        let ipv6 = full("::1", LOW, "::1", 50_002, TcpState::Established);
+        for (v6only, undirected, outbound) in
+            [(None, 2, [].as_slice()), (Some(false), 0, &[]), (Some(true), 0, &[(LOW, 50_000), (LOW, 50_001)])]
+        {
+            let found = [listener(v6only), ipv4, mapped, ipv6];
+            assert_eq!((sockets(&found).undirected(), ends(&found).as_slice()), (undirected, outbound), "{v6only:?}");
+        }
     }
 
     #[test]
