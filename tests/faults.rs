@@ -9,9 +9,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use seccompiler::SeccompCmpOp;
 use twtool::sys::sandbox;
 
 use crate::support::answers::{Answer, COMMANDS, Situation};
+use crate::support::limits::refuse;
 use crate::support::twtool::{PATH, Run};
 use crate::support::{measured, not_checked, suite};
 
@@ -19,6 +21,7 @@ suite! {
     pure: [],
     netns: [
         a_call_that_fails_once_changes_no_answer_silently,
+        a_file_that_cannot_be_read_is_named,
     ],
 }
 
@@ -125,6 +128,43 @@ fn a_call_that_fails_once_changes_no_answer_silently() {
     measured(format!("faults: {ends:?}"));
     let first: Vec<&String> = wrong.iter().take(if full() { 400 } else { 8 }).collect();
     assert!(wrong.is_empty(), "{} answers changed\n{}", wrong.len(), first.into_iter().cloned().collect::<String>());
+}
+
+/// Runs the command while this file cannot be opened.
+fn without(path: &str, error: &str, args: &[&str]) -> Run {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", path, "-e", &format!("inject=openat:error={error}"), PATH]);
+    Run::of(strace.args(args).stdin(Stdio::null()))
+}
+
+fn a_file_that_cannot_be_read_is_named() {
+    if let Some(why) = missing_strace() {
+        not_checked(format!("files that cannot be read: {why}"));
+        return;
+    }
+    let udp = "/proc/thread-self/net/udp";
+    let bind_test = ["bind-test", "8080", "--json"];
+    let run =
+        without(udp, "EIO", &bind_test).code(2).says("whether a UDP socket has the port too is unknown").says(udp);
+    assert_eq!(run.json()["complete"], false, "{run}");
+    for (file, args, text) in [
+        ("/proc/thread-self/status", ["doctor"].as_slice(), "/proc/thread-self/status could not be read"),
+        ("/proc/sys/net/ipv4/tcp_ehash_entries", &["doctor"], "reading /proc/sys/net/ipv4/tcp_ehash_entries failed"),
+    ] {
+        without(file, "EIO", args).code(2).says(text);
+    }
+    // What is absent or refused is no failure.
+    for error in ["ENOENT", "EACCES"] {
+        without(udp, error, &bind_test).code(0);
+    }
+    // The counts matter where sock_diag does not list every socket.
+    refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, 16)), libc::EPERM);
+    for file in ["sockstat", "sockstat6"] {
+        let path = format!("/proc/thread-self/net/{file}");
+        let run = without(&path, "EIO", &["capacity", "--json"]).code(2).says("in no list could not be read");
+        assert_eq!(run.json()["complete"], false, "{run}");
+    }
+    without("/proc/thread-self/net/sockstat6", "ENOENT", &["capacity"]).code(0);
 }
 
 const ACCEPTED: [&str; 5] = [

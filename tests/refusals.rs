@@ -6,15 +6,20 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use libc::{EACCES, EAFNOSUPPORT, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTONOSUPPORT, SYS_connect, SYS_socket};
+use libc::{
+    EACCES, EAFNOSUPPORT, EBADF, EFAULT, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS, ENOTSOCK, EPERM,
+    EPROTONOSUPPORT, SYS_bind, SYS_connect, SYS_getpeername, SYS_listen, SYS_pidfd_getfd, SYS_pidfd_open, SYS_socket,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use seccompiler::SeccompCmpOp::Eq;
+use seccompiler::SeccompCmpOp::{self, Eq, Gt};
+use socket2::{Domain, Socket, Type};
 
 use crate::support::answers::{Answer, COMMANDS, Situation};
 use crate::support::island;
 use crate::support::limits::refuse;
+use crate::support::situations::{addr, listen};
 use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
 
@@ -36,6 +41,10 @@ suite! {
         few_descriptors_give_the_same_answer_or_say_that_there_are_too_few,
         a_soft_limit_of_descriptors_changes_no_answer,
         without_proc_no_answer_is_complete,
+        without_proc_no_permission_is_missed,
+        an_errno_that_says_nothing_about_the_port_is_no_denial,
+        an_errno_of_a_security_module_is_a_denial,
+        a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported,
         without_proc_sys_no_answer_is_complete,
         services_that_cannot_be_read_are_reported_and_absent_ones_are_not,
         signals_change_no_answer,
@@ -222,6 +231,113 @@ fn without_proc_no_answer_is_complete() {
     assert!(!run.stdout.contains("STARTED"), "{run}");
     twtool(["list", "--all-netns"]).code(2).says("/proc");
     drop(situation);
+}
+
+fn without_proc_no_permission_is_missed() {
+    let server = listen("127.0.0.1:8080");
+    cover("/proc");
+    for args in [["bind-test", "8080", "--json"].as_slice(), &["wait", "8080", "--timeout", "0", "--json"]] {
+        let run = twtool(args).code(2).says("/proc is not mounted here");
+        assert!(!run.stderr.contains("CAP_SYS_PTRACE") && !run.stderr.contains("hidepid"), "{run}");
+    }
+    let run = twtool(["list", "--all-netns"]).code(2).says("/proc is not mounted here");
+    assert!(!run.stderr.contains("hidepid"), "{run}");
+    drop(server);
+}
+
+fn an_errno_that_says_nothing_about_the_port_is_no_denial() {
+    for errno in [EIO, EFAULT, ENOSYS, EBADF, ENOTSOCK] {
+        on_a_thread_that_refuses(SYS_bind, errno, || {
+            let name = twtool::sys::errno::name(errno);
+            twtool(["bind-test", "8080"]).refused("bind() for ").says(name);
+            let run =
+                twtool(["wait", "8080", "--timeout", "0", "--", "echo", "STARTED"]).refused("bind() for ").says(name);
+            assert!(!run.stdout.contains("STARTED"), "{run}");
+        });
+    }
+    on_a_thread_that_refuses(SYS_listen, EIO, || {
+        twtool(["bind-test", "8080", "--listen"]).refused("listen() for ").says("EIO");
+    });
+}
+
+fn an_errno_of_a_security_module_is_a_denial() {
+    for errno in [EACCES, EPERM] {
+        on_a_thread_that_refuses(SYS_bind, errno, || {
+            let run = twtool(["bind-test", "8080", "--json"]).code(1);
+            assert_eq!(run.json()["verdict"], "denied", "{run}");
+            let advice = run.json()["advice"].to_string();
+            let name = twtool::sys::errno::name(errno);
+            assert!(
+                advice.contains(&format!("bind() to :: fails with {name}")) && advice.contains("sandbox"),
+                "{advice}"
+            );
+            assert!(!advice.contains(":::"), "{advice}");
+        });
+    }
+}
+
+/// Runs this on another thread in the same network namespace, where the call fails.
+fn on_a_thread_that_refuses(call: i64, errno: i32, run: impl FnOnce() + Send) {
+    // The address of a netlink socket has 12 bytes, and that of an Internet socket has more.
+    let argument = (call == SYS_bind).then_some((2, Gt, 12));
+    on_a_thread_that_refuses_some(call, argument, errno, run);
+}
+
+fn on_a_thread_that_refuses_some(
+    call: i64,
+    argument: Option<(u8, SeccompCmpOp, u64)>,
+    errno: i32,
+    run: impl FnOnce() + Send,
+) {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            refuse(call, argument, errno);
+            run();
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// A process in the calling thread's network namespace that has a socket open, which is bound and does not listen.
+fn idle_holder(at: &str) -> std::process::Child {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&addr(at).into()).expect("bound");
+    Command::new("sleep").arg("1000").stdin(std::os::fd::OwnedFd::from(socket)).spawn().expect("sleep can be started")
+}
+
+fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
+    let mut holder = idle_holder("127.0.0.1:8080");
+    let bind_test = ["bind-test", "8080", "--addr", "127.0.0.1", "--json"];
+    on_a_thread_that_refuses_some(SYS_socket, Some((0, Eq, NETLINK)), EPERM, || {
+        let run = twtool(bind_test).code(1);
+        assert_eq!((&run.json()["cause"], &run.json()["complete"]), (&"bound".into(), &true.into()), "{run}");
+        assert_eq!(run.records("holders")[0]["processes"][0]["pid"], holder.id(), "{run}");
+        assert!(run.stderr.contains("only those of processes that this user may trace"), "{run}");
+        assert!(!run.stderr.contains("and no socket that is bound without listening"), "{run}");
+        let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
+        assert!(!wait.stderr.contains("and no socket that is bound without listening"), "{wait}");
+        // What fails for another reason than permission is reported, and a refusal is not taken for absence.
+        for (call, errno) in
+            [(SYS_pidfd_getfd, EMFILE), (SYS_pidfd_getfd, ENFILE), (SYS_pidfd_open, EMFILE), (SYS_getpeername, ENOBUFS)]
+        {
+            on_a_thread_that_refuses(call, errno, || {
+                let run = twtool(bind_test).code(2).says("a socket that is bound without listening may be missing");
+                assert_eq!(run.json()["complete"], false, "{run}");
+            });
+        }
+        for errno in [EPERM, ENOSYS] {
+            on_a_thread_that_refuses(SYS_pidfd_getfd, errno, || {
+                let run = twtool(bind_test).code(2);
+                assert_eq!(
+                    (&run.json()["cause"], &run.json()["complete"]),
+                    (&"unknown".into(), &false.into()),
+                    "{run}"
+                );
+            });
+        }
+    });
+    holder.kill().expect("our own child");
+    holder.wait().expect("our own child");
 }
 
 fn without_proc_sys_no_answer_is_complete() {

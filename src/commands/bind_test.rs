@@ -17,7 +17,7 @@ use crate::model::demo::DemoRun;
 use crate::model::facts::Setting;
 use crate::model::port::{Port, PortArg};
 use crate::model::socket::Socket;
-use crate::source::{self, Choice, Origin, Source};
+use crate::source::{self, Choice, Source};
 use crate::sys;
 use crate::sys::bind::Tried;
 use crate::sys::interrupt::Held;
@@ -107,7 +107,9 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
             .into()
     }));
     warnings.extend(note.warning().map(str::to_owned));
+    let mut complete = known && sockets.complete && sockets.unread.is_none();
     warnings.extend(sockets.warnings);
+    warnings.extend(sockets.unread);
     let list = sockets.list;
     let list_is_empty = list.is_empty();
     let (holders, unread) = probe::holders(&plain(&attempts), list, BTreeMap::new());
@@ -116,14 +118,18 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
     warnings.extend(probe::hidden_owners(&holders));
     let with = args.with.options();
     let conclusion = verdict::conclude(&facts, port, with, &attempts, &holders);
-    let bound_sockets_are_listed = sockets.origin == Origin::SockDiag;
+    let bound_sockets_are_listed = sockets.bound_sockets_are_listed;
     // Where a holder may exist that the source cannot show, the answer is not whole.
     let unseen = conclusion.cause == Cause::Unknown && !bound_sockets_are_listed;
     let doubtful = note == ReuseportNote::Left && with.reuseport;
-    let complete = known && sockets.complete && !unseen && !doubtful && all_read;
+    complete &= !unseen && !doubtful && all_read;
     let uid = sys::capabilities::effective_user();
     // Where a TCP socket has the port, that one is the answer.
-    let udp = list_is_empty && sys::udp::has_port(port).unwrap_or(false);
+    let udp = if list_is_empty { sys::udp::has_port(port) } else { Ok(false) };
+    if let Err(error) = &udp {
+        complete = false;
+        warnings.push(format!("whether a UDP socket has the port too is unknown: {error}"));
+    }
     let evidence = Evidence {
         facts: &facts,
         port,
@@ -133,7 +139,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
         conclusion,
         bound_sockets_are_listed,
         uid,
-        udp,
+        udp: udp.unwrap_or_default(),
     };
     let next = match conclusion.verdict {
         Verdict::Free | Verdict::Reusable => vec![],

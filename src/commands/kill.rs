@@ -210,7 +210,7 @@ fn find(query: &Query, orphans: bool, source: &mut Source) -> Result<Found, Comm
 /// tells the mark of a bucket to nobody, so there only the caller's own capabilities count.
 fn unprivileged(targets: &[Target], facts: &Facts) -> bool {
     let unmarked = !targets.is_empty() && targets.iter().all(|target| target.row().bucket.mark.is_none());
-    let privileged = || capabilities::effective().is_some_and(|set| set.has(Capability::NetAdmin));
+    let privileged = || capabilities::effective().is_ok_and(|set| set.has(Capability::NetAdmin));
     unmarked && (facts.kernel_since(6, 1) != Some(false) || !privileged())
 }
 

@@ -36,7 +36,11 @@ pub(super) fn look(source: &mut Source, range: PortRange) -> Result<PortsInUse, 
     let (sockets, end) =
         source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
-    let most = if source.lists_bound_sockets() { Some(0) } else { sys::counts::most_unlisted_tcp_sockets() };
+    let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
+    let most = most.unwrap_or_else(|error| {
+        unread.add("the number of sockets that are in no list", &error);
+        None
+    });
     let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
     let mut gaps = unread.sentences();
     let undirected = sockets.undirected();

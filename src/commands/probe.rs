@@ -19,7 +19,7 @@ use crate::model::port::{Port, PortArg, PortRange};
 use crate::model::process::{Owners, Processes};
 use crate::model::row::Direction;
 use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
-use crate::source::{Origin, Source};
+use crate::source::Source;
 use crate::sys;
 
 /// What a server sets before bind().
@@ -111,9 +111,11 @@ pub(super) struct Sockets {
     pub(super) list: Vec<(Socket, Direction)>,
     /// Whether the kernel said nothing against its completeness.
     pub(super) complete: bool,
-    /// Which interface listed them.
-    pub(super) origin: Origin,
-    /// What is poorer for that.
+    /// Whether the list has every socket that is bound without listening; else those were looked for in processes.
+    pub(super) bound_sockets_are_listed: bool,
+    /// Why one of those may be missing, where the reason is not permission.
+    pub(super) unread: Option<String>,
+    /// What is poorer because sock_diag was refused.
     pub(super) warnings: Vec<String>,
 }
 
@@ -121,7 +123,13 @@ pub(super) struct Sockets {
 pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, CommandError> {
     // Port 0 is nobody's.
     if port.reserved_by_rfc() {
-        return Ok(Sockets { list: vec![], complete: true, origin: Origin::SockDiag, warnings: vec![] });
+        return Ok(Sockets {
+            list: vec![],
+            complete: true,
+            bound_sockets_are_listed: true,
+            unread: None,
+            warnings: vec![],
+        });
     }
     let facts = source.facts().clone();
     let ((listeners, mut sockets), end) = source.collect(
@@ -140,8 +148,13 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
             }
         },
     )?;
+    let mut unread = None;
     if !source.lists_bound_sockets() {
-        sockets.extend(sys::unlisted::bound_to(port).into_iter().map(Socket::Full));
+        let found = sys::unlisted::bound_to(port);
+        sockets.extend(found.sockets.into_iter().map(Socket::Full));
+        unread = found
+            .failure
+            .map(|why| format!("a socket that is bound without listening may be missing among the holders: {why}"));
     }
     sockets.sort_by_key(|socket| {
         let tuple = socket.tuple();
@@ -160,7 +173,13 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<Sockets, Com
         (socket, direction)
     };
     let list = sockets.into_iter().map(inferred).collect();
-    Ok(Sockets { list, complete: end.complete, origin: source.origin(), warnings: source.warnings() })
+    Ok(Sockets {
+        list,
+        complete: end.complete,
+        bound_sockets_are_listed: source.lists_bound_sockets(),
+        unread,
+        warnings: source.warnings_where_processes_are_searched(),
+    })
 }
 
 /// The sockets with who has them open, and whether one of these attempts may have run into them.
@@ -198,11 +217,13 @@ pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
     let any = |owners: &Owners| holders.iter().any(|holder| holder.owners == *owners);
     let mut warnings = vec![];
     if any(&Owners::NotPermitted) {
-        warnings.push(
-            "not every process may be looked into, so some holders have no process named: root or CAP_SYS_PTRACE may \
-             read every /proc/PID/fd"
-                .into(),
-        );
+        let why = match sys::folder::proc_gap() {
+            Ok(Some(gap)) => gap.to_string(),
+            _ => "not every process may be looked into".into(),
+        };
+        warnings.push(format!(
+            "some holders have no process named, because {why}: root or CAP_SYS_PTRACE may read every /proc/PID/fd"
+        ));
     }
     if any(&Owners::NotFound(Processes::OfPidNamespace)) {
         warnings.push(

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 
-use super::{Carrier, Choice, Source, SourceError, kernel_bucket_facts, kernel_facts};
+use super::{Carrier, Choice, Source, SourceError, kernel_bucket_facts, kernel_facts, known};
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Unread};
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading, Settings};
@@ -24,12 +24,13 @@ pub fn read() -> Health {
     let mut unread = Unread::default();
     let buckets = kernel_bucket_facts(&mut unread);
     let sockets = sockets(&facts, &mut unread).map_err(|error| error.to_string());
+    let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
     facts.unread.0.extend(unread.0);
     Health {
         settings: Settings(Settings::NAMES.into_iter().map(|name| (name, setting(name))).collect()),
         buckets,
         sockets,
-        capabilities: sys::capabilities::effective(),
+        capabilities,
         facts,
     }
 }

@@ -212,10 +212,22 @@ impl Source {
     /// What is poorer in the answer because sock_diag was refused, in words.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
+        self.warnings_with("and no socket that is bound without listening")
+    }
+
+    /// The same where such sockets are looked for in the descriptors of processes.
+    #[must_use]
+    pub fn warnings_where_processes_are_searched(&self) -> Vec<String> {
+        self.warnings_with(
+            "and of the sockets that are bound without listening only those of processes that this user may trace",
+        )
+    }
+
+    fn warnings_with(&self, bound_sockets: &str) -> Vec<String> {
         let warning = |refusal: &SourceError| {
             format!(
                 "{refusal}; read from /proc/net/tcp and tcp6 instead: times in steps of 10 ms, no cookie, mark or \
-                 interface, no IPV6_V6ONLY, and no socket that is bound without listening"
+                 interface, no IPV6_V6ONLY, {bound_sockets}"
             )
         };
         self.refusal.iter().map(warning).collect()

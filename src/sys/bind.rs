@@ -17,7 +17,7 @@ use crate::model::port::Port;
 
 /// Why an attempt could not be made at all.
 #[derive(Debug, thiserror::Error)]
-#[error("{call} for {addr} failed: {source}")]
+#[error("{call} for {addr} failed: {}: {source}", source.raw_os_error().map_or("no errno", name))]
 pub struct AttemptError {
     call: &'static str,
     addr: IpAddr,
@@ -190,12 +190,23 @@ pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
     }
 }
 
-/// What the kernel says of the port; a failure that says nothing about it stays an error.
+/// What the kernel says of the address and the port. Only the errnos that bind(2), listen(2) and the hooks of security modules
+/// document for that are an answer; any other failure stays an error.
 fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
     match retry(call) {
         Ok(()) => Ok(CallResult::Ok),
-        Err(error) if matches!(Refusal::of(&error), Refusal::Exhausted | Refusal::Interrupted) => Err(error),
-        Err(error) => Ok(CallResult::Failed(errno(&error))),
+        Err(error) => match error.raw_os_error().map(NixErrno::from_raw) {
+            Some(
+                NixErrno::EADDRINUSE
+                | NixErrno::EACCES
+                | NixErrno::EPERM
+                | NixErrno::EADDRNOTAVAIL
+                | NixErrno::EAFNOSUPPORT
+                | NixErrno::EINVAL
+                | NixErrno::ENODEV,
+            ) => Ok(CallResult::Failed(errno(&error))),
+            _ => Err(error),
+        },
     }
 }
 

@@ -1,14 +1,16 @@
 //! The capabilities and the user of the calling thread (capabilities(7), proc_pid_status(5)).
 
 use std::fs;
+use std::io;
 
+use super::errno::retry;
 use crate::model::health::Capabilities;
 
-/// Its effective set; `None` where it cannot be read.
-#[must_use]
-pub fn effective() -> Option<Capabilities> {
+/// Its effective set.
+pub fn effective() -> io::Result<Capabilities> {
     // The name of the program, which is in it, need not be UTF-8.
-    parse(&fs::read("/proc/thread-self/status").ok()?)
+    let status = retry(|| fs::read("/proc/thread-self/status"))?;
+    parse(&status).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no effective set"))
 }
 
 /// The effective user of the calling thread.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 
-use super::errno::retry;
+use super::errno::{if_present, retry};
 use crate::model::kernel_counts::{TcpExt, TcpSockstat};
 
 /// The `TcpExt` counters.
@@ -23,15 +23,15 @@ fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
 }
 
 /// The most TCP sockets of the calling thread's network namespace that no list has: they are bound and neither listen nor
-/// are connected, or they are not even bound. `None` where the counts cannot be read.
+/// are connected, or they are not even bound. `None` where the kernel does not give the counts.
 ///
 /// Two of the kernel's counts are too high rather than too low: `alloc` has the TCP sockets of the whole machine, and
 /// `used` the sockets of this namespace of every protocol. `inuse` has the TCP sockets here that are in a list.
-#[must_use]
-pub fn most_unlisted_tcp_sockets() -> Option<u64> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok();
-    // A kernel without IPv6 has no such file.
-    parse_most_unlisted(&read("sockstat")?, &read("sockstat6").unwrap_or_default())
+pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
+    let read = |name: &str| if_present(retry(|| fs::read_to_string(format!("/proc/thread-self/net/{name}"))));
+    let Some(sockstat) = read("sockstat")? else { return Ok(None) };
+    // A kernel without IPv6 has no sockstat6.
+    Ok(parse_most_unlisted(&sockstat, &read("sockstat6")?.unwrap_or_default()))
 }
 
 fn parse_most_unlisted(sockstat: &str, sockstat6: &str) -> Option<u64> {

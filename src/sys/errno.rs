@@ -96,23 +96,26 @@ pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The name of an errno that bind(2), listen(2), read(2), SOCK_DESTROY or their security hooks are known to give.
+/// The names of the errnos that calls about sockets, files and processes are known to give.
+macro_rules! names {
+    ($errno:expr, $($name:ident)*) => {
+        match $errno {
+            $(Errno::$name => stringify!($name),)*
+            _ => "an errno that has no name here",
+        }
+    };
+}
+
+/// The symbolic name of an errno.
 #[must_use]
 pub fn name(errno: i32) -> &'static str {
-    match Errno::from_raw(errno) {
-        Errno::EPERM => "EPERM",
-        Errno::ENOENT => "ENOENT",
-        Errno::EACCES => "EACCES",
-        Errno::EINVAL => "EINVAL",
-        Errno::ENODEV => "ENODEV",
-        Errno::ENOPROTOOPT => "ENOPROTOOPT",
-        Errno::ENOBUFS => "ENOBUFS",
-        Errno::ENOMEM => "ENOMEM",
-        Errno::EOPNOTSUPP => "EOPNOTSUPP",
-        Errno::ENETUNREACH => "ENETUNREACH",
-        Errno::ECONNRESET => "ECONNRESET",
-        Errno::EPIPE => "EPIPE",
-        _ => "unknown",
+    names! {
+        Errno::from_raw(errno),
+        EPERM ENOENT ESRCH EINTR EIO ENXIO EBADF EAGAIN ENOMEM
+        EACCES EFAULT ENODEV EINVAL ENFILE EMFILE EPIPE ENOSYS EADDRINUSE
+        EADDRNOTAVAIL EAFNOSUPPORT EALREADY ECONNABORTED ECONNREFUSED ECONNRESET EDESTADDRREQ EHOSTDOWN EHOSTUNREACH
+        EINPROGRESS EISCONN ENETDOWN ENETRESET ENETUNREACH ENOBUFS ENOPROTOOPT ENOTCONN ENOTDIR
+        ENOTSOCK EOPNOTSUPP EPROTO EPROTONOSUPPORT EROFS ETIMEDOUT
     }
 }
 
@@ -154,6 +157,12 @@ mod tests {
         for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EACCES, Errno::ENOENT, Errno::EIO] {
             assert_eq!(calls(errno, 1), (1, false), "{errno}");
         }
+    }
+
+    #[test]
+    fn an_errno_has_its_symbolic_name() {
+        assert_eq!([name(libc::EADDRINUSE), name(libc::EIO), name(libc::EPROTO)], ["EADDRINUSE", "EIO", "EPROTO"]);
+        assert!(name(4000).contains("no name"));
     }
 
     #[test]

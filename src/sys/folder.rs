@@ -1,11 +1,12 @@
-//! Folders and files by name, read again after EINTR, which std does not do for these calls.
+//! Folders and files by name, read again after EINTR, which std does not do for these calls; and what /proc shows.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::errno::retry;
+use super::errno::{Refusal, retry};
 
 /// The names of the files in a folder.
 pub fn names_in(folder: &str) -> io::Result<Vec<OsString>> {
@@ -23,4 +24,42 @@ pub fn pids() -> io::Result<Vec<u32>> {
     let mut pids: Vec<u32> = names_in("/proc")?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     Ok(pids)
+}
+
+/// Why /proc does not show every process of its pid namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcGap {
+    /// The folder /proc is of another filesystem, or does not exist.
+    NotMounted,
+    /// Processes that the caller may not trace are hidden (proc(5), hidepid).
+    Hidepid,
+    /// The caller or its sandbox may not look into /proc.
+    Refused,
+}
+
+impl fmt::Display for ProcGap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotMounted => "/proc is not mounted here",
+            Self::Hidepid => "/proc hides the processes of other users (it is mounted with hidepid)",
+            Self::Refused => "/proc may not be looked into",
+        })
+    }
+}
+
+/// Why /proc does not show every process of its pid namespace; `None` where it does.
+pub fn proc_gap() -> io::Result<Option<ProcGap>> {
+    // Every pid namespace has a process 1.
+    match metadata(Path::new("/proc/1")) {
+        Ok(_) => Ok(None),
+        Err(error) => match Refusal::of(&error) {
+            Refusal::Absent => {
+                let mounted = retry(|| Ok(rustix::fs::statfs("/proc")?));
+                let is_proc = mounted.is_ok_and(|mounted| mounted.f_type == rustix::fs::PROC_SUPER_MAGIC);
+                Ok(Some(if is_proc { ProcGap::Hidepid } else { ProcGap::NotMounted }))
+            }
+            Refusal::Refused => Ok(Some(ProcGap::Refused)),
+            _ => Err(error),
+        },
+    }
 }

@@ -22,7 +22,8 @@ use std::path::Path;
 use procfs::ProcError;
 use procfs::process::Process as ProcProcess;
 
-use super::errno::{Refusal, if_visible, retry};
+use super::errno::{Refusal, retry};
+use super::folder::ProcGap;
 use super::{folder, kernel_sockets};
 use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
@@ -49,12 +50,15 @@ pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
         return Found::default();
     }
     let mut search = Search { wanted: by_inode.keys().copied().collect(), found: BTreeMap::new() };
-    // Every pid namespace has a process 1. If it is not shown, /proc hides processes (mounted with hidepid).
-    let first = if_visible(folder::metadata(Path::new("/proc/1")));
-    let mut all_read = first.as_ref().is_ok_and(Option::is_some);
-    let mut failure = first.err().map(|error| error.to_string());
+    let gap = folder::proc_gap();
+    let mut all_read = matches!(gap, Ok(None));
+    let mut failure = match gap {
+        Ok(Some(ProcGap::NotMounted)) => Some(ProcGap::NotMounted.to_string()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
     match retry(folder::pids) {
-        Err(error) => failure = Some(error.to_string()),
+        Err(error) => drop(failure.get_or_insert(error.to_string())),
         Ok(pids) => {
             for pid in pids.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
                 match process(pid).and_then(|process| search.read_process(&process)) {

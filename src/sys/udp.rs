@@ -3,18 +3,18 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
+use super::errno::{if_visible, retry};
 use crate::model::port::Port;
 
-/// Whether a UDP socket of the calling thread's network namespace is bound to the port. A kernel without IPv6 has no udp6.
+/// Whether a UDP socket of the calling thread's network namespace is bound to the port, as far as the caller may know. A
+/// kernel without IPv6 has no udp6.
 pub fn has_port(port: Port) -> io::Result<bool> {
     for name in ["udp", "udp6"] {
-        let file = match File::open(format!("/proc/thread-self/net/{name}")) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
+        let path = format!("/proc/thread-self/net/{name}");
+        let failed = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+        let Some(file) = if_visible(retry(|| File::open(&path))).map_err(failed)? else { continue };
         for line in BufReader::new(file).lines().skip(1) {
-            if local_port(&line?) == Some(port) {
+            if local_port(&line.map_err(failed)?) == Some(port) {
                 return Ok(true);
             }
         }

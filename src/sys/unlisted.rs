@@ -3,74 +3,111 @@
 //!
 //! 1. The links in /proc/PID/fd of each process of this network namespace name its sockets.
 //! 2. pidfd_getfd(2) (since 5.6) makes a copy of a descriptor, for a caller that may trace the process (ptrace(2)).
-//! 3. getsockname(2) on the copy tells the address. The copy is closed at once.
+//! 3. getsockname(2) on the copy gives the address. The copy is closed at once.
 //!
 //! A socket whose owner closes it in that moment stays open for some microseconds longer. A descriptor of a thread that
-//! shares none with its main thread is not found.
+//! shares none with its main thread is not found. A process that ended, or that the caller may not trace, is passed over; any
+//! other failure is reported, because it says nothing about the sockets.
 
 use std::fs;
+use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use procfs::process::all_processes;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use socket2::{Domain, Protocol};
+use socket2::{Domain, Protocol, Socket};
 
+use super::errno::{Refusal, if_present, if_visible, retry};
+use super::folder;
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 
+/// What [`bound_to`] found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The sockets.
+    pub sockets: Vec<FullSocket>,
+    /// Why sockets may be missing, where the reason is neither permission nor that a process ended.
+    pub failure: Option<String>,
+}
+
 /// The sockets that are bound to this port in the calling thread's network namespace, as far as the caller may know.
 #[must_use]
-pub fn bound_to(port: Port) -> Vec<FullSocket> {
-    let Ok(here) = fs::read_link("/proc/thread-self/ns/net") else { return vec![] };
-    let own = i32::try_from(std::process::id()).ok();
-    let pids = all_processes().into_iter().flatten().flatten().map(|process| process.pid());
-    let mut found: Vec<FullSocket> = vec![];
-    for pid in pids.filter(|pid| Some(*pid) != own) {
-        if fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|netns| netns == here) {
-            for socket in bound_by(pid, port) {
-                if found.iter().all(|known| known.inode != socket.inode) {
-                    found.push(socket);
-                }
-            }
-        }
+pub fn bound_to(port: Port) -> Found {
+    let mut found = Found::default();
+    if let Err(error) = search(port, &mut found) {
+        let gap = folder::proc_gap().ok().flatten();
+        found.failure = Some(gap.map_or_else(|| error.to_string(), |gap| gap.to_string()));
     }
     found
 }
 
-fn bound_by(pid: i32, port: Port) -> Vec<FullSocket> {
-    let pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let (Some(pidfd), Ok(folder)) = (pidfd, fs::read_dir(format!("/proc/{pid}/fd"))) else { return vec![] };
-    let number = |path: &Path| path.file_name()?.to_str()?.parse().ok();
-    let is_socket = |path: &Path| {
-        fs::read_link(path).is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"socket:["))
-    };
-    let sockets = folder.flatten().map(|entry| entry.path()).filter(|path| is_socket(path));
-    let copies = sockets.filter_map(|path| pidfd_getfd(&pidfd, number(&path)?, PidfdGetfdFlags::empty()).ok());
-    copies.filter_map(|copy| bound_socket(copy, port)).collect()
+fn search(port: Port, found: &mut Found) -> io::Result<()> {
+    let here = retry(|| fs::read_link("/proc/thread-self/ns/net"))?;
+    for pid in folder::pids()?.into_iter().filter(|pid| *pid != std::process::id()) {
+        match search_process(pid, &here, port, &mut found.sockets) {
+            Ok(()) => {}
+            Err(error) if Refusal::of(&error).is_answer() => {}
+            Err(error) => drop(found.failure.get_or_insert_with(|| format!("process {pid}: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+fn search_process(pid: u32, here: &PathBuf, port: Port, found: &mut Vec<FullSocket>) -> io::Result<()> {
+    if retry(|| fs::read_link(format!("/proc/{pid}/ns/net")))? != *here {
+        return Ok(());
+    }
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let pidfd = retry(|| Ok(pidfd_open(number, PidfdFlags::empty())?))?;
+    let folder = format!("/proc/{pid}/fd");
+    for name in folder::names_in(&folder)? {
+        // A descriptor that was closed meanwhile is gone.
+        let Some(link) = if_present(retry(|| fs::read_link(Path::new(&folder).join(&name))))? else { continue };
+        if !link.as_os_str().as_encoded_bytes().starts_with(b"socket:[") {
+            continue;
+        }
+        let Some(descriptor) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let copy = match retry(|| Ok(pidfd_getfd(&pidfd, descriptor, PidfdGetfdFlags::empty())?)) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BADF) => continue,
+            copy => copy?,
+        };
+        let socket = bound_socket(copy, port)?;
+        found.extend(socket.filter(|new| found.iter().all(|known| known.inode != new.inode)));
+    }
+    Ok(())
 }
 
 /// What this is, if it is a TCP socket that is bound to the port and neither listens nor is connected.
-fn bound_socket(copy: OwnedFd, port: Port) -> Option<FullSocket> {
-    let stat = rustix::fs::fstat(&copy).ok()?;
-    let socket = socket2::Socket::from(copy);
-    let local = socket.local_addr().ok()?.as_socket()?;
-    let idle = socket.peer_addr().is_err() && !socket.is_listener().ok()?;
-    if local.port() != port.0 || socket.protocol().ok()? != Some(Protocol::TCP) || !idle {
-        return None;
+fn bound_socket(copy: OwnedFd, port: Port) -> io::Result<Option<FullSocket>> {
+    let stat = rustix::fs::fstat(&copy)?;
+    let socket = Socket::from(copy);
+    // Some families have no names.
+    let Some(name) = if_present(retry(|| socket.local_addr()))? else { return Ok(None) };
+    let Some(local) = name.as_socket().filter(|local| local.port() == port.0) else { return Ok(None) };
+    if retry(|| socket.protocol())? != Some(Protocol::TCP) || retry(|| socket.is_listener())? {
+        return Ok(None);
     }
+    match retry(|| socket.peer_addr()) {
+        Ok(_) => return Ok(None),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {}
+        Err(error) => return Err(error),
+    }
+    let index = |name: Vec<u8>| if_present(retry(|| Ok(nix::net::if_::if_nametoindex(name.as_slice())?)));
+    let device = if_visible(retry(|| socket.device()))?.flatten();
+    let v6only = if retry(|| socket.domain())? == Domain::IPV6 { Some(retry(|| socket.only_v6())?) } else { None };
     let unset = (if local.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, Port(0));
-    let index = |name: Vec<u8>| nix::net::if_::if_nametoindex(name.as_slice()).ok();
-    Some(FullSocket {
+    Ok(Some(FullSocket {
         tuple: FourTuple::new((local.ip(), port), unset),
         state: TcpState::BoundInactive,
         uid: stat.st_uid,
         inode: u32::try_from(stat.st_ino).ok().and_then(NonZeroU32::new),
-        interface: socket.device().ok().flatten().and_then(index).and_then(NonZeroU32::new),
+        interface: device.map(index).transpose()?.flatten().and_then(NonZeroU32::new),
         mark: None,
-        v6only: socket.domain().is_ok_and(|domain| domain == Domain::IPV6).then(|| socket.only_v6().ok()).flatten(),
+        v6only,
         last_ack_ms: None,
-        cookie: socket.cookie().ok().and_then(Cookie::new),
-    })
+        cookie: if_visible(retry(|| socket.cookie()))?.and_then(Cookie::new),
+    }))
 }

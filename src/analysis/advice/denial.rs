@@ -47,10 +47,13 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
                                       ipv6.disable=1, or a sandbox refuses them (ipv6 in the kernel's documentation). Bind \
                                       an IPv4 address."
             .into(),
-        Errno::Other("EINVAL") => format!("EINVAL on {on}: {}", invalid(attempt)),
+        Errno::Other("EINVAL") => format!("bind() to {on} fails with EINVAL: {}", invalid(attempt)),
+        Errno::Other("ENODEV") => {
+            format!("bind() to {on} fails with ENODEV: the interface of the scope has gone (ipv6(7)).")
+        }
         other => format!(
-            "{} on {on}: this is not about the port being in use. EACCES or EPERM on a port that needs no privilege comes \
-             from a security module or a sandbox (bind(2)).",
+            "bind() to {on} fails with {}, although the port needs no privilege: a security module or a sandbox refuses it \
+             (bind(2)).",
             other.name()
         ),
     }

@@ -11,7 +11,7 @@ use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, Holder, ReuseOpti
 use crate::model::port::Port;
 use crate::model::process::Owners;
 use crate::model::socket::Socket;
-use crate::source::{Choice, Origin, Source};
+use crate::source::{Choice, Source};
 use crate::sys;
 
 /// What is watched, and what was last seen of it.
@@ -82,14 +82,14 @@ impl Watch {
         self.unread.clone()
     }
 
-    /// Whether the source lists sockets that are bound and do not listen, as far as the kernel does.
+    /// Whether the source lists sockets that are bound and do not listen.
     pub(super) fn bound_sockets_are_listed(&self) -> bool {
-        self.source.origin() == Origin::SockDiag
+        self.source.lists_bound_sockets()
     }
 
     /// What is poorer because sock_diag was refused.
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.source.warnings()
+        self.source.warnings_where_processes_are_searched()
     }
 
     /// Binds, and counts the binds. Unless `every_address` is asked for, the first failure ends the round, and the address
@@ -169,7 +169,7 @@ impl Watch {
 
     /// The sockets that may be in the way, and whether they explain the failure of the last bind.
     pub(super) fn look(&mut self) -> Result<(Vec<Socket>, bool), CommandError> {
-        let Sockets { mut list, complete, .. } = probe::sockets_on(&mut self.source, self.port)?;
+        let Sockets { mut list, complete, unread: unlisted, .. } = probe::sockets_on(&mut self.source, self.port)?;
         self.complete = complete;
         let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
         let obstacles = Obstacles::new(&self.attempts, &sockets.iter());
@@ -180,7 +180,7 @@ impl Watch {
         // Reading every process's descriptors costs more than the list; where nothing was tried they are still the same.
         let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
         let (holders, unread) = probe::holders(&self.attempts, list, known);
-        self.unread = unread;
+        self.unread = unlisted.or(unread);
         self.holders = holders.into_iter().map(|holder| (waiting::name(&holder.socket), holder)).collect();
         Ok((sockets.clone(), conflict::explained(&last, &sockets)))
     }

@@ -18,7 +18,7 @@ use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
 use crate::sys::errno::{Refusal, if_visible, retry};
 use crate::sys::file;
-use crate::sys::folder::{metadata, pids};
+use crate::sys::folder::{metadata, pids, proc_gap};
 
 /// The most processes that one warning names.
 const NAMED: usize = 8;
@@ -87,13 +87,11 @@ pub fn all() -> Found {
         }
     }
     unseen.extend(said(&refused));
-    // Every pid namespace has a process 1.
-    if !Path::new("/proc/1").exists() {
-        unseen.push(
-            "/proc hides the processes of other users (hidepid): network namespaces may be missing that only they are in"
-                .into(),
-        );
-    }
+    unseen.extend(match proc_gap() {
+        Ok(None) => None,
+        Ok(Some(gap)) => Some(format!("network namespaces may be missing that only processes are in: {gap}")),
+        Err(error) => Some(format!("network namespaces may be missing: /proc cannot be looked into: {error}")),
+    });
     let mut namespaces: Vec<OpenNetns> = found.into_values().collect();
     namespaces.sort_by(|a, b| {
         let rank = |open: &OpenNetns| (Some(open.netns.id) != own, open.netns.name.is_none());

@@ -183,7 +183,9 @@ fn given_names() -> io::Result<Vec<OsString>> {
 }
 
 fn path_of_name(name: &OsStr) -> std::path::PathBuf {
-    let folder = NAMES.iter().map(Path::new).find(|folder| folder.exists()).unwrap_or(Path::new(NAMES[0]));
+    // One that cannot be looked at may be there: opening a file in it reports why.
+    let there = |folder: &&Path| !metadata(folder).is_err_and(|error| all::gone(&error));
+    let folder = NAMES.iter().map(Path::new).find(there).unwrap_or(Path::new(NAMES[0]));
     folder.join(name)
 }
 
