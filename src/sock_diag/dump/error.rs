@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::sock_diag::lookup::LookupError;
 use crate::sock_diag::request::Walk;
 use crate::sock_diag::response::Malformed;
 
@@ -57,6 +58,9 @@ pub enum DumpError {
     /// Bytes that are no netlink message of this dump.
     #[error("a malformed netlink message from the kernel: {0}")]
     Framing(String),
+    /// Looking up a socket beside a pause of the dump failed.
+    #[error("whether the list of sockets is whole could not be checked: {0}")]
+    LookUp(LookupError),
     /// A message that is no socket.
     #[error("a malformed netlink message from the kernel: {0}")]
     Malformed(#[from] Malformed),

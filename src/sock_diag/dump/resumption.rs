@@ -50,7 +50,7 @@ impl Resumption {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(LookupError::Unnamed | LookupError::Refused(_)) => return Ok(true),
                 // A late answer would be taken for the answer to the next request.
-                Err(error) => return Err(DumpError::Framing(error.to_string())),
+                Err(error) => return Err(DumpError::LookUp(error)),
             }
         }
         Ok(self.last.is_empty())

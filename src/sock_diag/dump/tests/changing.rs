@@ -30,6 +30,8 @@ struct ChangingKernel {
     answer: Option<Vec<u8>>,
     dumps: usize,
     newest: u64,
+    /// The errno with which a look-up cannot be sent.
+    refuses_look_ups: Option<i32>,
 }
 
 impl ChangingKernel {
@@ -44,6 +46,7 @@ impl ChangingKernel {
             answer: None,
             dumps: 0,
             newest: 1000,
+            refuses_look_ups: None,
         }
     }
 
@@ -99,6 +102,12 @@ impl ChangingKernel {
         });
         (cookies, end.expect("done"))
     }
+
+    /// How it failed.
+    fn fail(&mut self) -> DumpError {
+        let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
+        run_with(self, &request, &|_| false, &mut |_| ControlFlow::Continue(())).expect_err("a failure")
+    }
 }
 
 impl Transport for ChangingKernel {
@@ -126,6 +135,9 @@ impl Transport for ChangingKernel {
 
 impl Commands for ChangingKernel {
     fn send_bytes(&mut self, look_up: &[u8]) -> io::Result<()> {
+        if let Some(errno) = self.refuses_look_ups {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         // struct nlmsghdr, and in struct inet_diag_req_v2 the end of struct inet_diag_sockid.
         let cookie = u64::from_le_bytes(look_up[16 + 48..16 + 56].try_into().expect("8 bytes"));
         let there = self.chains.iter().flatten().any(|&c| c == cookie);
@@ -150,6 +162,17 @@ fn a_socket_that_is_passed_over_because_another_went_is_found_again() {
     let (cookies, end, dumps) = read(kernel);
     assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 took the place of 4, where the kernel went on");
     assert_eq!((end.interrupted, dumps), (false, 2));
+}
+
+#[test]
+fn a_look_up_that_fails_is_no_malformed_message() {
+    let mut kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Go(6)]]);
+    kernel.refuses_look_ups = Some(libc::ENOBUFS);
+    let error = kernel.fail();
+    assert!(matches!(error, DumpError::LookUp(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("asking the kernel for one socket failed: No buffer space"), "{text}");
+    assert!(!text.contains("malformed"), "{text}");
 }
 
 #[test]
