@@ -232,7 +232,27 @@ fn timewait_cases() -> Vec<Case> {
             Warning,
             "No close leaves",
         )
-        .advises("tcp_max_tw_buckets=4096"),
+        .advises("TCP established hash table entries"),
+        case(
+            "tcp_max_tw_buckets",
+            |health| {
+                gone("ipv4.tcp_ehash_entries")(health);
+                set("ipv4.tcp_max_tw_buckets", "10")(health);
+                buckets(9)(health);
+            },
+            Warning,
+            "9 buckets",
+        )
+        .advises("tcp_max_tw_buckets=20"),
+        case(
+            "tcp_max_tw_buckets",
+            |health| {
+                let why = Reading::Unreadable("Input/output error".into());
+                health.settings.0.insert("ipv4.tcp_ehash_entries", why);
+            },
+            Unknown,
+            "tcp_ehash_entries failed: Input/output error",
+        ),
         case("tcp_rfc1337", set("ipv4.tcp_rfc1337", "1"), Ok, "does not end"),
         case("tcp_rfc1337", set("ipv4.tcp_rfc1337", "7"), Note, "7 is a value"),
     ]
@@ -501,6 +521,13 @@ fn the_default_of_the_bucket_limit_follows_the_kernels_hash_table() {
     assert_eq!(check_of(Reading::Value("8192".into())).default, Datum::Number(4096));
     let unknown = check_of(Reading::Absent);
     assert_eq!((unknown.default, unknown.status), (Datum::Unknown, Status::Ok));
+    let unreadable = check_of(Reading::Unreadable("Input/output error".into()));
+    assert_eq!((unreadable.default, unreadable.status), (Datum::Unknown, Status::Unknown));
+    // Nothing that was read gives a number, so no command has one.
+    let mut health = healthy();
+    health.settings.0.insert("ipv4.tcp_ehash_entries", Reading::Absent);
+    health.settings.0.insert("ipv4.tcp_max_tw_buckets", Reading::Value("0".into()));
+    assert_eq!(check(&health, "tcp_max_tw_buckets").help.commands, []);
 }
 
 #[test]

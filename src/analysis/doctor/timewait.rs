@@ -3,19 +3,29 @@
 use super::settings::Setting;
 use super::{Check, Datum, Status, Subject};
 use crate::model::command::Shell;
-use crate::model::health::Health;
+use crate::model::health::{Health, Reading};
 
 /// From this part of tcp_max_tw_buckets on, in percent, there is a warning.
 const NEARLY_FULL: u64 = 90;
 
 const MAXIMUM: &str = "net.ipv4.tcp_max_tw_buckets";
 
-/// Enough to begin with where the default of the kernel is unknown.
-const WITHOUT_DEFAULT: u64 = 4096;
-
-/// A maximum that is enough where `most` was reached: the kernel's default, or twice as much. It is an int.
-fn enough_buckets(default: Option<u64>, most: u64) -> u64 {
-    default.unwrap_or(WITHOUT_DEFAULT).max(most.saturating_mul(2)).min(i32::MAX.unsigned_abs().into())
+/// Has more buckets allowed where `most` was reached: as many as the kernel's default, or twice as many as now. Without
+/// either number there is no command.
+fn allow_more_buckets(check: Check, default: Option<u64>, most: u64, shell: &Shell) -> Check {
+    let more = default.into_iter().chain(Some(most.saturating_mul(2))).max().filter(|more| *more > 0);
+    match more {
+        // The setting is an int.
+        Some(more) => {
+            let more = more.min(i32::MAX.unsigned_abs().into());
+            check.helped_by(shell.change(MAXIMUM, &more.to_string(), "allow more buckets"))
+        }
+        None => check.advising(
+            "Set net.ipv4.tcp_max_tw_buckets to the kernel's own default. It is half of the number that the kernel logs when it \
+             starts: dmesg shows it as 'TCP established hash table entries'. It is unknown here, because \
+             net.ipv4.tcp_ehash_entries is not there to be read.",
+        ),
+    }
 }
 
 pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
@@ -146,20 +156,23 @@ fn max_tw_buckets(health: &Health, shell: &Shell) -> Check {
         };
         let check = check.with("buckets", Some(sockstat.tw));
         if sockstat.tw.saturating_mul(100) >= most.saturating_mul(NEARLY_FULL) {
-            let more = enough_buckets(default, most);
             let finding = match sockstat.tw.saturating_mul(100).checked_div(most) {
                 Some(part) => format!("{}, and the most is {most} ({part} %).", there_are(sockstat.tw)),
                 None => "No close leaves a bucket, so no connection is protected.".to_owned(),
             };
-            check
-                .found(Status::Warning, finding)
-                .helped_by(shell.change(MAXIMUM, &more.to_string(), "allow more buckets"))
+            allow_more_buckets(check.found(Status::Warning, finding), default, most, shell)
                 .advising(
                     "Each bucket takes about 1/4 KiB of memory. If this end keeps connections open for several requests, it \
                      closes fewer of them.",
                 )
         } else if default.is_some_and(|default| most < default) {
             check.found(Status::Note, format!("{most} is less than the kernel's own {}.", default.unwrap_or_default()))
+        } else if let Reading::Unreadable(why) = health.settings.reading("ipv4.tcp_ehash_entries") {
+            let finding = format!(
+                "Whether {most} is less than the kernel's own default is unknown: reading \
+                 /proc/sys/net/ipv4/tcp_ehash_entries failed: {why}."
+            );
+            check.found(Status::Unknown, finding)
         } else {
             check.found(Status::Ok, format!("{}, and the most is {most}.", there_are(sockstat.tw)))
         }
@@ -185,7 +198,7 @@ fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> 
         return check;
     }
     let default = health.settings.number("ipv4.tcp_ehash_entries").map(|entries| entries.unsigned_abs() / 2);
-    check.helped_by(shell.change(MAXIMUM, &enough_buckets(default, 0).to_string(), "allow buckets"))
+    allow_more_buckets(check, default, 0, shell)
 }
 
 fn overflow(health: &Health) -> Check {
