@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -210,7 +211,11 @@ fn an_existing_file_is_kept_unless_forced() {
         list(&["-o", format, "--record", &file]).refused(&file).says("--force");
         assert_eq!(fs::read_to_string(&file).expect("there"), "mine");
     }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("a mode");
+    let before = fs::metadata(&file).map(|file| (file.mode(), file.uid(), file.gid())).expect("there");
     list(&["--record", &file, "--force"]).ok();
+    let after = fs::metadata(&file).map(|file| (file.mode(), file.uid(), file.gid())).expect("there");
+    assert_eq!((after, after.0 & 0o777), (before, 0o640), "mode and owner are those of the replaced file");
     assert_eq!(list(&["--replay", &file, "--count"]).ok().stdout, format!("{}\n", Mixed::TIME_WAIT));
     let other = folder.path("other");
     list(&["--record", &other, "--force"]).ok();

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::errno::retry;
@@ -81,7 +81,7 @@ impl NewFile {
     /// it would be replaced and not written to.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
         let place = Place::of(path)?;
-        place.check(replace)?;
+        let replaced = place.check(replace)?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let (file, partial) =
@@ -96,6 +96,9 @@ impl NewFile {
                 }
                 Err(error) => return Err(error.into()),
             };
+        if let Some(replaced) = replaced {
+            keep_owner_and_mode(&file, &replaced)?;
+        }
         Ok(Self { place, replace, writer: BufWriter::new(file.into()), partial })
     }
 
@@ -145,15 +148,31 @@ impl Place {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Refuses a name that a file may not take.
-    fn check(&self, replace: bool) -> io::Result<()> {
+    /// Refuses a name that a file may not take, and returns what is replaced.
+    fn check(&self, replace: bool) -> io::Result<Option<Stat>> {
         match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
-            Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(()),
+            Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(Some(found)),
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Gives the new file the owner, the group and the permissions of the one that it replaces. A file of another user is not
+/// replaced where the caller may not give files away, because the other user would lose it.
+fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
+    let new = rustix::fs::fstat(file)?;
+    let (uid, gid) = (replaced.st_uid, replaced.st_gid);
+    if (new.st_uid, new.st_gid) != (uid, gid) {
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        retry_on_intr(|| rustix::fs::fchown(file, owner.0, owner.1)).map_err(|errno| {
+            let error = io::Error::from(errno);
+            io::Error::new(error.kind(), format!("its owner (uid {uid}, gid {gid}) cannot be kept: {error}"))
+        })?;
+    }
+    // After the owner, because a change of it clears bits of the mode.
+    Ok(retry_on_intr(|| rustix::fs::fchmod(file, Mode::from_raw_mode(replaced.st_mode & 0o777)))?)
 }
 
 /// The names of files that are being written, for the handler of signals.
@@ -260,6 +279,34 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         for other in [fifo.as_path(), folder.path(), Path::new("/dev/zero"), Path::new("/dev/urandom")] {
             assert_eq!(read(other, 4).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_owner_and_its_mode() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let write = |replace| {
+            let mut file = NewFile::create(&path, replace)?;
+            file.write_all(b"new")?;
+            file.finish()
+        };
+        write(false).expect("written");
+        let facts = || std::fs::metadata(&path).map(|file| (file.mode() & 0o7777, file.uid(), file.gid())).expect("there");
+        let (mode, uid, gid) = facts();
+        assert_eq!(mode, 0o600);
+        for mode in [0o640, 0o444, 0o666, 0o755] {
+            std::fs::write(&path, "old").expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("changed");
+            write(true).expect("replaced");
+            assert_eq!((facts(), std::fs::read(&path).expect("read").as_slice()), ((mode, uid, gid), &b"new"[..]));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("changed");
+        }
+        // Only a caller with CAP_CHOWN can make a file of another user.
+        if chown(&path, Some(12), Some(34)).is_ok() {
+            write(true).expect("replaced");
+            assert_eq!(facts(), (0o600, 12, 34));
         }
     }
 
