@@ -136,7 +136,7 @@ fn answer(
     reporter.clear();
     let outcome = outcome?;
 
-    let (bindable, denied) = (outcome.bindable(), outcome.denied());
+    let bindable = outcome.bindable();
     warnings.extend(watch.warnings());
     warnings.extend((!watch.complete()).then(interrupted));
     warnings.extend(watch.note().warning().map(str::to_owned));
@@ -165,9 +165,6 @@ fn answer(
         })
     };
     let wait = Wait { note_lost: watch.note() != ReuseportNote::Kept, next: &next, ..outcome.shown(&target) };
-    if !args.quiet || denied {
-        context.warn(&warnings);
-    }
     // A command speaks for itself where it did not have to wait.
     let silent = bindable && !args.command.is_empty() && wait.waited < ROUND;
     let look = context.look;
@@ -178,11 +175,16 @@ fn answer(
         Format::Table | Format::Csv if silent => Ok(()),
         Format::Table | Format::Csv => view::wait::answer(out, &wait, look),
     })?;
-    Ok(match (bindable, complete) {
+    let answer = match (bindable, complete) {
         (true, _) => Answer::Yes,
         (false, true) => Answer::No,
         (false, false) => Answer::Incomplete,
-    })
+    };
+    // The reasons follow the verdict. Exit code 2 always has one.
+    if !args.quiet || answer == Answer::Incomplete {
+        context.warn(&warnings);
+    }
+    Ok(answer)
 }
 
 /// Writes at once, unless nothing is to be said. Where a command follows, standard output is the command's, and that
