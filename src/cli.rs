@@ -210,14 +210,7 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
     } else {
         *out
     };
-    let mut context = Context::new(
-        out,
-        *err,
-        wanted(cli.global.color, *terminal),
-        *width,
-        *unicode,
-        caller(args.first().map(OsString::as_os_str)),
-    );
+    let mut context = Context::new(out, *err, wanted(cli.global.color, *terminal), *width, *unicode, caller(&args));
     if let Some(input) = input
         && *err_terminal
     {

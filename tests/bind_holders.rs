@@ -20,7 +20,7 @@ use crate::support::limits::{drop_capability, refuse};
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{addr, connect};
 use crate::support::twtool::{Keys, PATH, Run, program, twtool};
-use crate::support::{not_checked, suite};
+use crate::support::{commands, not_checked, suite};
 
 suite! {
     pure: [],
@@ -266,6 +266,15 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
     assert_eq!(document["holders"][0]["processes"], json!([]), "no process has it{run}");
     assert!(document["advice"][0].as_str().is_some_and(|advice| advice.starts_with("the kernel (MPTCP")), "{run}");
     assert_eq!(document["warnings"], json!([]), "{run}");
+    // No server can be stopped; the command shows the endpoint, and what it says deletes it.
+    let advice = document["advice"][0].to_string();
+    assert!(advice.contains("Delete the endpoint") && !advice.contains("Stop that server"), "{run}");
+    let step = &document["next"][0];
+    let shown = commands::succeeds(step["command"].as_str().expect("a command"));
+    let id = shown.stdout.split("id ").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id");
+    let delete = step["purpose"].as_str().and_then(|purpose| purpose.split('`').nth(1)).expect("a command");
+    commands::succeeds(&delete.replace("ID", id));
+    twtool(["bind-test", "8080"]).code(0);
 }
 
 fn a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace() {

@@ -29,9 +29,12 @@ suite! {
         buckets_are_waited_for_and_removed,
         buckets_of_another_namespace_are_waited_for_and_removed_there,
         the_process_that_holds_the_port_is_ended,
+        a_client_that_has_the_port_is_waited_for_before_it_is_ended,
+        buckets_beside_a_listener_are_named,
         a_privileged_port_is_opened_to_every_user,
         the_addresses_are_listed_where_one_is_missing,
         a_full_range_is_shown_by_capacity,
+        a_range_is_widened_after_the_servers_in_it_are_listed,
         nothing_is_printed_where_a_bind_works,
         the_hint_for_a_rootless_container_works,
     ],
@@ -179,6 +182,42 @@ fn the_process_that_holds_the_port_is_ended() {
     }
 }
 
+fn a_client_that_has_the_port_is_waited_for_before_it_is_ended() {
+    let server = Server::listen(addr("127.0.0.1:443"), ReuseOptions::NONE).expect("listening");
+    let client = twtool::sys::bind::socket(addr("127.0.0.1:443").ip(), ReuseOptions::NONE).expect("a socket");
+    client.bind(&addr("127.0.0.1:45000").into()).expect("bound");
+    client.connect(&addr("127.0.0.1:443").into()).expect("connected");
+    let mut owner = Owner::of(client);
+    let run = twtool(["bind-test", "45000", "--json"]).code(1);
+    let document = run.json();
+    assert!(document["advice"].to_string().contains("that of a client on this machine (inferred)"), "{run}");
+    let next = document["next"].as_array().expect("steps");
+    let (first, second) = (&next[0], &next[1]);
+    assert!(text(first, "command").contains(" wait 45000"), "{run}");
+    assert!(text(second, "purpose").contains("a client, whose connection has the port"), "{run}");
+    // Of the server's own connections nothing is said that is a client's.
+    let accepted = twtool(["bind-test", "443", "--json"]).code(1);
+    assert!(!accepted.stdout.contains("client, whose") && !accepted.stdout.contains("that of a client"), "{accepted}");
+    if document.to_string().contains(".service\"") {
+        return not_checked("the command that ends a client: it is of the unit that runs the tests");
+    }
+    Run::of(&mut shell(text(second, "command"), &tempfile::tempdir().expect("a folder"))).ok();
+    owner.0.wait().expect("it ends");
+    drop(server);
+}
+
+fn buckets_beside_a_listener_are_named() {
+    // The listener and the bucket can be together only if both have the option.
+    let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::REUSEADDR).expect("listening");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    let advice = || twtool(["bind-test", "8080", "--json"]).code(1).json()["advice"].to_string();
+    let one = advice();
+    assert!(one.contains("1 TIME_WAIT socket is on the port too, and stays until the timer ends"), "{one}");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    let two = advice();
+    assert!(two.contains("2 TIME_WAIT sockets are on the port too, and stay until"), "{two}");
+}
+
 fn a_privileged_port_is_opened_to_every_user() {
     if program("sysctl").is_none() {
         return not_checked("the command that opens a privileged port: sysctl is not installed");
@@ -200,6 +239,24 @@ fn the_addresses_are_listed_where_one_is_missing() {
     }
     addresses::add("192.0.2.7");
     run(&list).ok().prints("192.0.2.7");
+}
+
+fn a_range_is_widened_after_the_servers_in_it_are_listed() {
+    sysctl::write("ipv4.ip_local_port_range", "40000 40000").expect("the namespace is ours");
+    let _full = Server::listen(addr("[::]:40000"), ReuseOptions::NONE).expect("listening");
+    let _server = Server::listen(addr("127.0.0.1:5000"), ReuseOptions::NONE).expect("listening");
+    let _below = Server::listen(addr("127.0.0.1:500"), ReuseOptions::NONE).expect("listening");
+    let run_of_capacity = twtool(["capacity", "--json"]).code(0);
+    let document = run_of_capacity.json();
+    let command = |at: usize| text(&document["commands"][at], "command");
+    if ["ss", "sysctl"].iter().any(|name| program(name).is_none()) {
+        return not_checked("the commands that widen the range: ss or sysctl is not installed");
+    }
+    let list = run(command(0)).ok();
+    let lists = |port: &str| list.stdout.contains(port);
+    assert!(lists(":5000 ") && lists(":40000 ") && !lists(":500 "), "{run_of_capacity}{list}");
+    run(command(1)).ok();
+    assert_eq!(sysctl::read("ipv4.ip_local_port_range").expect("a range"), "1024\t65535");
 }
 
 fn a_full_range_is_shown_by_capacity() {

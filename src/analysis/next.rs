@@ -7,7 +7,8 @@ use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
-use crate::model::process::{Owners, Process};
+use crate::model::process::{KernelPart, Owners, Process};
+use crate::model::row::Direction;
 use crate::model::socket::Socket;
 
 /// The default timeout of `twtool wait`; a longer wait needs the option.
@@ -62,9 +63,15 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
         }
         Cause::Listener | Cause::Connection | Cause::Bound => {
             let mut steps = stop(failure);
-            // What is stopped can leave TIME_WAIT sockets.
-            steps.extend((!failure.waited && !steps.is_empty()).then(|| wait(failure)));
-            steps
+            let wait = (!failure.waited && !steps.is_empty()).then(|| wait(failure));
+            if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) {
+                // A client's connection ends by itself; to end the client is the last resort.
+                wait.into_iter().chain(steps).collect()
+            } else {
+                // What is stopped can leave TIME_WAIT sockets.
+                steps.extend(wait);
+                steps
+            }
         }
         Cause::PrivilegedPort => {
             let setting = format!("net.ipv4.ip_unprivileged_port_start={port}");
@@ -151,6 +158,11 @@ fn kill(failure: &Failure) -> Option<Step> {
     (facts.kernel_since(6, 1) != Some(false)).then(step)
 }
 
+/// Whether a client of this machine opened the connection (inferred).
+fn is_clients(holder: &Holder) -> bool {
+    holder.direction == Direction::Outbound
+}
+
 /// How to stop the processes that hold the port, and to end its orphans.
 fn stop(failure: &Failure) -> Vec<Step> {
     let blocking = || failure.holders.iter().filter(|holder| holder.blocks);
@@ -158,10 +170,22 @@ fn stop(failure: &Failure) -> Vec<Step> {
     let (mut seen, mut steps) = (BTreeSet::new(), vec![]);
     for holder in blocking() {
         let Socket::Full(full) = holder.socket else { continue };
+        if holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint) {
+            let show = failure.shell.run(Privilege::None, &["ip", "mptcp", "endpoint", "show"]);
+            if seen.insert(show.clone()) {
+                steps.push(Step::new(
+                    show,
+                    "find the id of the endpoint, to delete it by `ip mptcp endpoint delete id ID`",
+                ));
+            }
+        }
         let Owners::Found(processes) = &holder.owners else { continue };
         let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Root };
         for process in processes {
-            let step = stop_process(&here, privilege, process);
+            let mut step = stop_process(&here, privilege, process);
+            if is_clients(holder) {
+                step.purpose.push_str(": a client, whose connection has the port (inferred)");
+            }
             if seen.insert(step.command.clone()) {
                 steps.push(step);
             }

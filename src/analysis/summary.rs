@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn what_was_found_leads_to_the_command_that_explains_it() {
-        let caller = Caller { root: false, twtool: "twtool".into(), twtool_for_root: "twtool".into() };
+        let caller =
+            Caller { root: false, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] };
         let shell = Shell { netns: "web".parse().ok(), caller };
         let commands = |summary: &Summary| -> Vec<String> {
             summary.help(&shell).commands.into_iter().map(|step| step.command).collect()

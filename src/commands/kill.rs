@@ -11,6 +11,7 @@ use super::selection::{Query, SelectionArgs, gaps};
 use super::{Answer, CommandError, Context, Format, GlobalArgs, interrupted};
 use crate::filter::Filter;
 use crate::lab;
+use crate::model::command::Shell;
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
 use crate::model::listeners::Listeners;
@@ -109,7 +110,7 @@ fn answer(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result
     let complete = found_all && warnings.is_empty();
     warnings.extend((!found_all).then(interrupted));
     if targets.is_empty() {
-        warnings.extend(others.hints());
+        warnings.extend(others.hints(&args.netns.shell(context)));
     }
     warnings.extend((!args.yes && unprivileged(&targets, &facts)).then(|| {
         "the kernel will probably refuse to remove them: that needs CAP_NET_ADMIN, and it hides the marks of sockets from \
@@ -172,11 +173,12 @@ struct Others {
 }
 
 impl Others {
-    /// Which flags would select something, a sentence each.
-    fn hints(&self) -> Vec<String> {
+    /// Which commands would select something, a sentence each.
+    fn hints(&self, shell: &Shell) -> Vec<String> {
         let hint = |targets: &Vec<Target>, flag| {
             let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
-            (!targets.is_empty()).then(|| format!("{} {verb}; {flag} selects {them}", counted(targets.iter())))
+            let select = || format!("{flag} selects {them}: {}", shell.again_with("kill", flag));
+            (!targets.is_empty()).then(|| format!("{} {verb}; {}", counted(targets.iter()), select()))
         };
         [hint(&self.fin_wait_2, "--fin-wait-2"), hint(&self.orphans, "--orphans")].into_iter().flatten().collect()
     }

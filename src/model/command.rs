@@ -22,6 +22,8 @@ pub struct Caller {
     pub twtool: String,
     /// What starts it behind `sudo`, whose search path may lack the folder of the executable.
     pub twtool_for_root: String,
+    /// What was typed behind its name.
+    pub arguments: Vec<OsString>,
 }
 
 /// The shell in which twtool ran, and the network namespace that it looked into.
@@ -131,6 +133,20 @@ impl Shell {
         self.line(privilege, words)
     }
 
+    /// The line that was typed, by root and with one more flag behind the name of this subcommand.
+    #[must_use]
+    pub fn again_with(&self, subcommand: &str, flag: &str) -> String {
+        let Caller { twtool, twtool_for_root, arguments, .. } = &self.caller;
+        let program = if self.needs_sudo(Privilege::Root) { twtool_for_root } else { twtool };
+        let place = arguments.iter().position(|word| word == subcommand).map_or(0, |place| place + 1);
+        let (before, behind) = arguments.split_at(place);
+        let words = std::iter::once(OsStr::new(program))
+            .chain(before.iter().map(OsString::as_os_str))
+            .chain(std::iter::once(OsStr::new(flag)))
+            .chain(behind.iter().map(OsString::as_os_str));
+        self.line(Privilege::Root, words)
+    }
+
     /// The line that gives a setting of one value this value, until the next restart: `net.ipv4.tcp_timestamps`.
     #[must_use]
     pub fn set(&self, name: &str, value: &str) -> String {
@@ -162,8 +178,8 @@ impl Shell {
             return help;
         }
         let what = if added.to_string().parse::<u16>().is_ok() { "port" } else { "ports" };
-        help.commands
-            .push(Step::new(self.add_reserved(ranges), format!("reserve the {what}, and keep the others reserved")));
+        let others = if reserved.is_some_and(|list| list.0.is_empty()) { "" } else { ", and keep the others reserved" };
+        help.commands.push(Step::new(self.add_reserved(ranges), format!("reserve the {what}{others}")));
         let after = reserved.map(|reserved| reserved.with(ranges.iter().flat_map(|range| range.ports())));
         let Some(lasting) = after.and_then(|list| self.lasting(RESERVED, &list.to_string())) else { return help };
         if lasting.line.len() > LONGEST_LINE {
@@ -262,7 +278,10 @@ mod tests {
 
     fn shell(netns: Option<&str>, root: bool) -> Shell {
         let netns = netns.map(|text| text.parse().expect("a namespace"));
-        Shell { netns, caller: Caller { root, twtool: "twtool".into(), twtool_for_root: "/opt/twtool".into() } }
+        Shell {
+            netns,
+            caller: Caller { root, twtool: "twtool".into(), twtool_for_root: "/opt/twtool".into(), arguments: vec![] },
+        }
     }
 
     #[test]
@@ -289,6 +308,14 @@ mod tests {
     }
 
     #[test]
+    fn the_line_that_was_typed_gets_one_more_flag() {
+        let mut shell = shell(Some("web"), false);
+        shell.caller.arguments = ["-4", "kill", "--netns", "web", "sport = :80"].map(OsString::from).to_vec();
+        let line = "sudo /opt/twtool -4 kill --orphans --netns web 'sport = :80'";
+        assert_eq!(shell.again_with("kill", "--orphans"), line);
+    }
+
+    #[test]
     fn the_namespace_of_twtool_stands_before_the_command_that_it_starts() {
         let line = shell(Some("web"), false).twtool(Privilege::None, &["wait", "80", "--", "./server", "--x"]);
         assert_eq!(line, "twtool wait 80 --netns web -- ./server --x");
@@ -310,6 +337,8 @@ mod tests {
                 format!("net.ipv4.ip_local_reserved_ports = {}", list(count).with([Port(8080)]))
             );
         }
+        let others = |reserved: &LocalReservedPorts| reserve(reserved).commands[0].purpose.contains("others");
+        assert_eq!((others(&list(0)), others(&list(1))), (false, true));
         let elsewhere = shell(Some("web"), true).reserve([Port(8080), Port(9000)], Some(&list(3)));
         assert_eq!(elsewhere.lasting, []);
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Who started the program, and by what name: the commands that it prints begin with these.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::capabilities::effective_user;
@@ -9,12 +9,14 @@ use crate::model::command::Caller;
 /// The folders of sudo's usual `secure_path` (sudoers(5)).
 const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// The effective user of this process, and what starts it; `typed`: the first word of its command line.
+/// The effective user of this process, and what starts it; `typed`: its command line.
 #[must_use]
-pub fn caller(typed: Option<&OsStr>) -> Caller {
+pub fn caller(typed: &[OsString]) -> Caller {
+    let (typed, arguments) =
+        typed.split_first().map_or((None, &[][..]), |(first, rest)| (Some(first.as_os_str()), rest));
     let executable = std::env::current_exe().ok();
     let (twtool, twtool_for_root) = names(typed, executable.as_deref());
-    Caller { root: effective_user() == 0, twtool, twtool_for_root }
+    Caller { root: effective_user() == 0, twtool, twtool_for_root, arguments: arguments.to_vec() }
 }
 
 /// What starts the program in the caller's shell, and what starts it behind sudo.

@@ -293,7 +293,8 @@ mod tests {
             file.finish()
         };
         write(false).expect("written");
-        let facts = || std::fs::metadata(&path).map(|file| (file.mode() & 0o7777, file.uid(), file.gid())).expect("there");
+        let facts =
+            || std::fs::metadata(&path).map(|file| (file.mode() & 0o7777, file.uid(), file.gid())).expect("there");
         let (mode, uid, gid) = facts();
         assert_eq!(mode, 0o600);
         for mode in [0o640, 0o444, 0o666, 0o755] {

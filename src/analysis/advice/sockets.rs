@@ -1,9 +1,10 @@
 //! Advice where a listener, a connection or a bound socket is in the way of a bind.
 
-use super::{BOTH_SIDES, Evidence, blocking, fewest_that_work, set};
+use super::{BOTH_SIDES, Evidence, blocking, buckets_counted, client, fewest_that_work, set};
 use crate::analysis::states;
 use crate::model::bind::{Holder, ReuseOptions, Verdict};
-use crate::model::process::Owners;
+use crate::model::process::{KernelPart, Owners};
+use crate::model::row::Direction;
 use crate::model::socket::{FullSocket, Socket, TcpState};
 
 fn blocking_in<'a>(evidence: &Evidence<'a>, fits: fn(TcpState) -> bool) -> impl Iterator<Item = &'a Holder> + Clone {
@@ -55,13 +56,30 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
              (socket(7), SO_REUSEPORT)."
         )];
     }
+    let endpoint = |holder: &Holder| holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint);
+    let stop = if listeners().all(endpoint) { "Delete the endpoint (ip-mptcp(8))" } else { "Stop that server" };
     let mut advice = vec![format!(
-        "{who} listens on port {port}: it is in use, not in TIME_WAIT. Stop that server, or choose another port or address. \
+        "{who} listens on port {port}: it is in use, not in TIME_WAIT. {stop}, or choose another port or address. \
          SO_REUSEADDR never takes a port from a listener (socket(7))."
     )];
+    advice.extend(buckets_beside(evidence));
     advice.extend(other_user(evidence, listeners()));
     advice.extend(other_device(evidence));
     advice
+}
+
+/// That buckets are on the port too, which stay when the socket before them is gone.
+fn buckets_beside(evidence: &Evidence) -> Option<String> {
+    let buckets = || blocking(evidence).filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
+    let one = match buckets().count() {
+        0 => return None,
+        count => count == 1,
+    };
+    let (is, stays) = if one { ("is", "stays") } else { ("are", "stay") };
+    Some(format!(
+        "{} {is} on the port too, and {stays} until the timer ends. Before that, a bind works only if the old and the new socket have SO_REUSEADDR (socket(7)).",
+        buckets_counted(buckets())
+    ))
 }
 
 /// Why sharing by SO_REUSEPORT fails beside a live socket: it needs the same effective user (socket(7)).
@@ -130,6 +148,17 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
         None => {}
     }
     advice.push(format!("{holds} the port ({}): {}.", names.join(", "), who(connections())));
+    let outbound = connections().filter(|holder| holder.direction == Direction::Outbound).count();
+    // `client` says so of connections that need more words.
+    advice.extend((outbound > 0 && !client::explained(evidence)).then(|| {
+        let (is, it) = if outbound == 1 { ("connection is that of a client", "It") } else { ("connections are those of clients", "They") };
+        let count = if outbound == connections().count() { "The".into() } else { format!("{outbound} of the") };
+        format!(
+            "{count} {is} on this machine (inferred). {it} got the port because no server had it: connect() chooses ports of \
+             net.ipv4.ip_local_port_range."
+        )
+    }));
+    advice.extend(buckets_beside(evidence));
     let mut explained: Vec<String> = connections().filter_map(full).filter_map(|full| states::explain(&full)).collect();
     explained.sort_unstable();
     explained.dedup();
@@ -169,6 +198,7 @@ pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
         ),
         None => format!("{holds} Stop that process, or choose another port or address."),
     }];
+    advice.extend(buckets_beside(evidence));
     if fewest_that_work(evidence).is_none() {
         advice.extend(other_user(evidence, sockets()));
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Conditions, Destination, Pool};
-use crate::model::command::{Help, Shell};
+use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::facts::Facts;
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
@@ -107,11 +107,16 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     if u32::from(pool.range.first().0) <= low && pool.range.last().0 == u16::MAX {
         return Help::default();
     }
-    let mut help = shell.change(
+    let from = format!(":{low}");
+    let list = shell.run(Privilege::None, &["ss", "-Htln", "sport", ">=", &from]);
+    let mut help = Help::default();
+    help.commands
+        .push(Step::new(list, "list the servers inside the wider range, whose ports are to be reserved first"));
+    help.append(shell.change(
         NAME,
         &format!("{low} {}", u16::MAX),
-        "let connect() choose from more ports, once the ports of servers inside the new range are reserved (see below)",
-    );
+        "then, when the ports of those servers are reserved (see below), let connect() choose from more ports",
+    ));
     help.advice.push(reason);
     help
 }

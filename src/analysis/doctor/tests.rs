@@ -28,7 +28,7 @@ fn of(health: &Health) -> Vec<Check> {
 
 /// Root's, in the caller's own namespace.
 fn shell() -> Shell {
-    let caller = Caller { root: true, twtool: "twtool".into(), twtool_for_root: "twtool".into() };
+    let caller = Caller { root: true, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] };
     Shell { netns: None, caller }
 }
 
