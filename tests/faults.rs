@@ -79,7 +79,7 @@ fn counted(trace: &Path, args: &[&str]) -> BTreeMap<&'static str, u32> {
 }
 
 /// Why there can be no faults here.
-fn missing_strace() -> Option<String> {
+pub(crate) fn missing_strace() -> Option<String> {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=chdir:error=EINTR:when=1", "true"]);
     match strace.stdin(Stdio::null()).output() {

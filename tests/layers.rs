@@ -100,33 +100,94 @@ fn the_checker_sees_crates_where_they_do_not_belong() {
     assert!(dependencies().iter().any(|name| name == "netlink_packet_core"));
 }
 
-/// The kernel hands a list to the first read(2) alone, so `fs::read_to_string` cuts it.
+/// The kernel hands a list to the first read(2) alone, so any other reader cuts it. `settings` has a test that watches the
+/// calls of the running program.
 fn one_function_reads_the_files_of_proc_sys_and_sys() {
     let readings: Vec<_> = sources().iter().flat_map(|(path, text)| readings_of_settings(path, text)).collect();
     assert!(readings.is_empty(), "\n{}", readings.join("\n"));
 
     let seen = |path: &str, text: &str| readings_of_settings(path, text).len();
-    assert_eq!(seen("sys/a.rs", "let path = \"/proc/sys/net\";\nfs::read_to_string(path)"), 1);
+    let setting = "const A: &str = \"/proc/sys/net\";\n";
+    for opening in [
+        "fs::read_to_string(A)",
+        "std::fs::read(A)",
+        "File::open(A)",
+        "File::options().read(true).open(A)",
+        "OpenOptions::new().open(A)",
+        "file::open(A)",
+        "super::file::read(A, 9)",
+        "let bytes = read(A, 9)?;",
+        "rustix::fs::open(A, flags, mode)",
+        "openat(CWD, A, flags, mode)",
+        "openat2(CWD, A, flags, mode, how)",
+        "nix::fcntl::open(A, flags, mode)",
+        "libc::open(A.as_ptr(), 0)",
+        "procfs::process::Process::myself()",
+        "fs::copy(A, b)",
+        "Command::new(\"cat\").arg(A)",
+        "retry(|| open(A))",
+        "paths.iter().map(fs::read_to_string)",
+    ] {
+        assert_eq!(seen("sys/a.rs", &format!("{setting}{opening}")), 1, "{opening}");
+    }
     assert_eq!(seen("sys/a.rs", "File::open(format!(\"/sys/class/{name}\"))"), 1);
-    assert_eq!(seen("sys/a.rs", "let path = \"/sys/x\";\nfs::read_to_string(\"/proc/slabinfo\")"), 0);
+    assert_eq!(seen("sys/a.rs", "Path::new(\"/\").join(\"proc/sys/net\"); fs::read(path)"), 1);
+    assert_eq!(seen("sys/a.rs", "use super::file::read;"), 0, "no setting is named");
+    assert_eq!(seen("sys/a.rs", "let path = \"/sys/x\";\nfile::read(Path::new(\"/proc/slabinfo\"), 9)"), 0);
     assert_eq!(seen("sys/a.rs", "let path = \"/proc/sys/x\";\nfs::write(path, text); setting::read(path)"), 0);
+    assert_eq!(seen("sys/a.rs", &format!("{setting}fn read(name: &str) {{ setting::read(A) }}\nread(name)")), 0);
     assert_eq!(seen("sys/a.rs", "fs::read(\"/proc/self/status\")"), 0);
     assert_eq!(seen("sys/setting.rs", "const A: &str = \"/proc/sys/x\";\nFile::open(A)"), 0);
+    assert_eq!(seen("sys/a.rs", "procfs::sys::net::x()"), 1, "a crate that reads settings");
 }
 
 /// The lines of a file of src/ that may read a file of /proc/sys or /sys by themselves: where such a path is written, every
-/// line that opens a file and does not name another one of /proc.
+/// line that opens a file by anything but `setting::read` and does not name another file of /proc.
 fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
-    const OPENING: [&str; 4] = ["fs::read(", "fs::read_to_string(", "File::open(", "OpenOptions"];
+    /// Names of std, rustix, nix, libc, procfs and of this crate's own modules that open a file.
+    const OPENING: [&str; 12] = [
+        "open",
+        "openat",
+        "openat2",
+        "read",
+        "read_to_string",
+        "options",
+        "OpenOptions",
+        "File",
+        "copy",
+        "procfs",
+        "Command",
+        "io_uring",
+    ];
     let code = code(text.split("#[cfg(test)]").next().unwrap_or(text));
-    let names_setting = |text: &str| ["\"/proc/sys", "\"/sys"].iter().any(|path| text.contains(path));
+    let names_setting =
+        |text: &str| ["\"/proc/sys/", "\"/sys/", "\"proc/sys/", "procfs::sys"].iter().any(|path| text.contains(path));
     if path == "sys/setting.rs" || !names_setting(&code) {
         return vec![];
     }
-    let opens = |line: &&str| OPENING.iter().any(|call| line.contains(call));
+    let own = |word: &str| code.contains(&format!("fn {word}("));
+    let opens = |line: &&str| {
+        words(line).any(|(before, word)| {
+            let declared = before.ends_with("fn ") || before.trim_start().starts_with("use ");
+            let allowed = before.ends_with("setting::") || (own(word) && !before.ends_with([':', '.']));
+            OPENING.contains(&word) && !declared && !allowed
+        })
+    };
     let elsewhere = |line: &&str| line.contains("\"/proc/") && !names_setting(line);
     let lines = code.lines().filter(|line| opens(line) && !elsewhere(line));
     lines.map(|line| format!("src/{path}: '{}' must be sys::setting::read", line.trim())).collect()
+}
+
+/// Each word of a line of code, with what stands before it.
+fn words(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let begin = at + line[at..].find(word)?;
+        let end = line[begin..].find(|c| !word(c)).map_or(line.len(), |length| begin + length);
+        at = end;
+        Some((&line[..begin], &line[begin..end]))
+    })
 }
 
 /// The imports of a file of src/ that the table does not allow, a line each.
@@ -199,7 +260,7 @@ fn after(code: &str, root: &str) -> Vec<String> {
 }
 
 /// The text without line comments. `//` inside a string literal ends nothing here that matters, unless a space precedes.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let line = |line: &str| {
         let cut = line.match_indices("//").find(|(at, _)| *at == 0 || line[..*at].ends_with(char::is_whitespace));
         format!("{}\n", cut.map_or(line, |(at, _)| &line[..at]))
@@ -221,7 +282,7 @@ fn root() -> &'static Path {
 }
 
 /// Every .rs file below src/, by its path there.
-fn sources() -> Vec<(String, String)> {
+pub(crate) fn sources() -> Vec<(String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("the folder can be read") {
             let path = entry.expect("its entries too").path();

@@ -4,17 +4,20 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use twtool::sys::sysctl;
 
+use crate::faults::missing_strace;
+use crate::support::answers::{COMMANDS, Situation};
 use crate::support::commands;
 use crate::support::island::{Resident, folders, hop, name};
 use crate::support::outbound::{LOW, connect, narrow_range, serve};
 use crate::support::records::{number, text};
 use crate::support::settings::{every_second, read, reserve, reserved};
-use crate::support::twtool::twtool;
+use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{not_checked, procfs, suite};
 
 suite! {
@@ -26,6 +29,7 @@ suite! {
         printed_commands_change_the_namespace_that_was_asked_about_and_no_other,
         the_line_for_a_file_is_read_by_the_programs_that_read_such_files,
         what_capacity_prints_gives_connect_more_ports,
+        the_running_program_reads_each_setting_with_one_read,
     ],
 }
 
@@ -243,4 +247,57 @@ fn what_capacity_prints_gives_connect_more_ports() {
     commands::succeeds(&command);
     assert_eq!(read("ipv4.ip_local_port_range"), "30000\t65535", "as low as the kernel allows");
     assert_eq!(twtool(["capacity", "--json"]).ok().json()["verdict"], Value::Null);
+}
+
+/// The calls themselves, whatever code makes them: each open of a file below /proc/sys or /sys has one read(2), into a buffer
+/// of 4 KB or more.
+fn the_running_program_reads_each_setting_with_one_read() {
+    /// What the standard library reads, the number of processors, and the crate procfs, the kernel's version. None is a list
+    /// that the kernel hands out once.
+    const OF_LIBRARIES: [&str; 3] = ["/sys/fs/cgroup/", "/sys/devices/system/cpu", "/proc/sys/kernel/osrelease"];
+    if let Some(why) = missing_strace() {
+        return not_checked(format!("how the running program reads settings: {why}"));
+    }
+    let setting = |path: &str| {
+        let below = ["/proc/sys/", "/sys/"].iter().any(|folder| path.starts_with(folder));
+        below && !OF_LIBRARIES.iter().any(|folder| path.starts_with(folder))
+    };
+    let _situation = Situation::make();
+    // 500 bytes, and more than the first buffer has room for.
+    for count in [80, 2000] {
+        reserve(&every_second(10_001, count));
+        for (name, args) in COMMANDS {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut strace = Command::new("strace");
+            strace.args([
+                "-ff",
+                "-y",
+                "-qq",
+                "-e",
+                "trace=open,openat,openat2,read,pread64,readv,preadv,preadv2,mmap,sendfile",
+            ]);
+            strace.arg("-o").arg(folder.path().join("trace")).arg(PATH).args(args).stdin(Stdio::null());
+            Run::of(&mut strace);
+            let (mut opened, mut read) = (0, 0);
+            for file in fs::read_dir(folder.path()).expect("traces") {
+                let trace = fs::read_to_string(file.expect("a trace").path()).expect("text");
+                // `openat(AT_FDCWD</x>, "/proc/sys/y", O_RDONLY) = 4</proc/sys/y>`, `read(4</proc/sys/y>, "1\n", 4095) = 2`.
+                let path = |text: &str| Some(text.split_once('<')?.1.split_once('>')?.0.to_owned());
+                for line in trace.lines() {
+                    let Some((call, rest)) = line.split_once('(') else { continue };
+                    let Some((arguments, result)) = rest.rsplit_once(" = ") else { continue };
+                    if call.starts_with("open") {
+                        opened += usize::from(path(result).is_some_and(|path| setting(&path)));
+                    } else if path(arguments).is_some_and(|path| setting(&path)) {
+                        let room =
+                            arguments.trim_end_matches(')').rsplit(", ").next().and_then(|n| n.parse::<u32>().ok());
+                        assert!(call == "read" && room >= Some(4095), "{name}: {line}");
+                        read += 1;
+                    }
+                }
+            }
+            assert_eq!(opened, read, "{name}: one read for each open");
+            assert!(opened > 0 || name.starts_with("kill"), "{name}: it reads settings");
+        }
+    }
 }

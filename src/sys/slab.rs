@@ -1,15 +1,17 @@
 //! What the kernel's slab allocator gives to one timewait bucket. Readable by root alone.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::errno::{if_visible, retry};
-use super::setting;
+use super::{file, setting};
 
 /// The caches of IPv4 and of IPv6 buckets. They are never merged with others, for theirs is memory that RCU readers may
 /// still look at (`SLAB_TYPESAFE_BY_RCU`), so each has its own name.
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
+
+/// The most bytes of /proc/slabinfo, which has a line of about 120 bytes for each cache.
+const MOST: u64 = 4 << 20;
 
 /// Bytes of a bucket with its alignment, the larger of both caches (on 6.18 they are the same); `None` where the kernel does
 /// not tell it, or tells it to root alone.
@@ -24,7 +26,8 @@ pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
         return Ok(most);
     }
     // Where sysfs is not mounted, or the kernel is older than its slab folder.
-    Ok(if_visible(retry(|| fs::read_to_string("/proc/slabinfo")))?.and_then(|text| object_size(&text)))
+    let text = if_visible(retry(|| file::read(Path::new("/proc/slabinfo"), MOST)))?;
+    Ok(text.and_then(|text| object_size(&String::from_utf8_lossy(&text))))
 }
 
 /// `<objsize>` of slabinfo(5): the fourth word of a cache's line.
