@@ -20,6 +20,7 @@ mod demo;
 mod demo_traces;
 mod directions;
 mod doctor;
+mod examples;
 mod faults;
 mod filter;
 mod kernel_answers;
@@ -31,6 +32,7 @@ mod netns;
 mod netns_refused;
 mod next_steps;
 mod port;
+mod printed_commands;
 mod procfs_source;
 mod recordings;
 mod refusals;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         demo_traces::suite(),
         directions::suite(),
         doctor::suite(),
+        examples::suite(),
         faults::suite(),
         filter::suite(),
         kernel_answers::suite(),
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         netns_refused::suite(),
         next_steps::suite(),
         port::suite(),
+        printed_commands::suite(),
         procfs_source::suite(),
         recordings::suite(),
         refusals::suite(),

@@ -1,0 +1,602 @@
+//! Each command that twtool prints, run as it was printed where twtool ran: for the caller's own namespace, for another one
+//! that has a name, and for an ordinary user. The other namespace is not changed.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::Value;
+use socket2::Socket;
+use twtool::lab::{ActiveCloser, Server};
+use twtool::model::bind::ReuseOptions;
+use twtool::sys::{sandbox, sysctl};
+
+use crate::support::bind::{Kept, bind};
+use crate::support::dialogue::Dialogue;
+use crate::support::island::{folders, inode, name, show_its_processes};
+use crate::support::netns::elsewhere;
+use crate::support::outbound::{LOW, buckets, connect, narrow_range, serve, set};
+use crate::support::records::text;
+use crate::support::settings::{read, reserved};
+use crate::support::situations::{addr, connect as connect_client};
+use crate::support::twtool::{PATH, Run, program, twtool};
+use crate::support::{kernel, not_checked, procfs, suite};
+
+suite! {
+    pure: [
+        every_producer_of_commands_is_known,
+    ],
+    netns: [
+        commands_help_in_the_namespace_that_was_asked_about,
+        commands_help_an_ordinary_user_who_has_sudo,
+        the_summary_leads_to_the_same_namespace,
+        the_unit_of_the_process_is_stopped,
+        the_sockets_of_systemd_are_listed,
+        the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says,
+    ],
+}
+
+/// The files of src/ that make commands, how many they make, and a test that runs each of them.
+const PRODUCERS: [(&str, usize, &[&str]); 6] = [
+    (
+        "analysis/capacity/advice.rs",
+        3,
+        &["commands_help_in_the_namespace_that_was_asked_about", "what_capacity_prints_gives_connect_more_ports"],
+    ),
+    ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
+    // tcp_tw_recycle is one of them: no kernel since 4.12 has it, so it is not checked.
+    ("analysis/doctor/timewait.rs", 4, &["commands_help_in_the_namespace_that_was_asked_about"]),
+    (
+        "analysis/next.rs",
+        11,
+        &[
+            "commands_help_in_the_namespace_that_was_asked_about",
+            "commands_help_an_ordinary_user_who_has_sudo",
+            "buckets_are_waited_for_and_removed",
+            "the_process_that_holds_the_port_is_ended",
+            "the_unit_of_the_process_is_stopped",
+            "the_sockets_of_systemd_are_listed",
+            "an_orphan_is_ended_by_the_command_that_is_printed",
+            "a_full_range_is_shown_by_capacity",
+        ],
+    ),
+    ("analysis/summary.rs", 1, &["the_summary_leads_to_the_same_namespace"]),
+    // Programs of others between backquotes: `ip netns`, `nsenter`, `modprobe`.
+    (
+        "sys/netns/mod.rs",
+        0,
+        &[
+            "the_hint_for_a_rootless_container_works",
+            "the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says",
+        ],
+    ),
+];
+
+/// A new one fails this test until a test runs it and stands in the table.
+fn every_producer_of_commands_is_known() {
+    let tests: String = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))
+        .expect("a folder")
+        .filter_map(|entry| fs::read_to_string(entry.expect("an entry").path()).ok())
+        .collect();
+    for name in PRODUCERS.iter().flat_map(|(_, _, tests)| *tests) {
+        assert!(tests.contains(&format!("fn {name}()")), "there is no test {name}");
+    }
+    for (path, text) in crate::layers::sources() {
+        let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
+        let calls = ["Step::new(", "shell.change(", "shell.reserve(", "shell.set(", "Lasting {"];
+        let made: usize = calls.iter().map(|call| code.matches(call).count()).sum();
+        let known = PRODUCERS.iter().find(|(file, _, _)| *file == path).map_or(0, |(_, count, _)| *count);
+        if path != "model/command.rs" && !path.contains("/tests") {
+            assert_eq!(made, known, "src/{path} makes commands: each needs a test that runs it");
+        }
+    }
+}
+
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// A situation in which twtool prints commands, and whether they have helped.
+struct Case {
+    what: &'static str,
+    make: fn() -> Kept,
+    args: &'static [&'static str],
+    /// The commands of the document.
+    printed: fn(&Value) -> Value,
+    /// Of the calling thread's namespace. Before the commands run it is false.
+    helped: fn() -> bool,
+}
+
+impl Case {
+    /// Whether its commands show something, and change nothing.
+    fn only_shows(&self) -> bool {
+        self.what.contains("missing") || self.what.contains("full")
+    }
+}
+
+fn next(document: &Value) -> Value {
+    document["next"].clone()
+}
+
+fn commands(document: &Value) -> Value {
+    document["commands"].clone()
+}
+
+/// The commands of the checks of `doctor`.
+fn of_checks(document: &Value) -> Value {
+    let checks = document["checks"].as_array().expect("checks");
+    checks.iter().flat_map(|check| check["commands"].as_array().expect("commands").clone()).collect()
+}
+
+/// A server's bucket, whose socket had no option.
+fn bucket() -> Kept {
+    let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
+    connect_client(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    Box::new(())
+}
+
+fn binds(port: u16) -> bool {
+    bind("0.0.0.0", port, &["SO_REUSEADDR"], false).0 == "ok"
+}
+
+/// Whether a connection that is closed leaves a bucket more; 127.0.0.1:9999 is the test's own.
+fn a_close_leaves_a_bucket() -> bool {
+    let before = procfs::bucket_count();
+    let server = TcpListener::bind("127.0.0.1:9999").expect("a server");
+    let client = TcpStream::connect("127.0.0.1:9999").expect("a connection");
+    drop(server.accept().expect("the other end"));
+    drop(client);
+    let deadline = Instant::now() + kernel::patience(Duration::from_millis(300));
+    while procfs::bucket_count() <= before && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    procfs::bucket_count() > before
+}
+
+/// A destination whose eight ports are in TIME_WAIT.
+fn used_up(timestamps: u32, reuse: u32) -> Kept {
+    narrow_range(8);
+    set("ipv4.tcp_timestamps", timestamps);
+    set("ipv4.tcp_tw_reuse", reuse);
+    let server = serve("127.0.0.1:7000");
+    buckets(8, "127.0.0.1", &server);
+    Box::new(server)
+}
+
+fn connects() -> bool {
+    let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    connect(Some(from), addr("127.0.0.1:7000")).is_ok()
+}
+
+const CASES: [Case; 13] = [
+    Case {
+        what: "a bucket is waited for or removed",
+        make: bucket,
+        args: &["bind-test", "8080"],
+        printed: next,
+        helped: || binds(8080),
+    },
+    Case {
+        what: "an address is missing",
+        make: || Box::new(()),
+        args: &["bind-test", "8080", "--addr", "192.0.2.7"],
+        printed: next,
+        // Listing the addresses changes nothing.
+        helped: || false,
+    },
+    Case {
+        what: "the range is full",
+        make: || {
+            sysctl::write("ipv4.ip_local_port_range", "40000 40000").expect("the namespace is ours");
+            Box::new(Server::listen(addr("[::]:40000"), ReuseOptions::NONE).expect("listening"))
+        },
+        args: &["bind-test", "0"],
+        printed: next,
+        helped: || false,
+    },
+    Case {
+        what: "a server's port in the ephemeral range, by bind-test",
+        make: || {
+            let server = Server::listen(addr("127.0.0.1:40000"), ReuseOptions::NONE).expect("listening");
+            connect_client(&server, "127.0.0.1:40000").close(ActiveCloser::Server).expect("a bucket");
+            Box::new(())
+        },
+        args: &["bind-test", "40000"],
+        printed: |document| document["reserve"].clone(),
+        helped: || reserved().contains(&40_000),
+    },
+    Case {
+        what: "servers' ports in the ephemeral range, by doctor",
+        make: || Box::new((serve("127.0.0.1:40001"), serve("127.0.0.1:40003"))),
+        args: &["doctor"],
+        printed: of_checks,
+        helped: || reserved() == [40_001, 40_003],
+    },
+    Case {
+        what: "the most buckets are reached",
+        make: || {
+            set("ipv4.tcp_max_tw_buckets", 1);
+            bucket()
+        },
+        args: &["doctor"],
+        printed: of_checks,
+        helped: a_close_leaves_a_bucket,
+    },
+    Case {
+        what: "no buckets are allowed",
+        make: || {
+            set("ipv4.tcp_max_tw_buckets", 0);
+            Box::new(())
+        },
+        args: &["doctor"],
+        printed: of_checks,
+        helped: a_close_leaves_a_bucket,
+    },
+    Case {
+        what: "a negative number of buckets, which old kernels compare as such",
+        make: || {
+            sysctl::write("ipv4.tcp_max_tw_buckets", "-1").expect("the namespace is ours");
+            Box::new(())
+        },
+        args: &["doctor"],
+        printed: of_checks,
+        helped: a_close_leaves_a_bucket,
+    },
+    Case {
+        what: "timestamps are off, by doctor",
+        make: || {
+            set("ipv4.tcp_timestamps", 0);
+            set("ipv4.tcp_tw_reuse", 1);
+            Box::new(())
+        },
+        args: &["doctor"],
+        printed: of_checks,
+        helped: || read("ipv4.tcp_timestamps") == "1",
+    },
+    Case {
+        what: "connections use the range up",
+        make: || {
+            narrow_range(8);
+            let server = serve("127.0.0.1:7000");
+            let open: Vec<_> = (0..8).map(|_| connect(None, addr("127.0.0.1:7000")).expect("a port")).collect();
+            Box::new((server, open))
+        },
+        args: &["capacity", "--to", "127.0.0.1:7000"],
+        printed: commands,
+        helped: connects,
+    },
+    Case {
+        what: "no port is left at all",
+        make: || {
+            narrow_range(4);
+            sysctl::write("ipv4.ip_local_reserved_ports", &format!("{LOW}-{}", LOW + 3))
+                .expect("the namespace is ours");
+            Box::new(serve("127.0.0.1:7000"))
+        },
+        args: &["capacity"],
+        printed: commands,
+        helped: connects,
+    },
+    Case {
+        what: "buckets with timestamps use the range up",
+        make: || used_up(1, 0),
+        args: &["capacity", "--to", "127.0.0.1:7000"],
+        // Without the wider range, which helps at once.
+        printed: |document| only(&commands(document), "tcp_tw_reuse"),
+        helped: connects,
+    },
+    Case {
+        what: "buckets without timestamps use the range up",
+        make: || used_up(0, 1),
+        args: &["capacity", "--to", "127.0.0.1:7000"],
+        printed: |document| only(&commands(document), "tcp_timestamps"),
+        // It is for new connections.
+        helped: || read("ipv4.tcp_timestamps") == "1",
+    },
+];
+
+fn only(commands: &Value, part: &str) -> Value {
+    let commands = commands.as_array().expect("commands");
+    commands.iter().filter(|step| text(step, "command").contains(part)).cloned().collect()
+}
+
+/// Whether it becomes true; a bucket can be taken over after a second or two.
+fn comes(helped: fn() -> bool) -> bool {
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(8));
+    while !helped() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// A folder with `./server`, and programs that are found first.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self(tempfile::tempdir().expect("a folder"));
+        desk.program("server", "echo started\n");
+        // The test's thread has the privileges of its namespace.
+        desk.program("sudo", "exec \"$@\"\n");
+        desk
+    }
+
+    fn program(&self, name: &str, script: &str) {
+        let file = self.0.path().join(name);
+        fs::write(&file, format!("#!/bin/sh\n{script}")).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+
+    fn shell(&self, line: &str) -> Command {
+        let path = std::env::var("PATH").expect("PATH");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).current_dir(&self.0).stdin(Stdio::null());
+        shell.env("PATH", format!("{}:{path}", self.0.path().display()));
+        shell
+    }
+
+    /// Runs the line, and answers yes where it asks.
+    #[track_caller]
+    fn run(&self, line: &str) -> Run {
+        let shell = self.shell(line);
+        let asks = line.contains("twtool") && line.contains(" kill ");
+        let run = if asks {
+            let mut dialogue = Dialogue::of(shell);
+            dialogue.until("[y/N] ");
+            dialogue.types("y");
+            dialogue.end()
+        } else {
+            Run::of(&mut { shell })
+        };
+        let answers = line.contains("capacity") || line.contains("doctor") || line.contains("bind-test");
+        assert!(run.code == Some(0) || (answers && run.code == Some(1)), "a printed command fails{run}");
+        run
+    }
+}
+
+/// The commands of a case, as twtool prints them with these arguments more.
+#[track_caller]
+fn printed(case: &Case, run: &Run) -> Vec<String> {
+    let steps = (case.printed)(&run.json());
+    let steps = steps.as_array().unwrap_or_else(|| panic!("{}: no commands{run}", case.what));
+    assert!(steps.iter().all(|step| !text(step, "purpose").is_empty()), "{run}");
+    steps.iter().map(|step| text(step, "command").to_owned()).collect()
+}
+
+/// Whether this kernel has what the case is about.
+fn applies(case: &Case) -> bool {
+    if case.args == ["doctor"] && case.what.contains("negative") {
+        // Since 6.1 the kernel compares unsigned numbers, so that there is no maximum.
+        return !elsewhere(|| {
+            (case.make)();
+            a_close_leaves_a_bucket()
+        });
+    }
+    true
+}
+
+fn missing_program() -> bool {
+    let missing: Vec<&str> = ["ip", "sysctl", "nsenter"].into_iter().filter(|name| program(name).is_none()).collect();
+    if !missing.is_empty() {
+        not_checked(format!("what the printed commands do: {missing:?} are not installed"));
+    }
+    !missing.is_empty()
+}
+
+fn commands_help_in_the_namespace_that_was_asked_about() {
+    if missing_program() {
+        return;
+    }
+    folders();
+    let home = File::open(OWN).expect("a namespace");
+    for (i, case) in CASES.iter().enumerate() {
+        if !applies(case) {
+            not_checked(format!("{}: this kernel prints no command for it", case.what));
+            continue;
+        }
+        // The caller's own namespace, and the same situation in another one.
+        for netns in [None, Some(format!("web{i}"))] {
+            let mut kept = vec![];
+            let mut make = |netns: Option<&String>| {
+                sandbox::enter_network_namespace().expect("a namespace");
+                netns.inspect(|netns| name(netns));
+                kept.push((case.make)());
+                File::open(OWN).expect("a namespace")
+            };
+            let there = make(netns.as_ref());
+            let here = if netns.is_some() { make(None) } else { there.try_clone().expect("a descriptor") };
+            let within = |namespace: &File, helped: fn() -> bool| {
+                setns(namespace, CloneFlags::CLONE_NEWNET).expect("that namespace");
+                let helped = comes(helped);
+                setns(&here, CloneFlags::CLONE_NEWNET).expect("the caller's");
+                helped
+            };
+            assert!(!(case.helped)(), "{}: nothing is wrong", case.what);
+            let asked: Vec<&str> = netns.iter().flat_map(|netns| ["--netns", netns]).collect();
+            let run = twtool([case.args, &asked, &["--json"]].concat());
+            let lines = printed(case, &run);
+            assert!(!lines.is_empty(), "{}: no command{run}", case.what);
+            let desk = Desk::new();
+            // What waits comes last, because it does not end before.
+            let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
+            others.iter().chain(&waits).for_each(|line| drop(desk.run(line)));
+            let changes = !case.only_shows();
+            if changes {
+                assert!(within(&there, case.helped), "{}: {lines:?} did not help", case.what);
+            }
+            if changes && netns.is_some() {
+                assert!(!(case.helped)(), "{}: {lines:?} changed the caller's namespace", case.what);
+            }
+            setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
+        }
+    }
+}
+
+/// Runs twtool as user 1000 of a user namespace of its own, without any privilege over the network namespace.
+fn as_user(args: &[&str]) -> Option<Run> {
+    let unshare = program("unshare")?;
+    let mut command = Command::new(unshare);
+    command.args(["-U", "--map-user=1000", "--map-group=1000", PATH]).args(args).stdin(Stdio::null());
+    let run = Run::of(&mut command);
+    (!run.stderr.starts_with("unshare: ")).then_some(run)
+}
+
+fn commands_help_an_ordinary_user_who_has_sudo() {
+    const PRIVILEGED: Case = Case {
+        what: "a privileged port",
+        make: || Box::new(()),
+        args: &["bind-test", "80"],
+        printed: next,
+        helped: || as_user(&["bind-test", "80"]).is_some_and(|run| run.code == Some(0)),
+    };
+    if missing_program() {
+        return;
+    }
+    let home = File::open(OWN).expect("a namespace");
+    for case in CASES.iter().chain([&PRIVILEGED]) {
+        if !applies(case) {
+            continue;
+        }
+        sandbox::enter_network_namespace().expect("a namespace");
+        let _kept = (case.make)();
+        let Some(run) = as_user(&[case.args, &["--json"]].concat()) else {
+            return not_checked("printed commands for an ordinary user: unshare --map-user does not work here");
+        };
+        let lines = printed(case, &run);
+        assert!(!lines.is_empty(), "{}: no command{run}", case.what);
+        let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
+        let desk = Desk::new();
+        for line in others.iter().chain(&waits) {
+            let needs_root = ["sysctl", " kill ", "/proc/sys"].iter().any(|word| line.contains(word));
+            assert!(!needs_root || line.starts_with("sudo "), "{}: {line} needs root", case.what);
+            desk.run(line);
+        }
+        if !case.only_shows() {
+            assert!(comes(case.helped), "{}: {lines:?} did not help", case.what);
+        }
+    }
+    // The process in the way is another user's, so root names it.
+    sandbox::enter_network_namespace().expect("a namespace");
+    let owner = Owner::of(listening());
+    let run = as_user(&["bind-test", "8080", "--json"]).expect("as before");
+    let named = next(&run.json());
+    let line = text(&named[0], "command");
+    assert!(line.starts_with("sudo ") && line.contains("bind-test 8080"), "{line}");
+    let shown = Desk::new().run(line);
+    assert!(shown.stdout.contains(&format!("pid {}", owner.0.id())), "{shown}");
+    setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
+}
+
+fn the_summary_leads_to_the_same_namespace() {
+    folders();
+    let home = File::open(OWN).expect("a namespace");
+    sandbox::enter_network_namespace().expect("a namespace");
+    name("web");
+    let there = inode();
+    set("ipv4.tcp_max_tw_buckets", 1);
+    let server = serve("127.0.0.1:7000");
+    buckets(1, "127.0.0.1", &server);
+    setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
+    let run = twtool(["summary", "--json", "--netns", "web"]).ok();
+    let steps = run.records("commands");
+    let lines: Vec<&str> = steps.iter().map(|step| text(step, "command")).collect();
+    for word in ["doctor", "capacity"] {
+        let line = lines.iter().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no {word}{run}"));
+        assert_eq!(Desk::new().run(&format!("{line} --json")).json()["netns"], there, "{line}");
+    }
+}
+
+/// A process with the socket as its standard input.
+struct Owner(Child);
+
+impl Owner {
+    fn of(socket: Socket) -> Self {
+        Self::named("sleep", socket)
+    }
+
+    fn named(program: &str, socket: Socket) -> Self {
+        let socket: OwnedFd = socket.into();
+        let child = Command::new(program).arg("60").stdin(socket).stdout(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("starting {program}: {error}")))
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn listening() -> Socket {
+    let at = addr("127.0.0.1:8080");
+    let socket = twtool::sys::bind::socket(at.ip(), ReuseOptions::NONE).expect("a socket");
+    socket.bind(&at.into()).expect("bound");
+    socket.listen(1).expect("listening");
+    socket
+}
+
+/// `systemctl stop` is a script that does what systemd does: it ends the process if its cgroup is that of the unit.
+fn the_unit_of_the_process_is_stopped() {
+    folders();
+    let desk = Desk::new();
+    let mut owner = Owner::of(listening());
+    let pid = owner.0.id();
+    let cgroup = desk.0.path().join("cgroup");
+    fs::write(&cgroup, "0::/system.slice/system-web.slice/web@one.service\n").expect("written");
+    let shown = format!("/proc/{pid}/cgroup");
+    if let Err(error) = mount(Some(&cgroup), shown.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>) {
+        return not_checked(format!("the command that stops a unit: {shown} cannot be replaced here: {error}"));
+    }
+    let script = format!(
+        "[ \"$#\" = 2 ] && [ \"$1\" = stop ] || exit 64\n\
+         case $(cat {shown}) in */\"$2\") kill {pid} ;; *) exit 5 ;; esac\n"
+    );
+    desk.program("systemctl", &script);
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let steps = next(&run.json());
+    assert_eq!(text(&steps[0], "command"), "systemctl stop web@one.service", "{run}");
+    desk.run(text(&steps[0], "command"));
+    owner.0.wait().expect("it ends");
+    assert!(binds(8080), "the process of the unit has ended");
+    not_checked("`systemctl stop UNIT` by systemd itself: a script did it in the test");
+}
+
+fn the_sockets_of_systemd_are_listed() {
+    folders();
+    let (Some(sleep), desk) = (program("sleep"), Desk::new()) else {
+        return not_checked("pid 1: there is no sleep(1)");
+    };
+    let systemd = desk.0.path().join("systemd");
+    fs::copy(sleep, &systemd).expect("a copy");
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    let _first = Owner::named(systemd.to_str().expect("UTF-8"), listening());
+    if !show_its_processes() {
+        return not_checked("the command for a socket of systemd: no /proc of its own can be mounted here");
+    }
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let steps = next(&run.json());
+    assert_eq!(text(&steps[0], "command"), "systemctl list-sockets --all", "{run}");
+    desk.program("systemctl", "[ \"$*\" = 'list-sockets --all' ] || exit 64\n");
+    desk.run(text(&steps[0], "command"));
+    not_checked("`systemctl list-sockets --all` by systemd itself: it is not process 1 of the test");
+}
+
+fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {
+    if missing_program() {
+        return;
+    }
+    folders();
+    // What is left of a name when its mount has gone.
+    File::create_new("/run/netns/gone").expect("a file");
+    let refused = twtool(["list", "--netns", "gone"]).code(2).says("ip netns delete");
+    Desk::new().run("ip netns delete gone");
+    assert!(!Path::new("/run/netns/gone").exists(), "{refused}");
+}
