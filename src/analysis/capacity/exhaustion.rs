@@ -10,6 +10,10 @@ use std::time::Duration;
 /// How far back the present rate looks; or as far as the hold, where that is less.
 pub const PRESENT: Duration = Duration::from_secs(10);
 
+/// More than the division of two numbers can be off by, so that a port that goes in the millisecond of a release counts as
+/// gone before it.
+const ROUNDING_MS: f64 = 1e-6;
+
 /// A destination at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
@@ -39,7 +43,7 @@ impl Load {
         let mut free = f64::from(self.free);
         for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
             let ms = free / self.per_s * 1000.0;
-            if ms <= precise(until) {
+            if ms <= precise(until) + ROUNDING_MS {
                 return Some(Duration::from_secs_f64(ms / 1000.0));
             }
             free += 1.0;
@@ -97,6 +101,12 @@ mod tests {
     fn nothing_left_is_now_and_no_rate_is_never() {
         assert_eq!(exhausted_ms(0, 0.0, &[100]), Some(0));
         assert_eq!(exhausted_ms(1, 0.0, &[]), None);
+    }
+
+    #[test]
+    fn a_release_in_the_moment_of_the_last_connect_comes_too_late() {
+        // 1000 / 1392 is no binary fraction: two connections take 2784.0000000000005 ms by it.
+        assert_eq!(exhausted_ms(1, 1000.0 / 1392.0, &[0, 2784]), Some(2784));
     }
 
     proptest! {
