@@ -148,7 +148,7 @@ fn answer(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> Re
             uid,
             facts: &facts,
             port,
-            addrs: if args.addr.is_empty() { &[] } else { &addrs },
+            addrs: if args.addr.is_empty() && global.ipv4_on_the_wire().is_none() { &[] } else { &addrs },
             with,
             cause: conclusion.cause,
             holders: &holders,
