@@ -16,6 +16,7 @@ mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
+mod crowded_port;
 mod demo;
 mod demo_traces;
 mod directions;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
+        crowded_port::suite(),
         demo::suite(),
         demo_traces::suite(),
         directions::suite(),
