@@ -29,6 +29,8 @@ suite! {
         buckets_are_waited_for_and_removed,
         buckets_of_another_namespace_are_waited_for_and_removed_there,
         the_process_that_holds_the_port_is_ended,
+        a_server_with_workers_is_ended_by_one_command,
+        holders_beyond_the_steps_are_counted,
         a_client_that_has_the_port_is_waited_for_before_it_is_ended,
         buckets_beside_a_listener_are_named,
         a_privileged_port_is_opened_to_every_user,
@@ -179,6 +181,54 @@ fn the_process_that_holds_the_port_is_ended() {
             owner.0.wait().expect("it ends");
             assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "ok", "{lines:?}");
         });
+    }
+}
+
+/// The step at this place, where no unit of systemd stands in for the processes.
+fn step_about_processes(document: &Value, at: usize) -> Option<(String, String)> {
+    if document.to_string().contains(".service\"") {
+        not_checked("the command that ends a server: it is of the unit that runs the tests");
+        return None;
+    }
+    let step = &document["next"][at];
+    Some((text(step, "command").to_owned(), text(step, "purpose").to_owned()))
+}
+
+fn a_server_with_workers_is_ended_by_one_command() {
+    let script = "exec 3<&0; sleep 60 & a=$!; sleep 60 & b=$!; trap 'kill $a $b; exit' TERM; echo ready; wait";
+    let mut parent = Command::new("sh")
+        .args(["-c", script])
+        .stdin(OwnedFd::from(socket(true)))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(parent.stdout.as_mut().expect("a pipe"), &mut ready).expect("the workers have started");
+    let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
+    assert_eq!(document["holders"][0]["processes"].as_array().map(Vec::len), Some(3), "{document}");
+    let Some((command, purpose)) = step_about_processes(&document, 0) else {
+        parent.kill().expect("our own child");
+        return drop(parent.wait());
+    };
+    assert_eq!(command, format!("kill {}", parent.id()), "{document}");
+    assert!(purpose.contains("the parent of 2 processes more that have the socket open"), "{purpose}");
+    assert!(text(&document["next"][1], "command").contains(" wait 8080"), "one command for all: {document}");
+    run(&command).ok();
+    parent.wait().expect("it ends");
+    run(text(&document["next"][1], "command")).code(0).prints("started");
+}
+
+fn holders_beyond_the_steps_are_counted() {
+    let listener = |at: &str| {
+        let socket = twtool::sys::bind::socket(addr(at).ip(), ReuseOptions::NONE).expect("a socket");
+        socket.bind(&addr(at).into()).expect("bound");
+        socket.listen(1).expect("listening");
+        Owner::of(socket)
+    };
+    let _owners: Vec<Owner> = (1..=6).map(|last| listener(&format!("127.0.0.{last}:8080"))).collect();
+    let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
+    if let Some((_, purpose)) = step_about_processes(&document, 3) {
+        assert!(purpose.contains("(2 more holders have the port; --json lists all)"), "{document}");
     }
 }
 

@@ -181,8 +181,17 @@ fn stop(failure: &Failure) -> Vec<Step> {
         }
         let Owners::Found(processes) = &holder.owners else { continue };
         let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Root };
-        for process in processes {
+        let is_started_by_another =
+            |process: &&Process| processes.iter().any(|other| Some(other.pid) == process.parent);
+        let roots: Vec<&Process> = processes.iter().filter(|process| !is_started_by_another(process)).collect();
+        let others = processes.len() - roots.len();
+        for process in &roots {
             let mut step = stop_process(&here, privilege, process);
+            if others > 0 {
+                let others = if others == 1 { "1 process".into() } else { format!("{others} processes") };
+                let parent = if roots.len() == 1 { "the parent of" } else { "one of the parents of" };
+                step.purpose.push_str(&format!(", {parent} {others} more that have the socket open"));
+            }
             if is_clients(holder) {
                 step.purpose.push_str(": a client, whose connection has the port (inferred)");
             }
@@ -191,7 +200,12 @@ fn stop(failure: &Failure) -> Vec<Step> {
             }
         }
     }
+    let more = steps.len().saturating_sub(SHOWN);
     steps.truncate(SHOWN);
+    if let Some(last) = steps.last_mut().filter(|_| more > 0) {
+        let have = if more == 1 { "1 more holder has" } else { &format!("{more} more holders have") };
+        last.purpose.push_str(&format!(" ({have} the port; --json lists all)"));
+    }
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
     steps.extend((hidden && failure.uid != 0).then(|| as_root(failure, "name the process that holds the port")));
     let orphan = |holder: &&Holder| matches!(holder.socket, Socket::Full(full) if full.is_orphan());

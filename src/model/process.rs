@@ -9,6 +9,8 @@ pub struct Process {
     pub pid: i32,
     /// The command name of /proc/PID/stat (15 bytes at most). Chosen by the process: escape it before a terminal sees it.
     pub comm: String,
+    /// The process that started it, where that is known and still there.
+    pub parent: Option<i32>,
     /// Its path in the cgroup hierarchy, where one could be read.
     pub cgroup: Option<String>,
 }
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, comm: &str, cgroup: Option<&str>) -> Process {
-        Process { pid, comm: comm.into(), cgroup: cgroup.map(str::to_owned) }
+        Process { pid, comm: comm.into(), parent: None, cgroup: cgroup.map(str::to_owned) }
     }
 
     #[test]

@@ -167,8 +167,13 @@ impl Search {
                 // A kernel without cgroups has no such file.
                 Err(Unread::Gone | Unread::Refused) => None,
             };
+            let parent = match of_process(|| process.stat()) {
+                Ok(stat) => Some(stat.ppid).filter(|parent| *parent > 0),
+                Err(Unread::Failed(why)) => return Err(Unread::Failed(why)),
+                Err(Unread::Gone | Unread::Refused) => None,
+            };
             for inode in held {
-                let described = Process { pid: process.pid(), comm: comm.clone(), cgroup: cgroup.clone() };
+                let described = Process { pid: process.pid(), comm: comm.clone(), parent, cgroup: cgroup.clone() };
                 self.found.entry(inode).or_default().push(described);
             }
         }

@@ -272,7 +272,7 @@ mod tests {
             last_ack_ms: None,
             cookie: None,
         });
-        let owners = Owners::Found(vec![Process { pid: 7, comm: comm.into(), cgroup: None }]);
+        let owners = Owners::Found(vec![Process { pid: 7, comm: comm.into(), parent: None, cgroup: None }]);
         Holder { socket, direction: Direction::Unknown, owners, blocks: true }
     }
 

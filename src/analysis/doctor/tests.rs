@@ -149,7 +149,7 @@ fn full(state: TcpState, port: u16, last_ack_ms: Option<u32>) -> FullSocket {
 
 fn nginx() -> Owners {
     let cgroup = Some("/system.slice/nginx.service".into());
-    Owners::Found(vec![Process { pid: 7, comm: "nginx".into(), cgroup }])
+    Owners::Found(vec![Process { pid: 7, comm: "nginx".into(), parent: None, cgroup }])
 }
 
 fn listens(port: u16, autobound: Option<bool>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
