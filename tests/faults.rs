@@ -3,30 +3,42 @@
 //!
 //! The matrix: each command, each call that it makes of these kinds, the 1st to the 24th, with the errors that the kernel
 //! gives there. A normal run takes every n-th of them, always the same ones; `TWTOOL_FULL=1` takes all.
+//!
+//! strace counts `when=N` for each thread by itself. All commands here make their calls in one thread, except those with
+//! `--netns` and `--all-netns`: there the N-th call of the main thread and that of the one worker both fail, where both
+//! make so many. The test runs on one processor, so that there is no second worker. What a command starts is traced too.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use seccompiler::SeccompCmpOp;
+use serde_json::Value;
 use twtool::sys::sandbox;
 
 use crate::support::answers::{Answer, COMMANDS, Situation};
+use crate::support::island::Island;
 use crate::support::limits::refuse;
-use crate::support::twtool::{PATH, Run};
-use crate::support::{measured, not_checked, suite};
+use crate::support::places::{Place, closed};
+use crate::support::twtool::{PATH, Run, twtool};
+use crate::support::{measured, not_checked, procfs, suite};
 
 suite! {
     pure: [],
     netns: [
         a_call_that_fails_once_changes_no_answer_silently,
+        a_call_that_fails_once_hides_no_namespace,
         a_file_that_cannot_be_read_is_named,
     ],
 }
 
 /// Calls, and the errors with which they fail.
-const CALLS: [(&str, &[&str]); 15] = [
+const CALLS: [(&str, &[&str]); 25] = [
     ("socket", &["EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]),
     ("openat", &["EINTR", "EMFILE", "ENFILE", "EACCES", "EIO"]),
     ("read", &["EINTR", "EIO", "ENOMEM"]),
@@ -42,13 +54,23 @@ const CALLS: [(&str, &[&str]); 15] = [
     ("getsockname", &["ENOBUFS"]),
     ("readlink", &["EIO"]),
     ("clone3", &["EAGAIN"]),
+    ("linkat", &["EINTR", "EACCES", "ENOSPC"]),
+    ("renameat", &["EINTR", "EACCES", "ENOSPC"]),
+    ("renameat2", &["EINTR", "EINVAL", "ENOSPC"]),
+    ("fchmod", &["EINTR", "EIO"]),
+    ("write", &["EINTR", "ENOSPC", "EIO"]),
+    ("pidfd_open", &["EMFILE", "ENOMEM", "ENOSYS"]),
+    ("pidfd_getfd", &["EMFILE", "EPERM", "ENOSYS"]),
+    ("kcmp", &["EPERM", "ENOSYS"]),
+    ("setns", &["ENOMEM", "EPERM"]),
+    ("getrandom", &["EINTR", "ENOSYS"]),
 ];
 
 /// The calls of one kind that fail, one in each run.
 const CALLS_OF_A_KIND: u32 = 24;
 
 /// A normal run takes every so many-th.
-const SAMPLE: u32 = 23;
+const SAMPLE: u32 = 41;
 
 /// The exit code where the loader cannot load the program.
 const NOT_LOADED: i32 = 127;
@@ -58,24 +80,30 @@ fn full() -> bool {
 }
 
 /// Runs the command while one call fails.
-fn injected(args: &[&str], call: &str, error: &str, when: u32) -> Run {
+fn injected(args: &[impl AsRef<OsStr>], call: &str, error: &str, when: u32) -> Run {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    strace.args(["--seccomp-bpf", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     strace.args(["-e", &format!("inject={call}:error={error}:when={when}"), PATH]).args(args).stdin(Stdio::null());
     Run::of(&mut strace)
 }
 
-/// How many calls of each kind the command makes.
-fn counted(trace: &Path, args: &[&str]) -> BTreeMap<&'static str, u32> {
+/// How many calls of each kind the command makes, in the thread that makes most of them.
+fn counted(trace: &Path, args: &[impl AsRef<OsStr>]) -> BTreeMap<&'static str, u32> {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o"]).arg(trace).arg(PATH).args(args).stdin(Stdio::null());
     Run::of(&mut strace);
     let text = fs::read_to_string(trace).expect("a trace");
     // `4711 openat(AT_FDCWD, ...`
-    let name = |line: &'_ str| Some(line.split_once(' ')?.1.trim_start().split_once('(')?.0.to_owned());
-    let made: Vec<String> = text.lines().filter_map(name).collect();
-    let count = |call: &str| u32::try_from(made.iter().filter(|made| *made == call).count()).expect("few");
-    CALLS.iter().map(|(call, _)| (*call, count(call))).collect()
+    let call = |line: &'_ str| {
+        let (thread, rest) = line.split_once(' ')?;
+        Some((rest.trim_start().split_once('(')?.0.to_owned(), thread.to_owned()))
+    };
+    let mut made: BTreeMap<(String, String), u32> = BTreeMap::new();
+    for call in text.lines().filter_map(call) {
+        *made.entry(call).or_default() += 1;
+    }
+    let most = |name: &str| made.iter().filter(|((call, _), _)| call == name).map(|(_, count)| *count).max();
+    CALLS.iter().map(|(call, _)| (*call, most(call).unwrap_or(0))).collect()
 }
 
 /// Why there can be no faults here.
@@ -89,45 +117,255 @@ pub(crate) fn missing_strace() -> Option<String> {
     }
 }
 
+/// A command whose calls fail.
+struct Subject {
+    name: &'static str,
+    args: Vec<String>,
+    /// What it does besides its answer.
+    does: Does,
+}
+
+#[derive(Clone, PartialEq)]
+enum Does {
+    Nothing,
+    /// It removes sockets, so that each run needs new ones.
+    Removes,
+    /// It writes the file; before each run there is none, or a whole recording where this is true.
+    Writes(PathBuf, bool),
+    /// It may not start its command.
+    Waits,
+}
+
+impl Subject {
+    fn new(name: &'static str, args: &str, does: Does) -> Self {
+        Self { name, args: args.split(' ').map(str::to_owned).collect(), does }
+    }
+
+    /// As they are in this world.
+    fn args(&self, world: &World) -> Vec<String> {
+        self.args.iter().map(|arg| arg.replace("PID", &world.place.resident.pid())).collect()
+    }
+
+    /// Makes what each run finds.
+    fn prepare(&self, world: &mut World) {
+        match &self.does {
+            Does::Removes => world.renew(),
+            Does::Writes(file, there) => {
+                let _ = fs::remove_file(file);
+                if *there {
+                    twtool(["list", "--record", file.to_str().expect("UTF-8")]).ok();
+                }
+            }
+            Does::Nothing | Does::Waits => {}
+        }
+    }
+
+    /// What is wrong with what the run did; `before`: the number of buckets.
+    fn fault(&self, run: &Run, before: usize) -> Option<&'static str> {
+        match &self.does {
+            Does::Nothing => None,
+            Does::Removes => {
+                let document: Option<Value> = serde_json::from_str(&run.stdout).ok();
+                // The orphans of the situation are no buckets.
+                let removed = document.map(|document| document["destroyed"].as_u64().unwrap_or(0))?;
+                let gone = before.saturating_sub(procfs::bucket_count()) as u64;
+                (removed < gone).then_some("more was removed than reported")
+            }
+            Does::Writes(file, there) => {
+                let folder = file.parent().expect("a folder");
+                let others = fs::read_dir(folder).expect("the folder").count() > usize::from(file.exists());
+                // A recording of a failure replays the failure. Behind a failure an older recording may still be there.
+                let faithful = || {
+                    let replay = twtool(["list", "--replay", file.to_str().expect("UTF-8"), "-o", "csv"]);
+                    let same = replay.code == run.code && replay.stdout == run.stdout;
+                    same || (run.code == Some(2) && !replay.stderr.contains("is no whole twtool recording"))
+                };
+                if others {
+                    Some("a partial file is left")
+                } else if file.exists() && !faithful() {
+                    Some("the file replays another answer")
+                } else if !file.exists() && (*there || run.code == Some(0)) {
+                    Some("the file is missing")
+                } else {
+                    None
+                }
+            }
+            Does::Waits => run.stdout.contains("started").then_some("the command was started on an occupied port"),
+        }
+    }
+}
+
+/// What the commands look at, which lasts for less than a minute.
+struct World {
+    situation: Situation,
+    /// Another namespace.
+    place: Place,
+}
+
+impl World {
+    fn make() -> Self {
+        Self { situation: Situation::make(), place: Place::make(42_001) }
+    }
+
+    /// Makes it again, in a new namespace.
+    fn renew(&mut self) {
+        sandbox::enter_network_namespace().expect("another namespace");
+        *self = Self::make();
+    }
+}
+
+/// The commands of `answers`, and those that change something, look into other namespaces or start a command.
+fn subjects(folder: &Path) -> Vec<Subject> {
+    let file = |name: &str| {
+        let own = folder.join(name);
+        fs::create_dir(&own).expect("a folder");
+        own.join("bug.twrec")
+    };
+    let (new, old, replayed) = (file("new"), file("old"), folder.join("replayed.twrec"));
+    let owned = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect();
+    let usual = COMMANDS.iter().map(|(name, args)| Subject { name, args: owned(args), does: Does::Nothing });
+    let mut subjects: Vec<Subject> = usual.collect();
+    twtool(["list", "--record", replayed.to_str().expect("UTF-8")]).ok();
+    let more = [
+        ("kill --yes", "kill --all --yes --json".to_owned(), Does::Removes),
+        ("kill --orphans", "kill --all --orphans --yes --json".to_owned(), Does::Removes),
+        ("record", format!("list --record {} -o csv", new.display()), Does::Writes(new, false)),
+        ("record --force", format!("list --record {} --force -o csv", old.display()), Does::Writes(old, true)),
+        ("replay", format!("list --replay {} --json --sort local", replayed.display()), Does::Nothing),
+        ("netns", "list --netns PID --json".to_owned(), Does::Nothing),
+        ("bind-test netns", "bind-test 8080 --netns PID --json".to_owned(), Does::Nothing),
+        ("wait, command", "wait 7100 --addr 127.0.0.1 --timeout 0 -- echo started".to_owned(), Does::Nothing),
+        ("wait, blocked", "wait 7100 --timeout 0 -- echo started".to_owned(), Does::Waits),
+        ("capacity --to", "capacity --to 127.0.0.1:443 --json".to_owned(), Does::Nothing),
+    ];
+    subjects.extend(more.into_iter().map(|(name, args, does)| Subject::new(name, &args, does)));
+    let chosen = std::env::var("TWTOOL_FAULTS").ok();
+    subjects.retain(|subject| chosen.as_ref().is_none_or(|chosen| chosen.split(',').any(|name| name == subject.name)));
+    subjects
+}
+
+/// How the runs ended, and those that ended wrongly.
+#[derive(Default)]
+struct Findings {
+    number: u32,
+    ends: BTreeMap<&'static str, u32>,
+    wrong: Vec<String>,
+}
+
+impl Findings {
+    /// Whether the next one of the matrix is run.
+    fn takes_next(&mut self) -> bool {
+        self.number += 1;
+        full() || self.number.is_multiple_of(SAMPLE)
+    }
+
+    fn add(&mut self, end: &'static str, what: impl FnOnce() -> String) {
+        *self.ends.entry(end).or_default() += 1;
+        if !ACCEPTED.contains(&end) {
+            self.wrong.push(format!("{end}: {}", what()));
+        }
+    }
+
+    fn conclude(self) {
+        measured(format!("faults: {:?}", self.ends));
+        let first: String = self.wrong.iter().take(if full() { 400 } else { 8 }).cloned().collect();
+        assert!(self.wrong.is_empty(), "{} answers changed\n{first}", self.wrong.len());
+    }
+}
+
+/// The test's thread and what it starts run on one processor.
+fn use_one_processor() {
+    let own = Pid::from_raw(0);
+    let allowed = sched_getaffinity(own).expect("the processors");
+    let first = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap_or(false)).expect("a processor");
+    let mut one = CpuSet::new();
+    one.set(first).expect("a processor");
+    sched_setaffinity(own, &one).expect("one processor");
+}
+
 fn a_call_that_fails_once_changes_no_answer_silently() {
     if let Some(why) = missing_strace() {
         not_checked(format!("single system calls that fail: {why}"));
         return;
     }
+    use_one_processor();
     let folder = tempfile::tempdir().expect("a folder");
     let trace = folder.path().join("trace");
-    let step = if full() { 1 } else { SAMPLE };
-    let (mut number, mut wrong) = (0_u32, vec![]);
-    let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
-    let mut situation = Situation::make();
-    for (name, args) in COMMANDS {
-        let mut usual = Answer::now(args);
-        let made = counted(&trace, args);
+    let mut world = World::make();
+    let mut findings = Findings::default();
+    for subject in subjects(folder.path()) {
+        let name = subject.name;
+        // The last command may have removed something.
+        world.renew();
+        let mut usual = answer(&subject, &mut world);
+        subject.prepare(&mut world);
+        let made = counted(&trace, &subject.args(&world));
         for (call, errors) in CALLS {
             for error in errors {
                 for when in 1..=made[call].min(CALLS_OF_A_KIND) {
-                    number += 1;
-                    if !number.is_multiple_of(step) {
+                    if !findings.takes_next() {
                         continue;
                     }
-                    if !situation.lasts() {
-                        sandbox::enter_network_namespace().expect("another namespace");
-                        situation = Situation::make();
-                        usual = Answer::now(args);
+                    if !world.situation.lasts() {
+                        world.renew();
+                        usual = answer(&subject, &mut world);
                     }
-                    let run = injected(args, call, error, when);
+                    subject.prepare(&mut world);
+                    let before = procfs::bucket_count();
+                    let run = injected(&subject.args(&world), call, error, when);
                     let end = judge(&run, &usual, error);
-                    *ends.entry(end).or_default() += 1;
-                    if !ACCEPTED.contains(&end) {
-                        wrong.push(format!("{name}, {call} {error} {when}: {end}{run}"));
-                    }
+                    let end = subject.fault(&run, before).unwrap_or(end);
+                    findings.add(end, || format!("{name}, {call} {error} {when}{run}"));
                 }
             }
         }
     }
-    measured(format!("faults: {ends:?}"));
-    let first: Vec<&String> = wrong.iter().take(if full() { 400 } else { 8 }).collect();
-    assert!(wrong.is_empty(), "{} answers changed\n{}", wrong.len(), first.into_iter().cloned().collect::<String>());
+    findings.conclude();
+}
+
+/// Without a fault.
+fn answer(subject: &Subject, world: &mut World) -> Answer {
+    subject.prepare(world);
+    Answer::of(&twtool(subject.args(world)))
+}
+
+/// Over all namespaces of an island, where the situation cannot be made again.
+fn a_call_that_fails_once_hides_no_namespace() {
+    const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
+    if let Some(why) = missing_strace() {
+        not_checked(format!("single system calls that fail over all namespaces: {why}"));
+        return;
+    }
+    use_one_processor();
+    let folder = tempfile::tempdir().expect("a folder");
+    let island = Island::enter();
+    let _there = [Place::make(42_001), Place::make(42_002)];
+    let began = Instant::now();
+    if !closed(&island) {
+        return;
+    }
+    let usual = Answer::now(&ARGS);
+    let made = counted(&folder.path().join("trace"), &ARGS);
+    let mut findings = Findings::default();
+    for (call, errors) in CALLS {
+        for error in errors {
+            for when in 1..=made[call].min(CALLS_OF_A_KIND) {
+                if !findings.takes_next() {
+                    continue;
+                }
+                if began.elapsed() > Duration::from_secs(50) {
+                    not_checked(format!(
+                        "calls that fail over all namespaces: {call} and later ones, the buckets are gone"
+                    ));
+                    return findings.conclude();
+                }
+                let run = injected(&ARGS, call, error, when);
+                let end = judge(&run, &usual, error);
+                findings.add(end, || format!("all namespaces, {call} {error} {when}{run}"));
+            }
+        }
+    }
+    findings.conclude();
 }
 
 /// Runs the command while this file cannot be opened.
