@@ -46,7 +46,7 @@ suite! {
 const PRODUCERS: [(&str, usize, &[&str]); 6] = [
     (
         "analysis/capacity/advice.rs",
-        3,
+        4,
         &["commands_help_in_the_namespace_that_was_asked_about", "what_capacity_prints_gives_connect_more_ports"],
     ),
     ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
