@@ -54,12 +54,13 @@ const PRODUCERS: [(&str, usize, &[&str]); 6] = [
     ("analysis/doctor/timewait.rs", 3, &["commands_help_in_the_namespace_that_was_asked_about"]),
     (
         "analysis/next.rs",
-        11,
+        12,
         &[
             "commands_help_in_the_namespace_that_was_asked_about",
             "commands_help_an_ordinary_user_who_has_sudo",
             "buckets_are_waited_for_and_removed",
             "the_process_that_holds_the_port_is_ended",
+            "a_server_with_workers_is_ended_by_one_command",
             "the_unit_of_the_process_is_stopped",
             "the_sockets_of_systemd_are_listed",
             "an_orphan_is_ended_by_the_command_that_is_printed",
