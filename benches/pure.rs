@@ -17,9 +17,11 @@ use twtool::model::socket::{Socket, StateSet, TcpState};
 use twtool::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use twtool::sock_diag::transport::Transport;
 use twtool::sock_diag::{bytecode, dump, response};
-use twtool::view::column::{RECORD_COLUMNS, table_columns};
-use twtool::view::list::{ListTable, Stream, Survey, table};
+use twtool::view::column::Column;
+use twtool::view::list::{ListTable, Stream, Survey, prefetch, table};
+use twtool::view::record::SocketRecord;
 use twtool::view::style::Look;
+use twtool::view::text::Text;
 
 const ROWS: u32 = 100_000;
 
@@ -129,18 +131,61 @@ fn formatting(c: &mut Criterion) {
         rows.iter().try_for_each(|row| stream.write(row, &facts)).and_then(|()| stream.finish()).expect("written");
     };
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
-    let columns: Vec<_> = RECORD_COLUMNS.iter().collect();
+    // What the generated code of view/column.rs saves.
+    let mut text = Text::default();
+    group.bench_function("ndjson in a loop over the columns", |b| {
+        b.iter(|| {
+            for row in &rows {
+                let record = SocketRecord::of_row(row, &facts);
+                text.truncate(0);
+                for (i, column) in Column::of_record().enumerate() {
+                    text.push_str(if i == 0 { "{\"" } else { ",\"" });
+                    text.push_str(column.key);
+                    text.push_str("\":");
+                    column.value(&record).append_json(&mut text);
+                }
+                text.push_str("}\n");
+                black_box(text.as_bytes());
+            }
+        });
+    });
+    let columns: Vec<_> = Column::of_record().collect();
     group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
     let references: Vec<&Row> = rows.iter().collect();
-    let list = ListTable {
-        rows: &references,
-        facts: std::slice::from_ref(&facts),
-        survey: Survey::of(&references, std::slice::from_ref(&facts), &table_columns(false, false)),
-        total: rows.len(),
-        header: true,
-    };
     let look = Look { color: false, width: None, unicode: true };
-    group.bench_function("table", |b| b.iter(|| table(&mut io::sink(), &list, look).expect("written")));
+    let draw = |facts: &Facts| {
+        let facts = std::slice::from_ref(facts);
+        let survey = Survey::of_rows(&references, facts, &Column::of_table(false, false));
+        let list = ListTable { rows: &references, facts, survey, total: rows.len(), header: true };
+        table(&mut io::sink(), &list, look).expect("written");
+    };
+    group.bench_function("table", |b| b.iter(|| draw(&facts)));
+    // What view/usual.rs saves: with a service of another name than plain ASCII it is not used.
+    let named = Facts { services: Services::new([(Port(1), ["\u{f6}"])]), ..facts.clone() };
+    group.bench_function("table without usual lines", |b| b.iter(|| draw(&named)));
+    group.finish();
+    prefetching(c, &rows, &facts);
+}
+
+/// What the prefetch of view/list.rs saves, on rows in an order that is not that of memory.
+fn prefetching(c: &mut Criterion, rows: &[Row], facts: &Facts) {
+    let mut shuffled: Vec<&Row> = rows.iter().collect();
+    shuffled.sort_by_key(|row| row.bucket.cookie.map(|cookie| cookie.number().wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let write = |before: fn(&[&Row])| {
+        let mut text = Text::default();
+        for part in shuffled.chunks(256) {
+            before(part);
+            text.truncate(0);
+            for row in part {
+                SocketRecord::of_row(row, facts).append_json(&mut text);
+            }
+            black_box(text.as_bytes());
+        }
+    };
+    let mut group = c.benchmark_group("prefetch");
+    group.throughput(Throughput::Elements(ROWS.into()));
+    group.bench_function("with", |b| b.iter(|| write(prefetch)));
+    group.bench_function("without", |b| b.iter(|| write(|_| ())));
 }
 
 fn filtering(c: &mut Criterion) {

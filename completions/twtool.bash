@@ -377,7 +377,7 @@ _twtool() {
                     return 0
                     ;;
                 --columns)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "netns netns_name family state local local_addr local_port local_class local_service remote remote_addr remote_port remote_class remote_service direction expires_ms interface mark cookie" -- "${cur}"))
                     return 0
                     ;;
                 --source)

@@ -71,7 +71,25 @@ local\t'By local address and port'
 remote\t'By remote address and port'
 none\t'As the kernel gives them'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l limit -d 'Show at most this many rows' -r
-complete -c twtool -n "__fish_twtool_using_subcommand list" -l columns -d 'Columns of a table or csv, by JSON key, or local and remote for address:port' -r
+complete -c twtool -n "__fish_twtool_using_subcommand list" -l columns -d 'Columns of a table or csv, by JSON key, or local and remote for address:port' -r -f -a "netns\t'Inode number of the network namespace'
+netns_name\t'Name of the network namespace, or PID:COMM of its first process'
+family\t'ipv4, ipv6 or ipv4-mapped'
+state\t'State of the socket: time-wait or fin-wait-2'
+local\t'Local address and port'
+local_addr\t'Local address'
+local_port\t'Local port'
+local_class\t'Class of the local port: well-known, registered or dynamic (RFC 6335)'
+local_service\t'Name of the local port in /etc/services'
+remote\t'Remote address and port'
+remote_addr\t'Remote address'
+remote_port\t'Remote port'
+remote_class\t'Class of the remote port'
+remote_service\t'Name of the remote port in /etc/services'
+direction\t'Who opened the connection, an inference: inbound, outbound or unknown'
+expires_ms\t'Remaining time, in csv in milliseconds'
+interface\t'Interface that the socket is bound to'
+mark\t'Mark of the socket (SO_MARK), which the kernel reports to CAP_NET_ADMIN alone'
+cookie\t'Cookie: the kernel\'s own identity of the socket'"
 complete -c twtool -n "__fish_twtool_using_subcommand list" -l source -d 'Which interface of the kernel to ask' -r -f -a "auto\t'sock_diag, and procfs where that is refused'
 sock_diag\t'sock_diag alone'
 procfs\t'/proc/net/tcp and tcp6: slower, times in steps of 10 ms, no cookie, mark or interface'"

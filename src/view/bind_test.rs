@@ -253,7 +253,7 @@ fn holders_table(out: &mut dyn Write, holders: &[Holder], facts: &Facts, look: L
         let cell = |key| {
             let mut text = Text::default();
             if let Some(column) = super::column::Column::find(key) {
-                column.write_for_eyes(&record, &mut text);
+                column.append_cell(&record, &mut text);
             }
             String::from(text)
         };

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 use unicode_width::UnicodeWidthStr;
 
 use super::text::Text;
-use super::value;
 use crate::model::name::is_hidden;
 
 /// A remaining time in tenths of a second, `41.3s`; minutes above 100 s, `2m03s`. Never rounded up to more than there is.
@@ -33,11 +32,6 @@ pub fn append_duration(time: Duration, text: &mut Text) {
         // Writing to memory cannot fail.
         let _ = write!(text, "{}m{:02}s", seconds / 60, seconds % 60);
     }
-}
-
-/// How many columns [`append_duration`] takes.
-pub(super) fn duration_width(time: Duration) -> usize {
-    if time.as_secs() < 100 { value::digits(time.as_secs()) + ".1s".len() } else { duration(time).len() }
 }
 
 /// How many columns of a terminal a text takes.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::column::{Column, RECORD_COLUMNS, table_columns};
+use super::column::Column;
 use super::human;
 use super::json::{self, Envelope};
 use super::list;
@@ -47,12 +47,12 @@ pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
     let mut sorted: Vec<&Target> = targets.iter().collect();
     sorted.sort_unstable_by(|a, b| a.compare(b));
     let shown = &sorted[..targets.len().min(SHOWN)];
-    let columns = table_columns(false, with_state);
+    let columns = Column::of_table(false, with_state);
     let cells = |target: &&Target| {
         let record = SocketRecord::new(&target.socket, target.direction, facts);
         let cell = |column: &&'static Column| {
             let mut text = Text::default();
-            column.write_for_eyes(&record, &mut text);
+            column.append_cell(&record, &mut text);
             String::from(text)
         };
         columns.iter().map(cell).collect::<Vec<String>>()
@@ -185,7 +185,7 @@ pub fn ndjson(out: &mut dyn Write, report: &Report) -> io::Result<()> {
 
 /// Writes the same as csv, with a header line.
 pub fn csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
-    let keys = RECORD_COLUMNS.iter().map(|column| column.key).chain(["outcome", "errno"]);
+    let keys = Column::of_record().map(|column| column.key).chain(["outcome", "errno"]);
     writeln!(out, "{}", keys.collect::<Vec<_>>().join(","))?;
     lines(out, report, &|record, outcome, text| {
         record.append_csv(text);
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!((&line(0)["outcome"], &line(0)["errno"]), (&"destroyed".into(), &serde_json::Value::Null));
         assert_eq!((&line(4)["outcome"], &line(4)["errno"]), (&"failed".into(), &"EINVAL".into()));
         let table = text(|out| csv(out, &report));
-        assert!(table.lines().all(|line| line.split(',').count() == RECORD_COLUMNS.len() + 2), "{table}");
+        assert!(table.lines().all(|line| line.split(',').count() == Column::of_record().count() + 2), "{table}");
         assert!(table.ends_with(",failed,EINVAL\n"), "{table}");
     }
 

@@ -65,8 +65,8 @@ pub trait Rows: Sync {
     fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
         None
     }
-    /// These rows are asked for next.
-    fn fetch(&self, _rows: Range<usize>) {}
+    /// Called before these rows are written.
+    fn prefetch(&self, _rows: Range<usize>) {}
     /// How many columns of a terminal the widest cell of each column takes.
     fn widest(&self) -> Vec<usize>;
 }
@@ -136,7 +136,7 @@ pub fn stream(
     }
     let cells = layout.cells();
     text::write(out, rows.count(), &|part: Range<usize>, text: &mut Text| {
-        rows.fetch(part.clone());
+        rows.prefetch(part.clone());
         for row in part {
             if rows.append_line(row, &cells, text).is_none() {
                 let row = rows.row(row);

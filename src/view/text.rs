@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use unicode_width::UnicodeWidthStr as _;
+
 use crate::parallel;
 
 /// Bytes that are UTF-8: only text is ever appended.
@@ -70,6 +72,13 @@ impl Text {
         self.0
     }
 
+    /// How many columns of a terminal the bytes from there on take.
+    pub(super) fn width_from(&self, start: usize) -> usize {
+        let bytes = &self.0[start..];
+        // Nearly every cell is ASCII, where bytes are columns.
+        if bytes.is_ascii() { bytes.len() } else { str::from_utf8(bytes).unwrap_or_default().width() }
+    }
+
     /// Takes back all but so many bytes; what is left ends where something that was appended ended.
     pub fn truncate(&mut self, bytes: usize) {
         self.0.truncate(bytes);
@@ -113,11 +122,11 @@ impl Text {
         self.push_made(|room| write_ipv4_end(addr, port, room));
     }
 
-    /// Appends a line of so many columns that `fill` writes into blanks; unless it says that it cannot.
+    /// Appends a line of this width, which `fill` writes into blanks; nothing if it returns `None`.
     #[inline]
     pub(super) fn push_line(&mut self, width: usize, fill: impl FnOnce(&mut [u8; LINE]) -> Option<()>) -> Option<()> {
         let begin = self.0.len();
-        // Of one size, whatever the line's.
+        // Always the same size, so that the compiler knows it.
         self.0.extend_from_slice(&[b' '; LINE]);
         let line = self.0[begin..].first_chunk_mut()?;
         let end = fill(line).and_then(|()| line.get_mut(width));

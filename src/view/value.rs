@@ -1,28 +1,27 @@
 //! The value of a column, and its text: exact in csv and JSON, the same digits in both.
 //!
-//! A list of a million rows writes sixteen of these a row, so they are appended to a buffer without going through fmt.
+//! A list of a million rows writes seventeen of these for each row, so they are appended to a buffer without fmt. The
+//! functions that [`super::column`] calls for each column are inlined there, where the compiler knows the variant.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
-use super::human;
-use super::json;
-use super::text::{Text, digits_of_port, ipv4_width};
+use super::text::Text;
 
-/// What a column holds of one record.
+/// The value of a column in one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// Not known: `null` in JSON, empty in csv, `-` in a table.
     Unknown,
     /// A number.
     Number(u64),
-    /// A number that JSON carries as text, for it has up to 64 bits.
+    /// A number that JSON has as a string, because it can have 64 bits.
     Digits(u64),
-    /// One of our own words, which needs no quoting.
+    /// A word of twtool, which needs no quoting.
     Word(&'static str),
-    /// A text that came from elsewhere.
+    /// A text from outside twtool.
     Text(&'a str),
     /// An address.
     Addr(IpAddr),
@@ -32,6 +31,7 @@ pub enum Value<'a> {
 
 impl Value<'_> {
     /// Appends the exact text, as csv has it.
+    #[inline]
     pub fn append_text(self, text: &mut Text) {
         match self {
             Self::Unknown => {}
@@ -43,26 +43,12 @@ impl Value<'_> {
         }
     }
 
-    /// How many columns of a terminal the exact text takes, without making it where that can be.
-    pub(super) fn width(self) -> usize {
-        match self {
-            Self::Unknown => 0,
-            Self::Number(number) | Self::Digits(number) => digits(number),
-            Self::Word(word) => word.len(),
-            Self::Text(text) => human::display_width(text),
-            Self::Addr(addr) => addr_width(addr),
-            Self::End(addr, port) => end_width(addr, port),
-        }
-    }
-
     /// Appends the csv field (RFC 4180): text with a comma, a quote or a line end is quoted.
+    #[expect(clippy::inline_always, reason = "the variant is known where it is called")]
+    #[inline(always)]
     pub(super) fn append_csv(self, csv: &mut Text) {
         match self {
-            Self::Text(text) if text.contains([',', '"', '\n', '\r']) => {
-                csv.push('"');
-                csv.push_str(&text.replace('"', "\"\""));
-                csv.push('"');
-            }
+            Self::Text(text) => append_csv_text(text, csv),
             other => other.append_text(csv),
         }
     }
@@ -84,21 +70,44 @@ impl Value<'_> {
     }
 
     /// Appends the JSON value.
+    #[expect(clippy::inline_always, reason = "the variant is known where it is called")]
+    #[inline(always)]
     pub fn append_json(self, json: &mut Text) {
         match self {
             Self::Unknown => json.push_str("null"),
             Self::Number(number) => json.push_number(number),
-            // Only a text can hold a letter that is escaped; few do. Writing to memory cannot fail.
-            Self::Text(text) if text.bytes().any(|b| !(b' '..0x7f).contains(&b) || b == b'"' || b == b'\\') => {
-                json.push_str(&json::to_string(text).unwrap_or_default());
-            }
-            Self::Text(_) | Self::Digits(_) | Self::Word(_) | Self::Addr(_) | Self::End(..) => {
+            Self::Text(text) => append_json_text(text, json),
+            Self::Digits(_) | Self::Word(_) | Self::Addr(_) | Self::End(..) => {
                 json.push('"');
                 self.append_text(json);
                 json.push('"');
             }
         }
     }
+}
+
+fn append_csv_text(text: &str, csv: &mut Text) {
+    if !text.contains([',', '"', '\n', '\r']) {
+        return csv.push_str(text);
+    }
+    csv.push('"');
+    for (i, part) in text.split('"').enumerate() {
+        if i > 0 {
+            csv.push_str("\"\"");
+        }
+        csv.push_str(part);
+    }
+    csv.push('"');
+}
+
+fn append_json_text(text: &str, json: &mut Text) {
+    if text.bytes().any(|b| !(b' '..0x7f).contains(&b) || b == b'"' || b == b'\\') {
+        // Writing to memory cannot fail.
+        return json.push_str(&super::json::to_string(text).unwrap_or_default());
+    }
+    json.push('"');
+    json.push_str(text);
+    json.push('"');
 }
 
 impl Serialize for Value<'_> {
@@ -115,24 +124,7 @@ impl Serialize for Value<'_> {
     }
 }
 
-/// How many digits a number has.
-pub(super) fn digits(number: u64) -> usize {
-    number.checked_ilog10().map_or(1, |tens| tens as usize + 1)
-}
-
-fn end_width(addr: IpAddr, port: u16) -> usize {
-    let brackets = if addr.is_ipv6() { 2 } else { 0 };
-    addr_width(addr) + brackets + 1 + digits_of_port(port)
-}
-
-fn addr_width(addr: IpAddr) -> usize {
-    match addr {
-        IpAddr::V4(v4) => ipv4_width(v4),
-        IpAddr::V6(v6) => v6.to_string().len(),
-    }
-}
-
-pub(super) fn append_addr(addr: IpAddr, text: &mut Text) {
+fn append_addr(addr: IpAddr, text: &mut Text) {
     match addr {
         IpAddr::V4(v4) => text.push_ipv4(v4),
         // Writing to memory cannot fail.
@@ -191,7 +183,7 @@ mod tests {
                 let mut json = Text::default();
                 value.append_json(&mut json);
                 let json = String::from(json);
-                prop_assert_eq!(&json, &super::json::to_string(&value).expect("json"));
+                prop_assert_eq!(&json, &super::super::json::to_string(&value).expect("json"));
                 prop_assert!(!json.chars().any(is_hidden));
                 if let Value::Text(word) = value {
                     prop_assert_eq!(&serde_json::from_str::<String>(&json).expect("a string"), word);

@@ -1,6 +1,7 @@
 //! `twtool list`: the timewait buckets of this network namespace, or of others. What was typed; how each kind of answer is
 //! made from one namespace is in `one`, from several in `many`, how it is printed where it was gathered first in `rows`.
 
+mod columns;
 mod many;
 mod one;
 mod rows;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use self::columns::ColumnParser;
 use self::rows::Limit;
 use super::netns::{ManyNetnsArgs, Where};
 use super::selection::SelectionArgs;
@@ -16,7 +18,7 @@ use super::{Answer, CommandError, Context, Format, GlobalArgs};
 use crate::model::row::Order;
 use crate::source::Choice;
 use crate::sys;
-use crate::view::column::{Column, RECORD_COLUMNS, table_columns};
+use crate::view::column::Column;
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -61,7 +63,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Columns of a table or csv, by JSON key, or local and remote for address:port
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = parse_column)]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = ColumnParser)]
     columns: Vec<&'static Column>,
     /// Leave out the header line, and the table's last line
     #[arg(long)]
@@ -122,13 +124,6 @@ enum SortKey {
     None,
 }
 
-fn parse_column(key: &str) -> Result<&'static Column, String> {
-    Column::find(key.trim()).ok_or_else(|| {
-        let keys: Vec<_> = Column::keys().collect();
-        format!("no such column; there are {}", keys.join(", "))
-    })
-}
-
 /// Answers.
 ///
 /// # Errors
@@ -167,7 +162,7 @@ impl ListArgs {
     /// The columns of a table, where the answer is one; rows may be in another state than TIME_WAIT.
     fn table_columns(&self, format: Format, with_state: bool) -> Vec<&'static Column> {
         match format {
-            Format::Table if self.columns.is_empty() => table_columns(self.namespaces.several(), with_state),
+            Format::Table if self.columns.is_empty() => Column::of_table(self.namespaces.several(), with_state),
             Format::Table => self.columns.clone(),
             Format::Json | Format::Ndjson | Format::Csv => vec![],
         }
@@ -175,7 +170,7 @@ impl ListArgs {
 
     /// The columns of csv.
     fn csv_columns(&self) -> Vec<&'static Column> {
-        if self.columns.is_empty() { RECORD_COLUMNS.iter().collect() } else { self.columns.clone() }
+        if self.columns.is_empty() { Column::of_record().collect() } else { self.columns.clone() }
     }
 }
 

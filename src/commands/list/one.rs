@@ -171,7 +171,7 @@ pub(super) fn gather(
         },
         |(listeners, survey, rows), socket| {
             if let Some(row) = query.row(listeners, &facts, socket) {
-                survey.take(&row, &facts);
+                survey.add(&row, &facts);
                 rows.push(row);
             }
         },

@@ -1,0 +1,33 @@
+//! The value of `--columns`: parsed, completed, documented and refused from the list of columns.
+
+use std::ffi::OsStr;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Command, Error};
+
+use crate::view::column::{COLUMNS, Column};
+
+/// Parses the key of a column.
+#[derive(Clone)]
+pub(super) struct ColumnParser;
+
+impl TypedValueParser for ColumnParser {
+    type Value = &'static Column;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Self::Value, Error> {
+        if let Some(column) = value.to_str().and_then(|key| Column::find(key.trim())) {
+            return Ok(column);
+        }
+        // It finds none, so that the error has the form of all others, with the keys that there are.
+        let keys = PossibleValuesParser::new(keys());
+        keys.map(|key| Column::find(&key).unwrap_or(&COLUMNS[0])).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(keys()))
+    }
+}
+
+fn keys() -> impl Iterator<Item = PossibleValue> {
+    COLUMNS.iter().map(|column| PossibleValue::new(column.key).help(column.help))
+}
