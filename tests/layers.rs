@@ -4,6 +4,7 @@
 //! The checker reads text, not Rust: comments are cut off, and every path that begins with `crate::`, with `twtool::`,
 //! or with enough `super::` to leave its folder counts as an import.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,8 @@ use crate::support::suite;
 suite! {
     pure: [
         every_import_follows_the_layer_table,
+        the_modules_of_a_folder_form_no_circle,
+        the_checker_sees_circles,
         every_file_begins_with_what_it_owns,
         the_checker_sees_imports_of_every_form,
         the_checker_sees_crates_where_they_do_not_belong,
@@ -59,6 +62,67 @@ fn every_import_follows_the_layer_table() {
         violations.extend(crates(&path, &text));
     }
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+fn the_modules_of_a_folder_form_no_circle() {
+    let circles = circles(&sources());
+    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
+}
+
+fn the_checker_sees_circles() {
+    let seen = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        circles(&files)
+    };
+    assert_eq!(
+        seen(&[("view/a.rs", "use super::b::B;"), ("view/b.rs", "use super::c::C;"), ("view/c.rs", "")]).len(),
+        0
+    );
+    let circle =
+        [("view/a.rs", "use super::{b::B, x};"), ("view/b.rs", "use crate::view::c;"), ("view/c.rs", "super::a::f()")];
+    assert_eq!(seen(&circle), ["view: a -> b -> c -> a"]);
+    let deep = [("sys/a/mod.rs", ""), ("sys/a/x.rs", "use super::super::b::B;"), ("sys/b.rs", "use super::a;")];
+    assert_eq!(seen(&deep), ["sys: a -> b -> a"]);
+    assert_eq!(
+        seen(&[("view/a.rs", "use super::b;"), ("view/b.rs", "#[cfg(test)]\nmod tests { use super::a; }")]).len(),
+        0
+    );
+}
+
+/// The circles of imports between the modules of each folder of src/, a line each. The mod.rs of a folder is not one of them.
+fn circles(files: &[(String, String)]) -> Vec<String> {
+    // A folder and a module in it, and the words that the module imports from that folder.
+    let mut imports: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in files {
+        let code = code(text.split("#[cfg(test)]").next().unwrap_or(text));
+        let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
+        let module: Vec<&str> = path.split('/').collect();
+        for depth in 1..module.len() {
+            let (folder, name) = (module[..depth].join("::"), module[depth].to_owned());
+            let relative = after(&code, &"super::".repeat(module.len() - depth));
+            let words = after(&code, &format!("crate::{folder}::")).into_iter().chain(relative);
+            let others = words.filter(|word| *word != name).collect::<Vec<_>>();
+            imports.entry((folder, name)).or_default().extend(others);
+        }
+    }
+    let mut found = vec![];
+    for (folder, first) in imports.keys() {
+        let (mut ways, mut seen) = (vec![vec![first]], BTreeSet::new());
+        while let Some(way) = ways.pop() {
+            for next in imports.get(&(folder.clone(), way[way.len() - 1].clone())).into_iter().flatten() {
+                if next == first {
+                    // Each circle is found from each of its modules, and reported for the first in the alphabet.
+                    if way.iter().all(|name| first <= *name) {
+                        let names: Vec<&str> = way.iter().chain([&first]).map(|name| name.as_str()).collect();
+                        found.push(format!("{folder}: {}", names.join(" -> ")));
+                    }
+                } else if seen.insert(next) {
+                    ways.push(way.iter().copied().chain([next]).collect());
+                }
+            }
+        }
+    }
+    found
 }
 
 fn every_file_begins_with_what_it_owns() {

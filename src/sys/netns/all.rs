@@ -8,16 +8,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use procfs::process::Process;
-
-use super::open::{Handle, open_file};
-use super::{NetnsErrorKind, OWN, OpenNetns, given_names, id, own_id, path_of_name};
+use super::error::{NetnsErrorKind, gone};
+use super::names::{OWN, given_names, id, own_id, path_of_name};
+use super::open::{Handle, OpenNetns, open_file};
+use super::processes::{comm, is_kernel_thread, namespace_of, process_name};
 use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
-use crate::sys::errno::{Refusal, if_visible, retry};
-use crate::sys::file;
+use crate::sys::errno::Refusal;
 use crate::sys::folder::{metadata, pids, proc_gap};
 
 /// The most processes that one warning names.
@@ -86,7 +85,7 @@ pub fn all() -> Found {
             Err(error) => refused.push((pid, error)),
         }
     }
-    unseen.extend(said(&refused));
+    unseen.extend(refusals(&refused));
     unseen.extend(match proc_gap() {
         Ok(None) => None,
         Ok(Some(gap)) => Some(format!("network namespaces may be missing that only processes are in: {gap}")),
@@ -101,7 +100,7 @@ pub fn all() -> Found {
 }
 
 /// The processes that were not looked into, the first of them by name.
-fn said(refused: &[(u32, io::Error)]) -> Option<String> {
+fn refusals(refused: &[(u32, io::Error)]) -> Option<String> {
     let (_, why) = refused.first()?;
     let called =
         |(pid, _): &(u32, io::Error)| comm(*pid).map_or_else(|_| pid.to_string(), |comm| format!("{pid}:{comm}"));
@@ -118,59 +117,4 @@ fn said(refused: &[(u32, io::Error)]) -> Option<String> {
         "network namespaces may be missing: those of {} cannot be looked into: {why}{advice}",
         names.join(", ")
     ))
-}
-
-fn namespace_of(pid: u32) -> PathBuf {
-    format!("/proc/{pid}/ns/net").into()
-}
-
-fn comm(pid: u32) -> io::Result<String> {
-    let comm = retry(|| file::read(Path::new(&format!("/proc/{pid}/comm")), 4096))?;
-    Ok(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
-}
-
-/// PF_KTHREAD of include/linux/sched.h, in the `flags` of proc_pid_stat(5).
-fn is_kernel_thread(pid: u32) -> bool {
-    const PF_KTHREAD: u32 = 0x0020_0000;
-    let stat = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
-    stat.is_some_and(|stat| stat.flags & PF_KTHREAD != 0)
-}
-
-/// What a process names its namespace, if it is in this one. twtool itself names none: it has ended when that is read.
-/// A process that ended, or that may not be looked into, is in none.
-pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsName>> {
-    if pid == std::process::id() || !is_in(pid, netns)? {
-        return Ok(None);
-    }
-    Ok(if_visible(comm(pid))?.map(|comm| NetnsName::FirstProcess { pid, comm }))
-}
-
-fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
-    Ok(if_visible(metadata(&namespace_of(pid)))?.is_some_and(|file| id(&file) == netns))
-}
-
-/// The lowest-numbered process in a namespace.
-pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
-    for pid in pids()? {
-        if let Some(name) = process_name(pid, netns)? {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}
-
-/// A file that stands for the namespace: that of a process in it.
-pub(super) fn path_of(netns: NetnsId) -> io::Result<Option<PathBuf>> {
-    for pid in pids()? {
-        if is_in(pid, netns)? {
-            return Ok(Some(namespace_of(pid)));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether a failure says that it is not there any more. For a process that ended while its folder was open, /proc gives
-/// ESRCH.
-pub(super) fn gone(error: &io::Error) -> bool {
-    Refusal::of(error) == Refusal::Absent
 }

@@ -1,4 +1,4 @@
-//! Opening the network namespace that somebody has named.
+//! Opens the network namespace of an argument, and opens a known one again.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use super::{NetnsError, NetnsErrorKind, all, given_name, given_names, id, path_of_name};
+use super::error::{NetnsError, NetnsErrorKind, gone};
+use super::names::{given_name, given_names, id, path_of_name};
+use super::processes::{first_process, path_of};
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
 
@@ -30,7 +32,7 @@ pub(super) enum Handle {
     Path(PathBuf),
 }
 
-/// Opens what was typed. The name that was typed is its name; else it is looked for.
+/// Opens the namespace of an argument. A name in the argument becomes its name; without one, its name is searched for.
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
         NetnsArg::Process(pid) => open_of_process(*pid),
@@ -44,10 +46,8 @@ fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     match open_file(&folder.join("ns/net")) {
         // A process that has ended and was not waited for yet is there, and its namespace is not.
-        Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) && folder.exists() => {
-            Err(NetnsErrorKind::ProcessEnded)
-        }
-        Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) => Err(NetnsErrorKind::NoSuchProcess),
+        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) && folder.exists() => Err(NetnsErrorKind::ProcessEnded),
+        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchProcess),
         opened => opened.and_then(named),
     }
 }
@@ -59,7 +59,7 @@ fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
             opened.netns.name = Some(NetnsName::Given(name.to_owned()));
             Ok(opened)
         }
-        Err(NetnsErrorKind::NotOpened(error)) if all::gone(&error) => Err(NetnsErrorKind::NoSuchName(given_names())),
+        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchName(given_names())),
         Err(NetnsErrorKind::AnotherThing(_)) if path.is_file() => Err(NetnsErrorKind::MountGone),
         Err(why) => Err(why),
     }
@@ -67,7 +67,7 @@ fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
 
 fn named(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
     let name = || match given_name(opened.netns.id)? {
-        None => all::first_process(opened.netns.id),
+        None => first_process(opened.netns.id),
         given => Ok(given),
     };
     opened.netns.name = name().map_err(NetnsErrorKind::Unnamed)?;
@@ -102,13 +102,13 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
 pub(super) fn open_again(netns: &Netns, path: &Path) -> Result<OwnedFd, NetnsErrorKind> {
     let open_it = |path: &Path| match open_file(path) {
         Ok(OpenNetns { netns: found, handle: Handle::Open(file) }) if found.id == netns.id => Ok(Some(file)),
-        Err(NetnsErrorKind::NotOpened(error)) if !all::gone(&error) => Err(NetnsErrorKind::NotOpened(error)),
+        Err(NetnsErrorKind::NotOpened(error)) if !gone(&error) => Err(NetnsErrorKind::NotOpened(error)),
         _ => Ok(None),
     };
     if let Some(file) = open_it(path)? {
         return Ok(file);
     }
-    let elsewhere = all::path_of(netns.id).map_err(NetnsErrorKind::NotOpened)?;
+    let elsewhere = path_of(netns.id).map_err(NetnsErrorKind::NotOpened)?;
     let file = elsewhere.map(|path| open_it(&path)).transpose()?.flatten();
     file.ok_or(NetnsErrorKind::Gone)
 }

@@ -1,0 +1,90 @@
+//! Why a network namespace cannot be used.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+
+use crate::model::name::text_of;
+use crate::sys::errno::Refusal;
+
+/// A namespace that cannot be opened or entered, and the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("network namespace '{word}': {why}")]
+pub struct NetnsError {
+    /// What was typed, or what the namespace is called.
+    pub word: String,
+    /// What is in the way.
+    pub why: NetnsErrorKind,
+}
+
+/// What is in the way of a namespace.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum NetnsErrorKind {
+    #[error("there is no such name in /run/netns; {}", there_are(.0))]
+    NoSuchName(io::Result<Vec<OsString>>),
+    #[error("there is no such process")]
+    NoSuchProcess,
+    #[error("that process has ended and has no network namespace any more")]
+    ProcessEnded,
+    #[error("it has gone, and left a plain file in /run/netns")]
+    MountGone,
+    #[error("that is no network namespace, but {0}")]
+    AnotherThing(String),
+    #[error("it has gone")]
+    Gone,
+    #[error("it cannot be opened: {0}")]
+    NotOpened(io::Error),
+    #[error("what it is called cannot be found out: {0}")]
+    Unnamed(io::Error),
+    #[error("it cannot be entered: {0}")]
+    NotEntered(io::Error),
+    #[error("no thread can be started for it: {0}")]
+    NoThread(io::Error),
+}
+
+fn there_are(names: &io::Result<Vec<OsString>>) -> String {
+    match names {
+        Ok(names) if names.is_empty() => "it has no names".into(),
+        Ok(names) => {
+            let names: Vec<String> = names.iter().map(|name| text_of(name.as_bytes())).collect();
+            format!("it has {}", names.join(", "))
+        }
+        Err(error) => format!("its names cannot be listed: {error}"),
+    }
+}
+
+impl NetnsError {
+    /// Whether the namespace is there no more.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        matches!(self.why, NetnsErrorKind::Gone)
+    }
+
+    pub(super) fn new(word: &impl ToString, why: NetnsErrorKind) -> Self {
+        Self { word: word.to_string(), why }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match &self.why {
+            NetnsErrorKind::NotEntered(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(
+                "setns(2) needs CAP_SYS_ADMIN in the user namespace that owns the network namespace, and in the caller's own: \
+                 root of the host has it. For a rootless container, its user can run twtool inside: \
+                 `nsenter -t PID -U --preserve-credentials -n twtool ...`",
+            ),
+            NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Some("root or CAP_SYS_PTRACE may look into every /proc/PID/ns/net")
+            }
+            NetnsErrorKind::MountGone => Some("ip netns delete removes what is left of it"),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a failure says that it is not there any more. For a process that ended while its folder was open, /proc gives
+/// ESRCH.
+pub(super) fn gone(error: &io::Error) -> bool {
+    Refusal::of(error) == Refusal::Absent
+}
