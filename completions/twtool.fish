@@ -124,7 +124,7 @@ direction\t'Who connected, as inferred from listeners and port ranges'
 netns\t'Network namespace'"
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l top -d 'Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l record -d 'Write down what the kernel says and all that the answer depends on' -r -F
-complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Read from a recording of this command or of list --fin-wait-2 instead of the kernel' -r -F
+complete -c twtool -n "__fish_twtool_using_subcommand summary" -l replay -d 'Read from a recording instead of the kernel' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l netns -d 'Look into this network namespace: a name of `ip netns`, a path, or a process by its number; repeat for more' -r
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -l json -d 'Same as -o json'
 complete -c twtool -n "__fish_twtool_using_subcommand summary" -s 4 -l ipv4 -d 'Only IPv4 on the wire, IPv4-mapped sockets too'

@@ -10,8 +10,11 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::commands::{self, Answer, ColorChoice, CommandError, Context, Escaping, Format, GlobalArgs, Person};
+use crate::commands::{
+    self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Person,
+};
 use crate::sys::caller::caller;
+use crate::sys::{exec, terminal};
 
 const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
@@ -210,7 +213,15 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
     } else {
         *out
     };
-    let mut context = Context::new(out, *err, wanted(cli.global.color, *terminal), *width, *unicode, caller(&args));
+    let mut context = Context::new(
+        out,
+        *err,
+        wanted(cli.global.color, *terminal),
+        *width,
+        *unicode,
+        caller(&args),
+        Machine { stderr_width: terminal::stderr_width, become_program: exec::replace },
+    );
     if let Some(input) = input
         && *err_terminal
     {
@@ -229,17 +240,17 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
             context.out.write_all(&completions(args.shell))?;
-            Answer::Yes
+            ExitStatus::Yes
         }
         Command::Man => {
             context.out.write_all(&manual()?)?;
-            Answer::Yes
+            ExitStatus::Yes
         }
     };
     Ok(match answer {
-        Answer::Yes => 0,
-        Answer::No => 1,
-        Answer::Incomplete => 2,
+        ExitStatus::Yes => 0,
+        ExitStatus::No => 1,
+        ExitStatus::Incomplete => 2,
     })
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use twtool::lab::{self, ActiveCloser};
 use twtool::model::row::{Direction, Row};
 use twtool::model::socket::{Cookie, Socket};
-use twtool::sock_diag::destroy::{self, Answer, Destruction};
+use twtool::sock_diag::destroy::{self, Acknowledgement, Destruction};
 use twtool::sock_diag::transport::Netlink;
 
 use crate::support::dialogue::Dialogue;
@@ -170,7 +170,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-fn destroy(rows: &[Row]) -> Vec<Answer> {
+fn destroy(rows: &[Row]) -> Vec<Acknowledgement> {
     let mut kernel = Netlink::open().expect("a netlink socket");
     let Destruction { answers, end } = destroy::run(&mut kernel, rows);
     end.expect("every row was asked for");
@@ -185,13 +185,13 @@ fn a_wrong_cookie_hits_nothing() {
     for row in &mut wrong {
         row.bucket.cookie = row.bucket.cookie.and_then(|cookie| Cookie::new(cookie.number() + 1_000_000));
     }
-    assert_eq!(destroy(&wrong), vec![Answer::NotFound; rows.len()]);
+    assert_eq!(destroy(&wrong), vec![Acknowledgement::NotFound; rows.len()]);
     for row in &mut wrong {
         row.bucket.cookie = None;
     }
-    assert_eq!(destroy(&wrong), vec![Answer::NotFound; rows.len()], "no cookie is a wrong one, too");
+    assert_eq!(destroy(&wrong), vec![Acknowledgement::NotFound; rows.len()], "no cookie is a wrong one, too");
     assert_eq!(of_entries(&procfs::buckets()), before);
-    assert_eq!(destroy(&rows), vec![Answer::Done; rows.len()], "with their own they go");
+    assert_eq!(destroy(&rows), vec![Acknowledgement::Done; rows.len()], "with their own they go");
     assert_eq!(procfs::buckets(), []);
     mixed.end();
 }
@@ -205,7 +205,7 @@ fn a_connection_that_took_a_buckets_place_stays() {
     // The SYN of a new connection from the same port ends the bucket.
     let new = connect_from(&server, to, from);
     assert_eq!(procfs::buckets(), [], "the situation itself");
-    assert_eq!(destroy(&old), [Answer::NotFound]);
+    assert_eq!(destroy(&old), [Acknowledgement::NotFound]);
     (&new.client).write_all(b"still here").expect("written");
     let mut text = [0; 10];
     (&new.server).read_exact(&mut text).expect("read");
@@ -217,8 +217,8 @@ fn a_bucket_that_is_gone_is_not_found() {
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 300);
     let rows = rows();
-    assert_eq!(destroy(&rows), vec![Answer::Done; rows.len()]);
-    assert_eq!(destroy(&rows), vec![Answer::NotFound; rows.len()]);
+    assert_eq!(destroy(&rows), vec![Acknowledgement::Done; rows.len()]);
+    assert_eq!(destroy(&rows), vec![Acknowledgement::NotFound; rows.len()]);
 }
 
 fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
@@ -441,7 +441,7 @@ fn what_went_during_the_question_is_gone() {
     rows.truncate(2);
     let mut dialogue = Dialogue::start(&["kill", "--all", "-o", "ndjson"]);
     dialogue.until("? [y/N] ");
-    assert_eq!(destroy(&rows), [Answer::Done; 2]);
+    assert_eq!(destroy(&rows), [Acknowledgement::Done; 2]);
     // A new one is none of those that were shown.
     bucket_of_client(&server, "127.0.0.1:8080");
     let new = of_entries(&procfs::time_wait()).into_iter().find(|bucket| bucket.2 != 8080).expect("the new one");

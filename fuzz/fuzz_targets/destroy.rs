@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use twtool::model::port::Port;
 use twtool::model::row::{Direction, Row};
 use twtool::model::socket::{Cookie, FourTuple, Socket, TimeWaitBucket};
-use twtool::sock_diag::destroy::{self, Answer};
+use twtool::sock_diag::destroy::{self, Acknowledgement};
 use twtool::sock_diag::lookup;
 use twtool_fuzz::{Datagrams, bounded, datagrams, errors};
 
@@ -36,10 +36,10 @@ fuzz_target!(|case: &[u8]| {
     let errors = errors(given.iter().copied());
     for answer in &destroyed.answers {
         match answer {
-            Answer::None => assert!(destroyed.end.is_err()),
-            Answer::Done => assert!(!errors.is_empty(), "an acknowledgement ends each batch"),
-            Answer::NotFound => assert!(errors.contains(&-2)),
-            Answer::Failed(errno) => assert!(errors.iter().any(|code| code.unsigned_abs() == errno.unsigned_abs())),
+            Acknowledgement::None => assert!(destroyed.end.is_err()),
+            Acknowledgement::Done => assert!(!errors.is_empty(), "an acknowledgement ends each batch"),
+            Acknowledgement::NotFound => assert!(errors.contains(&-2)),
+            Acknowledgement::Failed(errno) => assert!(errors.iter().any(|code| code.unsigned_abs() == errno.unsigned_abs())),
         }
     }
     let socket = Socket::Bucket(rows[0].bucket);

@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::{Answer, CommandError, Context, Format, GlobalArgs, Person, bad_value};
-use crate::lab::{self, LabError};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Person, bad_value};
+use crate::lab::{self, CaptureFile, LabError};
 use crate::model::experiment::{Check, Event, Kind, Scenario};
 use crate::model::facts::Facts;
-use crate::source;
-use crate::sys::file::NewFile;
-use crate::sys::terminal;
+use crate::snapshot::Snapshot;
 use crate::view;
 use crate::view::human;
 use crate::view::json::Envelope;
@@ -77,11 +75,11 @@ impl ValueEnum for Choice {
     }
 }
 
-/// Answers.
+/// ExitStatuss.
 ///
 /// # Errors
 /// See [`CommandError`].
-pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let format = global.format();
     if format == Format::Csv {
         let why = "an experiment is not flat; there are table, json and ndjson";
@@ -90,7 +88,7 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     if global.ipv4_on_the_wire() == Some(false) {
         return Err(CommandError::Usage("the argument '-6' cannot be used here: the lab speaks IPv4".into()));
     }
-    let mut facts = source::kernel_facts();
+    let mut facts = Snapshot::here().facts()?;
     // The namespaces in which it happens are several, and gone when the answer is read.
     facts.netns = None;
     let Some(Choice(scenario)) = args.scenario else { return list(format, &facts, context) };
@@ -105,17 +103,18 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     }
     lab::enter()?;
     let mut capture = args.pcap.as_deref().map(|path| Capture::begin(path, args.force)).transpose()?;
+    let countdown = context.err_terminal;
     let checks = match format {
         Format::Json => {
             let mut events = vec![];
-            let checks = play(scenario, capture.as_mut(), context.err, &mut |event| {
+            let checks = play(scenario, capture.as_mut(), countdown, context.err, &mut |event| {
                 events.push(event.clone());
                 Ok(())
             })?;
             view::experiment::document(context.out, envelope(&facts), scenario, &events, &checks)?;
             checks
         }
-        Format::Ndjson => play(scenario, capture.as_mut(), context.err, &mut |event| {
+        Format::Ndjson => play(scenario, capture.as_mut(), countdown, context.err, &mut |event| {
             view::experiment::ndjson(context.out, event)?;
             context.out.flush()
         })?,
@@ -126,20 +125,20 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     if !agrees {
         context.warn(&["this kernel did not do what was expected; please report it with this output".to_owned()]);
     }
-    Ok(if agrees { Answer::Yes } else { Answer::No })
+    Ok(if agrees { ExitStatus::Yes } else { ExitStatus::No })
 }
 
 fn envelope(facts: &Facts) -> Envelope<'_> {
     Envelope { schema: "twtool.demo/1", facts, complete: true, warnings: &[] }
 }
 
-fn list(format: Format, facts: &Facts, context: &mut Context) -> Result<Answer, CommandError> {
+fn list(format: Format, facts: &Facts, context: &mut Context) -> Result<ExitStatus, CommandError> {
     match format {
         Format::Json => view::experiment::list_document(context.out, envelope(facts))?,
         Format::Ndjson => view::experiment::list_ndjson(context.out)?,
         Format::Table | Format::Csv => view::ladder::list(context.out, context.look)?,
     }
-    Ok(Answer::Yes)
+    Ok(ExitStatus::Yes)
 }
 
 /// Draws while it happens; or, with `--step`, afterwards.
@@ -150,11 +149,12 @@ fn page(
     capture: Option<&mut Capture>,
     context: &mut Context,
 ) -> Result<Vec<Check>, CommandError> {
+    let countdown = context.err_terminal;
     let mut ladder = Ladder::begin(context.out, scenario, &facts.kernel, context.look)?;
     context.out.flush()?;
     let checks = if args.step {
         let mut events = vec![];
-        let checks = play(scenario, capture, context.err, &mut |event| {
+        let checks = play(scenario, capture, countdown, context.err, &mut |event| {
             events.push(event.clone());
             Ok(())
         })?;
@@ -167,7 +167,7 @@ fn page(
         }
         checks
     } else {
-        play(scenario, capture, context.err, &mut |event| {
+        play(scenario, capture, countdown, context.err, &mut |event| {
             ladder.event(context.out, event)?;
             context.out.flush()
         })?
@@ -185,14 +185,14 @@ fn wait_for_enter(person: &mut Person, err: &mut dyn Write) -> io::Result<()> {
     err.flush()
 }
 
-/// Plays it, and hands on what happens; a countdown goes to a terminal on stderr.
+/// Runs the experiment and passes its events on. `countdown`: long pauses are counted down on stderr.
 fn play(
     scenario: Scenario,
     mut capture: Option<&mut Capture>,
+    countdown: bool,
     err: &mut dyn Write,
     tell: lab::Listener,
 ) -> Result<Vec<Check>, CommandError> {
-    let countdown = terminal::stderr_is_terminal();
     let mut counting = false;
     let checks = lab::run(scenario, &mut |event: &Event| {
         if let Kind::Waiting(left) = event.kind {
@@ -220,12 +220,12 @@ fn play(
 /// The file of `--pcap`.
 struct Capture {
     path: PathBuf,
-    file: NewFile,
+    file: CaptureFile,
 }
 
 impl Capture {
     fn begin(path: &Path, replace: bool) -> Result<Self, CommandError> {
-        let file = NewFile::create(path, replace).map_err(|error| match error.kind() {
+        let file = CaptureFile::create(path, replace).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 let why = format!("the capture '{}' exists; --force replaces a regular file", path.display());
                 CommandError::Usage(why)

@@ -1,18 +1,20 @@
-//! One file a subcommand: what was typed, and a `run` that reads as a recipe. Here: what all of them share.
+//! One file for each subcommand: its arguments, and a `run` that makes a question of them, asks the snapshot layer, lets
+//! `analysis` conclude, and lets `view` print. This file has what they share.
 //!
-//! Arguments are parsed without asking the machine; what they mean here (names, scopes) is resolved against the facts
-//! of the source that answers, so that a replay resolves them as the recording machine would have.
+//! Arguments are parsed without asking the machine. The snapshot layer resolves names (services, interfaces) against the facts
+//! of the source that answers, so that a replay resolves them as the recorded machine would have.
 
 pub mod bind_test;
 pub mod capacity;
+mod columns;
 pub mod demo;
 pub mod doctor;
 pub mod kill;
 pub mod list;
 pub mod netns;
 pub mod port;
-mod ports_in_use;
-mod probe;
+mod port_args;
+mod recording;
 mod selection;
 pub mod summary;
 pub mod wait;
@@ -23,16 +25,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::{Args, ValueEnum};
 
-use crate::filter::parser::FilterError;
 use crate::lab::LabError;
 use crate::model::command::Caller;
-use crate::model::facts::Setting;
 use crate::model::name::text_of;
-use crate::sock_diag::destroy::DestroyError;
-use crate::source::SourceError;
-use crate::sys::bind::AttemptError;
-use crate::sys::errno::Refusal;
-use crate::sys::netns::NetnsError;
+use crate::snapshot::SnapshotError;
+use crate::snapshot::error::BadValue;
 pub use crate::view::csv::Escaping;
 use crate::view::human;
 use crate::view::style::Look;
@@ -112,8 +109,19 @@ pub struct Context<'a> {
     pub err_terminal: bool,
     /// Who can be asked, where somebody can.
     pub person: Option<Person<'a>>,
-    /// Who runs the command, for the commands that it prints.
+    /// The caller of the command, for the commands that it prints.
     pub caller: Caller,
+    /// What a command needs of the machine beside a snapshot.
+    pub machine: Machine,
+}
+
+/// What a command needs of the machine beside a snapshot.
+#[derive(Clone, Copy)]
+pub struct Machine {
+    /// The width of standard error now, if it is a terminal.
+    pub stderr_width: fn() -> Option<usize>,
+    /// Runs a program in place of this one; returns only if that fails.
+    pub become_program: fn(&OsString, &[OsString]) -> io::Error,
 }
 
 /// Somebody at a terminal, who reads stderr and types.
@@ -141,8 +149,9 @@ impl<'a> Context<'a> {
         width: Option<usize>,
         unicode: bool,
         caller: Caller,
+        machine: Machine,
     ) -> Self {
-        Self { out, err, look: Look { color, width, unicode }, err_terminal: false, person: None, caller }
+        Self { out, err, look: Look { color, width, unicode }, err_terminal: false, person: None, caller, machine }
     }
 
     /// Says each warning on stderr. That stderr cannot be written is no reason to fail.
@@ -153,9 +162,9 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What a command answers; the exit code says it.
+/// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ExitStatus {
     /// Answered, yes: 0.
     Yes,
     /// Answered, no: 1.
@@ -164,56 +173,30 @@ pub enum Answer {
     Incomplete,
 }
 
-impl Answer {
-    /// Yes where the answer is whole.
+impl ExitStatus {
+    /// Yes if the answer is complete.
     #[must_use]
     pub const fn complete(complete: bool) -> Self {
         if complete { Self::Yes } else { Self::Incomplete }
     }
 }
 
-/// Why a command has no answer; exit code 2, but for a reader that went away, and for a command that cannot be run.
+/// Why a command has no answer. The exit code is 2, unless the reader of the output went away or a command cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// What was typed cannot be.
+    /// The arguments are wrong.
     #[error("{0}")]
     Usage(String),
-    /// A filter expression with a mistake.
+    /// The question has no answer.
     #[error(transparent)]
-    Filter(#[from] FilterError),
-    /// A filter asks for what is not told.
-    #[error("the filter cannot be judged: {0}")]
-    Unjudged(&'static str),
-    /// The sockets could not be read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The port could not be tried.
-    #[error(transparent)]
-    Attempt(#[from] AttemptError),
-    /// No bucket could be destroyed.
-    #[error(transparent)]
-    Destroy(#[from] DestroyError),
+    Snapshot(SnapshotError),
     /// Destroying an orphan would leave it in place, without a timer.
     #[error("orphans cannot be removed safely: {0}")]
     OrphansStay(String),
-    /// A setting without which there is no answer.
-    #[error("{} could not be read", .0.name())]
-    Unread(Setting),
-    /// No connection can be made.
-    #[error("connect() to {to} would fail: {source}")]
-    Unreachable {
-        /// As it was typed.
-        to: String,
-        /// What the routes say.
-        source: io::Error,
-    },
     /// The experiment could not be made.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// A network namespace could not be looked into.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    /// The command that was to follow.
+    /// The command behind `--` cannot be run.
     #[error("running '{}' failed: {source}", program.display())]
     Exec {
         /// Its name, as typed.
@@ -226,13 +209,22 @@ pub enum CommandError {
     Output(#[from] io::Error),
 }
 
+impl From<SnapshotError> for CommandError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Observer(error) => Self::Output(error),
+            error => Self::Snapshot(error),
+        }
+    }
+}
+
 impl CommandError {
     /// Reports the error on stderr. That stderr cannot be written is no reason to fail.
     pub fn report(&self, err: &mut dyn Write) {
         let message = self.to_string();
         let message = match self {
             // The expression stands below the message, and what is typed in it has no line feeds there.
-            Self::Filter(_) => escaped_lines(&message),
+            Self::Snapshot(SnapshotError::Filter(_)) => escaped_lines(&message),
             // A line feed comes from a name, and would begin a line that looks like ours.
             _ => human::escape(&message).into_owned(),
         };
@@ -240,12 +232,6 @@ impl CommandError {
         if let Some(hint) = self.hint() {
             let _ = writeln!(err, "hint: {}", escaped_lines(hint));
         }
-    }
-
-    /// Whether the kernel says that there can be no connection; it says nothing where it had no room for the question.
-    fn says_so(&self) -> bool {
-        let Self::Unreachable { source, .. } = self else { return false };
-        !matches!(Refusal::of(source), Refusal::Exhausted | Refusal::Interrupted)
     }
 
     /// The exit code; env(1)'s where a command cannot be run.
@@ -262,9 +248,7 @@ impl CommandError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Source(error) => error.hint(),
-            Self::Destroy(error) => error.hint(),
-            Self::Netns(error) => error.hint(),
+            Self::Snapshot(error) => error.hint(),
             Self::OrphansStay(_) => Some(
                 "before Linux 6.11 (and without its fix) a destroyed orphan keeps its port and loses its timer, so that it may \
                  stay until the next boot; left alone it ends after tcp_orphan_retries retransmissions (tcp(7))",
@@ -306,17 +290,7 @@ pub fn report_usage(
     let _ = err.write_all(message.as_bytes());
 }
 
-/// A usage error about the value of an argument, in the words that clap uses for its own.
+/// A usage error about the value of an argument.
 fn bad_value(value: &dyn std::fmt::Display, argument: &str, why: &str) -> CommandError {
-    CommandError::Usage(format!("invalid value '{value}' for '{argument}': {}", without_value(&value.to_string(), why)))
-}
-
-/// A reason without the value that it begins with, because the message has named that already.
-fn without_value<'a>(value: &str, why: &'a str) -> &'a str {
-    why.strip_prefix(&format!("'{value}' is ")).unwrap_or(why)
-}
-
-/// That the answer may not be whole, in words.
-fn interrupted() -> String {
-    "the kernel's table changed while it was read: sockets may be missing or repeated".into()
+    SnapshotError::from(BadValue::new(value, argument, why)).into()
 }

@@ -22,6 +22,8 @@ mod stale_segment;
 mod story;
 mod wire;
 
+/// The file of a capture.
+pub use crate::sys::file::NewFile as CaptureFile;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;

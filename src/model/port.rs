@@ -258,6 +258,20 @@ impl FromStr for PortArg {
     }
 }
 
+/// What the sockets of a network namespace show about a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortUse {
+    /// Whether something listens on it; `None` if it is unknown whether a listener takes the family that was asked for.
+    pub listening: Option<bool>,
+    /// TIME_WAIT buckets that have it as their local port.
+    pub time_wait: u64,
+}
+
+impl PortUse {
+    /// Neither a listener nor a bucket.
+    pub const NONE: Self = Self { listening: Some(false), time_wait: 0 };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ const BATCH: usize = 128;
 
 /// What the kernel said to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Acknowledgement {
     /// Nothing: it was not asked, or its answer was lost.
     None,
     /// It worked.
@@ -93,7 +93,7 @@ impl DestroyError {
 #[derive(Debug)]
 pub struct Destruction {
     /// The answer for each bucket, in the order of the buckets.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<Acknowledgement>,
     /// Why it ended early, where it did.
     pub end: Result<(), DestroyError>,
 }
@@ -103,12 +103,12 @@ pub struct Destruction {
 /// The first goes alone: what is not permitted or not supported for one is not for any, and is then known before anything
 /// is gone. Should that come later, no further batch is sent.
 pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
-    let mut answers = vec![Answer::None; rows.len()];
+    let mut answers = vec![Acknowledgement::None; rows.len()];
     let end = run_batches(kernel, rows, &mut answers);
     Destruction { answers, end }
 }
 
-fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Answer]) -> Result<(), DestroyError> {
+fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Acknowledgement]) -> Result<(), DestroyError> {
     let mut asker = Asker { kernel, asked: SEQUENCE, buffer: vec![] };
     let first = rows.len().min(1);
     let batches = rows[..first].chunks(BATCH).chain(rows[first..].chunks(BATCH));
@@ -116,10 +116,10 @@ fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Answer]) 
     for batch in batches {
         let answers = &mut answers[from..from + batch.len()];
         asker.ask(batch.iter().map(|row| (&row.bucket, row.bucket.cookie)), answers)?;
-        if let Some(refused) = answers.iter().position(|answer| *answer == Answer::Failed(errno::EOPNOTSUPP)) {
+        if let Some(refused) = answers.iter().position(|answer| *answer == Acknowledgement::Failed(errno::EOPNOTSUPP)) {
             return Err(asker.why_not_supported(&batch[refused].bucket)?);
         }
-        if answers.contains(&Answer::Failed(errno::EPERM)) {
+        if answers.contains(&Acknowledgement::Failed(errno::EPERM)) {
             return Err(DestroyError::NotPermitted);
         }
         from += batch.len();
@@ -140,7 +140,7 @@ impl Asker<'_> {
     fn ask<'b>(
         &mut self,
         batch: impl ExactSizeIterator<Item = (&'b TimeWaitBucket, Option<Cookie>)>,
-        answers: &mut [Answer],
+        answers: &mut [Acknowledgement],
     ) -> Result<(), DestroyError> {
         let first = self.asked.wrapping_add(1);
         let length = batch.len();
@@ -152,12 +152,15 @@ impl Asker<'_> {
         self.kernel.send_bytes(&datagram).map_err(DestroyError::Send)?;
         while !self.receive(first, answers)? {}
         // The kernel was silent about these, and is done with all of them.
-        answers.iter_mut().filter(|answer| **answer == Answer::None).for_each(|answer| *answer = Answer::Done);
+        answers
+            .iter_mut()
+            .filter(|answer| **answer == Acknowledgement::None)
+            .for_each(|answer| *answer = Acknowledgement::Done);
         Ok(())
     }
 
     /// Receives a datagram of answers to the requests from `first` on; whether that of the last was among them.
-    fn receive(&mut self, first: u32, answers: &mut [Answer]) -> Result<bool, DestroyError> {
+    fn receive(&mut self, first: u32, answers: &mut [Acknowledgement]) -> Result<bool, DestroyError> {
         let length = self.kernel.recv(&mut self.buffer).map_err(DestroyError::Recv)?;
         if length != self.buffer.len() || length == 0 {
             return Err(DestroyError::Framing(format!("{length} bytes, of which {} came", self.buffer.len())));
@@ -177,9 +180,9 @@ impl Asker<'_> {
                         return Err(DestroyError::Framing(format!("code {code:?} for request {number}")));
                     };
                     *answer = match code {
-                        0 => Answer::Done,
-                        errno::ENOENT => Answer::NotFound,
-                        code => Answer::Failed(code),
+                        0 => Acknowledgement::Done,
+                        errno::ENOENT => Acknowledgement::NotFound,
+                        code => Acknowledgement::Failed(code),
                     };
                     last |= at + 1 == answers.len();
                 }
@@ -194,9 +197,13 @@ impl Asker<'_> {
     /// the socket, else it looks first (`inet_diag_cmd_exact` in net/ipv4/inet_diag.c). So it is asked for a socket that
     /// there cannot be: the bucket's ends with the cookie 0, which is nobody's.
     fn why_not_supported(&mut self, bucket: &TimeWaitBucket) -> Result<DestroyError, DestroyError> {
-        let mut answer = [Answer::None];
+        let mut answer = [Acknowledgement::None];
         self.ask(std::iter::once((bucket, None)), &mut answer)?;
-        Ok(if answer == [Answer::Failed(errno::EOPNOTSUPP)] { DestroyError::NotBuilt } else { DestroyError::NoBuckets })
+        Ok(if answer == [Acknowledgement::Failed(errno::EOPNOTSUPP)] {
+            DestroyError::NotBuilt
+        } else {
+            DestroyError::NoBuckets
+        })
     }
 }
 
@@ -325,9 +332,9 @@ mod tests {
         assert!(end.is_ok());
         assert_eq!(kernel.batches, [1, 128, 128, 43], "the first alone");
         let expected = (1..=300).map(|cookie| match cookie {
-            3 | 300 => Answer::NotFound,
-            200 => Answer::Failed(INVALID),
-            _ => Answer::Done,
+            3 | 300 => Acknowledgement::NotFound,
+            200 => Acknowledgement::Failed(INVALID),
+            _ => Acknowledgement::Done,
         });
         assert_eq!(answers, expected.collect::<Vec<_>>());
     }
@@ -344,13 +351,13 @@ mod tests {
         let Destruction { answers, end } = run(&mut kernel, &rows(1000));
         assert!(matches!(end, Err(DestroyError::NotPermitted)));
         assert_eq!(kernel.requests, 1);
-        assert_eq!(answers[..2], [Answer::Failed(errno::EPERM), Answer::None]);
+        assert_eq!(answers[..2], [Acknowledgement::Failed(errno::EPERM), Acknowledgement::None]);
         // Whether it may is asked only for a bucket that is there.
         let mut kernel = FakeKernel::new(|i, _| if i == 0 { errno::ENOENT } else { errno::EPERM });
         let Destruction { answers, end } = run(&mut kernel, &rows(1000));
         assert!(matches!(end, Err(DestroyError::NotPermitted)));
         assert_eq!(kernel.batches, [1, 128]);
-        assert!(!answers.contains(&Answer::Done));
+        assert!(!answers.contains(&Acknowledgement::Done));
     }
 
     #[test]
@@ -385,7 +392,7 @@ mod tests {
         }
         let end = |mut kernel: Broken| {
             let Destruction { answers, end } = run(&mut kernel, &rows(2));
-            assert!(!answers.contains(&Answer::Done));
+            assert!(!answers.contains(&Acknowledgement::Done));
             end.expect_err("an end")
         };
         let mine = (SEQUENCE + 1).to_ne_bytes();

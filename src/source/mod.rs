@@ -2,9 +2,9 @@
 //!
 //! A live source may also write down what passes, so that a replay takes the same path over the same bytes.
 
-pub mod health;
 pub mod recording;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::netns::Netns;
-use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
@@ -326,6 +326,32 @@ impl Source {
         }
     }
 
+    /// The listeners whose port the kernel chose; `None` if this source or this kernel cannot tell.
+    pub fn autobound_listeners(&mut self) -> Result<Option<BTreeSet<Cookie>>, SourceError> {
+        let (Carrier::Kernel(netlink), Some(program)) = (&mut self.carrier, bytecode::autobound()) else {
+            return Ok(None);
+        };
+        let states = StateSet::of(&[TcpState::Listen]);
+        let request = Request { walk: Walk::BothFamilies, states, program: Some(program), tcp_info: false };
+        let mut chosen = BTreeSet::new();
+        let end = dump::run(netlink, &request, &mut |socket| {
+            chosen.extend(socket.cookie());
+            ControlFlow::Continue(())
+        });
+        match end {
+            Ok(end) => Ok((!end.interrupted).then_some(chosen)),
+            // The kernel does not know this condition.
+            Err(DumpError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Why sock_diag was refused, if procfs answered instead.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.as_ref().map(ToString::to_string)
+    }
+
     /// Ends a recording, if there is one: the file gets its name.
     pub fn finish(self) -> Result<(), SourceError> {
         match self.carrier {
@@ -439,7 +465,7 @@ pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
 }
 
 /// `None` where it is absent; any other reason is kept.
-fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
+pub(crate) fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
     if_present(read).unwrap_or_else(|error| {
         unread.add(what, &error);
         None

@@ -113,12 +113,12 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut dyn Write, envelope: Envelope, test: &BindTest) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, test: &BindTest) -> io::Result<()> {
     json::document(out, envelope, payload(test))
 }
 
 /// Writes the payload as one record.
-pub fn ndjson(out: &mut dyn Write, test: &BindTest) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), test: &BindTest) -> io::Result<()> {
     json::line(out, &payload(test))
 }
 
@@ -131,7 +131,7 @@ const fn meaning(verdict: Verdict) -> Meaning {
 }
 
 /// Writes the page: the verdict, the commands that help now, the advice, and then what it is concluded from.
-pub fn page(out: &mut dyn Write, test: &BindTest, look: Look) -> io::Result<()> {
+pub fn page(out: &mut (dyn Write + Send), test: &BindTest, look: Look) -> io::Result<()> {
     let Evidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let verdict = look.paint(meaning(conclusion.verdict), conclusion.verdict.name());
@@ -223,7 +223,7 @@ fn denial(evidence: &Evidence) -> String {
 }
 
 /// One row an address, one column an option set.
-fn attempts_table(out: &mut dyn Write, attempts: &[Attempt], facts: &Facts, look: Look) -> io::Result<()> {
+fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Facts, look: Look) -> io::Result<()> {
     let headings = ["ADDRESS", "no option", "SO_REUSEADDR", "SO_REUSEPORT", "both"].map(Heading::new);
     let cell = |attempt: &Attempt| match attempt.listen {
         None => attempt.bind.name().to_owned(),
@@ -239,7 +239,7 @@ fn attempts_table(out: &mut dyn Write, attempts: &[Attempt], facts: &Facts, look
     table::write(out, &headings, true, rows.as_slice(), look).map(drop)
 }
 
-fn holders_table(out: &mut dyn Write, holders: &[Holder], facts: &Facts, look: Look) -> io::Result<()> {
+fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts, look: Look) -> io::Result<()> {
     let headings = [
         Heading::new("STATE"),
         Heading::new("LOCAL"),
@@ -299,12 +299,12 @@ fn held_by(holder: &Holder) -> String {
 }
 
 /// Writes the demonstration's JSON document.
-pub fn demo_document(out: &mut dyn Write, envelope: Envelope, runs: &[DemoRun]) -> io::Result<()> {
+pub fn demo_document(out: &mut (dyn Write + Send), envelope: Envelope, runs: &[DemoRun]) -> io::Result<()> {
     json::document(out, envelope, DemoPayload { runs: demo_records(envelope.facts, runs) })
 }
 
 /// Writes the demonstration as a record a run.
-pub fn demo_ndjson(out: &mut dyn Write, facts: &Facts, runs: &[DemoRun]) -> io::Result<()> {
+pub fn demo_ndjson(out: &mut (dyn Write + Send), facts: &Facts, runs: &[DemoRun]) -> io::Result<()> {
     demo_records(facts, runs).iter().try_for_each(|run| json::line(out, run))
 }
 
@@ -347,7 +347,13 @@ fn demo_records<'a>(facts: &'a Facts, runs: &'a [DemoRun]) -> Vec<DemoRecord<'a>
 }
 
 /// Writes the demonstration as a page to read from top to bottom.
-pub fn demo_page(out: &mut dyn Write, port: Port, facts: &Facts, runs: &[DemoRun], look: Look) -> io::Result<()> {
+pub fn demo_page(
+    out: &mut (dyn Write + Send),
+    port: Port,
+    facts: &Facts,
+    runs: &[DemoRun],
+    look: Look,
+) -> io::Result<()> {
     writeln!(
         out,
         "{}",

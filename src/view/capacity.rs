@@ -153,7 +153,7 @@ fn records<'a>(capacity: &Capacity<'a>) -> impl Iterator<Item = DestinationRecor
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut dyn Write, envelope: Envelope, capacity: &Capacity) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &Capacity) -> io::Result<()> {
     let Conditions { pool, reuse, length } = capacity.conditions;
     let payload = Payload {
         source: capacity.source,
@@ -180,19 +180,19 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, capacity: &Capacity) ->
 }
 
 /// Writes a destination a line.
-pub fn ndjson(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), capacity: &Capacity) -> io::Result<()> {
     records(capacity).try_for_each(|record| json::line(out, &record))
 }
 
 /// Writes csv with its header.
-pub fn csv(out: &mut dyn Write, capacity: &Capacity) -> io::Result<()> {
+pub fn csv(out: &mut (dyn Write + Send), capacity: &Capacity) -> io::Result<()> {
     let mut text = Text::from(format!("{KEYS}\n"));
     records(capacity).for_each(|record| record.append_csv(&mut text));
     out.write_all(text.as_bytes())
 }
 
 /// Writes the page: the pool, the destinations, what their numbers leave out, and what would help.
-pub fn page(out: &mut dyn Write, capacity: &Capacity, look: Look) -> io::Result<()> {
+pub fn page(out: &mut (dyn Write + Send), capacity: &Capacity, look: Look) -> io::Result<()> {
     let Capacity { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
     let number = |count: u32| human::grouped(count.into());

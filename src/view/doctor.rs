@@ -81,7 +81,7 @@ impl<'a> CheckRecord<'a> {
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut dyn Write, envelope: Envelope, checks: &[Check]) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, checks: &[Check]) -> io::Result<()> {
     #[derive(serde::Serialize)]
     struct Payload<'a> {
         checks: Vec<CheckRecord<'a>>,
@@ -90,7 +90,7 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, checks: &[Check]) -> io
 }
 
 /// Writes a check a line.
-pub fn ndjson(out: &mut dyn Write, checks: &[Check]) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), checks: &[Check]) -> io::Result<()> {
     checks.iter().try_for_each(|check| json::line(out, &CheckRecord::new(check)))
 }
 
@@ -105,7 +105,7 @@ const fn meaning(status: Status) -> Meaning {
 
 /// Writes the page: how many of each status, then warnings, what is unknown, notes, and in a table what is in order.
 /// `verbose`: every check with what it is, what it is not, and where that is written.
-pub fn page(out: &mut dyn Write, checks: &[Check], verbose: bool, look: Look) -> io::Result<()> {
+pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, look: Look) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
         let count = of(status).count();
@@ -136,7 +136,7 @@ pub fn page(out: &mut dyn Write, checks: &[Check], verbose: bool, look: Look) ->
 }
 
 /// `warning  close_wait: ...`, and below it what to do.
-fn briefly(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
+fn briefly(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Result<()> {
     heading(out, check, look)?;
     if let Some(finding) = &check.finding {
         human::break_lines(out, finding, INDENT, INDENT, look.width)?;
@@ -145,7 +145,7 @@ fn briefly(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
 }
 
 /// The check's name, status and value.
-fn heading(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
+fn heading(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Result<()> {
     let status = format!("{:<width$}", check.status.name(), width = INDENT.len() - 2);
     let value = match (brief(&check.value), brief(&check.default)) {
         (None, _) => String::new(),
@@ -156,7 +156,7 @@ fn heading(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
     writeln!(out, "{}  {}{value}", look.paint(meaning(check.status), status), check.subject.id)
 }
 
-fn explained(out: &mut dyn Write, check: &Check, look: Look) -> io::Result<()> {
+fn explained(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Result<()> {
     briefly(out, check, look)?;
     let under = format!("{INDENT}  ");
     let mut line =

@@ -42,7 +42,7 @@ pub struct Plan<'a> {
 }
 
 /// Writes the rows in the order of a list, the first of many, and what removing them risks.
-pub fn plan(out: &mut dyn Write, plan: &Plan, look: Look) -> io::Result<()> {
+pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, look: Look) -> io::Result<()> {
     let Plan { targets, facts, with_state } = *plan;
     let mut sorted: Vec<&Target> = targets.iter().collect();
     sorted.sort_unstable_by(|a, b| a.compare(b));
@@ -75,7 +75,7 @@ fn numbers(targets: &[Target]) -> (usize, usize) {
 }
 
 /// Writes the question, on a line that the answer ends.
-pub fn question(out: &mut dyn Write, targets: &[Target]) -> io::Result<()> {
+pub fn question(out: &mut (dyn Write + Send), targets: &[Target]) -> io::Result<()> {
     let (orphans, buckets) = numbers(targets);
     let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
     let parts = [(buckets, "bucket"), (orphans, "orphan")].into_iter().filter(|(number, _)| *number > 0);
@@ -116,7 +116,7 @@ impl<'a> Report<'a> {
 }
 
 /// Writes the line that says it: `12 destroyed, 1 gone, 0 failed`.
-pub fn summary(out: &mut dyn Write, report: &Report, look: Look) -> io::Result<()> {
+pub fn summary(out: &mut (dyn Write + Send), report: &Report, look: Look) -> io::Result<()> {
     if report.targets.is_empty() {
         return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
     }
@@ -153,7 +153,7 @@ struct Failed<'a> {
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut dyn Write, envelope: Envelope, report: &Report) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, report: &Report) -> io::Result<()> {
     let record = |(target, errno)| Failed { record: record_of(target, report.facts), errno };
     let payload = Payload {
         matched: report.targets.len(),
@@ -170,7 +170,7 @@ fn word(word: Option<&'static str>) -> Value<'static> {
 }
 
 /// Writes a JSON record a line for every row: the keys of a list, `outcome` and `errno`.
-pub fn ndjson(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
     lines(out, report, &|record, outcome, text| {
         record.append_json(text);
         // The two keys go into the object.
@@ -184,7 +184,7 @@ pub fn ndjson(out: &mut dyn Write, report: &Report) -> io::Result<()> {
 }
 
 /// Writes the same as csv, with a header line.
-pub fn csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+pub fn csv(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
     let keys = Column::of_record().map(|column| column.key).chain(["outcome", "errno"]);
     writeln!(out, "{}", keys.collect::<Vec<_>>().join(","))?;
     lines(out, report, &|record, outcome, text| {
@@ -195,7 +195,7 @@ pub fn csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
 }
 
 fn lines(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     report: &Report,
     append: &(impl Fn(&SocketRecord, Outcome, &mut Text) + Sync),
 ) -> io::Result<()> {

@@ -114,7 +114,7 @@ pub fn prefetch(rows: &[&Row]) {
     hint::black_box(rows.iter().map(read).fold(0, |a, b| a ^ b));
 }
 
-fn lines(out: &mut dyn Write, line: &Line, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
+fn lines(out: &mut (dyn Write + Send), line: &Line, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     text::write(out, rows.len(), &|range: Range<usize>, text: &mut Text| {
         prefetch(&rows[range.clone()]);
         rows[range].iter().for_each(|row| line.append(row, facts_of(row, facts), text));
@@ -122,13 +122,13 @@ fn lines(out: &mut dyn Write, line: &Line, rows: &[&Row], facts: &[Facts]) -> io
 }
 
 /// Writes the rows as ndjson; each with the facts of its network namespace, as everywhere here.
-pub fn ndjson(out: &mut dyn Write, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     lines(out, &Line::Ndjson, rows, facts)
 }
 
 /// Writes the rows as csv.
 pub fn csv(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     rows: &[&Row],
     facts: &[Facts],
     columns: &[&'static Column],
@@ -142,7 +142,7 @@ pub fn csv(
 
 /// Writes the JSON document of the rows; `source` is the interface that they came from.
 pub fn document(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     envelope: Envelope,
     source: &str,
     rows: &[&Row],
@@ -163,7 +163,7 @@ pub fn document(
 }
 
 /// What a table must know about all of its rows before it writes the first: the widths of its columns, and the totals of its
-/// last line. It is updated with each row as it arrives, while the kernel searches for the next.
+/// last line.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
     columns: Vec<&'static Column>,
@@ -176,8 +176,7 @@ pub struct Survey {
 
 impl Survey {
     /// A survey of no rows. The rows to come belong to the network namespaces of `facts`.
-    #[must_use]
-    pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
+    fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
         // The services of a port can differ between network namespaces.
         let usual = if let [facts] = facts { Usual::new(&columns, &facts.services) } else { None };
         Self { widest: vec![0; columns.len()], columns, usual, totals: Totals::default(), scratch: Text::default() }
@@ -196,18 +195,9 @@ impl Survey {
         parallel::fold(rows.len(), &part, Self::joined)
     }
 
-    /// A survey with the same columns, of fewer rows.
-    #[must_use]
-    pub fn cut(&self, rows: &[&Row], facts: &[Facts]) -> Self {
-        Self::of_rows(rows, facts, &self.columns)
-    }
-
     /// Adds a row.
     #[inline]
-    pub fn add(&mut self, row: &Row, facts: &Facts) {
-        if self.columns.is_empty() {
-            return;
-        }
+    fn add(&mut self, row: &Row, facts: &Facts) {
         self.totals.add(row);
         if let Some(widths) = self.usual.as_ref().and_then(|usual| usual.widths(row)) {
             for (widest, width) in self.widest.iter_mut().zip(widths) {
@@ -223,8 +213,7 @@ impl Survey {
     }
 
     /// The survey of both parts.
-    #[must_use]
-    pub fn joined(mut self, other: Self) -> Self {
+    fn joined(mut self, other: Self) -> Self {
         for (widest, other) in self.widest.iter_mut().zip(other.widest) {
             *widest = (*widest).max(other);
         }
@@ -280,7 +269,7 @@ impl<'l> Rows for ListTable<'l> {
 }
 
 /// Writes the table and its last line.
-pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()> {
+pub fn table(out: &mut (dyn Write + Send), list: &ListTable, look: Look) -> io::Result<()> {
     if list.rows.is_empty() && list.total == 0 {
         let several = among(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
         return if list.header { writeln!(out, "no TIME_WAIT sockets{several}") } else { Ok(()) };
@@ -293,7 +282,7 @@ pub fn table(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<()
 }
 
 /// Writes the table without its last line. Returns the titles of columns that did not fit.
-fn body(out: &mut dyn Write, list: &ListTable, look: Look) -> io::Result<Vec<&'static str>> {
+fn body(out: &mut (dyn Write + Send), list: &ListTable, look: Look) -> io::Result<Vec<&'static str>> {
     table::stream(out, &headings(&list.survey.columns), list.header, list, look)
 }
 
@@ -369,7 +358,7 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
 
 /// Writes the part of a filter that the kernel judges, and the part that is judged here. `None`: nothing.
 pub fn explain(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     filter: Option<&str>,
     by_kernel: Option<&str>,
     left: Option<&str>,
@@ -394,14 +383,9 @@ mod tests {
     fn a_table_is_as_wide_as_the_rows_that_it_shows_need() {
         let (facts, columns) = ([facts()], ["local", "expires_ms"].map(|key| Column::find(key).expect(key)).to_vec());
         let (short, long) = (row("10.0.0.1", 1, "10.0.0.2", 2), row("10.0.0.100", 80, "10.0.0.2", 2));
-        let mut survey = Survey::new(columns.clone(), &facts);
-        survey.add(&short, &facts[0]);
-        let mut others = Survey::new(columns, &facts);
-        others.add(&long, &facts[0]);
-        let survey = survey.joined(others);
         let table = |rows: &[&Row], total| {
             let mut out = vec![];
-            let survey = if rows.len() < total { survey.cut(rows, &facts) } else { survey.clone() };
+            let survey = Survey::of_rows(rows, &facts, &columns);
             let list = ListTable { rows, facts: &facts, survey, total, header: false };
             table(&mut out, &list, Look { color: false, width: None, unicode: true }).expect("written");
             String::from_utf8(out).expect("text")

@@ -11,7 +11,7 @@ use super::table::{self, Heading};
 use super::text::Text;
 use super::value::Value;
 use crate::model::facts::Facts;
-use crate::model::port::{Port, PortClass};
+use crate::model::port::{Port, PortClass, PortUse};
 
 /// What is known of one port. Field order is the contract's key order; `None` is unknown.
 #[derive(Clone, Debug, Serialize)]
@@ -26,15 +26,6 @@ pub struct PortRecord<'a> {
     pub privileged: Option<bool>,
     pub listening: Option<bool>,
     pub time_wait: Option<u64>,
-}
-
-/// What the sockets of a namespace say about a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortUse {
-    /// Whether something listens on it; `None` where it is not known whether a listener takes the family asked for.
-    pub listening: Option<bool>,
-    /// TIME_WAIT buckets that have it as their local port.
-    pub time_wait: u64,
 }
 
 impl<'a> PortRecord<'a> {
@@ -56,7 +47,7 @@ impl<'a> PortRecord<'a> {
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut dyn Write, envelope: Envelope, ports: &[PortRecord]) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, ports: &[PortRecord]) -> io::Result<()> {
     #[derive(Serialize)]
     struct Payload<'a> {
         ports: &'a [PortRecord<'a>],
@@ -65,12 +56,12 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, ports: &[PortRecord]) -
 }
 
 /// Writes a record a line.
-pub fn ndjson(out: &mut dyn Write, ports: &[PortRecord]) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()> {
     ports.iter().try_for_each(|port| json::line(out, port))
 }
 
 /// Writes csv with its header.
-pub fn csv(out: &mut dyn Write, ports: &[PortRecord]) -> io::Result<()> {
+pub fn csv(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()> {
     const KEYS: &str = "port,class,service,reserved_by_rfc,ephemeral,locally_reserved,privileged,listening,time_wait";
     let yes = |value: Option<bool>| value.map_or(Value::Unknown, |yes| Value::Word(if yes { "true" } else { "false" }));
     let mut text = Text::from(format!("{KEYS}\n"));
@@ -92,7 +83,7 @@ pub fn csv(out: &mut dyn Write, ports: &[PortRecord]) -> io::Result<()> {
 }
 
 /// Writes the table, and under it what its words mean for these ports.
-pub fn table(out: &mut dyn Write, ports: &[PortRecord], facts: &Facts, look: Look) -> io::Result<()> {
+pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, look: Look) -> io::Result<()> {
     let yes = |value: Option<bool>| value.map_or("unknown", |yes| if yes { "yes" } else { "no" }).to_owned();
     let cells = |p: &PortRecord| {
         vec![

@@ -106,7 +106,7 @@ fn append(text: &str, to: &mut Text) -> usize {
 
 /// Writes a table of ready-made cells. Says which columns did not fit, by their titles.
 pub fn write(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     headings: &[Heading],
     header: bool,
     rows: &[Vec<String>],
@@ -122,7 +122,7 @@ pub fn write(
 
 /// The same of any number of rows, whose cells are made as they are written.
 pub fn stream(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     headings: &[Heading],
     header: bool,
     rows: &(impl Rows + ?Sized),
@@ -258,7 +258,7 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
 const WIDEST: usize = 4096;
 
 fn draw(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     layout: &Layout,
     headings: &[Heading],
     header: bool,
@@ -291,7 +291,7 @@ fn draw(
     Ok(())
 }
 
-fn write_line(out: &mut dyn Write, line: &str, heading: Option<Look>) -> io::Result<()> {
+fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<Look>) -> io::Result<()> {
     match heading {
         Some(look) => writeln!(out, "{}", look.paint(Meaning::Heading, line)),
         None => writeln!(out, "{line}"),

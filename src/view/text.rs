@@ -163,12 +163,12 @@ impl Text {
 
 /// Writes the text of rows `0..rows` in order; `append` makes that of some of them, on any core.
 pub(super) fn write(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     rows: usize,
     append: &(impl Fn(Range<usize>, &mut Text) + Sync),
 ) -> io::Result<()> {
-    parallel::write(out, rows, &|range, room| {
-        let mut text = Text::from(room);
+    parallel::write(out, rows, &|range| {
+        let mut text = Text::default();
         append(range, &mut text);
         text.into_bytes()
     })

@@ -64,6 +64,7 @@ fn blocking<'a>(evidence: &Evidence<'a>) -> impl Iterator<Item = &'a Holder> + C
 }
 
 /// `3 sockets`, `1 socket`.
+#[must_use]
 pub fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }

@@ -1,7 +1,6 @@
 //! `twtool wait`: until a server could really bind a port, and then perhaps that server in place of this program.
 
 mod reporter;
-mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -10,25 +9,22 @@ use std::time::Duration;
 use clap::Args;
 
 use super::netns::NetnsArgs;
-use super::probe::{self, With};
-use super::{Answer, CommandError, Context, Format, GlobalArgs, bad_value, interrupted};
+use super::port_args::{With, addr_arg};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
-use crate::analysis::waiting::{Ended, ROUND, Step, Waiting};
-use crate::analysis::{advice, verdict};
+use crate::analysis::waiting::{Ended, ROUND};
 use crate::filter::parser::{DURATION_FORMS, parse_duration};
 use crate::model::addr::ScopedAddr;
-use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote};
-use crate::model::facts::{Facts, Setting};
-use crate::model::port::{Port, PortArg};
-use crate::source;
-use crate::sys;
-use crate::sys::clock::Stopwatch;
-use crate::sys::interrupt::{Held, Interrupts};
+use crate::model::bind::{CallResult, Errno, ReuseportNote};
+use crate::model::port::PortArg;
+use crate::snapshot::Answer;
+use crate::snapshot::port::PortQuestion;
+use crate::snapshot::port_watch::{WaitQuestion, WaitState, WaitTarget, Waited};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::wait::Wait;
 use reporter::Reporter;
-use watch::Watch;
 
 /// Arguments of `twtool wait`.
 #[derive(Args, Clone, Debug)]
@@ -61,7 +57,7 @@ pub struct WaitArgs {
     #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR", value_parser = probe::addr_arg)]
+    #[arg(long, value_name = "ADDR", value_parser = addr_arg)]
     addr: Vec<ScopedAddr>,
     /// What your server sets before bind()
     #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS")]
@@ -86,114 +82,116 @@ fn timeout(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| format!("{DURATION_FORMS}; 0 tries once"))
 }
 
-/// Answers, or becomes the command.
+/// Runs the command, or becomes the one that follows `--`.
 ///
 /// # Errors
 /// See [`CommandError`].
-pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
+pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "a wait is not flat; there are table, json and ndjson"));
     }
-    // Before there is another thread: a signal goes to any thread that does not hold it back.
-    let interrupts = reporter::draws(args, global, context).then(Interrupts::hold).transpose()?;
-    // A thread that looks into another namespace alone decides when signals are delivered (see `sys::bind::attempts`).
-    let held = Held::all();
-    let answer = args.netns.within(|| {
-        held.release();
-        answer(args, global, context, interrupts.as_ref())
-    });
-    drop((held, interrupts));
-    let answer = answer?;
-    match (answer, args.command.split_first()) {
-        (Answer::Yes, Some((program, rest))) => {
-            let source = sys::exec::replace(program, rest);
+    let status = wait(args, global, context)?;
+    match (status, args.command.split_first()) {
+        (ExitStatus::Yes, Some((program, rest))) => {
+            let source = (context.machine.become_program)(program, rest);
             Err(CommandError::Exec { program: program.clone(), source })
         }
-        (answer, _) => Ok(answer),
+        (status, _) => Ok(status),
     }
 }
 
-fn answer(
-    args: &WaitArgs,
-    global: &GlobalArgs,
-    context: &mut Context,
-    interrupts: Option<&Interrupts>,
-) -> Result<Answer, CommandError> {
-    let facts = source::kernel_facts();
-    let port = probe::single_port(&args.port, &facts)?;
-    if port.reserved_by_rfc() {
-        return Err(bad_value(&port, "<PORT>", "the kernel chooses a free port for 0: there is nothing to wait for"));
+fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    let question = WaitQuestion {
+        port: PortQuestion { port: args.port.clone(), addrs: args.addr.clone(), ipv4: global.ipv4_on_the_wire() },
+        with: args.with.options(),
+        timeout: args.timeout,
+    };
+    let snapshot = args.netns.snapshot()?;
+    let answer = snapshot.wait(&question, &mut Reporter::new(args, global, context))?;
+    let Answer { value: waited, complete, mut warnings, .. } = answer;
+
+    let bindable = waited.state.ended == Some(Ended::Bindable);
+    if !bindable {
+        warnings.extend(reasons(&waited));
     }
-    let mut warnings = facts.gaps(&[Setting::LocalPortRange, Setting::UnprivilegedPortStart]);
-    let known = warnings.is_empty();
-    let addrs = probe::addresses(&args.addr, global, &facts, &mut warnings)?;
-
-    let mut watch = Watch::new(port, &addrs, args.with.options())?;
-    let target = Target { facts: &facts, port, addrs: &addrs, with: args.with.options(), timeout: args.timeout };
     let shell = args.netns.shell(context);
-    let mut reporter = Reporter::new(args, global, context, interrupts);
-    let outcome = target.wait(&mut watch, &mut reporter);
-    reporter.clear();
-    let outcome = outcome?;
-
-    let bindable = outcome.bindable();
-    warnings.extend(watch.warnings());
-    warnings.extend((!watch.complete()).then(interrupted));
-    warnings.extend(watch.note().warning().map(str::to_owned));
-    warnings.extend(watch.unread());
-    warnings.extend(probe::hidden_owners(&outcome.blocked_by));
-    warnings.extend((!bindable).then(|| target.reasons(watch.attempts())).into_iter().flatten());
-    // Where a holder may exist that the source cannot show, the answer is not whole.
-    let unseen = outcome.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
-    let complete = known && watch.complete() && watch.unread().is_none() && !unseen;
-
-    let now = Facts { taken_at: sys::clock::now(), ..facts.clone() };
     let next = if bindable {
         vec![]
     } else {
         next::steps(&Failure {
             shell: &shell,
-            uid: sys::capabilities::effective_user(),
-            facts: &facts,
-            port,
-            addrs: &addrs,
-            with: target.with,
-            cause: outcome.cause,
-            holders: &outcome.blocked_by,
-            free_in: outcome.remaining,
+            uid: waited.uid,
+            facts: &waited.target.facts,
+            port: waited.target.port,
+            addrs: &waited.target.addrs,
+            with: waited.target.with,
+            cause: waited.state.cause,
+            holders: &waited.state.blocked_by,
+            free_in: waited.state.remaining,
             waited: true,
         })
     };
-    let wait = Wait { note_lost: watch.note() != ReuseportNote::Kept, next: &next, ..outcome.shown(&target) };
-    // A command speaks for itself where it did not have to wait.
-    let silent = bindable && !args.command.is_empty() && wait.waited < ROUND;
+    let note_lost = waited.note != ReuseportNote::Kept;
+    let shown = Wait { note_lost, next: &next, ..shown(&waited.target, &waited.state) };
+    // If there was nothing to wait for, only the command speaks.
+    let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;
     let look = context.look;
-    let envelope = Envelope { schema: "twtool.wait/1", facts: &now, complete, warnings: &warnings };
+    let envelope = Envelope { schema: "twtool.wait/1", facts: &waited.facts, complete, warnings: &warnings };
     say(args, context, |out| match global.format() {
-        Format::Json => view::wait::document(out, envelope, &wait),
-        Format::Ndjson => view::wait::ndjson(out, &wait),
+        Format::Json => view::wait::document(out, envelope, &shown),
+        Format::Ndjson => view::wait::ndjson(out, &shown),
         Format::Table | Format::Csv if silent => Ok(()),
-        Format::Table | Format::Csv => view::wait::answer(out, &wait, look),
+        Format::Table | Format::Csv => view::wait::answer(out, &shown, look),
     })?;
-    let answer = match (bindable, complete) {
-        (true, _) => Answer::Yes,
-        (false, true) => Answer::No,
-        (false, false) => Answer::Incomplete,
+    let status = match (bindable, complete) {
+        (true, _) => ExitStatus::Yes,
+        (false, true) => ExitStatus::No,
+        (false, false) => ExitStatus::Incomplete,
     };
     // The reasons follow the verdict. Exit code 2 always has one.
-    if !args.quiet || answer == Answer::Incomplete {
+    if !args.quiet || status == ExitStatus::Incomplete {
         context.warn(&warnings);
     }
-    Ok(answer)
+    Ok(status)
 }
 
-/// Writes at once, unless nothing is to be said. Where a command follows, standard output is the command's, and that
-/// standard error cannot be written is no reason not to run it.
-fn say(
-    args: &WaitArgs,
-    context: &mut Context,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), CommandError> {
+/// The reason of each bind that failed for another reason than a port in use; each reason once.
+fn reasons(waited: &Waited) -> Vec<String> {
+    let mut reasons = vec![];
+    for attempt in &waited.attempts {
+        let reason = match attempt.bind {
+            CallResult::Ok | CallResult::Failed(Errno::AddrInUse) => continue,
+            CallResult::Failed(errno) => advice::denial(&waited.target.facts, waited.target.port, attempt, errno),
+        };
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    reasons
+}
+
+/// The state of a wait as the view shows it.
+const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> Wait<'a> {
+    Wait {
+        facts: &target.facts,
+        port: target.port,
+        addrs: target.addrs.as_slice(),
+        with: target.with,
+        bindable: matches!(state.ended, Some(Ended::Bindable)),
+        denied: matches!(state.ended, Some(Ended::Denied)),
+        waited: state.waited,
+        attempts: state.attempts,
+        blocked_by: state.blocked_by.as_slice(),
+        cause: state.cause,
+        remaining: state.remaining,
+        note_lost: false,
+        next: &[],
+    }
+}
+
+/// Writes at once, unless `--quiet` is given. If a command follows, standard output belongs to it, and the text goes to
+/// standard error; a failure to write there does not keep the command from running.
+fn say(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     if args.quiet {
         return Ok(());
     }
@@ -204,132 +202,4 @@ fn say(
         let _ = write(context.err);
     }
     Ok(())
-}
-
-/// What is waited for, and how long.
-struct Target<'a> {
-    facts: &'a Facts,
-    port: Port,
-    addrs: &'a [BindAddr],
-    with: ReuseOptions,
-    timeout: Duration,
-}
-
-/// How it stands, or ended.
-struct Outcome {
-    /// `None`: it goes on.
-    ended: Option<Ended>,
-    waited: Duration,
-    attempts: u32,
-    blocked_by: Vec<Holder>,
-    cause: Cause,
-    remaining: Option<Duration>,
-}
-
-impl Target<'_> {
-    /// Waits, and lets the reporter tell what happens meanwhile.
-    fn wait(&self, watch: &mut Watch, reporter: &mut Reporter) -> Result<Outcome, CommandError> {
-        let clock = Stopwatch::start();
-        let mut waiting = Waiting::new(self.with == ReuseOptions::NONE, watch.looks_up(), self.timeout);
-        loop {
-            match waiting.next(clock.elapsed()) {
-                Step::Bind { every_address } => {
-                    let (bound, binds) = watch.bind(every_address)?;
-                    waiting.bound(bound, binds, clock.elapsed());
-                }
-                Step::Look => {
-                    let began = clock.elapsed();
-                    let (sockets, explained) = watch.look()?;
-                    let now = clock.elapsed();
-                    waiting.looked(&sockets, explained, now.saturating_sub(began), now);
-                }
-                Step::LookUp(socket) => {
-                    let found = watch.look_up(&socket)?;
-                    waiting.looked_up(found, clock.elapsed());
-                }
-                Step::Pause(pause) => reporter.pause(self, watch, &waiting, clock, pause)?,
-                Step::End(ended) => {
-                    let outcome = self.outcome(watch, &waiting, Some(ended), clock.elapsed());
-                    return self.with_exact_cause(outcome, watch, &waiting);
-                }
-            }
-        }
-    }
-
-    /// How it stands.
-    fn outcome(&self, watch: &Watch, waiting: &Waiting, ended: Option<Ended>, waited: Duration) -> Outcome {
-        let blocked_by = watch.holders(waiting.known());
-        Outcome {
-            ended,
-            waited,
-            attempts: waiting.binds().saturating_add(watch.extra_binds()),
-            cause: self.cause(watch, &blocked_by, false),
-            remaining: waiting.remaining(waited),
-            blocked_by,
-        }
-    }
-
-    fn cause(&self, watch: &Watch, blocked_by: &[Holder], reuseaddr_works: bool) -> Cause {
-        verdict::cause(self.facts, self.port, watch.attempts(), blocked_by, reuseaddr_works)
-    }
-
-    /// The same for a record or an answer, which name the cause: where only buckets block, one more bind finds out
-    /// whether SO_REUSEADDR gets past them. The line on a terminal does not name the cause and needs no such bind.
-    fn with_exact_cause(
-        &self,
-        mut outcome: Outcome,
-        watch: &mut Watch,
-        waiting: &Waiting,
-    ) -> Result<Outcome, CommandError> {
-        if verdict::only_buckets(outcome.cause) {
-            let works = watch.reuseaddr_works(waiting.changes())?;
-            outcome.cause = self.cause(watch, &outcome.blocked_by, works);
-            outcome.attempts = waiting.binds().saturating_add(watch.extra_binds());
-        }
-        Ok(outcome)
-    }
-
-    /// Why binds failed, where it is not for the port being in use; each reason once.
-    fn reasons(&self, attempts: &[Attempt]) -> Vec<String> {
-        let mut reasons = vec![];
-        for attempt in attempts {
-            let reason = match attempt.bind {
-                CallResult::Ok | CallResult::Failed(Errno::AddrInUse) => continue,
-                CallResult::Failed(errno) => advice::denial(self.facts, self.port, attempt, errno),
-            };
-            if !reasons.contains(&reason) {
-                reasons.push(reason);
-            }
-        }
-        reasons
-    }
-}
-
-impl Outcome {
-    const fn bindable(&self) -> bool {
-        matches!(self.ended, Some(Ended::Bindable))
-    }
-
-    /// Whether the bind fails for a reason that waiting does not change.
-    const fn denied(&self) -> bool {
-        matches!(self.ended, Some(Ended::Denied))
-    }
-
-    fn shown<'a>(&'a self, target: &Target<'a>) -> Wait<'a> {
-        Wait {
-            facts: target.facts,
-            port: target.port,
-            addrs: target.addrs,
-            with: target.with,
-            bindable: self.bindable(),
-            denied: self.denied(),
-            waited: self.waited,
-            attempts: self.attempts,
-            blocked_by: &self.blocked_by,
-            cause: self.cause,
-            remaining: self.remaining,
-            note_lost: false,
-            next: &[],
-        }
-    }
 }

@@ -1,100 +1,42 @@
-//! Rows that were gathered before they are printed: their order, and each format.
+//! Rows that are collected in an order, in memory that depends on how many of them are wanted.
 
 use std::cmp::Ordering;
 
-use super::ListArgs;
-use crate::commands::netns::joint;
-use crate::commands::{Answer, CommandError, Context, Format};
-use crate::model::facts::Facts;
 use crate::model::row::{Order, Row};
 use crate::parallel;
-use crate::view;
-use crate::view::json::Envelope;
-use crate::view::list::{ListTable, Survey};
 
-/// Rows, of one network namespace or of several.
-#[derive(Clone)]
-pub(super) struct Gathered {
-    pub(super) rows: OrderedRows,
-    /// The facts of each namespace; rows have its place in here. At least one.
-    pub(super) facts: Vec<Facts>,
-    /// What a table of them must know; nothing where it is to be something else.
-    pub(super) survey: Survey,
-    /// The interface of the kernel that they came from.
-    pub(super) source: &'static str,
-    pub(super) complete: bool,
-    /// What is to be said of the words that were typed; it has been said on stderr.
-    pub(super) typed: Vec<String>,
-    /// What else is to be said.
-    pub(super) warnings: Vec<String>,
-}
-
-impl Gathered {
-    /// Sorts and prints them.
-    pub(super) fn answer(self, args: &ListArgs, format: Format, context: &mut Context) -> Result<Answer, CommandError> {
-        let Self { mut rows, facts, survey, source, complete, typed, warnings } = self;
-        let total = rows.total();
-        let mut rows = rows.sorted();
-        if args.reverse {
-            rows.reverse();
-        }
-        rows.truncate(args.limit.unwrap_or(usize::MAX));
-
-        context.warn(&warnings);
-        match format {
-            Format::Json => {
-                let warnings = [typed, warnings].concat();
-                let joint = joint(&facts, args.namespaces.several());
-                let envelope = Envelope { schema: "twtool.list/1", facts: &joint, complete, warnings: &warnings };
-                view::list::document(context.out, envelope, source, &rows, &facts)?;
-            }
-            Format::Table => {
-                let survey = if rows.len() < total { survey.cut(&rows, &facts) } else { survey };
-                let table = ListTable { rows: &rows, facts: &facts, survey, total, header: !args.no_header };
-                view::list::table(context.out, &table, context.look)?;
-            }
-            Format::Ndjson => view::list::ndjson(context.out, &rows, &facts)?,
-            Format::Csv => view::list::csv(context.out, &rows, &facts, &args.csv_columns(), !args.no_header)?,
-        }
-        Ok(Answer::complete(complete))
-    }
-}
-
-/// Rows that are sorted together as they come: so many places are still in memory that is near.
+/// Rows of a run, which is sorted while the kernel looks for the next rows: as many places as fit into a near cache.
 const RUN: usize = 4096;
 
-/// Runs that are merged as they come. More would keep the kernel waiting.
+/// Runs that are merged during the walk. More would keep the kernel waiting.
 const MERGED: usize = 8;
 
-/// How many rows are shown, from which end of their order.
-#[derive(Clone, Copy)]
-pub(super) struct Limit {
-    pub(super) rows: usize,
-    pub(super) from_the_end: bool,
+/// How many rows are kept, and from which end of their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// The most rows.
+    pub rows: usize,
+    /// The last ones instead of the first ones.
+    pub from_the_end: bool,
 }
 
 impl Limit {
-    pub(super) const NONE: Self = Self { rows: usize::MAX, from_the_end: false };
+    /// All rows.
+    pub const NONE: Self = Self { rows: usize::MAX, from_the_end: false };
 }
 
-/// Rows as they came, and their places in the order that they are wanted in. Most of the sorting is done as they come, while
-/// the kernel looks for the next. Rows that the limit does not show are dropped from time to time.
-#[derive(Clone)]
-pub(super) struct OrderedRows {
+/// Rows as they came, and their places in an order. Most of the sorting is done while the kernel looks for the next rows. Rows
+/// beyond the limit are dropped from time to time.
+#[derive(Clone, Debug)]
+pub struct OrderedRows {
     rows: Vec<Row>,
-    /// Those that came, dropped ones too.
+    /// How many came, including those that were dropped.
     total: usize,
     limit: Limit,
-    /// `None`: as they came.
+    /// `None`: the order in which they came.
     order: Option<Order>,
-    /// One for each row, where there is an order.
+    /// One for each row, if there is an order.
     places: Vec<Place>,
-}
-
-impl Default for OrderedRows {
-    fn default() -> Self {
-        Self::new(None, Limit::NONE)
-    }
 }
 
 impl OrderedRows {
@@ -120,13 +62,10 @@ impl OrderedRows {
         }
     }
 
-    /// Drops the rows that the limit does not show, where that halves them at least.
+    /// Drops the rows beyond the limit, if that at least halves them.
     fn drop_hidden(&mut self) {
-        let Limit { rows: most, from_the_end } = self.limit;
-        let Some(order) = self.order.filter(|_| self.rows.len() / 2 >= most) else { return };
-        let mut kept: Vec<Row> = self.sorted().into_iter().copied().collect();
-        let hidden = kept.len() - most;
-        kept.drain(if from_the_end { 0..hidden } else { most..kept.len() });
+        let Some(order) = self.order.filter(|_| self.rows.len() / 2 >= self.limit.rows) else { return };
+        let kept: Vec<Row> = self.sorted().into_iter().copied().collect();
         self.places = kept.iter().enumerate().map(|(index, row)| Place::new(order.key(row), index)).collect();
         self.rows = kept;
     }
@@ -143,31 +82,40 @@ impl OrderedRows {
         }
     }
 
-    /// Those of another network namespace, too.
+    /// Appends the rows of another network namespace, whose number is `netns`.
     pub(super) fn append(&mut self, other: &Self, netns: u32) {
         self.total += other.total;
         let before = self.rows.len();
-        self.places.extend(other.places.iter().map(|place| place.behind(before)));
+        self.places.extend(other.places.iter().map(|place| place.shifted(before)));
         self.rows.extend(other.rows.iter().map(|&row| Row { netns, ..row }));
         self.drop_hidden();
     }
 
-    /// How many came.
-    pub(super) const fn total(&self) -> usize {
+    /// How many rows came.
+    #[must_use]
+    pub const fn total(&self) -> usize {
         self.total
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// As they came.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Row> {
+    /// The rows that were kept, as they came.
+    pub fn iter(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter()
     }
 
-    /// In their order.
-    fn sorted(&mut self) -> Vec<&Row> {
+    /// The rows in their order, at most as many as the limit allows.
+    pub fn sorted(&mut self) -> Vec<&Row> {
+        let Limit { rows: most, from_the_end } = self.limit;
+        let mut sorted = self.all_sorted();
+        let hidden = sorted.len().saturating_sub(most);
+        if from_the_end {
+            sorted.drain(..hidden);
+        } else {
+            sorted.truncate(most);
+        }
+        sorted
+    }
+
+    fn all_sorted(&mut self) -> Vec<&Row> {
         let Some(order) = self.order else { return self.rows.iter().collect() };
         let (rows, mut places) = (&self.rows, std::mem::take(&mut self.places));
         parallel::sort(&mut places);
@@ -178,8 +126,8 @@ impl OrderedRows {
     }
 }
 
-/// The first 96 bits of a row's key, and behind them its index: small, so that the sorting is done on these alone, where rows
-/// differ in them. Two halves, for a `u128` could not give its room to a reference.
+/// The first 96 bits of a row's key, followed by its index. Sorting moves these small values only, and compares rows only
+/// where the bits are equal. It is two halves because a `u128` would need the alignment of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place(u64, u64);
 
@@ -196,11 +144,11 @@ impl Place {
         (self.1 & 0xffff_ffff) as usize
     }
 
-    const fn behind(self, rows: usize) -> Self {
+    const fn shifted(self, rows: usize) -> Self {
         Self(self.0, self.1 + rows as u64)
     }
 
-    /// Whether the order of the two is still open.
+    /// Whether the keys leave the order open.
     const fn equals(self, other: Self) -> bool {
         self.0 == other.0 && self.1 >> 32 == other.1 >> 32
     }
@@ -286,11 +234,8 @@ mod tests {
             }
             assert_eq!(came.total(), MANY);
             let kept: Vec<Row> = came.sorted().into_iter().copied().collect();
-            if from_the_end {
-                assert!(kept.ends_with(&all[MANY - MOST..]));
-            } else {
-                assert!(kept.starts_with(&all[..MOST]));
-            }
+            let shown = if from_the_end { &all[MANY - MOST..] } else { &all[..MOST] };
+            assert_eq!(kept, shown);
         }
     }
 }

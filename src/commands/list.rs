@@ -1,24 +1,22 @@
-//! `twtool list`: the timewait buckets of this network namespace, or of others. What was typed; how each kind of answer is
-//! made from one namespace is in `one`, from several in `many`, how it is printed where it was gathered first in `rows`.
+//! `twtool list`: the timewait buckets of one network namespace, of several, or of a recording.
 
-mod columns;
-mod many;
-mod one;
-mod rows;
-
-use std::path::PathBuf;
+use std::io;
+use std::ops::ControlFlow;
 
 use clap::{Args, ValueEnum};
 
-use self::columns::ColumnParser;
-use self::rows::Limit;
-use super::netns::{ManyNetnsArgs, Where};
+use super::columns::ColumnParser;
+use super::netns::ManyNetnsArgs;
+use super::recording::RecordingArgs;
 use super::selection::SelectionArgs;
-use super::{Answer, CommandError, Context, Format, GlobalArgs};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs};
+use crate::filter::Filter;
 use crate::model::row::Order;
-use crate::source::Choice;
-use crate::sys;
+use crate::snapshot::{Answer, Buckets, Choice, Limit, Selection, Snapshot};
+use crate::view;
 use crate::view::column::Column;
+use crate::view::json::Envelope;
+use crate::view::list::{ListTable, Stream, Survey};
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -78,15 +76,8 @@ pub struct ListArgs {
     #[arg(long, value_enum, default_value_t = SourceArg::Auto, value_name = "SOURCE")]
     #[arg(conflicts_with_all = ["record", "replay"])]
     source: SourceArg,
-    /// Write down what the kernel says and all that the answer depends on
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
-    /// Replace the file of --record where it exists
-    #[arg(long, requires = "record")]
-    force: bool,
-    /// Read from a recording instead of the kernel
-    #[arg(long, value_name = "FILE", conflicts_with = "record")]
-    replay: Option<PathBuf>,
+    #[command(flatten)]
+    recording: RecordingArgs,
     #[command(flatten)]
     namespaces: ManyNetnsArgs,
 }
@@ -124,17 +115,118 @@ enum SortKey {
     None,
 }
 
-/// Answers.
+/// Runs the command.
 ///
 /// # Errors
 /// See [`CommandError`].
-pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Result<Answer, CommandError> {
-    check(args, global.format())?;
-    match args.namespaces.find()? {
-        Where::Here => one::answer(args, global, context),
-        Where::In(netns) => sys::netns::within(&netns, || one::answer(args, global, context))?,
-        Where::Among(found) => many::answer(&found, args, global, context),
+pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    let format = global.format();
+    check(args, format)?;
+    let input = args.recording.input(args.source.into());
+    let snapshot = Snapshot { namespaces: args.namespaces.namespaces()?, input };
+    let selection = args.selection.selection(global);
+    if args.explain_filter {
+        explain_filter(&snapshot, &selection, context)
+    } else if args.quiet {
+        let any = snapshot.any_bucket(&selection)?;
+        context.warn(&any.sentences());
+        Ok(match (any.value, any.complete) {
+            (true, _) => ExitStatus::Yes,
+            (false, true) => ExitStatus::No,
+            (false, false) => ExitStatus::Incomplete,
+        })
+    } else if args.count {
+        let count = snapshot.count_buckets(&selection)?;
+        context.warn(&count.sentences());
+        writeln!(context.out, "{}", count.value.min(args.limit.unwrap_or(usize::MAX)))?;
+        Ok(ExitStatus::complete(count.complete))
+    } else if args.streams(format) {
+        stream(&snapshot, &selection, args, format, context)
+    } else {
+        let buckets = snapshot.buckets(&selection, args.order(), args.shown())?;
+        print(buckets, args, format, context)
     }
+}
+
+fn explain_filter(
+    snapshot: &Snapshot,
+    selection: &Selection,
+    context: &mut Context,
+) -> Result<ExitStatus, CommandError> {
+    let parts = snapshot.filter_parts(selection)?;
+    context.warn(&parts.sentences());
+    let text = |filter: &Filter| (*filter != Filter::TRUE).then(|| filter.to_string());
+    let [whole, by_kernel, left_over] = [&parts.value.filter, &parts.value.by_kernel, &parts.value.left_over].map(text);
+    view::list::explain(context.out, whole.as_deref(), by_kernel.as_deref(), left_over.as_deref())?;
+    Ok(ExitStatus::Yes)
+}
+
+/// Writes rows as they come, in bounded memory.
+fn stream(
+    snapshot: &Snapshot,
+    selection: &Selection,
+    args: &ListArgs,
+    format: Format,
+    context: &mut Context,
+) -> Result<ExitStatus, CommandError> {
+    let columns = args.csv_columns();
+    let mut out = match format {
+        Format::Csv => Stream::csv(context.out, &columns, !args.no_header),
+        _ => Stream::ndjson(context.out),
+    };
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut any = false;
+    let mut written: io::Result<()> = Ok(());
+    let answer = snapshot.for_each_bucket(selection, &mut |row, facts| {
+        if left > 0 {
+            any = true;
+            left -= 1;
+            written = out.write(row, facts);
+        }
+        if left == 0 || written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    written?;
+    // Rows that came before a failure are shown; a header alone is not.
+    if any || answer.is_ok() {
+        out.finish()?;
+    }
+    let answer = answer?;
+    context.warn(&answer.sentences());
+    Ok(ExitStatus::complete(answer.complete))
+}
+
+/// Prints rows that are in memory.
+fn print(
+    answer: Answer<Buckets>,
+    args: &ListArgs,
+    format: Format,
+    context: &mut Context,
+) -> Result<ExitStatus, CommandError> {
+    context.warn(&answer.sentences());
+    let warnings = answer.sentences();
+    let Answer { value: mut buckets, complete, .. } = answer;
+    let merged = buckets.merged_facts();
+    let total = buckets.rows.total();
+    let facts = &buckets.facts;
+    let mut rows = buckets.rows.sorted();
+    if args.reverse {
+        rows.reverse();
+    }
+    match format {
+        Format::Json => {
+            let envelope = Envelope { schema: "twtool.list/1", facts: &merged, complete, warnings: &warnings };
+            view::list::document(context.out, envelope, buckets.origin.name(), &rows, facts)?;
+        }
+        Format::Table => {
+            let columns = args.table_columns(buckets.with_state);
+            let survey = Survey::of_rows(&rows, facts, &columns);
+            let table = ListTable { rows: &rows, facts, survey, total, header: !args.no_header };
+            view::list::table(context.out, &table, context.look)?;
+        }
+        Format::Ndjson => view::list::ndjson(context.out, &rows, facts)?,
+        Format::Csv => view::list::csv(context.out, &rows, facts, &args.csv_columns(), !args.no_header)?,
+    }
+    Ok(ExitStatus::complete(complete))
 }
 
 impl ListArgs {
@@ -143,10 +235,9 @@ impl ListArgs {
         matches!(format, Format::Ndjson | Format::Csv) && self.sort.unwrap_or(SortKey::None) == SortKey::None
     }
 
-    /// The order of rows that are not written as they come.
-    fn order(&self, format: Format) -> Option<Order> {
-        let usual = if self.streams(format) { SortKey::None } else { SortKey::Expires };
-        match self.sort.unwrap_or(usual) {
+    /// The order of rows that are collected in memory.
+    fn order(&self) -> Option<Order> {
+        match self.sort.unwrap_or(SortKey::Expires) {
             SortKey::None => None,
             SortKey::Expires => Some(Order::Expires),
             SortKey::Local => Some(Order::Local),
@@ -154,17 +245,17 @@ impl ListArgs {
         }
     }
 
-    /// How many rows are shown, from which end.
+    /// How many rows are shown, and from which end of the order.
     fn shown(&self) -> Limit {
         Limit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
 
-    /// The columns of a table, where the answer is one; rows may be in another state than TIME_WAIT.
-    fn table_columns(&self, format: Format, with_state: bool) -> Vec<&'static Column> {
-        match format {
-            Format::Table if self.columns.is_empty() => Column::of_table(self.namespaces.several(), with_state),
-            Format::Table => self.columns.clone(),
-            Format::Json | Format::Ndjson | Format::Csv => vec![],
+    /// The columns of a table; `with_state`: rows may be in another state than TIME_WAIT.
+    fn table_columns(&self, with_state: bool) -> Vec<&'static Column> {
+        if self.columns.is_empty() {
+            Column::of_table(self.namespaces.several(), with_state)
+        } else {
+            self.columns.clone()
         }
     }
 
@@ -174,7 +265,7 @@ impl ListArgs {
     }
 }
 
-/// Combinations that clap cannot judge.
+/// Refuses combinations of arguments that clap cannot check.
 fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     let unsorted =
         args.sort == Some(SortKey::None) || (args.sort.is_none() && matches!(format, Format::Ndjson | Format::Csv));
@@ -189,6 +280,6 @@ fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     if !args.columns.is_empty() && matches!(format, Format::Json | Format::Ndjson) {
         return Err(CommandError::Usage("'--columns' is for tables and csv; JSON records have every key".into()));
     }
-    args.namespaces.one_with("--record", args.record.is_some())?;
+    args.namespaces.one_with("--record", args.recording.records())?;
     args.namespaces.one_with("--explain-filter", args.explain_filter)
 }

@@ -1,0 +1,334 @@
+//! Questions about timewait buckets: all of them in an order, one after the other, how many, or whether there is any.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::ordered_rows::{Limit, OrderedRows};
+use super::query::{Query, Selection};
+use super::{Answer, PassOn, Snapshot, SnapshotError, interrupted, merged_facts};
+use crate::filter::Filter;
+use crate::model::facts::Facts;
+use crate::model::listeners::Listeners;
+use crate::model::row::{Order, Row};
+use crate::model::socket::Socket;
+use crate::sock_diag::bytecode;
+use crate::source::{Origin, Source, WalkEnd};
+use crate::sys;
+
+/// Rows that are passed on together, so that many namespaces can be read at the same time in bounded memory.
+const PIECE: usize = 256;
+
+/// Buckets in memory.
+#[derive(Clone, Debug)]
+pub struct Buckets {
+    /// The rows.
+    pub rows: OrderedRows,
+    /// The facts of each namespace; [`Row::netns`] is an index into them. There is at least one.
+    pub facts: Vec<Facts>,
+    /// The interface of the kernel that the rows came from; procfs if any of them did.
+    pub origin: Origin,
+    /// Whether rows may be in another state than TIME_WAIT.
+    pub with_state: bool,
+    several: bool,
+}
+
+impl Buckets {
+    /// The facts of all namespaces together.
+    #[must_use]
+    pub fn merged_facts(&self) -> Facts {
+        merged_facts(&self.facts, self.several)
+    }
+
+    fn append(&mut self, mut other: Self) {
+        let netns = u32::try_from(self.facts.len()).unwrap_or(u32::MAX);
+        self.rows.append(&other.rows, netns);
+        self.facts.append(&mut other.facts);
+        if other.origin != self.origin {
+            self.origin = Origin::Procfs;
+        }
+    }
+}
+
+/// Which part of a filter the kernel evaluates, and which part twtool does.
+#[derive(Clone, Debug)]
+pub struct FilterParts {
+    /// The whole filter.
+    pub filter: Filter,
+    /// What the kernel evaluates.
+    pub by_kernel: Filter,
+    /// What remains.
+    pub left_over: Filter,
+}
+
+impl Snapshot {
+    /// The selected buckets in an order, or as the kernel lists them.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn buckets(
+        &self,
+        selection: &Selection,
+        order: Option<Order>,
+        limit: Limit,
+    ) -> Result<Answer<Buckets>, SnapshotError> {
+        let mut all: Option<Buckets> = None;
+        let several = self.namespaces.are_several();
+        let answer = self.ask_buckets(
+            selection,
+            true,
+            &|query, source, pass_on| {
+                let (mut buckets, answer) = collect(query, source, order, limit)?;
+                if several {
+                    // A descriptor for each of many namespaces would be too many.
+                    buckets.facts[0].interfaces.keep(interfaces(buckets.rows.iter()));
+                }
+                let _ = pass_on(buckets);
+                Ok(answer)
+            },
+            &mut |buckets| {
+                match &mut all {
+                    Some(all) => all.append(buckets),
+                    None => all = Some(Buckets { several, ..buckets }),
+                }
+                ControlFlow::Continue(())
+            },
+        )?;
+        match all {
+            Some(all) => Ok(answer.with(all)),
+            None => Err(SnapshotError::NoNamespace(answer.warnings)),
+        }
+    }
+
+    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace. Memory is bounded.
+    /// A dump that is interrupted is reported, and not repeated, because `each` has seen its rows.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]; `each` may have seen rows by then.
+    pub fn for_each_bucket(
+        &self,
+        selection: &Selection,
+        each: &mut (dyn FnMut(&Row, &Facts) -> ControlFlow<()> + Send),
+    ) -> Result<Answer<()>, SnapshotError> {
+        self.ask_buckets(selection, true, &walk, &mut |(rows, facts): (Vec<Row>, Arc<Facts>)| {
+            rows.iter().try_for_each(|row| each(row, &facts))
+        })
+    }
+
+    /// How many buckets are selected.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn count_buckets(&self, selection: &Selection) -> Result<Answer<usize>, SnapshotError> {
+        let mut count = 0;
+        let answer = self.ask_buckets(
+            selection,
+            false,
+            &|query, source, pass_on| {
+                let (count, answer) = count_rows(query, source)?;
+                let _ = pass_on(count);
+                Ok(answer)
+            },
+            &mut |here| {
+                count += here;
+                ControlFlow::Continue(())
+            },
+        )?;
+        Ok(answer.with(count))
+    }
+
+    /// Whether any bucket is selected. An incomplete answer of yes is complete, because one bucket is enough.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn any_bucket(&self, selection: &Selection) -> Result<Answer<bool>, SnapshotError> {
+        let mut any = false;
+        let answer = self.ask_buckets(
+            selection,
+            false,
+            &|query, source, pass_on| {
+                let (any, answer) = any_row(query, source)?;
+                let _ = pass_on(any);
+                Ok(answer)
+            },
+            &mut |here| {
+                any |= here;
+                if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        )?;
+        Ok(Answer { complete: any || answer.complete, ..answer.with(any) })
+    }
+
+    /// Which part of the selection's filter the kernel evaluates.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn filter_parts(&self, selection: &Selection) -> Result<Answer<FilterParts>, SnapshotError> {
+        self.namespaces.within(|| {
+            let source = self.input.open()?;
+            let (filter, about_words) = selection.resolve(source.facts())?;
+            let (by_kernel, left_over) = (bytecode::judged_by_kernel(&filter), bytecode::left_over(&filter));
+            Ok(Answer { about_words, ..Answer::whole(FilterParts { filter, by_kernel, left_over }) })
+        })
+    }
+
+    /// Asks about buckets in each namespace. `shows_direction`: see [`Query::new`].
+    fn ask_buckets<P: Send>(
+        &self,
+        selection: &Selection,
+        shows_direction: bool,
+        ask: &(impl Fn(&Query, &mut Source, &mut PassOn<P>) -> Result<Answer<()>, SnapshotError> + Sync),
+        each: &mut PassOn<P>,
+    ) -> Result<Answer<()>, SnapshotError> {
+        let absent = self.interfaces_elsewhere(selection)?;
+        let ask_here = |_, pass_on: &mut PassOn<P>| {
+            self.input.ask(|source| {
+                let query = if absent.is_empty() {
+                    Query::new(selection, source.facts(), shows_direction)?
+                } else {
+                    let mut names = source.facts().clone();
+                    names.interfaces.add_absent(&absent);
+                    Query::new(selection, &names, shows_direction)?
+                };
+                let answer = ask(&query, source, pass_on)?;
+                Ok(Answer { about_words: query.warnings, ..answer })
+            })
+        };
+        self.namespaces.ask(&ask_here, each)
+    }
+
+    /// The names of the interfaces of every namespace, if there are several and the selection may name one: `dev eth0` selects
+    /// nothing in a namespace without eth0, and is a mistake only if no namespace has it.
+    fn interfaces_elsewhere(&self, selection: &Selection) -> Result<BTreeSet<String>, SnapshotError> {
+        let mut names = BTreeSet::new();
+        if self.namespaces.are_several() && selection.may_name_an_interface() {
+            let list = |_, pass_on: &mut PassOn<Vec<String>>| {
+                let _ = pass_on(sys::interfaces::here().list().into_values().collect());
+                Ok(Answer::whole(()))
+            };
+            // A namespace that cannot be entered is reported when its buckets are read.
+            self.namespaces.ask(&list, &mut |here: Vec<String>| {
+                names.extend(here);
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(names)
+    }
+}
+
+fn interfaces<'a>(rows: impl Iterator<Item = &'a Row>) -> impl Iterator<Item = NonZeroU32> {
+    rows.filter_map(|row| row.bucket.interface)
+}
+
+fn collect(
+    query: &Query,
+    source: &mut Source,
+    order: Option<Order>,
+    limit: Limit,
+) -> Result<(Buckets, Answer<()>), SnapshotError> {
+    let facts = source.facts().clone();
+    let ((_, rows), end) = source.collect(
+        query.states,
+        &query.filter,
+        || (Listeners::default(), OrderedRows::new(order, limit)),
+        |(listeners, rows), socket| {
+            if let Some(row) = query.row(listeners, &facts, socket) {
+                rows.push(row);
+            }
+        },
+    )?;
+    // Names are read now, so that the answer can report those that are missing.
+    facts.interfaces.look_up(interfaces(rows.iter()));
+    let answer = rows_answer(query, source, &facts, end)?;
+    let buckets =
+        Buckets { rows, facts: vec![facts], origin: source.origin(), with_state: query.with_state(), several: false };
+    Ok((buckets, answer))
+}
+
+/// Passes the rows on in pieces.
+fn walk(
+    query: &Query,
+    source: &mut Source,
+    pass_on: &mut PassOn<(Vec<Row>, Arc<Facts>)>,
+) -> Result<Answer<()>, SnapshotError> {
+    let facts = Arc::new(source.facts().clone());
+    let records = source.records();
+    let (mut listeners, mut rows) = (Listeners::default(), vec![]);
+    let mut flow = ControlFlow::Continue(());
+    let mut pass_rows = |rows: &mut Vec<Row>| {
+        facts.interfaces.look_up(interfaces(rows.iter()));
+        pass_on((mem::take(rows), Arc::clone(&facts)))
+    };
+    let end = source.walk(query.states, &query.filter, &mut |socket| {
+        if flow.is_continue()
+            && let Some(row) = query.row(&mut listeners, &facts, socket)
+        {
+            rows.push(row);
+            if rows.len() == PIECE {
+                flow = pass_rows(&mut rows);
+            }
+        }
+        // A recording must hold everything, even if nobody reads the rows any more.
+        if records { ControlFlow::Continue(()) } else { flow }
+    });
+    // Rows that came before a failure are shown.
+    if flow.is_continue() && !rows.is_empty() {
+        let _ = pass_rows(&mut rows);
+    }
+    rows_answer(query, source, &facts, end?)
+}
+
+/// What a reader of rows must know after the walk.
+fn rows_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
+    query.judged()?;
+    let (mut warnings, complete) = query.direction_gaps(facts);
+    warnings.extend((!end.complete).then(interrupted));
+    warnings.extend(source.warnings());
+    Ok(Answer { complete: end.complete && complete, warnings, ..Answer::whole(()) })
+}
+
+fn count_rows(query: &Query, source: &mut Source) -> Result<(usize, Answer<()>), SnapshotError> {
+    let facts = source.facts().clone();
+    let (count, end) = if query.everything {
+        // Without a test, hardly anything of a bucket is decoded.
+        let count = |count: &mut usize, socket: &Socket| *count += usize::from(matches!(socket, Socket::Bucket(_)));
+        source.collect(query.states, &query.filter, || 0, count)?
+    } else {
+        let ((_, count), end) = source.collect(
+            query.states,
+            &query.filter,
+            || (Listeners::default(), 0_usize),
+            |(listeners, count), socket| *count += usize::from(query.row(listeners, &facts, socket).is_some()),
+        )?;
+        (count, end)
+    };
+    Ok((count, number_answer(query, source, &facts, end)?))
+}
+
+fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), SnapshotError> {
+    let facts = source.facts().clone();
+    let records = source.records();
+    let (mut listeners, mut any) = (Listeners::default(), false);
+    let end = source.walk(query.states, &query.filter, &mut |socket| {
+        any |= query.row(&mut listeners, &facts, socket).is_some();
+        // A recording must hold everything.
+        if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if any {
+        // One row that passes is enough.
+        query.directed(&facts)?;
+        return Ok((true, Answer { warnings: source.warnings(), ..Answer::whole(()) }));
+    }
+    Ok((false, number_answer(query, source, &facts, end)?))
+}
+
+/// What a reader of a bare number must know after the walk. A number has no room for doubts, so a doubt is an error.
+fn number_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
+    query.judged()?;
+    query.directed(facts)?;
+    let mut warnings = source.warnings();
+    warnings.extend((!end.complete).then(interrupted));
+    Ok(Answer { complete: end.complete, warnings, ..Answer::whole(()) })
+}

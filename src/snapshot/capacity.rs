@@ -1,0 +1,242 @@
+//! The ports that connect() may choose from, and the destinations that use them.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU32;
+
+use super::error::{BadValue, SnapshotError};
+use super::query::NO_V6ONLY;
+use super::{Answer, Snapshot, interrupted};
+use crate::analysis::advice::count;
+use crate::analysis::capacity::sockets::{Ends, Sockets};
+use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
+use crate::analysis::history::Length;
+use crate::filter::{End, Filter};
+use crate::model::addr::{ScopedAddr, ScopedEnd};
+use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::port::{Port, PortArg};
+use crate::model::port_set::PortSet;
+use crate::model::socket::StateSet;
+use crate::model::tw_reuse::TwReuse;
+use crate::source::{self, Choice, Origin, Source};
+use crate::sys;
+
+/// Which destinations. Names are resolved in the network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct CapacityQuestion {
+    /// Only this destination.
+    pub to: Option<ScopedEnd>,
+    /// Only from this local address.
+    pub from: Option<ScopedAddr>,
+    /// Only IPv4, or IPv6, on the wire.
+    pub ipv4: Option<bool>,
+    /// Whether to ask the kernel which ports are explicitly bound, by connects that send nothing and hold a port for a
+    /// microsecond or two. Otherwise such ports stay uncertain.
+    pub probe: bool,
+}
+
+/// The pool of ports and the destinations that use it.
+#[derive(Debug)]
+pub struct Capacity {
+    /// The facts of the network namespace.
+    pub facts: Facts,
+    /// The interface of the kernel that listed the sockets.
+    pub origin: Origin,
+    /// What connect() may choose from.
+    pub pool: Pool,
+    /// When connect() may take over a bucket.
+    pub reuse: TwReuse,
+    /// How long TIME_WAIT lasts.
+    pub length: Length,
+    /// The destinations; the one with the fewest free ports comes first.
+    pub destinations: Vec<Destination>,
+}
+
+impl Capacity {
+    /// What the destinations depend on.
+    #[must_use]
+    pub const fn conditions(&self) -> Conditions<'_> {
+        Conditions { pool: &self.pool, reuse: self.reuse, length: self.length }
+    }
+}
+
+impl Snapshot {
+    /// How many further connects each destination takes, in one network namespace.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn capacity(&self, question: &CapacityQuestion) -> Result<Answer<Capacity>, SnapshotError> {
+        self.namespaces.within(|| capacity_here(question))
+    }
+}
+
+/// The same in the network namespace of the calling thread.
+pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capacity>, SnapshotError> {
+    let mut source = Source::kernel(Choice::Auto)?;
+    let facts = source.facts().clone();
+    let asked = Asked::new(question, &facts)?;
+    let range = facts.local_port_range.ok_or(SnapshotError::Unread(Setting::LocalPortRange))?.0;
+
+    let mut unread = Unread::default();
+    let reuse = source::tw_reuse(&mut unread);
+    let (sockets, end) =
+        source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
+    let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
+    // The most sockets that are bound without being listed.
+    let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
+    let most = most.unwrap_or_else(|error| {
+        unread.add("the number of sockets that are in no list", &error);
+        None
+    });
+    let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
+
+    let mut answer = Answer { warnings: facts.gaps(&[Setting::LocalReservedPorts]), ..Answer::whole(()) };
+    answer.warnings.extend(unread.sentences());
+    let undirected = sockets.undirected();
+    if undirected > 0 {
+        let counted = count(undirected, "connection");
+        answer.warnings.push(format!("{counted} of unknown direction left out: {NO_V6ONLY}"));
+    }
+    if reuse.mode.is_none() || reuse.timestamps.is_none() {
+        answer.warnings.push(
+            "net.ipv4.tcp_tw_reuse or net.ipv4.tcp_timestamps could not be read: which buckets connect() may take over is \
+             unknown, and they do not count as free"
+                .into(),
+        );
+    }
+    answer.complete = end.complete && answer.warnings.is_empty();
+    answer.warnings.extend((!end.complete).then(interrupted));
+    answer.warnings.extend(source.warnings());
+
+    let pool = pool(&sockets, &facts, unlisted, question.probe, &mut answer);
+    let route = asked.route();
+    let conditions = Conditions { pool: &pool, reuse, length };
+    let ends = route.as_ref().and_then(|ends| ends.as_ref().ok().copied());
+    let destinations = capacity::destinations(sockets, &conditions, &asked.wanted, ends);
+    if let Some(Err(unreachable)) = route
+        && (destinations.is_empty() || !unreachable.is_answer_about_route())
+    {
+        return Err(unreachable);
+    }
+    facts.interfaces.look_up(destinations.iter().filter_map(|one| one.ends.interface));
+    if let Some(failure) = facts.interfaces.failure() {
+        answer.complete = false;
+        answer.warnings.push(failure);
+    }
+    Ok(answer.with(Capacity { facts, origin: source.origin(), pool, reuse, length, destinations }))
+}
+
+/// What connect() may choose from, by the list of sockets and, if wanted, by what the kernel answers about ports that the list
+/// leaves open.
+fn pool(sockets: &Sockets, facts: &Facts, unlisted: u32, probe: bool, answer: &mut Answer<()>) -> Pool {
+    let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
+    let mut bound = sockets.bound().clone();
+    let mut uncertain = sockets.may_be_bound();
+    let mut unlisted = unlisted;
+    if probe {
+        // A socket that is not listed may have any port.
+        let doubtful: PortSet = if unlisted == 0 { uncertain.clone() } else { sockets.range().ports().collect() };
+        let is_doubtful = |port: &Port| !reserved.contains(*port) && !bound.contains(*port);
+        let doubtful: Vec<Port> = doubtful.iter().filter(is_doubtful).collect();
+        match sys::port_probe::kept_from_connect(&doubtful) {
+            Ok(kept) => {
+                kept.iter().for_each(|port| bound.insert(port));
+                (uncertain, unlisted) = (PortSet::default(), 0);
+            }
+            Err(why) => {
+                // A kernel that failed to answer may well answer the next time.
+                answer.complete &= why.is_answer();
+                answer.warnings.push(format!(
+                    "the kernel cannot be asked which ports are explicitly bound ({why}); ports of connections count as if they \
+                     were not"
+                ));
+            }
+        }
+    }
+    Pool::new(sockets.range(), &reserved, &bound, &uncertain, unlisted)
+}
+
+/// The question with every name resolved.
+struct Asked {
+    wanted: Wanted,
+    /// The destination that the answer must contain, and the word for it.
+    to: Option<(SocketAddr, String)>,
+    from: Option<SocketAddr>,
+}
+
+/// An address in the form in which sockets have it.
+fn socket_addr(addr: IpAddr, port: u16, scope: Option<NonZeroU32>) -> SocketAddr {
+    match addr {
+        IpAddr::V4(_) => SocketAddr::new(addr, port),
+        IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope.map_or(0, NonZeroU32::get)).into(),
+    }
+}
+
+impl Asked {
+    fn new(question: &CapacityQuestion, facts: &Facts) -> Result<Self, BadValue> {
+        const TO: &str = "--to <ADDR[:PORT]>";
+        const FROM: &str = "--from <ADDR>";
+        let ipv4 = question.ipv4;
+        let resolve = |argument: &str, typed: &ScopedAddr| -> Result<(IpAddr, Option<NonZeroU32>), BadValue> {
+            let scope = typed.scope.as_deref().map(|scope| facts.interface_index(scope)).transpose();
+            let scope = scope.map_err(|why| BadValue::new(typed, argument, &why))?;
+            let addr = typed.addr.to_canonical();
+            if addr.is_unspecified() || addr.is_multicast() {
+                return Err(BadValue::new(typed, argument, "a TCP connection has one address at each end"));
+            }
+            if ipv4.is_some_and(|ipv4| ipv4 != addr.is_ipv4()) {
+                let flag = if addr.is_ipv4() { "-6" } else { "-4" };
+                return Err(BadValue::new(typed, argument, &format!("it is not of the family that {flag} asks for")));
+            }
+            Ok((addr, scope))
+        };
+        let to = question.to.as_ref().map(|typed| resolve(TO, &typed.addr)).transpose()?;
+        let from = question.from.as_ref().map(|typed| resolve(FROM, typed)).transpose()?;
+        if let (Some((to, _)), Some((from, _)), Some(typed)) = (to, from, &question.from)
+            && to.is_ipv4() != from.is_ipv4()
+        {
+            return Err(BadValue::new(typed, FROM, &format!("{to} is of the other family")));
+        }
+        let port = question.to.as_ref().and_then(|typed| typed.port.as_ref());
+        let port = port.map(|port| destination_port(port, TO, facts)).transpose()?;
+        let scope = to.and_then(|(_, scope)| scope).or_else(|| from.and_then(|(_, scope)| scope));
+        let wanted = Wanted {
+            remote_addr: to.map(|(addr, _)| addr),
+            remote_port: port,
+            local_addr: from.map(|(addr, _)| addr),
+            interface: scope,
+            ipv4,
+        };
+        let destination = to.zip(port).map(|((addr, _), port)| socket_addr(addr, port.0, scope));
+        let typed = question.to.as_ref().map(ToString::to_string).unwrap_or_default();
+        Ok(Self {
+            wanted,
+            to: destination.map(|to| (to, typed)),
+            from: from.map(|(addr, _)| socket_addr(addr, 0, scope)),
+        })
+    }
+
+    /// The ends of the connection that the answer must contain, whether or not it exists: from the given address, or from the
+    /// one that the kernel would choose. The error says why there can be none.
+    fn route(&self) -> Option<Result<Ends, SnapshotError>> {
+        let (to, typed) = self.to.as_ref()?;
+        let local = sys::route::source(self.from, *to);
+        Some(match local {
+            Ok(local_addr) => Ok(Ends {
+                ipv6: to.is_ipv6(),
+                local_addr,
+                remote_addr: to.ip(),
+                remote_port: Port(to.port()),
+                interface: self.wanted.interface,
+            }),
+            Err(source) => Err(SnapshotError::Unreachable { to: typed.clone(), source }),
+        })
+    }
+}
+
+fn destination_port(arg: &PortArg, argument: &str, facts: &Facts) -> Result<Port, BadValue> {
+    let range = facts.ports(arg).map_err(|why| BadValue::new(arg, argument, &why))?;
+    if range.first() != range.last() || range.first().reserved_by_rfc() {
+        return Err(BadValue::new(arg, argument, "a destination has one port: a number 1-65535 or a service name"));
+    }
+    Ok(range.first())
+}

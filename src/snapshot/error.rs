@@ -1,0 +1,108 @@
+//! Why a question has no answer.
+
+use std::fmt;
+use std::io;
+
+use crate::filter::parser::FilterError;
+use crate::model::facts::Setting;
+use crate::sock_diag::destroy::DestroyError;
+use crate::source::SourceError;
+use crate::sys::bind::AttemptError;
+use crate::sys::errno::Refusal;
+use crate::sys::netns::NetnsError;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A value that cannot be what its argument needs, or that means nothing in this network namespace.
+    #[error(transparent)]
+    Value(#[from] BadValue),
+    /// A filter expression with a mistake.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// A filter tests something that the source does not report.
+    #[error("the filter cannot be judged: {0}")]
+    Unjudged(&'static str),
+    /// The sockets could not be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A bind attempt could not be made.
+    #[error(transparent)]
+    Attempt(#[from] AttemptError),
+    /// No socket could be destroyed.
+    #[error(transparent)]
+    Destroy(#[from] DestroyError),
+    /// A setting without which there is no answer.
+    #[error("{} could not be read", .0.name())]
+    Unread(Setting),
+    /// No connection to this destination can be made.
+    #[error("connect() to {to} would fail: {source}")]
+    Unreachable {
+        /// The destination.
+        to: String,
+        /// The errno of the route look-up.
+        source: io::Error,
+    },
+    /// A network namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// No network namespace was found, not even the caller's own.
+    #[error("no network namespace could be found: {}", .0.join("; "))]
+    NoNamespace(Vec<String>),
+    /// The observer of a wait could not report.
+    #[error(transparent)]
+    Observer(io::Error),
+    /// The question is about one network namespace.
+    #[error("this question is about one network namespace")]
+    OneNamespace,
+}
+
+impl SnapshotError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Source(error) => error.hint(),
+            Self::Destroy(error) => error.hint(),
+            Self::Netns(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel answered that no connection is possible. It did not answer if it lacked memory for the question.
+    pub(super) fn is_answer_about_route(&self) -> bool {
+        let Self::Unreachable { source, .. } = self else { return false };
+        !matches!(Refusal::of(source), Refusal::Exhausted | Refusal::Interrupted)
+    }
+}
+
+/// A value that its argument cannot have.
+#[derive(Debug)]
+pub struct BadValue {
+    value: String,
+    argument: String,
+    why: String,
+}
+
+impl BadValue {
+    /// The value, the argument that it was given for, and the reason.
+    #[must_use]
+    pub fn new(value: &dyn fmt::Display, argument: &str, why: &str) -> Self {
+        Self { value: value.to_string(), argument: argument.to_owned(), why: why.to_owned() }
+    }
+}
+
+impl std::error::Error for BadValue {}
+
+impl fmt::Display for BadValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, argument, why } = self;
+        write!(f, "invalid value '{value}' for '{argument}': {}", without_value(value, why))
+    }
+}
+
+/// A reason without the value that it begins with, because the message has named that already.
+#[must_use]
+pub fn without_value<'a>(value: &str, why: &'a str) -> &'a str {
+    why.strip_prefix(&format!("'{value}' is ")).unwrap_or(why)
+}

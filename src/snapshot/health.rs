@@ -1,0 +1,134 @@
+//! What `twtool doctor` judges: settings, counters, listeners, sockets in CLOSE_WAIT, ports, and what the caller may do.
+//!
+//! Nothing here fails as a whole: the answer reports what could not be read.
+
+use std::io;
+
+use super::capacity::{Capacity, CapacityQuestion, capacity_here};
+use super::{Answer, Snapshot, SnapshotError, interrupted};
+use crate::filter::Filter;
+use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading, Settings};
+use crate::model::process::Owners;
+use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
+use crate::source::{Choice, Source, SourceError, kernel_bucket_facts, kernel_facts, known};
+use crate::sys;
+
+/// The state of a network namespace, as far as TIME_WAIT and ports go.
+#[derive(Debug)]
+pub struct Checkup {
+    /// Settings, counters, listeners, forgotten connections.
+    pub health: Health,
+    /// The ports of outbound connections, or why they are unknown.
+    pub outbound: Result<Capacity, String>,
+}
+
+impl Snapshot {
+    /// Settings, counters and sockets of one network namespace; `ipv4`: sockets with IPv4, or with IPv6, on the wire.
+    /// Nothing is bound, so ports of which only a bind would show whether they are explicitly bound stay uncertain.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn health(&self, ipv4: Option<bool>) -> Result<Answer<Checkup>, SnapshotError> {
+        self.namespaces.within(|| {
+            let mut health = read();
+            if let Some(ipv4) = ipv4 {
+                keep_family(&mut health, ipv4);
+            }
+            let outbound = outbound(&health.facts, ipv4);
+            let dump_interrupted = health.sockets.as_ref().is_ok_and(|open| !open.complete);
+            let mut warnings: Vec<String> = dump_interrupted.then(interrupted).into_iter().collect();
+            warnings.extend(health.facts.other_gaps());
+            let outbound = outbound.map(|answer| {
+                // What the fallback to procfs does not report makes nothing here incomplete.
+                let new = answer.warnings.into_iter().filter(|warning| !answer.complete && !warnings.contains(warning));
+                warnings.extend(new.collect::<Vec<_>>());
+                answer.value
+            });
+            let complete = warnings.is_empty();
+            Ok(Answer { complete, warnings, ..Answer::whole(Checkup { health, outbound }) })
+        })
+    }
+}
+
+/// A dump of its own: the one for the other checks has `struct tcp_info`, for which the kernel locks each connection.
+fn outbound(facts: &Facts, ipv4: Option<bool>) -> Result<Answer<Capacity>, String> {
+    if facts.local_reserved_ports.is_none() {
+        return Err(SnapshotError::Unread(Setting::LocalReservedPorts).to_string());
+    }
+    capacity_here(&CapacityQuestion { ipv4, ..CapacityQuestion::default() }).map_err(|error| error.to_string())
+}
+
+/// Keeps the sockets with IPv4, or with IPv6, on the wire; a listener on `::` may have both.
+fn keep_family(health: &mut Health, ipv4: bool) {
+    if let Ok(OpenSockets { listeners, close_wait, .. }) = &mut health.sockets {
+        close_wait.retain(|one| one.socket.tuple.family.ipv4_on_the_wire() == ipv4);
+        listeners.retain(|one| {
+            let dual = one.socket.tuple.local_addr().is_unspecified() && one.socket.v6only != Some(true);
+            one.socket.tuple.family.ipv4_on_the_wire() == ipv4 || (ipv4 && dual)
+        });
+    }
+}
+
+fn read() -> Health {
+    let mut facts = kernel_facts();
+    let mut unread = Unread::default();
+    let buckets = kernel_bucket_facts(&mut unread);
+    let sockets = sockets(&facts, &mut unread).map_err(|error| error.to_string());
+    let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
+    facts.unread.0.extend(unread.0);
+    Health {
+        settings: Settings(Settings::NAMES.into_iter().map(|name| (name, setting(name))).collect()),
+        buckets,
+        sockets,
+        capabilities,
+        facts,
+    }
+}
+
+fn setting(name: &str) -> Reading {
+    match sys::sysctl::read(name) {
+        Ok(value) => Reading::Value(value),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Reading::Absent,
+        Err(error) => Reading::Unreadable(error.to_string()),
+    }
+}
+
+fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceError> {
+    let mut source = Source::kernel(Choice::Auto)?.with_tcp_info();
+    let states = StateSet::of(&[TcpState::Listen, TcpState::CloseWait]);
+    let (mut found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
+        if let Socket::Full(full) = socket {
+            found.push(*full);
+        }
+    })?;
+    found.sort_by_key(|full| {
+        let tuple = full.tuple;
+        (tuple.local_port(), tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), full.cookie)
+    });
+    // A dump of its own, needed only if a listener is inside the range.
+    let ephemeral = |full: &FullSocket| facts.ephemeral(full.tuple.local_port()) == Some(true);
+    let any = found.iter().any(|full| full.state == TcpState::Listen && ephemeral(full));
+    let autobound = if any { source.autobound_listeners()? } else { None };
+
+    let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
+    let sys::owners::Found { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
+    if let Some(why) = failure {
+        unread.add("some processes", &why);
+    }
+    let owners = |full: &FullSocket| full.inode.and_then(|i| owners.get(&i).cloned()).unwrap_or(Owners::Nobody);
+    let (listeners, close_wait): (Vec<_>, Vec<_>) = found.into_iter().partition(|full| full.state == TcpState::Listen);
+    Ok(OpenSockets {
+        listeners: listeners
+            .into_iter()
+            .map(|socket| OpenListener {
+                owners: owners(&socket),
+                autobound: autobound.as_ref().zip(socket.cookie).map(|(chosen, cookie)| chosen.contains(&cookie)),
+                socket,
+            })
+            .collect(),
+        close_wait: close_wait.into_iter().map(|socket| CloseWait { owners: owners(&socket), socket }).collect(),
+        fallback: source.refusal(),
+        complete: end.complete,
+    })
+}

@@ -1,0 +1,154 @@
+//! Gathers everything that one answer needs, from one network namespace or from many, at one moment, as plain values.
+//!
+//! A [`Snapshot`] says where to look: in which [`Namespaces`], and at the kernel or a recording. Each of its methods takes a
+//! question and returns an [`Answer`]: the value, whether it is complete, and what the reader should know. `analysis` draws
+//! conclusions from the values; `view` prints them.
+//!
+//! | question | value | file |
+//! |---|---|---|
+//! | [`Snapshot::buckets`], `for_each_bucket`, `count_buckets`, `any_bucket` | [`Buckets`], rows, a number, yes or no | `buckets` |
+//! | [`Snapshot::summary`] | [`Summarized`] | `summary` |
+//! | [`Snapshot::port_uses`] | what listens and waits on ports | `port_use` |
+//! | [`Snapshot::port`] | [`PortState`]: sockets, holders and bind attempts of a port | `port` |
+//! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
+//! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
+//!
+//! Two questions last: `port_watch` waits for a port, and `removal` removes sockets and verifies that they are gone.
+
+pub mod buckets;
+pub mod capacity;
+pub mod error;
+pub mod health;
+pub mod namespaces;
+pub mod ordered_rows;
+pub mod port;
+pub mod port_use;
+pub mod port_watch;
+pub mod query;
+pub mod removal;
+pub mod summary;
+
+use std::path::PathBuf;
+
+pub use self::buckets::Buckets;
+pub use self::capacity::{Capacity, CapacityQuestion};
+pub use self::error::SnapshotError;
+pub use self::health::Checkup;
+pub use self::namespaces::{Namespaces, merged_facts};
+pub use self::ordered_rows::Limit;
+pub use self::port::PortState;
+pub use self::query::Selection;
+pub use self::summary::Summarized;
+use crate::model::facts::Facts;
+pub use crate::parallel::PassOn;
+use crate::source::{self, Source, SourceError};
+pub use crate::source::{Choice, Origin};
+
+/// Where a question is answered from.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// In which network namespaces.
+    pub namespaces: Namespaces,
+    /// By the kernel or by a recording.
+    pub input: Input,
+}
+
+/// What is read.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The kernel.
+    Kernel(Choice),
+    /// The kernel, and what it answers is written to a file. The file appears when the answer is there.
+    Recorded {
+        /// The file.
+        path: PathBuf,
+        /// Whether an existing file is replaced.
+        replace: bool,
+    },
+    /// A recording.
+    Recording(PathBuf),
+}
+
+impl Input {
+    /// Opens the source, asks, and finishes a recording. The recording of a dump that failed is the bug report of that failure,
+    /// so it is finished, too. A mistake in the question leaves no recording.
+    fn ask<T>(&self, ask: impl FnOnce(&mut Source) -> Result<T, SnapshotError>) -> Result<T, SnapshotError> {
+        let mut source = self.open()?;
+        let answer = ask(&mut source);
+        if !matches!(answer, Err(SnapshotError::Value(_) | SnapshotError::Filter(_))) {
+            source.finish()?;
+        }
+        answer
+    }
+
+    fn open(&self) -> Result<Source, SourceError> {
+        match self {
+            Self::Kernel(choice) => Source::kernel(*choice),
+            Self::Recorded { path, replace } => Source::recorded_kernel(path, *replace),
+            Self::Recording(path) => Source::replay(path),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The kernel, as seen from the network namespace of the calling thread.
+    #[must_use]
+    pub const fn here() -> Self {
+        Self::of(Namespaces::own())
+    }
+
+    /// The kernel, as seen from these network namespaces.
+    #[must_use]
+    pub const fn of(namespaces: Namespaces) -> Self {
+        Self { namespaces, input: Input::Kernel(Choice::Auto) }
+    }
+
+    /// The facts of one network namespace: kernel, time, port ranges, names.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the recording cannot be read.
+    pub fn facts(&self) -> Result<Facts, SnapshotError> {
+        self.namespaces.within(|| match &self.input {
+            Input::Kernel(_) | Input::Recorded { .. } => Ok(source::kernel_facts()),
+            Input::Recording(path) => Ok(Source::replay(path)?.facts().clone()),
+        })
+    }
+}
+
+/// An answer with what a reader must know to judge it.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// The answer.
+    pub value: T,
+    /// Whether nothing is missing from it.
+    pub complete: bool,
+    /// Sentences about the words of the question.
+    pub about_words: Vec<String>,
+    /// Sentences about the answer: what is missing or uncertain, and why.
+    pub warnings: Vec<String>,
+}
+
+impl<T> Answer<T> {
+    /// A complete answer without warnings.
+    #[must_use]
+    pub const fn whole(value: T) -> Self {
+        Self { value, complete: true, about_words: vec![], warnings: vec![] }
+    }
+
+    /// The same about another value.
+    #[must_use]
+    pub fn with<U>(self, value: U) -> Answer<U> {
+        Answer { value, complete: self.complete, about_words: self.about_words, warnings: self.warnings }
+    }
+
+    /// All sentences.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        [self.about_words.as_slice(), &self.warnings].concat()
+    }
+}
+
+/// The warning about a dump that the kernel marked as interrupted.
+fn interrupted() -> String {
+    "the kernel's table changed while it was read: sockets may be missing or repeated".into()
+}

@@ -1,0 +1,332 @@
+//! One port: every socket on it, who has them open, and what bind() on it gives.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+
+use super::error::{BadValue, SnapshotError};
+use super::{Answer, Snapshot, interrupted};
+use crate::analysis::conflict::{self, Obstacles};
+use crate::analysis::direction;
+use crate::filter::{End, Filter};
+use crate::model::addr::ScopedAddr;
+use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions, ReuseportNote};
+use crate::model::facts::{Facts, Setting};
+use crate::model::listeners::Listeners;
+use crate::model::port::{Port, PortArg, PortRange};
+use crate::model::process::{Owners, Processes};
+use crate::model::row::Direction;
+use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
+use crate::source::{self, Choice, Source};
+use crate::sys;
+use crate::sys::bind::Tried;
+
+/// How often sockets are listed and the port is bound until the two fit together.
+const ROUNDS: u32 = 3;
+
+/// Which port, and where to bind it. Names are resolved in the network namespace.
+#[derive(Clone, Debug)]
+pub struct PortQuestion {
+    /// The port.
+    pub port: PortArg,
+    /// The addresses; none: `0.0.0.0` and `::`.
+    pub addrs: Vec<ScopedAddr>,
+    /// Only addresses with IPv4, or with IPv6, on the wire.
+    pub ipv4: Option<bool>,
+}
+
+/// What bind() gives on a port, and every socket on it.
+#[derive(Clone, Debug)]
+pub struct PortState {
+    /// The facts of the network namespace.
+    pub facts: Facts,
+    /// The port.
+    pub port: Port,
+    /// Where it was bound.
+    pub addrs: Vec<BindAddr>,
+    /// Each address with each set of options.
+    pub attempts: Vec<Attempt>,
+    /// What became of the kernel's note of SO_REUSEPORT.
+    pub note: ReuseportNote,
+    /// Every socket on the port.
+    pub holders: Vec<Holder>,
+    /// Whether the source lists sockets that are bound without listening.
+    pub bound_sockets_are_listed: bool,
+    /// The effective user of this process.
+    pub uid: u32,
+    /// Whether a UDP socket has the port and no TCP socket does.
+    pub udp: bool,
+}
+
+impl Snapshot {
+    /// Binds a port with every set of options, and lists the sockets on it, in one network namespace. Each attempt holds the
+    /// port for microseconds; `listen`: it also listens, so it can take a real connection.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn port(&self, question: &PortQuestion, listen: bool) -> Result<Answer<PortState>, SnapshotError> {
+        self.namespaces.within_with_signals(|| {
+            let facts = source::kernel_facts();
+            let port = single_port(&question.port, &facts)?;
+            let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
+            answer.complete = answer.warnings.is_empty();
+            let addrs = addresses(question, &facts, &mut answer.warnings)?;
+            let Round { tried: Tried { attempts, note }, sockets, consistent } = bind_and_list(&addrs, port, listen)?;
+            answer.complete &= sockets.complete && sockets.unread.is_none();
+            answer.warnings.extend((!sockets.complete).then(interrupted));
+            answer.warnings.extend((!consistent).then(|| {
+                "the bind results and the kernel's list did not fit together in three rounds: sockets come and go, or one \
+                 is not listed"
+                    .into()
+            }));
+            answer.warnings.extend(note.warning().map(str::to_owned));
+            answer.warnings.extend(sockets.warnings);
+            answer.warnings.extend(sockets.unread);
+            // If a TCP socket has the port, that socket is the answer.
+            let udp = if sockets.list.is_empty() { sys::udp::has_port(port) } else { Ok(false) };
+            let udp = udp.unwrap_or_else(|error| {
+                answer.complete = false;
+                answer.warnings.push(format!("whether a UDP socket has the port too is unknown: {error}"));
+                false
+            });
+            let (holders, unread) = holders(&plain(&attempts), sockets.list, BTreeMap::new());
+            answer.complete &= unread.is_none();
+            answer.warnings.extend(unread);
+            answer.warnings.extend(hidden_owners(&holders));
+            let bound_sockets_are_listed = sockets.bound_sockets_are_listed;
+            let uid = sys::capabilities::effective_user();
+            Ok(answer.with(PortState { facts, port, addrs, attempts, note, holders, bound_sockets_are_listed, uid, udp }))
+        })
+    }
+}
+
+impl Snapshot {
+    /// The one port that an argument names, in one network namespace.
+    ///
+    /// # Errors
+    /// The argument names no port, or several.
+    pub fn single_port(&self, arg: &PortArg) -> Result<Port, SnapshotError> {
+        single_port(arg, &self.facts()?)
+    }
+}
+
+/// What binding gave, and what the kernel listed.
+struct Round {
+    tried: Tried,
+    sockets: PortSockets,
+    consistent: bool,
+}
+
+/// Lists the sockets and then binds, again if a socket came or went in between.
+fn bind_and_list(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Round, SnapshotError> {
+    let mut source = Source::kernel(Choice::Auto)?;
+    let mut rounds = 0;
+    loop {
+        let sockets = sockets_on(&mut source, port)?;
+        let tried = sys::bind::attempts(addrs, port, listen)?;
+        rounds += 1;
+        let shown: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
+        // No socket has port 0, so nothing of it is listed.
+        let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&tried.attempts), &shown);
+        if consistent || rounds == ROUNDS {
+            return Ok(Round { tried, sockets, consistent });
+        }
+    }
+}
+
+/// The attempts without an option.
+fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
+    attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE).copied().collect()
+}
+
+/// The one port that an argument names.
+pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, SnapshotError> {
+    let range = facts.ports(arg).map_err(|why| BadValue::new(arg, "<PORT>", &why))?;
+    if range.first() != range.last() {
+        return Err(BadValue::new(arg, "<PORT>", "only one port can be tested: a number or a service name").into());
+    }
+    Ok(range.first())
+}
+
+/// Where to bind, each address once.
+pub(super) fn addresses(
+    question: &PortQuestion,
+    facts: &Facts,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<BindAddr>, SnapshotError> {
+    let PortQuestion { addrs: typed, ipv4: family, .. } = question;
+    if typed.is_empty() {
+        let mut addrs = vec![];
+        if *family != Some(false) {
+            addrs.push(BindAddr { addr: Ipv4Addr::UNSPECIFIED.into(), scope: None });
+        }
+        let v6 = BindAddr { addr: Ipv6Addr::UNSPECIFIED.into(), scope: None };
+        match family {
+            Some(true) => {}
+            Some(false) => addrs.push(v6),
+            None => match sys::bind::no_ipv6_sockets()? {
+                None => addrs.push(v6),
+                Some(why) => warnings.push(format!("IPv6 sockets cannot be made here, so :: is left out: {why}")),
+            },
+        }
+        return Ok(addrs);
+    }
+    let mut addrs: Vec<BindAddr> = vec![];
+    for typed in typed {
+        let argument = "--addr <ADDR>";
+        let scope = typed.scope.as_deref().map(|scope| facts.interface_index(scope)).transpose();
+        let scope = scope.map_err(|why| BadValue::new(typed, argument, &why))?;
+        if scope.is_some() && !matches!(typed.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            return Err(
+                BadValue::new(typed, argument, "only a link-local address (fe80::/10) has a scope (ipv6(7))").into()
+            );
+        }
+        let ipv4 = matches!(typed.addr.to_canonical(), IpAddr::V4(_));
+        if family.is_some_and(|wanted| wanted != ipv4) {
+            let flag = if ipv4 { "-6" } else { "-4" };
+            return Err(BadValue::new(typed, argument, &format!("it is not of the family that {flag} asks for")).into());
+        }
+        let at = BindAddr { addr: typed.addr, scope };
+        if !addrs.contains(&at) {
+            addrs.push(at);
+        }
+    }
+    Ok(addrs)
+}
+
+/// Every socket on the port, in a stable order.
+pub(super) struct PortSockets {
+    /// With the inferred side that opened the connection.
+    pub(super) list: Vec<(Socket, Direction)>,
+    /// Whether the dump was not interrupted.
+    pub(super) complete: bool,
+    /// Whether the list has every socket that is bound without listening. Otherwise those were searched for in processes.
+    pub(super) bound_sockets_are_listed: bool,
+    /// Why a socket that is bound without listening may be missing, if the reason is not permission.
+    pub(super) unread: Option<String>,
+    /// What the source does not report.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Every socket whose local port this is.
+pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets, SnapshotError> {
+    // No socket has port 0.
+    if port.reserved_by_rfc() {
+        return Ok(PortSockets {
+            list: vec![],
+            complete: true,
+            bound_sockets_are_listed: true,
+            unread: None,
+            warnings: vec![],
+        });
+    }
+    let facts = source.facts().clone();
+    let ((listeners, mut sockets), end) = source.collect(
+        StateSet::ALL,
+        &Filter::Port(End::Local, PortRange::one(port)),
+        || (Listeners::default(), vec![]),
+        |(listeners, sockets), socket| {
+            // A walk has every listener, whatever the filter: a listener at the other end shows that this one is a client.
+            if let Socket::Full(full) = socket
+                && full.state == TcpState::Listen
+            {
+                listeners.add(*full);
+            }
+            if socket.tuple().local_port() == port {
+                sockets.push(*socket);
+            }
+        },
+    )?;
+    let mut unread = None;
+    if !source.lists_bound_sockets() {
+        let found = sys::unlisted::bound_to(port);
+        sockets.extend(found.sockets.into_iter().map(Socket::Full));
+        unread = found
+            .failure
+            .map(|why| format!("a socket that is bound without listening may be missing among the holders: {why}"));
+    }
+    sockets.sort_by_key(|socket| {
+        let tuple = socket.tuple();
+        let rank = match socket {
+            Socket::Full(full) => u8::from(full.state != TcpState::Listen),
+            Socket::Bucket(_) => 2,
+        };
+        (rank, tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), socket.cookie())
+    });
+    let inferred = |socket: Socket| {
+        let direction = match socket.state() {
+            // It has no connection.
+            TcpState::Listen | TcpState::Closed | TcpState::BoundInactive => Direction::Unknown,
+            _ => direction::infer(&facts, &listeners, socket.tuple(), socket.interface()),
+        };
+        (socket, direction)
+    };
+    let list = sockets.into_iter().map(inferred).collect();
+    Ok(PortSockets {
+        list,
+        complete: end.complete,
+        bound_sockets_are_listed: source.lists_bound_sockets(),
+        unread,
+        warnings: source.warnings_where_processes_are_searched(),
+    })
+}
+
+/// The sockets with the processes that have them open, and whether one of these attempts may have failed because of them.
+/// `known` owners of inodes are not searched again. The sentence says why holders may be missing.
+pub(super) fn holders(
+    attempts: &[Attempt],
+    sockets: Vec<(Socket, Direction)>,
+    known: BTreeMap<NonZeroU32, Owners>,
+) -> (Vec<Holder>, Option<String>) {
+    let full = |socket: &Socket| match socket {
+        Socket::Full(full) => Some(*full),
+        Socket::Bucket(_) => None,
+    };
+    let inode = |socket: &Socket| full(socket).and_then(|full| full.inode);
+    let is_unknown = |full: &FullSocket| full.inode.is_some_and(|inode| !known.contains_key(&inode));
+    let unknown: Vec<FullSocket> = sockets.iter().filter_map(|(socket, _)| full(socket)).filter(is_unknown).collect();
+    let found = sys::owners::find(&unknown);
+    let mut owners = known;
+    owners.extend(found.owners);
+    let failure =
+        found.failure.map(|why| format!("some processes could not be read, so holders may be missing: {why}"));
+    let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
+    let obstacles = Obstacles::new(attempts, &all.iter());
+    let holder = |(socket, direction)| Holder {
+        socket,
+        direction,
+        owners: inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody),
+        blocks: obstacles.has(&socket),
+    };
+    (sockets.into_iter().map(holder).collect(), failure)
+}
+
+/// Why the processes of some holders are unknown, a sentence each.
+pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
+    let any = |owners: &Owners| holders.iter().any(|holder| holder.owners == *owners);
+    let mut warnings = vec![];
+    if any(&Owners::NotPermitted) {
+        let why = match sys::folder::proc_gap() {
+            Ok(Some(gap)) => gap.to_string(),
+            _ => "not every process may be looked into".into(),
+        };
+        warnings.push(format!(
+            "some holders have no process named, because {why}: root or CAP_SYS_PTRACE may read every /proc/PID/fd"
+        ));
+    }
+    if any(&Owners::NotFound(Processes::OfPidNamespace)) {
+        warnings.push(
+            "no process was found for some holders: /proc shows this pid namespace alone, so a process of another pid \
+             namespace may have them open, or the kernel itself; on the host, the same question can find it"
+                .into(),
+        );
+    }
+    if any(&Owners::NotFound(Processes::All)) {
+        warnings.push(
+            "no process was found for some holders, although every process was read: the kernel itself may have them open, \
+             an io_uring instance may, or they are on their way from one process to another (SCM_RIGHTS)"
+                .into(),
+        );
+    }
+    warnings
+}

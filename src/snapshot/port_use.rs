@@ -1,0 +1,98 @@
+//! What listens and waits on port numbers.
+
+use std::collections::HashMap;
+
+use super::{Answer, Snapshot, SnapshotError, interrupted};
+use crate::filter::Filter;
+use crate::model::facts::{Facts, Setting};
+use crate::model::port::{Port, PortArg, PortUse};
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::source::{self, Choice, Source};
+
+use super::error::BadValue;
+
+/// Ports with what listens and waits on them.
+#[derive(Clone, Debug)]
+pub struct PortUses {
+    /// The facts of the network namespace.
+    pub facts: Facts,
+    /// Each port; `None`: the sockets could not be read.
+    pub ports: Vec<(Port, Option<PortUse>)>,
+}
+
+impl Snapshot {
+    /// What listens and waits on ports, in one network namespace; `ipv4`: for IPv4, or for IPv6, on the wire. What a port
+    /// number means needs no sockets, so an answer without them is incomplete and no error.
+    ///
+    /// # Errors
+    /// A word is no port, or the namespace cannot be entered.
+    pub fn port_uses(&self, ports: &[PortArg], ipv4: Option<bool>) -> Result<Answer<PortUses>, SnapshotError> {
+        self.namespaces.within(|| {
+            let facts = source::kernel_facts();
+            let mut numbers = vec![];
+            for argument in ports {
+                let range = facts.ports(argument).map_err(|why| BadValue::new(argument, "<PORT>...", &why))?;
+                numbers.extend(range.ports());
+            }
+            let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
+            answer.complete = answer.warnings.is_empty();
+            let uses = match uses(ipv4) {
+                Ok(uses) => {
+                    let unknown = |port: &Port| uses.value.get(port).is_some_and(|one| one.listening.is_none());
+                    if numbers.iter().any(unknown) {
+                        answer.complete = false;
+                        answer.warnings.push(
+                            "/proc/net/tcp6 does not report whether a listener on :: also takes IPv4 connections"
+                                .into(),
+                        );
+                    }
+                    answer.complete &= uses.complete;
+                    answer.warnings.extend(uses.warnings);
+                    Some(uses.value)
+                }
+                Err(error) => {
+                    answer.complete = false;
+                    answer.warnings.push(error.to_string());
+                    None
+                }
+            };
+            let of = |port| Some(*uses.as_ref()?.get(&port).unwrap_or(&PortUse::NONE));
+            let ports = numbers.into_iter().map(|port| (port, of(port))).collect();
+            Ok(answer.with(PortUses { facts, ports }))
+        })
+    }
+}
+
+fn uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotError> {
+    let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
+    let mut source = Source::kernel(Choice::Auto)?;
+    let (by_port, end) = source.collect(states, &Filter::TRUE, HashMap::new, |by_port, socket| {
+        let speaks = ipv4.map_or(Some(true), |ipv4| speaks(socket, ipv4));
+        let one: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
+        match socket {
+            // A listener that is certain outweighs one that is not.
+            Socket::Full(_) => {
+                one.listening = match (one.listening, speaks) {
+                    (Some(true), _) | (_, Some(true)) => Some(true),
+                    (None, _) | (_, None) => None,
+                    (Some(false), Some(false)) => Some(false),
+                }
+            }
+            Socket::Bucket(_) => one.time_wait += u64::from(speaks == Some(true)),
+        }
+    })?;
+    let mut warnings: Vec<String> = (!end.complete).then(interrupted).into_iter().collect();
+    warnings.extend(source.warnings());
+    Ok(Answer { complete: end.complete, warnings, ..Answer::whole(by_port) })
+}
+
+/// Whether the socket uses IPv4 (or IPv6) on the wire; a dual-stack listener uses both. `None` if the source does not report
+/// whether a listener is dual-stack.
+fn speaks(socket: &Socket, ipv4: bool) -> Option<bool> {
+    let tuple = socket.tuple();
+    match socket {
+        _ if tuple.family.ipv4_on_the_wire() == ipv4 => Some(true),
+        Socket::Full(full) if ipv4 && tuple.local_addr().is_unspecified() => full.v6only.map(|v6only| !v6only),
+        _ => Some(false),
+    }
+}

@@ -1,0 +1,265 @@
+//! Which buckets a question is about: as it was asked, and with every name resolved against the facts of the source that
+//! answers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::error::{BadValue, SnapshotError};
+use crate::analysis::direction;
+use crate::filter::parser::{self, Parsed};
+use crate::filter::{End, Filter};
+use crate::model::addr::ScopedPrefix;
+use crate::model::facts::{Facts, Setting};
+use crate::model::listeners::Listeners;
+use crate::model::port::PortArg;
+use crate::model::row::{Direction, Row};
+use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
+use crate::model::target::Target;
+
+/// Which buckets, as it was asked: ports may be service names, and scopes interface names, which each network namespace
+/// resolves for itself. A bucket is selected if it passes every part.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// An expression of the filter language; empty: every bucket.
+    pub expression: String,
+    /// Tests beside the expression. A bucket must pass one of each group that is not empty.
+    pub groups: Vec<Group>,
+    /// Less remaining time than this.
+    pub expires_under: Option<Duration>,
+    /// IPv4 on the wire, or IPv6.
+    pub ipv4: Option<bool>,
+    /// FIN_WAIT_2 buckets as well. The kernel also keeps an orphaned FIN_WAIT_2 as a timewait bucket.
+    pub fin_wait_2: bool,
+}
+
+/// Tests of which a bucket must pass one.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The argument that they come from, for error messages.
+    pub argument: &'static str,
+    /// The tests.
+    pub tests: Vec<Test>,
+}
+
+/// A test whose names are not resolved yet.
+#[derive(Clone, Debug)]
+pub enum Test {
+    /// A port at this end.
+    Port(End, PortArg),
+    /// An address at this end.
+    Prefix(End, ScopedPrefix),
+    /// A test without names.
+    Resolved(Filter),
+}
+
+impl Test {
+    fn resolve(&self, argument: &str, facts: &Facts) -> Result<Filter, BadValue> {
+        match self {
+            Self::Port(end, port) => {
+                let range = facts.ports(port).map_err(|why| BadValue::new(port, argument, &why))?;
+                Ok(Filter::Port(*end, range))
+            }
+            Self::Prefix(end, typed) => {
+                let interface = typed.scope.as_deref().map(|scope| facts.interface_index(scope)).transpose();
+                let interface = interface.map_err(|why| BadValue::new(typed, argument, &why))?;
+                let mut tests = vec![Filter::Addr(*end, typed.prefix)];
+                tests.extend(interface.map(|index| Filter::Interface(Some(index))));
+                Ok(Filter::all(tests))
+            }
+            Self::Resolved(filter) => Ok(filter.clone()),
+        }
+    }
+}
+
+impl Selection {
+    /// The buckets that an expression of the filter language selects.
+    #[must_use]
+    pub fn expression(expression: &str) -> Self {
+        Self { expression: expression.to_owned(), ..Self::default() }
+    }
+
+    /// Whether an interface may be named, in a scope or behind `dev`.
+    pub(super) fn may_name_an_interface(&self) -> bool {
+        let scoped = |test: &Test| matches!(test, Test::Prefix(_, typed) if typed.scope.is_some());
+        let words = &self.expression;
+        words.contains("dev") || words.contains('%') || self.groups.iter().flat_map(|group| &group.tests).any(scoped)
+    }
+
+    /// The filter with every name resolved, and sentences about the expression.
+    ///
+    /// # Errors
+    /// The expression has a mistake, or a name means nothing here.
+    pub fn resolve(&self, facts: &Facts) -> Result<(Filter, Vec<String>), SnapshotError> {
+        let mut tests = vec![];
+        for Group { argument, tests: any } in self.groups.iter().filter(|group| !group.tests.is_empty()) {
+            let any = any.iter().map(|test| test.resolve(argument, facts)).collect::<Result<_, _>>()?;
+            tests.push(Filter::any(any));
+        }
+        let Parsed { filter, warnings } = parser::parse(&self.expression, facts)?;
+        tests.extend(self.expires_under.map(Filter::ExpiresUnder));
+        tests.extend(self.ipv4.map(Filter::ipv4_on_the_wire));
+        tests.extend((filter != Filter::TRUE).then_some(filter));
+        Ok((Filter::all(tests), warnings))
+    }
+}
+
+/// What a filter tests that not every source reports.
+struct Needs {
+    mark: bool,
+    direction: bool,
+}
+
+impl Needs {
+    fn of(filter: &Filter) -> Self {
+        Self {
+            mark: filter.mentions(&|test| matches!(test, Filter::Mark { .. })),
+            direction: filter.mentions(&|test| matches!(test, Filter::Direction(_))),
+        }
+    }
+}
+
+/// A question with every name resolved.
+pub(super) struct Query {
+    pub(super) states: StateSet,
+    pub(super) filter: Filter,
+    /// Sentences about the expression.
+    pub(super) warnings: Vec<String>,
+    needs: Needs,
+    /// Whether every bucket is selected.
+    pub(super) everything: bool,
+    /// Whether rows get a direction.
+    infers_direction: bool,
+    /// A row came of which the filter cannot tell whether it passes.
+    unjudged: AtomicBool,
+    /// A row came whose direction depends on an IPV6_V6ONLY that the source does not report.
+    undirected: AtomicBool,
+}
+
+impl Query {
+    /// Resolves the names. `shows_direction`: rows need their direction even if the filter does not test it.
+    pub(super) fn new(selection: &Selection, facts: &Facts, shows_direction: bool) -> Result<Self, SnapshotError> {
+        let (filter, warnings) = selection.resolve(facts)?;
+        let mut states = StateSet::of(&[TcpState::TimeWait]);
+        // An expression that names the state asks for buckets in it.
+        if selection.fin_wait_2 || filter.mentions(&|test| *test == Filter::FinWait2) {
+            states = states.union(StateSet::of(&[TcpState::FinWait2]));
+        }
+        let needs = Needs::of(&filter);
+        let infers_direction = needs.direction || shows_direction;
+        // The direction depends on the listeners; otherwise the kernel need not list them.
+        if infers_direction {
+            states = states.union(StateSet::of(&[TcpState::Listen]));
+        }
+        let everything = filter == Filter::TRUE;
+        let (unjudged, undirected) = <(AtomicBool, AtomicBool)>::default();
+        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged, undirected })
+    }
+
+    /// Whether rows may be in another state than TIME_WAIT.
+    pub(super) fn with_state(&self) -> bool {
+        self.states.contains(TcpState::FinWait2)
+    }
+
+    /// Makes a row of a bucket and returns it if it is selected; remembers listeners.
+    #[expect(clippy::inline_always, reason = "written to memory and read back, a socket costs more than its judgement")]
+    #[inline(always)]
+    pub(super) fn row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<Row> {
+        match *socket {
+            Socket::Full(full) => {
+                // Listeners come first in a walk. A full socket in FIN_WAIT_2 still has an owner.
+                if full.state == TcpState::Listen {
+                    listeners.add(full);
+                }
+                None
+            }
+            Socket::Bucket(bucket) => {
+                let direction = if self.infers_direction {
+                    direction::infer(facts, listeners, &bucket.tuple, bucket.interface)
+                } else {
+                    Direction::Unknown
+                };
+                let row = Row { bucket, direction, netns: 0 };
+                let passes = self.filter.judge(&row);
+                if passes.is_none() {
+                    self.unjudged.store(true, Ordering::Relaxed);
+                }
+                if direction == Direction::Unknown && listeners.lack_v6only(&bucket.tuple, bucket.interface) {
+                    self.note_undirected(&row);
+                }
+                (passes == Some(true)).then_some(row)
+            }
+        }
+    }
+
+    /// The orphan, if it is selected. It has no remaining time, so a test on that selects none.
+    pub(super) fn orphan(&self, listeners: &Listeners, facts: &Facts, full: &FullSocket) -> Option<Target> {
+        if self.filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
+            return None;
+        }
+        let direction = direction::infer(facts, listeners, &full.tuple, full.interface);
+        let target = Target { socket: Socket::Full(*full), direction };
+        let passes = self.filter.judge(&target.row());
+        if passes.is_none() {
+            self.unjudged.store(true, Ordering::Relaxed);
+        }
+        (passes == Some(true)).then_some(target)
+    }
+
+    /// Notes that a row whose direction cannot be inferred would pass if it had the right one.
+    #[cold]
+    fn note_undirected(&self, row: &Row) {
+        let passes = |direction| self.filter.judge(&Row { direction, ..*row }) == Some(true);
+        if Direction::ALL.into_iter().any(passes) {
+            self.undirected.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Fails if the filter tests directions that could not be inferred, because a bare number or exit code has no room for
+    /// doubts. Call it after the walk.
+    pub(super) fn directed(&self, facts: &Facts) -> Result<(), SnapshotError> {
+        if !self.needs.direction {
+            return Ok(());
+        }
+        if facts.local_port_range.is_none() {
+            return Err(SnapshotError::Unjudged(
+                "direction depends on net.ipv4.ip_local_port_range, which could not be read",
+            ));
+        }
+        if self.undirected.load(Ordering::Relaxed) {
+            return Err(SnapshotError::Unjudged(NO_V6ONLY));
+        }
+        Ok(())
+    }
+
+    /// A sentence for each reason why facts or directions of rows are unknown, and whether the rows are complete all the
+    /// same. Call it after the walk.
+    pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
+        let mut sentences = if self.infers_direction { gaps(facts) } else { facts.other_gaps() };
+        let undirected = self.undirected.load(Ordering::Relaxed);
+        // Without a test on the direction every row is there, and shows its direction as unknown.
+        let complete = sentences.is_empty() && !(undirected && self.needs.direction);
+        sentences.extend(undirected.then(|| NO_V6ONLY.to_owned()));
+        (sentences, complete)
+    }
+
+    /// Fails if some row could not be judged, because no list is better than one that lacks rows silently.
+    pub(super) fn judged(&self) -> Result<(), SnapshotError> {
+        if !self.unjudged.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(SnapshotError::Unjudged(if self.needs.mark {
+            "the kernel reports the mark of a socket (fwmark) only through sock_diag, and only to CAP_NET_ADMIN"
+        } else {
+            "/proc/net/tcp does not report the interface of a socket (dev)"
+        }))
+    }
+}
+
+/// Why a listener on `::` does not determine the direction of IPv4 connections.
+pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
+                         IPv4 connections: their direction is unknown (sock_diag reports it)";
+
+/// The facts that rows depend on and that could not be read, a sentence each. Direction depends on the ephemeral range.
+pub(super) fn gaps(facts: &Facts) -> Vec<String> {
+    facts.gaps(&[Setting::LocalPortRange])
+}

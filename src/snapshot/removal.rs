@@ -1,0 +1,270 @@
+//! Finds timewait buckets and orphans that are to be removed, removes them, and verifies that they are gone.
+//!
+//! 1. [`Candidates::find`] lists what the selection passes, in the kernel's order, in which removing is fastest.
+//! 2. [`Candidates::remove`] sends a request for each, with its cookie, so that it hits that socket or nothing. Orphans go
+//!    first, because a kernel that destroys no buckets still destroys full sockets. Each is looked up just before.
+//! 3. The kernel is asked again which of them are still there.
+
+use std::collections::HashSet;
+
+use super::query::{Query, Selection, gaps};
+use super::{SnapshotError, interrupted};
+use crate::filter::Filter;
+use crate::model::facts::Facts;
+use crate::model::health::Capability;
+use crate::model::listeners::Listeners;
+use crate::model::outcome::Outcome;
+use crate::model::row::Row;
+use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
+use crate::model::target::{ORPHAN_STATES, Target};
+use crate::sock_diag::destroy::{self, Acknowledgement, Destruction};
+use crate::sock_diag::transport::Netlink;
+use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
+use crate::sys::{capabilities, errno};
+
+/// What the selection passes, in the network namespace of the calling thread.
+pub struct Candidates {
+    source: Source,
+    query: Query,
+    /// The facts of the network namespace.
+    pub facts: Facts,
+    /// The buckets and orphans to remove.
+    pub targets: Vec<Target>,
+    /// What only another flag selects.
+    pub others: Others,
+    /// Whether the dump was not interrupted and every fact could be read.
+    pub complete: bool,
+    /// Sentences about the words of the selection.
+    pub about_words: Vec<String>,
+    /// Sentences about what was found.
+    pub warnings: Vec<String>,
+}
+
+/// What the filter passes as well, and only another flag selects.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// FIN_WAIT_2 buckets.
+    pub fin_wait_2: Vec<Target>,
+    /// Closing sockets that no process has.
+    pub orphans: Vec<Target>,
+}
+
+impl Candidates {
+    /// Finds them. `orphans`: closing sockets without a process as well.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]; also if some socket could not be judged, because what is removed must not depend on a guess.
+    pub fn find(selection: &Selection, orphans: bool) -> Result<Self, SnapshotError> {
+        // procfs has no cookies, so it cannot replace sock_diag.
+        let mut source = Source::kernel(Choice::SockDiag)?;
+        let query = Query::new(selection, source.facts(), true)?;
+        let facts = source.facts().clone();
+        let ((_, targets, others), end) = source.collect(
+            query.states.union(ORPHAN_STATES),
+            &query.filter,
+            || (Listeners::default(), vec![], Others::default()),
+            |(listeners, targets, others), socket| match socket {
+                Socket::Full(full) if full.is_orphan() => {
+                    let found = if orphans { targets } else { &mut others.orphans };
+                    found.extend(query.orphan(listeners, &facts, full));
+                }
+                Socket::Bucket(bucket) if !query.states.contains(bucket.state()) => {
+                    others.fin_wait_2.extend(query.row(listeners, &facts, socket).map(Target::from));
+                }
+                _ => targets.extend(query.row(listeners, &facts, socket).map(Target::from)),
+            },
+        )?;
+        query.judged()?;
+        query.directed(&facts)?;
+        facts.interfaces.look_up(targets.iter().filter_map(|target: &Target| target.socket.interface()));
+        let mut warnings = gaps(&facts);
+        let complete = end.complete && warnings.is_empty();
+        warnings.extend((!end.complete).then(interrupted));
+        let about_words = query.warnings.clone();
+        Ok(Self { source, query, facts, targets, others, complete, about_words, warnings })
+    }
+
+    /// Whether the selection passes everything, because it has no test.
+    #[must_use]
+    pub fn are_everything(&self) -> bool {
+        self.query.filter == Filter::TRUE
+    }
+
+    /// Whether targets may be in another state than TIME_WAIT.
+    #[must_use]
+    pub fn with_state(&self) -> bool {
+        self.query.with_state()
+    }
+
+    /// Whether it seems that nothing may be removed. That is an inference: the kernel reports marks only to CAP_NET_ADMIN.
+    /// Linux 5.10 reports the mark of a bucket to nobody, so there only the caller's own capabilities count.
+    #[must_use]
+    pub fn seem_forbidden(&self) -> bool {
+        let targets = &self.targets;
+        let unmarked = !targets.is_empty() && targets.iter().all(|target| target.row().bucket.mark.is_none());
+        let privileged = || capabilities::effective().is_ok_and(|set| set.has(Capability::NetAdmin));
+        unmarked && (self.facts.kernel_since(6, 1) != Some(false) || !privileged())
+    }
+
+    /// Removes the targets, and verifies that they are gone.
+    ///
+    /// # Errors
+    /// What the kernel refuses for all of them, because then nothing has changed.
+    pub fn remove(&mut self) -> Result<Removal, SnapshotError> {
+        let Self { source, query, targets, .. } = self;
+        remove(targets, query, source)
+    }
+}
+
+/// The result of a removal.
+pub struct Removal {
+    /// The fate of each target.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the second list of the kernel was complete.
+    pub verified: bool,
+    /// Sentences about what could not be done or verified.
+    pub warnings: Vec<String>,
+}
+
+impl Removal {
+    /// The result of a plan that was not carried out.
+    #[must_use]
+    pub fn none(rows: usize) -> Self {
+        Self { outcomes: vec![Outcome::Matched; rows], verified: true, warnings: vec![] }
+    }
+}
+
+fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Removal, SnapshotError> {
+    if targets.is_empty() {
+        return Ok(Removal::none(0));
+    }
+    // A second netlink socket, so that an acknowledgement that was left unread cannot reach the second dump.
+    let mut kernel = open_netlink()?;
+    let mut answers = vec![Acknowledgement::None; targets.len()];
+    let mut warnings = vec![];
+    // Orphans first: a kernel that destroys no buckets destroys full sockets.
+    remove_orphans(targets, &mut answers, &mut kernel, source, &mut warnings)?;
+    let at: Vec<usize> = (0..targets.len()).filter(|&i| !targets[i].is_orphan()).collect();
+    let buckets: Vec<Row> = at.iter().map(|&i| targets[i].row()).collect();
+    let Destruction { answers: of_buckets, end } = destroy::run(&mut kernel, &buckets);
+    for (&i, answer) in at.iter().zip(of_buckets) {
+        answers[i] = answer;
+    }
+    if let Err(error) = end {
+        if error.changed_nothing() && !answers.contains(&Acknowledgement::Done) {
+            return Err(error.into());
+        }
+        warnings.push(format!("not every answer of the kernel came: {error}"));
+    }
+    let left = left(query, source);
+    let verified = matches!(&left, Ok((_, WalkEnd { complete: true })));
+    let left = match left {
+        Ok((left, end)) => {
+            warnings.extend((!end.complete).then(interrupted));
+            Some(left)
+        }
+        Err(error) => {
+            warnings.push(format!("whether they are gone could not be verified: {error}"));
+            None
+        }
+    };
+    let still_there =
+        |target: &Target| left.as_ref().map(|left| target.socket.cookie().is_none_or(|cookie| left.contains(&cookie)));
+    let outcomes = targets.iter().zip(&answers).map(|(target, answer)| outcome(*answer, still_there(target))).collect();
+    Ok(Removal { outcomes, verified, warnings })
+}
+
+/// Removes the orphans among the targets. Each is looked up just before, because it may have changed.
+///
+/// # Errors
+/// What the kernel refuses for the first of them.
+fn remove_orphans(
+    targets: &[Target],
+    answers: &mut [Acknowledgement],
+    kernel: &mut Netlink,
+    source: &mut Source,
+    warnings: &mut Vec<String>,
+) -> Result<(), SnapshotError> {
+    let mut orphans = targets.iter().zip(answers).filter(|(target, _)| target.is_orphan()).peekable();
+    if orphans.peek().is_none() {
+        return Ok(());
+    }
+    let mut any = false;
+    for (target, answer) in orphans {
+        // It may have become a bucket meanwhile, with the same cookie.
+        let is_orphan = |now: &Socket| match now {
+            Socket::Full(full) => full.is_orphan(),
+            Socket::Bucket(_) => true,
+        };
+        let now = match source.look_up(&target.socket) {
+            Err(error) if !any => return Err(error.into()),
+            Err(error) => {
+                warnings.push(format!("not every orphan was asked for: {error}"));
+                return Ok(());
+            }
+            Ok(now) => now,
+        };
+        *answer = match now {
+            None => Acknowledgement::NotFound,
+            Some(now) if !is_orphan(&now) => Acknowledgement::None,
+            Some(now) => {
+                let row = Target { socket: now, ..*target }.row();
+                let Destruction { answers, end } = destroy::run(kernel, &[row]);
+                if let Err(error) = end {
+                    if error.changed_nothing() && !any {
+                        return Err(error.into());
+                    }
+                    warnings.push(format!("not every answer of the kernel came: {error}"));
+                    return Ok(());
+                }
+                any = true;
+                answers[0]
+            }
+        };
+    }
+    Ok(())
+}
+
+/// The cookies of the sockets that the query still selects.
+fn left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd), SourceError> {
+    let states = query.states.union(ORPHAN_STATES).without(StateSet::of(&[TcpState::Listen]));
+    source.collect(states, &query.filter, HashSet::new, |left, socket| left.extend(socket.cookie()))
+}
+
+/// The fate of a socket, from the kernel's acknowledgement and from whether the second list still has it, if that is known.
+fn outcome(answer: Acknowledgement, still_there: Option<bool>) -> Outcome {
+    match (answer, still_there) {
+        (Acknowledgement::Done, Some(false) | None) => Outcome::Destroyed,
+        (Acknowledgement::NotFound, Some(false) | None)
+        | (Acknowledgement::Failed(_) | Acknowledgement::None, Some(false)) => Outcome::Gone,
+        (Acknowledgement::NotFound, Some(true)) => Outcome::Failed(Some("ENOENT")),
+        (Acknowledgement::Failed(number), _) => Outcome::Failed(Some(errno::name(number))),
+        (Acknowledgement::Done | Acknowledgement::None, _) => Outcome::Failed(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_destroyed_when_the_kernel_said_so_and_does_not_show_it_any_more() {
+        const EINVAL: i32 = 22;
+        for (answer, still_there, expected) in [
+            (Acknowledgement::Done, Some(false), Outcome::Destroyed),
+            (Acknowledgement::Done, None, Outcome::Destroyed),
+            (Acknowledgement::Done, Some(true), Outcome::Failed(None)),
+            (Acknowledgement::NotFound, Some(false), Outcome::Gone),
+            (Acknowledgement::NotFound, None, Outcome::Gone),
+            (Acknowledgement::NotFound, Some(true), Outcome::Failed(Some("ENOENT"))),
+            (Acknowledgement::Failed(EINVAL), Some(false), Outcome::Gone),
+            (Acknowledgement::Failed(EINVAL), Some(true), Outcome::Failed(Some("EINVAL"))),
+            (Acknowledgement::Failed(EINVAL), None, Outcome::Failed(Some("EINVAL"))),
+            (Acknowledgement::None, Some(false), Outcome::Gone),
+            (Acknowledgement::None, Some(true), Outcome::Failed(None)),
+            (Acknowledgement::None, None, Outcome::Failed(None)),
+        ] {
+            assert_eq!(outcome(answer, still_there), expected, "{answer:?}, {still_there:?}");
+        }
+    }
+}

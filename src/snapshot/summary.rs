@@ -1,0 +1,149 @@
+//! All timewait buckets counted in one walk, with what the kernel counts and sets about them.
+
+use std::ops::ControlFlow;
+
+use super::namespaces::located_by_facts;
+use super::{Answer, PassOn, Snapshot, SnapshotError, interrupted, merged_facts};
+use crate::analysis::direction;
+use crate::analysis::groups::By;
+use crate::analysis::limits::{self, Limit};
+use crate::analysis::summary::{Summary, Tally};
+use crate::filter::Filter;
+use crate::model::facts::{Facts, Setting};
+use crate::model::kernel_counts::BucketFacts;
+use crate::model::listeners::Listeners;
+use crate::model::row::Direction;
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::source::{Origin, Source, WalkEnd};
+
+/// What was counted, in one network namespace or in several.
+#[derive(Debug)]
+pub struct Summarized {
+    tally: Tally,
+    kernel: BucketFacts,
+    /// What the merged counts do not show: that one namespace has reached its maximum, or that lengths differ.
+    limits: Vec<Limit>,
+    /// The facts of each namespace. There is at least one.
+    pub facts: Vec<Facts>,
+    /// The interface of the kernel that the buckets came from; procfs if any of them did.
+    pub origin: Origin,
+    several: bool,
+    of_one_family: bool,
+}
+
+impl Summarized {
+    /// The conclusions, with the `top` largest members of each group.
+    #[must_use]
+    pub fn summary(self, top: usize) -> Summary {
+        let Self { tally, mut kernel, limits, several, of_one_family, .. } = self;
+        // Each namespace has its own maximum.
+        kernel.max_tw_buckets = kernel.max_tw_buckets.filter(|_| !several);
+        tally.summary(kernel, limits, top, of_one_family)
+    }
+
+    /// The facts of all namespaces together.
+    #[must_use]
+    pub fn merged_facts(&self) -> Facts {
+        merged_facts(&self.facts, self.several)
+    }
+
+    /// Adds what was counted in another namespace.
+    fn add(&mut self, other: Self) {
+        // Once the lengths have differed, the merged counts have none.
+        let differ = self.kernel.tw_timeout_s != other.kernel.tw_timeout_s;
+        if differ && self.limits.iter().all(|limit| limit.id != "length") {
+            self.limits.push(limits::lengths_differ());
+        }
+        self.tally.merge(other.tally);
+        self.kernel = self.kernel.merged(&other.kernel);
+        self.limits.extend(other.limits);
+        self.facts.extend(other.facts);
+        if other.origin != self.origin {
+            self.origin = Origin::Procfs;
+        }
+    }
+}
+
+impl Snapshot {
+    /// Counts every bucket by these groups; `ipv4`: only those with IPv4, or with IPv6, on the wire.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn summary(&self, by: &[By], ipv4: Option<bool>) -> Result<Answer<Summarized>, SnapshotError> {
+        let several = self.namespaces.are_several();
+        let mut all: Option<Summarized> = None;
+        let count_here = |_, pass_on: &mut PassOn<Summarized>| {
+            let (mut counted, answer) = self.input.ask(|source| count(source, by, ipv4))?;
+            if several {
+                let located = |limit: &mut Limit| limit.text = located_by_facts(&counted.facts[0], &limit.text);
+                counted.limits.iter_mut().for_each(located);
+                counted.several = true;
+            }
+            let _ = pass_on(counted);
+            Ok(answer)
+        };
+        let answer = self.namespaces.ask(&count_here, &mut |counted| {
+            match &mut all {
+                Some(all) => all.add(counted),
+                None => all = Some(counted),
+            }
+            ControlFlow::Continue(())
+        })?;
+        match all {
+            Some(all) => Ok(answer.with(all)),
+            None => Err(SnapshotError::NoNamespace(answer.warnings)),
+        }
+    }
+}
+
+fn count(source: &mut Source, by: &[By], ipv4: Option<bool>) -> Result<(Summarized, Answer<()>), SnapshotError> {
+    let kernel = source.bucket_facts();
+    let mut facts = source.facts().clone();
+    let (tally, end) = walk(source, by, &facts, &kernel, ipv4)?;
+    // Direction depends on the ephemeral range.
+    let needed: &[Setting] = if by.contains(&By::Direction) { &[Setting::LocalPortRange] } else { &[] };
+    let mut warnings = facts.gaps(needed);
+    let complete = end.complete && warnings.is_empty();
+    warnings.extend((!end.complete).then(interrupted));
+    warnings.extend(source.warnings());
+    let limits = tally.at_maximum(&kernel).into_iter().collect();
+    // A descriptor for each of many namespaces would be too many.
+    facts.interfaces.keep([]);
+    let origin = source.origin();
+    let of_one_family = ipv4.is_some();
+    let counted = Summarized { tally, kernel, limits, facts: vec![facts], origin, several: false, of_one_family };
+    Ok((counted, Answer { complete, warnings, ..Answer::whole(()) }))
+}
+
+fn walk(
+    source: &mut Source,
+    by: &[By],
+    facts: &Facts,
+    kernel: &BucketFacts,
+    ipv4: Option<bool>,
+) -> Result<(Tally, WalkEnd), SnapshotError> {
+    let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
+    // The direction of a bucket may depend on listeners of either family, so the family is tested here again.
+    let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
+    let wanted = |bucket_is_ipv4| ipv4.is_none_or(|ipv4| ipv4 == bucket_is_ipv4);
+    let infers_direction = by.contains(&By::Direction);
+    let ((_, tally), end) = source.collect(
+        states,
+        &filter,
+        || (Listeners::default(), Tally::new(by, kernel)),
+        |(listeners, tally), socket| match socket {
+            Socket::Full(full) if full.state == TcpState::Listen => listeners.add(*full),
+            Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
+                let direction = if infers_direction {
+                    direction::infer(facts, listeners, &bucket.tuple, bucket.interface)
+                } else {
+                    Direction::Unknown
+                };
+                tally.add(bucket, direction);
+            }
+            // Of the other family, or a full socket in FIN_WAIT_2, which still has an owner.
+            Socket::Bucket(_) | Socket::Full(_) => {}
+        },
+    )?;
+    Ok((tally, end))
+}
