@@ -230,8 +230,7 @@ fn what_capacity_prints_gives_connect_more_ports() {
     assert!(connect(None, to).is_err());
     let run = twtool(args);
     assert!(text(&run.json(), "verdict").contains("0 of 8 ports are left"), "{run}");
-    let command = run.json()["commands"][0]["command"].as_str().expect("a command").to_owned();
-    commands::succeeds(&command);
+    run_the_commands(&run);
     connect(None, to).expect("a port of the wider range");
     assert_eq!(twtool(args).ok().json()["verdict"], Value::Null);
 
@@ -242,11 +241,22 @@ fn what_capacity_prints_gives_connect_more_ports() {
     let run = twtool(["capacity", "--json"]).ok();
     assert!(text(&run.json(), "verdict").starts_with("No port of 40000-40003 is left"), "{run}");
     let page = twtool(["capacity"]).ok();
-    let command = run.json()["commands"][0]["command"].as_str().expect("a command").to_owned();
-    assert!(page.stdout.contains(&format!("\n  {command}\n")), "a line of its own{page}");
-    commands::succeeds(&command);
+    for command in run_the_commands(&run) {
+        assert!(page.stdout.contains(&format!("\n  {command}\n")), "a line of its own{page}");
+    }
     assert_eq!(read("ipv4.ip_local_port_range"), "30000\t65535", "as low as the kernel allows");
     assert_eq!(twtool(["capacity", "--json"]).ok().json()["verdict"], Value::Null);
+}
+
+/// Runs every command of a document, in order.
+fn run_the_commands(run: &Run) -> Vec<String> {
+    let printed = run.json()["commands"].as_array().expect("commands").clone();
+    let commands: Vec<String> = printed.iter().map(|step| text(step, "command").to_owned()).collect();
+    assert!(!commands.is_empty(), "{run}");
+    for command in &commands {
+        commands::succeeds(command);
+    }
+    commands
 }
 
 /// The calls themselves, whatever code makes them: each open of a file below /proc/sys or /sys has one read(2), into a buffer

@@ -190,7 +190,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
             if others > 0 {
                 let others = if others == 1 { "1 process".into() } else { format!("{others} processes") };
                 let parent = if roots.len() == 1 { "the parent of" } else { "one of the parents of" };
-                step.purpose.push_str(&format!(", {parent} {others} more that have the socket open"));
+                step.purpose = format!("{}, {parent} {others} more that have the socket open", step.purpose);
             }
             if is_clients(holder) {
                 step.purpose.push_str(": a client, whose connection has the port (inferred)");
@@ -204,7 +204,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
     steps.truncate(SHOWN);
     if let Some(last) = steps.last_mut().filter(|_| more > 0) {
         let have = if more == 1 { "1 more holder has" } else { &format!("{more} more holders have") };
-        last.purpose.push_str(&format!(" ({have} the port; --json lists all)"));
+        last.purpose = format!("{} ({have} the port; --json lists all)", last.purpose);
     }
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
     steps.extend((hidden && failure.uid != 0).then(|| as_root(failure, "name the process that holds the port")));

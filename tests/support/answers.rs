@@ -160,9 +160,8 @@ fn without_numbers(value: Value) -> Value {
             let mut masked = String::new();
             for c in text.chars() {
                 match c {
-                    '0'..='9' if masked.ends_with('#') => {}
+                    '0'..='9' | '.' if masked.ends_with('#') => {}
                     '0'..='9' => masked.push('#'),
-                    '.' if masked.ends_with('#') => {}
                     c => masked.push(c),
                 }
             }
