@@ -80,7 +80,7 @@ impl Help {
     }
 }
 
-const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
+const RESERVED: &str = super::setting::IP_LOCAL_RESERVED_PORTS.name;
 
 /// More ranges than this make a command that nobody reads.
 const MOST_RANGES: usize = 100;

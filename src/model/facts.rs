@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::interfaces::Interfaces;
 use super::port::{LocalPortRange, LocalReservedPorts, PORT_ARG_FORMS, Port, PortArg, PortRange};
 use super::services::Services;
+use super::setting;
 
 /// The file of service names.
 pub const SERVICES: &str = "/etc/services";
@@ -73,11 +74,11 @@ impl Setting {
 
     /// Its name in sysctl(8).
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
-            Self::LocalPortRange => "net.ipv4.ip_local_port_range",
-            Self::LocalReservedPorts => "net.ipv4.ip_local_reserved_ports",
-            Self::UnprivilegedPortStart => "net.ipv4.ip_unprivileged_port_start",
+            Self::LocalPortRange => setting::IP_LOCAL_PORT_RANGE.name,
+            Self::LocalReservedPorts => setting::IP_LOCAL_RESERVED_PORTS.name,
+            Self::UnprivilegedPortStart => setting::IP_UNPRIVILEGED_PORT_START.name,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::facts::Facts;
 use super::kernel_counts::BucketFacts;
 use super::process::Owners;
+use super::setting::{Form, SETTINGS};
 use super::socket::FullSocket;
 
 /// What reading a setting gave.
@@ -25,25 +26,10 @@ pub enum Reading {
 pub struct Settings(pub BTreeMap<&'static str, Reading>);
 
 impl Settings {
-    /// Those that are read beside the ports' own settings, which are in [`Facts`].
-    pub const NAMES: [&'static str; 15] = [
-        "ipv4.tcp_tw_reuse",
-        "ipv4.tcp_tw_reuse_delay",
-        "ipv4.tcp_tw_recycle",
-        "ipv4.tcp_tw_timeout",
-        "ipv4.tcp_max_tw_buckets",
-        "ipv4.tcp_ehash_entries",
-        "ipv4.tcp_fin_timeout",
-        "ipv4.tcp_timestamps",
-        "ipv4.tcp_rfc1337",
-        "ipv4.ip_autobind_reuse",
-        "ipv4.ip_nonlocal_bind",
-        "ipv6.ip_nonlocal_bind",
-        "ipv6.bindv6only",
-        // There where the module nf_conntrack is loaded.
-        "netfilter.nf_conntrack_count",
-        "netfilter.nf_conntrack_max",
-    ];
+    /// The keys of the settings that are numbers. Those of ports are in [`Facts`].
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        SETTINGS.iter().filter(|setting| setting.form == Form::Number).map(|setting| setting.key())
+    }
 
     /// What reading a setting gave; one that nobody read is absent.
     #[must_use]
@@ -160,7 +146,7 @@ pub(crate) mod tests {
         let counters = ["TCPTimeWaitOverflow", "TWRecycled"].map(|name| (name.to_owned(), 0));
         Health {
             facts: facts(),
-            settings: Settings(Settings::NAMES.into_iter().zip(values.map(reading)).collect()),
+            settings: Settings(Settings::keys().zip(values.map(reading)).collect()),
             buckets: BucketFacts {
                 max_tw_buckets: Some(131_072),
                 sockstat: Some(TcpSockstat { inuse: 0, orphan: 0, tw: 0, alloc: 0, mem: 0 }),

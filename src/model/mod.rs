@@ -21,6 +21,7 @@ pub mod port_set;
 pub mod process;
 pub mod row;
 pub mod services;
+pub mod setting;
 pub mod socket;
 pub mod target;
 pub mod tw_reuse;

@@ -78,7 +78,7 @@ fn read() -> Health {
     let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
     facts.unread.0.extend(unread.0);
     Health {
-        settings: Settings(Settings::NAMES.into_iter().map(|name| (name, setting(name))).collect()),
+        settings: Settings(Settings::keys().map(|name| (name, setting(name))).collect()),
         buckets,
         sockets,
         capabilities,

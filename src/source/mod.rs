@@ -14,6 +14,7 @@ use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::netns::Netns;
+use crate::model::setting::{self, Sysctl};
 use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
@@ -456,7 +457,7 @@ pub fn kernel_facts() -> Facts {
 /// What the kernel counts and sets about buckets in the calling thread's network namespace, now.
 pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
     BucketFacts {
-        max_tw_buckets: number(unread, "ipv4.tcp_max_tw_buckets"),
+        max_tw_buckets: number(unread, &setting::TCP_MAX_TW_BUCKETS),
         tw_timeout_s: tw_timeout_s(unread),
         sockstat: known(unread, "/proc/net/sockstat", sys::counts::tcp_sockstat()),
         tcp_ext: known(unread, "/proc/net/netstat", sys::counts::tcp_ext()),
@@ -472,27 +473,27 @@ pub(crate) fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> 
     })
 }
 
-fn number(unread: &mut Unread, name: &str) -> Option<i64> {
-    known(unread, &format!("net.{name}"), sys::sysctl::number(name))
+fn number(unread: &mut Unread, setting: &Sysctl) -> Option<i64> {
+    known(unread, setting.name, sys::sysctl::number(setting.key()))
 }
 
 /// `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
 pub fn tw_timeout_s(unread: &mut Unread) -> Option<u64> {
-    unsigned(unread, "ipv4.tcp_tw_timeout")
+    unsigned(unread, &setting::TCP_TW_TIMEOUT)
 }
 
 /// A setting that the kernel bounds from below by 0.
-fn unsigned(unread: &mut Unread, name: &str) -> Option<u64> {
-    number(unread, name)?.try_into().ok()
+fn unsigned(unread: &mut Unread, setting: &Sysctl) -> Option<u64> {
+    number(unread, setting)?.try_into().ok()
 }
 
 /// When connect() may take over a bucket, in the calling thread's network namespace, now.
 pub fn tw_reuse(unread: &mut Unread) -> TwReuse {
-    let delay = unsigned(unread, "ipv4.tcp_tw_reuse_delay");
+    let delay = unsigned(unread, &setting::TCP_TW_REUSE_DELAY);
     TwReuse {
-        mode: unsigned(unread, "ipv4.tcp_tw_reuse").and_then(ReuseMode::from_number),
+        mode: unsigned(unread, &setting::TCP_TW_REUSE).and_then(ReuseMode::from_number),
         delay: delay.map_or(TwReuse::WHOLE_SECOND, Duration::from_millis),
         whole_seconds: delay.is_none(),
-        timestamps: number(unread, "ipv4.tcp_timestamps").map(|number| number != 0),
+        timestamps: number(unread, &setting::TCP_TIMESTAMPS).map(|number| number != 0),
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::{Conditions, Destination, Pool};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::facts::Facts;
+use crate::model::setting;
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
 /// A share of the pool, in hundredths: below it a destination is short of ports.
@@ -97,7 +98,7 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
 /// The widest range that the kernel accepts: from the first port that needs no privilege (`ipv4_local_port_range` in
 /// net/ipv4/sysctl_net_ipv4.c refuses less).
 fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
-    const NAME: &str = "net.ipv4.ip_local_port_range";
+    const NAME: &str = setting::IP_LOCAL_PORT_RANGE.name;
     let low = facts.unprivileged_port_start.unwrap_or(LOWEST).max(LOWEST);
     let reason = format!(
         "{NAME} is {} now. Before you widen it, add the ports of servers inside the new range to \
@@ -187,7 +188,7 @@ fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Help {
         return Help::default();
     }
     if reuse.timestamps == Some(false) {
-        let mut help = shell.change("net.ipv4.tcp_timestamps", "1", "switch timestamps on for new connections");
+        let mut help = shell.change(setting::TCP_TIMESTAMPS.name, "1", "switch timestamps on for new connections");
         help.advice.push(
             "net.ipv4.tcp_timestamps is off. Without timestamps connect() takes no bucket over, whatever \
              net.ipv4.tcp_tw_reuse is (ip-sysctl)."
@@ -202,7 +203,7 @@ fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Help {
     };
     let delay = reuse.delay.as_millis();
     let purpose = format!("let connect() take over TIME_WAIT sockets that are {delay} ms old");
-    let mut help = shell.change("net.ipv4.tcp_tw_reuse", "1", &purpose);
+    let mut help = shell.change(setting::TCP_TW_REUSE.name, "1", &purpose);
     help.advice.push(format!(
         "net.ipv4.tcp_tw_reuse is {now}. With 1, connect() may take over a bucket of the same connection that is {delay} ms \
          old, where both ends use timestamps (ip-sysctl; RFC 6191). It is for outgoing connections alone."

@@ -76,7 +76,6 @@ fn capabilities(health: &Health) -> Check {
     if lacks.is_empty() {
         return check;
     }
-    let with = |one: &Capability| format!("with {} {}", one.name(), adds(*one));
-    let finding = format!("Nothing was missed here. {}.", lacks.iter().map(with).collect::<Vec<_>>().join(", "));
-    check.found(Status::Ok, finding.replacen(". with", ". With", 1))
+    let gains: Vec<String> = lacks.iter().map(|one| format!("{} {}", one.name(), adds(*one))).collect();
+    check.found(Status::Ok, format!("Nothing was missed here. With {}.", gains.join(", with ")))
 }

@@ -2,9 +2,7 @@
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::{Health, Reading};
-
-const COUNT: &str = "netfilter.nf_conntrack_count";
-const MAX: &str = "netfilter.nf_conntrack_max";
+use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
 
 /// From this part of nf_conntrack_max on, in percent, there is a warning.
 const NEARLY_FULL: u64 = 90;
@@ -18,12 +16,12 @@ pub(super) fn check(health: &Health) -> Check {
                    socket and holds no port of this machine.",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_count and nf_conntrack_max"],
     };
-    if *health.settings.reading(COUNT) == Reading::Absent {
+    if *health.settings.reading(NF_CONNTRACK_COUNT.key()) == Reading::Absent {
         return Check::ok(subject, Datum::Unknown, Datum::Unknown)
             .found(Status::Ok, "Connections are not tracked here.");
     }
-    let number = |name| health.settings.number(name).and_then(|number| u64::try_from(number).ok());
-    let (Some(count), Some(most)) = (number(COUNT), number(MAX)) else {
+    let number = |setting: &Sysctl| health.settings.number(setting.key()).and_then(|number| u64::try_from(number).ok());
+    let (Some(count), Some(most)) = (number(&NF_CONNTRACK_COUNT), number(&NF_CONNTRACK_MAX)) else {
         let finding = "nf_conntrack_count or nf_conntrack_max could not be read.";
         return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
     };

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::model::command::{Help, Shell};
 use crate::model::health::Health;
+use crate::model::setting::Sysctl;
 
 pub use destinations::Outbound;
 
@@ -94,6 +95,14 @@ pub struct Subject {
     pub sources: &'static [&'static str],
 }
 
+impl Subject {
+    /// The subject of a setting that has a check.
+    fn of_setting(setting: &Sysctl) -> Self {
+        let Sysctl { name, check, does, does_not, sources, .. } = setting;
+        Self { id: check.unwrap_or(name), does, does_not, sources }
+    }
+}
+
 /// One check and what it found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -160,8 +169,7 @@ impl Leak {
 /// types the commands.
 #[must_use]
 pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak, shell: &Shell) -> Vec<Check> {
-    let mut checks = timewait::checks(health, shell);
-    checks.extend(ports::checks(health));
+    let mut checks = settings::checks(health, shell);
     checks.push(conntrack::check(health));
     checks.push(destinations::check(outbound, &health.facts, shell));
     checks.extend(sockets::checks(health, leak, shell));

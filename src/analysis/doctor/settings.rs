@@ -1,46 +1,84 @@
-//! What holds for every check of a setting: one that is not there, one that cannot be read, one that is no number.
+//! The checks of settings: each entry of [`SETTINGS`] with its verdict, where it has one.
 
-use super::{Check, Datum, Status, Subject};
+use super::{Check, Datum, Status, Subject, ports, timewait};
+use crate::model::command::Shell;
 use crate::model::health::{Health, Reading};
+use crate::model::setting::{DefaultValue, Form, SETTINGS, Sysctl, TCP_EHASH_ENTRIES};
 
-/// A setting with a number, and what becomes of it where there is none.
-pub(super) struct Setting {
-    /// What it is about.
-    pub(super) subject: Subject,
-    /// Its name below /proc/sys/net.
-    pub(super) name: &'static str,
-    /// The kernel's default.
-    pub(super) default: Option<i64>,
-    /// What a kernel does that has no such setting; `None` where every kernel since 3.x has it, in the initial network
-    /// namespace at least.
-    pub(super) absent: Option<&'static str>,
+/// One check for each setting that has one, in the order of the list.
+pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
+    let mut checks = vec![];
+    for setting in SETTINGS.iter().filter(|setting| setting.check.is_some()) {
+        let check = match setting.form {
+            Form::PortRange => ports::local_port_range(health),
+            Form::Ports => ports::local_reserved_ports(health),
+            Form::PortStart => ports::unprivileged_port_start(health),
+            Form::Number => number(setting, health, |check, value| verdict(check, value, health, shell)),
+        };
+        // The counters that belong to a setting.
+        match check.subject.id {
+            "tcp_tw_reuse" => checks.push(check.with("buckets_taken_over", health.buckets.counter("TWRecycled"))),
+            "tcp_max_tw_buckets" => checks.extend([check, timewait::overflow(health)]),
+            _ => checks.push(check),
+        }
+    }
+    checks
 }
 
-impl Setting {
-    /// The check of its number by `judge`, which is given a check in order and the number.
-    pub(super) fn check(self, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
-        let Self { subject, name, default, absent } = self;
-        let file = format!("/proc/sys/net/{}", name.replace('.', "/"));
-        let nothing = |status, finding| {
-            let default = if absent.is_some() && status == Status::Ok { Datum::Unknown } else { default.into() };
-            Check::ok(subject, Datum::Unknown, default).found(status, finding)
-        };
-        match health.settings.reading(name) {
-            Reading::Value(text) => match text.parse::<i64>() {
-                Ok(number) => judge(Check::ok(subject, Datum::Number(number.into()), default.into()), number),
-                Err(_) => nothing(Status::Unknown, format!("{file} holds '{text}', which is no number.")),
-            },
-            Reading::Absent => match absent {
-                Some(then) => nothing(Status::Ok, then.to_owned()),
-                None => nothing(
-                    Status::Unknown,
-                    format!(
-                        "There is no {file} here: on older kernels the setting is one for the whole machine and seen in \
-                         the initial network namespace alone, or a sandbox hides it."
-                    ),
-                ),
-            },
-            Reading::Unreadable(why) => nothing(Status::Unknown, format!("Reading {file} failed: {why}.")),
+/// The verdict on a number. A setting without one is only shown and explained.
+fn verdict(check: Check, value: i64, health: &Health, shell: &Shell) -> Check {
+    match check.subject.id {
+        "tcp_tw_reuse" => timewait::tw_reuse(check, value),
+        "tcp_tw_reuse_delay" => timewait::tw_reuse_delay(check, value),
+        "tcp_tw_recycle" => timewait::tw_recycle(check, value, shell),
+        "tcp_tw_timeout" => timewait::tw_timeout(check, value),
+        "tcp_max_tw_buckets" => timewait::max_tw_buckets(check, value, health, shell),
+        "tcp_fin_timeout" => timewait::fin_timeout(check, value),
+        "tcp_timestamps" => timewait::timestamps(check, value, health, shell),
+        "tcp_rfc1337" => timewait::rfc1337(check, value),
+        "ip_autobind_reuse" => ports::autobind_reuse(check, value),
+        "ip_nonlocal_bind" | "ipv6_ip_nonlocal_bind" => ports::nonlocal_bind(check, value),
+        "ipv6_bindv6only" => ports::bindv6only(check, value),
+        _ => check,
+    }
+}
+
+/// The default of a number on this kernel.
+fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
+    match setting.default {
+        DefaultValue::Number(number) => Some(number),
+        DefaultValue::Since(major, minor, [before, since]) => {
+            health.facts.kernel_since(major, minor).map(|is_since| if is_since { since } else { before })
         }
+        DefaultValue::HalfOfHashTable => {
+            health.settings.number(TCP_EHASH_ENTRIES.key()).map(|entries| entries.saturating_abs() / 2)
+        }
+        DefaultValue::PortRange(_) | DefaultValue::NoPorts | DefaultValue::Unknown => None,
+    }
+}
+
+/// The check of a number by `judge`, which gets a check in order and the number. Without a number there is nothing to judge.
+fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
+    let (subject, file, default) = (Subject::of_setting(setting), setting.file(), default(setting, health));
+    let nothing = |status, finding| {
+        let default = if setting.absent.is_some() && status == Status::Ok { Datum::Unknown } else { default.into() };
+        Check::ok(subject, Datum::Unknown, default).found(status, finding)
+    };
+    match health.settings.reading(setting.key()) {
+        Reading::Value(text) => match text.parse::<i64>() {
+            Ok(number) => judge(Check::ok(subject, Datum::Number(number.into()), default.into()), number),
+            Err(_) => nothing(Status::Unknown, format!("{file} holds '{text}', which is no number.")),
+        },
+        Reading::Absent => match setting.absent {
+            Some(then) => nothing(Status::Ok, then.to_owned()),
+            None => nothing(
+                Status::Unknown,
+                format!(
+                    "There is no {file} here: on older kernels the setting is one for the whole machine and seen in the \
+                     initial network namespace alone, or a sandbox hides it."
+                ),
+            ),
+        },
+        Reading::Unreadable(why) => nothing(Status::Unknown, format!("Reading {file} failed: {why}.")),
     }
 }

@@ -106,14 +106,13 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     };
     let value = reserved.with(by_port.keys().copied()).to_string();
     let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
-    let lie = if by_port.len() == 1 { "server port lies" } else { "server ports lie" };
+    let (lie, are) = if by_port.len() == 1 { ("server port lies", "is") } else { ("server ports lie", "are") };
     let so = if untold {
         "Whether the kernel chose the port is not told here; one that the program chose can be taken while that is down"
     } else {
         "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE"
     };
-    let finding = format!("{} {lie} in ip_local_port_range and are not reserved: {who}. {so}.", by_port.len());
-    let finding = if by_port.len() == 1 { finding.replace(" and are not ", " and is not ") } else { finding };
+    let finding = format!("{} {lie} in ip_local_port_range and {are} not reserved: {who}. {so}.", by_port.len());
     check
         .with("ip_local_reserved_ports", value.clone())
         .found(if untold { Status::Note } else { Status::Warning }, finding)

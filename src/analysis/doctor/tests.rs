@@ -15,6 +15,7 @@ use crate::model::kernel_counts::TcpSockstat;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::port_set::PortSet;
 use crate::model::process::{Owners, Process};
+use crate::model::setting::{DefaultValue, Form, SETTINGS};
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
@@ -438,6 +439,25 @@ fn a_change_alters_no_check_but_those_it_concerns() {
                     |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.help.clone());
                 assert_eq!(said(before), said(&after), "{} after {}", before.subject.id, case.id);
             }
+        }
+    }
+}
+
+#[test]
+fn every_setting_with_a_check_is_explained_and_has_its_number_and_default() {
+    let mut health = healthy();
+    for setting in SETTINGS.iter().filter(|setting| setting.form == Form::Number) {
+        health.settings.0.insert(setting.key(), Reading::Value("7".into()));
+    }
+    for setting in SETTINGS {
+        let Some(id) = setting.check else { continue };
+        let check = check(&health, id);
+        assert_eq!((check.subject.does, check.subject.does_not), (setting.does, setting.does_not), "{id}");
+        if setting.form == Form::Number {
+            assert_eq!(check.value, Datum::Number(7), "{id}");
+        }
+        if let DefaultValue::Number(number) = setting.default {
+            assert_eq!(check.default, Datum::Number(number.into()), "{id}");
         }
     }
 }
