@@ -73,6 +73,25 @@ impl TcpState {
             Self::BoundInactive => "bound-inactive",
         }
     }
+
+    /// The name of the state in sentences.
+    #[must_use]
+    pub const fn upper_name(self) -> &'static str {
+        match self {
+            Self::Established => "ESTABLISHED",
+            Self::SynSent => "SYN_SENT",
+            Self::SynRecv | Self::NewSynRecv => "SYN_RECV",
+            Self::FinWait1 => "FIN_WAIT_1",
+            Self::FinWait2 => "FIN_WAIT_2",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Closed => "CLOSED",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::Listen => "LISTEN",
+            Self::Closing => "CLOSING",
+            Self::BoundInactive => "BOUND_INACTIVE",
+        }
+    }
 }
 
 /// A set of states, as the kernel's bit mask (`1 << state`).

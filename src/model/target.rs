@@ -83,7 +83,7 @@ pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
         return "0 TIME_WAIT".into();
     }
     let words = counts.into_iter().map(|((orphan, state), count)| {
-        let name = state.name().to_uppercase().replace('-', "_");
+        let name = state.upper_name();
         match (orphan, count) {
             (false, count) => format!("{count} {name}"),
             (true, 1) => format!("1 orphan in {name}"),

@@ -50,8 +50,9 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize
 pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     #[derive(Serialize)]
     struct Nothing {}
-    let document = to_string(&envelope.with(Nothing {}))?;
-    out.write_all(document.trim_end_matches('}').as_bytes())
+    let mut document = to_string(&envelope.with(Nothing {}))?;
+    document.pop();
+    out.write_all(document.as_bytes())
 }
 
 /// Writes one record on one line. A serializer makes dozens of small writes a record, so they go into memory first.

@@ -174,8 +174,8 @@ impl Ladder {
             };
             let mut lines = vec![];
             human::break_lines(&mut lines, &said, &format!("{:<6}  ", event.actor.name()), "        ", Some(room))?;
-            let lines = String::from_utf8_lossy(&lines).replace('\n', "\n      ");
-            return writeln!(out, "{time:>TIME$} {}", painted(lines.trim_end()));
+            let lines: Vec<&str> = str::from_utf8(&lines).unwrap_or_default().lines().collect();
+            return writeln!(out, "{time:>TIME$} {}", painted(&lines.join("\n      ")));
         }
         let blank = match event.actor {
             Actor::Side(Side::Client) => 0,

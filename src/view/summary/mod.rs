@@ -21,6 +21,9 @@ use crate::view::style::{Look, Meaning};
 use crate::view::table::{self, Heading};
 use record::{COUNTERS, SPANS, payload};
 
+/// The title of the chart.
+const CLOSES: &str = "closes a second over the last minute";
+
 /// Columns where the width is not known.
 const USUAL_WIDTH: usize = 80;
 
@@ -137,7 +140,7 @@ fn percent(part: u64, whole: u64) -> String {
 
 fn minute(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
     let history = &summary.history;
-    let title = look.paint(Meaning::Heading, "closes a second over the last minute").to_string();
+    let title = look.paint(Meaning::Heading, CLOSES).to_string();
     let Some((peak, ago)) = history.peak() else {
         return writeln!(out, "{title}: unknown");
     };
@@ -159,15 +162,13 @@ fn minute(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> 
     }
     // The title is painted, so what is broken is measured without it.
     let mut text = vec![];
-    human::break_lines(
-        &mut text,
-        &format!("closes a second over the last minute: {}", parts.join(", ")),
-        "",
-        "",
-        look.width,
-    )?;
+    human::break_lines(&mut text, &format!("{CLOSES}: {}", parts.join(", ")), "", "", look.width)?;
     let text = String::from_utf8_lossy(&text);
-    write!(out, "{}", text.replacen("closes a second over the last minute", &title, 1))?;
+    match text.strip_prefix(CLOSES) {
+        Some(rest) => write!(out, "{title}{rest}")?,
+        // A very narrow terminal breaks the title.
+        None => write!(out, "{text}")?,
+    }
     chart.write(out, look)
 }
 
