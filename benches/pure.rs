@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twtool::cli;
 use twtool::filter::parser;
 use twtool::model::facts::{Facts, Unread};
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
@@ -198,5 +199,19 @@ fn filtering(c: &mut Criterion) {
     group.bench_function("accepts", |b| b.iter(|| rows.iter().filter(|row| filter.accepts(row)).count()));
 }
 
-criterion_group!(pure, decoding, formatting, filtering);
+/// What it saves that the arguments of a command are described only if it was typed.
+fn arguments(c: &mut Criterion) {
+    let words = ["twtool", "list"];
+    let mut group = c.benchmark_group("arguments");
+    group.bench_function("of one command", |b| b.iter(|| cli::command().get_matches_from(words)));
+    group.bench_function("of every command", |b| {
+        b.iter(|| {
+            let mut command = cli::command();
+            command.build();
+            command.get_matches_from(words)
+        });
+    });
+}
+
+criterion_group!(pure, decoding, formatting, filtering, arguments);
 criterion_main!(pure);
