@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::setting as file;
+use super::setting;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
-use crate::model::setting;
+use crate::model::setting::{IP_LOCAL_PORT_RANGE, IP_LOCAL_RESERVED_PORTS, IP_UNPRIVILEGED_PORT_START};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace('.', "/"))
@@ -14,7 +14,7 @@ fn path(name: &str) -> PathBuf {
 
 /// A setting's text, `read("ipv4.ip_local_port_range")`.
 pub fn read(name: &str) -> io::Result<String> {
-    file::read(&path(name))
+    setting::read(&path(name))
 }
 
 /// Changes a setting. For private namespaces only: nothing of twtool changes the host's.
@@ -24,7 +24,7 @@ pub fn write(name: &str, value: &str) -> io::Result<()> {
 
 /// `net.ipv4.ip_local_port_range`.
 pub fn local_port_range() -> io::Result<LocalPortRange> {
-    understood(parse_range(&read(setting::IP_LOCAL_PORT_RANGE.key())?))
+    understood(parse_range(&read(IP_LOCAL_PORT_RANGE.key())?))
 }
 
 /// Two ports with a blank between them.
@@ -36,12 +36,12 @@ pub fn parse_range(text: &str) -> Option<LocalPortRange> {
 
 /// `net.ipv4.ip_local_reserved_ports`.
 pub fn local_reserved_ports() -> io::Result<LocalReservedPorts> {
-    understood(parse_ranges(&read(setting::IP_LOCAL_RESERVED_PORTS.key())?))
+    understood(parse_ranges(&read(IP_LOCAL_RESERVED_PORTS.key())?))
 }
 
 /// `net.ipv4.ip_unprivileged_port_start`.
 pub fn unprivileged_port_start() -> io::Result<u32> {
-    understood(read(setting::IP_UNPRIVILEGED_PORT_START.key())?.parse().ok())
+    understood(read(IP_UNPRIVILEGED_PORT_START.key())?.parse().ok())
 }
 
 /// A setting that is one number, which may be negative: the kernel accepts `tcp_max_tw_buckets=-1`.

@@ -59,7 +59,8 @@ fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
 
 /// The check of a number by `judge`, which gets a check in order and the number. Without a number there is nothing to judge.
 fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
-    let (subject, file, default) = (Subject::of_setting(setting), setting.file(), default(setting, health));
+    let (subject, default) = (Subject::of_setting(setting), default(setting, health));
+    let file = format!("/proc/sys/{}", setting.name.split('.').collect::<Vec<_>>().join("/"));
     let nothing = |status, finding| {
         let default = if setting.absent.is_some() && status == Status::Ok { Datum::Unknown } else { default.into() };
         Check::ok(subject, Datum::Unknown, default).found(status, finding)
