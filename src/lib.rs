@@ -1,8 +1,29 @@
-//! twtool: the truth about TIME_WAIT and TCP ports on Linux.
+//! The truth about TIME_WAIT and TCP ports on Linux, for programs: timewait buckets with their remaining time, what bind() gives
+//! on a port, how many further connections a destination takes, and whether settings and counters are in order.
 //!
-//! Data flows one way. Bytes come up from the kernel through [`sock_diag`] and [`sys`] and become [`model`] values. The
-//! [`snapshot`] layer gathers everything that one answer needs into plain values, [`analysis`] draws conclusions from them, and
-//! [`view`] prints them.
+//! A [`Snapshot`] says where to look: in which network [`Namespaces`], and at the kernel or a recording. Each of its methods
+//! takes a question and returns an [`Answer`]: the value, whether it is complete, and what the reader should know.
+//!
+//! ```
+//! use twtool::{Selection, Snapshot};
+//!
+//! # fn main() -> Result<(), twtool::SnapshotError> {
+//! let answer = Snapshot::here().count_buckets(&Selection::expression("dport = :443 and expires < 10s"))?;
+//! println!("{} buckets, complete: {}", answer.value, answer.complete);
+//! for warning in &answer.warnings {
+//!     println!("{warning}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/` has two programs. Without the feature `cli`, which is on by default, nothing of the command line is built.
+//!
+//! # How it is built
+//!
+//! Data flows one way. Bytes come up from the kernel through `sock_diag` and `sys` and become `model` values. The
+//! `snapshot` layer gathers everything that one answer needs into plain values, `analysis` draws conclusions from them, and
+//! `view` prints them.
 //!
 //! ```text
 //!     kernel                                            people, scripts
@@ -31,31 +52,70 @@
 //!
 //! `snapshot` imports `analysis` because a question may depend on an inference: a filter tests the direction of a bucket, and a
 //! wait names the cause of each failed bind. A test holds the table.
+//!
+//! # Where to add things
+//!
+//! | thing | places |
+//! |---|---|
+//! | a column of `list` | the list in `view/column.rs` |
+//! | a subcommand | a new file in `commands/`, its line in `commands/mod.rs`, and two lines in `cli.rs` |
+//! | a setting that `doctor` explains | the list in `model/setting.rs` |
+//! | a word of the filter language | `filter/mod.rs` (the test), `filter/parser.rs` (the word), and `sock_diag/bytecode.rs` if the kernel can evaluate it |
+//! | a question about the kernel | a new file in `snapshot/` |
+//!
+//! A test compares help texts, completions and the manual page with the files in `completions/`, and prints how to make them
+//! again.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");
 
+/// Declares modules that are reachable for the tests, fuzz targets and benchmarks of this package, without any promise.
+macro_rules! internal {
+    ($($(#[$attribute:meta])* $module:ident,)*) => {
+        $(#[cfg(target_os = "linux")] #[doc(hidden)] $(#[$attribute])* pub mod $module;)*
+    };
+}
+
+internal! {
+    analysis,
+    #[cfg(feature = "cli")]
+    cli,
+    #[cfg(feature = "cli")]
+    commands,
+    filter,
+    #[cfg(feature = "cli")]
+    lab,
+    model,
+    parallel,
+    snapshot,
+    sock_diag,
+    source,
+    sys,
+    #[cfg(feature = "cli")]
+    view,
+}
+
 #[cfg(target_os = "linux")]
-pub mod analysis;
-#[cfg(target_os = "linux")]
-pub mod cli;
-#[cfg(target_os = "linux")]
-pub mod commands;
-#[cfg(target_os = "linux")]
-pub mod filter;
-#[cfg(target_os = "linux")]
-pub mod lab;
-#[cfg(target_os = "linux")]
-pub mod model;
-#[cfg(target_os = "linux")]
-pub mod parallel;
-#[cfg(target_os = "linux")]
-pub mod snapshot;
-#[cfg(target_os = "linux")]
-pub mod sock_diag;
-#[cfg(target_os = "linux")]
-pub mod source;
-#[cfg(target_os = "linux")]
-pub mod sys;
-#[cfg(target_os = "linux")]
-pub mod view;
+#[doc(inline)]
+pub use self::{
+    analysis::{
+        capacity::Destination,
+        doctor::{Check, Leak},
+        groups::By,
+        summary::Summary,
+        verdict::Conclusion,
+    },
+    model::{
+        bind::{Attempt, Holder, ReuseOptions},
+        command::Shell,
+        facts::Facts,
+        health::Health,
+        port::{Port, PortArg},
+        row::{Direction, Order, Row},
+        socket::TimeWaitBucket,
+    },
+    snapshot::{
+        Answer, Buckets, Capacity, CapacityQuestion, Checkup, Choice, Input, Limit, Namespaces, PortState, Selection,
+        Snapshot, SnapshotError, Summarized, port::PortQuestion, port_use::PortUses,
+    },
+};

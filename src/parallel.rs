@@ -141,8 +141,8 @@ fn in_order<'s, P: Send + 's>(
     }
 }
 
-/// [`in_order`] on at most `threads` new threads, the calling one among them. A new thread is in the network namespace of the
-/// calling one.
+/// Works on the items in order, on the calling thread and on new ones, together at most `threads`. A new thread is in the
+/// network namespace of the calling one.
 pub fn in_order_on_new_threads<T: Sync, P: Send>(
     items: &[T],
     threads: usize,

@@ -7,7 +7,6 @@ use super::port_args::{With, addr_arg};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::{self, Failure};
-use crate::analysis::verdict;
 use crate::lab;
 use crate::model::addr::ScopedAddr;
 use crate::model::bind::{Cause, ReuseportNote, Verdict};
@@ -78,7 +77,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let question = PortQuestion { port: args.port.clone(), addrs: args.addr.clone(), ipv4: global.ipv4_on_the_wire() };
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
     let (facts, port, with) = (&state.facts, state.port, args.with.options());
-    let conclusion = verdict::conclude(facts, port, with, &state.attempts, &state.holders);
+    let conclusion = state.conclude(with);
     // If the source cannot show every holder, the answer may lack one.
     let unseen = conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;

@@ -7,8 +7,7 @@ use clap::Args;
 use super::netns::NetnsArgs;
 use super::selection::parse_duration;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::analysis::doctor::{self, Leak, Outbound, Status};
-use crate::snapshot::{Answer, Checkup};
+use crate::analysis::doctor::{Leak, Status};
 use crate::view;
 use crate::view::json::Envelope;
 
@@ -50,20 +49,17 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not flat; there are table, json and ndjson"));
     }
-    let Answer { value: Checkup { health, outbound }, mut warnings, .. } =
-        args.netns.snapshot()?.health(global.ipv4_on_the_wire())?;
-    let outbound = outbound.as_ref().map_err(String::as_str);
-    let outbound =
-        outbound.map(|capacity| Outbound { destinations: &capacity.destinations, conditions: capacity.conditions() });
+    let answer = args.netns.snapshot()?.health(global.ipv4_on_the_wire())?;
     let leak = Leak { silent: args.close_wait_after };
-    let checks = doctor::examine(&health, outbound, leak, &args.netns.shell(context));
+    let checks = answer.value.checks(leak, &args.netns.shell(context));
+    let mut warnings = answer.warnings;
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check has no answer");
         warnings.push(format!("{}: {reason}", check.subject.id));
     }
     let complete = warnings.is_empty();
     context.warn(&warnings);
-    let envelope = Envelope { schema: "twtool.doctor/1", facts: &health.facts, complete, warnings: &warnings };
+    let envelope = Envelope { schema: "twtool.doctor/1", facts: &answer.value.health.facts, complete, warnings: &warnings };
     match global.format() {
         Format::Json => view::doctor::document(context.out, envelope, &checks)?,
         Format::Ndjson => view::doctor::ndjson(context.out, &checks)?,

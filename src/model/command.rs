@@ -26,8 +26,15 @@ pub struct Caller {
     pub arguments: Vec<OsString>,
 }
 
+impl Default for Caller {
+    /// An ordinary user who has twtool in the search path.
+    fn default() -> Self {
+        Self { root: false, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] }
+    }
+}
+
 /// The shell in which twtool ran, and the network namespace that it looked into.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shell {
     /// The namespace given by `--netns`; `None` is the caller's own.
     pub netns: Option<NetnsArg>,

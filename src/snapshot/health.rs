@@ -6,7 +6,9 @@ use std::io;
 
 use super::capacity::{Capacity, CapacityQuestion, capacity_here};
 use super::{Answer, Snapshot, SnapshotError, interrupted};
+use crate::analysis::doctor::{self, Check, Leak, Outbound};
 use crate::filter::Filter;
+use crate::model::command::Shell;
 use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading, Settings};
 use crate::model::process::Owners;
@@ -21,6 +23,20 @@ pub struct Checkup {
     pub health: Health,
     /// The ports of outbound connections, or why they are unknown.
     pub outbound: Result<Capacity, String>,
+}
+
+impl Checkup {
+    /// What each setting, counter and kind of socket is, and a finding where the evidence shows one. Printed commands are for
+    /// `shell`.
+    #[must_use]
+    pub fn checks(&self, leak: Leak, shell: &Shell) -> Vec<Check> {
+        let outbound = self.outbound.as_ref().map_err(String::as_str);
+        let outbound = outbound.map(|capacity| Outbound {
+            destinations: &capacity.destinations,
+            conditions: capacity.conditions(),
+        });
+        doctor::examine(&self.health, outbound, leak, shell)
+    }
 }
 
 impl Snapshot {

@@ -8,6 +8,7 @@ use super::error::{BadValue, SnapshotError};
 use super::{Answer, Snapshot, interrupted};
 use crate::analysis::conflict::{self, Obstacles};
 use crate::analysis::direction;
+use crate::analysis::verdict::{self, Conclusion};
 use crate::filter::{End, Filter};
 use crate::model::addr::ScopedAddr;
 use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions, ReuseportNote};
@@ -56,6 +57,14 @@ pub struct PortState {
     pub uid: u32,
     /// Whether a UDP socket has the port and no TCP socket does.
     pub udp: bool,
+}
+
+impl PortState {
+    /// The verdict for a server that sets these options.
+    #[must_use]
+    pub fn conclude(&self, with: ReuseOptions) -> Conclusion {
+        verdict::conclude(&self.facts, self.port, with, &self.attempts, &self.holders)
+    }
 }
 
 impl Snapshot {

@@ -1,12 +1,14 @@
 //! The machine, beside sock_diag: syscalls, /proc, clock, terminal, files. Values out; nothing is formatted for people.
 
 pub mod bind;
+#[cfg(feature = "cli")]
 pub mod caller;
 pub mod capabilities;
 pub mod clock;
 pub mod counts;
 pub mod descriptors;
 pub mod errno;
+#[cfg(feature = "cli")]
 pub mod exec;
 pub mod file;
 pub mod folder;
@@ -15,19 +17,25 @@ pub mod interrupt;
 mod kernel_sockets;
 pub mod netns;
 pub mod owners;
+#[cfg(feature = "cli")]
 pub mod packet;
 pub mod port_probe;
 pub mod proc_net_tcp;
 mod reuseport_note;
 pub mod route;
+#[cfg(feature = "cli")]
 pub mod rtnetlink;
+#[cfg(feature = "cli")]
 pub mod sandbox;
 pub mod services;
 pub mod setting;
 pub mod slab;
+#[cfg(feature = "cli")]
 pub mod stdout;
 pub mod sysctl;
+#[cfg(feature = "cli")]
 pub mod tcp_repair;
+#[cfg(feature = "cli")]
 pub mod terminal;
 pub mod udp;
 pub mod unlisted;
