@@ -15,8 +15,8 @@ use crate::support::netns::elsewhere;
 use crate::support::random::Random;
 use crate::support::records::number;
 use crate::support::situations::{addr, connect, half_closed};
-use crate::support::suite;
 use crate::support::twtool::twtool;
+use crate::support::{kernel, suite};
 
 suite! {
     pure: [],
@@ -82,6 +82,10 @@ fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
     // On :: both are in the way for certain, and the one that lasts longer decides.
     assert!(number(&answer(&["0.0.0.0", "::"]), "free_in_ms") > 50_000);
     assert!(number(&answer(&["127.0.0.1"]), "free_in_ms") <= 7_000);
+    kernel::needs(
+        kernel::destroys_buckets(),
+        "SOCK_DESTROY of buckets, which shows that the other one was in the way, too",
+    );
     twtool(["kill", "--local-port", "8000", "--fin-wait-2", "--local", "127.0.0.1", "--yes"]).ok();
     assert_eq!(bind("0.0.0.0", 8000, &[], false).0, "EADDRINUSE", "the other one was in the way, too");
 }

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use caps::Capability;
 use seccompiler::SeccompCmpOp;
@@ -17,7 +18,7 @@ use crate::support::outbound::{
 use crate::support::records::number;
 use crate::support::situations::addr;
 use crate::support::twtool::{Run, twtool};
-use crate::support::{addresses, kernel, netns, procfs, suite};
+use crate::support::{addresses, kernel, netns, not_checked, procfs, suite};
 use twtool::sys::sysctl;
 
 suite! {
@@ -128,7 +129,12 @@ fn check_young(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expec
     if kernel::has_exact_ages() {
         return check(name, make, from, to, expected);
     }
+    let began = Instant::now();
     let (free, uncertain, _) = compare(name, make, from, to);
+    if began.elapsed() > Duration::from_secs(1) {
+        // By then they can be taken over for certain.
+        return not_checked(format!("capacity, {name}: this machine is too slow for young buckets"));
+    }
     assert!(free > expected && uncertain >= free - expected, "{name}: {free} free, {uncertain} uncertain");
 }
 

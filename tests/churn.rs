@@ -28,9 +28,6 @@ suite! {
 /// Rows of the long lists.
 const MANY: usize = 30_000;
 
-/// TIME_WAIT is 60 s; a dump that begins later than this might miss what is rightly gone.
-const LIFE: Duration = Duration::from_secs(50);
-
 /// Long-lived buckets, short-lived ones a second, dumps. `TWTOOL_FULL=1` for the numbers of a busy server.
 fn numbers() -> (usize, usize, usize) {
     if std::env::var_os("TWTOOL_FULL").is_some() { (50_000, 5_000, 200) } else { (5_000, 1_000, 30) }
@@ -73,7 +70,7 @@ fn churn() {
         }
         // Long enough for some to go, too.
         let enough = |done| done >= dumps && made.load(Ordering::Relaxed) > a_second / 2;
-        while !enough(done) && born.elapsed() < LIFE {
+        while !enough(done) && kernel::lasts(born) {
             // Every other time with those in FIN_WAIT_2.
             let found = cookies(if done % 2 == 0 { &[] } else { &["--fin-wait-2"] });
             let mut times: HashMap<u64, usize> = HashMap::new();
@@ -120,6 +117,7 @@ fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let stand_still = || {
         make_room();
+        let born = Instant::now();
         gather(ROWS);
         let before = twtool(["list", "-o", "ndjson"]).ok().ndjson();
         let mut killer = Killer::new();
@@ -140,6 +138,7 @@ fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
             }
         }
         let mut output = child.wait_with_output().expect("it ends");
+        kernel::needs_life(born);
         output.stdout = text;
         let run = Run::ended(&command, &output);
         assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{PAUSE:?}");
@@ -187,7 +186,8 @@ fn a_slow_reader_gets_every_row_from_little_memory() {
     let born = Instant::now();
     gather(MANY);
     let expected: HashSet<u64> = cookies(&[]).into_iter().collect();
-    assert!(expected.len() == MANY || born.elapsed() > LIFE, "{} of {MANY}", expected.len());
+    kernel::needs_life(born);
+    assert_eq!(expected.len(), MANY);
     for format in ["ndjson", "csv"] {
         let mut command = command(["list", "-o", format]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
@@ -207,7 +207,7 @@ fn a_slow_reader_gets_every_row_from_little_memory() {
             }
         }
         let mut output = child.wait_with_output().expect("it ends");
-        if born.elapsed() > LIFE {
+        if !kernel::lasts(born) {
             return not_checked(format!("a slow reader of {format}: this machine is too slow for a bucket's life"));
         }
         output.stdout = text;

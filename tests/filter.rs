@@ -338,9 +338,12 @@ const NAMED: &[(&str, u16, &str, &str)] = &[
 ];
 
 fn every_form_selects_what_it_says() {
-    let varied = Varied::make();
     let known: Vec<_> = services::tcp();
     let mut forms = FORMS.to_vec();
+    if !kernel::lists_marks_of_buckets() {
+        not_checked("forms with fwmark: this kernel has no marks of buckets");
+        forms.retain(|(expression, _)| !expression.contains("fwmark"));
+    }
     for &(name, port, expression, expected) in NAMED {
         if known.iter().any(|service| service.name == name && service.port == port) {
             forms.push((expression, expected));
@@ -348,14 +351,24 @@ fn every_form_selects_what_it_says() {
             not_checked(format!("'{expression}': /etc/services has no {name} {port}/tcp"));
         }
     }
-    let wrong: Vec<String> = forms
-        .iter()
-        .map(|&(expression, expected)| (expression, expected, selected(&[expression])))
-        .filter(|(_, expected, found)| found != expected)
-        .map(|(expression, expected, found)| format!("{expression}\n  expected {expected}\n  found    {found}"))
-        .collect();
+    let (mut left, mut wrong) = (forms.iter(), vec![]);
+    while !left.as_slice().is_empty() {
+        // A slow machine needs more than one population.
+        netns::elsewhere(|| {
+            let varied = Varied::make();
+            let began = Instant::now();
+            while began.elapsed() < FRESH
+                && let Some(&(expression, expected)) = left.next()
+            {
+                let found = selected(&[expression]);
+                if found != expected {
+                    wrong.push(format!("{expression}\n  expected {expected}\n  found    {found}"));
+                }
+            }
+            varied.end();
+        });
+    }
     assert!(wrong.is_empty(), "{} of {} forms:\n{}", wrong.len(), forms.len(), wrong.join("\n"));
-    varied.end();
 }
 
 fn flags_and_an_expression_must_both_hold() {
@@ -564,7 +577,12 @@ fn what_was_recorded_with_a_filter_answers_every_filter() {
     assert!(Path::new(&file).exists());
     assert_eq!(selected(&["--replay", &file]), all());
     assert_eq!(selected(&["--replay", &file, "sport = :22"]), "ef");
-    assert_eq!(selected(&["--replay", &file, "dev = lo or fwmark = 1"]), "ghrs");
+    assert_eq!(selected(&["--replay", &file, "dev = lo"]), "gr");
+    if kernel::lists_marks_of_buckets() {
+        assert_eq!(selected(&["--replay", &file, "dev = lo or fwmark = 1"]), "ghrs");
+    } else {
+        not_checked("a recording and fwmark: this kernel has no marks of buckets");
+    }
     let bytes = |args: &[&str]| Run::of(&mut command(["list", "--replay", &file].iter().chain(args))).ok().stdout;
     assert_eq!(bytes(&["--json", "sport = :22"]), bytes(&["--json", "--local-port", "22"]), "flags and words are one");
 }

@@ -21,7 +21,7 @@ use crate::support::situations::{
 };
 use crate::support::twtool::{Keys, Run, command, twtool};
 use crate::support::varied::Varied;
-use crate::support::{commands, crowd, kernel, limits, suite};
+use crate::support::{commands, crowd, kernel, limits, netns, suite};
 
 suite! {
     pure: [
@@ -53,6 +53,7 @@ suite! {
         orphans_go_and_no_socket_that_has_or_may_get_an_owner,
         orphans_are_shown_and_asked_for_with_what_it_costs,
         a_flag_that_would_select_something_is_named,
+        what_this_kernel_cannot_remove_has_no_command,
         ports_may_be_listed_with_commas,
         this_kernel_is_tried_before_an_orphan_is_destroyed,
     ],
@@ -639,6 +640,19 @@ fn a_flag_that_would_select_something_is_named() {
     let run = twtool(["kill", "--local-port", "8080", "--yes"]).code(1);
     let run = run.says("1 orphan in FIN_WAIT_1").says("--orphans selects them: ");
     commands::succeeds(run.stderr.trim().rsplit(": ").next().expect("a command")).prints("4 destroyed");
+    drop(orphans);
+}
+
+fn what_this_kernel_cannot_remove_has_no_command() {
+    let hint = || twtool(["kill", "--local-port", "8080", "--yes"]).code(1).stderr;
+    netns::elsewhere(|| {
+        let server = listen("127.0.0.1:8080");
+        let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
+        assert_eq!(hint().contains("cannot remove it"), !kernel::destroys_buckets(), "{}", hint());
+        drop(open);
+    });
+    let orphans = Orphans::make();
+    assert_eq!(hint().contains("cannot remove them"), !kernel::ends_orphans(), "{}", hint());
     drop(orphans);
 }
 

@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use twtool::lab::Server;
@@ -19,7 +20,7 @@ use crate::support::records::{number, sorted, text};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, listen, many_buckets};
 use crate::support::twtool::{PATH, Run, command, twtool};
 use crate::support::waiter::Waiter;
-use crate::support::{kernel, suite};
+use crate::support::{kernel, not_checked, suite};
 
 suite! {
     pure: [],
@@ -379,6 +380,7 @@ fn namespaces_and_processes_that_come_and_go_are_passed_over() {
     }
     // Last, for its bucket has a minute to live.
     let place = Place::make(42_001);
+    let born = Instant::now();
     let expected = (place.inode, 42_001);
     if !closed(&island) {
         return;
@@ -391,6 +393,12 @@ fn namespaces_and_processes_that_come_and_go_are_passed_over() {
         drop(comers.pop());
         let run = Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
         let records = if format == "json" { run.records("sockets") } else { run.ndjson() };
+        if !kernel::lasts(born) {
+            return not_checked(format!(
+                "{} of {ROUNDS} lists while namespaces go: this machine is too slow for a bucket's life",
+                ROUNDS - round
+            ));
+        }
         assert_eq!(clients(&records), [expected], "{run}");
     }
 }

@@ -281,7 +281,11 @@ fn no_name_from_elsewhere_steers_a_terminal() {
             }
         }
     }
-    // What was escaped is the text itself to a program.
+    // What was escaped is the text itself to a program. The buckets may be gone on a slow machine, so here are new ones.
+    bucket_of_server(&server, "127.0.0.1:8080");
+    if let Some(server) = &device {
+        bucket_of_server(server, "127.0.0.1:8081");
+    }
     let records = twtool(["list", "-o", "ndjson"]).ok().ndjson();
     let of = |port: u64| records.iter().find(|record| record["local_port"] == port).expect("a record");
     assert_eq!((&of(8080)["local_service"], &of(8080)["netns_name"]), (&SERVICE.into(), &NETNS.into()));

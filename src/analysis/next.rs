@@ -37,6 +37,18 @@ pub struct Failure<'a> {
     pub free_in: Option<Duration>,
     /// Whether it was waited for already.
     pub waited: bool,
+    /// Whether this kernel ends an orphan that is destroyed; `None` if that could not be tried.
+    pub ends_orphans: Option<bool>,
+}
+
+/// Whether an orphan is in the way, so that [`Failure::ends_orphans`] matters.
+#[must_use]
+pub fn is_blocked_by_orphan(holders: &[Holder]) -> bool {
+    holders.iter().any(|holder| holder.blocks && is_orphan(holder))
+}
+
+const fn is_orphan(holder: &Holder) -> bool {
+    matches!(holder.socket, Socket::Full(full) if full.is_orphan())
 }
 
 /// The value of `--with`.
@@ -63,7 +75,9 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
         }
         Cause::Listener | Cause::Connection | Cause::Bound => {
             let mut steps = stop(failure);
-            let wait = (!failure.waited && !steps.is_empty()).then(|| wait(failure));
+            // An orphan ends by itself, also where no command can end it.
+            let ends = !steps.is_empty() || is_blocked_by_orphan(failure.holders);
+            let wait = (!failure.waited && ends).then(|| wait(failure));
             if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) {
                 // A client's connection ends by itself; to end the client is the last resort.
                 wait.into_iter().chain(steps).collect()
@@ -141,7 +155,7 @@ fn wait(failure: &Failure) -> Step {
     Step::new(shell.twtool(Privilege::None, &words), purpose)
 }
 
-/// Removing the buckets, where this kernel can: 5.10 answers EOPNOTSUPP, 6.1 can (measured).
+/// Removing the buckets, unless this kernel cannot.
 fn kill(failure: &Failure) -> Option<Step> {
     let Failure { shell, facts, port, holders, .. } = *failure;
     let fin_wait_2 =
@@ -155,7 +169,7 @@ fn kill(failure: &Failure) -> Option<Step> {
             "remove the sockets in the way now (it shows the risk, and asks first)",
         )
     };
-    (facts.kernel_since(6, 1) != Some(false)).then(step)
+    (facts.destroys_buckets() != Some(false)).then(step)
 }
 
 /// Whether a client of this machine opened the connection (inferred).
@@ -208,17 +222,14 @@ fn stop(failure: &Failure) -> Vec<Step> {
     }
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
     steps.extend((hidden && failure.uid != 0).then(|| as_root(failure, "name the process that holds the port")));
-    let orphan = |holder: &&Holder| matches!(holder.socket, Socket::Full(full) if full.is_orphan());
-    let orphans = blocking().filter(orphan).count();
-    if orphans > 0 {
+    let orphans = blocking().filter(|holder| is_orphan(holder)).count();
+    if orphans > 0 && failure.ends_orphans != Some(false) {
         let port = failure.port.to_string();
+        let sockets = if orphans == 1 { "the socket".to_owned() } else { format!("the {orphans} sockets") };
+        let tries = if failure.ends_orphans.is_none() { "tries whether this kernel can, " } else { "" };
         steps.push(Step::new(
             failure.shell.twtool(Privilege::Root, &["kill", "--orphans", "--local-port", &port]),
-            if orphans == 1 {
-                "end the socket that no process has open (it shows the risk, and asks first)".to_owned()
-            } else {
-                format!("end the {orphans} sockets that no process has open (it shows the risk, and asks first)")
-            },
+            format!("end {sockets} that no process has open (it {tries}shows the risk, and asks first)"),
         ));
     }
     steps
@@ -243,5 +254,55 @@ fn stop_process(shell: &Shell, privilege: Privilege, process: &Process) -> Step 
         None => {
             Step::new(shell.run(privilege, &["kill", &pid]), format!("end {} (pid {pid}) by SIGTERM", process.comm))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Caller;
+    use crate::model::facts::tests::facts;
+    use crate::model::row::tests::row;
+    use crate::model::socket::{FullSocket, TcpState};
+
+    #[test]
+    fn an_orphan_that_the_kernel_does_not_end_is_waited_for() {
+        let orphan = FullSocket {
+            tuple: row("127.0.0.1", 8080, "127.0.0.1", 41000).bucket.tuple,
+            state: TcpState::FinWait1,
+            uid: 0,
+            inode: None,
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: None,
+        };
+        let (socket, direction) = (Socket::Full(orphan), Direction::Unknown);
+        let holders = [Holder { socket, direction, owners: Owners::Nobody, blocks: true }];
+        let caller =
+            Caller { root: true, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] };
+        let commands = |ends_orphans, waited| {
+            let steps = steps(&Failure {
+                shell: &Shell { netns: None, caller: caller.clone() },
+                uid: 0,
+                facts: &facts(),
+                port: Port(8080),
+                addrs: &[],
+                with: ReuseOptions::REUSEADDR,
+                cause: Cause::Connection,
+                holders: &holders,
+                free_in: None,
+                waited,
+                ends_orphans,
+            });
+            steps.into_iter().map(|step| (step.command, step.purpose.contains("tries whether"))).collect::<Vec<_>>()
+        };
+        let kill = || "twtool kill --orphans --local-port 8080".to_owned();
+        let wait = || "twtool wait 8080 --timeout 10m -- ./server".to_owned();
+        assert_eq!(commands(Some(true), false), [(kill(), false), (wait(), false)]);
+        assert_eq!(commands(None, false), [(kill(), true), (wait(), false)]);
+        assert_eq!(commands(Some(false), false), [(wait(), false)]);
+        assert_eq!(commands(Some(false), true), []);
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::netns::NetnsArgs;
 use super::port_args::{With, addr_arg};
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::{self, Failure};
 use crate::lab;
@@ -107,6 +107,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
             holders: &state.holders,
             free_in: conclusion.free_in,
             waited: false,
+            ends_orphans: ends_orphans(facts, &state.holders),
         }),
     };
     let advice = advice::advise(&evidence);

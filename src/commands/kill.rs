@@ -95,7 +95,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     }
     let mut warnings = [found.about_words.as_slice(), &found.warnings].concat();
     if found.targets.is_empty() {
-        warnings.extend(hints(&found.others, &args.netns.shell(context)));
+        warnings.extend(hints(&found.others, &found.facts, &args.netns.shell(context)));
     }
     if !args.yes && found.seem_forbidden() {
         warnings.push(
@@ -150,14 +150,22 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     })
 }
 
-/// A sentence for each flag that would select something, with the command.
-fn hints(others: &Others, shell: &Shell) -> Vec<String> {
-    let hint = |targets: &[Target], flag| {
+/// A sentence for each flag that would select something: with the command, or that this kernel cannot remove them.
+fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
+    let hint = |targets: &[Target], flag, is_possible: fn(&Facts) -> bool| {
         let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
-        let select = || format!("{flag} selects {them}: {}", shell.again_with("kill", flag));
-        (!targets.is_empty()).then(|| format!("{} {verb}; {}", counted(targets.iter()), select()))
+        let next = || {
+            if is_possible(facts) {
+                format!("{flag} selects {them}: {}", shell.again_with("kill", flag))
+            } else {
+                format!("{flag} selects {them}, but this kernel cannot remove {them}")
+            }
+        };
+        (!targets.is_empty()).then(|| format!("{} {verb}; {}", counted(targets.iter()), next()))
     };
-    [hint(&others.fin_wait_2, "--fin-wait-2"), hint(&others.orphans, "--orphans")].into_iter().flatten().collect()
+    let fin_wait_2 = hint(&others.fin_wait_2, "--fin-wait-2", |facts| facts.destroys_buckets() != Some(false));
+    let orphans = hint(&others.orphans, "--orphans", |facts| lab::orphan::are_ended(facts).unwrap_or(true));
+    [fin_wait_2, orphans].into_iter().flatten().collect()
 }
 
 /// Shows the plan and asks. Anything but yes is no.
@@ -173,13 +181,12 @@ fn agrees(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
     Ok(matches!(typed.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Checks that destroying an orphan ends it. That is so since Linux 6.11; an older kernel is tried in a private network
-/// namespace, because it may have the fix.
+/// Checks that destroying an orphan ends it.
 fn check_orphans(targets: &[Target], facts: &Facts) -> Result<(), CommandError> {
-    if !targets.iter().any(Target::is_orphan) || facts.kernel_since(6, 11) == Some(true) {
+    if !targets.iter().any(Target::is_orphan) {
         return Ok(());
     }
-    match lab::orphan::ends_when_destroyed() {
+    match lab::orphan::are_ended(facts) {
         Ok(true) => Ok(()),
         Ok(false) => Err(CommandError::OrphansStay("this kernel does not end an orphan that is destroyed".into())),
         Err(error) => Err(CommandError::OrphansStay(format!(

@@ -25,8 +25,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::{Args, ValueEnum};
 
-use crate::lab::LabError;
+use crate::analysis::next;
+use crate::lab::{self, LabError};
+use crate::model::bind::Holder;
 use crate::model::command::Caller;
+use crate::model::facts::Facts;
 use crate::model::name::text_of;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::error::BadValue;
@@ -71,6 +74,12 @@ impl GlobalArgs {
             _ => None,
         }
     }
+}
+
+/// Whether this kernel ends an orphan that is destroyed. It is tried only if an orphan is in the way, and unknown if no private
+/// network namespace can be made.
+fn ends_orphans(facts: &Facts, holders: &[Holder]) -> Option<bool> {
+    if next::is_blocked_by_orphan(holders) { lab::orphan::are_ended(facts).ok() } else { None }
 }
 
 /// Output formats.

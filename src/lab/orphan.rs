@@ -9,6 +9,7 @@ use std::thread;
 
 use super::{ActiveCloser, Ends, LabError, Server, step};
 use crate::model::bind::ReuseOptions;
+use crate::model::facts::Facts;
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState};
 use crate::model::target::Target;
@@ -16,7 +17,15 @@ use crate::sock_diag::destroy;
 use crate::sock_diag::transport::Netlink;
 use crate::sys::{sandbox, sysctl};
 
-/// Whether it does. The socket that is destroyed to find out is in FIN_WAIT_2 with a timer of its own.
+/// Whether an orphan ends when it is destroyed. It does since Linux 6.11; an older kernel is tried, because it may have the fix.
+///
+/// # Errors
+/// As [`ends_when_destroyed`].
+pub fn are_ended(facts: &Facts) -> Result<bool, LabError> {
+    if facts.kernel_since(6, 11) == Some(true) { Ok(true) } else { ends_when_destroyed() }
+}
+
+/// Tries it. The socket that is destroyed to find out is in FIN_WAIT_2 with a timer of its own.
 ///
 /// # Errors
 /// A step that failed, such as making the namespace, which needs CAP_SYS_ADMIN.

@@ -116,6 +116,12 @@ impl Facts {
         Some(version >= (major, minor))
     }
 
+    /// Whether SOCK_DESTROY removes timewait buckets: 5.10 answers EOPNOTSUPP, 6.1 removes them (measured).
+    #[must_use]
+    pub fn destroys_buckets(&self) -> Option<bool> {
+        self.kernel_since(6, 1)
+    }
+
     /// Whether the port lies in `ip_local_port_range`.
     #[must_use]
     pub fn ephemeral(&self, port: Port) -> Option<bool> {

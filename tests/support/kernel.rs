@@ -14,13 +14,28 @@ use twtool::sys::sysctl;
 use super::crowd::Killer;
 use super::{netns, procfs};
 
-/// The panic that ends a test whose subject this kernel does not have.
-pub(crate) struct Lacking(pub(crate) &'static str);
+/// The panic that ends a test which cannot be done here, with the reason.
+pub(crate) struct NotChecked(pub(crate) String);
 
 /// Ends the test as not checked where the kernel cannot do this.
-pub(crate) fn needs(can: bool, what: &'static str) {
+pub(crate) fn needs(can: bool, what: &str) {
     if !can {
-        std::panic::resume_unwind(Box::new(Lacking(what)));
+        std::panic::resume_unwind(Box::new(NotChecked(format!("this kernel has no {what}"))));
+    }
+}
+
+/// TIME_WAIT is 60 s. A question that ends later than this after the bucket was made might miss what is rightly gone.
+pub(crate) const LIFE: Duration = Duration::from_secs(50);
+
+/// Whether buckets that were made then are still there for certain.
+pub(crate) fn lasts(made: Instant) -> bool {
+    made.elapsed() < LIFE
+}
+
+/// Ends the test as not checked if the machine was too slow for the life of buckets that were made then.
+pub(crate) fn needs_life(made: Instant) {
+    if !lasts(made) {
+        std::panic::resume_unwind(Box::new(NotChecked("this machine is too slow for a bucket's life".into())));
     }
 }
 

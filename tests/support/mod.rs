@@ -78,14 +78,14 @@ impl Suite {
     }
 }
 
-/// Runs a test. One that the kernel lacks the subject of is reported as ignored, and noted as not checked.
+/// Runs a test. One that cannot be done on this kernel or machine is reported as ignored, and noted as not checked.
 fn checked(name: &str, test: impl FnOnce()) -> Completion {
     match catch_unwind(AssertUnwindSafe(test)) {
         Ok(()) => Completion::Completed,
-        Err(panic) => match panic.downcast::<kernel::Lacking>() {
-            Ok(lacking) => {
-                not_checked(format!("{name}: this kernel has no {}", lacking.0));
-                Completion::ignored_with(lacking.0)
+        Err(panic) => match panic.downcast::<kernel::NotChecked>() {
+            Ok(reason) => {
+                not_checked(format!("{name}: {}", reason.0));
+                Completion::ignored_with(reason.0)
             }
             Err(panic) => resume_unwind(panic),
         },

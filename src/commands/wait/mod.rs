@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::netns::NetnsArgs;
 use super::port_args::{With, addr_arg};
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{Ended, ROUND};
@@ -129,6 +129,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
             holders: &waited.state.blocked_by,
             free_in: waited.state.remaining,
             waited: true,
+            ends_orphans: ends_orphans(&waited.target.facts, &waited.state.blocked_by),
         })
     };
     let note_lost = waited.note != ReuseportNote::Kept;
