@@ -101,7 +101,7 @@ pub enum Key {
 
 /// The largest counts of a group, and the rest of it in one sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub struct Ranking {
     /// What it is by.
     pub by: By,
     /// The largest first; equals by their key.
@@ -114,13 +114,13 @@ pub struct Group {
 
 /// A line with its place: the largest count first, equals by their key, IPv4 before IPv6 as in a sorted list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Line {
+struct RankedCount {
     key: Key,
     count: Count,
 }
 
-impl Line {
-    fn place(&self) -> (Reverse<u64>, usize, Option<IpAddr>, u16) {
+impl RankedCount {
+    fn sort_key(&self) -> (Reverse<u64>, usize, Option<IpAddr>, u16) {
         // The order of `IpAddr` is IPv4 first.
         let (number, addr, port) = match self.key {
             Key::Class(class) => (class as usize, None, 0),
@@ -134,13 +134,13 @@ impl Line {
     }
 }
 
-impl Ord for Line {
+impl Ord for RankedCount {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.place().cmp(&other.place())
+        self.sort_key().cmp(&other.sort_key())
     }
 }
 
-impl PartialOrd for Line {
+impl PartialOrd for RankedCount {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -295,12 +295,12 @@ impl Groups {
 
     /// The `limit` largest of each group, in the order in which the groups were wanted.
     #[must_use]
-    pub fn top(&mut self, limit: usize) -> Vec<Group> {
+    pub fn top(&mut self, limit: usize) -> Vec<Ranking> {
         self.settle();
-        self.by.iter().map(|&by| self.group(by, limit)).collect()
+        self.by.iter().map(|&by| self.rank(by, limit)).collect()
     }
 
-    fn group(&self, by: By, limit: usize) -> Group {
+    fn rank(&self, by: By, limit: usize) -> Ranking {
         let ports = |counts: &[Count], key: fn(Port) -> Key| {
             largest(by, limit, (0..=u16::MAX).zip(counts).map(|(port, count)| (*count, move || key(Port(port)))))
         };
@@ -337,20 +337,20 @@ impl Groups {
 }
 
 /// The largest of these counts; a key is made only for one that may be among them.
-fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item = (Count, K)>) -> Group {
+fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item = (Count, K)>) -> Ranking {
     // The last of those that lead so far is on top of the heap.
-    let mut leading: BinaryHeap<Line> = BinaryHeap::new();
+    let mut leading: BinaryHeap<RankedCount> = BinaryHeap::new();
     let (mut distinct, mut others) = (0, Count::default());
     for (count, key) in counts.filter(|(count, _)| count.all() > 0) {
         distinct += 1;
         others += count;
         if leading.len() < limit {
-            leading.push(Line { key: key(), count });
+            leading.push(RankedCount { key: key(), count });
         } else if let Some(mut last) = leading.peek_mut()
             && last.count.all() <= count.all()
         {
             // Most of a hundred thousand have one bucket, as the last that leads has: they are compared, and go.
-            let line = Line { key: key(), count };
+            let line = RankedCount { key: key(), count };
             if line < *last {
                 *last = line;
             }
@@ -360,7 +360,7 @@ fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item 
     for line in &top {
         others -= line.count;
     }
-    Group { by, top: top.into_iter().map(|line| (line.key, line.count)).collect(), others, distinct }
+    Ranking { by, top: top.into_iter().map(|line| (line.key, line.count)).collect(), others, distinct }
 }
 
 #[cfg(test)]
@@ -381,7 +381,7 @@ mod tests {
         groups
     }
 
-    fn counted(rows: &[Row], limit: usize) -> Vec<Group> {
+    fn counted(rows: &[Row], limit: usize) -> Vec<Ranking> {
         groups(rows).top(limit)
     }
 

@@ -129,7 +129,7 @@ pub struct History {
 impl History {
     /// The minute before the look that gave these remaining times.
     #[must_use]
-    pub fn of(times: &RemainingTimes, length: Length) -> Self {
+    pub fn from_remaining_times(times: &RemainingTimes, length: Length) -> Self {
         let closes = std::array::from_fn(|i| times.entered(SECONDS - 1 - i, length));
         Self { length, closes }
     }
@@ -183,7 +183,7 @@ mod tests {
 
     fn history(expires_ms: &[u32], setting: Option<u64>) -> History {
         let times = times(expires_ms);
-        History::of(&times, Length::learn(setting, times.largest_ms()))
+        History::from_remaining_times(&times, Length::learn(setting, times.largest_ms()))
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         #[test]
         fn every_bucket_is_due_or_counted_once(expires_ms in proptest::collection::vec(0_u32..=60_000, 0..200)) {
             let times = times(&expires_ms);
-            let history = History::of(&times, Length::learn(None, times.largest_ms()));
+            let history = History::from_remaining_times(&times, Length::learn(None, times.largest_ms()));
             prop_assert_eq!(history.total() + times.due(), expires_ms.len() as u64);
         }
 

@@ -20,7 +20,7 @@ pub struct Limit {
 /// Those that hold always, and those that something speaks for, these first; `own`: what each
 /// network namespace has for itself, and comes first.
 #[must_use]
-pub fn of(
+pub fn collect_limits(
     totals: Count,
     times: &RemainingTimes,
     history: &History,
@@ -139,9 +139,9 @@ mod tests {
         for ms in expires_ms {
             times.add(*ms);
         }
-        let history = History::of(&times, Length::learn(kernel.tw_timeout_s, times.largest_ms()));
+        let history = History::from_remaining_times(&times, Length::learn(kernel.tw_timeout_s, times.largest_ms()));
         let at_maximum = at_maximum(totals, kernel).into_iter().collect();
-        of(totals, &times, &history, kernel, at_maximum, one_family)
+        collect_limits(totals, &times, &history, kernel, at_maximum, one_family)
             .iter()
             .map(|limit| (limit.id, limit.count))
             .collect()

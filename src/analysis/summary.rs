@@ -1,6 +1,6 @@
 //! What all buckets together are: counted in one walk, and held against what the kernel says of them.
 
-use super::groups::{By, Count, Group, Groups, Key};
+use super::groups::{By, Count, Ranking, Groups, Key};
 use super::history::{History, Length, RemainingTimes};
 use super::limits::{self, Limit};
 use crate::model::command::{Help, Privilege, Shell, Step};
@@ -53,14 +53,14 @@ impl Tally {
     /// What it comes to. `one_family`: only buckets of one IP version were counted.
     #[must_use]
     pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
-        let history = History::of(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
+        let history = History::from_remaining_times(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
         let bytes_per_bucket = kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES);
         let memory = Memory {
             bytes: self.totals.all() * bytes_per_bucket,
             bytes_per_bucket,
             measured: kernel.bucket_bytes.is_some(),
         };
-        let limits = limits::of(self.totals, &self.times, &history, &kernel, own, one_family);
+        let limits = limits::collect_limits(self.totals, &self.times, &history, &kernel, own, one_family);
         Summary {
             totals: self.totals,
             groups: self.groups.top(limit),
@@ -92,7 +92,7 @@ pub struct Summary {
     /// How many buckets were listed.
     pub totals: Count,
     /// By what they have in common.
-    pub groups: Vec<Group>,
+    pub groups: Vec<Ranking>,
     /// How long those in TIME_WAIT have to go.
     pub times: RemainingTimes,
     /// When they entered it.
@@ -124,7 +124,7 @@ impl Summary {
         if self.at_maximum() || self.limits.iter().any(|limit| limit.id == "overflow") {
             step("doctor", "see which limit was reached, and the command that raises it");
         }
-        let outbound = |group: &Group| {
+        let outbound = |group: &Ranking| {
             group.by == By::Direction
                 && group.top.first().is_some_and(|(key, _)| *key == Key::Direction(Direction::Outbound))
         };

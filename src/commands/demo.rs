@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Person, bad_value};
 use crate::lab::{self, CaptureFile, LabError};
-use crate::model::experiment::{Check, Event, Kind, Scenario};
+use crate::model::experiment::{Comparison, LabEvent, EventKind, Scenario};
 use crate::model::facts::Facts;
 use crate::snapshot::Snapshot;
 use crate::view;
@@ -148,7 +148,7 @@ fn page(
     facts: &Facts,
     capture: Option<&mut Capture>,
     context: &mut Context,
-) -> Result<Vec<Check>, CommandError> {
+) -> Result<Vec<Comparison>, CommandError> {
     let countdown = context.err_terminal;
     let mut ladder = Ladder::begin(context.out, scenario, &facts.kernel, context.look)?;
     context.out.flush()?;
@@ -191,11 +191,11 @@ fn play(
     mut capture: Option<&mut Capture>,
     countdown: bool,
     err: &mut dyn Write,
-    tell: lab::Listener,
-) -> Result<Vec<Check>, CommandError> {
+    sink: lab::EventSink,
+) -> Result<Vec<Comparison>, CommandError> {
     let mut counting = false;
-    let checks = lab::run(scenario, &mut |event: &Event| {
-        if let Kind::Waiting(left) = event.kind {
+    let checks = lab::run(scenario, &mut |event: &LabEvent| {
+        if let EventKind::Waiting(left) = event.kind {
             if countdown {
                 counting = true;
                 let _ = write!(err, "\r\x1b[2K      {} to go", human::duration(left));
@@ -206,13 +206,13 @@ fn play(
         if std::mem::take(&mut counting) {
             let _ = write!(err, "\r\x1b[2K");
         }
-        if let (Some(capture), Kind::Segment { segment, .. }) = (&mut capture, &event.kind) {
+        if let (Some(capture), EventKind::Segment { segment, .. }) = (&mut capture, &event.kind) {
             view::pcap::segment(&mut capture.file, segment).map_err(|error| capture.failed(&error))?;
         }
-        tell(event)
+        sink(event)
     });
     checks.map_err(|error| match error {
-        LabError::Told(error) => CommandError::Output(error),
+        LabError::Report(error) => CommandError::Output(error),
         error => CommandError::Lab(error),
     })
 }

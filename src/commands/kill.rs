@@ -11,7 +11,7 @@ use super::{CommandError, Context, ExitStatus, Format, GlobalArgs};
 use crate::lab;
 use crate::model::command::Shell;
 use crate::model::facts::Facts;
-use crate::model::outcome::Outcome;
+use crate::model::removal::RemovalResult;
 use crate::model::target::{Target, counted};
 use crate::snapshot::Snapshot;
 use crate::snapshot::removal::{Candidates, Others, Removal};
@@ -142,7 +142,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
         Format::Csv => view::kill::csv(context.out, &report)?,
         Format::Table => view::kill::summary(context.out, &report, context.look)?,
     }
-    let failed = removal.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let failed = removal.outcomes.iter().any(|outcome| matches!(outcome, RemovalResult::Failed(_)));
     Ok(match targets.is_empty() {
         _ if failed || !complete => ExitStatus::Incomplete,
         true => ExitStatus::No,

@@ -3,46 +3,46 @@
 
 use std::io::{Read as _, Write as _};
 
-use super::story::Story;
+use super::transcript::Transcript;
 use super::wire::{Wire, state_name};
 use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, Side};
 use crate::model::socket::TcpState::{Established, TimeWait};
 
-pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
-    attempt(story, false)?;
-    attempt(story, true)
+pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
+    attempt(transcript, false)?;
+    attempt(transcript, true)
 }
 
-fn attempt(story: &mut Story, protected: bool) -> Result<(), LabError> {
+fn attempt(transcript: &mut Transcript, protected: bool) -> Result<(), LabError> {
     let (title, value) = if protected { ("tcp_rfc1337 = 1", "1") } else { ("tcp_rfc1337 = 0, the default", "0") };
-    story.part(title, "An old data segment comes after the end, as in 'stale-segment'.")?;
+    transcript.part(title, "An old data segment comes after the end, as in 'stale-segment'.")?;
     let mut wire = Wire::lay()?;
     wire.set(Side::Server, "ipv4.tcp_rfc1337", value)?;
-    story.call(Actor::Lab, &format!("tcp_rfc1337 = {value} at the server"), "")?;
-    let Connection { mut client, mut server } = wire.connect(story, 0, false)?;
-    story.call(Actor::Side(Side::Client), "write(\"old-bytes!\")", "")?;
+    transcript.call(Actor::Lab, &format!("tcp_rfc1337 = {value} at the server"), "")?;
+    let Connection { mut client, mut server } = wire.connect(transcript, 0, false)?;
+    transcript.call(Actor::Side(Side::Client), "write(\"old-bytes!\")", "")?;
     client.write_all(b"old-bytes!").map_err(step("write()"))?;
-    let old = wire.carry(story, Side::Client, (Some(Established), Some(Established)), "The wire keeps a copy.")?;
-    wire.carry(story, Side::Server, (Some(Established), Some(Established)), "")?;
+    let old = wire.carry(transcript, Side::Client, (Some(Established), Some(Established)), "The wire keeps a copy.")?;
+    wire.carry(transcript, Side::Server, (Some(Established), Some(Established)), "")?;
     // A socket that is closed with bytes unread sends a RST.
     server.read_exact(&mut [0; 10]).map_err(step("read()"))?;
-    story.call(Actor::Side(Side::Server), "close()", "")?;
+    transcript.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
-    wire.close_behind_the_server(story, client, Some(TimeWait))?;
-    wire.arrive_late(story, &old, (None, Some(TimeWait)), "The copy arrives at last.")?;
-    wire.carry(story, Side::Server, (Some(TimeWait), None), "TIME_WAIT answers with an ACK, to nobody.")?;
+    wire.close_behind_the_server(transcript, client, Some(TimeWait))?;
+    wire.arrive_late(transcript, &old, (None, Some(TimeWait)), "The copy arrives at last.")?;
+    wire.carry(transcript, Side::Server, (Some(TimeWait), None), "TIME_WAIT answers with an ACK, to nobody.")?;
     let (left, note) = if protected {
         (Some(TimeWait), "The kernel ignores the RST: TIME_WAIT stays.")
     } else {
         (None, "The client's kernel knows no such connection and resets it: TIME_WAIT is gone, long before its time.")
     };
-    wire.carry(story, Side::Client, (None, left), note)?;
+    wire.carry(transcript, Side::Client, (None, left), note)?;
     let observed = wire.find(Side::Server)?.map(|socket| socket.state());
     let passive = "syn-sent, established, close-wait, last-ack, gone";
     let active = "syn-recv, established, fin-wait-1, fin-wait-2, time-wait";
     let active = if protected { active.to_owned() } else { format!("{active}, gone") };
     let segments = "SYN, SYN ACK, ACK, PSH ACK, ACK, FIN ACK, ACK, FIN ACK, ACK, PSH ACK (late), ACK, RST";
-    wire.check(story, [passive, &active], segments)?;
-    story.check("the server's socket after the RST", state_name(left), state_name(observed))
+    wire.check(transcript, [passive, &active], segments)?;
+    transcript.check("the server's socket after the RST", state_name(left), state_name(observed))
 }

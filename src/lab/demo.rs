@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Ends, LabError, Server, for_each_socket};
+use super::{Endpoints, LabError, Server, for_each_socket};
 use crate::model::bind::{BindAddr, ReuseOptions};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::port::Port;
@@ -35,10 +35,10 @@ pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Resu
     let addr = SocketAddr::new(localhost, port.0);
     let server = Server::listen(addr, old_socket)?;
     let connection = server.connect(addr, None)?;
-    let server_end = Ends::of(&connection.server)?;
+    let server_end = Endpoints::of(&connection.server)?;
     let client_end = server_end.reversed();
     let mut stages = vec![];
-    let mut look = |step| -> Result<(), LabError> {
+    let mut record_stage = |step| -> Result<(), LabError> {
         let state = |found: Option<Socket>| found.map(|socket| socket.state());
         let found = server_end.find()?;
         let reached = Stage { step, server: state(found), client: state(client_end.find()?) };
@@ -51,16 +51,16 @@ pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Resu
     };
 
     server_end.wait_for("server", TcpState::Established)?;
-    look("the client connected")?;
+    record_stage("the client connected")?;
     // The listener goes first, as when a server stops: what remains on the port is the connection alone.
     drop(server);
     drop(connection.server);
     server_end.wait_for("server", TcpState::FinWait2)?;
     client_end.wait_for("client", TcpState::CloseWait)?;
-    look("the server closed first")?;
+    record_stage("the server closed first")?;
     drop(connection.client);
     server_end.wait_for("server", TcpState::TimeWait)?;
-    look("the client closed too")?;
+    record_stage("the client closed too")?;
 
     let mut buckets = vec![];
     for_each_socket(&mut |socket| match socket {

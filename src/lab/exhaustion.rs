@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, outcome, set, word};
-use super::story::{Seen, Story};
+use super::transcript::{Details, Transcript};
 use super::{ActiveCloser, Connection, LabError, Server, step};
 use crate::model::experiment::{Actor, Side};
 use crate::model::socket::Socket;
@@ -19,15 +19,15 @@ const CLIENT: Actor = Actor::Side(Side::Client);
 /// How long healing is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
-    story.part(
+pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
+    transcript.part(
         "Eight ports, one destination",
         "Every connection is closed by the client first: TIME_WAIT is on its port.",
     )?;
     let mut lo = Loopback::enter()?;
-    set(story, "ipv4.ip_local_port_range", RANGE, "")?;
+    set(transcript, "ipv4.ip_local_port_range", RANGE, "")?;
     set(
-        story,
+        transcript,
         "ipv4.tcp_tw_reuse",
         "0",
         "By default (2) the kernel would reuse TIME_WAIT on loopback after about 1 s.",
@@ -38,29 +38,29 @@ pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
     let began = Instant::now();
     let mut used = vec![];
     for number in 1..=PORTS {
-        used.push(connect(story, &mut lo, &server, to, "", number > 1)?);
+        used.push(connect(transcript, &mut lo, &server, to, "", number > 1)?);
     }
     let used_up = Instant::now();
-    let ninth = connect(story, &mut lo, &server, to, "Each port is taken, for this destination.", false)?;
+    let ninth = connect(transcript, &mut lo, &server, to, "Each port is taken, for this destination.", false)?;
     let elsewhere = SocketAddr::from((LOCALHOST, 8081));
     let note = "Another port of the same host is another destination, and has all eight for itself.";
-    let other_port = connect(story, &mut lo, &other, elsewhere, note, false)?;
+    let other_port = connect(transcript, &mut lo, &other, elsewhere, note, false)?;
     let elsewhere = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 8080));
-    let other_address = connect(story, &mut lo, &server, elsewhere, "So is another address.", true)?;
+    let other_address = connect(transcript, &mut lo, &server, elsewhere, "So is another address.", true)?;
     let bound = loopback::bind_to_zero()?;
     let note = "bind(0) does not know the destination yet, so it needs a port that nobody has.";
-    story.called(CLIENT, "bind(0)", outcome(&bound), Seen { note, ..Seen::default() })?;
-    story.check(format!("connects 1 to {PORTS}"), vec!["ok"; used.len()].join(", "), used.join(", "))?;
-    story.check("connect 9 to the same destination", "EADDRNOTAVAIL", ninth)?;
-    story.check("connect to another port", "ok", other_port)?;
-    story.check("connect to another address", "ok", other_address)?;
-    story.check("bind(0)", "EADDRINUSE", word(&bound))?;
-    healing(story, &mut lo, &server, [began, used_up])
+    transcript.called(CLIENT, "bind(0)", outcome(&bound), Details { note, ..Details::default() })?;
+    transcript.check(format!("connects 1 to {PORTS}"), vec!["ok"; used.len()].join(", "), used.join(", "))?;
+    transcript.check("connect 9 to the same destination", "EADDRNOTAVAIL", ninth)?;
+    transcript.check("connect to another port", "ok", other_port)?;
+    transcript.check("connect to another address", "ok", other_address)?;
+    transcript.check("bind(0)", "EADDRINUSE", word(&bound))?;
+    healing(transcript, &mut lo, &server, [began, used_up])
 }
 
 /// Connects to a server, and closes first. Returns what connect() said.
 fn connect(
-    story: &mut Story,
+    transcript: &mut Transcript,
     lo: &mut Loopback,
     server: &Server,
     to: SocketAddr,
@@ -68,12 +68,12 @@ fn connect(
     routine: bool,
 ) -> Result<&'static str, LabError> {
     let chosen = loopback::connect(to)?;
-    story.called(CLIENT, &format!("connect() to {to}"), outcome(&chosen), Seen { note, ..Seen::default() })?;
+    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&chosen), Details { note, ..Details::default() })?;
     let said = word(&chosen);
     if let Ok((client, _)) = chosen {
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
     }
-    lo.tell_segments(story, routine)?;
+    lo.report_segments(transcript, routine)?;
     Ok(said)
 }
 
@@ -90,12 +90,12 @@ fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
 }
 
 fn healing(
-    story: &mut Story,
+    transcript: &mut Transcript,
     lo: &mut Loopback,
     server: &Server,
     [began, used_up]: [Instant; 2],
 ) -> Result<(), LabError> {
-    story.part("How long until it heals", "Left alone, when the first timer ends. With tcp_tw_reuse, much sooner.")?;
+    transcript.part("How long until it heals", "Left alone, when the first timer ends. With tcp_tw_reuse, much sooner.")?;
     let to = SocketAddr::from((LOCALHOST, 8080));
     let mut first = None::<Duration>;
     super::for_each_socket(&mut |socket| {
@@ -106,19 +106,19 @@ fn healing(
         }
     })?;
     let note = "The remaining time of the first bucket to go, with tcp_tw_reuse = 0.";
-    story.look(Actor::Lab, Seen { timer: first, note, ..Seen::default() })?;
-    set(story, "ipv4.tcp_tw_reuse", "1", "connect() may take over a bucket that is older than about 1 s.")?;
+    transcript.observe(Actor::Lab, Details { timer: first, note, ..Details::default() })?;
+    set(transcript, "ipv4.tcp_tw_reuse", "1", "connect() may take over a bucket that is older than about 1 s.")?;
     let early = loopback::connect(to)?;
-    story.called(CLIENT, &format!("connect() to {to}"), outcome(&early), Seen::default())?;
+    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&early), Details::default())?;
     let healed = if early.is_ok() { early } else { connect_at_last(to)? };
     let after = began.elapsed();
     let said = word(&healed);
     let note = "Tried again every 10 ms. The peer has no bucket, and timestamps tell old segments from new.";
-    story.called(CLIENT, &format!("connect() to {to}"), outcome(&healed), Seen { note, ..Seen::default() })?;
+    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&healed), Details { note, ..Details::default() })?;
     if let Ok((client, _)) = healed {
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
     }
-    lo.tell_segments(story, true)?;
+    lo.report_segments(transcript, true)?;
 
     let setting =
         if_present(sys::sysctl::number("ipv4.tcp_tw_reuse_delay")).map_err(step("reading tcp_tw_reuse_delay"))?;
@@ -127,27 +127,27 @@ fn healing(
     let delay = setting.unwrap_or(TwReuse::WHOLE_SECOND);
     // Until every bucket is as old as the first one was.
     std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
-    set(story, "ipv4.tcp_tw_reuse", "0", "")?;
+    set(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
     let note = "Every other bucket is as old by now; without tcp_tw_reuse that does not matter.";
-    let without = connect(story, lo, server, to, note, true)?;
-    set(story, "ipv4.tcp_tw_reuse", "2", "The default: as 1, on loopback alone.")?;
+    let without = connect(transcript, lo, server, to, note, true)?;
+    set(transcript, "ipv4.tcp_tw_reuse", "2", "The default: as 1, on loopback alone.")?;
     let default = connect_at_last(to)?;
     let default_said = word(&default);
-    story.called(CLIENT, &format!("connect() to {to}"), outcome(&default), Seen::default())?;
+    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&default), Details::default())?;
     drop(default);
-    lo.tell_segments(story, true)?;
+    lo.report_segments(transcript, true)?;
 
     let left =
         |time: Option<Duration>| time.map_or("no timer".into(), |time| format!("in {:.1} s", time.as_secs_f64()));
     let near_60 = first.is_some_and(|first| first > Duration::from_secs(50));
-    story.judged("with tcp_tw_reuse = 0 the first port is free", "in less than 60 s", left(first), near_60)?;
+    transcript.judged("with tcp_tw_reuse = 0 the first port is free", "in less than 60 s", left(first), near_60)?;
     let expected = match setting {
         Some(delay) => format!("ok when the first bucket is {} ms old", delay.as_millis()),
         None => "ok in the second of the kernel's clock after that of the first bucket, or the next".into(),
     };
     let observed = format!("{said} after {} ms", after.as_millis());
     let in_time = setting.is_none_or(|delay| after >= delay);
-    story.judged("with tcp_tw_reuse = 1", expected, observed, said == "ok" && in_time)?;
-    story.check("with tcp_tw_reuse = 0 at the same time", "EADDRNOTAVAIL", without)?;
-    story.check("with tcp_tw_reuse = 2, on loopback", "ok", default_said)
+    transcript.judged("with tcp_tw_reuse = 1", expected, observed, said == "ok" && in_time)?;
+    transcript.check("with tcp_tw_reuse = 0 at the same time", "EADDRNOTAVAIL", without)?;
+    transcript.check("with tcp_tw_reuse = 2, on loopback", "ok", default_said)
 }

@@ -21,7 +21,7 @@ const PREFIX: u8 = 24;
 
 /// Where a host is on the lab's network.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct HostAddress {
     pub(super) address: Ipv4Addr,
     pub(super) mac: [u8; 6],
 }
@@ -36,7 +36,7 @@ pub(super) struct Host {
 
 impl Host {
     /// Makes it; the calling thread is in its namespace then. It knows its neighbour without asking.
-    pub(super) fn create(place: Place, neighbour: Place) -> Result<Self, LabError> {
+    pub(super) fn create(place: HostAddress, neighbour: HostAddress) -> Result<Self, LabError> {
         let netns = Netns::create()?;
         let card = VethEnd { index: CARD, name: "eth0", mac: place.mac };
         let outside = VethEnd { index: CABLE, name: CABLE_NAME, mac: [2, 0, 0, 0, 0, 0xff] };

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::loopback::{LOCALHOST, Loopback, set};
-use super::story::{Seen, Story};
+use super::transcript::{Details, Transcript};
 use super::{ActiveCloser, LabError, Server, step};
 use crate::model::bind::ReuseOptions;
-use crate::model::experiment::{Actor, Outcome, Side, States};
+use crate::model::experiment::{Actor, ReturnValue, Side, States};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 use crate::sys;
@@ -35,39 +35,39 @@ struct Watched {
     gone: Option<Duration>,
 }
 
-pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
+pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     let title = "Two buckets, and tcp_fin_timeout changed in between";
-    story.part(title, "This takes about 62 s, for no setting of Linux shortens it.")?;
+    transcript.part(title, "This takes about 62 s, for no setting of Linux shortens it.")?;
     let mut lo = Loopback::enter()?;
     let mut watched = vec![];
     for (port, fin_timeout) in [(8080, "60"), (8081, "5")] {
-        set(story, "ipv4.tcp_fin_timeout", fin_timeout, "")?;
-        watched.push(leave_bucket(story, port)?);
-        lo.tell_segments(story, false)?;
+        set(transcript, "ipv4.tcp_fin_timeout", fin_timeout, "")?;
+        watched.push(leave_bucket(transcript, port)?);
+        lo.report_segments(transcript, false)?;
     }
     let mut blocked_when_due = None;
     let began = Instant::now();
     while watched.iter().any(|bucket| bucket.gone.is_none()) && began.elapsed() < PATIENCE {
-        let left = look(story, &mut watched, &mut blocked_when_due)?;
-        story.waiting(left)?;
+        let left = observe_buckets(transcript, &mut watched, &mut blocked_when_due)?;
+        transcript.waiting(left)?;
         // Close to the end every few milliseconds count.
         std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
     }
-    let free = bind(story, Port(8080), "Free again.")?;
+    let free = bind(transcript, Port(8080), "Free again.")?;
     for (bucket, fin_timeout) in watched.iter().zip([60, 5]) {
         let what = format!("TIME_WAIT with tcp_fin_timeout = {fin_timeout} lasted");
         let observed = bucket.gone.map_or("longer than 90 s".into(), |life| format!("{:.2} s", life.as_secs_f64()));
         let agrees = bucket.gone.is_some_and(|life| life + SEEN >= LENGTH && life <= LENGTH + LATE);
-        story.judged(what, "60 s, and up to 5.12 s more for the timer wheel", observed, agrees)?;
+        transcript.judged(what, "60 s, and up to 5.12 s more for the timer wheel", observed, agrees)?;
     }
     if let Some(blocked) = blocked_when_due {
-        story.check("bind() when the timer had run out, and the bucket was there", "EADDRINUSE", blocked)?;
+        transcript.check("bind() when the timer had run out, and the bucket was there", "EADDRINUSE", blocked)?;
     }
-    story.check("bind() when it was gone", "ok", free)
+    transcript.check("bind() when it was gone", "ok", free)
 }
 
 /// A connection that the server closes first.
-fn leave_bucket(story: &mut Story, port: u16) -> Result<Watched, LabError> {
+fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<Watched, LabError> {
     let at = SocketAddr::from((LOCALHOST, port));
     let server = Server::listen(at, ReuseOptions::NONE)?;
     let connection = server.connect(at, None)?;
@@ -76,11 +76,11 @@ fn leave_bucket(story: &mut Story, port: u16) -> Result<Watched, LabError> {
     let born = Instant::now();
     let timer = bucket(Port(port))?;
     let call = format!("close() on port {port}, before the client");
-    story.called(
+    transcript.called(
         Actor::Side(Side::Server),
         &call,
-        Outcome::Done,
-        Seen { timer, states: Some(states(timer)), note: "" },
+        ReturnValue::Done,
+        Details { timer, states: Some(states(timer)), note: "" },
     )?;
     Ok(Watched { port: Port(port), born, due: false, gone: None })
 }
@@ -100,29 +100,29 @@ fn bucket(port: Port) -> Result<Option<Duration>, LabError> {
 }
 
 /// Looks at the buckets, and tells what is new. Returns the least remaining time.
-fn look(
-    story: &mut Story,
+fn observe_buckets(
+    transcript: &mut Transcript,
     watched: &mut [Watched],
     blocked_when_due: &mut Option<&'static str>,
 ) -> Result<Duration, LabError> {
     let mut least = LENGTH;
     for bucket_of in watched.iter_mut().filter(|bucket| bucket.gone.is_none()) {
         let timer = bucket(bucket_of.port)?;
-        let seen = |note| Seen { timer, states: Some(states(timer)), note };
+        let seen = |note| Details { timer, states: Some(states(timer)), note };
         match timer {
             None => {
                 let life = bucket_of.born.elapsed();
                 bucket_of.gone = Some(life);
                 let what = format!("port {}: the bucket is gone, after {:.2} s", bucket_of.port, life.as_secs_f64());
-                story.called(Actor::Lab, &what, Outcome::Done, seen(""))?;
+                transcript.called(Actor::Lab, &what, ReturnValue::Done, seen(""))?;
             }
             Some(Duration::ZERO) if !bucket_of.due => {
                 bucket_of.due = true;
                 let note = "A timer set that far ahead ends at the next step of the timer wheel, not before.";
                 let what = format!("port {}: the timer is at 0", bucket_of.port);
-                story.called(Actor::Lab, &what, Outcome::Done, seen(note))?;
+                transcript.called(Actor::Lab, &what, ReturnValue::Done, seen(note))?;
                 if bucket_of.port == Port(8080) {
-                    let said = bind(story, bucket_of.port, "")?;
+                    let said = bind(transcript, bucket_of.port, "")?;
                     // It may have gone in between, and then that says nothing.
                     *blocked_when_due = bucket(bucket_of.port)?.map(|_| said);
                 }
@@ -135,16 +135,16 @@ fn look(
 }
 
 /// What a plain bind() of the port says.
-fn bind(story: &mut Story, port: Port, note: &str) -> Result<&'static str, LabError> {
+fn bind(transcript: &mut Transcript, port: Port, note: &str) -> Result<&'static str, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, port.0)).into());
-    let outcome = bound.map_or_else(|error| Outcome::Failed(sys::bind::errno(&error)), |()| Outcome::Gave("ok".into()));
+    let outcome = bound.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Value("ok".into()));
     let word = outcome.errno().map_or("ok", crate::model::bind::Errno::name);
-    story.called(
+    transcript.called(
         Actor::Side(Side::Server),
         &format!("bind() of port {port}"),
         outcome,
-        Seen { note, ..Seen::default() },
+        Details { note, ..Details::default() },
     )?;
     Ok(word)
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use socket2::Socket as OsSocket;
 
 use super::frame::Numbers;
-use super::story::Story;
+use super::transcript::Transcript;
 use super::{LabError, Server, step};
 use crate::model::bind::{Errno, ReuseOptions};
-use crate::model::experiment::{Actor, Outcome, Side};
+use crate::model::experiment::{Actor, ReturnValue, Side};
 use crate::sys;
 use crate::sys::packet::PacketSocket;
 use crate::sys::sandbox;
@@ -36,16 +36,16 @@ impl Loopback {
     }
 
     /// Tells the segments that have passed since the last time; a page may leave them out where they are `routine`.
-    pub(super) fn tell_segments(&mut self, story: &mut Story, routine: bool) -> Result<(), LabError> {
+    pub(super) fn report_segments(&mut self, transcript: &mut Transcript, routine: bool) -> Result<(), LabError> {
         while let Some(frame) = self.packets.receive(Duration::ZERO).map_err(step("receiving from a packet socket"))? {
             // The ports are the first two words of the TCP header, behind Ethernet's 14 bytes and IPv4's 20.
             let ports = |at: usize| frame.bytes.get(at..at + 2).and_then(|two| two.try_into().ok());
             let client = [34, 36].into_iter().filter_map(ports).map(u16::from_be_bytes).max().unwrap_or_default();
             let sender = |port| if port >= FIRST_CLIENT_PORT { Side::Client } else { Side::Server };
             if let Some(segment) = self.numbers.entry(client).or_default().read(frame, sender) {
-                let before = std::mem::replace(&mut story.routine, routine);
-                story.passed(segment)?;
-                story.routine = before;
+                let before = std::mem::replace(&mut transcript.routine, routine);
+                transcript.passed(segment)?;
+                transcript.routine = before;
             }
         }
         Ok(())
@@ -53,10 +53,10 @@ impl Loopback {
 }
 
 /// Changes a setting, and says so.
-pub(super) fn set(story: &mut Story, setting: &str, value: &str, note: &str) -> Result<(), LabError> {
+pub(super) fn set(transcript: &mut Transcript, setting: &str, value: &str, note: &str) -> Result<(), LabError> {
     sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))?;
     let name = setting.rsplit('.').next().unwrap_or(setting);
-    story.call(Actor::Lab, &format!("{name} = {value}"), note)
+    transcript.call(Actor::Lab, &format!("{name} = {value}"), note)
 }
 
 /// A server on every address.
@@ -90,10 +90,10 @@ fn chosen(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen, LabEr
 }
 
 /// Its outcome, in words.
-pub(super) fn outcome(chosen: &Chosen) -> Outcome {
+pub(super) fn outcome(chosen: &Chosen) -> ReturnValue {
     match chosen {
-        Ok((_, port)) => Outcome::Gave(format!("port {port}")),
-        Err(errno) => Outcome::Failed(*errno),
+        Ok((_, port)) => ReturnValue::Value(format!("port {port}")),
+        Err(errno) => ReturnValue::Failed(*errno),
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::story::{Seen, Story};
+use super::transcript::{Details, Transcript};
 use super::wire::Wire;
 use super::{Connection, LabError, step};
 use crate::model::bind::Errno;
-use crate::model::experiment::{Actor, Outcome, Side};
+use crate::model::experiment::{Actor, ReturnValue, Side};
 use crate::model::socket::TcpState::{self, CloseWait, FinWait1, FinWait2, LastAck, TimeWait};
 use crate::sys;
 
@@ -18,69 +18,69 @@ const TO_LAST_ACK: &str = "SYN, SYN ACK, ACK, FIN ACK, ACK, FIN ACK, ACK (lost)"
 const CLIENT: &str = "syn-sent, established, close-wait, last-ack, gone";
 const TO_FIN_WAIT_2: &str = "syn-recv, established, fin-wait-1, fin-wait-2";
 
-pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
-    with_time_wait(story)?;
-    without(story)
+pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
+    with_time_wait(transcript)?;
+    without(transcript)
 }
 
 /// A connection whose last ACK is lost; the server is `left` in TIME_WAIT, or gone. Both programs still have their sockets
 /// open: the client's waits to hear how the connection ended.
-fn lose_last_ack(story: &mut Story, wire: &mut Wire, left: Option<TcpState>) -> Result<Connection, LabError> {
-    let Connection { client, server } = wire.connect(story, 0, false)?;
+fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpState>) -> Result<Connection, LabError> {
+    let Connection { client, server } = wire.connect(transcript, 0, false)?;
     // A socket that is closed would be a timewait bucket in FIN_WAIT_2 already.
-    story.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
+    transcript.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
     server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
-    wire.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
-    wire.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
-    story.call(Actor::Side(Side::Client), "shutdown(SHUT_WR)", "")?;
+    wire.carry(transcript, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
+    wire.carry(transcript, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
+    transcript.call(Actor::Side(Side::Client), "shutdown(SHUT_WR)", "")?;
     client.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
-    wire.carry(story, Side::Client, (Some(LastAck), left), "")?;
-    wire.lose(story, Side::Server, left, "The client is left in LAST_ACK, and does not know why.")?;
+    wire.carry(transcript, Side::Client, (Some(LastAck), left), "")?;
+    wire.lose(transcript, Side::Server, left, "The client is left in LAST_ACK, and does not know why.")?;
     Ok(Connection { client, server })
 }
 
 /// How the connection ended, as the client's program is told.
-fn verdict(story: &mut Story, client: &Socket) -> Result<&'static str, LabError> {
+fn verdict(transcript: &mut Transcript, client: &Socket) -> Result<&'static str, LabError> {
     let error = client.take_error().map_err(step("SO_ERROR"))?;
-    let outcome = error.map_or(Outcome::Gave("0".into()), |error| Outcome::Failed(sys::bind::errno(&error)));
+    let outcome = error.map_or(ReturnValue::Value("0".into()), |error| ReturnValue::Failed(sys::bind::errno(&error)));
     let name = outcome.errno().map_or("0", Errno::name);
-    story.called(Actor::Side(Side::Client), "getsockopt(SO_ERROR)", outcome, Seen::default())?;
+    transcript.called(Actor::Side(Side::Client), "getsockopt(SO_ERROR)", outcome, Details::default())?;
     Ok(name)
 }
 
-fn with_time_wait(story: &mut Story) -> Result<(), LabError> {
-    story.part("The last ACK is lost, and TIME_WAIT is there", "")?;
+fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
+    transcript.part("The last ACK is lost, and TIME_WAIT is there", "")?;
     let mut wire = Wire::lay()?;
-    let Connection { client, server: _server } = lose_last_ack(story, &mut wire, Some(TimeWait))?;
+    let Connection { client, server: _server } = lose_last_ack(transcript, &mut wire, Some(TimeWait))?;
     for note in ["Its retransmission timer sends the FIN again. That one is lost too.", ""] {
-        wire.lose(story, Side::Client, Some(LastAck), note)?;
+        wire.lose(transcript, Side::Client, Some(LastAck), note)?;
     }
-    let fin = wire.take(story, Side::Client)?;
-    let before = wire.look()?;
+    let fin = wire.take(transcript, Side::Client)?;
+    let before = wire.observe()?;
     let timer_before = before.timer;
-    story.look(Actor::Lab, Seen { note: "The timer, just before the FIN arrives once more.", ..before })?;
-    wire.arrive(story, fin, (Some(LastAck), Some(TimeWait)), "The FIN arrives: the timer starts anew.")?;
-    let timer_after = wire.look()?.timer;
+    transcript.observe(Actor::Lab, Details { note: "The timer, just before the FIN arrives once more.", ..before })?;
+    wire.arrive(transcript, fin, (Some(LastAck), Some(TimeWait)), "The FIN arrives: the timer starts anew.")?;
+    let timer_after = wire.observe()?.timer;
     let note = "TIME_WAIT answers without any process, and now the client knows.";
-    wire.carry(story, Side::Server, (Some(TimeWait), None), note)?;
-    let heard = verdict(story, &client)?;
+    wire.carry(transcript, Side::Server, (Some(TimeWait), None), note)?;
+    let so_error = verdict(transcript, &client)?;
     let segments = "FIN ACK (lost), FIN ACK (lost), FIN ACK, ACK";
-    wire.check(story, [CLIENT, &format!("{TO_FIN_WAIT_2}, time-wait")], &format!("{TO_LAST_ACK}, {segments}"))?;
+    wire.check(transcript, [CLIENT, &format!("{TO_FIN_WAIT_2}, time-wait")], &format!("{TO_LAST_ACK}, {segments}"))?;
     let seconds = |time: Option<Duration>| time.map_or("none".into(), |time| format!("{:.1} s", time.as_secs_f64()));
     let observed = format!("{} before, {} after", seconds(timer_before), seconds(timer_after));
-    story.judged("TIME_WAIT's timer when the FIN came again", "starts anew", observed, timer_after > timer_before)?;
-    story.check("SO_ERROR of the client", "0", heard)
+    transcript.judged("TIME_WAIT's timer when the FIN came again", "starts anew", observed, timer_after > timer_before)?;
+    transcript.check("SO_ERROR of the client", "0", so_error)
 }
 
-fn without(story: &mut Story) -> Result<(), LabError> {
-    story.part("The last ACK is lost, and there is no TIME_WAIT", "What would happen without TIME_WAIT.")?;
+fn without(transcript: &mut Transcript) -> Result<(), LabError> {
+    transcript.part("The last ACK is lost, and there is no TIME_WAIT", "What would happen without TIME_WAIT.")?;
     let mut wire = Wire::lay()?;
-    wire.make_no_buckets(story, Side::Server)?;
-    let Connection { client, server: _server } = lose_last_ack(story, &mut wire, None)?;
-    wire.carry(story, Side::Client, (Some(LastAck), None), "The FIN comes again, to nobody.")?;
+    wire.make_no_buckets(transcript, Side::Server)?;
+    let Connection { client, server: _server } = lose_last_ack(transcript, &mut wire, None)?;
+    wire.carry(transcript, Side::Client, (Some(LastAck), None), "The FIN comes again, to nobody.")?;
     let note = "A RST instead of the ACK: the client must take a connection that ended well for a broken one.";
-    wire.carry(story, Side::Server, (None, None), note)?;
-    let heard = verdict(story, &client)?;
-    wire.check(story, [CLIENT, &format!("{TO_FIN_WAIT_2}, gone")], &format!("{TO_LAST_ACK}, FIN ACK, RST"))?;
-    story.check("SO_ERROR of the client", "ECONNRESET", heard)
+    wire.carry(transcript, Side::Server, (None, None), note)?;
+    let so_error = verdict(transcript, &client)?;
+    wire.check(transcript, [CLIENT, &format!("{TO_FIN_WAIT_2}, gone")], &format!("{TO_LAST_ACK}, FIN ACK, RST"))?;
+    transcript.check("SO_ERROR of the client", "ECONNRESET", so_error)
 }

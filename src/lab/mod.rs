@@ -4,7 +4,7 @@
 //! [`run`] plays the scenarios of `twtool demo`; the tests make their situations with the same pieces.
 //!
 //! Where the order of single segments matters, two namespaces are two hosts (`host`), this program is the wire between
-//! them (`wire`), and each tells a `story`.
+//! them (`wire`), and each tells a `transcript`.
 
 mod assassination;
 pub mod demo;
@@ -19,7 +19,7 @@ pub mod orphan;
 mod port_zero;
 mod reuse;
 mod stale_segment;
-mod story;
+mod transcript;
 mod wire;
 
 /// The file of a capture.
@@ -31,10 +31,10 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket as OsSocket;
 
-pub use self::story::Listener;
-use self::story::Story;
+pub use self::transcript::EventSink;
+use self::transcript::Transcript;
 use crate::model::bind::ReuseOptions;
-use crate::model::experiment::{Check, Scenario, Side};
+use crate::model::experiment::{Comparison, Scenario, Side};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::dump::{self, DumpError};
@@ -85,7 +85,7 @@ pub enum LabError {
     },
     /// What happened could not be told.
     #[error("writing the answer failed: {0}")]
-    Told(io::Error),
+    Report(io::Error),
 }
 
 /// Moves the process into a user namespace of its own for good, as [`run`] needs it; it must have one thread only. From
@@ -96,29 +96,29 @@ pub fn enter() -> Result<(), LabError> {
 
 /// Plays a scenario in network namespaces of its own, and returns what was expected and observed. The calling thread stays
 /// in the last of them.
-pub fn run(scenario: Scenario, tell: Listener) -> Result<Vec<Check>, LabError> {
-    let mut story = Story::begin(scenario, tell);
+pub fn run(scenario: Scenario, sink: EventSink) -> Result<Vec<Comparison>, LabError> {
+    let mut transcript = Transcript::begin(scenario, sink);
     let played = match scenario {
-        Scenario::FourWay => four_way::play(&mut story),
-        Scenario::LostAck => lost_ack::play(&mut story),
-        Scenario::StaleSegment => stale_segment::play(&mut story),
-        Scenario::Assassination => assassination::play(&mut story),
-        Scenario::Reuse => reuse::play(&mut story),
-        Scenario::Exhaustion => exhaustion::play(&mut story),
-        Scenario::Length => length::play(&mut story),
-        Scenario::PortZero => port_zero::play(&mut story),
+        Scenario::FourWay => four_way::play(&mut transcript),
+        Scenario::LostAck => lost_ack::play(&mut transcript),
+        Scenario::StaleSegment => stale_segment::play(&mut transcript),
+        Scenario::Assassination => assassination::play(&mut transcript),
+        Scenario::Reuse => reuse::play(&mut transcript),
+        Scenario::Exhaustion => exhaustion::play(&mut transcript),
+        Scenario::Length => length::play(&mut transcript),
+        Scenario::PortZero => port_zero::play(&mut transcript),
     };
     match played {
         // Nothing failed: this kernel does something else.
         Err(LabError::Silent { side }) => {
-            story.check("the experiment goes on", format!("a segment from the {}", side.name()), "none within 5 s")?;
+            transcript.check("the experiment goes on", format!("a segment from the {}", side.name()), "none within 5 s")?;
         }
         Err(LabError::Never { end, state }) => {
-            story.check("the experiment goes on", format!("the {end} in {}", state.name()), "not within 5 s")?;
+            transcript.check("the experiment goes on", format!("the {end} in {}", state.name()), "not within 5 s")?;
         }
         played => played?,
     }
-    Ok(story.end())
+    Ok(transcript.end())
 }
 
 fn step(step: &'static str) -> impl FnOnce(io::Error) -> LabError {
@@ -189,7 +189,7 @@ impl Connection {
             ActiveCloser::Server => (self.server, self.client),
             ActiveCloser::Client => (self.client, self.server),
         };
-        let ends = Ends::of(&first)?;
+        let ends = Endpoints::of(&first)?;
         drop(first);
         ends.wait_for("active closer", TcpState::FinWait2)?;
         drop(second);
@@ -203,7 +203,7 @@ impl Connection {
             ActiveCloser::Server => (self.server, self.client),
             ActiveCloser::Client => (self.client, self.server),
         };
-        let ends = Ends::of(&first)?;
+        let ends = Endpoints::of(&first)?;
         drop(first);
         ends.wait_for("active closer", TcpState::FinWait2)?;
         Ok(second)
@@ -212,12 +212,12 @@ impl Connection {
 
 /// Both ends of one connection, by which the kernel's list is searched.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
+struct Endpoints {
     local: (IpAddr, Port),
     remote: (IpAddr, Port),
 }
 
-impl Ends {
+impl Endpoints {
     fn of(socket: &OsSocket) -> Result<Self, LabError> {
         let local = inet(&socket.local_addr().map_err(step("getsockname()"))?)?;
         let remote = inet(&socket.peer_addr().map_err(step("getpeername()"))?)?;

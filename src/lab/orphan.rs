@@ -7,7 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 
-use super::{ActiveCloser, Ends, LabError, Server, step};
+use super::{ActiveCloser, Endpoints, LabError, Server, step};
 use crate::model::bind::ReuseOptions;
 use crate::model::facts::Facts;
 use crate::model::row::Direction;
@@ -45,7 +45,7 @@ fn experiment() -> Result<bool, LabError> {
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let server = Server::listen(at, ReuseOptions::NONE)?;
     let connection = server.connect(at, None)?;
-    let ends = Ends::of(&connection.server)?;
+    let ends = Endpoints::of(&connection.server)?;
     let _open = connection.close_half(ActiveCloser::Server)?;
     let socket = ends.wait_for("active closer", TcpState::FinWait2)?;
     let row = Target { socket, direction: Direction::Unknown }.row();

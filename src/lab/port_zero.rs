@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 
 use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, set};
-use super::story::{Seen, Story};
+use super::transcript::{Details, Transcript};
 use super::{LabError, step};
 use crate::model::bind::{Errno, ReuseOptions};
-use crate::model::experiment::{Actor, Outcome, Side};
+use crate::model::experiment::{Actor, ReturnValue, Side};
 use crate::sys;
 
 const SAMPLE: usize = 8;
@@ -46,15 +46,15 @@ impl Call {
     }
 }
 
-pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
-    sample(story)?;
-    until_full(story, Call::Bind)?;
-    until_full(story, Call::Connect)?;
-    reserved(story)
+pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
+    sample(transcript)?;
+    until_full(transcript, Call::Bind)?;
+    until_full(transcript, Call::Connect)?;
+    reserved(transcript)
 }
 
 /// Makes the call this often, or until it fails, and tells the ports.
-fn choose(story: &mut Story, call: Call, times: usize) -> Result<(Vec<u16>, Option<Errno>), LabError> {
+fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<u16>, Option<Errno>), LabError> {
     let (mut held, mut ports, mut failed) = (vec![], vec![], None);
     while ports.len() < times && failed.is_none() {
         match call.make()? {
@@ -67,10 +67,10 @@ fn choose(story: &mut Story, call: Call, times: usize) -> Result<(Vec<u16>, Opti
     }
     let text = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
     let what = format!("{}, {} times", call.name(), ports.len());
-    story.called(Actor::Side(Side::Client), &what, Outcome::Gave(text), Seen::default())?;
+    transcript.called(Actor::Side(Side::Client), &what, ReturnValue::Value(text), Details::default())?;
     if let Some(errno) = failed {
         let what = format!("{} once more", call.name());
-        story.called(Actor::Side(Side::Client), &what, Outcome::Failed(errno), Seen::default())?;
+        transcript.called(Actor::Side(Side::Client), &what, ReturnValue::Failed(errno), Details::default())?;
     }
     Ok((ports, failed))
 }
@@ -90,8 +90,8 @@ const fn first_half(call: Call, low: u16) -> &'static str {
     if low.is_multiple_of(2) == matches!(call, Call::Connect) { "even ports" } else { "odd ports" }
 }
 
-fn sample(story: &mut Story) -> Result<(), LabError> {
-    story.part(
+fn sample(transcript: &mut Transcript) -> Result<(), LabError> {
+    transcript.part(
         "The range as it is",
         "Both calls choose in ip_local_port_range, but each begins with a half of its own.",
     )?;
@@ -99,56 +99,56 @@ fn sample(story: &mut Story) -> Result<(), LabError> {
     let range = sys::sysctl::local_port_range();
     let text = sys::sysctl::read("ipv4.ip_local_port_range").map_err(step("reading ip_local_port_range"))?;
     let text = text.split_whitespace().collect::<Vec<_>>().join(" to ");
-    story.called(Actor::Lab, "ip_local_port_range", Outcome::Gave(text.clone()), Seen::default())?;
+    transcript.called(Actor::Lab, "ip_local_port_range", ReturnValue::Value(text.clone()), Details::default())?;
     let _server = listen(8080)?;
-    let (bound, _) = choose(story, Call::Bind, SAMPLE)?;
-    let (connected, _) = choose(story, Call::Connect, SAMPLE)?;
-    lo.tell_segments(story, true)?;
+    let (bound, _) = choose(transcript, Call::Bind, SAMPLE)?;
+    let (connected, _) = choose(transcript, Call::Connect, SAMPLE)?;
+    lo.report_segments(transcript, true)?;
     let (low, high) = range.map_or((0, 0), |range| (range.0.first().0, range.0.last().0));
     let inside = bound.iter().chain(&connected).filter(|&&port| low <= port && port <= high).count();
-    story.check(format!("ports inside {text}"), (2 * SAMPLE).to_string(), inside.to_string())?;
-    story.check("bind(0) takes", first_half(Call::Bind, low), parity(&bound))?;
-    story.check("connect() takes", first_half(Call::Connect, low), parity(&connected))
+    transcript.check(format!("ports inside {text}"), (2 * SAMPLE).to_string(), inside.to_string())?;
+    transcript.check("bind(0) takes", first_half(Call::Bind, low), parity(&bound))?;
+    transcript.check("connect() takes", first_half(Call::Connect, low), parity(&connected))
 }
 
-fn narrow(story: &mut Story) -> Result<Loopback, LabError> {
+fn narrow(transcript: &mut Transcript) -> Result<Loopback, LabError> {
     let lo = Loopback::enter()?;
-    set(story, "ipv4.ip_local_port_range", &format!("{FIRST} {LAST}"), "")?;
+    set(transcript, "ipv4.ip_local_port_range", &format!("{FIRST} {LAST}"), "")?;
     Ok(lo)
 }
 
-fn until_full(story: &mut Story, call: Call) -> Result<(), LabError> {
+fn until_full(transcript: &mut Transcript, call: Call) -> Result<(), LabError> {
     let title = format!("{} until sixteen ports are used up", call.name());
-    story.part(&title, "Only when its half is used up does it go on with the other.")?;
-    let mut lo = narrow(story)?;
+    transcript.part(&title, "Only when its half is used up does it go on with the other.")?;
+    let mut lo = narrow(transcript)?;
     let _server = listen(8080)?;
-    let (ports, failed) = choose(story, call, usize::MAX)?;
-    lo.tell_segments(story, true)?;
+    let (ports, failed) = choose(transcript, call, usize::MAX)?;
+    lo.report_segments(transcript, true)?;
     let half = ports.len() / 2;
     let (first, second) = (parity(&ports[..half]), parity(&ports[half..]));
     let other = if call == Call::Bind { Call::Connect } else { Call::Bind };
     let count = usize::from(LAST - FIRST) + 1;
-    story.check("ports", count.to_string(), ports.len().to_string())?;
-    story.check("first it takes", first_half(call, FIRST), first)?;
-    story.check("then", first_half(other, FIRST), second)?;
-    story.check("and when all are used up", call.full().name(), failed.map_or("ok", Errno::name))
+    transcript.check("ports", count.to_string(), ports.len().to_string())?;
+    transcript.check("first it takes", first_half(call, FIRST), first)?;
+    transcript.check("then", first_half(other, FIRST), second)?;
+    transcript.check("and when all are used up", call.full().name(), failed.map_or("ok", Errno::name))
 }
 
-fn reserved(story: &mut Story) -> Result<(), LabError> {
-    story
+fn reserved(transcript: &mut Transcript) -> Result<(), LabError> {
+    transcript
         .part("Ports that are kept free", "ip_local_reserved_ports: never chosen, and yet anybody may ask for them.")?;
-    let lo = narrow(story)?;
+    let lo = narrow(transcript)?;
     let text = format!("{}-{}", RESERVED.start(), RESERVED.end());
-    set(story, "ipv4.ip_local_reserved_ports", &text, "")?;
-    let (ports, failed) = choose(story, Call::Bind, usize::MAX)?;
+    set(transcript, "ipv4.ip_local_reserved_ports", &text, "")?;
+    let (ports, failed) = choose(transcript, Call::Bind, usize::MAX)?;
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let asked = socket.bind(&SocketAddr::from((LOCALHOST, *RESERVED.start())).into());
-    let asked = asked.map_or_else(|error| Outcome::Failed(sys::bind::errno(&error)), |()| Outcome::Done);
+    let asked = asked.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Done);
     let word = asked.errno().map_or("ok", Errno::name);
-    story.called(Actor::Side(Side::Server), &format!("bind({})", RESERVED.start()), asked, Seen::default())?;
+    transcript.called(Actor::Side(Side::Server), &format!("bind({})", RESERVED.start()), asked, Details::default())?;
     drop(lo);
     let chosen = ports.iter().filter(|port| RESERVED.contains(port)).count();
-    story.check("reserved ports that bind(0) chose", "0", chosen.to_string())?;
-    story.check("when the others are used up", Call::Bind.full().name(), failed.map_or("ok", Errno::name))?;
-    story.check(format!("an explicit bind of {}", RESERVED.start()), "ok", word)
+    transcript.check("reserved ports that bind(0) chose", "0", chosen.to_string())?;
+    transcript.check("when the others are used up", Call::Bind.full().name(), failed.map_or("ok", Errno::name))?;
+    transcript.check(format!("an explicit bind of {}", RESERVED.start()), "ok", word)
 }

@@ -4,10 +4,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 
-use super::story::{Seen, Story};
+use super::transcript::{Details, Transcript};
 use super::wire::Wire;
 use super::{Connection, LabError, step};
-use crate::model::experiment::{Actor, Outcome, Segment, Side};
+use crate::model::experiment::{Actor, ReturnValue, Segment, Side};
 use crate::model::socket::TcpState::{self, Established, TimeWait};
 
 /// The first connection's initial sequence number. The second one's lies as much before it as the new data is long,
@@ -25,82 +25,82 @@ const TRIES: u32 = 5;
 
 const FIRST: &str = "SYN, SYN ACK, ACK, PSH ACK, ACK, FIN ACK, ACK, FIN ACK, ACK";
 
-pub(super) fn play(story: &mut Story) -> Result<(), LabError> {
-    with_time_wait(story)?;
-    without(story)
+pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
+    with_time_wait(transcript)?;
+    without(transcript)
 }
 
 /// What the application reads now.
-fn read(story: &mut Story, socket: &mut socket2::Socket) -> Result<String, LabError> {
+fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<String, LabError> {
     let mut buffer = [0; 64];
     let length = socket.read(&mut buffer).map_err(step("read()"))?;
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    story.called(Actor::Side(Side::Server), "read()", Outcome::Read(text.clone()), Seen::default())?;
+    transcript.called(Actor::Side(Side::Server), "read()", ReturnValue::Read(text.clone()), Details::default())?;
     Ok(text)
 }
 
 /// The first connection, from SYN to its end, which `left` the server in TIME_WAIT or with nothing. Returns its data
 /// segment, of which the wire keeps a copy, and the server's socket, which the application still has open.
 fn first_connection(
-    story: &mut Story,
+    transcript: &mut Transcript,
     wire: &mut Wire,
     left: Option<TcpState>,
 ) -> Result<(Segment, socket2::Socket, String), LabError> {
-    // With TIME_WAIT it is the story, without it only leads there.
-    story.routine = left.is_none();
+    // With TIME_WAIT it is the transcript, without it only leads there.
+    transcript.routine = left.is_none();
     for side in [Side::Client, Side::Server] {
         wire.set(side, "ipv4.tcp_timestamps", "0")?;
     }
-    wire.tell_raw_numbers_of_client();
+    wire.show_raw_client_numbers();
     let note = "With timestamps (RFC 7323) the kernel would know old segments by them; not every peer has them.";
-    story.call(Actor::Lab, "tcp_timestamps = 0 at both ends", note)?;
-    let Connection { mut client, mut server } = wire.connect(story, OLD_SEQUENCE, left.is_some())?;
-    story.call(Actor::Side(Side::Client), &format!("write(\"{OLD}\")"), "")?;
+    transcript.call(Actor::Lab, "tcp_timestamps = 0 at both ends", note)?;
+    let Connection { mut client, mut server } = wire.connect(transcript, OLD_SEQUENCE, left.is_some())?;
+    transcript.call(Actor::Side(Side::Client), &format!("write(\"{OLD}\")"), "")?;
     client.write_all(OLD.as_bytes()).map_err(step("write()"))?;
     let note = "The wire keeps a copy, as a network does that delays a segment and delivers its repetition.";
-    let old = wire.carry(story, Side::Client, (Some(Established), Some(Established)), note)?;
-    wire.carry(story, Side::Server, (Some(Established), Some(Established)), "")?;
-    let text = read(story, &mut server)?;
-    story.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
+    let old = wire.carry(transcript, Side::Client, (Some(Established), Some(Established)), note)?;
+    wire.carry(transcript, Side::Server, (Some(Established), Some(Established)), "")?;
+    let text = read(transcript, &mut server)?;
+    transcript.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
     server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
-    wire.close_behind_the_server(story, client, left)?;
-    story.routine = false;
+    wire.close_behind_the_server(transcript, client, left)?;
+    transcript.routine = false;
     Ok((old, server, text))
 }
 
-fn with_time_wait(story: &mut Story) -> Result<(), LabError> {
-    story.part("The old data meets TIME_WAIT", "The client's sequence numbers are shown as they are on the wire.")?;
+fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
+    transcript.part("The old data meets TIME_WAIT", "The client's sequence numbers are shown as they are on the wire.")?;
     let mut wire = Wire::lay()?;
-    let (old, mut server, mut text) = first_connection(story, &mut wire, Some(TimeWait))?;
-    wire.arrive_late(story, &old, (None, Some(TimeWait)), "The copy arrives at last, after the connection has ended.")?;
+    let (old, mut server, mut text) = first_connection(transcript, &mut wire, Some(TimeWait))?;
+    wire.arrive_late(transcript, &old, (None, Some(TimeWait)), "The copy arrives at last, after the connection has ended.")?;
     let note = "TIME_WAIT says what it awaits, and delivers nothing. (The wire loses this one; 'assassination' shows what \
                 it could do.)";
-    wire.lose(story, Side::Server, Some(TimeWait), note)?;
-    text += &read(story, &mut server)?;
+    wire.lose(transcript, Side::Server, Some(TimeWait), note)?;
+    text += &read(transcript, &mut server)?;
     let client = "syn-sent, established, close-wait, last-ack, gone";
     let server = "syn-recv, established, fin-wait-1, fin-wait-2, time-wait";
-    wire.check(story, [client, server], &format!("{FIRST}, PSH ACK (late), ACK (lost)"))?;
-    story.check("read by the server's application", OLD, text)
+    wire.check(transcript, [client, server], &format!("{FIRST}, PSH ACK (late), ACK (lost)"))?;
+    transcript.check("read by the server's application", OLD, text)
 }
 
-fn without(story: &mut Story) -> Result<(), LabError> {
+fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     for left in (0..TRIES).rev() {
         let note = "Without TIME_WAIT the same two ports can be connected again at once.";
-        story.part("The old data meets a new connection", note)?;
+        transcript.part("The old data meets a new connection", note)?;
         let mut wire = Wire::lay()?;
-        wire.make_no_buckets(story, Side::Server)?;
+        wire.make_no_buckets(transcript, Side::Server)?;
         wire.use_syn_cookies()?;
         let note =
             "The server's initial number then depends on the client's, and the experiment need not wait for a wrap.";
-        story.call(Actor::Lab, "tcp_syncookies = 2 at the server", note)?;
-        let (old, server, _) = first_connection(story, &mut wire, None)?;
+        transcript.call(Actor::Lab, "tcp_syncookies = 2 at the server", note)?;
+        let (old, server, _) = first_connection(transcript, &mut wire, None)?;
         drop(server);
-        let connection = wire.connect(story, NEW_SEQUENCE, true)?;
+        let connection = wire.connect(transcript, NEW_SEQUENCE, true)?;
         let awaited = old.raw_ack.map(|number| number.wrapping_sub(1 + OLD_SEQUENCE - NEW_SEQUENCE));
         if wire.last_sequence(Side::Server) == awaited || left == 0 {
-            return new_connection(story, &mut wire, &old, connection);
+            return new_connection(transcript, &mut wire, &old, connection);
         }
-        story.call(
+        transcript.call(
             Actor::Lab,
             "once more",
             "The kernel's count of minutes went on, and the server's number does not fit.",
@@ -112,25 +112,25 @@ fn without(story: &mut Story) -> Result<(), LabError> {
 /// The old segment comes while the new connection awaits just its numbers: the client has sent as many bytes as lie between
 /// the two initial numbers, and the server too. (A kernel drops a segment that acknowledges what was never sent in this
 /// connection, RFC 5961, section 5.2.)
-fn new_connection(story: &mut Story, wire: &mut Wire, old: &Segment, connection: Connection) -> Result<(), LabError> {
+fn new_connection(transcript: &mut Transcript, wire: &mut Wire, old: &Segment, connection: Connection) -> Result<(), LabError> {
     let established = (Some(Established), Some(Established));
     let Connection { mut client, mut server } = connection;
-    story.call(Actor::Side(Side::Client), &format!("write(\"{NEW}\")"), "")?;
+    transcript.call(Actor::Side(Side::Client), &format!("write(\"{NEW}\")"), "")?;
     client.write_all(NEW.as_bytes()).map_err(step("write()"))?;
-    wire.carry(story, Side::Client, established, "")?;
-    wire.carry(story, Side::Server, established, "The server awaits number 1001 next.")?;
-    story.call(Actor::Side(Side::Server), &format!("write(\"{ANSWER}\")"), "")?;
+    wire.carry(transcript, Side::Client, established, "")?;
+    wire.carry(transcript, Side::Server, established, "The server awaits number 1001 next.")?;
+    transcript.call(Actor::Side(Side::Server), &format!("write(\"{ANSWER}\")"), "")?;
     server.write_all(ANSWER.as_bytes()).map_err(step("write()"))?;
-    wire.carry(story, Side::Server, established, "")?;
-    wire.carry(story, Side::Client, established, "")?;
+    wire.carry(transcript, Side::Server, established, "")?;
+    wire.carry(transcript, Side::Client, established, "")?;
     let note = "The copy of the old segment begins with just that number. Nothing in it says that it is old.";
-    wire.arrive_late(story, old, established, note)?;
+    wire.arrive_late(transcript, old, established, note)?;
     let note = "The server acknowledges bytes that this client has never sent.";
-    wire.carry(story, Side::Server, established, note)?;
-    let text = read(story, &mut server)?;
+    wire.carry(transcript, Side::Server, established, note)?;
+    let text = read(transcript, &mut server)?;
     let client = "syn-sent, established, close-wait, last-ack, gone, syn-sent, established";
     let server = "gone, established, fin-wait-1, fin-wait-2, gone, established";
     let second = "SYN, SYN ACK, ACK, PSH ACK, ACK, PSH ACK, ACK, PSH ACK (late), ACK";
-    wire.check(story, [client, server], &format!("{FIRST}, {second}"))?;
-    story.check("read by the server's application in the new connection", format!("{NEW}{OLD}"), text)
+    wire.check(transcript, [client, server], &format!("{FIRST}, {second}"))?;
+    transcript.check("read by the server's application in the new connection", format!("{NEW}{OLD}"), text)
 }

@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use socket2::Socket as OsSocket;
 
 use super::frame::Numbers;
-use super::host::{Host, Place};
-use super::story::{Seen, Story};
-use super::{Connection, Ends, LabError, PATIENCE, Server, step};
+use super::host::{Host, HostAddress};
+use super::transcript::{Details, Transcript};
+use super::{Connection, Endpoints, LabError, PATIENCE, Server, step};
 use crate::model::bind::ReuseOptions;
 use crate::model::experiment::{Actor, Fate, Segment, Side, States};
 use crate::model::port::Port;
@@ -25,8 +25,8 @@ use crate::sys;
 /// How long an expected state may take before what is there is taken for the kernel's answer.
 const SETTLING: Duration = Duration::from_secs(3);
 
-const CLIENT: Place = Place { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
-const SERVER: Place = Place { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
+const CLIENT: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
+const SERVER: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
 
 /// Ports of the lab. The client's is fixed, so that a connection can be made again with the same four numbers.
 const SERVER_PORT: u16 = 8080;
@@ -80,7 +80,7 @@ impl Wire {
     }
 
     /// Tells the client's sequence numbers as they are on the wire.
-    pub(super) const fn tell_raw_numbers_of_client(&mut self) {
+    pub(super) const fn show_raw_client_numbers(&mut self) {
         self.numbers.client_raw = true;
     }
 
@@ -98,8 +98,8 @@ impl Wire {
     }
 
     /// The addresses of both ends, as this side has them.
-    fn ends(side: Side) -> Ends {
-        let client = Ends {
+    fn ends(side: Side) -> Endpoints {
+        let client = Endpoints {
             local: (CLIENT.address.into(), Port(CLIENT_PORT)),
             remote: (SERVER.address.into(), Port(SERVER_PORT)),
         };
@@ -157,19 +157,19 @@ impl Wire {
     /// A page may shorten them where they are not told `in_full`.
     pub(super) fn connect(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         initial_sequence: u32,
         in_full: bool,
     ) -> Result<Connection, LabError> {
         use TcpState::{Established, SynRecv, SynSent};
-        let routine = std::mem::replace(&mut story.routine, !in_full);
-        story.call(Actor::Side(Side::Client), "connect()", "")?;
+        let routine = std::mem::replace(&mut transcript.routine, !in_full);
+        transcript.call(Actor::Side(Side::Client), "connect()", "")?;
         let (listener, client) = self.begin_connection(initial_sequence)?;
         let answering = (!self.syn_cookies).then_some(SynRecv);
-        self.carry(story, Side::Client, (Some(SynSent), answering), "")?;
-        self.carry(story, Side::Server, (answering, Some(Established)), "")?;
-        self.carry(story, Side::Client, (Some(Established), Some(Established)), "")?;
-        story.routine = routine;
+        self.carry(transcript, Side::Client, (Some(SynSent), answering), "")?;
+        self.carry(transcript, Side::Server, (answering, Some(Established)), "")?;
+        self.carry(transcript, Side::Client, (Some(Established), Some(Established)), "")?;
+        transcript.routine = routine;
         client.set_nonblocking(false).map_err(step("O_NONBLOCK"))?;
         let server = listener.accept()?;
         for socket in [&client, &server] {
@@ -182,22 +182,22 @@ impl Wire {
     /// where it makes no buckets. The client closes in between.
     pub(super) fn close_behind_the_server(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         client: OsSocket,
         left: Option<TcpState>,
     ) -> Result<(), LabError> {
         use TcpState::{CloseWait, FinWait1, FinWait2, LastAck};
-        self.carry(story, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
-        self.carry(story, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
-        story.call(Actor::Side(Side::Client), "close()", "")?;
+        self.carry(transcript, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
+        self.carry(transcript, Side::Client, (Some(CloseWait), Some(FinWait2)), "")?;
+        transcript.call(Actor::Side(Side::Client), "close()", "")?;
         drop(client);
-        self.carry(story, Side::Client, (Some(LastAck), left), "")?;
-        self.carry(story, Side::Server, (left, None), "")?;
+        self.carry(transcript, Side::Client, (Some(LastAck), left), "")?;
+        self.carry(transcript, Side::Server, (left, None), "")?;
         Ok(())
     }
 
     /// The next segment that this side has sent; it is under way until it is delivered.
-    pub(super) fn take(&mut self, story: &mut Story, from: Side) -> Result<Segment, LabError> {
+    pub(super) fn take(&mut self, transcript: &mut Transcript, from: Side) -> Result<Segment, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
@@ -205,7 +205,7 @@ impl Wire {
                 if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
                     // The machine was slow, and a retransmission timer has run out in the meantime.
                     let note = "Sent again, for this machine was slow; the wire drops it.";
-                    story.segment(segment, Fate::Lost, Seen { note, ..Seen::default() })?;
+                    transcript.segment(segment, Fate::Lost, Details { note, ..Details::default() })?;
                     continue;
                 }
                 return Ok(segment);
@@ -224,36 +224,36 @@ impl Wire {
     /// Carries the next segment of this side to the other, and returns it.
     pub(super) fn carry(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         from: Side,
         expected: Expected,
         note: &str,
     ) -> Result<Segment, LabError> {
-        let segment = self.take(story, from)?;
-        self.arrive(story, segment, expected, note)
+        let segment = self.take(transcript, from)?;
+        self.arrive(transcript, segment, expected, note)
     }
 
     /// Takes the next segment of this side, and keeps it from arriving.
     pub(super) fn lose(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         from: Side,
         sender: Option<TcpState>,
         note: &str,
     ) -> Result<Segment, LabError> {
-        let segment = self.take(story, from)?;
+        let segment = self.take(transcript, from)?;
         let (one, other) = (self.settle(from, sender)?, self.find(from.other())?);
         // What it would have acknowledged will come again, and rightly.
         self.last[from.other() as usize] = None;
         self.carried.push(format!("{} (lost)", segment.flags));
-        story.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
+        transcript.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
         Ok(segment)
     }
 
     /// Carries what both sides have sent before either arrives, the client's first.
-    pub(super) fn cross(&mut self, story: &mut Story, expected: Expected, note: &str) -> Result<(), LabError> {
+    pub(super) fn cross(&mut self, transcript: &mut Transcript, expected: Expected, note: &str) -> Result<(), LabError> {
         let (sender, receiver) = expected;
-        let segments = [self.take(story, Side::Client)?, self.take(story, Side::Server)?];
+        let segments = [self.take(transcript, Side::Client)?, self.take(transcript, Side::Server)?];
         let before = [self.settle(Side::Client, sender)?, self.settle(Side::Server, sender)?];
         for segment in &segments {
             self.host(segment.from.other()).deliver(&segment.frame)?;
@@ -264,7 +264,7 @@ impl Wire {
             self.sent_last(&segment);
             self.carried.push(segment.flags.to_string());
             let seen = seen(from, before[from as usize], after[from.other() as usize], note);
-            story.segment(segment, Fate::Arrived, seen)?;
+            transcript.segment(segment, Fate::Arrived, seen)?;
         }
         Ok(())
     }
@@ -272,29 +272,29 @@ impl Wire {
     /// Lets a segment arrive that was under way.
     pub(super) fn arrive(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         segment: Segment,
         expected: Expected,
         note: &str,
     ) -> Result<Segment, LabError> {
-        self.deliver(story, segment, Fate::Arrived, expected, note)
+        self.deliver(transcript, segment, Fate::Arrived, expected, note)
     }
 
     /// Lets a copy of an old segment arrive.
     pub(super) fn arrive_late(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         old: &Segment,
         expected: Expected,
         note: &str,
     ) -> Result<(), LabError> {
         let copy = Segment { at: sys::clock::now(), ..old.clone() };
-        self.deliver(story, copy, Fate::Late, expected, note).map(drop)
+        self.deliver(transcript, copy, Fate::Late, expected, note).map(drop)
     }
 
     fn deliver(
         &mut self,
-        story: &mut Story,
+        transcript: &mut Transcript,
         segment: Segment,
         fate: Fate,
         (sender, receiver): Expected,
@@ -309,7 +309,7 @@ impl Wire {
         }
         let late = if fate == Fate::Late { " (late)" } else { "" };
         self.carried.push(format!("{}{late}", segment.flags));
-        story.segment(segment.clone(), fate, seen(from, one, other, note))?;
+        transcript.segment(segment.clone(), fate, seen(from, one, other, note))?;
         Ok(segment)
     }
 
@@ -321,25 +321,25 @@ impl Wire {
     }
 
     /// Looks at both ends.
-    pub(super) fn look(&self) -> Result<Seen<'static>, LabError> {
+    pub(super) fn observe(&self) -> Result<Details<'static>, LabError> {
         Ok(seen(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
     }
 
     /// Makes a host close without TIME_WAIT. It works on every kernel; before 6.1 SOCK_DESTROY does not remove a bucket.
-    pub(super) fn make_no_buckets(&self, story: &mut Story, side: Side) -> Result<(), LabError> {
+    pub(super) fn make_no_buckets(&self, transcript: &mut Transcript, side: Side) -> Result<(), LabError> {
         self.set(side, "ipv4.tcp_max_tw_buckets", "0")?;
         let call = format!("tcp_max_tw_buckets = 0 at the {}", side.name());
-        story.call(Actor::Lab, &call, "The kernel makes no timewait bucket, so the connection ends without TIME_WAIT.")
+        transcript.call(Actor::Lab, &call, "The kernel makes no timewait bucket, so the connection ends without TIME_WAIT.")
     }
 
     /// Compares the states that this side went through, and the segments that were carried.
-    pub(super) fn check(&mut self, story: &mut Story, states: [&str; 2], segments: &str) -> Result<(), LabError> {
+    pub(super) fn check(&mut self, transcript: &mut Transcript, states: [&str; 2], segments: &str) -> Result<(), LabError> {
         for (side, expected) in [Side::Client, Side::Server].into_iter().zip(states) {
             let path = std::mem::take(&mut self.paths[side as usize]);
             let went: Vec<&str> = path.into_iter().map(state_name).collect();
-            story.check(format!("states of the {}", side.name()), expected, went.join(", "))?;
+            transcript.check(format!("states of the {}", side.name()), expected, went.join(", "))?;
         }
-        story.check("segments", segments, std::mem::take(&mut self.carried).join(", "))
+        transcript.check("segments", segments, std::mem::take(&mut self.carried).join(", "))
     }
 }
 
@@ -357,12 +357,12 @@ pub(super) fn state_name(state: Option<TcpState>) -> &'static str {
     state.map_or("gone", TcpState::name)
 }
 
-fn seen(side: Side, one: Option<Socket>, other: Option<Socket>, note: &str) -> Seen<'_> {
+fn seen(side: Side, one: Option<Socket>, other: Option<Socket>, note: &str) -> Details<'_> {
     let (client, server) = if side == Side::Client { (one, other) } else { (other, one) };
     let state = |socket: Option<Socket>| socket.map(|socket| socket.state());
     let timer = [server, client].into_iter().flatten().find_map(|socket| match socket {
         Socket::Bucket(bucket) => Some(bucket.expires()),
         Socket::Full(_) => None,
     });
-    Seen { states: Some(States { client: state(client), server: state(server) }), timer, note }
+    Details { states: Some(States { client: state(client), server: state(server) }), timer, note }
 }

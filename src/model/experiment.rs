@@ -1,6 +1,6 @@
 //! The words of the lab: scenarios, the two sides, what happened in which order, and what was expected of it.
 //!
-//! Nothing here is made up for the story: segments were seen on a wire, states and timers are the kernel's answers.
+//! Nothing here is made up for the transcript: segments were seen on a wire, states and timers are the kernel's answers.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -186,7 +186,7 @@ pub struct States {
 
 /// What was expected, and what happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct Comparison {
     /// In which part of the scenario.
     pub part: String,
     /// Of what.
@@ -212,7 +212,7 @@ pub enum Fate {
 
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReturnValue {
     /// It was done.
     Done,
     /// It failed.
@@ -220,10 +220,10 @@ pub enum Outcome {
     /// It gave these bytes; none is the end of the stream.
     Read(String),
     /// It gave something else: a port, an option's value.
-    Gave(String),
+    Value(String),
 }
 
-impl Outcome {
+impl ReturnValue {
     /// What failed, where it did.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
@@ -236,7 +236,7 @@ impl Outcome {
 
 /// What kind of thing happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     /// A part of the scenario begins.
     Part,
     /// Somebody called or changed something.
@@ -244,7 +244,7 @@ pub enum Kind {
         /// What, as one would write it.
         call: String,
         /// What came of it.
-        outcome: Outcome,
+        outcome: ReturnValue,
     },
     /// A segment was sent.
     Segment {
@@ -254,16 +254,16 @@ pub enum Kind {
         fate: Fate,
     },
     /// A look at the kernel's list.
-    Look,
+    Observation,
     /// Time passes, this much of it; for a countdown, no event of the experiment.
     Waiting(Duration),
     /// A part's result.
-    Check(Check),
+    Comparison(Comparison),
 }
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct LabEvent {
     /// In which experiment.
     pub scenario: Scenario,
     /// In which part of it, by its title.
@@ -277,7 +277,7 @@ pub struct Event {
     /// Who did it.
     pub actor: Actor,
     /// What.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// The states, where they were looked at. With a segment: the sender's while it was under way, the receiver's
     /// after it had arrived.
     pub states: Option<States>,

@@ -15,10 +15,11 @@ pub mod kernel_counts;
 pub mod listeners;
 pub mod name;
 pub mod netns;
-pub mod outcome;
+
 pub mod port;
 pub mod port_set;
 pub mod process;
+pub mod removal;
 pub mod row;
 pub mod services;
 pub mod setting;

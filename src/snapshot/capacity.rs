@@ -7,7 +7,7 @@ use super::error::{BadValue, SnapshotError};
 use super::query::NO_V6ONLY;
 use super::{Answer, Snapshot, interrupted};
 use crate::analysis::advice::count;
-use crate::analysis::capacity::sockets::{Ends, Sockets};
+use crate::analysis::capacity::sockets::{ConnectionEnds, RangeSockets};
 use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
 use crate::analysis::history::Length;
 use crate::filter::{End, Filter};
@@ -79,7 +79,7 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     let mut unread = Unread::default();
     let reuse = source::tw_reuse(&mut unread);
     let (sockets, end) =
-        source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || Sockets::new(range), Sockets::add)?;
+        source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || RangeSockets::new(range), RangeSockets::add)?;
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
     // The most sockets that are bound without being listed.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
@@ -127,7 +127,7 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
 
 /// What connect() may choose from, by the list of sockets and, if wanted, by what the kernel answers about ports that the list
 /// leaves open.
-fn pool(sockets: &Sockets, facts: &Facts, unlisted: u32, probe: bool, answer: &mut Answer<()>) -> Pool {
+fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answer: &mut Answer<()>) -> Pool {
     let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
     let mut bound = sockets.bound().clone();
     let mut uncertain = sockets.may_be_bound();
@@ -217,11 +217,11 @@ impl Asked {
 
     /// The ends of the connection that the answer must contain, whether or not it exists: from the given address, or from the
     /// one that the kernel would choose. The error says why there can be none.
-    fn route(&self) -> Option<Result<Ends, SnapshotError>> {
+    fn route(&self) -> Option<Result<ConnectionEnds, SnapshotError>> {
         let (to, typed) = self.to.as_ref()?;
         let local = sys::route::source(self.from, *to);
         Some(match local {
-            Ok(local_addr) => Ok(Ends {
+            Ok(local_addr) => Ok(ConnectionEnds {
                 ipv6: to.is_ipv6(),
                 local_addr,
                 remote_addr: to.ip(),

@@ -11,7 +11,7 @@ use super::port::{self, PortQuestion, PortSockets, addresses, hidden_owners, sin
 use super::{Answer, Snapshot, interrupted};
 use crate::analysis::conflict::{self, Obstacles};
 use crate::analysis::verdict;
-use crate::analysis::waiting::{self, Bound, Ended, Name, ROUND, Step, Waiting};
+use crate::analysis::waiting::{self, Bound, Ended, SocketKey, ROUND, WaitStep, Waiting};
 use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote};
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::Port;
@@ -173,22 +173,22 @@ impl Wait<'_> {
         let mut waiting = Waiting::new(plain, self.watch.looks_up(), self.target.timeout);
         loop {
             match waiting.next(clock.elapsed()) {
-                Step::Bind { every_address } => {
+                WaitStep::Bind { every_address } => {
                     let (bound, binds) = self.watch.bind(every_address)?;
                     waiting.bound(bound, binds, clock.elapsed());
                 }
-                Step::Look => {
+                WaitStep::List => {
                     let began = clock.elapsed();
                     let (sockets, explained) = self.watch.list()?;
                     let now = clock.elapsed();
-                    waiting.looked(&sockets, explained, now.saturating_sub(began), now);
+                    waiting.listed(&sockets, explained, now.saturating_sub(began), now);
                 }
-                Step::LookUp(socket) => {
+                WaitStep::LookUp(socket) => {
                     let found = self.watch.look_up(&socket)?;
                     waiting.looked_up(found, clock.elapsed());
                 }
-                Step::Pause(pause) => self.pause(&waiting, clock, pause)?,
-                Step::End(ended) => {
+                WaitStep::Pause(pause) => self.pause(&waiting, clock, pause)?,
+                WaitStep::End(ended) => {
                     let state = self.state(&waiting, Some(ended), clock.elapsed());
                     return self.with_exact_cause(state, &waiting);
                 }
@@ -275,7 +275,7 @@ struct Watch {
     failing: Option<BindAddr>,
     /// Whether a bind was made since the sockets were last listed.
     tried: bool,
-    holders: HashMap<Name, Holder>,
+    holders: HashMap<SocketKey, Holder>,
     /// Whether the last list was complete.
     complete: bool,
     /// The last result of [`Self::reuseaddr_works`], and the number of changes by then.
@@ -405,7 +405,7 @@ impl Watch {
         let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
         let (holders, unread) = port::holders(&self.attempts, list, known);
         self.unread = unlisted.or(unread);
-        self.holders = holders.into_iter().map(|holder| (waiting::name(&holder.socket), holder)).collect();
+        self.holders = holders.into_iter().map(|holder| (waiting::socket_key(&holder.socket), holder)).collect();
         Ok((sockets.clone(), conflict::explained(&last, &sockets)))
     }
 
@@ -427,7 +427,7 @@ impl Watch {
     /// These sockets with their processes, as they were last seen.
     fn holders<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> Vec<Holder> {
         let holder = |socket: &Socket| {
-            let holder = self.holders.get(&waiting::name(socket))?.clone();
+            let holder = self.holders.get(&waiting::socket_key(socket))?.clone();
             // A connection that closed has left its process for a bucket.
             let owners = if let Socket::Full(_) = socket { holder.owners } else { Owners::Nobody };
             Some(Holder { socket: *socket, owners, ..holder })

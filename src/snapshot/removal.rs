@@ -13,7 +13,7 @@ use crate::filter::Filter;
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
 use crate::model::listeners::Listeners;
-use crate::model::outcome::Outcome;
+use crate::model::removal::RemovalResult;
 use crate::model::row::Row;
 use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::target::{ORPHAN_STATES, Target};
@@ -119,7 +119,7 @@ impl Candidates {
 /// The result of a removal.
 pub struct Removal {
     /// The fate of each target.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<RemovalResult>,
     /// Whether the second list of the kernel was complete.
     pub verified: bool,
     /// Sentences about what could not be done or verified.
@@ -130,7 +130,7 @@ impl Removal {
     /// The result of a plan that was not carried out.
     #[must_use]
     pub fn none(rows: usize) -> Self {
-        Self { outcomes: vec![Outcome::Matched; rows], verified: true, warnings: vec![] }
+        Self { outcomes: vec![RemovalResult::Matched; rows], verified: true, warnings: vec![] }
     }
 }
 
@@ -232,14 +232,14 @@ fn left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd)
 }
 
 /// The fate of a socket, from the kernel's acknowledgement and from whether the second list still has it, if that is known.
-fn outcome(answer: Acknowledgement, still_there: Option<bool>) -> Outcome {
+fn outcome(answer: Acknowledgement, still_there: Option<bool>) -> RemovalResult {
     match (answer, still_there) {
-        (Acknowledgement::Done, Some(false) | None) => Outcome::Destroyed,
+        (Acknowledgement::Done, Some(false) | None) => RemovalResult::Destroyed,
         (Acknowledgement::NotFound, Some(false) | None)
-        | (Acknowledgement::Failed(_) | Acknowledgement::None, Some(false)) => Outcome::Gone,
-        (Acknowledgement::NotFound, Some(true)) => Outcome::Failed(Some("ENOENT")),
-        (Acknowledgement::Failed(number), _) => Outcome::Failed(Some(errno::name(number))),
-        (Acknowledgement::Done | Acknowledgement::None, _) => Outcome::Failed(None),
+        | (Acknowledgement::Failed(_) | Acknowledgement::None, Some(false)) => RemovalResult::Gone,
+        (Acknowledgement::NotFound, Some(true)) => RemovalResult::Failed(Some("ENOENT")),
+        (Acknowledgement::Failed(number), _) => RemovalResult::Failed(Some(errno::name(number))),
+        (Acknowledgement::Done | Acknowledgement::None, _) => RemovalResult::Failed(None),
     }
 }
 
@@ -251,18 +251,18 @@ mod tests {
     fn a_bucket_is_destroyed_when_the_kernel_said_so_and_does_not_show_it_any_more() {
         const EINVAL: i32 = 22;
         for (answer, still_there, expected) in [
-            (Acknowledgement::Done, Some(false), Outcome::Destroyed),
-            (Acknowledgement::Done, None, Outcome::Destroyed),
-            (Acknowledgement::Done, Some(true), Outcome::Failed(None)),
-            (Acknowledgement::NotFound, Some(false), Outcome::Gone),
-            (Acknowledgement::NotFound, None, Outcome::Gone),
-            (Acknowledgement::NotFound, Some(true), Outcome::Failed(Some("ENOENT"))),
-            (Acknowledgement::Failed(EINVAL), Some(false), Outcome::Gone),
-            (Acknowledgement::Failed(EINVAL), Some(true), Outcome::Failed(Some("EINVAL"))),
-            (Acknowledgement::Failed(EINVAL), None, Outcome::Failed(Some("EINVAL"))),
-            (Acknowledgement::None, Some(false), Outcome::Gone),
-            (Acknowledgement::None, Some(true), Outcome::Failed(None)),
-            (Acknowledgement::None, None, Outcome::Failed(None)),
+            (Acknowledgement::Done, Some(false), RemovalResult::Destroyed),
+            (Acknowledgement::Done, None, RemovalResult::Destroyed),
+            (Acknowledgement::Done, Some(true), RemovalResult::Failed(None)),
+            (Acknowledgement::NotFound, Some(false), RemovalResult::Gone),
+            (Acknowledgement::NotFound, None, RemovalResult::Gone),
+            (Acknowledgement::NotFound, Some(true), RemovalResult::Failed(Some("ENOENT"))),
+            (Acknowledgement::Failed(EINVAL), Some(false), RemovalResult::Gone),
+            (Acknowledgement::Failed(EINVAL), Some(true), RemovalResult::Failed(Some("EINVAL"))),
+            (Acknowledgement::Failed(EINVAL), None, RemovalResult::Failed(Some("EINVAL"))),
+            (Acknowledgement::None, Some(false), RemovalResult::Gone),
+            (Acknowledgement::None, Some(true), RemovalResult::Failed(None)),
+            (Acknowledgement::None, None, RemovalResult::Failed(None)),
         ] {
             assert_eq!(outcome(answer, still_there), expected, "{answer:?}, {still_there:?}");
         }

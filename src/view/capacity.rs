@@ -319,7 +319,7 @@ fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::analysis::capacity::Pool;
-    use crate::analysis::capacity::sockets::Ends;
+    use crate::analysis::capacity::sockets::ConnectionEnds;
     use crate::analysis::history::Length;
     use crate::model::facts::tests::facts;
     use crate::model::port::{LocalReservedPorts, Port, PortRange};
@@ -330,7 +330,7 @@ mod tests {
 
     fn destination(addr: &str, exhausted_in: Option<Duration>) -> Destination {
         let addr = addr.parse().expect(addr);
-        let ends = Ends { ipv6: true, local_addr: addr, remote_addr: addr, remote_port: Port(80), interface: None };
+        let ends = ConnectionEnds { ipv6: true, local_addr: addr, remote_addr: addr, remote_port: Port(80), interface: None };
         Destination {
             ends,
             established: 1234,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::json::{self, Envelope};
 use crate::model::bind::Errno;
-use crate::model::experiment::{Actor, Check, Event, Fate, Kind, Outcome, Scenario, Segment, Side, States};
+use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, Side, States};
 use crate::model::socket::TcpState;
 
 #[derive(Serialize)]
@@ -106,17 +106,17 @@ fn segment_record(segment: &Segment) -> SegmentRecord<'_> {
 }
 
 /// `None` for what is no event of the experiment: a countdown, and results, which have records of their own.
-fn event_record(event: &Event) -> Option<EventRecord<'_>> {
+fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
     let (name, what, segment, errno, data) = match &event.kind {
-        Kind::Part => ("part", Some(event.part.as_str()), None, None, None),
-        Kind::Call { call, outcome } => {
+        EventKind::Part => ("part", Some(event.part.as_str()), None, None, None),
+        EventKind::Call { call, outcome } => {
             let data = match outcome {
-                Outcome::Done | Outcome::Failed(_) => None,
-                Outcome::Read(data) | Outcome::Gave(data) => Some(data.as_str()),
+                ReturnValue::Done | ReturnValue::Failed(_) => None,
+                ReturnValue::Read(data) | ReturnValue::Value(data) => Some(data.as_str()),
             };
             ("call", Some(call.as_str()), None, outcome.errno(), data)
         }
-        Kind::Segment { segment, fate } => {
+        EventKind::Segment { segment, fate } => {
             let name = match fate {
                 Fate::Arrived => "segment",
                 Fate::Late => "late",
@@ -124,8 +124,8 @@ fn event_record(event: &Event) -> Option<EventRecord<'_>> {
             };
             (name, None, Some(segment), None, None)
         }
-        Kind::Look => ("look", None, None, None, None),
-        Kind::Waiting(_) | Kind::Check(_) => return None,
+        EventKind::Observation => ("look", None, None, None, None),
+        EventKind::Waiting(_) | EventKind::Comparison(_) => return None,
     };
     let states = |States { client, server }: States| StatesRecord {
         client: client.map(TcpState::name),
@@ -148,14 +148,14 @@ fn event_record(event: &Event) -> Option<EventRecord<'_>> {
     })
 }
 
-fn check_record(check: &Check) -> CheckRecord<'_> {
-    let Check { part, what, expected, observed, agrees } = check;
+fn check_record(check: &Comparison) -> CheckRecord<'_> {
+    let Comparison { part, what, expected, observed, agrees } = check;
     CheckRecord { part, what, expected, observed, agrees: *agrees }
 }
 
 /// Writes one event as a record on a line; results are records too.
-pub fn ndjson(out: &mut dyn Write, event: &Event) -> io::Result<()> {
-    if let Kind::Check(check) = &event.kind {
+pub fn ndjson(out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
+    if let EventKind::Comparison(check) = &event.kind {
         let record = CheckEvent {
             scenario: event.scenario.name(),
             step: event.step,
@@ -174,8 +174,8 @@ pub fn document(
     out: &mut dyn Write,
     envelope: Envelope,
     scenario: Scenario,
-    events: &[Event],
-    checks: &[Check],
+    events: &[LabEvent],
+    checks: &[Comparison],
 ) -> io::Result<()> {
     let payload = Payload {
         scenario: scenario.name(),

@@ -16,7 +16,7 @@ use super::table;
 use super::text::{self, Text};
 use super::value::Value;
 use crate::model::facts::Facts;
-use crate::model::outcome::Outcome;
+use crate::model::removal::RemovalResult;
 use crate::model::target::{Target, counted};
 
 /// The most rows of a plan that are shown one by one.
@@ -89,7 +89,7 @@ pub struct Report<'a> {
     /// Every one that matched.
     pub targets: &'a [Target],
     /// What became of each.
-    pub outcomes: &'a [Outcome],
+    pub outcomes: &'a [RemovalResult],
     /// For names.
     pub facts: &'a Facts,
     /// Whether orphans were selected as well.
@@ -99,14 +99,14 @@ pub struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn count(&self, outcome: Outcome) -> usize {
+    fn count(&self, outcome: RemovalResult) -> usize {
         self.outcomes.iter().filter(|other| **other == outcome).count()
     }
 
     /// Those that failed, each with its errno; in the order of a list.
     fn failed(&self) -> Vec<(&'a Target, Option<&'static str>)> {
         let failed = self.targets.iter().zip(self.outcomes).filter_map(|(target, outcome)| match outcome {
-            Outcome::Failed(errno) => Some((target, *errno)),
+            RemovalResult::Failed(errno) => Some((target, *errno)),
             _ => None,
         });
         let mut failed: Vec<_> = failed.collect();
@@ -124,7 +124,7 @@ pub fn summary(out: &mut (dyn Write + Send), report: &Report, look: Look) -> io:
         return writeln!(out, "dry run: nothing was removed");
     }
     let failed = report.failed();
-    let (destroyed, gone) = (report.count(Outcome::Destroyed), report.count(Outcome::Gone));
+    let (destroyed, gone) = (report.count(RemovalResult::Destroyed), report.count(RemovalResult::Gone));
     let errnos: BTreeSet<_> = failed.iter().map(|(_, errno)| errno.unwrap_or("no answer")).collect();
     let errnos: Vec<_> = errnos.into_iter().collect();
     let why = if errnos.is_empty() { String::new() } else { format!(" ({})", errnos.join(", ")) };
@@ -157,8 +157,8 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, report: &Repor
     let record = |(target, errno)| Failed { record: record_of(target, report.facts), errno };
     let payload = Payload {
         matched: report.targets.len(),
-        destroyed: report.count(Outcome::Destroyed),
-        gone: report.count(Outcome::Gone),
+        destroyed: report.count(RemovalResult::Destroyed),
+        gone: report.count(RemovalResult::Gone),
         failed: report.failed().into_iter().map(record).collect(),
         dry_run: report.dry_run,
     };
@@ -197,7 +197,7 @@ pub fn csv(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
 fn lines(
     out: &mut (dyn Write + Send),
     report: &Report,
-    append: &(impl Fn(&SocketRecord, Outcome, &mut Text) + Sync),
+    append: &(impl Fn(&SocketRecord, RemovalResult, &mut Text) + Sync),
 ) -> io::Result<()> {
     text::write(out, report.targets.len(), &|range: Range<usize>, text: &mut Text| {
         for (target, outcome) in report.targets[range.clone()].iter().zip(&report.outcomes[range]) {
@@ -252,11 +252,11 @@ mod tests {
         let facts = facts();
         let rows: Vec<_> = (1..=5).map(|port| Target::from(row("10.0.0.1", port, "10.0.0.2", 40000))).collect();
         let outcomes = [
-            Outcome::Destroyed,
-            Outcome::Failed(None),
-            Outcome::Gone,
-            Outcome::Destroyed,
-            Outcome::Failed(Some("EINVAL")),
+            RemovalResult::Destroyed,
+            RemovalResult::Failed(None),
+            RemovalResult::Gone,
+            RemovalResult::Destroyed,
+            RemovalResult::Failed(Some("EINVAL")),
         ];
         let report = Report { targets: &rows, outcomes: &outcomes, facts: &facts, orphans: false, dry_run: false };
         assert_eq!(text(|out| summary(out, &report, PLAIN)), "2 destroyed, 1 gone, 2 failed (EINVAL, no answer)\n");
@@ -287,7 +287,7 @@ mod tests {
         let none = Report { orphans: true, ..none };
         assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket or orphan matches\n");
         let rows = [Target::from(row("10.0.0.1", 80, "10.0.0.2", 40000))];
-        let dry = Report { targets: &rows, outcomes: &[Outcome::Matched], ..none };
+        let dry = Report { targets: &rows, outcomes: &[RemovalResult::Matched], ..none };
         assert_eq!(text(|out| summary(out, &dry, PLAIN)), "dry run: nothing was removed\n");
     }
 }

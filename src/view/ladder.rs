@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use super::human;
 use super::style::{Look, Meaning};
 use crate::model::bind::Errno;
-use crate::model::experiment::{Actor, Check, Event, Fate, Kind, Outcome, Scenario, Segment, Side, States};
+use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, Side, States};
 use crate::model::socket::TcpState;
 
 /// Columns of the whole, of the time, of a state, and of an arrow.
@@ -52,7 +52,7 @@ pub struct Ladder {
     /// An arrow was drawn last, so a call begins something new.
     arrow: bool,
     /// The last event that was not drawn, for it only leads to what comes.
-    before: Option<Event>,
+    before: Option<LabEvent>,
     /// The row of the matrix that is being written.
     row: Option<String>,
     /// Results have begun, so that a blank line comes before the next part alone.
@@ -73,16 +73,16 @@ impl Ladder {
     }
 
     /// Draws an event.
-    pub fn event(&mut self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
+    pub fn event(&mut self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         if !event.scenario.is_about_segments() {
-            if let Kind::Segment { segment, .. } = &event.kind {
+            if let EventKind::Segment { segment, .. } = &event.kind {
                 self.folded.extend((!event.routine).then(|| segment.flags.to_string()));
                 return Ok(());
             }
             self.unfold(out)?;
         }
-        if event.routine && !matches!(event.kind, Kind::Check(_)) {
-            if let Kind::Segment { segment, .. } = &event.kind {
+        if event.routine && !matches!(event.kind, EventKind::Comparison(_)) {
+            if let EventKind::Segment { segment, .. } = &event.kind {
                 self.folded.push(segment.flags.to_string());
                 self.before = Some(event.clone());
             }
@@ -92,40 +92,40 @@ impl Ladder {
             self.routine(out, &last)?;
             self.arrow = true;
         }
-        let arrow = matches!(event.kind, Kind::Segment { .. });
-        if std::mem::replace(&mut self.arrow, arrow) && matches!(event.kind, Kind::Call { .. } | Kind::Look) {
+        let arrow = matches!(event.kind, EventKind::Segment { .. });
+        if std::mem::replace(&mut self.arrow, arrow) && matches!(event.kind, EventKind::Call { .. } | EventKind::Observation) {
             writeln!(out)?;
         }
         match &event.kind {
-            Kind::Part => self.part(out, event)?,
-            Kind::Call { call, outcome } => {
+            EventKind::Part => self.part(out, event)?,
+            EventKind::Call { call, outcome } => {
                 let result = match outcome {
-                    Outcome::Failed(errno) => format!("{call} = {}", errno.name()),
-                    Outcome::Read(data) if data.is_empty() => format!("{call} = \"\" (the end)"),
-                    Outcome::Read(data) => format!("{call} = \"{data}\""),
-                    Outcome::Gave(value) => format!("{call} = {value}"),
-                    Outcome::Done => call.clone(),
+                    ReturnValue::Failed(errno) => format!("{call} = {}", errno.name()),
+                    ReturnValue::Read(data) if data.is_empty() => format!("{call} = \"\" (the end)"),
+                    ReturnValue::Read(data) => format!("{call} = \"{data}\""),
+                    ReturnValue::Value(value) => format!("{call} = {value}"),
+                    ReturnValue::Done => call.clone(),
                 };
                 self.call(out, event, &result, outcome.errno())?;
             }
-            Kind::Segment { segment, fate } => self.segment(out, event, segment, *fate)?,
-            Kind::Look if !event.scenario.is_about_segments() => {
+            EventKind::Segment { segment, fate } => self.segment(out, event, segment, *fate)?,
+            EventKind::Observation if !event.scenario.is_about_segments() => {
                 let timer = event.timer.map_or("none".into(), human::duration);
                 self.call(out, event, &format!("least remaining time of a bucket = {timer}"), None)?;
             }
-            Kind::Look => self.states(out, event)?,
-            Kind::Check(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
-            Kind::Check(check) => return self.check(out, check),
-            Kind::Waiting(_) => return Ok(()),
+            EventKind::Observation => self.states(out, event)?,
+            EventKind::Comparison(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
+            EventKind::Comparison(check) => return self.check(out, check),
+            EventKind::Waiting(_) => return Ok(()),
         }
         match &event.note {
-            Some(note) if event.kind != Kind::Part => aside(out, self.look, note, INDENT),
+            Some(note) if event.kind != EventKind::Part => aside(out, self.look, note, INDENT),
             _ => Ok(()),
         }
     }
 
     /// Writes what it comes to.
-    pub fn end(&mut self, out: &mut dyn Write, checks: &[Check]) -> io::Result<()> {
+    pub fn end(&mut self, out: &mut dyn Write, checks: &[Comparison]) -> io::Result<()> {
         self.unfold(out)?;
         let wrong = checks.iter().filter(|check| !check.agrees).count();
         let all = checks.len();
@@ -139,7 +139,7 @@ impl Ladder {
         }
     }
 
-    fn part(&mut self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
+    fn part(&mut self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         self.parts += 1;
         self.judging = false;
         writeln!(out)?;
@@ -159,7 +159,7 @@ impl Ladder {
         Ok(())
     }
 
-    fn call(&self, out: &mut dyn Write, event: &Event, text: &str, errno: Option<Errno>) -> io::Result<()> {
+    fn call(&self, out: &mut dyn Write, event: &LabEvent, text: &str, errno: Option<Errno>) -> io::Result<()> {
         let time = event.since.as_millis();
         let text = human::escape(text);
         let painted = |text: &str| match errno {
@@ -190,7 +190,7 @@ impl Ladder {
         if event.states.is_some() { self.states(out, event) } else { Ok(()) }
     }
 
-    fn segment(&self, out: &mut dyn Write, event: &Event, segment: &Segment, fate: Fate) -> io::Result<()> {
+    fn segment(&self, out: &mut dyn Write, event: &LabEvent, segment: &Segment, fate: Fate) -> io::Result<()> {
         let Strokes { line, late, right, left, lost, .. } = self.strokes;
         let ack = segment.ack.map(|ack| format!(" ack {ack}")).unwrap_or_default();
         let payload = String::from_utf8_lossy(&segment.payload);
@@ -223,7 +223,7 @@ impl Ladder {
     }
 
     /// Draws in one line what led here; the states are those after the last of it.
-    fn routine(&mut self, out: &mut dyn Write, last: &Event) -> io::Result<()> {
+    fn routine(&mut self, out: &mut dyn Write, last: &LabEvent) -> io::Result<()> {
         let Strokes { line, left, right, .. } = self.strokes;
         let folded = std::mem::take(&mut self.folded);
         let text = match folded.len() {
@@ -237,13 +237,13 @@ impl Ladder {
     }
 
     /// Draws states alone, between two moments.
-    fn states(&self, out: &mut dyn Write, event: &Event) -> io::Result<()> {
+    fn states(&self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         let (client, server) = self.state_texts(event);
         writeln!(out, "{:TIME$} {client} {:ARROW$} {server}", "", "")
     }
 
     /// Both states, padded and coloured.
-    fn state_texts(&self, event: &Event) -> (String, String) {
+    fn state_texts(&self, event: &LabEvent) -> (String, String) {
         let States { client, server } = event.states.unwrap_or_default();
         let (client_text, server_text) = plain_state_texts(event);
         let paint = |state: Option<TcpState>, text: String| match state {
@@ -254,7 +254,7 @@ impl Ladder {
         (paint(client, format!("{client_text:<STATE$}")), paint(server, format!("{server_text:>STATE$}")))
     }
 
-    fn check(&mut self, out: &mut dyn Write, check: &Check) -> io::Result<()> {
+    fn check(&mut self, out: &mut dyn Write, check: &Comparison) -> io::Result<()> {
         if !self.judging {
             self.judging = true;
             writeln!(out)?;
@@ -271,7 +271,7 @@ impl Ladder {
     }
 
     /// One cell of the matrix: its part is the row, and what was tried is the column.
-    fn cell(&mut self, out: &mut dyn Write, check: &Check) -> io::Result<()> {
+    fn cell(&mut self, out: &mut dyn Write, check: &Comparison) -> io::Result<()> {
         if !self.judging {
             self.judging = true;
             writeln!(out)?;
@@ -309,7 +309,7 @@ impl Ladder {
 }
 
 /// Both states; a TIME_WAIT with its remaining time.
-fn plain_state_texts(event: &Event) -> (String, String) {
+fn plain_state_texts(event: &LabEvent) -> (String, String) {
     let States { client, server } = event.states.unwrap_or_default();
     let text = |state: Option<TcpState>| match (state, event.timer) {
         (Some(TcpState::TimeWait), Some(timer)) => format!("time-wait {}", human::duration(timer)),
@@ -321,7 +321,7 @@ fn plain_state_texts(event: &Event) -> (String, String) {
 }
 
 /// Both states, as in a sentence.
-fn states_in_words(event: &Event) -> String {
+fn states_in_words(event: &LabEvent) -> String {
     let (client, server) = plain_state_texts(event);
     format!("client {}, server {}", client.trim(), server.trim())
 }
@@ -352,8 +352,8 @@ mod tests {
 
     const LOOK: Look = Look { color: false, width: None, unicode: false };
 
-    fn event(kind: Kind, actor: Actor, states: Option<States>) -> Event {
-        Event {
+    fn event(kind: EventKind, actor: Actor, states: Option<States>) -> LabEvent {
+        LabEvent {
             scenario: Scenario::LostAck,
             part: "A part".into(),
             step: 1,
@@ -367,7 +367,7 @@ mod tests {
         }
     }
 
-    fn fin(from: Side, fate: Fate, payload: &[u8]) -> Event {
+    fn fin(from: Side, fate: Fate, payload: &[u8]) -> LabEvent {
         let flags = Flags { fin: true, ack: true, ..Flags::default() };
         let segment = Segment {
             from,
@@ -381,10 +381,10 @@ mod tests {
             frame: vec![],
         };
         let states = States { client: Some(TcpState::LastAck), server: Some(TcpState::TimeWait) };
-        event(Kind::Segment { segment, fate }, Actor::Side(from), Some(states))
+        event(EventKind::Segment { segment, fate }, Actor::Side(from), Some(states))
     }
 
-    fn drawn(events: &[Event]) -> Vec<String> {
+    fn drawn(events: &[LabEvent]) -> Vec<String> {
         let mut out = vec![];
         let mut ladder = Ladder::begin(&mut out, Scenario::LostAck, "6.18", LOOK).expect("written");
         out.clear();
@@ -415,8 +415,8 @@ mod tests {
     #[test]
     fn a_call_stands_at_its_callers_side() {
         let call = |actor| {
-            let outcome = Outcome::Failed(Errno::Other("ECONNRESET"));
-            event(Kind::Call { call: "read()".into(), outcome }, actor, None)
+            let outcome = ReturnValue::Failed(Errno::Other("ECONNRESET"));
+            event(EventKind::Call { call: "read()".into(), outcome }, actor, None)
         };
         let lines = drawn(&[call(Actor::Side(Side::Client)), call(Actor::Side(Side::Server)), call(Actor::Lab)]);
         assert_eq!(lines[0], " 1234 read() = ECONNRESET");

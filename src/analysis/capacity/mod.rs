@@ -19,7 +19,7 @@ use crate::model::port::{LocalReservedPorts, Port, PortRange};
 use crate::model::port_set::PortSet;
 use crate::model::tw_reuse::TwReuse;
 use exhaustion::Load;
-use sockets::{Connected, Ends, Hold, Sockets};
+use sockets::{Connected, ConnectionEnds, Hold, RangeSockets};
 
 /// The ports that there are for connect(), whatever the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,11 +50,11 @@ impl Pool {
         uncertain: &PortSet,
         unlisted: u32,
     ) -> Self {
-        let of = |wanted: &dyn Fn(Port) -> bool| -> PortSet { range.ports().filter(|port| wanted(*port)).collect() };
-        let reserved = of(&|port| reserved.contains(port));
-        let explicitly_bound = of(&|port| bound.contains(port) && !reserved.contains(port));
-        let ports = of(&|port| !reserved.contains(port) && !explicitly_bound.contains(port));
-        let uncertain = of(&|port| uncertain.contains(port) && ports.contains(port));
+        let select = |wanted: &dyn Fn(Port) -> bool| -> PortSet { range.ports().filter(|port| wanted(*port)).collect() };
+        let reserved = select(&|port| reserved.contains(port));
+        let explicitly_bound = select(&|port| bound.contains(port) && !reserved.contains(port));
+        let ports = select(&|port| !reserved.contains(port) && !explicitly_bound.contains(port));
+        let uncertain = select(&|port| uncertain.contains(port) && ports.contains(port));
         Self { range, reserved, explicitly_bound, uncertain, unlisted, size: ports.count(), ports }
     }
 
@@ -81,7 +81,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn takes(&self, ends: &Ends) -> bool {
+    fn takes(&self, ends: &ConnectionEnds) -> bool {
         let fits = |wanted: Option<IpAddr>, addr| wanted.is_none_or(|wanted| wanted == addr);
         fits(self.remote_addr, ends.remote_addr)
             && fits(self.local_addr, ends.local_addr)
@@ -106,7 +106,7 @@ pub struct Conditions<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     /// From where to whom.
-    pub ends: Ends,
+    pub ends: ConnectionEnds,
     /// Established connections on ports of the range.
     pub established: u32,
     /// TIME_WAIT buckets there.
@@ -136,16 +136,16 @@ pub struct Destination {
 /// anything is open to it.
 #[must_use]
 pub fn destinations(
-    sockets: Sockets,
+    sockets: RangeSockets,
     conditions: &Conditions,
     wanted: &Wanted,
-    also: Option<Ends>,
+    also: Option<ConnectionEnds>,
 ) -> Vec<Destination> {
     let connected = sockets.into_outbound();
     let mut found = vec![];
-    let unbound = |ends: Ends| Ends { interface: None, ..ends };
+    let unbound = |ends: ConnectionEnds| ConnectionEnds { interface: None, ..ends };
     for route in connected.chunk_by(|a, b| unbound(a.ends()) == unbound(b.ends())) {
-        // Sockets that are bound to no interface come first in the order.
+        // RangeSockets that are bound to no interface come first in the order.
         let any_interface = route.partition_point(|one| one.ends().interface.is_none());
         for group in route.chunk_by(|a, b| a.ends() == b.ends()) {
             let ends = group[0].ends();
@@ -179,7 +179,7 @@ pub fn destinations(
 
 impl Destination {
     /// Of its own connections, and of others that are in its way.
-    fn new(ends: Ends, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
+    fn new(ends: ConnectionEnds, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
         let length_ms = u64::from(length.seconds) * 1000;
         let applies = reuse.applies(ends.local_addr, ends.remote_addr, ends.interface);
@@ -256,7 +256,7 @@ impl Destination {
             reusable_within_1s: reusable_within(1000),
             free,
             uncertain: (doubtful + u32::from(left_out)).min(free),
-            closes_per_s: History::of(&times, length).mean(),
+            closes_per_s: History::from_remaining_times(&times, length).mean(),
             closes_per_s_now,
             sustainable_per_s: per(pool.size, hold),
             exhausted_in: load.exhausted_in(),
@@ -337,9 +337,9 @@ mod tests {
     }
 
     /// The destinations of these sockets in a range of so many ports, none of them reserved or bound.
-    fn of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
+    fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
         let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
-        let mut sockets = Sockets::new(range);
+        let mut sockets = RangeSockets::new(range);
         for socket in found {
             sockets.add(socket);
         }
@@ -350,7 +350,7 @@ mod tests {
     }
 
     fn one(size: u16, reuse: TwReuse, found: &[Socket]) -> Destination {
-        let mut all = of(size, reuse, found, &[]);
+        let mut all = destinations_of(size, reuse, found, &[]);
         assert_eq!(all.len(), 1);
         all.remove(0)
     }
@@ -402,7 +402,7 @@ mod tests {
         ];
         let whole = TwReuse { whole_seconds: true, ..on(1000) };
         let counts = |reuse, uncertain: &[u16]| {
-            let Destination { free, uncertain, reusable, .. } = of(16, reuse, &found, uncertain)[0];
+            let Destination { free, uncertain, reusable, .. } = destinations_of(16, reuse, &found, uncertain)[0];
             (free, uncertain, reusable)
         };
         assert_eq!(counts(on(1000), &[]), (13, 0, Some(2)));
@@ -416,7 +416,7 @@ mod tests {
         let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
         let uncertain = [Port(LOW)].into_iter().collect();
         let counts = |found: &[Socket], unlisted| {
-            let mut sockets = Sockets::new(range);
+            let mut sockets = RangeSockets::new(range);
             for socket in found {
                 sockets.add(socket);
             }
@@ -470,12 +470,12 @@ mod tests {
     #[test]
     fn uncertain_ports_count_where_they_are_free() {
         let found = [bucket(LOW, 10_000), bucket(LOW + 1, 10_000)];
-        let uncertain = |size, ports: &[u16]| of(size, off(), &found, ports)[0].uncertain;
+        let uncertain = |size, ports: &[u16]| destinations_of(size, off(), &found, ports)[0].uncertain;
         assert_eq!((uncertain(16, &[]), uncertain(16, &[LOW, LOW + 5]), uncertain(16, &[LOW + 20])), (0, 1, 0));
         // Of an odd range the highest port or the lowest may not be looked at.
         assert_eq!((uncertain(17, &[]), uncertain(17, &[LOW + 5])), (1, 2));
-        assert_eq!(of(3, off(), &[bucket(LOW, 1), bucket(LOW + 2, 1)], &[])[0].uncertain, 0, "both are in use");
-        assert_eq!(of(1, off(), &[bucket(LOW, 1)], &[])[0].uncertain, 0);
+        assert_eq!(destinations_of(3, off(), &[bucket(LOW, 1), bucket(LOW + 2, 1)], &[])[0].uncertain, 0, "both are in use");
+        assert_eq!(destinations_of(1, off(), &[bucket(LOW, 1)], &[])[0].uncertain, 0);
     }
 
     #[test]
@@ -484,16 +484,16 @@ mod tests {
         let found =
             [other(LOW, 1), other(LOW, 2), other(LOW + 1, 2), other(LOW + 2, 2), other(LOW + 1, 1), other(LOW, 3)];
         let ports = |all: &[Destination]| all.iter().map(|one| (one.ends.remote_port.0, one.free)).collect::<Vec<_>>();
-        let all = of(16, off(), &found, &[]);
+        let all = destinations_of(16, off(), &found, &[]);
         assert_eq!(ports(&all), [(2, 13), (1, 14), (3, 15)]);
 
         let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
         let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0);
         let conditions = Conditions { pool: &pool, reuse: off(), length: Length::learn(None, None) };
         let wanted = Wanted { remote_port: Some(Port(9)), ..Wanted::default() };
-        let also = Ends { remote_port: Port(9), ..all[0].ends };
-        assert_eq!(ports(&destinations(Sockets::new(range), &conditions, &wanted, Some(also))), [(9, 16)]);
-        assert!(destinations(Sockets::new(range), &conditions, &wanted, None).is_empty());
+        let also = ConnectionEnds { remote_port: Port(9), ..all[0].ends };
+        assert_eq!(ports(&destinations(RangeSockets::new(range), &conditions, &wanted, Some(also))), [(9, 16)]);
+        assert!(destinations(RangeSockets::new(range), &conditions, &wanted, None).is_empty());
     }
 
     #[test]
@@ -511,7 +511,7 @@ mod tests {
         let found: Vec<Socket> = (0..15).map(|i| bucket(LOW + i, 1000)).collect();
         let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
         let advice = |found: &[Socket], bound: &[u16], reuse: TwReuse| {
-            let mut sockets = Sockets::new(range);
+            let mut sockets = RangeSockets::new(range);
             for socket in found {
                 sockets.add(socket);
             }

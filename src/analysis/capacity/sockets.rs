@@ -36,7 +36,7 @@ pub(super) struct Connected {
 
 /// Whom a connection goes to, and from where: what connect() may not have twice with one local port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ends {
+pub struct ConnectionEnds {
     /// IPv6 on the wire.
     pub ipv6: bool,
     /// IPv4-mapped addresses as IPv4.
@@ -50,8 +50,8 @@ pub struct Ends {
 }
 
 impl Connected {
-    pub(super) fn ends(&self) -> Ends {
-        Ends {
+    pub(super) fn ends(&self) -> ConnectionEnds {
+        ConnectionEnds {
             ipv6: !self.tuple.family.ipv4_on_the_wire(),
             local_addr: self.tuple.local_addr(),
             remote_addr: self.tuple.remote_addr(),
@@ -60,7 +60,7 @@ impl Connected {
         }
     }
 
-    /// The same order as that of [`Ends`] among connections of one family, without making them.
+    /// The same order as that of [`ConnectionEnds`] among connections of one family, without making them.
     fn order(&self) -> (bool, u128, u128, Port, Option<NonZeroU32>, Port) {
         let tuple = &self.tuple;
         let ipv6 = !tuple.family.ipv4_on_the_wire();
@@ -79,7 +79,7 @@ impl Connected {
 
 /// Who holds which port of the range.
 #[derive(Debug)]
-pub struct Sockets {
+pub struct RangeSockets {
     range: PortRange,
     listeners: Listeners,
     /// Ports of which the list alone tells that some socket bound them explicitly.
@@ -87,7 +87,7 @@ pub struct Sockets {
     connected: Vec<Connected>,
 }
 
-impl Sockets {
+impl RangeSockets {
     /// None yet.
     #[must_use]
     pub fn new(range: PortRange) -> Self {
@@ -166,7 +166,7 @@ impl Sockets {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
-    /// The connections that this end opened, in the order of their [`Ends`]. [`direction`] decides where it can; those of
+    /// The connections that this end opened, in the order of their [`ConnectionEnds`]. [`direction`] decides where it can; those of
     /// [`Self::undirected`] are left out.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
@@ -218,8 +218,8 @@ pub(super) mod tests {
         })
     }
 
-    fn sockets(found: &[Socket]) -> Sockets {
-        let mut sockets = Sockets::new(PortRange::new(Port(LOW), Port(LOW + 99)).expect("forwards"));
+    fn sockets(found: &[Socket]) -> RangeSockets {
+        let mut sockets = RangeSockets::new(PortRange::new(Port(LOW), Port(LOW + 99)).expect("forwards"));
         for socket in found {
             sockets.add(socket);
         }

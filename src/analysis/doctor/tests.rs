@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::analysis::capacity::sockets::Ends;
+use crate::analysis::capacity::sockets::ConnectionEnds;
 use crate::analysis::capacity::{Conditions, Destination, Pool};
 use crate::analysis::history::Length;
 use crate::model::command::Caller;
@@ -22,7 +22,7 @@ use crate::model::tw_reuse::{ReuseMode, TwReuse};
 const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
 
 /// The checks of a machine from which nothing is connected to anybody.
-fn of(health: &Health) -> Vec<Check> {
+fn examine_without_destinations(health: &Health) -> Vec<Check> {
     let pool = pool();
     examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), LEAK, &shell())
 }
@@ -58,7 +58,7 @@ fn destination(free: u32, exhausted_in: Option<Duration>) -> Destination {
     let remote_addr = IpAddr::from([192, 0, 2, 1]);
     let local_addr = IpAddr::from([192, 0, 2, 9]);
     Destination {
-        ends: Ends { ipv6: false, local_addr, remote_addr, remote_port: Port(443), interface: None },
+        ends: ConnectionEnds { ipv6: false, local_addr, remote_addr, remote_port: Port(443), interface: None },
         established: 0,
         time_wait: 100 - free,
         other: 0,
@@ -390,7 +390,7 @@ fn all_cases() -> Vec<Case> {
 
 #[track_caller]
 fn check(health: &Health, id: &str) -> Check {
-    let mut checks = of(health);
+    let mut checks = examine_without_destinations(health);
     checks.retain(|check| check.subject.id == id);
     assert_eq!(checks.len(), 1, "one check has the id {id}");
     checks.remove(0)
@@ -398,7 +398,7 @@ fn check(health: &Health, id: &str) -> Check {
 
 #[test]
 fn a_machine_as_delivered_is_in_order_in_every_check() {
-    for check in of(&healthy()) {
+    for check in examine_without_destinations(&healthy()) {
         assert_eq!((check.status, &check.help), (Status::Ok, &Help::default()), "{check:?}");
     }
 }
@@ -431,9 +431,9 @@ fn a_change_alters_no_check_but_those_it_concerns() {
             || matches!((id, other), ("tcp_timestamps", "tcp_tw_reuse"))
             || ["ephemeral_listeners", "close_wait", "tcp_diag", "capabilities"].contains(&other)
     };
-    let usual = of(&healthy());
+    let usual = examine_without_destinations(&healthy());
     for case in all_cases() {
-        for (before, after) in usual.iter().zip(of(&case.health())) {
+        for (before, after) in usual.iter().zip(examine_without_destinations(&case.health())) {
             if !concerned(case.id, before.subject.id) {
                 let said =
                     |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.help.clone());
@@ -503,7 +503,7 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
     ];
     let machines = all_cases().into_iter().map(|case| case.health()).chain([healthy()]);
     let outbound = [destination(3, None), destination(0, Some(Duration::ZERO))].map(|one| check_of(&[one]));
-    for check in machines.flat_map(|health| of(&health)).chain(outbound).chain([unknown_destinations()]) {
+    for check in machines.flat_map(|health| examine_without_destinations(&health)).chain(outbound).chain([unknown_destinations()]) {
         let Subject { id, does, does_not, sources } = check.subject;
         let text = [does, does_not, check.finding.as_deref().unwrap_or_default(), &help(&check)].join(" ");
         for never in NEVER {
@@ -519,7 +519,7 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
 
 #[test]
 fn every_source_is_a_man_page_an_rfc_or_a_file_of_the_kernel() {
-    for check in of(&healthy()) {
+    for check in examine_without_destinations(&healthy()) {
         for source in check.subject.sources {
             let first = source.split([' ', ',']).next().unwrap_or_default();
             let known = first.ends_with(')')

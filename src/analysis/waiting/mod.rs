@@ -21,36 +21,36 @@ use crate::model::socket::{Cookie, FourTuple, Socket, TcpState};
 pub const ROUND: Duration = Duration::from_millis(100);
 
 /// Between two looks at the whole list.
-const LOOK: Duration = Duration::from_secs(1);
+const LIST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The same, where the list is needed only because there are more sockets than are looked up.
-const LOOK_AT_A_CROWD: Duration = Duration::from_secs(5);
+const CROWD_LIST_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A look takes this part of the time at most: of a table of a million sockets it takes long.
-const LOOKING_SHARE: u32 = 100;
+const LIST_SHARE: u32 = 100;
 
 /// The most look-ups in a round, about 4 us each.
-const LOOKED_UP: usize = 64;
+const LOOK_UPS_PER_ROUND: usize = 64;
 
 /// Binds that may follow each other at once; one more a second may be made.
-const BINDS_AT_ONCE: u32 = 20;
+const BURST_OF_BINDS: u32 = 20;
 
 /// The same, where nothing is left that is known to be in the way.
-const BINDS_AT_ONCE_WHEN_ALL_HAVE_GONE: u32 = 40;
+const BURST_OF_BINDS_WHEN_ALL_ARE_GONE: u32 = 40;
 
 /// How often a bind and the list may contradict each other before that is taken for an answer.
 const CONTRADICTIONS: u32 = 2;
 
 /// What to do next. Every step but a pause and the end is answered by the method of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum WaitStep {
     /// Bind: [`Waiting::bound`].
     Bind {
         /// On every address, whatever the first of them gives.
         every_address: bool,
     },
-    /// List the sockets in the way: [`Waiting::looked`].
-    Look,
+    /// List the sockets in the way: [`Waiting::listed`].
+    List,
     /// Look one socket up: [`Waiting::looked_up`].
     LookUp(Socket),
     /// Let this much time pass.
@@ -84,11 +84,11 @@ pub enum Bound {
 }
 
 /// Which socket it is: its cookie where there is one, and its ends.
-pub type Name = (Option<Cookie>, FourTuple);
+pub type SocketKey = (Option<Cookie>, FourTuple);
 
 /// The name of a socket.
 #[must_use]
-pub const fn name(socket: &Socket) -> Name {
+pub const fn socket_key(socket: &Socket) -> SocketKey {
     (socket.cookie(), *socket.tuple())
 }
 
@@ -128,7 +128,7 @@ impl Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Todo {
     Bind,
-    Look {
+    List {
         after_bind: bool,
     },
     /// Wait for the next round of look-ups.
@@ -156,10 +156,10 @@ pub struct Waiting {
     /// Those that go last first.
     known: Vec<Known>,
     /// The names to look up in this round.
-    round: Vec<Name>,
+    round: Vec<SocketKey>,
     next_round: Duration,
-    last_look: Duration,
-    look_took: Duration,
+    last_list: Duration,
+    list_took: Duration,
     first_binds: Option<u32>,
     binds: u32,
     contradictions: u32,
@@ -180,8 +180,8 @@ impl Waiting {
             known: vec![],
             round: vec![],
             next_round: Duration::ZERO,
-            last_look: Duration::ZERO,
-            look_took: Duration::ZERO,
+            last_list: Duration::ZERO,
+            list_took: Duration::ZERO,
             first_binds: None,
             binds: 0,
             contradictions: 0,
@@ -215,7 +215,7 @@ impl Waiting {
     }
 
     /// What to do now.
-    pub fn next(&mut self, now: Duration) -> Step {
+    pub fn next(&mut self, now: Duration) -> WaitStep {
         if now >= self.timeout && !self.last && !matches!(self.todo, Todo::End(_)) {
             self.last = true;
             self.contradictions = 0;
@@ -223,25 +223,25 @@ impl Waiting {
         }
         let left = self.timeout.saturating_sub(now);
         match self.todo {
-            Todo::End(ended) => Step::End(ended),
+            Todo::End(ended) => WaitStep::End(ended),
             Todo::Bind if self.last || self.may_bind(now) => {
-                Step::Bind { every_address: self.last || self.first_binds.is_none() }
+                WaitStep::Bind { every_address: self.last || self.first_binds.is_none() }
             }
-            Todo::Bind => Step::Pause(ROUND.min(left)),
-            Todo::Rest { until } if now < until => Step::Pause(until.saturating_sub(now).min(left)),
+            Todo::Bind => WaitStep::Pause(ROUND.min(left)),
+            Todo::Rest { until } if now < until => WaitStep::Pause(until.saturating_sub(now).min(left)),
             Todo::Rest { .. } => {
                 self.todo = Todo::Bind;
                 self.next(now)
             }
-            Todo::Look { .. } => Step::Look,
-            Todo::Round if now < self.next_round => Step::Pause(self.next_round.saturating_sub(now).min(left)),
+            Todo::List { .. } => WaitStep::List,
+            Todo::Round if now < self.next_round => WaitStep::Pause(self.next_round.saturating_sub(now).min(left)),
             Todo::Round => {
                 self.begin_round(now);
                 self.next(now)
             }
             Todo::LookUps { next } => {
-                if let Some(at) = self.round.get(next).and_then(|name| self.find(*name)) {
-                    return Step::LookUp(self.known[at].socket);
+                if let Some(at) = self.round.get(next).and_then(|key| self.find(*key)) {
+                    return WaitStep::LookUp(self.known[at].socket);
                 }
                 self.end_round(now, false);
                 self.next(now)
@@ -256,9 +256,9 @@ impl Waiting {
         self.todo = match bound {
             Bound::All => Todo::End(Ended::Bindable),
             Bound::Denied => Todo::End(Ended::Denied),
-            Bound::InUse => Todo::Look { after_bind: true },
+            Bound::InUse => Todo::List { after_bind: true },
             Bound::NotAvailable => {
-                self.look_took = Duration::ZERO;
+                self.list_took = Duration::ZERO;
                 self.replace(vec![]);
                 self.rest_or_end(now)
             }
@@ -270,24 +270,24 @@ impl Waiting {
 
     /// The sockets that may be why the last bind failed; `explained`: on every address where it did. The look `took` this
     /// long.
-    pub fn looked(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
-        (self.last_look, self.look_took) = (now, took);
-        let before: HashSet<Name> = self.known().map(name).collect();
-        let after: HashSet<Name> = sockets.iter().map(name).collect();
+    pub fn listed(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
+        (self.last_list, self.list_took) = (now, took);
+        let before: HashSet<SocketKey> = self.known().map(socket_key).collect();
+        let after: HashSet<SocketKey> = sockets.iter().map(socket_key).collect();
         let vanished = !before.is_subset(&after);
-        let elusive: HashSet<Name> =
-            self.known.iter().filter(|known| known.elusive).map(|known| name(&known.socket)).collect();
+        let elusive: HashSet<SocketKey> =
+            self.known.iter().filter(|known| known.elusive).map(|known| socket_key(&known.socket)).collect();
         let known = |socket: &Socket| Known {
             socket: *socket,
             seen: now,
-            elusive: elusive.contains(&name(socket)),
+            elusive: elusive.contains(&socket_key(socket)),
             gone: false,
         };
         let mut known: Vec<Known> = sockets.iter().map(known).collect();
         // A listener or a connection has no end that could be foreseen.
         known.sort_by_key(|known| std::cmp::Reverse(known.remaining(now).unwrap_or(Duration::MAX)));
         self.replace(known);
-        let Todo::Look { after_bind } = self.todo else { return };
+        let Todo::List { after_bind } = self.todo else { return };
         let again = match after_bind {
             // The bind failed and nothing shows why, or with options: what was there before and after it is not the same,
             // so that what made it fail may be gone without having been seen.
@@ -308,10 +308,10 @@ impl Waiting {
         };
     }
 
-    /// The socket of the last [`Step::LookUp`] as it is now; `None`: it was not found.
+    /// The socket of the last [`WaitStep::LookUp`] as it is now; `None`: it was not found.
     pub fn looked_up(&mut self, found: Option<Socket>, now: Duration) {
         let Todo::LookUps { next } = self.todo else { return };
-        let Some(at) = self.round.get(next).and_then(|name| self.find(*name)) else { return };
+        let Some(at) = self.round.get(next).and_then(|key| self.find(*key)) else { return };
         let known = &mut self.known[at];
         self.todo = Todo::LookUps { next: next + 1 };
         match found {
@@ -328,13 +328,13 @@ impl Waiting {
         }
     }
 
-    fn find(&self, wanted: Name) -> Option<usize> {
-        self.known.iter().position(|known| name(&known.socket) == wanted)
+    fn find(&self, wanted: SocketKey) -> Option<usize> {
+        self.known.iter().position(|known| socket_key(&known.socket) == wanted)
     }
 
     fn replace(&mut self, known: Vec<Known>) {
-        let states = |known: &[Known]| -> HashSet<(Name, &'static str)> {
-            known.iter().map(|known| (name(&known.socket), known.socket.state().name())).collect()
+        let states = |known: &[Known]| -> HashSet<(SocketKey, &'static str)> {
+            known.iter().map(|known| (socket_key(&known.socket), known.socket.state().name())).collect()
         };
         self.changes += u32::from(states(&self.known) != states(&known));
         self.known = known;
@@ -344,51 +344,51 @@ impl Waiting {
         if self.last {
             return Todo::End(Ended::TimedOut);
         }
-        let rest = LOOK.max(self.look_took.saturating_mul(LOOKING_SHARE));
+        let rest = LIST_INTERVAL.max(self.list_took.saturating_mul(LIST_SHARE));
         Todo::Rest { until: now.saturating_add(rest) }
     }
 
     fn may_bind(&self, now: Duration) -> bool {
         let Some(first) = self.first_binds else { return true };
-        let at_once = if self.known.is_empty() { BINDS_AT_ONCE_WHEN_ALL_HAVE_GONE } else { BINDS_AT_ONCE };
+        let at_once = if self.known.is_empty() { BURST_OF_BINDS_WHEN_ALL_ARE_GONE } else { BURST_OF_BINDS };
         u64::from(self.binds - first) < u64::from(at_once) + now.as_secs()
     }
 
-    fn looked_up_of_the_known(&self) -> impl Iterator<Item = &Known> {
+    fn look_up_candidates(&self) -> impl Iterator<Item = &Known> {
         self.known.iter().filter(|known| self.looks_up && known.can_be_looked_up())
     }
 
     /// When the whole list is to be looked at again; `None`: look-ups are enough.
-    fn next_look(&self, now: Duration) -> Option<Duration> {
+    fn next_list(&self, now: Duration) -> Option<Duration> {
         let alone = self.known.iter().find(|known| !(self.looks_up && known.can_be_looked_up()));
-        let crowd = !self.plain && self.looked_up_of_the_known().nth(LOOKED_UP).is_some();
+        let crowd = !self.plain && self.look_up_candidates().nth(LOOK_UPS_PER_ROUND).is_some();
         // For a plain bind one that can be looked up keeps the port taken whatever becomes of the others.
-        let needed = alone.is_some() && !(self.plain && self.looked_up_of_the_known().next().is_some());
+        let needed = alone.is_some() && !(self.plain && self.look_up_candidates().next().is_some());
         let due = |known: &Known| known.remaining(now) == Some(Duration::ZERO);
         let every = if needed && self.known.iter().any(due) {
             ROUND
         } else if needed {
-            LOOK
+            LIST_INTERVAL
         } else if crowd {
-            LOOK_AT_A_CROWD
+            CROWD_LIST_INTERVAL
         } else {
             return None;
         };
-        Some(self.last_look.saturating_add(every.max(self.look_took.saturating_mul(LOOKING_SHARE))))
+        Some(self.last_list.saturating_add(every.max(self.list_took.saturating_mul(LIST_SHARE))))
     }
 
     fn until_next_round(&mut self, now: Duration) -> Todo {
-        let round = self.looked_up_of_the_known().next().map(|_| now.saturating_add(ROUND));
-        self.next_round = [round, self.next_look(now)].into_iter().flatten().min().unwrap_or(now + ROUND);
+        let round = self.look_up_candidates().next().map(|_| now.saturating_add(ROUND));
+        self.next_round = [round, self.next_list(now)].into_iter().flatten().min().unwrap_or(now + ROUND);
         Todo::Round
     }
 
     fn begin_round(&mut self, now: Duration) {
-        if self.next_look(now).is_some_and(|at| at <= now) {
-            self.todo = Todo::Look { after_bind: false };
+        if self.next_list(now).is_some_and(|at| at <= now) {
+            self.todo = Todo::List { after_bind: false };
             return;
         }
-        self.round = self.looked_up_of_the_known().take(LOOKED_UP).map(|known| name(&known.socket)).collect();
+        self.round = self.look_up_candidates().take(LOOK_UPS_PER_ROUND).map(|known| socket_key(&known.socket)).collect();
         self.todo = Todo::LookUps { next: 0 };
     }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::analysis::groups::{By, Count, Group, Key};
+use crate::analysis::groups::{By, Count, Ranking, Key};
 use crate::analysis::history::RemainingTimes;
 use crate::analysis::summary::Summary;
 use crate::model::command::Help;
@@ -68,7 +68,7 @@ pub fn page(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()
     writeln!(out)?;
     minute(out, summary, look)?;
     if summary.totals.all() > 0 {
-        let (few, many): (Vec<&Group>, Vec<&Group>) =
+        let (few, many): (Vec<&Ranking>, Vec<&Ranking>) =
             summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction | By::Netns));
         let mut blocks = vec![remaining(&summary.times, look)?];
         blocks.extend(few.iter().map(|group| block(group, content, look)).collect::<io::Result<Vec<_>>>()?);
@@ -209,7 +209,7 @@ fn remaining(times: &RemainingTimes, look: Look) -> io::Result<Block> {
     Block::new("REMAINING", &rows, look)
 }
 
-fn block(group: &Group, content: &Content, look: Look) -> io::Result<Block> {
+fn block(group: &Ranking, content: &Content, look: Look) -> io::Result<Block> {
     let title = match group.by {
         By::Class => "LOCAL CLASS",
         By::Direction => "DIRECTION",

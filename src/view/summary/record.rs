@@ -3,7 +3,7 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::analysis::groups::{Count, Group, Key};
+use crate::analysis::groups::{Count, Ranking, Key};
 use crate::analysis::history::{History, RemainingTimes};
 use crate::analysis::summary::Summary;
 use crate::view::steps::StepRecord;
@@ -162,7 +162,7 @@ impl HistoryRecord {
 pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
     let Content { summary, source, help, .. } = *content;
     let Summary { totals, times, history, memory, limits, kernel, .. } = summary;
-    let group = |group: &'a Group| {
+    let group = |group: &'a Ranking| {
         let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, content: *content }).collect();
         (group.by.name(), GroupRecord { top, others: group.others.all(), distinct: group.distinct })
     };

@@ -2,7 +2,7 @@
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RemovalResult {
     /// Nothing was tried.
     Matched,
     /// The kernel destroyed it when it was asked to, and it is no longer there.
@@ -13,7 +13,7 @@ pub enum Outcome {
     Failed(Option<&'static str>),
 }
 
-impl Outcome {
+impl RemovalResult {
     /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -4,22 +4,22 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::LabError;
-use crate::model::experiment::{Actor, Check, Event, Fate, Kind, Outcome, Scenario, Segment, States};
+use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, States};
 use crate::sys::clock;
 
 /// Takes events as they happen. An error of it ends the experiment.
-pub type Listener<'a> = &'a mut dyn FnMut(&Event) -> io::Result<()>;
+pub type EventSink<'a> = &'a mut dyn FnMut(&LabEvent) -> io::Result<()>;
 
 /// What goes with an event beside its kind.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Seen<'n> {
+pub(super) struct Details<'n> {
     pub(super) states: Option<States>,
     pub(super) timer: Option<Duration>,
     pub(super) note: &'n str,
 }
 
 /// An experiment as it is told.
-pub(super) struct Story<'a> {
+pub(super) struct Transcript<'a> {
     scenario: Scenario,
     part: String,
     began: SystemTime,
@@ -28,12 +28,12 @@ pub(super) struct Story<'a> {
     full: bool,
     /// What happens only leads to where the part begins.
     pub(super) routine: bool,
-    tell: Listener<'a>,
-    checks: Vec<Check>,
+    sink: EventSink<'a>,
+    checks: Vec<Comparison>,
 }
 
-impl<'a> Story<'a> {
-    pub(super) fn begin(scenario: Scenario, tell: Listener<'a>) -> Self {
+impl<'a> Transcript<'a> {
+    pub(super) fn begin(scenario: Scenario, sink: EventSink<'a>) -> Self {
         Self {
             scenario,
             part: String::new(),
@@ -41,17 +41,17 @@ impl<'a> Story<'a> {
             step: 0,
             full: false,
             routine: false,
-            tell,
+            sink,
             checks: vec![],
         }
     }
 
-    pub(super) fn end(self) -> Vec<Check> {
+    pub(super) fn end(self) -> Vec<Comparison> {
         self.checks
     }
 
-    fn event(&mut self, at: SystemTime, actor: Actor, kind: Kind, seen: Seen) -> Result<(), LabError> {
-        let event = Event {
+    fn event(&mut self, at: SystemTime, actor: Actor, kind: EventKind, seen: Details) -> Result<(), LabError> {
+        let event = LabEvent {
             scenario: self.scenario,
             part: self.part.clone(),
             step: self.step,
@@ -63,7 +63,7 @@ impl<'a> Story<'a> {
             timer: seen.timer,
             note: Some(seen.note.to_owned()).filter(|note| !note.is_empty()),
         };
-        (self.tell)(&event).map_err(LabError::Told)
+        (self.sink)(&event).map_err(LabError::Report)
     }
 
     fn next_step(&mut self) {
@@ -76,45 +76,45 @@ impl<'a> Story<'a> {
         self.next_step();
         self.full = true;
         title.clone_into(&mut self.part);
-        self.event(clock::now(), Actor::Lab, Kind::Part, Seen { note, ..Seen::default() })
+        self.event(clock::now(), Actor::Lab, EventKind::Part, Details { note, ..Details::default() })
     }
 
     /// Somebody did something, and that worked.
     pub(super) fn call(&mut self, actor: Actor, call: &str, note: &str) -> Result<(), LabError> {
-        self.called(actor, call, Outcome::Done, Seen { note, ..Seen::default() })
+        self.called(actor, call, ReturnValue::Done, Details { note, ..Details::default() })
     }
 
     /// Somebody did something: with which result, and what was seen after it.
-    pub(super) fn called(&mut self, actor: Actor, call: &str, outcome: Outcome, seen: Seen) -> Result<(), LabError> {
+    pub(super) fn called(&mut self, actor: Actor, call: &str, outcome: ReturnValue, seen: Details) -> Result<(), LabError> {
         self.next_step();
-        self.event(clock::now(), actor, Kind::Call { call: call.to_owned(), outcome }, seen)
+        self.event(clock::now(), actor, EventKind::Call { call: call.to_owned(), outcome }, seen)
     }
 
     /// A segment was sent.
-    pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: Seen) -> Result<(), LabError> {
+    pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: Details) -> Result<(), LabError> {
         if self.full {
             self.next_step();
         }
         self.full = true;
         let (at, actor) = (segment.at, Actor::Side(segment.from));
-        self.event(at, actor, Kind::Segment { segment, fate }, seen)
+        self.event(at, actor, EventKind::Segment { segment, fate }, seen)
     }
 
     /// A segment was seen on its way, which nobody held up to look at the states.
     pub(super) fn passed(&mut self, segment: Segment) -> Result<(), LabError> {
         let (at, actor) = (segment.at, Actor::Side(segment.from));
-        self.event(at, actor, Kind::Segment { segment, fate: Fate::Arrived }, Seen::default())
+        self.event(at, actor, EventKind::Segment { segment, fate: Fate::Arrived }, Details::default())
     }
 
     /// Somebody looked at the kernel's list.
-    pub(super) fn look(&mut self, actor: Actor, seen: Seen) -> Result<(), LabError> {
+    pub(super) fn observe(&mut self, actor: Actor, seen: Details) -> Result<(), LabError> {
         self.next_step();
-        self.event(clock::now(), actor, Kind::Look, seen)
+        self.event(clock::now(), actor, EventKind::Observation, seen)
     }
 
     /// Time will pass.
     pub(super) fn waiting(&mut self, left: Duration) -> Result<(), LabError> {
-        self.event(clock::now(), Actor::Lab, Kind::Waiting(left), Seen::default())
+        self.event(clock::now(), Actor::Lab, EventKind::Waiting(left), Details::default())
     }
 
     /// Compares what was expected with what happened.
@@ -138,8 +138,8 @@ impl<'a> Story<'a> {
         agrees: bool,
     ) -> Result<(), LabError> {
         let (expected, observed) = (expected.into(), observed.into());
-        let check = Check { part: self.part.clone(), what: what.into(), expected, observed, agrees };
+        let check = Comparison { part: self.part.clone(), what: what.into(), expected, observed, agrees };
         self.checks.push(check.clone());
-        self.event(clock::now(), Actor::Lab, Kind::Check(check), Seen::default())
+        self.event(clock::now(), Actor::Lab, EventKind::Comparison(check), Details::default())
     }
 }
