@@ -16,6 +16,16 @@ use crate::commands::{
 use crate::sys::caller::caller;
 use crate::sys::{exec, terminal};
 
+/// What `--version` prints behind the name; `-V` prints the version alone.
+const VERSION: &str = git_version::git_version!(
+    args = ["--always", "--dirty=-modified", "--abbrev=12"],
+    prefix = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: "),
+    suffix = "\nfeatures: cli",
+    cargo_prefix = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: "),
+    cargo_suffix = "\nfeatures: cli",
+    fallback = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: unknown\nfeatures: cli"),
+);
+
 const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
 
 const LONG_ABOUT: &str = "\
@@ -44,7 +54,7 @@ Examples:
   twtool demo                     experiments that show why TIME_WAIT exists";
 
 #[derive(Parser, Debug)]
-#[command(name = "twtool", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
+#[command(name = "twtool", version, long_version = VERSION, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]

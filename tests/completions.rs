@@ -11,6 +11,7 @@ suite! {
         the_fish_completions_are_current,
         the_manual_page_is_current,
         other_shells_are_refused,
+        the_version_names_the_commit_and_the_features,
     ],
     netns: [],
 }
@@ -51,4 +52,16 @@ fn the_manual_page_is_current() {
 fn other_shells_are_refused() {
     twtool(["completions", "tcsh"]).refused("tcsh");
     twtool(["completions"]).code(2);
+}
+
+fn the_version_names_the_commit_and_the_features() {
+    let run = twtool(["--version"]).ok();
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    let [version, commit, "features: cli"] = lines[..] else { panic!("three lines{run}") };
+    assert_eq!(version, concat!("twtool ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(twtool(["-V"]).ok().stdout.trim_end(), version);
+    // A package has no repository. A commit that was made since the build is not in it.
+    let commit = commit.strip_prefix("commit: ").expect("a commit");
+    let commit = commit.strip_suffix("-modified").unwrap_or(commit);
+    assert!(commit == "unknown" || (commit.len() >= 12 && commit.bytes().all(|b| b.is_ascii_hexdigit())), "{run}");
 }
