@@ -1,10 +1,12 @@
-//! A filter as INET_DIAG_REQ_BYTECODE (uapi/linux/inet_diag.h), the part of it that the kernel can judge. Pure.
+//! Compiles the part of a filter that the kernel can evaluate into INET_DIAG_REQ_BYTECODE (uapi/linux/inet_diag.h). No
+//! I/O.
 //!
-//! The kernel judges ports and addresses. It cannot judge remaining time or direction; of a bucket it does not know the
-//! mark, nor who chose the port. So the program passes at least the rows that the filter passes, and sometimes more.
+//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. For a bucket it cannot
+//! test the mark, nor whether the kernel chose the port. So the program accepts every row that the filter accepts, and
+//! sometimes more.
 //!
-//! A program is a list of instructions that test a socket and jump forward. Running off its end accepts, jumping 4 bytes
-//! beyond rejects (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
+//! A program is a list of instructions. Each tests a socket and jumps forward. A jump to the end of the program accepts
+//! the socket. A jump to 4 bytes after the end rejects it (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
 //!
 //! ```text
 //! struct inet_diag_bc_op   { __u8 code, yes; __u16 no; };      the jumps, in bytes from this instruction
@@ -28,19 +30,20 @@ const AUTO: u8 = 6;
 const S_COND: u8 = 7;
 const D_COND: u8 = 8;
 
-/// The port of a host condition that holds for every port.
+/// The port of a host condition that accepts every port.
 const ANY_PORT: i32 = -1;
 
-/// The longest program: its attribute's length is a u16.
+/// The longest program in bytes. The length of its attribute is a u16.
 const LONGEST: usize = 60_000;
 
-/// The part of a filter that the kernel can judge, as a filter: it passes whatever the whole passes.
+/// Returns the part of a filter that the kernel can evaluate. It accepts every row that the whole filter accepts.
 #[must_use]
 pub fn judged_by_kernel(filter: &Filter) -> Filter {
     approximate(filter, true)
 }
 
-/// A filter made of kernel tests alone that passes at least (`wider`) or at most what this one passes.
+/// Reduces a filter to tests that the kernel can evaluate. If `wider`, the result accepts every row that the filter
+/// accepts; otherwise it accepts no row that the filter rejects.
 fn approximate(filter: &Filter, wider: bool) -> Filter {
     match filter {
         Filter::Port(..) | Filter::Addr(..) => filter.clone(),
@@ -64,7 +67,7 @@ fn approximate(filter: &Filter, wider: bool) -> Filter {
     }
 }
 
-/// What is left of a filter when the kernel has judged its part.
+/// Returns the part of a filter that remains to be evaluated after the kernel has evaluated its part.
 #[must_use]
 pub fn left_over(filter: &Filter) -> Filter {
     let judged = |test: &Filter| judged_by_kernel(test) == *test;
@@ -75,23 +78,23 @@ pub fn left_over(filter: &Filter) -> Filter {
     }
 }
 
-/// The program that judges a filter, and lets every listener pass besides, for direction is read off them. `None`: there
-/// is nothing to judge, or the program would be too long.
+/// Compiles a filter. The program also accepts every listener, because the direction of a bucket is inferred from them.
+/// Returns `None` if the kernel can evaluate no part of the filter, or if the program would be too long.
 #[must_use]
 pub fn compile(filter: &Filter) -> Option<Vec<u8>> {
     let judged = judged_by_kernel(filter);
     if judged == Filter::TRUE {
         return None;
     }
-    // A listener is connected to port 0, and a bucket never is.
+    // The remote port of a listener is 0. The remote port of a bucket never is.
     let listener = Filter::Port(End::Remote, PortRange::one(Port(0)));
     let mut program = Program::default();
     program.test(&Filter::Any(vec![judged, listener]), REJECT);
     program.finish()
 }
 
-/// The program that lets those sockets pass whose port the kernel chose (`SOCK_BINDPORT_LOCK` is not set). It says nothing
-/// of buckets, which do not keep that.
+/// Returns the program that accepts sockets whose port the kernel chose (`SOCK_BINDPORT_LOCK` is not set). Its result
+/// is meaningless for buckets, because a bucket does not keep that flag.
 #[must_use]
 pub fn autobound() -> Option<Vec<u8>> {
     let mut program = Program::default();
@@ -99,18 +102,18 @@ pub fn autobound() -> Option<Vec<u8>> {
     program.finish()
 }
 
-/// A place in the program that jumps go to, known later.
+/// A jump target whose position in the program may not be known yet.
 type Label = usize;
 
-/// The place 4 bytes beyond the end.
+/// The jump target 4 bytes after the end.
 const REJECT: Label = 0;
 
 #[derive(Default)]
 struct Program {
     bytes: Vec<u8>,
-    /// Where each label is; the first is [`REJECT`].
+    /// The position of each label. The first label is [`REJECT`].
     labels: Vec<Option<usize>>,
-    /// The instructions whose `no` jumps to a label.
+    /// The positions of instructions, each with the label that its `no` jumps to.
     jumps: Vec<(usize, Label)>,
 }
 
@@ -127,17 +130,17 @@ impl Program {
         self.labels[label] = Some(self.bytes.len());
     }
 
-    /// An instruction that goes on behind its operand when it holds, and jumps when not.
+    /// Appends an instruction that continues after its operand if its test is true, and jumps if it is false.
     fn instruction(&mut self, code: u8, operand: &[u8], otherwise: Label) {
         let at = self.bytes.len();
         self.jumps.push((at, otherwise));
-        // `yes` is a u8; the longest instruction has 4 + 8 + 16 bytes.
+        // `yes` is a u8. The longest instruction has 4 + 8 + 16 bytes.
         let length = u8::try_from(4 + operand.len()).unwrap_or(u8::MAX);
         self.bytes.extend([code, length, 0, 0]);
         self.bytes.extend(operand);
     }
 
-    /// An instruction whose operand is a port, in the `no` field of a second header.
+    /// Appends an instruction whose operand is a port. The port is in the `no` field of a second header.
     fn port(&mut self, code: u8, port: Port, otherwise: Label) {
         let [low, high] = port.0.to_ne_bytes();
         self.instruction(code, &[0, 0, low, high], otherwise);
@@ -147,7 +150,7 @@ impl Program {
         self.instruction(JMP, &[], to);
     }
 
-    /// Code that goes on when the filter holds, and jumps when not.
+    /// Appends code that continues if the filter is true, and jumps if it is false.
     fn test(&mut self, filter: &Filter, otherwise: Label) {
         match filter {
             Filter::All(tests) => tests.iter().for_each(|test| self.test(test, otherwise)),
@@ -176,7 +179,7 @@ impl Program {
                     End::Local => (S_GE, S_LE),
                     End::Remote => (D_GE, D_LE),
                 };
-                // What holds for every port costs the kernel an instruction a row.
+                // A bound that is true for every port would cost the kernel one instruction per socket.
                 if range.first() > Port(0) {
                     self.port(at_least, range.first(), otherwise);
                 }
@@ -185,7 +188,7 @@ impl Program {
                 }
             }
             Filter::Addr(end, prefix) => self.addr(*end, *prefix, otherwise),
-            // `judged_by_kernel` leaves none of these.
+            // `judged_by_kernel` has removed these.
             Filter::Interface(_)
             | Filter::Mark { .. }
             | Filter::Direction(_)
@@ -228,8 +231,7 @@ impl Program {
     }
 }
 
-/// What the kernel does with a program, for tests: its own loop, in Rust. `local` and `remote` are a port, and an address
-/// of the family.
+/// Runs a program as the kernel does (`inet_diag_bc_run`), for tests.
 #[cfg(test)]
 pub(crate) fn run(program: &[u8], row: &crate::model::row::Row) -> bool {
     use crate::model::socket::Family;
@@ -281,7 +283,8 @@ mod tests {
         parser::parse(text, &facts()).unwrap_or_else(|error| panic!("{error}")).filter
     }
 
-    /// `valid_cc` and `inet_diag_bc_audit`: every jump goes forward to an instruction, the end, or 4 bytes beyond it.
+    /// Checks what the kernel's `valid_cc` and `inet_diag_bc_audit` check: every jump goes forward to an instruction,
+    /// to the end, or to 4 bytes after it.
     fn audit(program: &[u8]) {
         let mut starts = vec![];
         let mut at = 0;
@@ -333,7 +336,7 @@ mod tests {
     }
 
     fn any_row() -> impl Strategy<Value = Row> {
-        // Few values, so that tests hit.
+        // A small set of values, so that filters often match.
         let addr = prop_oneof![Just("10.0.0.1"), Just("127.0.0.1"), Just("192.168.1.9")];
         let port = prop_oneof![1_u16..=1000, 32760_u16..=32780, 49140_u16..=65535];
         (0..3, addr.clone(), port.clone(), addr, port).prop_map(|(kind, local, local_port, remote, remote_port)| {

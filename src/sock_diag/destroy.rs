@@ -1,9 +1,11 @@
-//! SOCK_DESTROY (uapi/linux/sock_diag.h) for timewait buckets: requests in batches, and the kernel's answer to each.
+//! Removes sockets with SOCK_DESTROY (uapi/linux/sock_diag.h): sends requests in batches and reads the responses.
 //!
-//! A request names both ends, the interface and the cookie that the dump gave, so it hits that bucket or nothing: a socket
-//! that has taken its place has another cookie, and the answer is ENOENT. The kernel works through a batch while it is being
-//! sent. It is silent about a request that worked, and reports one that failed in a message of its own, in their order; the
-//! last of a batch asks for an answer in either case (NLM_F_ACK), so that the batch's end is known.
+//! 1. A request names both ends, the interface and the cookie from the dump. So it removes that socket or none: a new
+//!    socket with the same ends has another cookie, and the kernel returns ENOENT.
+//! 2. The kernel executes a batch inside send(2). It sends no response to a request that succeeded, and one NLMSG_ERROR
+//!    to each request that failed, in the order of the requests.
+//! 3. The last request of a batch sets NLM_F_ACK, so the kernel always responds to it. That response ends the batch,
+//!    and every request without a response has succeeded.
 
 use std::io;
 
@@ -17,49 +19,50 @@ use super::transport::{Commands, errno};
 use crate::model::row::Row;
 use crate::model::socket::{Cookie, TimeWaitBucket};
 
-/// Requests in a batch. Were all of them to fail, the reports must fit into the receive buffer, for the kernel drops what
-/// does not: 256 do on Linux 6.18, where each takes 832 bytes of the 208 KiB of `net.core.rmem_default`. A batch of 1024 was
-/// no faster.
+/// Requests in a batch. If all of them fail, the responses must fit into the receive buffer, because the kernel drops
+/// responses that do not fit. On Linux 6.18, where each takes 832 bytes of the 208 KiB of `net.core.rmem_default`, 256
+/// responses fit. A batch of 1024 was no faster.
 const BATCH: usize = 128;
 
-/// What the kernel said to one request.
+/// The kernel's response to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledgement {
-    /// Nothing: it was not asked, or its answer was lost.
+    /// No response: the request was not sent, or its response was lost.
     None,
-    /// It worked.
+    /// The socket was destroyed.
     Done,
-    /// There is no such bucket, or no longer (ENOENT).
+    /// The socket does not exist, or does not exist any more (ENOENT).
     NotFound,
-    /// It failed with this errno.
+    /// The request failed with this errno.
     Failed(i32),
 }
 
-/// Why not every bucket was asked for.
+/// Why the kernel did not respond to every request.
 #[derive(Debug, thiserror::Error)]
 pub enum DestroyError {
     /// A batch could not be sent.
-    #[error("asking the kernel to destroy sockets failed: {0}")]
+    #[error("sending SOCK_DESTROY requests to the kernel failed: {0}")]
     Send(io::Error),
-    /// Its answers could not be received; ENOBUFS among the reasons.
-    #[error("receiving the kernel's answers to SOCK_DESTROY failed: {0}")]
+    /// The responses could not be received. ENOBUFS is one of the possible reasons.
+    #[error("receiving the kernel's responses to SOCK_DESTROY failed: {0}")]
     Recv(io::Error),
-    /// Bytes that answer nothing that was asked.
-    #[error("a malformed answer from the kernel to SOCK_DESTROY: {0}")]
+    /// A message that is not a response to one of the requests.
+    #[error("the kernel sent a malformed response to SOCK_DESTROY: {0}")]
     Framing(String),
     /// EPERM.
     #[error("the kernel refuses to destroy sockets: EPERM (Operation not permitted)")]
     NotPermitted,
-    /// EOPNOTSUPP for this bucket, while the kernel looks for sockets to destroy.
+    /// EOPNOTSUPP for this bucket, from a kernel that destroys other sockets.
     #[error("this kernel destroys other sockets, but no timewait buckets: EOPNOTSUPP (Operation not supported)")]
     NoBuckets,
-    /// EOPNOTSUPP for whatever is asked.
+    /// EOPNOTSUPP for every socket.
     #[error("this kernel cannot destroy sockets: EOPNOTSUPP (Operation not supported)")]
     NotBuilt,
 }
 
 impl DestroyError {
-    /// Whether the request in question had no effect. An answer that is lost proves nothing: the kernel has acted by then.
+    /// Whether the request had no effect. A lost response does not prove that, because the kernel acts before it
+    /// responds.
     #[must_use]
     pub const fn changed_nothing(&self) -> bool {
         match self {
@@ -68,40 +71,40 @@ impl DestroyError {
         }
     }
 
-    /// What would help.
+    /// What the user can do about it.
     #[must_use]
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotPermitted => Some(
-                "SOCK_DESTROY needs CAP_NET_ADMIN in the user namespace that owns this network namespace; root of a \
-                 container has it only where it was granted",
+                "SOCK_DESTROY needs CAP_NET_ADMIN in the user namespace that owns this network namespace; root in a \
+                 container has it only if the container was started with it",
             ),
             Self::NoBuckets => Some(
-                "this kernel is too old for that; Linux 6.1 can. Here the port is free when the timer ends, or SO_REUSEADDR in \
-                 the new server helps: `twtool bind-test PORT` finds out which",
+                "Linux 6.1 and later destroy timewait buckets. On this kernel the port is free when the timer ends, or earlier \
+                 for a server that sets SO_REUSEADDR: `twtool bind-test PORT` shows whether that works",
             ),
             Self::NotBuilt => Some(
-                "it was built without CONFIG_INET_DIAG_DESTROY (/proc/config.gz or /boot/config-* may say so); only \
-                 another kernel can",
+                "it was built without CONFIG_INET_DIAG_DESTROY (see /proc/config.gz or /boot/config-*); use a kernel that \
+                 was built with it",
             ),
             Self::Send(_) | Self::Recv(_) | Self::Framing(_) => None,
         }
     }
 }
 
-/// What came of it.
+/// The result of a removal of sockets.
 #[derive(Debug)]
 pub struct Destruction {
-    /// The answer for each bucket, in the order of the buckets.
+    /// The response for each row, in the order of the rows.
     pub answers: Vec<Acknowledgement>,
-    /// Why it ended early, where it did.
+    /// Why the removal ended before the last row, if it did.
     pub end: Result<(), DestroyError>,
 }
 
-/// Asks the kernel to destroy the buckets of these rows.
+/// Requests that the kernel destroys the sockets of these rows.
 ///
-/// The first goes alone: what is not permitted or not supported for one is not for any, and is then known before anything
-/// is gone. Should that come later, no further batch is sent.
+/// The first batch has one request. If the kernel does not permit or support that one, it refuses all of them, and the
+/// caller learns it before any socket is gone. If such a response comes later, no further batch is sent.
 pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
     let mut answers = vec![Acknowledgement::None; rows.len()];
     let end = run_batches(kernel, rows, &mut answers);
@@ -109,15 +112,15 @@ pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
 }
 
 fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Acknowledgement]) -> Result<(), DestroyError> {
-    let mut asker = Asker { kernel, asked: SEQUENCE, buffer: vec![] };
+    let mut requester = Requester { kernel, last_sequence: SEQUENCE, buffer: vec![] };
     let first = rows.len().min(1);
     let batches = rows[..first].chunks(BATCH).chain(rows[first..].chunks(BATCH));
     let mut from = 0;
     for batch in batches {
         let answers = &mut answers[from..from + batch.len()];
-        asker.ask(batch.iter().map(|row| (&row.bucket, row.bucket.cookie)), answers)?;
+        requester.send_batch(batch.iter().map(|row| (&row.bucket, row.bucket.cookie)), answers)?;
         if let Some(refused) = answers.iter().position(|answer| *answer == Acknowledgement::Failed(errno::EOPNOTSUPP)) {
-            return Err(asker.why_not_supported(&batch[refused].bucket)?);
+            return Err(requester.why_not_supported(&batch[refused].bucket)?);
         }
         if answers.contains(&Acknowledgement::Failed(errno::EPERM)) {
             return Err(DestroyError::NotPermitted);
@@ -127,31 +130,30 @@ fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Acknowled
     Ok(())
 }
 
-/// Sends batches, each request with a sequence number of its own, and tells whose answer came.
-struct Asker<'a> {
+/// Sends batches. Each request has its own sequence number, by which its response is found.
+struct Requester<'a> {
     kernel: &'a mut dyn Commands,
-    /// The number of the last request. A dump's is below all of them.
-    asked: u32,
+    /// The sequence number of the last request. Dumps use a lower number.
+    last_sequence: u32,
     buffer: Vec<u8>,
 }
 
-impl Asker<'_> {
-    /// Sends one batch and notes the answers.
-    fn ask<'b>(
+impl Requester<'_> {
+    fn send_batch<'b>(
         &mut self,
         batch: impl ExactSizeIterator<Item = (&'b TimeWaitBucket, Option<Cookie>)>,
         answers: &mut [Acknowledgement],
     ) -> Result<(), DestroyError> {
-        let first = self.asked.wrapping_add(1);
+        let first = self.last_sequence.wrapping_add(1);
         let length = batch.len();
         let mut datagram = Vec::with_capacity(length * LENGTH);
         for (i, (bucket, cookie)) in batch.enumerate() {
-            self.asked = self.asked.wrapping_add(1);
-            append(bucket, cookie, self.asked, i + 1 == length, &mut datagram);
+            self.last_sequence = self.last_sequence.wrapping_add(1);
+            append(bucket, cookie, self.last_sequence, i + 1 == length, &mut datagram);
         }
         self.kernel.send_bytes(&datagram).map_err(DestroyError::Send)?;
         while !self.receive(first, answers)? {}
-        // The kernel was silent about these, and is done with all of them.
+        // The kernel has executed the whole batch. It sends no response to a request that succeeded.
         answers
             .iter_mut()
             .filter(|answer| **answer == Acknowledgement::None)
@@ -159,11 +161,12 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// Receives a datagram of answers to the requests from `first` on; whether that of the last was among them.
+    /// Receives one datagram of responses. `first` is the sequence number of the first request of the batch. Returns
+    /// whether the datagram has the response to the last request.
     fn receive(&mut self, first: u32, answers: &mut [Acknowledgement]) -> Result<bool, DestroyError> {
         let length = self.kernel.recv(&mut self.buffer).map_err(DestroyError::Recv)?;
         if length != self.buffer.len() || length == 0 {
-            return Err(DestroyError::Framing(format!("{length} bytes, of which {} came", self.buffer.len())));
+            return Err(DestroyError::Framing(format!("{length} bytes, cut to {}", self.buffer.len())));
         }
         let mut rest = self.buffer.as_slice();
         let mut last = false;
@@ -193,12 +196,12 @@ impl Asker<'_> {
         Ok(last)
     }
 
-    /// Tells the two reasons for EOPNOTSUPP apart: without CONFIG_INET_DIAG_DESTROY the kernel says it before it looks for
-    /// the socket, else it looks first (`inet_diag_cmd_exact` in net/ipv4/inet_diag.c). So it is asked for a socket that
-    /// there cannot be: the bucket's ends with the cookie 0, which is nobody's.
+    /// Finds the reason for EOPNOTSUPP. Without CONFIG_INET_DIAG_DESTROY the kernel returns it before it looks for the
+    /// socket; otherwise it looks for the socket first (`inet_diag_cmd_exact` in net/ipv4/inet_diag.c). So this sends a
+    /// request for a socket that cannot exist: no socket has cookie 0.
     fn why_not_supported(&mut self, bucket: &TimeWaitBucket) -> Result<DestroyError, DestroyError> {
         let mut answer = [Acknowledgement::None];
-        self.ask(std::iter::once((bucket, None)), &mut answer)?;
+        self.send_batch(std::iter::once((bucket, None)), &mut answer)?;
         Ok(if answer == [Acknowledgement::Failed(errno::EOPNOTSUPP)] {
             DestroyError::NotBuilt
         } else {
@@ -207,12 +210,12 @@ impl Asker<'_> {
     }
 }
 
-/// Bytes of a request: `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// The length of a request in bytes: `struct nlmsghdr` and `struct inet_diag_req_v2`.
 const LENGTH: usize = 16 + 56;
 
-/// Appends the request for one bucket. Without a cookie it is for nobody: the kernel never gives out 0.
+/// Appends the request for one bucket. Without a cookie the request matches nothing: the kernel never assigns cookie 0.
 fn append(bucket: &TimeWaitBucket, cookie: Option<Cookie>, sequence: u32, acknowledge: bool, datagram: &mut Vec<u8>) {
-    let request = request::of_one(&bucket.tuple, bucket.interface, cookie);
+    let request = request::for_one_socket(&bucket.tuple, bucket.interface, cookie);
     let mut header = NetlinkHeader::default();
     header.flags = if acknowledge { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
     header.sequence_number = sequence;
@@ -239,15 +242,16 @@ mod tests {
 
     const INVALID: i32 = 22;
 
-    /// A kernel that answers by a rule: the errno for the request of this number and cookie, 0 for one that works.
-    struct FakeKernel<F> {
+    /// A kernel whose responses come from a rule. The rule gets the index and the cookie of a request, and returns its
+    /// errno, or 0 if it succeeds.
+    struct DestroyingKernel<F> {
         rule: F,
         answers: VecDeque<Vec<u8>>,
         batches: Vec<usize>,
         requests: usize,
     }
 
-    impl<F: FnMut(usize, u64) -> i32> FakeKernel<F> {
+    impl<F: FnMut(usize, u64) -> i32> DestroyingKernel<F> {
         fn new(rule: F) -> Self {
             Self { rule, answers: VecDeque::new(), batches: vec![], requests: 0 }
         }
@@ -263,20 +267,20 @@ mod tests {
         m
     }
 
-    impl<F: FnMut(usize, u64) -> i32> Transport for FakeKernel<F> {
+    impl<F: FnMut(usize, u64) -> i32> Transport for DestroyingKernel<F> {
         fn send(&mut self, _: &Request) -> io::Result<()> {
             panic!("nothing is dumped")
         }
 
         fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-            *buffer = self.answers.pop_front().expect("more is received than the kernel has answered");
+            *buffer = self.answers.pop_front().expect("the caller receives after the last response");
             Ok(buffer.len())
         }
     }
 
-    impl<F: FnMut(usize, u64) -> i32> Commands for FakeKernel<F> {
+    impl<F: FnMut(usize, u64) -> i32> Commands for DestroyingKernel<F> {
         fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()> {
-            assert!(self.answers.is_empty(), "the answers to a batch are read before the next");
+            assert!(self.answers.is_empty(), "the caller reads the responses to a batch before it sends the next");
             self.batches.push(datagram.len() / LENGTH);
             for request in datagram.chunks(LENGTH) {
                 let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("4 bytes"));
@@ -323,7 +327,7 @@ mod tests {
 
     #[test]
     fn silence_is_success_and_every_error_is_that_of_its_bucket() {
-        let mut kernel = FakeKernel::new(|_, cookie| match cookie {
+        let mut kernel = DestroyingKernel::new(|_, cookie| match cookie {
             3 | 300 => errno::ENOENT,
             200 => INVALID,
             _ => 0,
@@ -341,19 +345,19 @@ mod tests {
 
     #[test]
     fn nothing_to_destroy_asks_nothing() {
-        let mut kernel = FakeKernel::new(|_, _| panic!("asked"));
+        let mut kernel = DestroyingKernel::new(|_, _| panic!("asked"));
         assert!(run(&mut kernel, &[]).end.is_ok() && kernel.batches.is_empty());
     }
 
     #[test]
     fn what_is_not_permitted_is_tried_once() {
-        let mut kernel = FakeKernel::new(|_, _| errno::EPERM);
+        let mut kernel = DestroyingKernel::new(|_, _| errno::EPERM);
         let Destruction { answers, end } = run(&mut kernel, &rows(1000));
         assert!(matches!(end, Err(DestroyError::NotPermitted)));
         assert_eq!(kernel.requests, 1);
         assert_eq!(answers[..2], [Acknowledgement::Failed(errno::EPERM), Acknowledgement::None]);
-        // Whether it may is asked only for a bucket that is there.
-        let mut kernel = FakeKernel::new(|i, _| if i == 0 { errno::ENOENT } else { errno::EPERM });
+        // The kernel checks the permission only after it has found the socket.
+        let mut kernel = DestroyingKernel::new(|i, _| if i == 0 { errno::ENOENT } else { errno::EPERM });
         let Destruction { answers, end } = run(&mut kernel, &rows(1000));
         assert!(matches!(end, Err(DestroyError::NotPermitted)));
         assert_eq!(kernel.batches, [1, 128]);
@@ -362,11 +366,11 @@ mod tests {
 
     #[test]
     fn an_old_kernel_and_one_without_the_option_are_told_apart() {
-        let mut without = FakeKernel::new(|_, _| errno::EOPNOTSUPP);
+        let mut without = DestroyingKernel::new(|_, _| errno::EOPNOTSUPP);
         assert!(matches!(run(&mut without, &rows(5)).end, Err(DestroyError::NotBuilt)));
-        let mut old = FakeKernel::new(|_, cookie| if cookie == 0 { errno::ENOENT } else { errno::EOPNOTSUPP });
+        let mut old = DestroyingKernel::new(|_, cookie| if cookie == 0 { errno::ENOENT } else { errno::EOPNOTSUPP });
         assert!(matches!(run(&mut old, &rows(5)).end, Err(DestroyError::NoBuckets)));
-        assert_eq!((without.requests, old.requests), (2, 2), "the bucket, and one that is not there");
+        assert_eq!((without.requests, old.requests), (2, 2), "the bucket, and a socket that does not exist");
         for error in [DestroyError::NotBuilt, DestroyError::NoBuckets, DestroyError::NotPermitted] {
             assert!(error.hint().is_some(), "{error}");
         }
@@ -374,7 +378,7 @@ mod tests {
 
     #[test]
     fn lost_cut_and_foreign_answers_end_it_and_leave_the_rest_unanswered() {
-        /// Fails to send, or receives just this.
+        /// Fails to send, or receives one datagram.
         struct Broken(Option<io::Result<Vec<u8>>>, usize);
         impl Transport for Broken {
             fn send(&mut self, _: &Request) -> io::Result<()> {

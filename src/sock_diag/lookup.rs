@@ -1,12 +1,12 @@
-//! One socket by its name: a request of SOCK_DIAG_BY_FAMILY that is no dump (`inet_diag_find_one_icsk` in
-//! net/ipv4/inet_diag.c). It costs a look into one hash bucket, where a dump walks the whole table.
+//! Looks up one socket: a SOCK_DIAG_BY_FAMILY request without NLM_F_DUMP (`inet_diag_find_one_icsk` in
+//! net/ipv4/inet_diag.c). The kernel searches one hash bucket, while a dump walks the whole table.
 //!
-//! The name is both ends, the interface that the socket is bound to, and the cookie, so the answer is never about another
-//! socket that has the same ends by now. IPv4-mapped sockets are AF_INET6 with their mapped addresses.
+//! A request names both ends, the interface that the socket is bound to, and the cookie. So the response is never about
+//! a new socket with the same ends. IPv4-mapped sockets are AF_INET6 with their mapped addresses.
 //!
-//! The kernel looks among connections and buckets, and then among listeners, of which it considers one for a packet to
-//! that address. So "gone" is certain for connections and buckets; of a listener it may mean that another of a
-//! SO_REUSEPORT group was found, and a socket that is bound and does not listen is never found.
+//! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
+//! address. So "not found" is certain for connections and buckets. For a listener it may mean that the kernel selected
+//! another listener of a SO_REUSEPORT group. A socket that is bound and does not listen is never found.
 
 use std::io;
 
@@ -19,33 +19,33 @@ use super::response::{self, Malformed};
 use super::transport::Commands;
 use crate::model::socket::Socket;
 
-/// Why a look-up has no answer.
+/// Why a look-up failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// A socket without a cookie has no name of its own.
-    #[error("looking up a socket whose cookie is not known")]
+    /// The cookie is unknown, so a request could match another socket.
+    #[error("a socket whose cookie is unknown cannot be looked up")]
     Unnamed,
     /// The request could not be sent.
-    #[error("asking the kernel for one socket failed: {0}")]
+    #[error("sending a look-up of one socket to the kernel failed: {0}")]
     Send(io::Error),
-    /// Receiving failed.
+    /// The response could not be received.
     #[error("receiving one socket from the kernel failed: {0}")]
     Recv(io::Error),
-    /// NLMSG_ERROR with another errno than ENOENT.
+    /// NLMSG_ERROR with an errno other than ENOENT.
     #[error("the kernel refuses to look up a socket: {0}")]
     Refused(io::Error),
-    /// Bytes that do not answer the request.
-    #[error("a malformed netlink message from the kernel: {0}")]
+    /// A message that is not a response to the request.
+    #[error("the kernel sent a malformed netlink message: {0}")]
     Framing(String),
-    /// A message that is no socket.
-    #[error("a malformed netlink message from the kernel: {0}")]
+    /// A message that does not describe a socket.
+    #[error("the kernel sent a malformed netlink message: {0}")]
     Malformed(#[from] Malformed),
 }
 
-/// The socket as it is now; `None`: the kernel finds it no more.
+/// Returns the current state of a socket, or `None` if the kernel does not find it any more.
 pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>, LookupError> {
     let cookie = socket.cookie().ok_or(LookupError::Unnamed)?;
-    let request = request::of_one(socket.tuple(), socket.interface(), Some(cookie));
+    let request = request::for_one_socket(socket.tuple(), socket.interface(), Some(cookie));
     let datagram = request::message(SockDiagMessage::InetRequest(request), NLM_F_REQUEST);
     kernel.send_bytes(&datagram).map_err(LookupError::Send)?;
     let mut buffer = Vec::new();
@@ -56,7 +56,7 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
     let message = NetlinkBuffer::new_checked(buffer.as_slice()).map_err(|e| LookupError::Framing(format!("{e:#}")))?;
     if message.sequence_number() != SEQUENCE {
         let number = message.sequence_number();
-        return Err(LookupError::Framing(format!("it answers request {number}, which was not asked")));
+        return Err(LookupError::Framing(format!("it is a response to request {number}, which was not sent")));
     }
     match message.message_type() {
         SOCK_DIAG_BY_FAMILY => {
@@ -73,7 +73,7 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
             }
             _ => Err(LookupError::Framing("an error without an errno".into())),
         },
-        other => Err(LookupError::Framing(format!("it is of type {other}, which was not asked for"))),
+        other => Err(LookupError::Framing(format!("it has the unexpected type {other}"))),
     }
 }
 
@@ -92,16 +92,16 @@ mod tests {
     const ENOENT: i32 = 2;
     const EINVAL: i32 = 22;
 
-    /// Keeps what it was asked, and answers with this.
-    struct FakeKernel {
+    /// A kernel with one response. It keeps the requests.
+    struct LookupKernel {
         asked: Vec<Vec<u8>>,
         answer: io::Result<Vec<u8>>,
         cut: usize,
     }
 
-    impl Transport for FakeKernel {
+    impl Transport for LookupKernel {
         fn send(&mut self, _: &Request) -> io::Result<()> {
-            panic!("a look-up is no dump")
+            panic!("a look-up sends no dump request")
         }
 
         fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
@@ -110,7 +110,7 @@ mod tests {
         }
     }
 
-    impl Commands for FakeKernel {
+    impl Commands for LookupKernel {
         fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()> {
             self.asked.push(datagram.to_vec());
             Ok(())
@@ -153,7 +153,7 @@ mod tests {
     }
 
     fn look_up(answer: io::Result<Vec<u8>>, cut: usize) -> Result<Option<Socket>, LookupError> {
-        let mut kernel = FakeKernel { asked: vec![], answer, cut };
+        let mut kernel = LookupKernel { asked: vec![], answer, cut };
         find(&mut kernel, &bucket("127.0.0.1", "127.0.0.2", 9))
     }
 
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_request_names_both_ends_the_interface_and_the_cookie_and_is_no_dump() {
-        let mut kernel = FakeKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
+        let mut kernel = LookupKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
         let gone = find(&mut kernel, &bucket("127.0.0.1", "127.0.0.2", 0x1_0000_0002)).expect("an answer");
         assert_eq!(gone, None);
         let asked = &kernel.asked[0];
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_mapped_socket_is_asked_for_by_its_mapped_addresses() {
-        let mut kernel = FakeKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
+        let mut kernel = LookupKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
         find(&mut kernel, &bucket("::ffff:127.0.0.1", "::ffff:127.0.0.2", 1)).expect("an answer");
         let asked = &kernel.asked[0];
         assert_eq!((asked[16], &asked[38..44]), (AF_INET6, [0xff, 0xff, 127, 0, 0, 1].as_slice()));
@@ -218,7 +218,7 @@ mod tests {
         assert!(matches!(look_up(Ok(short), 0), Err(LookupError::Malformed(_))));
         let enobufs = Err(io::Error::from_raw_os_error(105));
         assert!(matches!(look_up(enobufs, 0), Err(LookupError::Recv(_))));
-        let mut kernel = FakeKernel { asked: vec![], answer: Ok(vec![]), cut: 0 };
+        let mut kernel = LookupKernel { asked: vec![], answer: Ok(vec![]), cut: 0 };
         let unnamed = bucket("127.0.0.1", "127.0.0.2", 0);
         assert!(matches!(find(&mut kernel, &unnamed), Err(LookupError::Unnamed)) && kernel.asked.is_empty());
     }

@@ -1,8 +1,11 @@
 //! The kernel's sock_diag interface (sock_diag(7), uapi/linux/inet_diag.h): requests out, sockets in.
 //!
-//! `request` and `response` are pure codecs, `dump` and `lookup` are the protocols between them (all sockets, and one),
-//! `destroy` ends buckets by command, `transport` carries the datagrams. Responses are decoded here and not by netlink-packet-sock-diag, which drops the
-//! remaining time of a bucket.
+//! - `request` and `response` encode and decode messages, without I/O.
+//! - `dump` lists all sockets, `lookup` finds one socket, and `destroy` removes sockets (SOCK_DESTROY).
+//! - `bytecode` compiles a filter into the program that the kernel runs on each socket of a dump.
+//! - `transport` carries the datagrams.
+//!
+//! This module decodes responses itself, because netlink-packet-sock-diag drops the remaining time of a bucket.
 
 pub mod bytecode;
 pub mod destroy;

@@ -1,4 +1,4 @@
-//! Requests for a dump of TCP sockets: `struct inet_diag_req` and `struct inet_diag_req_v2`. Pure.
+//! Encodes requests: for a dump of TCP sockets, or for one socket (`struct inet_diag_req`, `struct inet_diag_req_v2`).
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -13,24 +13,26 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 
 use crate::model::socket::{Cookie, Family, FourTuple, StateSet};
 
-/// `TCPDIAG_GETSOCK`, the request older than SOCK_DIAG_BY_FAMILY. Its family is ignored: IPv4 and IPv6 come in one walk.
+/// `TCPDIAG_GETSOCK`, which is older than SOCK_DIAG_BY_FAMILY. The kernel ignores its family and lists IPv4 and IPv6 in
+/// one walk.
 pub const TCPDIAG_GETSOCK: u16 = 18;
 
-/// The attribute of a request that carries a program (uapi/linux/inet_diag.h).
+/// The attribute of a request that contains a program (uapi/linux/inet_diag.h).
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 
-/// The sequence number of every request. A socket has one request under way at a time, and one whose dump was left
-/// early is not used again, so the number never needs to change; a reply with another number is not ours.
+/// The sequence number of every dump and look-up. A netlink socket has one outstanding request at a time, and is not
+/// used again after an unfinished dump, so the number need not change. A response with another number belongs to
+/// something else.
 pub const SEQUENCE: u32 = 1;
 
-/// Which walk of the kernel's table to ask for.
+/// Which walk of the kernel's table a request starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walk {
-    /// Both families at once, listeners first.
+    /// Both families in one walk, listeners first.
     BothFamilies,
-    /// `AF_INET` alone.
+    /// `AF_INET` only.
     Ipv4,
-    /// `AF_INET6` alone, IPv4-mapped sockets among them.
+    /// `AF_INET6` only, which includes IPv4-mapped sockets.
     Ipv6,
 }
 
@@ -44,16 +46,16 @@ impl fmt::Display for Walk {
     }
 }
 
-/// A request for every TCP socket of these states.
+/// A request for a dump of TCP sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Which walk.
     pub walk: Walk,
-    /// Sockets in these states are returned.
+    /// The kernel returns sockets in these states.
     pub states: StateSet,
-    /// Of them, those that this program of `bytecode` accepts.
+    /// If there is a program (see `bytecode`), the kernel returns only sockets that it accepts.
     pub program: Option<Vec<u8>>,
-    /// Whether `struct tcp_info` (INET_DIAG_INFO) is to come with each full socket.
+    /// Whether the kernel adds `struct tcp_info` (INET_DIAG_INFO) to each full socket.
     pub tcp_info: bool,
 }
 
@@ -97,7 +99,7 @@ impl Request {
                 family,
                 protocol: IPPROTO_TCP,
                 extensions: ExtensionFlags::from_bits_retain(extensions),
-                // The crate's names end at TCP_CLOSING; the kernel's states do not.
+                // The crate has no names for the states after TCP_CLOSING.
                 states: StateFlags::from_bits_retain(self.states.bits()),
                 socket_id,
             })
@@ -118,8 +120,8 @@ impl Request {
         datagram
     }
 
-    /// What a datagram of [`Self::encode`] without a program and tcp_info asked for; `None` for any other bytes. For
-    /// recordings, which never have either.
+    /// Decodes a datagram of [`Self::encode`]; `None` for any other bytes. Requests with a program or with tcp_info are
+    /// not supported, because recordings never contain them.
     #[must_use]
     pub fn decode(datagram: &[u8]) -> Option<Self> {
         let byte_at = |at: usize| datagram.get(at).copied();
@@ -136,12 +138,13 @@ impl Request {
     }
 }
 
-/// What names one socket: both ends, its interface, and its cookie. Without a cookie it is nobody, for the kernel never
-/// gives out 0. Mapped sockets are AF_INET6 with their mapped addresses.
-pub(super) fn of_one(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: Option<Cookie>) -> InetRequest {
+/// Returns a request for one socket, which both ends, its interface and its cookie identify. Without a cookie the
+/// request matches nothing: the kernel never assigns cookie 0. IPv4-mapped sockets are AF_INET6 with their mapped
+/// addresses.
+pub(super) fn for_one_socket(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: Option<Cookie>) -> InetRequest {
     let (source_address, destination_address) = tuple.addrs();
     let number = cookie.map_or(0, Cookie::number);
-    // Two host-order words, the low one first, as in `response`.
+    // The kernel uses two words in host byte order, the low word first.
     let half = |shift: u32| u32::try_from(number >> shift & u64::from(u32::MAX)).unwrap_or_default().to_ne_bytes();
     let mut words = [0; 8];
     words[..4].copy_from_slice(&half(0));
@@ -150,7 +153,7 @@ pub(super) fn of_one(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: O
         family: if tuple.family == Family::Ipv4 { AF_INET } else { AF_INET6 },
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
-        // Means nothing for one socket.
+        // The kernel ignores the states in a request for one socket.
         states: StateFlags::all(),
         socket_id: SocketId {
             source_port: tuple.local_port().0,
@@ -163,10 +166,10 @@ pub(super) fn of_one(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: O
     }
 }
 
-/// The flags of a dump.
+/// The flags of a dump request.
 const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
-/// One request as a datagram.
+/// Serializes one request into a datagram.
 pub(super) fn message<T: NetlinkSerializable>(payload: T, flags: u16) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = flags;

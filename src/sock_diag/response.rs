@@ -1,5 +1,5 @@
-//! `struct inet_diag_msg` (uapi/linux/inet_diag.h) as a view over received bytes. Pure, without allocation; any bytes
-//! give a socket or an error, never a panic.
+//! Decodes `struct inet_diag_msg` (uapi/linux/inet_diag.h) from received bytes, without allocation. Any bytes give a
+//! socket or an error, never a panic.
 //!
 //! ```text
 //! struct inet_diag_msg {                     offset
@@ -24,23 +24,23 @@ use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_INFO, INE
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
 
-/// Bytes of the fixed part.
+/// The length of the fixed part in bytes.
 pub const LENGTH: usize = 72;
 
-/// `idiag_timer` of a timewait bucket, in whichever state (`inet_twsk_diag_fill` in net/ipv4/inet_diag.c). The other
-/// timers belong to full sockets.
+/// The value of `idiag_timer` for a timewait bucket in any state (`inet_twsk_diag_fill` in net/ipv4/inet_diag.c). Full
+/// sockets have other values.
 const TIMER_TIMEWAIT: u8 = 3;
 
-/// Why bytes are no socket.
+/// Why bytes do not describe a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The fixed part is not there.
-    #[error("a socket record of {0} bytes, where struct inet_diag_msg has {LENGTH}")]
+    /// The bytes are shorter than the fixed part.
+    #[error("a socket record of {0} bytes, but struct inet_diag_msg has {LENGTH}")]
     Short(usize),
-    /// Neither AF_INET nor AF_INET6.
+    /// The family is neither AF_INET nor AF_INET6.
     #[error("a socket record of address family {0}")]
     Family(u8),
-    /// No state of net/tcp_states.h, or one that contradicts its timer.
+    /// The state is not in net/tcp_states.h, or contradicts the timer.
     #[error("a socket record in state {state} with timer {timer}")]
     State {
         /// `idiag_state`.
@@ -58,24 +58,24 @@ fn bytes<const N: usize>(message: &[u8; LENGTH], at: usize) -> [u8; N] {
     std::array::from_fn(|i| message[at + i])
 }
 
-/// Two host-order words, the low one first (sock_diag_save_cookie in net/core/sock_diag.c).
+/// The cookie is two words in host byte order, the low word first (`sock_diag_save_cookie` in net/core/sock_diag.c).
 #[inline]
 fn cookie_of(message: &[u8; LENGTH]) -> Option<Cookie> {
     let word = |at| u64::from(u32::from_ne_bytes(bytes(message, at)));
     Cookie::new(word(44) | word(48) << 32)
 }
 
-/// The cookie of the socket that such a message describes, if it is one.
+/// Returns the cookie of the socket that a message describes.
 #[must_use]
 pub fn cookie(payload: &[u8]) -> Option<Cookie> {
     cookie_of(payload.first_chunk()?)
 }
 
-/// The socket that a message of SOCK_DIAG_BY_FAMILY or TCPDIAG_GETSOCK describes.
+/// Decodes the socket in a message of type SOCK_DIAG_BY_FAMILY or TCPDIAG_GETSOCK.
 ///
 /// # Errors
-/// [`Malformed`] says what is wrong with the bytes.
-#[expect(clippy::inline_always, reason = "written to memory and read back, a socket costs more than its decoding")]
+/// [`Malformed`] names the problem in the bytes.
+#[expect(clippy::inline_always, reason = "returning a socket through memory costs more than decoding it")]
 #[inline(always)]
 pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     let Some((message, attributes)) = payload.split_first_chunk::<LENGTH>() else {
@@ -115,7 +115,7 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     }
     let state = match state {
         TcpState::TimeWait => return Err(contradiction),
-        // The dump of bound-only sockets gives them their own state, TCP_CLOSE, in place of the one it was asked for.
+        // In a dump of bound sockets the kernel reports their own state, TCP_CLOSE, and not the state in the request.
         TcpState::Closed if tuple.local_port() != Port(0) && tuple.remote_port() == Port(0) => TcpState::BoundInactive,
         other => other,
     };
@@ -132,7 +132,7 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     }))
 }
 
-/// The attributes that matter here; others are passed over.
+/// The attributes that are decoded. All others are skipped.
 #[derive(Default)]
 struct Attributes {
     mark: Option<u32>,
@@ -144,7 +144,7 @@ struct Attributes {
 const LAST_ACK_RECV: usize = 56;
 
 impl Attributes {
-    /// Reads `struct nlattr`s: length and type in 16 bits each, padded to 4 bytes.
+    /// Reads a list of `struct nlattr`: a length and a type of 16 bits each, then the value, padded to 4 bytes.
     #[inline]
     fn read(mut rest: &[u8]) -> Result<Self, Malformed> {
         const HEADER: usize = 4;
@@ -157,7 +157,7 @@ impl Attributes {
                 INET_DIAG_MARK => {
                     found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| Malformed::Attribute)?));
                 }
-                // The struct grows at its end; one without the field, of a kernel before 2.6, tells nothing.
+                // The struct grows at its end. Without the field (kernels before 2.6) the value is unknown.
                 INET_DIAG_INFO => {
                     let field = value.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
                     found.last_ack_ms = field.copied().map(u32::from_ne_bytes);
@@ -256,7 +256,7 @@ mod tests {
             let _ = decode(&bytes);
         }
 
-        /// The crate's own decoder is the second opinion, on every field but the timer that it drops.
+        /// Compares every field with the decoder of netlink-packet-sock-diag, except the timer, which it drops.
         #[test]
         fn every_field_but_the_timer_agrees_with_the_crate(
             v6 in any::<bool>(), state in 1_u8..=11, bucket in any::<bool>(), body in proptest::array::uniform32(any::<u8>()),

@@ -1,7 +1,7 @@
-//! Datagrams to and from the kernel's sock_diag, and the copies of them that a recording keeps.
+//! Carries datagrams to and from the kernel's sock_diag, records them, and replays recordings.
 //!
-//! The trait is the seam: below it a real netlink socket, a recording of one, or a test's fake kernel. Nothing here
-//! looks into a datagram beyond which request it belongs to.
+//! [`Transport`] is implemented by a real netlink socket, by a recorder, by a replay, and by the fake kernels of tests.
+//! This module does not decode datagrams.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,34 +12,34 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::request::Request;
 
-/// Room for one datagram. The kernel fills at most about 32 KiB of it (`netlink_dump` in net/netlink/af_netlink.c), and
-/// smaller buffers make it hand over less at a time.
+/// The size of a receive buffer in bytes. The kernel sends at most about 32 KiB in one datagram (`netlink_dump` in
+/// net/netlink/af_netlink.c), and less if the buffer is smaller.
 pub const BUFFER: usize = 64 * 1024;
 
-/// Carries datagrams.
+/// Sends dump requests and receives datagrams.
 pub trait Transport {
     /// Sends one request.
     fn send(&mut self, request: &Request) -> io::Result<()>;
 
-    /// Replaces the buffer's content by the next datagram. Returns its true length, which is larger than the buffer's
-    /// when the datagram did not fit.
+    /// Replaces the buffer's content with the next datagram. Returns its true length, which is larger than the buffer's
+    /// length if the datagram did not fit.
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
-    /// The kernel behind it, where it can be asked about single sockets; not while a dump is under way. A recording has none:
-    /// what it keeps is one answer, and a replay gives the same.
+    /// Returns the interface for look-ups and commands, if this transport has one. It must not be used during a dump. A
+    /// recording has none, because it holds dumps only.
     fn commands(&mut self) -> Option<&mut dyn Commands> {
         None
     }
 }
 
-/// Carries other requests than dumps as well: look-ups of one socket, and commands, which change something. No recording has
-/// them, and no replay.
+/// Sends requests other than dumps: look-ups of one socket, and commands, which change something. Recorders and replays
+/// do not implement it.
 pub trait Commands: Transport {
     /// Sends a datagram of one or more requests.
     fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()>;
 }
 
-/// The errnos by which answers to commands are told apart.
+/// The errnos that distinguish the responses to commands.
 #[expect(missing_docs, reason = "the kernel's names, see errno(3)")]
 pub mod errno {
     pub const EPERM: i32 = libc::EPERM;
@@ -47,26 +47,27 @@ pub mod errno {
     pub const EOPNOTSUPP: i32 = libc::EOPNOTSUPP;
 }
 
-/// A netlink socket connected to the kernel. Not `Clone`, although the socket inside is: a clone's drop would close it.
+/// A netlink socket that is connected to the kernel. It is not `Clone`, although the inner socket is, because dropping
+/// a clone would close the descriptor.
 pub struct Netlink(Socket);
 
 impl Netlink {
-    /// Opens a socket in the calling thread's network namespace. Needs no privilege.
+    /// Opens a socket in the calling thread's network namespace. This needs no privilege.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
-        // Only the kernel may answer.
+        // Accept datagrams from the kernel only.
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self(socket))
     }
 }
 
-/// Processor time of the calling thread. Less than has passed means that it waited: for a processor, for what else.
+/// Returns the processor time of the calling thread. If it grows by less than the elapsed time, the thread has waited.
 pub fn processor_time() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// How often a request is sent again for which the kernel had no memory.
+/// How often a request is sent again if the kernel has no memory for it.
 const REPEATS: u32 = 3;
 
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -105,7 +106,7 @@ impl Commands for Netlink {
         let mut repeats = 0;
         loop {
             match retry_interrupted(|| self.0.send(datagram, 0)) {
-                // The kernel has seen nothing of it.
+                // The kernel has not received the request.
                 Err(error) if no_memory(&error) && repeats < REPEATS => repeats += 1,
                 sent => return sent.map(drop),
             }
@@ -113,41 +114,41 @@ impl Commands for Netlink {
     }
 }
 
-/// One thing that happened on a transport.
+/// One event on a transport, in the form in which a recording keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A request went out.
+    /// A request was sent.
     Request(Request),
-    /// A datagram came in, whole.
+    /// A whole datagram was received.
     Datagram(Vec<u8>),
-    /// Receiving failed with this errno.
+    /// The call of recv(2) failed with this errno.
     RecvFailed(i32),
 }
 
-/// Where a recording goes.
+/// The destination of a recording.
 pub trait EventSink {
-    /// Keeps one event.
+    /// Writes one event.
     fn keep(&mut self, event: &Event) -> io::Result<()>;
 }
 
-/// A transport that also keeps what passes.
+/// A transport that records every event of another transport.
 pub struct Recording<T, S> {
     inner: T,
     sink: S,
 }
 
-/// Keeps an event. That it could not be kept must not look like the kernel's failure.
+/// Writes an event. A failure gets its own text, so that it does not look like a failure of the kernel.
 fn keep(sink: &mut impl EventSink, event: &Event) -> io::Result<()> {
     sink.keep(event).map_err(|error| io::Error::other(format!("writing the recording failed: {error}")))
 }
 
 impl<T: Transport, S: EventSink> Recording<T, S> {
-    /// Records what `inner` carries.
+    /// Records the events of `inner`.
     pub const fn new(inner: T, sink: S) -> Self {
         Self { inner, sink }
     }
 
-    /// Ends the recording.
+    /// Ends the recording and returns its destination.
     pub fn into_sink(self) -> S {
         self.sink
     }
@@ -175,21 +176,22 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
     }
 }
 
-/// Answers requests from a recording, which holds whole walks: a request's program is passed over. A request is answered by the recorded one of the same walk that asked for at
-/// least the same states; whoever asks for fewer drops the rest.
+/// Answers requests from a recording. The response is that to the last recorded request of the same walk with at least
+/// the same states; the caller skips the other states. A recording holds whole walks, so the program of a request is
+/// ignored.
 pub struct Replay {
     events: Vec<Event>,
     pending: VecDeque<Event>,
 }
 
-/// Why [`Replay`] cannot answer; inside the `io::Error` of `send` or `recv`.
+/// Why a [`Replay`] failed. The `io::Error` of `send` or `recv` contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// No recorded request covers this one.
-    #[error("the recording does not hold these sockets: it was made without asking for them")]
+    /// No recorded request includes the states of this one.
+    #[error("the recording does not contain sockets in the requested states")]
     NotRecorded,
-    /// The answer ends before NLMSG_DONE.
-    #[error("the recorded answer ends before the kernel said that it was done")]
+    /// The recorded response ends before NLMSG_DONE.
+    #[error("the recorded response of the kernel ends before NLMSG_DONE")]
     Ended,
 }
 
@@ -200,7 +202,7 @@ impl From<ReplayError> for io::Error {
 }
 
 impl Replay {
-    /// Answers from these events, in the order in which they happened.
+    /// Replays these events, which are in the order in which they happened.
     #[must_use]
     pub const fn new(events: Vec<Event>) -> Self {
         Self { events, pending: VecDeque::new() }
@@ -209,7 +211,7 @@ impl Replay {
 
 impl Transport for Replay {
     fn send(&mut self, request: &Request) -> io::Result<()> {
-        // The last one that fits: a dump that was interrupted and asked again is answered by its best attempt.
+        // The last request that matches: if a dump was interrupted and repeated, this is its last attempt.
         let answers = |event: &Event| match event {
             Event::Request(r) => r.walk == request.walk && r.states.contains_all(request.states),
             _ => false,

@@ -9,7 +9,7 @@ use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 use super::error::DumpError;
 use crate::sock_diag::request::{SEQUENCE, TCPDIAG_GETSOCK};
 
-/// Whether the reader stops in this datagram: it has NLMSG_DONE, an errno, or bytes that are an error.
+/// Whether the reader stops in this datagram, because it contains NLMSG_DONE, an errno, or malformed bytes.
 pub(super) fn is_last(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while !rest.is_empty() {
@@ -17,7 +17,7 @@ pub(super) fn is_last(datagram: &[u8]) -> bool {
         match message.message_type() {
             _ if message.sequence_number() != SEQUENCE => return true,
             SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK | NLMSG_NOOP => {}
-            // An acknowledgement.
+            // Errno 0 is an acknowledgement.
             NLMSG_ERROR if matches!(errno(message.payload()), Ok(None)) => {}
             _ => return true,
         }
@@ -26,8 +26,8 @@ pub(super) fn is_last(datagram: &[u8]) -> bool {
     datagram.is_empty()
 }
 
-/// The socket records of a datagram, up to the first message of another kind: the payload of each, and the bytes of the
-/// whole message.
+/// The socket records of a datagram up to the first message of another type: the payload of each, and the byte range of
+/// the whole message.
 pub(super) fn sockets(datagram: &[u8]) -> impl Iterator<Item = (&[u8], Range<usize>)> {
     let mut end = 0;
     std::iter::from_fn(move || {
@@ -39,7 +39,7 @@ pub(super) fn sockets(datagram: &[u8]) -> impl Iterator<Item = (&[u8], Range<usi
     })
 }
 
-/// `NLMSG_ALIGN(nlmsg_len)`: messages start at multiples of 4; the last one may end without padding.
+/// `NLMSG_ALIGN(nlmsg_len)`: messages start at multiples of 4. The last one may have no padding.
 pub(super) fn aligned_length(message: &NetlinkBuffer<&[u8]>) -> usize {
     (message.length() as usize).next_multiple_of(4)
 }
@@ -50,6 +50,6 @@ pub(super) fn errno(payload: &[u8]) -> Result<Option<io::Error>, DumpError> {
     match code {
         Some(0) => Ok(None),
         Some(code @ i32::MIN..0) => Ok(Some(io::Error::from_raw_os_error(code.saturating_neg()))),
-        _ => Err(DumpError::Framing("an end of the list without a status".into())),
+        _ => Err(DumpError::Framing("NLMSG_DONE or NLMSG_ERROR without an errno".into())),
     }
 }

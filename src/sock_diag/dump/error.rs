@@ -6,18 +6,18 @@ use crate::sock_diag::lookup::LookupError;
 use crate::sock_diag::request::Walk;
 use crate::sock_diag::response::Malformed;
 
-/// Why a dump has no complete answer.
+/// Why a dump failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
     /// The request could not be sent.
-    #[error("asking the kernel for {walk} sockets failed: {source}")]
+    #[error("sending a request for {walk} sockets to the kernel failed: {source}")]
     Send {
         /// The walk that was asked for.
         walk: Walk,
         /// The reason.
         source: io::Error,
     },
-    /// Receiving failed; ENOBUFS among the reasons.
+    /// A datagram could not be received. ENOBUFS is one of the possible reasons.
     #[error("receiving {walk} sockets from the kernel failed: {source}")]
     Recv {
         /// The walk that was asked for.
@@ -48,26 +48,27 @@ pub enum DumpError {
         walk: Walk,
     },
     /// A datagram that did not fit into the buffer.
-    #[error("a datagram of {length} bytes was cut to {room}")]
+    #[error("the kernel sent a datagram of {length} bytes, of which only {room} were received")]
     Truncated {
         /// Its length.
         length: usize,
         /// The length of the buffer.
         room: usize,
     },
-    /// Bytes that are no netlink message of this dump.
-    #[error("a malformed netlink message from the kernel: {0}")]
+    /// Bytes that are not a netlink message of this dump.
+    #[error("the kernel sent a malformed netlink message: {0}")]
     Framing(String),
-    /// Looking up a socket beside a pause of the dump failed.
-    #[error("whether the list of sockets is whole could not be checked: {0}")]
+    /// The look-up of a socket before a pause of the dump failed.
+    #[error("the list of sockets could not be checked for completeness: {0}")]
     LookUp(LookupError),
-    /// A message that is no socket.
-    #[error("a malformed netlink message from the kernel: {0}")]
+    /// A message that does not describe a socket.
+    #[error("the kernel sent a malformed netlink message: {0}")]
     Malformed(#[from] Malformed),
 }
 
 impl DumpError {
-    /// The same error after sockets were handed out: nobody may ask elsewhere for them any more.
+    /// Converts an error of the second dump. The caller has received sockets by then, so it must not fall back to
+    /// another source, which would repeat them.
     pub(super) fn after_the_first_dump(self) -> Self {
         match self {
             Self::Send { walk, source } => Self::Recv { walk, source },

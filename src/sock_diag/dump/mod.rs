@@ -1,9 +1,9 @@
-//! A netlink dump (netlink(7)): all sockets of a request, none lost and none repeated as far as that can be known.
+//! A netlink dump (netlink(7)): lists all sockets of a request, and detects lost and repeated ones.
 //!
-//! A dump is no snapshot. The kernel walks its hash table chain by chain and fills one datagram at a time. Between two
-//! datagrams it keeps its position as two numbers: the chain, and how many sockets of that chain are done (`cb->args` in
-//! `inet_diag_dump_icsk`, net/ipv4/inet_diag.c). New sockets enter a chain at its head. So a change in that chain moves
-//! the position, and nothing in the answer reports it:
+//! A dump is not a snapshot. The kernel walks its hash table chain by chain and fills one datagram at a time. Between
+//! two datagrams it keeps its position as two numbers: the chain, and how many sockets of that chain are done
+//! (`cb->args` in `inet_diag_dump_icsk`, net/ipv4/inet_diag.c). New sockets enter a chain at its head. So a change in
+//! that chain moves the position, and nothing in the answer reports it:
 //!
 //! ```text
 //! the datagram ends after c, at number 3      a b c | d e
@@ -13,23 +13,26 @@
 //!
 //! What this module does about it:
 //!
-//! 1. It drops a socket whose cookie the datagram before had (`resumption`).
+//! 1. It drops a socket whose cookie was in the previous datagram (`resumption`).
 //! 2. It measures how long the kernel paused between two datagrams (`receiver`). After a pause of more than 0.3 ms it
-//!    keeps the cookies on both sides of the place.
-//! 3. After the dump it looks up the last sockets before each such place. If all are still there, the position was right.
-//! 4. If one has gone, it reads a second dump. What lies there between the last known socket before the place and the first
-//!    known one after it was lost, or is new: both belong into the answer (`recovery`).
-//! 5. If the second dump does not find a place again, the dump counts as interrupted.
+//!    keeps a *resumption*: the cookies before and after that point of the dump.
+//! 3. After the dump it looks up the last sockets before each resumption. If all of them still exist, the kernel's
+//!    position was right.
+//! 4. If one of them is gone, it reads a second dump. Sockets in that dump between the last known socket before the
+//!    resumption and the first known socket after it were lost, or are new. Both belong in the result (`recovery`).
+//! 5. If the second dump does not contain known sockets on both sides of a resumption, the dump counts as interrupted.
 //!
-//! What it cannot see: a socket that goes in a shorter pause; a socket in the same chain that the request did not ask for
-//! (it counts in the position as well); a place inside a chain of more than 16 sockets, which the kernel describes in
-//! pieces; and, on kernels on which a bucket does not replace its closing socket in the chain, a socket that closes in the
-//! pause.
+//! What it cannot detect:
+//! - a socket that goes during a shorter pause;
+//! - a socket in the same chain that the request excludes, because it counts in the kernel's position, too;
+//! - a resumption inside a chain of more than 16 sockets, which the kernel describes in pieces;
+//! - on kernels on which a bucket does not replace its closing socket in the chain, a socket that closes during the
+//!   pause.
 //!
-//! One more loss shows in the records. The kernel takes up to 16 sockets of a chain under its lock and describes them after
-//! it. A connection that becomes a bucket in between is described without its local port (`inet_put_port`), and its bucket
-//! is not described at all. Then the dump counts as interrupted. Measured: one such socket in 700 dumps beside 55,000 closes
-//! a second (Linux 6.18).
+//! One more loss is visible in the records. The kernel collects up to 16 sockets of a chain under a lock and describes
+//! them after it has released the lock. A connection that becomes a bucket in between is described without its local
+//! port (`inet_put_port`), and its bucket is not described at all. Then the dump counts as interrupted. Measured: one
+//! such socket in 700 dumps during 55,000 closes per second (Linux 6.18).
 
 mod datagram;
 mod error;
@@ -55,23 +58,25 @@ use super::transport::Transport;
 use crate::model::socket::{Socket, TcpState};
 use crate::parallel::Workers;
 
-/// Datagrams that one thread receives and reads before a second thread may read: a short list is done by then.
+/// Datagrams that one thread receives and reads before a second thread may start. A short dump ends before that.
 const IN_TURN: usize = 5;
 
-/// A second thread pays where reading takes at least this part of the time that receiving takes.
+/// A second thread starts if reading takes more than this fraction (1/5) of the time that receiving takes.
 const WORTH_A_THREAD: u32 = 5;
 
-/// Datagrams that go to the other thread at once: waking it costs a good part of receiving one.
+/// Datagrams that are sent to the other thread together, because waking it takes a large part of the time of receiving
+/// one.
 const BATCH: usize = 8;
 
-/// Batches that may wait to be read. When they are full the kernel waits, so a slow reader of the output costs neither
-/// memory nor rows.
+/// Batches in the queue to the other thread. If the queue is full, the kernel waits. So a slow reader of the output
+/// costs neither memory nor rows.
 const AHEAD: usize = 2;
 
-/// Dumps the sockets of the request and calls `each` with every one, until it breaks or the dump ends. Skips sockets in
-/// states that the request does not have, because a recording may hold more.
+/// Dumps the sockets of the request and passes every one to `each`, until `each` breaks or the dump ends. Skips sockets
+/// in states that the request excludes, because a recording may contain more states.
 ///
-/// In a long dump the kernel's walk and the work of `each` overlap where that pays and there is a second core.
+/// In a long dump the kernel's walk and the work of `each` run in parallel, if that is faster and there is a second
+/// core.
 ///
 /// # Errors
 /// See [`DumpError`].
@@ -85,14 +90,14 @@ pub fn run(
     run_with(transport, request, &pays, each)
 }
 
-/// [`run`], with the decision whether a second thread begins to read.
+/// Implements [`run`]. `overlaps` decides whether a second thread starts to read.
 fn run_with(
     transport: &mut dyn Transport,
     request: &Request,
     overlaps: &dyn Fn(&Receiver) -> bool,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
-    // A recording holds one dump, and every replay of it gives the same answer.
+    // A recording holds one dump. It cannot answer look-ups, and a second replay gives the same sockets.
     let resumptions = if transport.commands().is_some() { Resumptions::checked() } else { Resumptions::unchecked() };
     let mut reader = Reader::new(request, resumptions);
     let mut receiver = Receiver::ask(transport, request)?;
@@ -100,11 +105,11 @@ fn run_with(
     if end.stopped {
         return Ok(end);
     }
-    let places = reader.resumptions.suspicious(transport)?;
-    if !places.is_empty() {
+    let suspicious = reader.resumptions.suspicious(transport)?;
+    if !suspicious.is_empty() {
         let Recovery { sockets, complete } =
-            recover(&places, transport, request).map_err(DumpError::after_the_first_dump)?;
-        // A caller that infers directions has judged rows without this listener.
+            recover(&suspicious, transport, request).map_err(DumpError::after_the_first_dump)?;
+        // The caller has inferred the direction of earlier rows without this listener.
         let late_listener = sockets.iter().any(|socket| socket.state() == TcpState::Listen);
         end.interrupted |= !complete || late_listener;
         end.stopped = sockets.iter().any(|socket| each(socket).is_break());
@@ -134,8 +139,8 @@ fn receive(
     }
 }
 
-/// Receives the rest of a dump here while a worker reads it; `None` if there is no worker. The walk stays on this core
-/// because a core that has not walked the table lately takes a quarter longer.
+/// Receives the rest of a dump on this thread while a worker reads it. Returns `None` if no worker is free. The
+/// kernel's walk stays on this core, because a core that has not walked the table recently takes a quarter longer.
 fn read_beside(
     receiver: &mut Receiver,
     reader: &mut Reader,
@@ -153,7 +158,7 @@ fn read_beside(
                         *end = read;
                         return;
                     }
-                    // The receiving side may have its last datagram already.
+                    // The send fails if the receiving thread has received its last datagram.
                     let _ = recycle.send(buffer);
                 }
             }
@@ -167,7 +172,7 @@ fn read_beside(
                 last = datagram.length.is_err() || is_last(&buffer);
                 batch.push((datagram, buffer));
             }
-            // The reading side hangs up when it has seen enough.
+            // The send fails if the reading thread has stopped.
             last |= full.send(batch).is_err();
             receiver.forget_wait();
         }

@@ -1,4 +1,4 @@
-//! Reads the datagrams of one dump in order: hands out the sockets, and finds the end or the error.
+//! Reads the datagrams of one dump in order, passes on the sockets, and finds the end or the error.
 
 use std::ops::ControlFlow;
 
@@ -19,7 +19,7 @@ use crate::sock_diag::response;
 pub struct DumpEnd {
     /// Whether sockets may be missing or repeated.
     pub interrupted: bool,
-    /// Whether the callback stopped the dump. The transport then holds an unfinished dump and must not be used again.
+    /// Whether the callback stopped the dump. Then the transport has an unfinished dump and must not be used again.
     pub stopped: bool,
 }
 
@@ -27,9 +27,10 @@ pub struct DumpEnd {
 pub(super) struct Reader {
     walk: Walk,
     states: StateSet,
-    /// Whether the request covers a connection before and after its close, so that one of the two is always in the table.
+    /// Whether the request covers a connection before and after its close, so that one of the two is always in the
+    /// table.
     covers_close: bool,
-    /// Whether a socket has come.
+    /// Whether a socket has been read.
     began: bool,
     pub(super) interrupted: bool,
     pub(super) resumptions: Resumptions,
@@ -42,7 +43,7 @@ impl Reader {
         Self { walk: request.walk, states: request.states, covers_close, began: false, interrupted: false, resumptions }
     }
 
-    /// Reads one datagram. Returns the end of the dump if the datagram has it.
+    /// Reads one datagram. Returns the end of the dump if the datagram contains it.
     pub(super) fn read(
         &mut self,
         Received { length, pause }: Received,
@@ -63,7 +64,7 @@ impl Reader {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
             if message.sequence_number() != SEQUENCE {
                 let number = message.sequence_number();
-                return Err(DumpError::Framing(format!("it answers request {number}, which was not sent")));
+                return Err(DumpError::Framing(format!("it is a response to request {number}, which was not sent")));
             }
             self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
             match message.message_type() {
@@ -80,7 +81,7 @@ impl Reader {
                 }
                 NLMSG_NOOP => {}
                 NLMSG_OVERRUN => return Err(DumpError::Overrun { walk }),
-                // Both can carry an errno; 0 is success in both.
+                // Both can contain an errno. In both, 0 means success.
                 kind @ (NLMSG_DONE | NLMSG_ERROR) => match errno(message.payload())? {
                     None if kind == NLMSG_DONE => {
                         return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: false }));
@@ -89,7 +90,7 @@ impl Reader {
                     Some(errno) if self.began => return Err(DumpError::BrokenOff { walk, errno }),
                     Some(errno) => return Err(DumpError::Refused { walk, errno }),
                 },
-                other => return Err(DumpError::Framing(format!("it is of type {other}, which no request asked for"))),
+                other => return Err(DumpError::Framing(format!("it has the unexpected type {other}"))),
             }
             rest = rest.get(aligned_length(&message)..).unwrap_or_default();
         }

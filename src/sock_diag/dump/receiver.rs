@@ -7,7 +7,7 @@ use super::error::DumpError;
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::{Transport, processor_time};
 
-/// One datagram, without its bytes.
+/// What is known about a received datagram apart from its bytes.
 pub(super) struct Received {
     /// Its true length, or the error of recv(2).
     pub(super) length: io::Result<usize>,
@@ -15,11 +15,11 @@ pub(super) struct Received {
     pub(super) pause: Duration,
 }
 
-/// Receives the answer to one request.
+/// Receives the response to one request.
 ///
-/// The kernel makes a datagram before it is asked for: recv(2) hands out datagram n and then walks the table for datagram
-/// n + 1 (`netlink_recvmsg` in net/netlink/af_netlink.c). So the walk pauses between two calls of recv(2), and also while
-/// the thread waits for a processor inside one of the two calls.
+/// The kernel prepares each datagram in advance: recv(2) returns datagram n and then walks the table for datagram n + 1
+/// (`netlink_recvmsg` in net/netlink/af_netlink.c). So the walk pauses between two calls of recv(2), and also while the
+/// thread waits for a processor inside one of the two calls.
 pub(super) struct Receiver<'a> {
     transport: &'a mut dyn Transport,
     /// Number of datagrams.
@@ -28,16 +28,16 @@ pub(super) struct Receiver<'a> {
     pub(super) receiving: Duration,
     /// Total time between two calls of recv(2).
     pub(super) reading: Duration,
-    /// When the last datagram came.
-    came: Instant,
-    /// The clocks when the last call of recv(2) ended, or when a wait between two calls ended.
+    /// The time at which the last call of recv(2) returned.
+    returned: Instant,
+    /// The clocks when the last call of recv(2) returned, or when a wait between two calls ended.
     clocks: Clocks,
-    /// How long the thread waited for a processor around the last call.
+    /// How long the thread waited for a processor during the last call.
     waited: Duration,
 }
 
-/// Wall time and processor time of the thread. If processor time is unavailable, all elapsed time counts as a wait. That
-/// only costs an extra check.
+/// Wall time and processor time of the thread. If processor time is unavailable, all elapsed time counts as a wait,
+/// which costs only an extra check.
 #[derive(Clone, Copy)]
 struct Clocks {
     wall: Instant,
@@ -65,13 +65,14 @@ impl<'a> Receiver<'a> {
             datagrams: 0,
             receiving: Duration::ZERO,
             reading: Duration::ZERO,
-            came: Instant::now(),
+            returned: Instant::now(),
             clocks,
             waited: Duration::ZERO,
         })
     }
 
-    /// Forgets a wait for another thread: it lies between two calls of recv(2), and `recv` measures that time anyway.
+    /// Restarts the clocks after a wait for another thread. That wait lies between two calls of recv(2), and `recv`
+    /// counts the time between two calls anyway.
     pub(super) fn forget_wait(&mut self) {
         self.clocks = Clocks::read();
     }
@@ -79,12 +80,12 @@ impl<'a> Receiver<'a> {
     /// Receives the next datagram.
     pub(super) fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
         let called = Instant::now();
-        let gap = called - self.came;
+        let gap = called - self.returned;
         let length = self.transport.recv(buffer);
-        self.came = Instant::now();
+        self.returned = Instant::now();
         self.datagrams += 1;
         self.reading += gap;
-        self.receiving += self.came - called;
+        self.receiving += self.returned - called;
         let before = std::mem::replace(&mut self.clocks, Clocks::read());
         let waited = self.clocks.waited_since(before);
         let pause = gap + waited + std::mem::replace(&mut self.waited, waited);

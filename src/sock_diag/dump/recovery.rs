@@ -1,4 +1,10 @@
-//! Finds lost sockets again by a second dump (step 4 of the parent module's documentation).
+//! Finds lost sockets in a second dump (steps 4 and 5 of the parent module's documentation).
+//!
+//! 1. Every known cookie becomes a [`Landmark`]: it lies before some resumptions of the first dump and after others.
+//! 2. The search reads the second dump in order. After a landmark that lies before a resumption, that resumption is
+//!    *open*, and unknown sockets are collected.
+//! 3. At a landmark that lies after the open resumption, the resumption is found, and the collected sockets are kept.
+//!    At any other landmark they are dropped.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -11,24 +17,25 @@ use crate::model::socket::{Cookie, Socket};
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::Transport;
 
-/// The most sockets between the two sides of a place. More means that the sockets after it have gone.
+/// The most unknown sockets between the two sides of a resumption. If there are more, the known sockets after it are
+/// gone.
 const MOST_BETWEEN: usize = 4096;
 
-/// What a second dump found.
+/// The sockets that a second dump added.
 pub(super) struct Recovery {
-    /// Sockets that the first dump lost, and new ones beside them.
+    /// Sockets that the first dump lost, and new sockets between them.
     pub(super) sockets: Vec<Socket>,
-    /// Whether every place was found again and the kernel flagged nothing.
+    /// Whether every resumption was found and the kernel did not mark the dump as interrupted.
     pub(super) complete: bool,
 }
 
-/// Reads a second dump for the sockets at these places of the first one.
+/// Reads a second dump for the sockets that the first one may have lost at these resumptions.
 pub(super) fn recover(
-    places: &[Resumption],
+    resumptions: &[Resumption],
     transport: &mut dyn Transport,
     request: &Request,
 ) -> Result<Recovery, DumpError> {
-    let mut search = Search::new(places);
+    let mut search = LostSocketSearch::new(resumptions);
     let mut receiver = Receiver::ask(transport, request)?;
     let mut reader = Reader::new(request, Resumptions::unchecked());
     let mut buffer = Vec::new();
@@ -47,45 +54,45 @@ pub(super) fn recover(
     Ok(Recovery { sockets: search.sockets, complete })
 }
 
-/// On which side of which places a socket lies.
+/// The position of a known socket relative to the resumptions, which are given by their indices.
 #[derive(Clone, Copy, Default)]
 struct Landmark {
-    /// The last place that it lies before.
+    /// The last resumption that comes after the socket.
     before: Option<usize>,
-    /// The first place that it lies after.
+    /// The first resumption that comes before the socket.
     after: Option<usize>,
 }
 
-struct Search<'a> {
-    places: &'a [Resumption],
+struct LostSocketSearch<'a> {
+    resumptions: &'a [Resumption],
     landmarks: HashMap<Cookie, Landmark>,
-    /// The place that the dump has come to: a socket before it was read, and none after it.
+    /// The resumption that the second dump has reached: a socket before it has been read, and none after it.
     open: Option<usize>,
     /// Unknown sockets since then.
     between: Vec<Socket>,
-    /// Whether each place was found: sockets on both of its sides are still there.
+    /// Whether each resumption was found: sockets on both of its sides still exist.
     found: Vec<bool>,
-    /// Unknown sockets of all places.
+    /// Unknown sockets at all resumptions.
     sockets: Vec<Socket>,
 }
 
-impl<'a> Search<'a> {
-    fn new(places: &'a [Resumption]) -> Self {
+impl<'a> LostSocketSearch<'a> {
+    fn new(resumptions: &'a [Resumption]) -> Self {
         let mut landmarks: HashMap<Cookie, Landmark> = HashMap::new();
-        for (place, resumption) in places.iter().enumerate() {
+        for (index, resumption) in resumptions.iter().enumerate() {
             for cookie in &resumption.before {
-                landmarks.entry(*cookie).or_default().before = Some(place);
+                landmarks.entry(*cookie).or_default().before = Some(index);
             }
             for cookie in &resumption.after {
-                landmarks.entry(*cookie).or_default().after.get_or_insert(place);
+                landmarks.entry(*cookie).or_default().after.get_or_insert(index);
             }
         }
         Self {
-            places,
+            resumptions,
             landmarks,
-            open: places.first().filter(|first| first.from_the_start).map(|_| 0),
+            open: resumptions.first().filter(|first| first.from_the_start).map(|_| 0),
             between: vec![],
-            found: vec![false; places.len()],
+            found: vec![false; resumptions.len()],
             sockets: vec![],
         }
     }
@@ -106,17 +113,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The end of the dump lies after the last places.
+    /// The end of the dump closes the last resumptions.
     fn end(&mut self) {
-        while let Some(place) = self.open.filter(|&place| self.places.get(place).is_some_and(|p| p.to_the_end)) {
+        while let Some(index) = self.open.filter(|&index| self.resumptions.get(index).is_some_and(|r| r.to_the_end)) {
             self.close();
-            self.open = Some(place + 1);
+            self.open = Some(index + 1);
         }
     }
 
     fn close(&mut self) {
-        if let Some(place) = self.open.take() {
-            self.found[place] = true;
+        if let Some(index) = self.open.take() {
+            self.found[index] = true;
             self.sockets.append(&mut self.between);
         }
     }

@@ -1,5 +1,5 @@
-//! The places where the kernel resumed a dump, and whether it lost or repeated a socket there (steps 1 to 3 of the parent
-//! module's documentation).
+//! Finds the points at which the kernel resumed a dump, and whether it lost or repeated a socket there (steps 1 to 3 of
+//! the parent module's documentation).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,44 +12,44 @@ use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::response;
 use crate::sock_diag::transport::Transport;
 
-/// A shorter pause needs no check: of sockets that live for a minute, one in 200,000 goes in it. A look-up costs 1.3 µs
-/// (Linux 6.18, 2026-11-25), which is little beside a longer pause.
+/// Pauses up to this length are not checked: of the sockets that live for a minute, one in 200,000 goes during it. A
+/// look-up costs 1.3 µs (Linux 6.18, 2026-11-25), which is little compared with a longer pause.
 const SHORT: Duration = Duration::from_micros(300);
 
-/// The sockets before a pause that are looked up: more than a chain has, but for rare chains.
+/// The number of sockets before a pause that are looked up. Only rare chains have more sockets.
 const LOOKED_UP: usize = 4;
 
-/// Resumptions that keep all cookies of the two datagrams beside them. Connections that closed together lie together in
-/// the table and expire together, so a few cookies may all be gone. A dump with more resumptions belongs to a slow
-/// reader, and there memory matters more.
+/// The number of resumptions that keep all cookies of the datagrams before and after them. Connections that closed
+/// together are adjacent in the table and expire together, so a few adjacent cookies may all be gone. More resumptions
+/// than this mean that the output has a slow reader, and then memory matters more.
 const FULLY_KEPT: usize = 256;
 
-/// Cookies on each side that every further resumption keeps.
+/// The number of cookies that every further resumption keeps on each side.
 const FEW: usize = 8;
 
-/// A place where the kernel resumed a dump after a pause, and the sockets on both sides.
+/// A point at which the kernel resumed a dump after a pause, and the sockets on both sides of it.
 pub(super) struct Resumption {
-    /// Cookies before the place.
+    /// The cookies before it.
     pub(super) before: Vec<Cookie>,
-    /// Cookies after it.
+    /// The cookies after it.
     pub(super) after: Vec<Cookie>,
     /// Whether `before` begins at the start of the dump.
     pub(super) from_the_start: bool,
     /// Whether `after` ends at the end of the dump.
     pub(super) to_the_end: bool,
-    /// The last sockets before the place.
+    /// The last sockets before it.
     last: Vec<Socket>,
 }
 
 impl Resumption {
-    /// Whether one of the last sockets before the place has gone, or cannot be looked up.
+    /// Whether one of the last sockets before it is gone, or cannot be looked up.
     fn lost_one(&self, transport: &mut dyn Transport) -> Result<bool, DumpError> {
         let Some(kernel) = transport.commands() else { return Ok(false) };
         for socket in &self.last {
             match lookup::find(kernel, socket) {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(LookupError::Unnamed | LookupError::Refused(_)) => return Ok(true),
-                // A late answer would be taken for the answer to the next request.
+                // A late response would be read as the response to the next request.
                 Err(error) => return Err(DumpError::LookUp(error)),
             }
         }
@@ -57,7 +57,7 @@ impl Resumption {
     }
 }
 
-/// Whether the kernel finds this socket by its cookie with certainty. Listeners and bound sockets lie in other tables.
+/// Whether a look-up finds this socket with certainty. The kernel keeps listeners and bound sockets in other tables.
 fn is_connected(socket: &Socket) -> bool {
     !matches!(socket.state(), TcpState::Listen | TcpState::BoundInactive | TcpState::Closed)
 }
@@ -70,13 +70,14 @@ struct Before {
 
 /// The resumptions of one dump, in order.
 pub(super) struct Resumptions {
-    /// Whether resumptions are kept for a check. A recording cannot be asked, and a second dump is not checked itself.
+    /// The resumptions to check. `None` if there is no check: a recording has no look-ups, and the second dump is not
+    /// checked.
     kept: Option<Vec<Resumption>>,
     /// Number of datagrams that have been read.
     datagrams: usize,
-    /// The datagram before, if the kernel paused after it.
+    /// The previous datagram, if the kernel paused after it.
     before: Option<Before>,
-    /// The last cookie of the datagram before.
+    /// The last cookie of the previous datagram.
     last: Option<Cookie>,
 }
 
@@ -91,14 +92,14 @@ impl Resumptions {
         Self { kept: None, datagrams: 0, before: None, last: None }
     }
 
-    /// The datagram without the sockets that the datagram before it had already.
+    /// Returns the datagram without the sockets that were in the previous datagram.
     pub(super) fn without_repeats<'a>(&mut self, datagram: &'a [u8]) -> Cow<'a, [u8]> {
         let has_sockets = sockets(datagram).next().is_some();
         if let Some(resumption) = self.kept.iter_mut().flatten().last() {
             resumption.to_the_end &= !has_sockets;
         }
         let Some(before) = self.before.take() else {
-            // In a short pause hardly more than one socket comes, and then only the last one is repeated.
+            // During a short pause hardly more than one new socket arrives, which repeats only the last socket.
             let first = sockets(datagram).next().filter(|(payload, _)| response::cookie(payload) == self.last);
             return match first {
                 Some((_, bytes)) if self.last.is_some() => without(datagram, [bytes]),
@@ -134,7 +135,7 @@ impl Resumptions {
         kept.push(Resumption { before, after, from_the_start: fully && from_the_start, to_the_end: fully, last });
     }
 
-    /// Notes the end of a datagram, its last socket, and how long the kernel paused after it.
+    /// Records the end of a datagram: its last socket, and how long the kernel paused after it.
     pub(super) fn paused(&mut self, datagram: &[u8], last: &[u8], pause: Duration) {
         self.last = response::cookie(last);
         self.datagrams += 1;

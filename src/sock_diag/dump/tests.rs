@@ -1,4 +1,4 @@
-//! Dumps of a kernel that answers what a test says.
+//! Dumps of a kernel whose responses a test provides.
 
 mod changing;
 
@@ -16,16 +16,16 @@ use crate::model::socket::{StateSet, TcpState};
 use crate::sock_diag::request::{SEQUENCE, Walk};
 use crate::sock_diag::response::{self, Malformed};
 
-/// A kernel that answers every request with these datagrams.
-struct FakeKernel(Vec<io::Result<Vec<u8>>>);
+/// A kernel that responds to a request with these datagrams.
+struct ScriptedKernel(Vec<io::Result<Vec<u8>>>);
 
-impl Transport for FakeKernel {
+impl Transport for ScriptedKernel {
     fn send(&mut self, _: &Request) -> io::Result<()> {
         Ok(())
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        assert!(!self.0.is_empty(), "the dump asks for more than the kernel has");
+        assert!(!self.0.is_empty(), "the dump receives after the last datagram");
         *buffer = self.0.remove(0)?;
         Ok(buffer.len())
     }
@@ -56,7 +56,7 @@ fn dump(datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpE
     dump_of(StateSet::of(&[TcpState::TimeWait]), datagrams)
 }
 
-/// On one thread, and on two where there is a second core: what is read is the same.
+/// Dumps on one thread, and on two threads if there is a second core. Both must give the same result.
 fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, Result<DumpEnd, DumpError>) {
     let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
     let again = |datagram: &io::Result<Vec<u8>>| match datagram {
@@ -66,7 +66,7 @@ fn dump_of(states: StateSet, datagrams: Vec<io::Result<Vec<u8>>>) -> (Vec<u16>, 
     let copy = datagrams.iter().map(again).collect();
     let read = |datagrams, overlap: &dyn Fn(&Receiver) -> bool| {
         let mut ports = vec![];
-        let end = run_with(&mut FakeKernel(datagrams), &request, overlap, &mut |socket| {
+        let end = run_with(&mut ScriptedKernel(datagrams), &request, overlap, &mut |socket| {
             ports.push(socket.tuple().local_port().0);
             ControlFlow::Continue(())
         });
@@ -98,11 +98,11 @@ fn a_dump_of_many_datagrams_comes_in_order_wherever_it_ends() {
 }
 
 #[test]
-fn a_dump_on_two_threads_stops_when_told() {
+fn the_callback_can_stop_a_dump_on_two_threads() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
     let datagrams = (1..100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
     let mut seen = 0;
-    let end = run_with(&mut FakeKernel(datagrams), &request, &|_| true, &mut |_| {
+    let end = run_with(&mut ScriptedKernel(datagrams), &request, &|_| true, &mut |_| {
         seen += 1;
         if seen == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -114,7 +114,7 @@ fn a_worker_reads_in_order_what_this_thread_receives() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
     let datagrams = (1..=100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
     let (mut ports, mut threads) = (vec![], HashSet::new());
-    let end = run_with(&mut FakeKernel(datagrams), &request, &|_| true, &mut |socket| {
+    let end = run_with(&mut ScriptedKernel(datagrams), &request, &|_| true, &mut |socket| {
         ports.push(socket.tuple().local_port().0);
         threads.insert(thread::current().id());
         thread::sleep(Duration::from_millis(1));
@@ -126,7 +126,7 @@ fn a_worker_reads_in_order_what_this_thread_receives() {
 }
 
 #[test]
-fn an_interrupted_dump_is_said_also_when_only_its_end_is_flagged() {
+fn a_dump_is_interrupted_also_when_only_its_end_is_flagged() {
     for flagged in [0, 1] {
         let mut messages = [bucket(1), done(0)];
         messages[flagged][6] |= 16;
@@ -191,7 +191,7 @@ fn lost_cut_foreign_and_failed_datagrams_are_errors() {
         assert!(matches!(dump(vec![Ok(bad)]).1, Err(DumpError::Framing(_))));
     }
     let short = message(SOCK_DIAG_BY_FAMILY, 0, SEQUENCE, &[0; 71]);
-    // Behind a socket that cannot be understood the kernel goes on.
+    // After a socket record that cannot be decoded, the dump continues.
     assert!(matches!(dump(vec![Ok(short), Ok(done(0))]).1, Err(DumpError::Malformed(Malformed::Short(71)))));
 }
 
@@ -215,7 +215,7 @@ fn a_datagram_longer_than_the_buffer_is_an_error() {
 #[test]
 fn the_callback_can_stop_the_dump() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
-    let mut kernel = FakeKernel(vec![Ok([bucket(1), bucket(2)].concat())]);
+    let mut kernel = ScriptedKernel(vec![Ok([bucket(1), bucket(2)].concat())]);
     let mut seen = 0;
     let end = run(&mut kernel, &request, &mut |_| {
         seen += 1;

@@ -1,4 +1,4 @@
-//! Dumps of a kernel whose table changes while it is read.
+//! Dumps of a kernel whose table changes during the dump.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::sock_diag::transport::Commands;
 
-/// A socket that comes in at the head of a chain, or one that goes.
+/// A new socket at the head of a chain, or a socket that is removed.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Come(usize),
     Go(u64),
 }
 
-/// A kernel whose table changes while it is read. Sockets, known by their cookies, lie in chains. At each receive it hands
-/// out one datagram, makes changes, and then makes the next datagram from the chain and the number where the last one
+/// A kernel whose table changes during the dump. It keeps the cookies of sockets in chains. At each receive it returns
+/// one datagram, changes the table, and prepares the next datagram from the chain and the number at which the last one
 /// ended.
 struct ChangingKernel {
     chains: Vec<Vec<u64>>,
@@ -30,7 +30,7 @@ struct ChangingKernel {
     answer: Option<Vec<u8>>,
     dumps: usize,
     newest: u64,
-    /// The errno with which a look-up cannot be sent.
+    /// The errno with which sending a look-up fails.
     refuses_look_ups: Option<i32>,
 }
 
@@ -74,7 +74,8 @@ impl ChangingKernel {
     }
 
     fn change(&mut self) {
-        // The second dump is not checked itself: that the same place is hit twice was never seen on a kernel.
+        // Only the first dump has changes, because the second one is not checked. A kernel was never seen to lose
+        // sockets at the same resumption twice.
         let changes = if self.dumps == 1 { self.changes.pop_front().unwrap_or_default() } else { vec![] };
         if !changes.is_empty() {
             std::thread::sleep(self.pause);
@@ -92,7 +93,7 @@ impl ChangingKernel {
         }
     }
 
-    /// The cookies as they came, and how it ended.
+    /// Returns the cookies in the order of the dump, and its end.
     fn read(&mut self) -> (Vec<u64>, DumpEnd) {
         let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
         let mut cookies = vec![];
@@ -103,7 +104,7 @@ impl ChangingKernel {
         (cookies, end.expect("done"))
     }
 
-    /// How it failed.
+    /// Returns the error of a dump that fails.
     fn fail(&mut self) -> DumpError {
         let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
         run_with(self, &request, &|_| false, &mut |_| ControlFlow::Continue(())).expect_err("a failure")
@@ -138,7 +139,7 @@ impl Commands for ChangingKernel {
         if let Some(errno) = self.refuses_look_ups {
             return Err(io::Error::from_raw_os_error(errno));
         }
-        // struct nlmsghdr, and in struct inet_diag_req_v2 the end of struct inet_diag_sockid.
+        // The cookie is at the end of struct inet_diag_sockid, in struct inet_diag_req_v2 after struct nlmsghdr.
         let cookie = u64::from_le_bytes(look_up[16 + 48..16 + 56].try_into().expect("8 bytes"));
         let there = self.chains.iter().flatten().any(|&c| c == cookie);
         let gone = || message(NLMSG_ERROR, 0, SEQUENCE, &(-2_i32).to_ne_bytes());
@@ -147,10 +148,10 @@ impl Commands for ChangingKernel {
     }
 }
 
-/// Long enough to be checked.
+/// A pause that is long enough to be checked.
 const PAUSE: Duration = Duration::from_micros(1500);
 
-/// The cookies as they came, how it ended, and how many dumps that took.
+/// Returns the cookies in the order of the dump, its end, and the number of dumps.
 fn read(mut kernel: ChangingKernel) -> (Vec<u64>, DumpEnd, usize) {
     let (cookies, end) = kernel.read();
     (cookies, end, kernel.dumps)
@@ -160,7 +161,7 @@ fn read(mut kernel: ChangingKernel) -> (Vec<u64>, DumpEnd, usize) {
 fn a_socket_that_is_passed_over_because_another_went_is_found_again() {
     let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Go(2)]]);
     let (cookies, end, dumps) = read(kernel);
-    assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 took the place of 4, where the kernel went on");
+    assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 moved to the position of 4, at which the kernel resumed");
     assert_eq!((end.interrupted, dumps), (false, 2));
 }
 
@@ -171,7 +172,7 @@ fn a_look_up_that_fails_is_no_malformed_message() {
     let error = kernel.fail();
     assert!(matches!(error, DumpError::LookUp(_)), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("asking the kernel for one socket failed: No buffer space"), "{text}");
+    assert!(text.contains("sending a look-up of one socket to the kernel failed: No buffer space"), "{text}");
     assert!(!text.contains("malformed"), "{text}");
 }
 
@@ -197,7 +198,7 @@ fn a_pause_in_which_nothing_went_costs_no_second_dump() {
 }
 
 #[test]
-fn a_place_that_is_not_known_again_is_an_interruption() {
+fn a_resumption_that_is_not_found_is_an_interruption() {
     let all = [Change::Go(1), Change::Go(2), Change::Go(3)];
     let chains: [&[u64]; 4] = [&[7, 8, 9], &[1], &[2, 3, 4, 5], &[6]];
     let mut kernel = ChangingKernel::new(&chains, PAUSE, &[&[], &all]);
@@ -234,7 +235,7 @@ proptest! {
     #[test]
     fn what_stays_is_handed_out_once_or_the_dump_is_interrupted(
         lengths in proptest::collection::vec(0_usize..4, 10..30),
-        // The kernel's datagrams have room for hundreds, and for more than a chain.
+        // A real datagram has room for hundreds of sockets, which is more than a chain has.
         room in 8_usize..16,
         changes in proptest::collection::vec(proptest::collection::vec((any::<bool>(), 0_usize..50), 0..8), 0..8),
     ) {
