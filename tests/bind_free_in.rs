@@ -16,7 +16,7 @@ use crate::support::random::Random;
 use crate::support::records::number;
 use crate::support::situations::{addr, connect, half_closed};
 use crate::support::twtool::twtool;
-use crate::support::{kernel, suite};
+use crate::support::{kernel, not_checked, suite};
 
 suite! {
     pure: [],
@@ -82,10 +82,9 @@ fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
     // On :: both are in the way for certain, and the one that lasts longer decides.
     assert!(number(&answer(&["0.0.0.0", "::"]), "free_in_ms") > 50_000);
     assert!(number(&answer(&["127.0.0.1"]), "free_in_ms") <= 7_000);
-    kernel::needs(
-        kernel::destroys_buckets(),
-        "SOCK_DESTROY of buckets, which shows that the other one was in the way, too",
-    );
+    if !kernel::destroys_buckets() {
+        return not_checked("that each of two buckets is in the way alone: this kernel has no SOCK_DESTROY of buckets");
+    }
     twtool(["kill", "--local-port", "8000", "--fin-wait-2", "--local", "127.0.0.1", "--yes"]).ok();
     assert_eq!(bind("0.0.0.0", 8000, &[], false).0, "EADDRINUSE", "the other one was in the way, too");
 }
@@ -116,7 +115,7 @@ fn check(situation: &[(Kind, u32)], addrs: &[&'static str]) {
         (*at, asked, answer(&[*at]))
     };
     let mut waiting: Vec<_> = addrs.iter().map(ask).collect();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + kernel::patience(Duration::from_secs(60));
     while !waiting.is_empty() {
         waiting.retain(|(at, asked, document)| {
             if bind(at, 8000, &[], false).0 != "ok" {

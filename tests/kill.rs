@@ -535,7 +535,7 @@ impl Orphans {
             }
             open.push(client);
         }
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + kernel::patience(std::time::Duration::from_secs(20));
         while Self::there() != Self::STATES {
             assert!(std::time::Instant::now() < deadline, "the situation itself: {:?}", procfs::sockets());
             std::thread::sleep(std::time::Duration::from_millis(1));

@@ -170,8 +170,9 @@ fn with_limit(flag: &str, limit: u32, args: &[&str]) -> Run {
 }
 
 fn few_descriptors_give_the_same_answer_or_say_that_there_are_too_few() {
-    let situation = Situation::make();
+    let mut situation = Situation::make();
     for (_, args) in COMMANDS {
+        situation.refresh();
         let usual = Answer::now(args);
         for limit in [4, 5, 6, 7, 8, 12] {
             let run = with_limit("-n", limit, args);
@@ -197,8 +198,9 @@ fn few_descriptors_give_the_same_answer_or_say_that_there_are_too_few() {
 }
 
 fn a_soft_limit_of_descriptors_changes_no_answer() {
-    let situation = Situation::make();
+    let mut situation = Situation::make();
     for (_, args) in COMMANDS {
+        situation.refresh();
         let usual = Answer::now(args);
         assert_eq!(Answer::of(&with_limit("-Sn", 5, args)), usual, "{args:?}");
     }
@@ -381,8 +383,9 @@ fn under_signals(args: &[&str]) -> Run {
 }
 
 fn signals_change_no_answer() {
-    let situation = Situation::make();
+    let mut situation = Situation::make();
     for (_, args) in COMMANDS {
+        situation.refresh();
         let usual = Answer::now(args);
         for _ in 0..3 {
             let run = under_signals(args);
@@ -394,8 +397,9 @@ fn signals_change_no_answer() {
 }
 
 fn little_memory_changes_no_answer() {
-    let situation = Situation::make();
+    let mut situation = Situation::make();
     for (_, args) in COMMANDS {
+        situation.refresh();
         let usual = Answer::now(args);
         for kib in [4_000, 6_000, 8_000, 12_000, 20_000, 50_000] {
             let run = with_limit("-v", kib, args);

@@ -418,7 +418,7 @@ fn tcp_ext(name: &str) -> u64 {
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not come");
         thread::sleep(Duration::from_millis(5));

@@ -509,7 +509,7 @@ fn an_answer_that_nobody_reads_can_be_interrupted() {
         // The first byte is read, and nothing behind it.
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("the beginning of the answer");
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a process")), Signal::SIGTERM).expect("our own child");
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + kernel::patience(Duration::from_secs(10));
         let status = loop {
             match child.try_wait().expect("our own child") {
                 Some(status) => break status,

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use socket2::{Domain, Socket, Type};
-use twtool::sys::sysctl;
+use twtool::sys::{sandbox, sysctl};
 
-use super::procfs;
 use super::situations::addr;
 use super::twtool::{Run, twtool};
+use super::{kernel, procfs};
 
 /// The commands, each with a name.
 pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
@@ -64,7 +64,10 @@ impl Situation {
         let made = Instant::now();
         let is_orphan = |entry: &procfs::Entry| entry.state == 5 && entry.timer != 3;
         while procfs::time_wait().is_empty() || !procfs::sockets().iter().any(is_orphan) {
-            assert!(made.elapsed() < Duration::from_secs(10), "the clients leave no bucket and no orphan");
+            assert!(
+                made.elapsed() < kernel::patience(Duration::from_secs(10)),
+                "the clients leave no bucket and no orphan"
+            );
             thread::yield_now();
         }
         sysctl::write("ipv4.tcp_fin_timeout", &usual).expect("the namespace is ours");
@@ -74,6 +77,14 @@ impl Situation {
     /// Whether its bucket lasts for another while.
     pub(crate) fn lasts(&self) -> bool {
         self.made.elapsed() < Duration::from_secs(40)
+    }
+
+    /// Makes it again, in a new namespace, if its bucket goes soon.
+    pub(crate) fn refresh(&mut self) {
+        if !self.lasts() {
+            sandbox::enter_network_namespace().expect("another namespace");
+            *self = Self::make();
+        }
     }
 }
 
