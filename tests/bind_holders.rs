@@ -281,7 +281,8 @@ fn a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace() 
     let socket = listener();
     let (sender, _receiver) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     let data = [std::io::IoSlice::new(b"x")];
-    let rights = [ControlMessage::ScmRights(&[socket.as_raw_fd()])];
+    let descriptors = [socket.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
     sendmsg::<()>(sender.as_raw_fd(), &data, &rights, MsgFlags::empty(), None).expect("sent");
     drop(socket);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);

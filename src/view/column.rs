@@ -284,21 +284,26 @@ impl Column {
     pub fn append_cell(&self, record: &SocketRecord, text: &mut Text) -> usize {
         let start = text.len();
         match (self.value(record), self.cell) {
-            (Value::Unknown, Cell::Netns) if let Some(inode) = record.facts.netns => text.push_number(inode),
+            (Value::Unknown, Cell::Netns) => match record.facts.netns {
+                Some(inode) => text.push_number(inode),
+                None => text.push('-'),
+            },
             (Value::Unknown, _) => text.push('-'),
             (Value::Number(ms), Cell::Duration) => human::append_duration(Duration::from_millis(ms), text),
             (Value::Text(foreign), _) => text.push_str(&human::escape(foreign)),
-            (Value::End(addr, port), Cell::Local) if let Some(interface) = &record.interface => {
-                // `[fe80::1%eth0]:80`, as it can be typed again (RFC 4007, section 11).
-                let (open, close) = if addr.is_ipv6() { ("[", "]:") } else { ("", ":") };
-                text.push_str(open);
-                Value::Addr(addr).append_text(text);
-                text.push('%');
-                text.push_str(&human::escape(interface));
-                text.push_str(close);
-                text.push_number(port.into());
-            }
-            (value, _) => value.append_text(text),
+            (value, _) => match (value, &record.interface) {
+                (Value::End(addr, port), Some(interface)) if matches!(self.cell, Cell::Local) => {
+                    // `[fe80::1%eth0]:80`, as it can be typed again (RFC 4007, section 11).
+                    let (open, close) = if addr.is_ipv6() { ("[", "]:") } else { ("", ":") };
+                    text.push_str(open);
+                    Value::Addr(addr).append_text(text);
+                    text.push('%');
+                    text.push_str(&human::escape(interface));
+                    text.push_str(close);
+                    text.push_number(port.into());
+                }
+                (value, _) => value.append_text(text),
+            },
         }
         let port = match self.cell {
             Cell::Local => Some(record.tuple.local_port()),
