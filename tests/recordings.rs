@@ -14,13 +14,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
-use crate::support::limits::refuse_files_without_a_name;
+use crate::support::limits::{refuse, refuse_files_without_a_name};
 use crate::support::netns::elsewhere;
 use crate::support::procfs;
 use crate::support::records::cookies;
 use crate::support::situations::{Mixed, bucket_of_server, listen, many_buckets};
-use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
+use crate::support::{not_checked, suite};
 
 suite! {
     pure: [
@@ -40,6 +40,8 @@ suite! {
         rows_that_were_not_recorded_are_said_to_be_missing,
         an_existing_file_is_kept_unless_forced,
         a_recording_that_cannot_be_written_is_refused,
+        a_recording_of_another_owner_is_kept,
+        a_failure_replaces_no_recording,
         a_signal_leaves_no_part_of_a_recording,
         a_full_disk_leaves_no_part_of_a_recording,
         a_folder_that_goes_takes_the_recording_with_it,
@@ -238,6 +240,50 @@ fn a_recording_that_cannot_be_written_is_refused() {
         list(&["--record", &path]).refused(&path);
         list(&["-o", "ndjson", "--record", &path]).refused(&path);
     }
+}
+
+fn a_recording_of_another_owner_is_kept() {
+    let folder = Folder::new();
+    let file = folder.with("recording", "");
+    let owner = |path: &str| fs::metadata(path).map(|file| (file.uid(), file.gid()));
+    let own = owner(&file).expect("there");
+    let anothers = ["/etc/shadow", "/etc/passwd"].into_iter().find(|path| owner(path).is_ok_and(|owner| owner != own));
+    let Some(anothers) = anothers else {
+        return not_checked("--force over a file of another owner: there is none here");
+    };
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    mount(Some(anothers), file.as_str(), none, MsFlags::MS_BIND, none).expect("the other file, by this name");
+    let before = fs::metadata(&file).map(|file| (file.dev(), file.ino())).expect("there");
+    for format in FORMATS {
+        list(&["-o", format, "--record", &file, "--force"]).refused(&file).says("cannot be kept");
+        assert_eq!(fs::metadata(&file).map(|file| (file.dev(), file.ino())).expect("there"), before);
+        assert_eq!(folder.names().len(), 1, "{format}: {:?}", folder.names());
+    }
+}
+
+fn a_failure_replaces_no_recording() {
+    let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
+    bucket_of_server(&server, "127.0.0.1:8080");
+    let (old, new) = (folder.path("old"), folder.path("new"));
+    list(&["--record", &old]).ok();
+    let before = fs::read(&old).expect("there");
+    refuse(libc::SYS_recvfrom, None, libc::ENOBUFS);
+    for more in [["-o", "csv"].as_slice(), &["--json"], &["-q"], &["--count"]] {
+        let args = |file| [&["--record", file, "--force"], more].concat();
+        let run = list(&args(&old)).refused("No buffer space available").says(&format!("'{old}' is not replaced"));
+        assert_eq!(fs::read(&old).expect("there"), before, "{run}");
+        // A new file has the failure, for a bug report.
+        list(&args(&new)).refused("No buffer space available");
+        list(&["--replay", &new]).refused("No buffer space available");
+        fs::remove_file(&new).expect("there");
+        assert_eq!(folder.names().len(), 1, "{:?}", folder.names());
+    }
+    // A mistake in the question leaves no file, and replaces none.
+    list(&["--record", &old, "--force", "nonsense"]).refused("nonsense");
+    list(&["--record", &new, "nonsense"]).refused("nonsense");
+    assert_eq!((fs::read(&old).expect("there"), folder.names().len()), (before, 1));
 }
 
 /// A run that records, and waits until somebody reads the rest of what it prints.

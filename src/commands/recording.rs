@@ -12,7 +12,7 @@ pub(super) struct RecordingArgs {
     /// Write down what the kernel says and all that the answer depends on
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Replace the file of --record where it exists
+    /// Replace the file of --record where it exists, if there is an answer
     #[arg(long, requires = "record")]
     force: bool,
     /// Read from a recording instead of the kernel

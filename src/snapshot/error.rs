@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use crate::filter::parser::FilterError;
 use crate::model::facts::Setting;
@@ -52,6 +53,14 @@ pub enum SnapshotError {
     /// The observer of a wait could not report.
     #[error(transparent)]
     Observer(io::Error),
+    /// There is no answer, so that the file of a recording stays as it is.
+    #[error("{failure}; the existing recording '{}' is not replaced", path.display())]
+    NotReplaced {
+        /// Why there is no answer.
+        failure: Box<Self>,
+        /// The file.
+        path: PathBuf,
+    },
     /// The question is about one network namespace.
     #[error("this question is about one network namespace")]
     OneNamespace,
@@ -65,6 +74,7 @@ impl SnapshotError {
             Self::Source(error) => error.hint(),
             Self::Destroy(error) => error.hint(),
             Self::Netns(error) => error.hint(),
+            Self::NotReplaced { failure, .. } => failure.hint(),
             _ => None,
         }
     }

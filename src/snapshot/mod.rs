@@ -62,7 +62,7 @@ pub enum Input {
     Recorded {
         /// The file.
         path: PathBuf,
-        /// Whether an existing file is replaced.
+        /// Whether an existing file is replaced, by the recording of an answer.
         replace: bool,
     },
     /// A recording.
@@ -71,14 +71,20 @@ pub enum Input {
 
 impl Input {
     /// Opens the source, asks, and finishes a recording. The recording of a dump that failed is the bug report of that failure,
-    /// so it is finished, too. A mistake in the question leaves no recording.
+    /// so it is finished, too, where it replaces no file. A mistake in the question leaves no recording.
     fn ask<T>(&self, ask: impl FnOnce(&mut Source) -> Result<T, SnapshotError>) -> Result<T, SnapshotError> {
         let mut source = self.open()?;
-        let answer = ask(&mut source);
-        if !matches!(answer, Err(SnapshotError::Value(_) | SnapshotError::Filter(_))) {
-            source.finish()?;
+        match ask(&mut source) {
+            Ok(answer) => {
+                source.finish()?;
+                Ok(answer)
+            }
+            Err(failure @ (SnapshotError::Value(_) | SnapshotError::Filter(_))) => Err(failure),
+            Err(failure) => Err(match source.finish_failed()? {
+                Some(path) => SnapshotError::NotReplaced { failure: failure.into(), path },
+                None => failure,
+            }),
         }
-        answer
     }
 
     fn open(&self) -> Result<Source, SourceError> {

@@ -7,7 +7,7 @@ pub mod recording;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::filter::Filter;
@@ -358,6 +358,14 @@ impl Source {
         match self.carrier {
             Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish()?),
             Carrier::Kernel(_) | Carrier::Procfs | Carrier::Replay(_) => Ok(()),
+        }
+    }
+
+    /// Ends the recording of a failure, if there is one. Returns the path of an existing file, which is not replaced by it.
+    pub fn finish_failed(self) -> Result<Option<PathBuf>, SourceError> {
+        match self.carrier {
+            Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish_failed()?),
+            Carrier::Kernel(_) | Carrier::Procfs | Carrier::Replay(_) => Ok(None),
         }
     }
 }

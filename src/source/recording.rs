@@ -286,6 +286,16 @@ impl RecordingFile {
         self.file.write_all(line.as_bytes())
     }
 
+    /// Ends the recording of a failure. It replaces no file: an older recording may hold an answer. Returns the path of a file
+    /// that stays for that reason.
+    pub fn finish_failed(mut self) -> Result<Option<PathBuf>, RecordingError> {
+        self.file.keep_existing();
+        match self.finish() {
+            Err(RecordingError::Exists { path }) => Ok(Some(path)),
+            finished => finished.map(|()| None),
+        }
+    }
+
     /// Ends the file and gives it its name.
     pub fn finish(mut self) -> Result<(), RecordingError> {
         let end = Line::End { lines: self.lines, crc32: self.checksum.clone().finalize() };

@@ -102,6 +102,11 @@ impl NewFile {
         Ok(Self { place, replace, writer: BufWriter::new(file.into()), partial })
     }
 
+    /// Lets [`Self::finish`] fail where the name is taken, whatever was said to [`Self::create`].
+    pub fn keep_existing(&mut self) {
+        self.replace = false;
+    }
+
     /// Gives the file its name, whole.
     pub fn finish(self) -> io::Result<()> {
         let Self { place, replace, writer, partial } = self;
