@@ -7,7 +7,8 @@ pub enum RemovalResult {
     Matched,
     /// The kernel destroyed it when it was asked to, and it is no longer there.
     Destroyed,
-    /// It went by other means: its timer, a segment, somebody else.
+    /// It is no longer there, and the kernel's answer to the request is another, or did not come: its timer, a segment or
+    /// another program may have ended it.
     Gone,
     /// It is still there, or nobody knows that it is not; with the errno's symbolic name where the kernel gave one.
     Failed(Option<&'static str>),

@@ -120,7 +120,7 @@ impl Candidates {
 pub struct Removal {
     /// The fate of each target.
     pub outcomes: Vec<RemovalResult>,
-    /// Whether the second list of the kernel was complete.
+    /// Whether every answer of the kernel came and the second list was complete.
     pub verified: bool,
     /// Sentences about what could not be done or verified.
     pub warnings: Vec<String>,
@@ -156,8 +156,10 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
         }
         warnings.push(format!("not every answer of the kernel came: {error}"));
     }
+    // Without an answer it is unknown whether the kernel destroyed what is gone.
+    let answered = warnings.is_empty();
     let left = left(query, source);
-    let verified = matches!(&left, Ok((_, WalkEnd { complete: true })));
+    let verified = answered && matches!(&left, Ok((_, WalkEnd { complete: true })));
     let left = match left {
         Ok((left, end)) => {
             warnings.extend((!end.complete).then(interrupted));
