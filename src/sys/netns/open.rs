@@ -13,6 +13,7 @@ use super::names::{given_name, given_names, id, path_of_name};
 use super::processes::{first_process, path_of};
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
+use crate::sys::folder::metadata;
 
 /// A namespace that can be entered.
 #[derive(Debug)]
@@ -46,7 +47,9 @@ fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     match open_file(&folder.join("ns/net")) {
         // A process that has ended and was not waited for yet is there, and its namespace is not.
-        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) && folder.exists() => Err(NetnsErrorKind::ProcessEnded),
+        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) && metadata(&folder).is_ok() => {
+            Err(NetnsErrorKind::ProcessEnded)
+        }
         Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchProcess),
         opened => opened.and_then(named),
     }
@@ -60,9 +63,13 @@ fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
             Ok(opened)
         }
         Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchName(given_names())),
-        Err(NetnsErrorKind::AnotherThing(_)) if path.is_file() => Err(NetnsErrorKind::MountGone),
+        Err(NetnsErrorKind::AnotherThing(_)) if is_file(&path) => Err(NetnsErrorKind::MountGone),
         Err(why) => Err(why),
     }
+}
+
+fn is_file(path: &Path) -> bool {
+    metadata(path).is_ok_and(|file| file.is_file())
 }
 
 fn named(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
@@ -87,13 +94,13 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     if stat.filesystem_type() != NSFS_MAGIC {
         return Err(NetnsErrorKind::AnotherThing(what_it_is(&seen).into()));
     }
-    let link = fs::read_link(&itself).map_err(NetnsErrorKind::NotOpened)?;
+    let link = retry(|| fs::read_link(&itself)).map_err(NetnsErrorKind::NotOpened)?;
     let link = link.to_string_lossy();
     if !link.starts_with('/') && !link.starts_with("net:") {
         return Err(NetnsErrorKind::AnotherThing(format!("a namespace of another kind, {link}")));
     }
     let file = open(Path::new(&itself), 0).map_err(NetnsErrorKind::NotOpened)?;
-    let id = id(&file.metadata().map_err(NetnsErrorKind::NotOpened)?);
+    let id = id(&retry(|| file.metadata()).map_err(NetnsErrorKind::NotOpened)?);
     Ok(OpenNetns { netns: Netns { id, name: None }, handle: Handle::Open(file.into()) })
 }
 
@@ -114,7 +121,7 @@ pub(super) fn open_again(netns: &Netns, path: &Path) -> Result<OwnedFd, NetnsErr
 }
 
 fn what_it_is(file: &File) -> &'static str {
-    match file.metadata().map(|file| file.file_type()) {
+    match retry(|| file.metadata()).map(|file| file.file_type()) {
         Ok(kind) if kind.is_dir() => "a folder",
         Ok(kind) if kind.is_file() => "a plain file",
         _ => "a special file",
