@@ -2,7 +2,7 @@
 //! something is absent, the second never does.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use seccompiler::SeccompCmpOp::{self, Eq, Gt};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::answers::{Answer, COMMANDS, Situation};
-use crate::support::island;
-use crate::support::limits::refuse;
+use crate::support::island::{self, Island};
+use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
 use crate::support::situations::{addr, listen};
-use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
+use crate::support::{not_checked, suite};
 
 suite! {
     pure: [],
@@ -42,6 +42,7 @@ suite! {
         a_soft_limit_of_descriptors_changes_no_answer,
         without_proc_no_answer_is_complete,
         without_proc_no_permission_is_missed,
+        hidden_processes_are_reported_as_hidden,
         an_errno_that_says_nothing_about_the_port_is_no_denial,
         an_errno_of_a_security_module_is_a_denial,
         a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported,
@@ -247,6 +248,22 @@ fn without_proc_no_permission_is_missed() {
     drop(server);
 }
 
+fn hidden_processes_are_reported_as_hidden() {
+    let _island = Island::enter();
+    let _holder = idle_holder("127.0.0.1:8080");
+    if !island::hide_its_processes() {
+        return not_checked("hidepid: no /proc of its own can be mounted here");
+    }
+    // Process 1 and the holder have capabilities that twtool lacks, so it may not trace them.
+    drop_capabilities_but_setfcap();
+    let reason = "/proc hides the processes of other users (it is mounted with hidepid)";
+    for args in [["bind-test", "8080", "--json"].as_slice(), &["wait", "8080", "--timeout", "0", "--json"]] {
+        let run = twtool(args).says(reason);
+        assert!(matches!(run.code, Some(1 | 2)) && run.json()["holders"][0]["processes"].is_null(), "{run}");
+    }
+    twtool(["list", "--all-netns"]).code(2).says(reason);
+}
+
 fn an_errno_that_says_nothing_about_the_port_is_no_denial() {
     for errno in [EIO, EFAULT, ENOSYS, EBADF, ENOTSOCK] {
         on_a_thread_that_refuses(SYS_bind, errno, || {
@@ -301,19 +318,30 @@ fn on_a_thread_that_refuses_some(
 }
 
 /// A process in the calling thread's network namespace that has a socket open, which is bound and does not listen.
-fn idle_holder(at: &str) -> std::process::Child {
+/// A process that is ended when this is dropped.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn idle_holder(at: &str) -> Holder {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&addr(at).into()).expect("bound");
-    Command::new("sleep").arg("1000").stdin(std::os::fd::OwnedFd::from(socket)).spawn().expect("sleep can be started")
+    let child = Command::new("sleep").arg("1000").stdin(std::os::fd::OwnedFd::from(socket)).spawn();
+    Holder(child.expect("sleep can be started"))
 }
 
 fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
-    let mut holder = idle_holder("127.0.0.1:8080");
+    let holder = idle_holder("127.0.0.1:8080");
     let bind_test = ["bind-test", "8080", "--addr", "127.0.0.1", "--json"];
     on_a_thread_that_refuses_some(SYS_socket, Some((0, Eq, NETLINK)), EPERM, || {
         let run = twtool(bind_test).code(1);
         assert_eq!((&run.json()["cause"], &run.json()["complete"]), (&"bound".into(), &true.into()), "{run}");
-        assert_eq!(run.records("holders")[0]["processes"][0]["pid"], holder.id(), "{run}");
+        assert_eq!(run.records("holders")[0]["processes"][0]["pid"], holder.0.id(), "{run}");
         assert!(run.stderr.contains("only those of processes that this user may trace"), "{run}");
         assert!(!run.stderr.contains("and no socket that is bound without listening"), "{run}");
         let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
@@ -338,8 +366,7 @@ fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
             });
         }
     });
-    holder.kill().expect("our own child");
-    holder.wait().expect("our own child");
+    drop(holder);
 }
 
 fn without_proc_sys_no_answer_is_complete() {

@@ -95,8 +95,18 @@ impl Island {
 /// that. False where the kernel does not allow it, for something of the machine's /proc is covered (a container).
 #[must_use]
 pub(crate) fn show_its_processes() -> bool {
+    mount_proc("hidepid=0")
+}
+
+/// The same, without the processes that the caller may not trace.
+#[must_use]
+pub(crate) fn hide_its_processes() -> bool {
+    mount_proc("hidepid=2")
+}
+
+fn mount_proc(option: &str) -> bool {
     let mut mount = Command::new("mount");
-    mount.args(["-t", "proc", "proc", "/proc"]).stdin(Stdio::null()).stderr(Stdio::null());
+    mount.args(["-t", "proc", "-o", option, "proc", "/proc"]).stdin(Stdio::null()).stderr(Stdio::null());
     mount.status().is_ok_and(|status| status.success())
 }
 
