@@ -153,7 +153,9 @@ impl Subject {
             Does::Removes => world.renew(),
             Does::Writes(file, before) => {
                 let _ = fs::remove_file(file);
-                before.iter().for_each(|before| fs::write(file, before).expect("written"));
+                if let Some(before) = before {
+                    fs::write(file, before).expect("written");
+                }
             }
             Does::Nothing | Does::Waits => {}
         }
@@ -246,7 +248,7 @@ fn subjects(folder: &Path) -> Vec<Subject> {
         ("replay", format!("list --replay {} --json --sort local", replayed.display()), Does::Nothing),
         ("netns", "list --netns PID --json".to_owned(), Does::Nothing),
         ("bind-test netns", "bind-test 8080 --netns PID --json".to_owned(), Does::Nothing),
-        ("wait -- command", "wait 7100 --addr 127.0.0.1 --timeout 0 -- echo started".to_owned(), Does::Nothing),
+        ("wait -- command", "wait 7100 --addr 127.0.0.1 --timeout 0 -- true".to_owned(), Does::Nothing),
         ("wait -- blocked", "wait 7100 --timeout 0 -- echo started".to_owned(), Does::Waits),
         ("capacity --to", "capacity --to 127.0.0.1:443 --json".to_owned(), Does::Nothing),
     ];

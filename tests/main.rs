@@ -32,6 +32,7 @@ mod list_flags;
 mod netns;
 mod netns_refused;
 mod next_steps;
+mod obstacles;
 mod port;
 mod printed_commands;
 mod procfs_source;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         netns::suite(),
         netns_refused::suite(),
         next_steps::suite(),
+        obstacles::suite(),
         port::suite(),
         printed_commands::suite(),
         procfs_source::suite(),

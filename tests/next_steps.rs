@@ -27,6 +27,8 @@ suite! {
     pure: [],
     netns: [
         buckets_are_waited_for_and_removed,
+        buckets_on_other_addresses_stay,
+        orphans_on_other_addresses_stay,
         buckets_of_another_namespace_are_waited_for_and_removed_there,
         the_process_that_holds_the_port_is_ended,
         a_server_with_workers_is_ended_by_one_command,
@@ -134,6 +136,72 @@ fn buckets_are_waited_for_and_removed() {
             });
         }
     }
+}
+
+/// The command of `kill` among the steps.
+fn kill_step(args: &[&str]) -> String {
+    let lines = steps(args);
+    lines.iter().find(|line| line.contains(" kill ")).unwrap_or_else(|| panic!("no kill: {lines:?}")).clone()
+}
+
+/// A bucket of a server on each of these addresses.
+fn buckets_on(addrs: &[&str]) {
+    for ip in addrs {
+        let at = if ip.contains(':') { format!("[{ip}]:8080") } else { format!("{ip}:8080") };
+        let server = Server::listen(addr(&at), ReuseOptions::NONE).expect("listening");
+        connect(&server, &at).close(ActiveCloser::Server).expect("a bucket");
+    }
+}
+
+fn buckets_on_other_addresses_stay() {
+    const ADDRS: [&str; 3] = ["127.0.0.1", "127.0.0.2", "::1"];
+    // What is asked, and the addresses whose buckets the printed command removes.
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["--addr", "127.0.0.1"], &["127.0.0.1"]),
+        (&["--addr", "::ffff:127.0.0.1"], &["127.0.0.1"]),
+        (&["--addr", "::1"], &["::1"]),
+        (&["--addr", "127.0.0.1", "--addr", "::1"], &["127.0.0.1", "::1"]),
+        (&["--addr", "0.0.0.0"], &["127.0.0.1", "127.0.0.2"]),
+        (&["-4"], &["127.0.0.1", "127.0.0.2"]),
+        (&[], &ADDRS),
+    ];
+    for (asked, removed) in cases {
+        elsewhere(|| {
+            buckets_on(&ADDRS);
+            let kill = kill_step(&[&["bind-test", "8080"], asked].concat());
+            run_and_agree(&kill);
+            for ip in ADDRS {
+                let expected = if removed.contains(&ip) { "ok" } else { "EADDRINUSE" };
+                assert_eq!(bind(ip, 8080, &[], false).0, expected, "{ip} after {kill}");
+            }
+        });
+    }
+    // A socket on `::` with IPV6_V6ONLY has no conflict with IPv4, and one without it has.
+    for (v6only, expected) in [("1", "EADDRINUSE"), ("0", "ok")] {
+        elsewhere(|| {
+            buckets_on(&ADDRS);
+            sysctl::write("ipv6.bindv6only", v6only).expect("the namespace is ours");
+            run_and_agree(&kill_step(&["bind-test", "8080", "-6"]));
+            let after = (bind("::1", 8080, &[], false).0, bind("127.0.0.1", 8080, &[], false).0);
+            assert_eq!(after, ("ok".into(), expected.into()), "bindv6only={v6only}");
+        });
+    }
+}
+
+fn orphans_on_other_addresses_stay() {
+    kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
+    // An orphan that lasts longer than a bucket stays a full socket.
+    sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
+    let half_closed = |at: &str| {
+        let server = Server::listen(addr(at), ReuseOptions::NONE).expect("listening");
+        connect(&server, at).close_half(ActiveCloser::Server).expect("half closed")
+    };
+    let _peers = [half_closed("127.0.0.1:8080"), half_closed("127.0.0.2:8080")];
+    let kill = kill_step(&["bind-test", "8080", "--addr", "127.0.0.1"]);
+    assert!(kill.contains("--orphans"), "{kill}");
+    run_and_agree(&kill);
+    let after = ["127.0.0.1", "127.0.0.2"].map(|ip| bind(ip, 8080, &[], false).0);
+    assert_eq!(after, ["ok", "EADDRINUSE"], "{kill}");
 }
 
 fn buckets_of_another_namespace_are_waited_for_and_removed_there() {

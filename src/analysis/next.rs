@@ -6,9 +6,11 @@ use std::time::Duration;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::facts::Facts;
+use crate::model::health::Capability;
 use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
 use crate::model::row::Direction;
+use crate::model::setting;
 use crate::model::socket::Socket;
 
 /// The default timeout of `twtool wait`; a longer wait needs the option.
@@ -88,13 +90,15 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             }
         }
         Cause::PrivilegedPort => {
-            let setting = format!("net.ipv4.ip_unprivileged_port_start={port}");
             let start = Step::new(
-                shell.run(Privilege::Root, &["sysctl", "-w", &setting]),
+                shell.set(setting::IP_UNPRIVILEGED_PORT_START.name, &port.to_string()),
                 format!("let every user bind ports from {port} on, in this network namespace, until the next boot"),
             );
             let mut steps = vec![];
-            steps.extend((failure.uid != 0).then(|| as_root(failure, "test the bind with the privilege")));
+            steps.extend(
+                (failure.uid != 0)
+                    .then(|| as_root(failure, Capability::NetBindService, "test the bind with the privilege")),
+            );
             steps.push(start);
             steps
         }
@@ -121,8 +125,8 @@ pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
     }
 }
 
-/// The same question, asked by root.
-fn as_root(failure: &Failure, purpose: &str) -> Step {
+/// The same question, asked by root with this capability.
+fn as_root(failure: &Failure, needs: Capability, purpose: &str) -> Step {
     let Failure { shell, facts, port, addrs, with, .. } = *failure;
     let (port, addrs) = (port.to_string(), addrs.iter().map(|at| at.text(facts)).collect::<Vec<_>>());
     let mut words = vec!["bind-test", &port];
@@ -130,7 +134,7 @@ fn as_root(failure: &Failure, purpose: &str) -> Step {
     if with != ReuseOptions::REUSEADDR {
         words.extend(["--with", with_name(with)]);
     }
-    Step::new(shell.twtool(Privilege::Root, &words), purpose)
+    Step::new(shell.twtool(Privilege::Capability(needs), &words), purpose)
 }
 
 fn wait(failure: &Failure) -> Step {
@@ -157,19 +161,41 @@ fn wait(failure: &Failure) -> Step {
 
 /// Removing the buckets, unless this kernel cannot.
 fn kill(failure: &Failure) -> Option<Step> {
-    let Failure { shell, facts, port, holders, .. } = *failure;
+    let Failure { shell, facts, holders, .. } = *failure;
     let fin_wait_2 =
         |holder: &Holder| matches!(holder.socket, Socket::Bucket(bucket) if holder.blocks && bucket.fin_wait_2);
-    let port = port.to_string();
-    let mut words = vec!["kill", "--local-port", &port];
+    let on_the_port = on_the_port(failure);
+    let mut words = vec!["kill"];
+    words.extend(on_the_port.iter().map(String::as_str));
     words.extend(holders.iter().any(fin_wait_2).then_some("--fin-wait-2"));
     let step = || {
         Step::new(
-            shell.twtool(Privilege::Root, &words),
+            shell.twtool(Privilege::Capability(Capability::NetAdmin), &words),
             "remove the sockets in the way now (it shows the risk, and asks first)",
         )
     };
     (facts.destroys_buckets() != Some(false)).then(step)
+}
+
+/// The arguments of `kill` that select the sockets in the way, and none on an address that was not asked about.
+fn on_the_port(failure: &Failure) -> Vec<String> {
+    let Failure { facts, port, addrs, .. } = *failure;
+    let mut words = vec!["--local-port".into(), port.to_string()];
+    if addrs.iter().all(|at| !at.addr.to_canonical().is_unspecified()) {
+        // An IPv4-mapped address conflicts with sockets of both families, and an IPv4 address selects both.
+        let local = |at: &BindAddr| BindAddr { addr: at.addr.to_canonical(), ..*at }.text(facts);
+        words.extend(addrs.iter().flat_map(|at| ["--local".into(), local(at)]));
+    } else if addrs.iter().all(|at| at.addr.to_canonical().is_ipv4()) {
+        words.push("-4".into());
+    } else if !failure.holders.iter().any(|holder| holder.blocks && is_ipv4(holder)) {
+        // With IPV6_V6ONLY, sockets that are IPv4 on the wire are not in the way.
+        words.extend((!addrs.is_empty()).then(|| "-6".into()));
+    }
+    words
+}
+
+fn is_ipv4(holder: &Holder) -> bool {
+    holder.socket.tuple().family.ipv4_on_the_wire()
 }
 
 /// Whether a client of this machine opened the connection (inferred).
@@ -186,7 +212,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
         let Socket::Full(full) = holder.socket else { continue };
         if holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint) {
             let show = failure.shell.run(Privilege::None, &["ip", "mptcp", "endpoint", "show"]);
-            if seen.insert(show.clone()) {
+            if seen.insert(show.text.clone()) {
                 steps.push(Step::new(
                     show,
                     "find the id of the endpoint, to delete it by `ip mptcp endpoint delete id ID`",
@@ -194,7 +220,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
             }
         }
         let Owners::Found(processes) = &holder.owners else { continue };
-        let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Root };
+        let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Capability(Capability::Kill) };
         let is_started_by_another =
             |process: &&Process| processes.iter().any(|other| Some(other.pid) == process.parent);
         let roots: Vec<&Process> = processes.iter().filter(|process| !is_started_by_another(process)).collect();
@@ -221,14 +247,19 @@ fn stop(failure: &Failure) -> Vec<Step> {
         last.purpose = format!("{} ({have} the port; --json lists all)", last.purpose);
     }
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
-    steps.extend((hidden && failure.uid != 0).then(|| as_root(failure, "name the process that holds the port")));
+    steps.extend(
+        (hidden && failure.uid != 0)
+            .then(|| as_root(failure, Capability::SysPtrace, "name the process that holds the port")),
+    );
     let orphans = blocking().filter(|holder| is_orphan(holder)).count();
     if orphans > 0 && failure.ends_orphans != Some(false) {
-        let port = failure.port.to_string();
+        let on_the_port = on_the_port(failure);
+        let mut words = vec!["kill", "--orphans"];
+        words.extend(on_the_port.iter().map(String::as_str));
         let sockets = if orphans == 1 { "the socket".to_owned() } else { format!("the {orphans} sockets") };
         let tries = if failure.ends_orphans.is_none() { "tries whether this kernel can, " } else { "" };
         steps.push(Step::new(
-            failure.shell.twtool(Privilege::Root, &["kill", "--orphans", "--local-port", &port]),
+            failure.shell.twtool(Privilege::Capability(Capability::NetAdmin), &words),
             format!("end {sockets} that no process has open (it {tries}shows the risk, and asks first)"),
         ));
     }
@@ -281,7 +312,7 @@ mod tests {
         let (socket, direction) = (Socket::Full(orphan), Direction::Unknown);
         let holders = [Holder { socket, direction, owners: Owners::Nobody, blocks: true }];
         let caller =
-            Caller { root: true, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] };
+            Caller { root: true, ..Caller::default() };
         let commands = |ends_orphans, waited| {
             let steps = steps(&Failure {
                 shell: &Shell { netns: None, caller: caller.clone() },

@@ -164,7 +164,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::Caller;
+    use crate::model::command::{Caller, RootPower};
     use crate::model::kernel_counts::TcpSockstat;
     use crate::model::row::tests::row;
 
@@ -199,8 +199,13 @@ mod tests {
 
     #[test]
     fn what_was_found_leads_to_the_command_that_explains_it() {
-        let caller =
-            Caller { root: false, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] };
+        let caller = Caller {
+            root: false,
+            power: RootPower::default(),
+            twtool: "twtool".into(),
+            twtool_for_root: "twtool".into(),
+            arguments: vec![],
+        };
         let shell = Shell { netns: "web".parse().ok(), caller };
         let commands = |summary: &Summary| -> Vec<String> {
             summary.help(&shell).commands.into_iter().map(|step| step.command).collect()

@@ -9,8 +9,9 @@ use super::netns::NetnsArgs;
 use super::selection::SelectionArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs};
 use crate::lab;
-use crate::model::command::Shell;
+use crate::model::command::{Privilege, Shell};
 use crate::model::facts::Facts;
+use crate::model::health::Capability;
 use crate::model::removal::RemovalResult;
 use crate::model::target::{Target, counted};
 use crate::snapshot::Snapshot;
@@ -155,11 +156,12 @@ fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
     let hint = |targets: &[Target], flag, is_possible: fn(&Facts) -> bool| {
         let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
         let next = || {
-            if is_possible(facts) {
-                format!("{flag} selects {them}: {}", shell.again_with("kill", flag))
-            } else {
-                format!("{flag} selects {them}, but this kernel cannot remove {them}")
+            if !is_possible(facts) {
+                return format!("{flag} selects {them}, but this kernel cannot remove {them}");
             }
+            let line = shell.again_with(Privilege::Capability(Capability::NetAdmin), "kill", flag);
+            let obstacle = line.obstacle.map(|obstacle| format!(" ({obstacle})")).unwrap_or_default();
+            format!("{flag} selects {them}: {}{obstacle}", line.text)
         };
         (!targets.is_empty()).then(|| format!("{} {verb}; {}", counted(targets.iter()), next()))
     };

@@ -9,15 +9,38 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 
+use super::health::{Capabilities, Capability};
 use super::name::is_hidden;
 use super::netns::NetnsArg;
 use super::port::{LocalReservedPorts, Port, PortRange};
+
+/// What keeps the caller from changing settings below /proc/sys/net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingsLock {
+    /// The folder is mounted read-only, as in most containers. No user can write there.
+    ReadOnly,
+    /// The kernel refuses the caller.
+    Refused,
+}
+
+/// What root can do in the caller's shell: the caller itself, or what `sudo` starts there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootPower {
+    /// The capabilities that root has; `None`: unknown.
+    pub capabilities: Option<Capabilities>,
+    /// Whether no program gets more privileges than the caller has (`PR_SET_NO_NEW_PRIVS`), so that sudo cannot work.
+    pub no_new_privs: bool,
+    /// What keeps the caller from changing settings; `None`: nothing, or unknown.
+    pub settings: Option<SettingsLock>,
+}
 
 /// Who ran twtool, and how it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Whether the caller is root.
     pub root: bool,
+    /// What root can do here.
+    pub power: RootPower,
     /// What starts twtool here: the name, or the path that was typed.
     pub twtool: String,
     /// What starts it behind `sudo`, whose search path may lack the folder of the executable.
@@ -29,7 +52,7 @@ pub struct Caller {
 impl Default for Caller {
     /// An ordinary user who has twtool in the search path.
     fn default() -> Self {
-        Self { root: false, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] }
+        Self { root: false, power: RootPower::default(), twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] }
     }
 }
 
@@ -49,13 +72,24 @@ pub struct Step {
     pub command: String,
     /// What it does, as an imperative without a full stop: `wait until the port is free`.
     pub purpose: String,
+    /// Why it fails in the caller's shell, where that is known: `needs CAP_NET_ADMIN, which root lacks here`.
+    pub obstacle: Option<String>,
 }
 
 impl Step {
     /// A step with this command and purpose.
-    pub fn new(command: impl Into<String>, purpose: impl Into<String>) -> Self {
-        Self { command: command.into(), purpose: purpose.into() }
+    pub fn new(line: Line, purpose: impl Into<String>) -> Self {
+        Self { command: line.text, purpose: purpose.into(), obstacle: line.obstacle }
     }
+}
+
+/// A line to type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The words, quoted.
+    pub text: String,
+    /// Why it fails in the caller's shell, where that is known.
+    pub obstacle: Option<String>,
 }
 
 /// A line of a file of sysctl.d(5).
@@ -98,19 +132,23 @@ pub const LONGEST_LINE: usize = 1000;
 /// Bytes of a line that sysctl(8) reads from a file (procps 4.0.2).
 const SYSCTL_READS: usize = 4096;
 
-/// Whether a command works only for root, or for a process with the capability that its documentation names.
+/// What a command needs. Everything but `None` needs root, which lacks some of it in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     /// Any user may run it.
     None,
-    /// It needs root.
+    /// The user root, without any capability.
     Root,
+    /// Root with this capability.
+    Capability(Capability),
+    /// Root that can write below /proc/sys/net.
+    Settings,
 }
 
 impl Shell {
     /// The line that runs a program in the namespace. Entering another namespace needs root as well.
     #[must_use]
-    pub fn run(&self, privilege: Privilege, words: &[&str]) -> String {
+    pub fn run(&self, privilege: Privilege, words: &[&str]) -> Line {
         let enter: Vec<OsString> = match &self.netns {
             None => vec![],
             Some(NetnsArg::Name(name)) => vec!["ip".into(), "netns".into(), "exec".into(), name.into()],
@@ -121,13 +159,16 @@ impl Shell {
             }
             Some(NetnsArg::Process(pid)) => vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()],
         };
-        let privilege = if enter.is_empty() { privilege } else { Privilege::Root };
-        self.line(privilege, enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new)))
+        let enters = (!enter.is_empty()).then_some(Privilege::Capability(Capability::SysAdmin));
+        let words = enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new));
+        let mut line = self.line(enters.unwrap_or(privilege), words);
+        line.obstacle = line.obstacle.or_else(|| self.obstacle(privilege));
+        line
     }
 
     /// The line that runs twtool itself on the namespace.
     #[must_use]
-    pub fn twtool(&self, privilege: Privilege, words: &[&str]) -> String {
+    pub fn twtool(&self, privilege: Privilege, words: &[&str]) -> Line {
         let netns = self.netns.as_ref().map(NetnsArg::word);
         // Behind `--` stands another program's command line.
         let end = words.iter().position(|word| *word == "--").unwrap_or(words.len());
@@ -140,24 +181,24 @@ impl Shell {
         self.line(privilege, words)
     }
 
-    /// The line that was typed, by root and with one more flag behind the name of this subcommand.
+    /// The line that was typed, with this privilege and with one more flag behind the name of this subcommand.
     #[must_use]
-    pub fn again_with(&self, subcommand: &str, flag: &str) -> String {
+    pub fn again_with(&self, privilege: Privilege, subcommand: &str, flag: &str) -> Line {
         let Caller { twtool, twtool_for_root, arguments, .. } = &self.caller;
-        let program = if self.needs_sudo(Privilege::Root) { twtool_for_root } else { twtool };
+        let program = if self.needs_sudo(privilege) { twtool_for_root } else { twtool };
         let place = arguments.iter().position(|word| word == subcommand).map_or(0, |place| place + 1);
         let (before, behind) = arguments.split_at(place);
         let words = std::iter::once(OsStr::new(program))
             .chain(before.iter().map(OsString::as_os_str))
             .chain(std::iter::once(OsStr::new(flag)))
             .chain(behind.iter().map(OsString::as_os_str));
-        self.line(Privilege::Root, words)
+        self.line(privilege, words)
     }
 
     /// The line that gives a setting of one value this value, until the next restart: `net.ipv4.tcp_timestamps`.
     #[must_use]
-    pub fn set(&self, name: &str, value: &str) -> String {
-        self.run(Privilege::Root, &["sysctl", "-w", &format!("{name}={value}")])
+    pub fn set(&self, name: &str, value: &str) -> Line {
+        self.run(Privilege::Settings, &["sysctl", "-w", &format!("{name}={value}")])
     }
 
     /// Gives a setting of one value this value, now and after a restart.
@@ -212,14 +253,14 @@ impl Shell {
     /// (`proc_do_large_bitmap` in kernel/sysctl.c). So the line reads first, and then writes through the same descriptor.
     /// The list itself is not in the line, which therefore is short and never out of date. `sysctl -w` would replace the
     /// list, and keeps about 4 KB of a longer one. Each range is a write(2) of its own, so that no shell splits a number.
-    fn add_reserved(&self, ports: &[PortRange]) -> String {
+    fn add_reserved(&self, ports: &[PortRange]) -> Line {
         let ranges: Vec<String> = ports.iter().map(ToString::to_string).collect();
         let write = match ranges.as_slice() {
             [range] => format!("echo {range} >&0"),
             ranges => format!("for p in {}; do echo $p >&0; done", ranges.join(" ")),
         };
         let script = format!("{{ read x; {write}; }} <>/proc/sys/net/ipv4/ip_local_reserved_ports");
-        self.run(Privilege::Root, &["sh", "-c", &script])
+        self.run(Privilege::Settings, &["sh", "-c", &script])
     }
 
     /// The line of a file that gives a setting this value at each start of the machine. Only for the caller's own
@@ -234,7 +275,7 @@ impl Shell {
 
     /// The line that writes the list of reserved ports, as the kernel has it then, to a file: for a list that is too long to
     /// copy. dd(1) reads it whole with one read(2) of 1 MiB; cat(1) reads 128 KiB.
-    fn save_reserved(&self, file: &str) -> String {
+    fn save_reserved(&self, file: &str) -> Line {
         let script = format!(
             "{{ printf '{RESERVED} = '; dd bs=1M count=1 2>/dev/null </proc/sys/net/ipv4/ip_local_reserved_ports; }} >{file}"
         );
@@ -242,13 +283,39 @@ impl Shell {
     }
 
     fn needs_sudo(&self, privilege: Privilege) -> bool {
-        privilege == Privilege::Root && !self.caller.root
+        privilege != Privilege::None && !self.caller.root
     }
 
-    fn line<'a>(&self, privilege: Privilege, words: impl Iterator<Item = &'a OsStr>) -> String {
+    fn line<'a>(&self, privilege: Privilege, words: impl Iterator<Item = &'a OsStr>) -> Line {
         let sudo = self.needs_sudo(privilege).then_some(OsStr::new("sudo"));
         let words: Vec<Cow<str>> = sudo.into_iter().chain(words).map(quoted).collect();
-        words.join(" ")
+        Line { text: words.join(" "), obstacle: self.obstacle(privilege) }
+    }
+
+    /// Why a command that needs this fails here.
+    ///
+    /// A write to a setting needs no capability from uid 0 of the initial user namespace (`net_ctl_permissions` in
+    /// net/sysctl_net.c), so the kernel was asked whether the caller may write. That answer is about the caller's own network
+    /// namespace, and about the caller, not about what sudo starts.
+    fn obstacle(&self, privilege: Privilege) -> Option<String> {
+        let Caller { root, power, .. } = &self.caller;
+        if self.needs_sudo(privilege) && power.no_new_privs {
+            return Some("needs root, and sudo cannot work here: no_new_privs is set".into());
+        }
+        let lacks = |capability: Capability| {
+            let who = if *root { "root lacks here" } else { "sudo cannot give here" };
+            format!("needs {}, which {who}", capability.name())
+        };
+        let has = |capability| power.capabilities.is_none_or(|set| set.has(capability));
+        match privilege {
+            Privilege::None | Privilege::Root => None,
+            Privilege::Settings => match power.settings {
+                Some(SettingsLock::ReadOnly) => Some("cannot work here: /proc/sys/net is mounted read-only".into()),
+                Some(SettingsLock::Refused) if *root && self.netns.is_none() => Some(lacks(Capability::NetAdmin)),
+                Some(SettingsLock::Refused) | None => None,
+            },
+            Privilege::Capability(capability) => (!has(capability)).then(|| lacks(capability)),
+        }
     }
 }
 
@@ -282,12 +349,19 @@ pub fn quoted(word: &(impl AsRef<OsStr> + ?Sized)) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::health::Capability::{Kill, NetAdmin, SysAdmin};
 
     fn shell(netns: Option<&str>, root: bool) -> Shell {
         let netns = netns.map(|text| text.parse().expect("a namespace"));
         Shell {
             netns,
-            caller: Caller { root, twtool: "twtool".into(), twtool_for_root: "/opt/twtool".into(), arguments: vec![] },
+            caller: Caller {
+                root,
+                power: RootPower::default(),
+                twtool: "twtool".into(),
+                twtool_for_root: "/opt/twtool".into(),
+                arguments: vec![],
+            },
         }
     }
 
@@ -299,19 +373,56 @@ mod tests {
             (Some("4711"), "nsenter --net=/proc/4711/ns/net ss -tan"),
             (Some("/run/my nets/a"), "nsenter '--net=/run/my nets/a' ss -tan"),
         ] {
-            assert_eq!(shell(netns, true).run(Privilege::None, &["ss", "-tan"]), expected);
+            assert_eq!(shell(netns, true).run(Privilege::None, &["ss", "-tan"]).text, expected);
         }
     }
 
     #[test]
     fn sudo_stands_before_what_needs_root_unless_the_caller_is_root() {
         let (here, web) = (shell(None, false), shell(Some("web"), false));
-        assert_eq!(here.run(Privilege::None, &["ss"]), "ss");
-        assert_eq!(here.run(Privilege::Root, &["ss"]), "sudo ss");
-        assert_eq!(web.run(Privilege::None, &["ss"]), "sudo ip netns exec web ss");
-        assert_eq!(web.twtool(Privilege::None, &["list"]), "twtool list --netns web");
-        assert_eq!(shell(None, true).twtool(Privilege::Root, &["kill", "--all"]), "twtool kill --all");
-        assert_eq!(here.twtool(Privilege::Root, &["kill", "--all"]), "sudo /opt/twtool kill --all");
+        assert_eq!(here.run(Privilege::None, &["ss"]).text, "ss");
+        assert_eq!(here.run(Privilege::Root, &["ss"]).text, "sudo ss");
+        assert_eq!(web.run(Privilege::None, &["ss"]).text, "sudo ip netns exec web ss");
+        assert_eq!(web.twtool(Privilege::None, &["list"]).text, "twtool list --netns web");
+        assert_eq!(shell(None, true).twtool(Privilege::Root, &["kill", "--all"]).text, "twtool kill --all");
+        assert_eq!(here.twtool(Privilege::Root, &["kill", "--all"]).text, "sudo /opt/twtool kill --all");
+    }
+
+    #[test]
+    fn a_command_that_fails_here_says_why() {
+        use Privilege::{Capability, None as Nothing, Root, Settings};
+        const LOCKS: [SettingsLock; 2] = [SettingsLock::ReadOnly, SettingsLock::Refused];
+        let set = |held: &[super::Capability]| Some(Capabilities(held.iter().map(|&one| 1 << one as u32).sum()));
+        let obstacle = |netns, root, power: RootPower, privilege| {
+            let mut shell = shell(netns, root);
+            shell.caller.power = power;
+            shell.run(privilege, &["x"]).obstacle
+        };
+        let power = RootPower { capabilities: set(&[NetAdmin]), ..RootPower::default() };
+        let lacks = |who| move |name: &str| Some(format!("needs {name}, which {who} here"));
+        for (root, lacks) in [(true, lacks("root lacks")), (false, lacks("sudo cannot give"))] {
+            assert_eq!(obstacle(None, root, power, Capability(Kill)), lacks("CAP_KILL"));
+            assert_eq!(obstacle(Some("web"), root, power, Nothing), lacks("CAP_SYS_ADMIN"));
+            for free in [Nothing, Root, Settings, Capability(NetAdmin)] {
+                assert_eq!(obstacle(None, root, power, free), None);
+            }
+            let entering = RootPower { capabilities: set(&[SysAdmin]), ..power };
+            assert_eq!(obstacle(Some("web"), root, entering, Nothing), None);
+            assert_eq!(obstacle(Some("web"), root, entering, Capability(NetAdmin)), lacks("CAP_NET_ADMIN"));
+        }
+        // Without capabilities, uid 0 may be able to write settings, so the kernel was asked.
+        let [read_only, refused] = LOCKS.map(|lock| RootPower { settings: Some(lock), ..RootPower::default() });
+        for (netns, root) in [(None, true), (None, false), (Some("web"), true)] {
+            let why = obstacle(netns, root, read_only, Settings).expect("nobody can write there");
+            assert_eq!(why, "cannot work here: /proc/sys/net is mounted read-only");
+        }
+        assert_eq!(obstacle(None, true, refused, Settings), lacks("root lacks")("CAP_NET_ADMIN"));
+        // What sudo starts, and another namespace, were not asked about.
+        assert_eq!(obstacle(None, false, refused, Settings), None);
+        assert_eq!(obstacle(Some("web"), true, refused, Settings), None);
+        let no_sudo = RootPower { no_new_privs: true, ..RootPower::default() };
+        assert_eq!((obstacle(None, true, no_sudo, Root), obstacle(None, false, no_sudo, Nothing)), (None, None));
+        assert!(obstacle(None, false, no_sudo, Root).is_some_and(|why| why.contains("no_new_privs")));
     }
 
     #[test]
@@ -319,13 +430,13 @@ mod tests {
         let mut shell = shell(Some("web"), false);
         shell.caller.arguments = ["-4", "kill", "--netns", "web", "sport = :80"].map(OsString::from).to_vec();
         let line = "sudo /opt/twtool -4 kill --orphans --netns web 'sport = :80'";
-        assert_eq!(shell.again_with("kill", "--orphans"), line);
+        assert_eq!(shell.again_with(Privilege::Root, "kill", "--orphans").text, line);
     }
 
     #[test]
     fn the_namespace_of_twtool_stands_before_the_command_that_it_starts() {
         let line = shell(Some("web"), false).twtool(Privilege::None, &["wait", "80", "--", "./server", "--x"]);
-        assert_eq!(line, "twtool wait 80 --netns web -- ./server --x");
+        assert_eq!(line.text, "twtool wait 80 --netns web -- ./server --x");
     }
 
     #[test]

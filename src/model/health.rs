@@ -47,10 +47,11 @@ impl Settings {
     }
 }
 
-/// The capabilities that change what twtool can do (capabilities(7)).
+/// The capabilities that twtool, or a command that it prints, can need (capabilities(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's names")]
 pub enum Capability {
+    Kill = 5,
     NetBindService = 10,
     NetAdmin = 12,
     SysPtrace = 19,
@@ -58,13 +59,14 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// All of these, by their numbers.
+    /// Those that twtool itself uses, by their numbers.
     pub const ALL: [Self; 4] = [Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
 
     /// The kernel's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Kill => "CAP_KILL",
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysPtrace => "CAP_SYS_PTRACE",

@@ -1,10 +1,14 @@
-//! Who started the program, and by what name: the commands that it prints begin with these.
+//! Who started the program, and by what name: the commands that it prints begin with these. And what keeps such commands
+//! from working here.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use super::capabilities::effective_user;
-use crate::model::command::Caller;
+use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags};
+
+use super::capabilities::{self, effective_user};
+use super::errno::{Refusal, retry};
+use crate::model::command::{Caller, RootPower, SettingsLock};
 
 /// The folders of sudo's usual `secure_path` (sudoers(5)).
 const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -16,7 +20,30 @@ pub fn caller(typed: &[OsString]) -> Caller {
         typed.split_first().map_or((None, &[][..]), |(first, rest)| (Some(first.as_os_str()), rest));
     let executable = std::env::current_exe().ok();
     let (twtool, twtool_for_root) = names(typed, executable.as_deref());
-    Caller { root: effective_user() == 0, twtool, twtool_for_root, arguments: arguments.to_vec() }
+    let root = effective_user() == 0;
+    Caller { root, power: root_power(root), twtool, twtool_for_root, arguments: arguments.to_vec() }
+}
+
+/// What root can do in the caller's shell. What cannot be read is unknown, and no command is reported to fail for it.
+fn root_power(root: bool) -> RootPower {
+    let status = capabilities::status().unwrap_or_default();
+    // execve(2) by uid 0, and by a set-user-ID program like sudo, gives the capabilities of the bounding set.
+    let set = if root { capabilities::parse(&status) } else { capabilities::parse_bounding(&status) };
+    let no_new_privs = capabilities::parse_no_new_privs(&status) == Some(true);
+    RootPower { capabilities: set, no_new_privs, settings: settings_lock() }
+}
+
+/// Whether the caller can write to settings: every file below /proc/sys/net/ipv4 that twtool changes has the same owner and
+/// mode.
+fn settings_lock() -> Option<SettingsLock> {
+    const SETTING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let mount = retry(|| Ok(rustix::fs::statvfs(SETTING)?)).ok()?;
+    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Some(SettingsLock::ReadOnly);
+    }
+    let refused = |error: &std::io::Error| Refusal::of(error) == Refusal::Refused;
+    let access = retry(|| Ok(rustix::fs::accessat(CWD, SETTING, Access::WRITE_OK, AtFlags::EACCESS)?));
+    access.is_err_and(|error| refused(&error)).then_some(SettingsLock::Refused)
 }
 
 /// What starts the program in the caller's shell, and what starts it behind sudo.

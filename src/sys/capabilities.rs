@@ -6,11 +6,14 @@ use std::io;
 use super::errno::retry;
 use crate::model::health::Capabilities;
 
+/// /proc/thread-self/status. The name of the program, which is in it, need not be UTF-8.
+pub fn status() -> io::Result<Vec<u8>> {
+    retry(|| fs::read("/proc/thread-self/status"))
+}
+
 /// Its effective set.
 pub fn effective() -> io::Result<Capabilities> {
-    // The name of the program, which is in it, need not be UTF-8.
-    let status = retry(|| fs::read("/proc/thread-self/status"))?;
-    parse(&status).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no effective set"))
+    parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no effective set"))
 }
 
 /// The effective user of the calling thread.
@@ -22,7 +25,32 @@ pub fn effective_user() -> u32 {
 /// The hexadecimal mask of the line `CapEff:`.
 #[must_use]
 pub fn parse(status: &[u8]) -> Option<Capabilities> {
-    let mask = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?.trim_ascii();
+    parse_set(status, "CapEff:")
+}
+
+/// The hexadecimal mask of the line `CapBnd:`, what a program can get by execve(2).
+#[must_use]
+pub fn parse_bounding(status: &[u8]) -> Option<Capabilities> {
+    parse_set(status, "CapBnd:")
+}
+
+/// Whether no execve(2) gives privileges (`NoNewPrivs:`, since Linux 4.10).
+#[must_use]
+pub fn parse_no_new_privs(status: &[u8]) -> Option<bool> {
+    match field(status, "NoNewPrivs:")? {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    }
+}
+
+fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let value = |line: &'a [u8]| Some(line.strip_prefix(name.as_bytes())?.trim_ascii());
+    status.split(|byte| *byte == b'\n').find_map(value)
+}
+
+fn parse_set(status: &[u8], name: &str) -> Option<Capabilities> {
+    let mask = field(status, name)?;
     let digits = mask.iter().all(u8::is_ascii_hexdigit);
     u64::from_str_radix(str::from_utf8(mask).ok()?, 16).ok().filter(|_| digits).map(Capabilities)
 }
@@ -32,9 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_effective_set_is_read_and_no_other() {
-        let status = b"Name:\t\xff\nCapPrm:\t0000000000003000\nCapEff:\t0000000000001000\nCapBnd:\t000001ffffffffff\n";
+    fn each_set_is_read_from_its_own_line() {
+        let status = b"Name:\t\xff\nCapPrm:\t0000000000003000\nCapEff:\t0000000000001000\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\n";
         assert_eq!(parse(status), Some(Capabilities(0x1000)));
+        assert_eq!(parse_bounding(status), Some(Capabilities(0x1ff_ffff_ffff)));
+        assert_eq!(parse_no_new_privs(status), Some(true));
+        assert_eq!(parse_no_new_privs(b"NoNewPrivs:\t0\n"), Some(false));
+        assert_eq!(parse_no_new_privs(b"Name:\tsh\n"), None);
         assert_eq!(parse(b"Name:\tsh\n"), None);
         assert_eq!(parse(b"CapEff:\tx\n"), None);
         assert_eq!(parse(b"CapEff:\t+1\n"), None);

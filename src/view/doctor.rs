@@ -222,7 +222,7 @@ mod tests {
             status: Status::Warning,
             finding: Some("A finding of several words.".into()),
             help: Help {
-                commands: vec![Step::new(line, "do a thing")],
+                commands: vec![Step { command: line.into(), purpose: "do a thing".into(), obstacle: None }],
                 advice: vec!["And some more words.".into()],
                 ..Help::default()
             },

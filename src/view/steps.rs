@@ -1,5 +1,6 @@
 //! Commands that help: what each does, and below it the line to type, whole, so that it can be copied.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -13,13 +14,16 @@ use crate::model::command::{Help, LONGEST_LINE, Lasting, Step};
 pub struct StepRecord<'a> {
     command: &'a str,
     purpose: &'a str,
+    obstacle: Option<&'a str>,
 }
 
 impl<'a> StepRecord<'a> {
     /// A record for each step.
     #[must_use]
     pub fn all(steps: &'a [Step]) -> Vec<Self> {
-        steps.iter().map(|Step { command, purpose }| Self { command, purpose }).collect()
+        let record =
+            |Step { command, purpose, obstacle }: &'a Step| Self { command, purpose, obstacle: obstacle.as_deref() };
+        steps.iter().map(record).collect()
     }
 }
 
@@ -41,7 +45,7 @@ impl<'a> LastingRecord<'a> {
 /// Writes what helps, below this indentation: each command under what it does, then the lines of files, then the sentences.
 /// A command is never broken, whatever the width.
 pub fn write(out: &mut dyn Write, help: &Help, indent: &str, look: Look) -> io::Result<()> {
-    help.commands.iter().try_for_each(|step| titled(out, &step.purpose, &step.command, indent, look))?;
+    help.commands.iter().try_for_each(|step| titled(out, &title(step), &step.command, indent, look))?;
     // One of the commands writes a longer line to its file.
     let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
     short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, look))?;
@@ -52,8 +56,16 @@ pub fn write(out: &mut dyn Write, help: &Help, indent: &str, look: Look) -> io::
 pub fn write_next(out: &mut dyn Write, steps: &[Step], look: Look) -> io::Result<()> {
     steps.iter().try_for_each(|step| {
         writeln!(out)?;
-        titled(out, &step.purpose, &step.command, "", look)
+        titled(out, &title(step), &step.command, "", look)
     })
+}
+
+/// What a command does, and why it fails here: `allow more buckets (needs CAP_NET_ADMIN, which root lacks here)`.
+fn title(step: &Step) -> Cow<'_, str> {
+    match &step.obstacle {
+        Some(obstacle) => format!("{} ({obstacle})", step.purpose).into(),
+        None => step.purpose.as_str().into(),
+    }
 }
 
 /// What a line of a file is for.
@@ -71,10 +83,15 @@ fn titled(out: &mut dyn Write, title: &str, line: &str, indent: &str, look: Look
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::command::Line;
 
     #[test]
     fn a_command_stands_whole_on_a_line_of_its_own_below_what_it_does() {
-        let step = Step::new("sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1", "switch timestamps on");
+        let obstacle = Some("needs CAP_NET_ADMIN, which sudo cannot give here".into());
+        let step = Step::new(
+            Line { text: "sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1".into(), obstacle },
+            "switch timestamps on",
+        );
         let lasting = Lasting { file: "/etc/sysctl.d/90-a.conf".into(), line: "net.ipv4.a = 1".into() };
         let long = Lasting { line: "1".repeat(LONGEST_LINE + 1), ..lasting.clone() };
         let help = Help { commands: vec![step], lasting: vec![lasting, long], advice: vec!["Because.".into()] };
@@ -82,7 +99,7 @@ mod tests {
         write(&mut out, &help, "  ", Look { color: false, width: Some(30), unicode: false }).expect("written");
         assert_eq!(
             String::from_utf8_lossy(&out),
-            "  Switch timestamps on:\n    sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1\n  \
+            "  Switch timestamps on (needs\n  CAP_NET_ADMIN, which sudo\n  cannot give here):\n    sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1\n  \
              Keep it after a restart, in\n  /etc/sysctl.d/90-a.conf:\n    net.ipv4.a = 1\n  Because.\n"
         );
     }

@@ -112,7 +112,11 @@ impl Answer {
                     }
                     map.values_mut().for_each(hide);
                 }
-                Value::Array(list) => list.iter_mut().for_each(hide),
+                Value::Array(list) => {
+                    list.iter_mut().for_each(hide);
+                    // A namespace whose first process may not be looked into is found through another one, later.
+                    list.sort_by_cached_key(Value::to_string);
+                }
                 _ => {}
             }
         }

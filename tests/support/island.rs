@@ -98,10 +98,10 @@ pub(crate) fn show_its_processes() -> bool {
     mount_proc("hidepid=0")
 }
 
-/// The same, without the processes that the caller may not trace.
+/// The same, without the processes that the caller may not trace. (hidepid=2 shows all of them to the group of root.)
 #[must_use]
 pub(crate) fn hide_its_processes() -> bool {
-    mount_proc("hidepid=2")
+    mount_proc("hidepid=4")
 }
 
 fn mount_proc(option: &str) -> bool {

@@ -297,7 +297,7 @@ impl MinFree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::{Caller, Shell};
+    use crate::model::command::{Caller, RootPower, Shell};
     use crate::model::facts::tests::facts;
     use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
     use crate::model::tw_reuse::ReuseMode;
@@ -519,8 +519,13 @@ mod tests {
             let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default(), 0);
             let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, None) };
             let all = destinations(sockets, &conditions, &Wanted::default(), None);
-            let caller =
-                Caller { root: true, twtool: String::new(), twtool_for_root: String::new(), arguments: vec![] };
+            let caller = Caller {
+                root: true,
+                power: RootPower::default(),
+                twtool: String::new(),
+                twtool_for_root: String::new(),
+                arguments: vec![],
+            };
             let help = advice::advise(&all, &conditions, &facts(), &Shell { netns: None, caller });
             let commands = help.commands.into_iter().map(|step| step.command);
             help.advice.into_iter().chain(commands).collect::<Vec<_>>().join("\n")

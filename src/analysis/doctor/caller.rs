@@ -34,6 +34,7 @@ fn tcp_diag(health: &Health) -> Check {
 /// What it adds to the answers.
 const fn adds(capability: Capability) -> &'static str {
     match capability {
+        Capability::Kill => "processes of other users can be ended",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
         Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
         Capability::SysPtrace => "the processes of other users are named",

@@ -7,7 +7,7 @@ use super::*;
 use crate::analysis::capacity::sockets::ConnectionEnds;
 use crate::analysis::capacity::{Conditions, Destination, Pool};
 use crate::analysis::history::Length;
-use crate::model::command::Caller;
+use crate::model::command::{Caller, RootPower};
 use crate::model::facts::Facts;
 use crate::model::health::tests::healthy;
 use crate::model::health::{Capabilities, CloseWait, OpenListener, Reading};
@@ -29,7 +29,13 @@ fn examine_without_destinations(health: &Health) -> Vec<Check> {
 
 /// Root's, in the caller's own namespace.
 fn shell() -> Shell {
-    let caller = Caller { root: true, twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] };
+    let caller = Caller {
+        root: true,
+        power: RootPower::default(),
+        twtool: "twtool".into(),
+        twtool_for_root: "twtool".into(),
+        arguments: vec![],
+    };
     Shell { netns: None, caller }
 }
 
