@@ -343,7 +343,8 @@ fn answer(subject: &Subject, world: &mut World) -> Answer {
     Answer::of(&twtool(subject.args(world)))
 }
 
-/// Over all namespaces of an island.
+/// Over all namespaces of an island. They cannot be made again: once /proc shows the island alone, the test's thread has no
+/// /proc/thread-self there.
 fn a_call_that_fails_once_hides_no_namespace() {
     const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
     if let Some(why) = missing_strace() {
@@ -353,12 +354,12 @@ fn a_call_that_fails_once_hides_no_namespace() {
     use_one_processor();
     let folder = tempfile::tempdir().expect("a folder");
     let island = Island::enter();
-    let places = || [Place::make(42_001), Place::make(42_002)];
-    let (mut there, mut made_at) = (places(), Instant::now());
+    let _there = [Place::make(42_001), Place::make(42_002)];
+    let began = Instant::now();
     if !closed(&island) {
         return;
     }
-    let mut usual = Answer::now(&ARGS);
+    let usual = Answer::now(&ARGS);
     let made = counted(&folder.path().join("trace"), &ARGS);
     let mut findings = Findings::default();
     for (call, errors) in CALLS {
@@ -367,9 +368,11 @@ fn a_call_that_fails_once_hides_no_namespace() {
                 if !findings.takes_next() {
                     continue;
                 }
-                if made_at.elapsed() > Duration::from_secs(40) {
-                    (there, made_at) = (places(), Instant::now());
-                    usual = Answer::now(&ARGS);
+                if began.elapsed() > Duration::from_secs(50) {
+                    not_checked(format!(
+                        "calls that fail over all namespaces: {call} and later ones, the buckets are gone"
+                    ));
+                    return findings.conclude();
                 }
                 let run = injected(&ARGS, call, error, when);
                 let end = judge(&run, &usual, error);
@@ -377,7 +380,6 @@ fn a_call_that_fails_once_hides_no_namespace() {
             }
         }
     }
-    drop(there);
     findings.conclude();
 }
 
