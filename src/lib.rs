@@ -115,7 +115,7 @@ pub use self::{
         socket::TimeWaitBucket,
     },
     snapshot::{
-        Answer, Buckets, Capacity, CapacityQuestion, Checkup, Choice, Input, Limit, Namespaces, PortState, Selection,
-        Snapshot, SnapshotError, Summarized, port::PortQuestion, port_use::PortUses,
+        Answer, Buckets, Capacity, CapacityQuestion, Checkup, Choice, Input, Namespaces, PortState, RowLimit,
+        Selection, Snapshot, SnapshotError, Summarized, port::PortQuestion, port_use::PortUses,
     },
 };

@@ -1,12 +1,12 @@
-//! Work on several cores, with results in order: rows on workers, which are threads that stay, and namespaces on new threads.
+//! Runs work on several cores and keeps the results in order: rows on a pool of workers, namespaces on new threads.
 //!
-//! Workers are made for the first long list and stay, because a new thread costs more than its making: a scheduler that packs
-//! threads onto few cores leaves it waiting for the core of its maker. If the workers are busy for another caller, the caller
-//! runs single-threaded: the cores are busy then.
+//! The first long list creates the pool. The pool stays, because starting a thread costs more than creating it: a
+//! scheduler that packs threads onto few cores lets a new thread wait for the core of its creator. If the pool is busy,
+//! the caller runs single-threaded, because the cores are busy, too.
 //!
-//! A worker blocks all signals, and has the network namespace and the credentials of the thread that asked first, so its work
-//! must depend on none of these. Once workers exist, the process cannot enter a user namespace, because that needs a process of
-//! one thread.
+//! A worker blocks all signals. It has the network namespace and the credentials of the thread that created the pool,
+//! so its work must not depend on them. Once the pool exists, the process cannot enter a user namespace, because that
+//! needs a process with one thread.
 
 use std::io::{self, Write};
 use std::ops::{ControlFlow, Range};
@@ -17,28 +17,28 @@ use std::thread;
 use nix::sys::signal::SigSet;
 use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 
-/// Rows that are formatted in one piece.
+/// The number of rows that are formatted as one piece.
 const CHUNK: usize = 256;
 
-/// Fewer rows than this are not worth another thread.
+/// The number of rows from which the pool is faster than one thread.
 const WORTHWHILE: usize = 16 * CHUNK;
 
-/// The most workers: each has memory of its own, and what is left to do after the kernel's walk is short.
+/// The most workers. Each needs its own memory, and little work remains after the kernel's walk.
 const MOST: usize = 3;
 
-/// `None` where there is no second core, or no thread can be made.
+/// `None` if there is no second core, or if no thread can be created.
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 
 static AT_WORK: Mutex<()> = Mutex::new(());
 
-/// The workers, for one caller at a time.
+/// The pool of workers, which one caller at a time can use.
 pub struct Workers {
     pool: &'static ThreadPool,
     _at_work: MutexGuard<'static, ()>,
 }
 
 impl Workers {
-    /// Takes the workers; `None` if there are none, or if they are busy.
+    /// Reserves the pool until the value is dropped; `None` if there is no pool, or if it is busy.
     #[must_use]
     pub fn take() -> Option<Self> {
         let at_work = match AT_WORK.try_lock() {
@@ -49,7 +49,8 @@ impl Workers {
         };
         let make = || {
             let others = thread::available_parallelism().ok()?.get() - 1;
-            // A signal goes to a thread that waits for it: one that holds signals back must not be passed over.
+            // The kernel delivers a signal to any thread that does not block it. If a worker did not block signals, a
+            // thread that holds them back could not rely on that.
             let block = |_| {
                 let _ = SigSet::all().thread_block();
             };
@@ -59,41 +60,43 @@ impl Workers {
         Some(Self { pool: POOL.get_or_init(make).as_ref()?, _at_work: at_work })
     }
 
-    /// How many there are.
+    /// The number of workers.
     #[must_use]
     pub fn count(&self) -> usize {
         self.pool.current_num_threads()
     }
 
-    /// Runs `own` here, and what it spawns in the scope on the workers. Returns when all of it is done.
+    /// Runs `own` on the calling thread, and the jobs that it spawns in the scope on the workers. Returns when all are
+    /// done.
     pub fn beside<'s, T>(&self, own: impl FnOnce(&Scope<'s>) -> T) -> T {
         self.pool.in_place_scope(own)
     }
 }
 
-/// The workers, if this number of rows is worth them.
+/// Reserves the pool if it is worthwhile for this number of rows.
 fn workers(rows: usize) -> Option<Workers> {
     (rows >= WORTHWHILE).then(Workers::take)?
 }
 
-/// Passes a piece of work on; after a [`ControlFlow::Break`] no more is wanted.
+/// Passes on a piece of the result. After a [`ControlFlow::Break`] the receiver wants no more.
 pub type PassOn<'a, P> = dyn FnMut(P) -> ControlFlow<()> + Send + 'a;
 
 /// A job for another thread.
 type Job<'s> = Box<dyn FnOnce() + Send + 's>;
 
-/// Pieces that a thread may be ahead of the one that takes them.
+/// The number of pieces that wait in the channel of a thread.
 const AHEAD: usize = 2;
 
-/// Works on the items `0..items` on `others` further threads and the calling one, and passes their pieces to `each` in the order
-/// of the items. Memory is bounded, because a thread is at most a few pieces ahead.
+/// Runs `work` on the items `0..items`, on the calling thread and `others` more, and passes the pieces to `each` in the
+/// order of the items. Memory is bounded, because each thread is at most a few pieces ahead.
 ///
 /// 1. Thread `i` of `n` takes the items `i`, `i + n`, `i + 2n`, ...; the calling thread is thread 0.
-/// 2. Another thread sends its pieces, and `None` behind the last piece of an item, through a channel of its own.
-/// 3. The calling thread goes through the items in order. It works on its own, and receives the pieces of the others.
+/// 2. Every other thread has its own channel. It sends its pieces, and `None` after the last piece of an item.
+/// 3. The calling thread processes the items in order. It computes its own items, and receives the pieces of the
+///    others.
 /// 4. When `each` wants no more, the channels are dropped, and the other threads stop at their next piece.
 ///
-/// `spawn` starts a job, or returns false where it cannot; then the calling thread takes that share, too.
+/// `spawn` starts a job, or returns false if it cannot. Then the calling thread does the work of that job.
 fn in_order<'s, P: Send + 's>(
     items: usize,
     others: usize,
@@ -141,8 +144,8 @@ fn in_order<'s, P: Send + 's>(
     }
 }
 
-/// Works on the items in order, on the calling thread and on new ones, together at most `threads`. A new thread is in the
-/// network namespace of the calling one.
+/// Runs `work` on the items and keeps their order, on the calling thread and on new threads, together at most
+/// `threads`. A new thread is in the network namespace of the calling thread.
 pub fn in_order_on_new_threads<T: Sync, P: Send>(
     items: &[T],
     threads: usize,
@@ -156,7 +159,8 @@ pub fn in_order_on_new_threads<T: Sync, P: Send>(
     });
 }
 
-/// Writes the bytes of rows `0..rows` to `out`, in order; `bytes_of` makes those of some of them. Memory is bounded.
+/// Formats rows `0..rows` in parallel and writes them to `out` in order. `bytes_of` formats a range of rows. Memory is
+/// bounded.
 pub fn write(
     out: &mut (dyn Write + Send),
     rows: usize,
@@ -194,7 +198,8 @@ fn write_on(
     written
 }
 
-/// Folds rows `0..rows` on every core, each part from a fresh value, and joins the parts in their order.
+/// Computes a value for rows `0..rows` in parallel: `part` computes the value of a range, and `join` merges two values
+/// in the order of the rows.
 pub fn fold<T: Send>(rows: usize, part: &(impl Fn(Range<usize>) -> T + Sync), join: impl FnMut(T, T) -> T) -> T {
     let Some(workers) = workers(rows) else { return part(0..rows) };
     let threads = workers.count() + 1;
@@ -210,7 +215,7 @@ pub fn fold<T: Send>(rows: usize, part: &(impl Fn(Range<usize>) -> T + Sync), jo
     others.into_iter().flatten().fold(first, join)
 }
 
-/// Sorts, and fast where parts are in order already.
+/// Sorts in parallel. It is fast if parts of the slice are already in order.
 pub fn sort<T: Ord + Send>(values: &mut [T]) {
     if let Some(workers) = workers(values.len()) {
         let size = values.len().div_ceil(workers.count() + 1);
@@ -222,7 +227,7 @@ pub fn sort<T: Ord + Send>(values: &mut [T]) {
             own.sort();
         });
     }
-    // A stable sort finds the parts that are in order, and merges them.
+    // The standard library's stable sort detects sorted parts and merges them.
     values.sort();
 }
 
@@ -230,14 +235,14 @@ pub fn sort<T: Ord + Send>(values: &mut [T]) {
 mod tests {
     use super::*;
 
-    /// Enough for every worker to have many chunks, and the last one not full.
+    /// Every worker has many chunks, and the last chunk is not full.
     const ROWS: usize = 100 * CHUNK + 1;
 
     fn numbers(range: Range<usize>) -> Vec<u8> {
         range.flat_map(|number| format!("{number}\n").into_bytes()).collect()
     }
 
-    /// The workers, once no other test has them; `None` on one core.
+    /// Waits until no other test uses the pool; `None` on one core.
     fn free_workers() -> Option<Workers> {
         if thread::available_parallelism().map_or(1, usize::from) == 1 {
             return None;

@@ -169,7 +169,7 @@ impl Subject {
                 let document: Option<Value> = serde_json::from_str(&run.stdout).ok();
                 let count = |key: &str| document.as_ref().map(|document| document[key].as_u64().unwrap_or(0));
                 // The orphans of the situation are no buckets. Where an answer of the kernel is lost, a bucket may count as gone.
-                let lost = run.code == Some(2) && run.stderr.contains("not every answer of the kernel came");
+                let lost = run.code == Some(2) && run.stderr.contains("some responses of the kernel are missing");
                 let removed = count("destroyed")? + if lost { count("gone")? } else { 0 };
                 let gone = before.saturating_sub(procfs::bucket_count()) as u64;
                 (removed < gone).then_some("more was removed than reported")
@@ -181,7 +181,7 @@ impl Subject {
                 let faithful = || {
                     let replay = twtool(["list", "--replay", file.to_str().expect("UTF-8"), "-o", "csv"]);
                     let same = replay.code == run.code && replay.stdout == run.stdout;
-                    same || (run.code == Some(2) && !replay.stderr.contains("is no whole twtool recording"))
+                    same || (run.code == Some(2) && !replay.stderr.contains("is not a complete twtool recording"))
                 };
                 let kept = before.is_some() && fs::read(file).ok() == *before;
                 // An answer that cannot be printed is recorded.
@@ -398,7 +398,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let udp = "/proc/thread-self/net/udp";
     let bind_test = ["bind-test", "8080", "--json"];
     let run =
-        without(udp, "EIO", &bind_test).code(2).says("whether a UDP socket has the port too is unknown").says(udp);
+        without(udp, "EIO", &bind_test).code(2).says("it is unknown whether a UDP socket uses the port").says(udp);
     assert_eq!(run.json()["complete"], false, "{run}");
     for (file, args, text) in [
         ("/proc/thread-self/status", ["doctor"].as_slice(), "/proc/thread-self/status could not be read"),

@@ -12,7 +12,7 @@ use super::selection::SelectionArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs};
 use crate::filter::Filter;
 use crate::model::row::Order;
-use crate::snapshot::{Answer, Buckets, Choice, Limit, Selection, Snapshot};
+use crate::snapshot::{Answer, Buckets, Choice, RowLimit, Selection, Snapshot};
 use crate::view;
 use crate::view::column::Column;
 use crate::view::json::Envelope;
@@ -246,8 +246,8 @@ impl ListArgs {
     }
 
     /// How many rows are shown, and from which end of the order.
-    fn shown(&self) -> Limit {
-        Limit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
+    fn shown(&self) -> RowLimit {
+        RowLimit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
 
     /// The columns of a table; `with_state`: rows may be in another state than TIME_WAIT.

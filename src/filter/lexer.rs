@@ -1,8 +1,8 @@
-//! Words and signs of a filter expression, each with its place in the text, so that a mistake can be pointed at.
+//! Splits a filter expression into tokens. Each token has its position, so that an error message can point at it.
 
 use std::ops::Range;
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind<'a> {
     /// `(`
@@ -15,15 +15,15 @@ pub enum TokenKind<'a> {
     And,
     /// `|`, `||`, `or`
     Or,
-    /// `=`, `<`, `ge` and so on.
+    /// `=`, `<`, `ge` and other comparisons.
     Compare(Comparison),
     /// Anything else.
     Word(&'a str),
 }
 
-/// A comparison.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the six of arithmetic")]
+#[expect(missing_docs, reason = "the six operators of arithmetic")]
 pub enum Comparison {
     Equal,
     NotEqual,
@@ -33,12 +33,12 @@ pub enum Comparison {
     GreaterOrEqual,
 }
 
-/// A token and where it stands, in bytes.
+/// A token with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token<'a> {
-    /// What it is.
+    /// The kind.
     pub kind: TokenKind<'a>,
-    /// Its place in the expression.
+    /// The range of its bytes in the expression.
     pub span: Range<usize>,
 }
 
@@ -58,14 +58,14 @@ const SIGNS: [(&str, TokenKind); 13] = [
     (")", TokenKind::Close),
 ];
 
-/// The tokens of an expression. Every text has some.
+/// Splits an expression into tokens. Every text can be split.
 #[must_use]
 pub fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = vec![];
     let mut at = 0;
     while let Some(first) = text[at..].chars().next() {
         let rest = &text[at..];
-        // A backslash before a parenthesis is left over from a shell.
+        // A backslash before a parenthesis or an exclamation mark is a remnant of shell quoting.
         if first.is_whitespace() || rest.starts_with("\\(") || rest.starts_with("\\)") || rest.starts_with("\\!") {
             at += first.len_utf8();
             continue;
@@ -89,7 +89,7 @@ fn ends_word(c: char) -> bool {
     c.is_whitespace() || "()!=<>&|".contains(c)
 }
 
-/// ss's words for signs.
+/// Recognizes the words that ss accepts for operators.
 fn word(text: &str) -> TokenKind<'_> {
     match text {
         "not" => TokenKind::Not,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_need_no_blanks_and_words_stand_for_signs() {
+    fn operators_need_no_blanks_and_may_be_words() {
         let equal = Compare(Comparison::Equal);
         assert_eq!(kinds("sport=:443"), [Word("sport"), equal, Word(":443")]);
         assert_eq!(kinds("sport eq :443"), kinds("sport == :443"));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token_knows_its_place() {
+    fn every_token_has_its_position() {
         let text = "dst  10.0.0.0/8 and ö";
         let places: Vec<_> = tokens(text).into_iter().map(|token| &text[token.span]).collect();
         assert_eq!(places, ["dst", "10.0.0.0/8", "and", "ö"]);

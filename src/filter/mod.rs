@@ -1,8 +1,8 @@
-//! Which rows a command wants: a tree of tests, judged on a [`Row`]. Expressions and flags build the same tree.
+//! Selects rows: a filter is a tree of tests that is evaluated on a [`Row`]. Expressions and flags build the same tree.
 //!
-//! Names (services, interfaces, the ephemeral range) come in as facts when an expression is parsed; nothing is asked
-//! here. Part of a tree can be judged by the kernel (`sock_diag::bytecode`); the whole tree is judged here in any case,
-//! so the kernel's part only saves work.
+//! The parser resolves names (services, interfaces, the ephemeral range) from facts that the caller provides; this
+//! module does no I/O. The kernel can evaluate part of a tree (`sock_diag::bytecode`). That only saves work, because
+//! twtool evaluates the whole tree anyway.
 
 pub mod lexer;
 pub mod parser;
@@ -16,64 +16,64 @@ use crate::model::port::{Port, PortRange};
 use crate::model::row::{Direction, Row};
 use crate::model::socket::FourTuple;
 
-/// Which end of a connection a test looks at.
+/// An end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// This machine's.
+    /// The end on this machine.
     Local,
-    /// The other one's.
+    /// The end of the peer.
     Remote,
 }
 
 /// A test on a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// Every one of these; an empty list is always true.
+    /// All of these tests are true. An empty list is true.
     All(Vec<Self>),
-    /// At least one of these; an empty list is never true.
+    /// At least one of these tests is true. An empty list is false.
     Any(Vec<Self>),
-    /// Not this.
+    /// The test is false.
     Not(Box<Self>),
-    /// The port of this end lies in the range.
+    /// The port of this end is in the range.
     Port(End, PortRange),
-    /// The address of this end lies in the prefix.
+    /// The address of this end is in the prefix.
     Addr(End, Prefix),
-    /// The socket is bound to this interface; `None`: to none.
+    /// The socket is bound to this interface; `None`: it is bound to no interface.
     Interface(Option<NonZeroU32>),
-    /// `SO_MARK`, with these bits looked at, is this.
+    /// `SO_MARK & mask` is equal to the value.
     Mark {
-        /// The value under the mask.
+        /// The expected value.
         value: u32,
-        /// The bits that count.
+        /// The bits that are compared.
         mask: u32,
     },
-    /// The inferred direction.
+    /// The inferred direction is this one.
     Direction(Direction),
-    /// Less than this remains.
+    /// The remaining time is less than this.
     ExpiresUnder(Duration),
     /// The bucket is in FIN_WAIT_2, not in TIME_WAIT.
     FinWait2,
 }
 
 impl Filter {
-    /// Passes everything.
+    /// Accepts every row.
     pub const TRUE: Self = Self::All(vec![]);
-    /// Passes nothing.
+    /// Accepts no row.
     pub const FALSE: Self = Self::Any(vec![]);
 
-    /// Every one of the tests; one alone needs no list.
+    /// Combines tests with "and". A single test needs no list.
     #[must_use]
     pub fn all(mut tests: Vec<Self>) -> Self {
         if tests.len() == 1 { tests.remove(0) } else { Self::All(tests) }
     }
 
-    /// At least one of the tests; one alone needs no list.
+    /// Combines tests with "or". A single test needs no list.
     #[must_use]
     pub fn any(mut tests: Vec<Self>) -> Self {
         if tests.len() == 1 { tests.remove(0) } else { Self::Any(tests) }
     }
 
-    /// The opposite.
+    /// Returns the opposite test.
     #[must_use]
     pub fn negated(self) -> Self {
         match self {
@@ -82,20 +82,20 @@ impl Filter {
         }
     }
 
-    /// IPv4 on the wire, mapped sockets too; or IPv6.
+    /// Accepts rows with IPv4 on the wire, which includes IPv4-mapped sockets; or else rows with IPv6.
     #[must_use]
     pub fn ipv4_on_the_wire(ipv4: bool) -> Self {
         let any_ipv4 = Self::Addr(End::Local, Prefix::ANY_IPV4);
         if ipv4 { any_ipv4 } else { any_ipv4.negated() }
     }
 
-    /// Whether the row passes for sure.
+    /// Whether the row passes with certainty.
     #[must_use]
     pub fn accepts(&self, row: &Row) -> bool {
         self.judge(row) == Some(true)
     }
 
-    /// Whether the row passes; `None` where that hangs on a mark or an interface that the source does not tell.
+    /// Whether the row passes; `None` if that depends on a mark or an interface that the source does not report.
     #[must_use]
     pub fn judge(&self, row: &Row) -> Option<bool> {
         let bucket = &row.bucket;
@@ -106,7 +106,7 @@ impl Filter {
             Self::Port(end, range) => range.contains(end.port(&bucket.tuple)),
             Self::Addr(End::Local, prefix) => prefix.contains(bucket.tuple.family, bucket.tuple.local_bits()),
             Self::Addr(End::Remote, prefix) => prefix.contains(bucket.tuple.family, bucket.tuple.remote_bits()),
-            // The source that tells no cookie tells no interface either.
+            // A source that reports no cookies reports no interfaces either.
             Self::Interface(_) if bucket.cookie.is_none() => return None,
             Self::Interface(interface) => bucket.interface == *interface,
             Self::Mark { value, mask: 0 } => *value == 0,
@@ -117,7 +117,7 @@ impl Filter {
         })
     }
 
-    /// Whether any test of the tree is one for which this holds.
+    /// Whether `test` is true for any leaf of the tree.
     pub fn mentions(&self, test: &impl Fn(&Self) -> bool) -> bool {
         match self {
             Self::All(tests) | Self::Any(tests) => tests.iter().any(|inner| inner.mentions(test)),
@@ -127,7 +127,8 @@ impl Filter {
     }
 }
 
-/// The first test that gives this decides; else one that is not known leaves it open.
+/// Combines tests: the first result equal to `decisive` is the result. Otherwise an unknown test makes the result
+/// unknown.
 fn decide(tests: &[Filter], row: &Row, decisive: bool) -> Option<bool> {
     let mut known = true;
     for test in tests {
@@ -151,7 +152,7 @@ impl End {
     }
 }
 
-/// The expression, in words that parse back to the same tree. Interfaces by number.
+/// Prints an expression that parses to the same tree. Interfaces are printed as numbers.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined = |f: &mut fmt::Formatter<'_>, tests: &[Self], word: &str| {
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_left_open_only_where_it_hangs_on_what_is_not_told() {
+    fn a_row_is_unknown_only_if_it_depends_on_an_unknown_value() {
         let mut row = row("127.0.0.1", 80, "127.0.0.1", 40000);
         let port = |n| Filter::Port(End::Local, PortRange::one(Port(n)));
         let mark = Filter::Mark { value: 1, mask: 3 };

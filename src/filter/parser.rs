@@ -1,7 +1,8 @@
-//! Filter expressions: ss's, as they are, and tests that only a bucket has. Names are looked up in the facts.
+//! Parses filter expressions: the language of ss, and tests that apply only to buckets. Names are resolved from the
+//! facts.
 //!
 //! ```text
-//! list    = test { ["and" | "or"] test }        left to right, both bind equally; nothing between two is "and"
+//! list    = test { ["and" | "or"] test }        left to right, with equal precedence; without a word it means "and"
 //! test    = "(" list ")" | "not" test | primary
 //! primary = ("sport" | "dport") [compare] PORT  | ("src" | "dst") [= | !=] HOST | "dev" [= | !=] INTERFACE
 //!         | "fwmark" [= | !=] MARK[/MASK] | "autobound" | "mapped" | "expires" compare DURATION
@@ -23,17 +24,17 @@ use crate::model::name::is_hidden;
 use crate::model::port::{PORT_ARG_FORMS, Port, PortArg, PortClass, PortRange};
 use crate::model::row::Direction;
 
-/// What a test may begin with.
+/// The words that a test may begin with.
 const TESTS: &str = "sport, dport, src, dst, dev, fwmark, autobound, mapped, expires, class, local-class, remote-class, \
                      direction, state, service, 'not' or '('";
 
 /// The deepest nesting of parentheses and nots.
 const DEEPEST: usize = 100;
 
-/// How often one list may change between "and" and "or": each change nests what is before it one deeper.
+/// How often one list may change between "and" and "or". Each change nests the preceding tests one level deeper.
 const MOST_CHANGES: usize = 100;
 
-/// A mistake in an expression, which can be shown under it.
+/// A mistake in an expression. Its text points at the word with carets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterError {
     text: String,
@@ -45,7 +46,8 @@ pub struct FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { text, span, message } = self;
-        // The line stays one line, as wide as it looks. A width of fmt has 16 bits, and an expression may be longer.
+        // Control characters become blanks, so that the expression stays on one line. A width in a format string has 16
+        // bits, and an expression may be longer.
         let shown = |text: &str| -> String { text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect() };
         let width = |range: Range<usize>| shown(&text[range]).width();
         let (blanks, carets) = (" ".repeat(width(0..span.start)), "^".repeat(width(span.clone()).max(1)));
@@ -55,19 +57,19 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
-/// An expression that was understood.
+/// The result of parsing an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// The tree.
     pub filter: Filter,
-    /// What its author may not have meant, a sentence each.
+    /// Sentences about parts of the expression that may have another meaning than its author expects.
     pub warnings: Vec<String>,
 }
 
-/// Reads an expression; an empty one passes everything.
+/// Parses an expression. An empty expression accepts every row.
 ///
 /// # Errors
-/// The first mistake, with its place.
+/// The first mistake, with its position.
 pub fn parse(text: &str, facts: &Facts) -> Result<Parsed, FilterError> {
     let tokens = tokens(text);
     let mut parser = Parser { text, facts, tokens: &tokens, next: 0, depth: 0, mixed: false };
@@ -79,7 +81,9 @@ pub fn parse(text: &str, facts: &Facts) -> Result<Parsed, FilterError> {
         return Err(parser.error(&token.span.clone(), "there is no '(' for this ')'".into()));
     }
     let mixed = parser.mixed.then(|| {
-        format!("'and' and 'or' bind equally, from left to right, as in ss; this filter is read as: {filter}")
+        format!(
+            "'and' and 'or' have equal precedence and apply from left to right, as in ss; this filter means: {filter}"
+        )
     });
     Ok(Parsed { filter, warnings: mixed.into_iter().collect() })
 }
@@ -90,7 +94,7 @@ struct Parser<'a> {
     tokens: &'a [Token<'a>],
     next: usize,
     depth: usize,
-    /// Both `and` and `or` stand in one list.
+    /// Whether some list contains both `and` and `or`.
     mixed: bool,
 }
 
@@ -111,7 +115,7 @@ impl<'a> Parser<'a> {
         FilterError { text: self.text.to_owned(), span: span.clone(), message }
     }
 
-    /// That something else was wanted where this token stands, or the text ends.
+    /// The error that something else is expected at this token, or at the end of the text.
     fn expected(&self, token: Option<&Token>, what: &str) -> FilterError {
         match token {
             Some(token) => {
@@ -131,14 +135,15 @@ impl<'a> Parser<'a> {
                 TokenKind::Close => break,
                 TokenKind::Or => (true, true),
                 TokenKind::And => (false, true),
-                // Nothing between two tests is "and".
+                // Two tests without a word between them are combined with "and".
                 _ => (false, false),
             };
             self.next += usize::from(written);
             changes += usize::from(before.is_some_and(|before| before != or));
             before = Some(or);
             if changes > MOST_CHANGES {
-                let message = format!("'and' and 'or' change places more than {MOST_CHANGES} times; use parentheses");
+                let message =
+                    format!("'and' and 'or' alternate more than {MOST_CHANGES} times; use parentheses to group the tests");
                 return Err(self.error(&token.span, message));
             }
             left = join(left, self.test()?, or);
@@ -151,7 +156,7 @@ impl<'a> Parser<'a> {
         let Some(token) = self.advance() else { return Err(self.expected(None, &format!("a test: {TESTS}"))) };
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err(self.error(&token.span, format!("parentheses and nots go deeper than {DEEPEST}")));
+            return Err(self.error(&token.span, format!("parentheses and 'not' are nested deeper than {DEEPEST} levels")));
         }
         let filter = match token.kind {
             TokenKind::Not => self.test()?.negated(),
@@ -161,7 +166,7 @@ impl<'a> Parser<'a> {
                     Some(Token { kind: TokenKind::Close, .. }) => inner,
                     other => {
                         let mut error = self.expected(other, "')'");
-                        // The parenthesis that waits for it is the better place to look at.
+                        // Point at the opening parenthesis, because that is where the mistake is easiest to see.
                         error.span = token.span.clone();
                         return Err(error);
                     }
@@ -194,7 +199,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A comparison, where one stands here.
+    /// Consumes a comparison operator, if the next token is one.
     fn comparison(&mut self) -> Option<Comparison> {
         match self.peek()?.kind {
             TokenKind::Compare(comparison) => {
@@ -240,10 +245,10 @@ impl<'a> Parser<'a> {
         }
         let range = self.port_range(word, &token.span)?;
         if !equal && range.first() != range.last() {
-            return Err(self.error(&token.span, format!("'{range}' is a range; a range can only be = or !=")));
+            return Err(self.error(&token.span, format!("'{range}' is a range; a range can be compared only with = or !=")));
         }
         let port = range.first();
-        // Where no port can pass, the range is none.
+        // An empty range accepts no port.
         let within = |first: Option<Port>, last: Option<Port>| {
             first.zip(last).and_then(|(a, b)| PortRange::new(a, b)).map_or(Filter::FALSE, |r| Filter::Port(end, r))
         };
@@ -259,14 +264,14 @@ impl<'a> Parser<'a> {
     }
 
     fn port_range(&self, word: &str, span: &Range<usize>) -> Result<PortRange> {
-        let arg: PortArg = word.parse().map_err(|why| self.error(span, format!("'{word}' is no port: {why}")))?;
+        let arg: PortArg = word.parse().map_err(|why| self.error(span, format!("'{word}' is not a port: {why}")))?;
         self.facts.ports(&arg).map_err(|why| self.error(span, why))
     }
 
     /// `ADDR`, `ADDR/LENGTH`, `ADDR:PORT`, `[V6]:PORT`, `:PORT`, `*:PORT`, `*`.
     fn host(&mut self, end: End, word: &'a str, span: &Range<usize>) -> Result<Filter> {
         let mut tests = vec![];
-        // The address family of the socket: with `inet`, no socket that has IPv4 in its mapped form.
+        // The prefix tests the address family of the socket. So `inet:` excludes IPv4-mapped sockets.
         let word = if let Some(rest) = word.strip_prefix("inet6:") {
             tests.push(Filter::Addr(end, Prefix::ANY_IPV6));
             rest
@@ -296,7 +301,7 @@ impl<'a> Parser<'a> {
         if word == "0" {
             return Ok(Filter::Interface(None));
         }
-        // A number may be that of an interface that is gone, whose buckets are still there.
+        // A number may belong to an interface that is gone but still has buckets.
         let known = self.facts.interface_index(word);
         let index = known.or_else(|why| word.parse().map_err(|_| why)).map_err(|why| self.error(span, why))?;
         Ok(Filter::Interface(Some(index)))
@@ -310,12 +315,13 @@ impl<'a> Parser<'a> {
         let (value, mask) = word.split_once('/').map_or((word, None), |(value, mask)| (value, Some(mask)));
         let parsed = number(value).zip(mask.map_or(Some(u32::MAX), number));
         let (value, mask) = parsed.ok_or_else(|| {
-            self.error(span, format!("'{word}' is no mark; a mark is a number of 32 bits, like 1, 0x1 or 0x1/0xff"))
+            self.error(span, format!("'{word}' is not a mark; a mark is a 32-bit number, like 1, 0x1 or 0x1/0xff"))
         })?;
         Ok(Filter::Mark { value, mask })
     }
 
-    /// For a bucket the kernel does not keep who chose the port; where it lies is the next best.
+    /// Tests whether the port is in the ephemeral range. That is an approximation, because a bucket does not keep
+    /// whether the kernel chose its port.
     fn autobound(&self, token: &Token) -> Result<Filter> {
         let range = self.facts.local_port_range.ok_or_else(|| {
             self.error(&token.span, "'autobound' needs net.ipv4.ip_local_port_range, which cannot be read".into())
@@ -330,9 +336,9 @@ impl<'a> Parser<'a> {
         };
         let (word, token) = self.value("a duration, like 500ms, 10s or 1m")?;
         let limit = parse_duration(word)
-            .ok_or_else(|| self.error(&token.span, format!("'{word}' is no duration; {DURATION_FORMS}")))?;
+            .ok_or_else(|| self.error(&token.span, format!("'{word}' is not a duration; {DURATION_FORMS}")))?;
         let below = |limit| Filter::ExpiresUnder(limit);
-        // The kernel counts whole milliseconds, so "at most" is "less than one more than the last that fits".
+        // The kernel reports whole milliseconds, so `<= N ms` is the same as `< N + 1 ms`.
         let whole = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let at_most = || below(whole.saturating_add(Duration::from_millis(1)));
         let equal = || {
@@ -348,7 +354,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// One of these names, or an error that lists them.
+    /// Resolves one of these names. The error lists all of them.
     fn name<T: Copy>(&self, word: &str, span: &Range<usize>, names: &[(&str, T)], what: &str) -> Result<T> {
         let found = names.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
         found.ok_or_else(|| self.error(span, format!("expected {what}, found '{word}'")))
@@ -374,7 +380,7 @@ impl<'a> Parser<'a> {
             .facts
             .services
             .port(word)
-            .ok_or_else(|| self.error(span, format!("'{word}' is no TCP service of /etc/services")))?;
+            .ok_or_else(|| self.error(span, format!("'{word}' is not a TCP service in /etc/services")))?;
         let range = PortRange::one(port);
         Ok(Filter::Any(vec![Filter::Port(End::Local, range), Filter::Port(End::Remote, range)]))
     }
@@ -384,11 +390,11 @@ const CLASSES: &str = "well-known, registered or dynamic";
 const DIRECTIONS: &str = "inbound, outbound or unknown";
 const STATES: &str = "time-wait or fin-wait-2";
 
-/// What a duration may be; ends every message about a bad one.
+/// The forms of a duration, for the end of every message about an invalid one.
 pub const DURATION_FORMS: &str = "a duration is a number with a unit, like 500ms, 10s or 1m";
 
-/// A duration as somebody typed it; none is negative, and one beyond the 32 bits of milliseconds that a timer has is as
-/// good as the first beyond them.
+/// Parses a duration that a user typed; `None` if it is invalid or negative. The kernel reports a timer as 32 bits of
+/// milliseconds, so a longer duration is shortened to the first value that no timer can reach.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     const BEYOND: Duration = Duration::from_millis(1 << 32);
@@ -396,7 +402,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(duration.min(BEYOND))
 }
 
-/// Joins two tests; lists of the same kind stay flat.
+/// Combines two tests with "and" or "or". A list of the same kind is extended, not nested.
 fn join(left: Filter, right: Filter, or: bool) -> Filter {
     let mut tests = match left {
         Filter::Any(tests) if or && !tests.is_empty() => tests,
@@ -407,8 +413,8 @@ fn join(left: Filter, right: Filter, or: bool) -> Filter {
     if or { Filter::Any(tests) } else { Filter::All(tests) }
 }
 
-/// An IPv4 prefix of which the last numbers are left out, as in `127/8`, with zeros for them. An address must be whole: ss
-/// takes 10.1 for 10.1.0.0, which nobody means.
+/// Completes a shortened IPv4 prefix with zeros: `127/8` becomes `127.0.0.0/8`. An address must have all four numbers:
+/// ss reads 10.1 as 10.1.0.0, which is hardly ever intended.
 fn in_full(addr: &str) -> Cow<'_, str> {
     let Some((numbers, length)) = addr.split_once('/') else { return addr.into() };
     let given = numbers.split('.').filter(|number| number.parse::<u8>().is_ok()).count();
@@ -416,7 +422,7 @@ fn in_full(addr: &str) -> Cow<'_, str> {
     if short { format!("{numbers}{}/{length}", ".0".repeat(4 - given)).into() } else { addr.into() }
 }
 
-/// The address and, behind it, the port.
+/// Splits a word into the address and the port after it.
 fn split_host(word: &str) -> (&str, Option<&str>) {
     if let Some(rest) = word.strip_prefix('[') {
         // `[addr]`, `[addr]:port`, `[addr]/length`, `[addr]/length:port`.
@@ -427,7 +433,7 @@ fn split_host(word: &str) -> (&str, Option<&str>) {
             None => (word, None),
         };
     }
-    // An IPv6 address without brackets is all address; ss would take its last part for a port.
+    // An IPv6 address without brackets has no port. ss would read its last part as a port.
     if word.matches(':').count() > 1 {
         return (word, None);
     }
@@ -500,7 +506,7 @@ pub(crate) mod tests {
         ] {
             assert_eq!(accepts(text, &row), expected, "{text}");
         }
-        // A socket of IPv6 that speaks IPv4.
+        // An IPv6 socket with IPv4 on the wire.
         let mapped = self::row("::ffff:10.0.0.1", 80, "::ffff:192.0.2.9", 40_000);
         for (text, expected) in [("src inet:10.0.0.1", false), ("src inet6:any:80", true), ("src 10/8", true)] {
             assert_eq!(accepts(text, &mapped), expected, "{text}");
@@ -508,9 +514,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn and_and_or_bind_equally_from_left_to_right_and_mixing_them_is_said() {
+    fn and_and_or_apply_from_left_to_right_and_mixing_them_gives_a_warning() {
         let row = row("10.0.0.1", 80, "192.0.2.9", 40000);
-        // (true or false) and false, where a stronger "and" would make it true.
+        // This is (true or false) and false. A stronger "and" would make it true.
         let mixed = "sport = 80 or dport = 1 and dport = 2";
         assert!(!accepts(mixed, &row));
         let warnings = parse(mixed, &facts()).expect("understood").warnings;
@@ -602,7 +608,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_mistake_is_shown_in_an_expression_of_any_length() {
-        // A width of fmt has 16 bits.
+        // A width in a format string has 16 bits.
         for length in [65_535, 65_536, 200_000] {
             let long = "a".repeat(length);
             assert!(message(&long).ends_with(&format!("\n  {}", "^".repeat(length))));
@@ -624,7 +630,7 @@ pub(crate) mod tests {
         assert!(parse(&format!("mapped{}", " or mapped".repeat(50_000)), &facts()).is_ok());
     }
 
-    /// Trees that expressions can write.
+    /// Generates expressions.
     pub(crate) fn expression() -> impl Strategy<Value = String> {
         let primary = prop_oneof![
             (prop_oneof!["sport", "dport"], prop_oneof!["=", "!=", "<", "<=", ">", ">="], any::<u16>())

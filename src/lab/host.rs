@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::LabError;
 use crate::sys::packet::{Frame, Interface, PacketSocket};
 use crate::sys::rtnetlink::{self, VethEnd};
-use crate::sys::sandbox::Netns;
+use crate::sys::sandbox::PrivateNetns;
 
 /// The card's number, and that of the cable's end that we hold; above what a kernel may make by itself in a new namespace.
 const CARD: u32 = 100;
@@ -29,7 +29,7 @@ pub(super) struct HostAddress {
 /// A namespace with a veth pair: the kernel has the address on one end, and the other end is the cable.
 #[derive(Debug)]
 pub(super) struct Host {
-    netns: Netns,
+    netns: PrivateNetns,
     packets: PacketSocket,
     cable: Interface,
 }
@@ -37,7 +37,7 @@ pub(super) struct Host {
 impl Host {
     /// Makes it; the calling thread is in its namespace then. It knows its neighbour without asking.
     pub(super) fn create(place: HostAddress, neighbour: HostAddress) -> Result<Self, LabError> {
-        let netns = Netns::create()?;
+        let netns = PrivateNetns::create()?;
         let card = VethEnd { index: CARD, name: "eth0", mac: place.mac };
         let outside = VethEnd { index: CABLE, name: CABLE_NAME, mac: [2, 0, 0, 0, 0, 0xff] };
         rtnetlink::create_veth(card, outside).map_err(LabError::Veth)?;

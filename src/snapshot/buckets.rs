@@ -1,4 +1,4 @@
-//! Questions about timewait buckets: all of them in an order, one after the other, how many, or whether there is any.
+//! Answers questions about timewait buckets: a list in an order, a stream, a count, or whether there is any.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::ordered_rows::{Limit, OrderedRows};
+use super::ordered_rows::{OrderedRows, RowLimit};
 use super::query::{Query, Selection};
 use super::{Answer, PassOn, Snapshot, SnapshotError, interrupted, merged_facts};
 use crate::filter::Filter;
@@ -18,17 +18,18 @@ use crate::sock_diag::bytecode;
 use crate::source::{Origin, Source, WalkEnd};
 use crate::sys;
 
-/// Rows that are passed on together, so that many namespaces can be read at the same time in bounded memory.
+/// The number of rows in a piece of a stream. Pieces let twtool read many namespaces at the same time in bounded
+/// memory.
 const PIECE: usize = 256;
 
-/// Buckets in memory.
+/// Rows of buckets in memory, from one network namespace or from several.
 #[derive(Clone, Debug)]
 pub struct Buckets {
     /// The rows.
     pub rows: OrderedRows,
     /// The facts of each namespace; [`Row::netns`] is an index into them. There is at least one.
     pub facts: Vec<Facts>,
-    /// The interface of the kernel that the rows came from; procfs if any of them did.
+    /// The interface of the kernel that the rows came from; procfs if any row came from it.
     pub origin: Origin,
     /// Whether rows may be in another state than TIME_WAIT.
     pub with_state: bool,
@@ -52,19 +53,19 @@ impl Buckets {
     }
 }
 
-/// Which part of a filter the kernel evaluates, and which part twtool does.
+/// The part of a filter that the kernel evaluates, and the part that twtool evaluates.
 #[derive(Clone, Debug)]
 pub struct FilterParts {
     /// The whole filter.
     pub filter: Filter,
-    /// What the kernel evaluates.
+    /// The part that the kernel evaluates.
     pub by_kernel: Filter,
-    /// What remains.
+    /// The part that only twtool evaluates.
     pub left_over: Filter,
 }
 
 impl Snapshot {
-    /// The selected buckets in an order, or as the kernel lists them.
+    /// Lists the selected buckets in an order, or as the kernel lists them.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -72,7 +73,7 @@ impl Snapshot {
         &self,
         selection: &Selection,
         order: Option<Order>,
-        limit: Limit,
+        limit: RowLimit,
     ) -> Result<Answer<Buckets>, SnapshotError> {
         let mut all: Option<Buckets> = None;
         let several = self.namespaces.are_several();
@@ -82,7 +83,8 @@ impl Snapshot {
             &|query, source, pass_on| {
                 let (mut buckets, answer) = collect(query, source, order, limit)?;
                 if several {
-                    // A descriptor for each of many namespaces would be too many.
+                    // The names are kept instead of a descriptor for each namespace, because there may be many
+                    // namespaces.
                     buckets.facts[0].interfaces.keep(interfaces(buckets.rows.iter()));
                 }
                 let _ = pass_on(buckets);
@@ -102,8 +104,8 @@ impl Snapshot {
         }
     }
 
-    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace. Memory is bounded.
-    /// A dump that is interrupted is reported, and not repeated, because `each` has seen its rows.
+    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace. Memory is
+    /// bounded. A dump that is interrupted is reported, and not repeated, because `each` has seen its rows.
     ///
     /// # Errors
     /// See [`SnapshotError`]; `each` may have seen rows by then.
@@ -117,7 +119,7 @@ impl Snapshot {
         })
     }
 
-    /// How many buckets are selected.
+    /// Counts the selected buckets.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -139,7 +141,7 @@ impl Snapshot {
         Ok(answer.with(count))
     }
 
-    /// Whether any bucket is selected. An incomplete answer of yes is complete, because one bucket is enough.
+    /// Whether any bucket is selected. The answer yes is always complete, because one bucket is enough.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -161,7 +163,7 @@ impl Snapshot {
         Ok(Answer { complete: any || answer.complete, ..answer.with(any) })
     }
 
-    /// Which part of the selection's filter the kernel evaluates.
+    /// Splits the selection's filter into the part that the kernel evaluates and the rest.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -199,8 +201,8 @@ impl Snapshot {
         self.namespaces.ask(&ask_here, each)
     }
 
-    /// The names of the interfaces of every namespace, if there are several and the selection may name one: `dev eth0` selects
-    /// nothing in a namespace without eth0, and is a mistake only if no namespace has it.
+    /// The interface names of all namespaces, if there are several and the selection may name an interface. `dev eth0`
+    /// selects nothing in a namespace without eth0, and is a mistake only if no namespace has it.
     fn interfaces_elsewhere(&self, selection: &Selection) -> Result<BTreeSet<String>, SnapshotError> {
         let mut names = BTreeSet::new();
         if self.namespaces.are_several() && selection.may_name_an_interface() {
@@ -226,7 +228,7 @@ fn collect(
     query: &Query,
     source: &mut Source,
     order: Option<Order>,
-    limit: Limit,
+    limit: RowLimit,
 ) -> Result<(Buckets, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let ((_, rows), end) = source.collect(
@@ -247,7 +249,7 @@ fn collect(
     Ok((buckets, answer))
 }
 
-/// Passes the rows on in pieces.
+/// Passes on the rows in pieces.
 fn walk(
     query: &Query,
     source: &mut Source,
@@ -280,7 +282,7 @@ fn walk(
     rows_answer(query, source, &facts, end?)
 }
 
-/// What a reader of rows must know after the walk.
+/// The answer after a walk that gave rows: whether they are complete, and warnings.
 fn rows_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
     query.judged()?;
     let (mut warnings, complete) = query.direction_gaps(facts);
@@ -292,7 +294,7 @@ fn rows_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> R
 fn count_rows(query: &Query, source: &mut Source) -> Result<(usize, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let (count, end) = if query.everything {
-        // Without a test, hardly anything of a bucket is decoded.
+        // Without a filter, little of a bucket needs to be decoded.
         let count = |count: &mut usize, socket: &Socket| *count += usize::from(matches!(socket, Socket::Bucket(_)));
         source.collect(query.states, &query.filter, || 0, count)?
     } else {
@@ -317,14 +319,15 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
         if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if any {
-        // One row that passes is enough.
+        // One row is enough, so an interrupted dump does not matter.
         query.directed(&facts)?;
         return Ok((true, Answer { warnings: source.warnings(), ..Answer::whole(()) }));
     }
     Ok((false, number_answer(query, source, &facts, end)?))
 }
 
-/// What a reader of a bare number must know after the walk. A number has no room for doubts, so a doubt is an error.
+/// The answer after a walk that gave a number. A number cannot express doubt, so a row that cannot be judged is an
+/// error.
 fn number_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
     query.judged()?;
     query.directed(facts)?;

@@ -1,4 +1,4 @@
-//! The ports that connect() may choose from, and the destinations that use them.
+//! Lists the ports that connect() may choose from, and the destinations that use them.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
@@ -20,14 +20,14 @@ use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Choice, Origin, Source};
 use crate::sys;
 
-/// Which destinations. Names are resolved in the network namespace.
+/// Selects destinations. Names are resolved in the network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct CapacityQuestion {
     /// Only this destination.
     pub to: Option<ScopedEnd>,
     /// Only from this local address.
     pub from: Option<ScopedAddr>,
-    /// Only IPv4, or IPv6, on the wire.
+    /// Only connections with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
     /// Whether to ask the kernel which ports are explicitly bound, by connects that send nothing and hold a port for a
     /// microsecond or two. Otherwise such ports stay uncertain.
@@ -41,7 +41,7 @@ pub struct Capacity {
     pub facts: Facts,
     /// The interface of the kernel that listed the sockets.
     pub origin: Origin,
-    /// What connect() may choose from.
+    /// The ports that connect() may choose from.
     pub pool: Pool,
     /// When connect() may take over a bucket.
     pub reuse: TwReuse,
@@ -52,7 +52,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What the destinations depend on.
+    /// The conditions that the destinations depend on.
     #[must_use]
     pub const fn conditions(&self) -> Conditions<'_> {
         Conditions { pool: &self.pool, reuse: self.reuse, length: self.length }
@@ -60,7 +60,7 @@ impl Capacity {
 }
 
 impl Snapshot {
-    /// How many further connects each destination takes, in one network namespace.
+    /// Calculates how many more connections each destination can have, in one network namespace.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -69,7 +69,7 @@ impl Snapshot {
     }
 }
 
-/// The same in the network namespace of the calling thread.
+/// Answers the question in the network namespace of the calling thread.
 pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capacity>, SnapshotError> {
     let mut source = Source::kernel(Choice::Auto)?;
     let facts = source.facts().clone();
@@ -125,8 +125,8 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     Ok(answer.with(Capacity { facts, origin: source.origin(), pool, reuse, length, destinations }))
 }
 
-/// What connect() may choose from, by the list of sockets and, if wanted, by what the kernel answers about ports that the list
-/// leaves open.
+/// The ports that connect() may choose from, according to the list of sockets. If `probe`, the kernel decides about the
+/// ports that the list leaves uncertain.
 fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answer: &mut Answer<()>) -> Pool {
     let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
     let mut bound = sockets.bound().clone();
@@ -143,11 +143,11 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {
-                // A kernel that failed to answer may well answer the next time.
+                // If the kernel could not answer, the next attempt may succeed, so the answer is incomplete.
                 answer.complete &= why.is_answer();
                 answer.warnings.push(format!(
-                    "the kernel cannot be asked which ports are explicitly bound ({why}); ports of connections count as if they \
-                     were not"
+                    "it is unknown which ports are explicitly bound, because the kernel cannot be asked ({why}); ports of \
+                     connections count as not explicitly bound"
                 ));
             }
         }
@@ -158,12 +158,12 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
 /// The question with every name resolved.
 struct Asked {
     wanted: Wanted,
-    /// The destination that the answer must contain, and the word for it.
+    /// The destination that the answer must contain, and the text that the user typed for it.
     to: Option<(SocketAddr, String)>,
     from: Option<SocketAddr>,
 }
 
-/// An address in the form in which sockets have it.
+/// Converts an address to the form that sockets use.
 fn socket_addr(addr: IpAddr, port: u16, scope: Option<NonZeroU32>) -> SocketAddr {
     match addr {
         IpAddr::V4(_) => SocketAddr::new(addr, port),
@@ -215,8 +215,8 @@ impl Asked {
         })
     }
 
-    /// The ends of the connection that the answer must contain, whether or not it exists: from the given address, or from the
-    /// one that the kernel would choose. The error says why there can be none.
+    /// The ends of the connection that the answer must contain, whether or not it exists. The local address is the
+    /// given one, or the one that the kernel would choose. The error is the reason why no connection is possible.
     fn route(&self) -> Option<Result<ConnectionEnds, SnapshotError>> {
         let (to, typed) = self.to.as_ref()?;
         let local = sys::route::source(self.from, *to);

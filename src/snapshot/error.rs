@@ -22,7 +22,7 @@ pub enum SnapshotError {
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// A filter tests something that the source does not report.
-    #[error("the filter cannot be judged: {0}")]
+    #[error("the filter cannot be evaluated: {0}")]
     Unjudged(&'static str),
     /// The sockets could not be read.
     #[error(transparent)]
@@ -36,7 +36,7 @@ pub enum SnapshotError {
     /// A setting without which there is no answer.
     #[error("{} could not be read", .0.name())]
     Unread(Setting),
-    /// No connection to this destination can be made.
+    /// No connection to this destination is possible.
     #[error("connect() to {to} would fail: {source}")]
     Unreachable {
         /// The destination.
@@ -50,7 +50,7 @@ pub enum SnapshotError {
     /// No network namespace was found, not even the caller's own.
     #[error("no network namespace could be found: {}", .0.join("; "))]
     NoNamespace(Vec<String>),
-    /// The observer of a wait could not report.
+    /// The observer of a wait could not write its report.
     #[error(transparent)]
     Observer(io::Error),
     /// There is no answer, so that the file of a recording stays as it is.
@@ -79,7 +79,7 @@ impl SnapshotError {
         }
     }
 
-    /// Whether the kernel answered that no connection is possible. It did not answer if it lacked memory for the question.
+    /// Whether the kernel reported that no connection is possible. A lack of memory is not such a report.
     pub(super) fn is_answer_about_route(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };
         !matches!(Refusal::of(source), Refusal::Exhausted | Refusal::Interrupted)
@@ -111,7 +111,7 @@ impl fmt::Display for BadValue {
     }
 }
 
-/// A reason without the value that it begins with, because the message has named that already.
+/// Removes the value from the beginning of a reason, because the message has already named it.
 #[must_use]
 pub fn without_value<'a>(value: &str, why: &'a str) -> &'a str {
     why.strip_prefix(&format!("'{value}' is ")).unwrap_or(why)

@@ -1,6 +1,6 @@
-//! What `twtool doctor` judges: settings, counters, listeners, sockets in CLOSE_WAIT, ports, and what the caller may do.
+//! Reads what `twtool doctor` examines: settings, counters, listeners, sockets in CLOSE_WAIT, ports and capabilities.
 //!
-//! Nothing here fails as a whole: the answer reports what could not be read.
+//! A value that cannot be read does not make the question fail: the answer reports it.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
 use crate::source::{Choice, Source, SourceError, kernel_bucket_facts, kernel_facts, known};
 use crate::sys;
 
-/// The state of a network namespace, as far as TIME_WAIT and ports go.
+/// The state of a network namespace, as far as TIME_WAIT and ports are concerned.
 #[derive(Debug)]
 pub struct Checkup {
     /// Settings, counters, listeners, forgotten connections.
@@ -26,8 +26,8 @@ pub struct Checkup {
 }
 
 impl Checkup {
-    /// What each setting, counter and kind of socket is, and a finding where the evidence shows one. Printed commands are for
-    /// `shell`.
+    /// Describes each setting, counter and kind of socket, with a finding if there is evidence for one. The commands in
+    /// the result are quoted for `shell`.
     #[must_use]
     pub fn checks(&self, leak: Leak, shell: &Shell) -> Vec<Check> {
         let outbound = self.outbound.as_ref().map_err(String::as_str);
@@ -40,8 +40,8 @@ impl Checkup {
 }
 
 impl Snapshot {
-    /// Settings, counters and sockets of one network namespace; `ipv4`: sockets with IPv4, or with IPv6, on the wire.
-    /// Nothing is bound, so ports of which only a bind would show whether they are explicitly bound stay uncertain.
+    /// Reads settings, counters and sockets of one network namespace. `ipv4` selects sockets with IPv4 (true) or IPv6
+    /// (false) on the wire. This makes no bind, so it stays uncertain whether some ports are explicitly bound.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -56,7 +56,7 @@ impl Snapshot {
             let mut warnings: Vec<String> = dump_interrupted.then(interrupted).into_iter().collect();
             warnings.extend(health.facts.other_gaps());
             let outbound = outbound.map(|answer| {
-                // What the fallback to procfs does not report makes nothing here incomplete.
+                // Warnings of a complete answer are about the fallback to procfs, and nothing here depends on that.
                 let new = answer.warnings.into_iter().filter(|warning| !answer.complete && !warnings.contains(warning));
                 warnings.extend(new.collect::<Vec<_>>());
                 answer.value
@@ -67,7 +67,8 @@ impl Snapshot {
     }
 }
 
-/// A dump of its own: the one for the other checks has `struct tcp_info`, for which the kernel locks each connection.
+/// Makes a separate dump, because the dump for the other checks has `struct tcp_info`, for which the kernel locks each
+/// connection.
 fn outbound(facts: &Facts, ipv4: Option<bool>) -> Result<Answer<Capacity>, String> {
     if facts.local_reserved_ports.is_none() {
         return Err(SnapshotError::Unread(Setting::LocalReservedPorts).to_string());
@@ -122,13 +123,13 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
         let tuple = full.tuple;
         (tuple.local_port(), tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), full.cookie)
     });
-    // A dump of its own, needed only if a listener is inside the range.
+    // This needs a separate dump, and only if a listener is inside the range.
     let ephemeral = |full: &FullSocket| facts.ephemeral(full.tuple.local_port()) == Some(true);
     let any = found.iter().any(|full| full.state == TcpState::Listen && ephemeral(full));
     let autobound = if any { source.autobound_listeners()? } else { None };
 
     let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
-    let sys::owners::Found { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
+    let sys::owners::SocketOwners { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
     if let Some(why) = failure {
         unread.add("some processes", &why);
     }

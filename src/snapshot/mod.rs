@@ -1,8 +1,8 @@
 //! Gathers everything that one answer needs, from one network namespace or from many, at one moment, as plain values.
 //!
-//! A [`Snapshot`] says where to look: in which [`Namespaces`], and at the kernel or a recording. Each of its methods takes a
-//! question and returns an [`Answer`]: the value, whether it is complete, and what the reader should know. `analysis` draws
-//! conclusions from the values; `view` prints them.
+//! A [`Snapshot`] names the [`Namespaces`] and the [`Input`]: the kernel or a recording. Each of its methods takes a
+//! question and returns an [`Answer`]: the value, whether it is complete, and warnings. `analysis` draws conclusions
+//! from the values, and `view` prints them.
 //!
 //! | question | value | file |
 //! |---|---|---|
@@ -13,7 +13,8 @@
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //!
-//! Two questions last: `port_watch` waits for a port, and `removal` removes sockets and verifies that they are gone.
+//! Two modules take longer: `port_watch` waits for a port, and `removal` removes sockets and verifies that they are
+//! gone.
 
 pub mod buckets;
 pub mod capacity;
@@ -35,7 +36,7 @@ pub use self::capacity::{Capacity, CapacityQuestion};
 pub use self::error::SnapshotError;
 pub use self::health::Checkup;
 pub use self::namespaces::{Namespaces, merged_facts};
-pub use self::ordered_rows::Limit;
+pub use self::ordered_rows::RowLimit;
 pub use self::port::PortState;
 pub use self::query::Selection;
 pub use self::summary::Summarized;
@@ -44,21 +45,21 @@ pub use crate::parallel::PassOn;
 use crate::source::{self, Source, SourceError};
 pub use crate::source::{Choice, Origin};
 
-/// Where a question is answered from.
+/// Answers questions about one or several network namespaces, from the kernel or from a recording.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// In which network namespaces.
+    /// The network namespaces that the questions are about.
     pub namespaces: Namespaces,
-    /// By the kernel or by a recording.
+    /// The kernel or a recording.
     pub input: Input,
 }
 
-/// What is read.
+/// The kernel, with or without a new recording, or an existing recording.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The kernel.
     Kernel(Choice),
-    /// The kernel, and what it answers is written to a file. The file appears when the answer is there.
+    /// The kernel; its responses are recorded. The file appears when the answer is complete.
     Recorded {
         /// The file.
         path: PathBuf,
@@ -70,8 +71,9 @@ pub enum Input {
 }
 
 impl Input {
-    /// Opens the source, asks, and finishes a recording. The recording of a dump that failed is the bug report of that failure,
-    /// so it is finished, too, where it replaces no file. A mistake in the question leaves no recording.
+    /// Opens the source, asks the question, and finishes the recording, if there is one. If the dump fails, the
+    /// recording is finished, too, because it is useful in a bug report; but then it replaces no file. A mistake in the
+    /// question leaves no recording.
     fn ask<T>(&self, ask: impl FnOnce(&mut Source) -> Result<T, SnapshotError>) -> Result<T, SnapshotError> {
         let mut source = self.open()?;
         match ask(&mut source) {
@@ -109,7 +111,7 @@ impl Snapshot {
         Self { namespaces, input: Input::Kernel(Choice::Auto) }
     }
 
-    /// The facts of one network namespace: kernel, time, port ranges, names.
+    /// Reads the facts of one network namespace: kernel, time, port ranges, names.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the recording cannot be read.
@@ -121,16 +123,16 @@ impl Snapshot {
     }
 }
 
-/// An answer with what a reader must know to judge it.
+/// The value that answers a question, whether it is complete, and warnings.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
-    /// The answer.
+    /// The value.
     pub value: T,
-    /// Whether nothing is missing from it.
+    /// Whether nothing is missing from the value.
     pub complete: bool,
-    /// Sentences about the words of the question.
+    /// Warnings about the words of the question.
     pub about_words: Vec<String>,
-    /// Sentences about the answer: what is missing or uncertain, and why.
+    /// Warnings about the value: what is missing or uncertain, and why.
     pub warnings: Vec<String>,
 }
 
@@ -141,13 +143,13 @@ impl<T> Answer<T> {
         Self { value, complete: true, about_words: vec![], warnings: vec![] }
     }
 
-    /// The same about another value.
+    /// Replaces the value.
     #[must_use]
     pub fn with<U>(self, value: U) -> Answer<U> {
         Answer { value, complete: self.complete, about_words: self.about_words, warnings: self.warnings }
     }
 
-    /// All sentences.
+    /// All warnings.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
         [self.about_words.as_slice(), &self.warnings].concat()

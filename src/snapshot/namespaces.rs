@@ -1,4 +1,4 @@
-//! In which network namespaces a question is answered, and how several answers become one.
+//! Asks a question in one or several network namespaces, and merges the answers.
 
 use std::ops::ControlFlow;
 use std::thread;
@@ -21,7 +21,7 @@ pub struct Namespaces(Which);
 enum Which {
     Own,
     One(OpenNetns),
-    /// Each once, and a sentence for each that may be missing.
+    /// Each namespace once, and sentences about namespaces that may be missing.
     Several(Vec<OpenNetns>, Vec<String>),
 }
 
@@ -32,7 +32,7 @@ impl Namespaces {
         Self(Which::Own)
     }
 
-    /// The namespaces that were named, each once; the caller's own if there is none.
+    /// The named namespaces, each once; the caller's own if `names` is empty.
     ///
     /// # Errors
     /// One of them does not exist or cannot be opened.
@@ -54,17 +54,17 @@ impl Namespaces {
     /// Every namespace that /run/netns and the processes of /proc show.
     #[must_use]
     pub fn all() -> Self {
-        let netns::Found { namespaces, unseen } = netns::all();
+        let netns::NetnsList { namespaces, unseen } = netns::all();
         Self(Which::Several(namespaces, unseen))
     }
 
-    /// Whether the question is about more than one.
+    /// Whether the question is about several namespaces, or about all.
     #[must_use]
     pub const fn are_several(&self) -> bool {
         matches!(self.0, Which::Several(..))
     }
 
-    /// Each of them as the only one, for a question that has one answer for each.
+    /// Splits the value into one value per namespace, for a question that needs a separate answer for each.
     pub fn each(self) -> impl Iterator<Item = Self> {
         let (first, others) = match self.0 {
             Which::Several(namespaces, _) => (None, namespaces),
@@ -73,7 +73,7 @@ impl Namespaces {
         first.into_iter().chain(others.into_iter().map(|netns| Self(Which::One(netns))))
     }
 
-    /// Runs something in the only namespace: what it reads and the sockets that it makes are those of that namespace.
+    /// Runs a function in the only namespace. Its files in /proc and its sockets belong to that namespace.
     ///
     /// # Errors
     /// The namespace cannot be entered, or there are several.
@@ -88,8 +88,8 @@ impl Namespaces {
         }
     }
 
-    /// The same with all signals held back in the calling thread, so that the thread in the namespace alone decides when they
-    /// are delivered: a bind that must be cleaned up holds them back for microseconds (`sys::bind`).
+    /// The same, but all signals are blocked in the calling thread, so that the kernel delivers them to the thread in
+    /// the namespace. That thread blocks them for microseconds, while a bind must be cleaned up (`sys::bind`).
     ///
     /// # Errors
     /// As [`Self::within`].
@@ -104,13 +104,15 @@ impl Namespaces {
         })
     }
 
-    /// Asks in each of them, on as many threads as there are cores, and passes the pieces to `each` in the order of the
-    /// namespaces until it wants no more. `ask` runs on a thread that is in the namespace; its number counts from 0.
+    /// Runs `ask` in each namespace, on as many threads as there are cores, and passes the pieces to `each` in the
+    /// order of the namespaces, until `each` wants no more. `ask` gets the number of its namespace, from 0, and runs on
+    /// a thread in it.
     ///
-    /// If some namespaces give no answer, a warning names each of them and the answer is incomplete.
+    /// If some namespaces fail, a warning names each of them and the answer is incomplete.
     ///
     /// # Errors
-    /// The first namespace's, if none gives an answer: then the cause is the question, or is the same in all of them.
+    /// If every namespace fails, the error of the first one. Then the cause is the question, or is the same in all of
+    /// them.
     pub(super) fn ask<P: Send>(
         &self,
         ask: &(impl Fn(u32, &mut PassOn<P>) -> Result<Answer<()>, SnapshotError> + Sync),
@@ -145,10 +147,10 @@ impl Namespaces {
     }
 }
 
-/// What comes from a namespace.
+/// A part of the answer of a namespace, or its end.
 enum Piece<P> {
     Part(P),
-    /// Its number, and its answer after the last part.
+    /// The number of the namespace, and its answer, after the last part.
     End(u32, Result<Answer<()>, SnapshotError>),
 }
 
@@ -198,19 +200,20 @@ impl Merge {
     }
 }
 
-/// A sentence about one of several namespaces.
+/// Adds the name of the namespace to a sentence.
 fn located(netns: &Netns, sentence: &str) -> String {
     format!("network namespace '{netns}': {sentence}")
 }
 
-/// The same for the namespace of these facts.
+/// Adds the name of the namespace that the facts are about to a sentence.
 pub(super) fn located_by_facts(facts: &Facts, sentence: &str) -> String {
     let name = facts.netns_name.clone().or_else(|| facts.netns.map(|inode| format!("net:[{inode}]")));
     format!("network namespace '{}': {sentence}", name.unwrap_or_else(|| "unknown".into()))
 }
 
-/// Merges the facts of several namespaces: the first one's, from the time when reading began. Of `several`, fields that name
-/// one namespace become unknown, and service names remain only if all have the same.
+/// Merges the facts of several namespaces. The result has the earliest time. If the question is about `several`, the
+/// fields that name one namespace become unknown, and service names remain only if they are the same in all. All other
+/// fields are those of the first namespace.
 #[must_use]
 pub fn merged_facts(facts: &[Facts], several: bool) -> Facts {
     let mut merged = facts[0].clone();

@@ -1,47 +1,51 @@
-//! Rows that are collected in an order, in memory that depends on how many of them are wanted.
+//! Collects rows in an order. The memory depends on the limit, not on the number of rows.
+//!
+//! 1. Each row is appended to a list, and a [`SortKey`] with its index to a second list.
+//! 2. Every 4096 rows form a *run*. Runs are sorted and merged while the kernel prepares the next datagram.
+//! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
+//! 4. At the end the sort keys are sorted. Rows with equal keys are compared themselves.
 
 use std::cmp::Ordering;
 
 use crate::model::row::{Order, Row};
 use crate::parallel;
 
-/// Rows of a run, which is sorted while the kernel looks for the next rows: as many places as fit into a near cache.
+/// The number of rows in a run. The sort keys of a run fit into a near cache.
 const RUN: usize = 4096;
 
-/// Runs that are merged during the walk. More would keep the kernel waiting.
+/// The most runs that are merged during the walk. Merging more would make the kernel wait.
 const MERGED: usize = 8;
 
-/// How many rows are kept, and from which end of their order.
+/// How many rows to keep, and from which end of the order.
 #[derive(Clone, Copy, Debug)]
-pub struct Limit {
+pub struct RowLimit {
     /// The most rows.
     pub rows: usize,
-    /// The last ones instead of the first ones.
+    /// Keep the last rows instead of the first ones.
     pub from_the_end: bool,
 }
 
-impl Limit {
+impl RowLimit {
     /// All rows.
     pub const NONE: Self = Self { rows: usize::MAX, from_the_end: false };
 }
 
-/// Rows as they came, and their places in an order. Most of the sorting is done while the kernel looks for the next rows. Rows
-/// beyond the limit are dropped from time to time.
+/// Rows in the order of arrival, with sort keys for another order.
 #[derive(Clone, Debug)]
 pub struct OrderedRows {
     rows: Vec<Row>,
-    /// How many came, including those that were dropped.
+    /// The number of rows that were pushed, including dropped rows.
     total: usize,
-    limit: Limit,
-    /// `None`: the order in which they came.
+    limit: RowLimit,
+    /// `None`: the order of arrival.
     order: Option<Order>,
-    /// One for each row, if there is an order.
-    places: Vec<Place>,
+    /// A key for each row, if there is an order.
+    keys: Vec<SortKey>,
 }
 
 impl OrderedRows {
-    pub(super) const fn new(order: Option<Order>, limit: Limit) -> Self {
-        Self { rows: vec![], total: 0, limit, order, places: vec![] }
+    pub(super) const fn new(order: Option<Order>, limit: RowLimit) -> Self {
+        Self { rows: vec![], total: 0, limit, order, keys: vec![] }
     }
 
     #[inline]
@@ -55,30 +59,30 @@ impl OrderedRows {
             return;
         };
         self.rows.push(row);
-        self.places.push(Place::new(order.key(&row), index));
-        if self.places.len().is_multiple_of(RUN) {
-            self.settle();
+        self.keys.push(SortKey::new(order.key(&row), index));
+        if self.keys.len().is_multiple_of(RUN) {
+            self.sort_last_run();
             self.drop_hidden();
         }
     }
 
-    /// Drops the rows beyond the limit, if that at least halves them.
+    /// Drops the rows beyond the limit, if that removes at least half of the rows.
     fn drop_hidden(&mut self) {
         let Some(order) = self.order.filter(|_| self.rows.len() / 2 >= self.limit.rows) else { return };
         let kept: Vec<Row> = self.sorted().into_iter().copied().collect();
-        self.places = kept.iter().enumerate().map(|(index, row)| Place::new(order.key(row), index)).collect();
+        self.keys = kept.iter().enumerate().map(|(index, row)| SortKey::new(order.key(row), index)).collect();
         self.rows = kept;
     }
 
-    /// Sorts the last run, and merges it with others.
+    /// Sorts the last run, and merges it with earlier runs.
     #[cold]
-    fn settle(&mut self) {
-        let end = self.places.len();
-        self.places[end - RUN..].sort_unstable();
+    fn sort_last_run(&mut self) {
+        let end = self.keys.len();
+        self.keys[end - RUN..].sort_unstable();
         let merged = RUN << (end / RUN).trailing_zeros().min(MERGED.ilog2());
         if merged > RUN {
-            // A stable sort finds the parts that are in order, and merges them.
-            self.places[end - merged..].sort();
+            // The standard library's stable sort detects sorted parts and merges them.
+            self.keys[end - merged..].sort();
         }
     }
 
@@ -86,25 +90,25 @@ impl OrderedRows {
     pub(super) fn append(&mut self, other: &Self, netns: u32) {
         self.total += other.total;
         let before = self.rows.len();
-        self.places.extend(other.places.iter().map(|place| place.shifted(before)));
+        self.keys.extend(other.keys.iter().map(|key| key.shifted(before)));
         self.rows.extend(other.rows.iter().map(|&row| Row { netns, ..row }));
         self.drop_hidden();
     }
 
-    /// How many rows came.
+    /// The number of rows that were pushed, including dropped rows.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total
     }
 
-    /// The rows that were kept, as they came.
+    /// The rows that were kept, in the order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter()
     }
 
     /// The rows in their order, at most as many as the limit allows.
     pub fn sorted(&mut self) -> Vec<&Row> {
-        let Limit { rows: most, from_the_end } = self.limit;
+        let RowLimit { rows: most, from_the_end } = self.limit;
         let mut sorted = self.all_sorted();
         let hidden = sorted.len().saturating_sub(most);
         if from_the_end {
@@ -117,25 +121,25 @@ impl OrderedRows {
 
     fn all_sorted(&mut self) -> Vec<&Row> {
         let Some(order) = self.order else { return self.rows.iter().collect() };
-        let (rows, mut places) = (&self.rows, std::mem::take(&mut self.places));
-        parallel::sort(&mut places);
-        for equals in places.chunk_by_mut(|a, b| a.equals(*b)).filter(|equals| equals.len() > 1) {
+        let (rows, mut keys) = (&self.rows, std::mem::take(&mut self.keys));
+        parallel::sort(&mut keys);
+        for equals in keys.chunk_by_mut(|a, b| a.equals(*b)).filter(|equals| equals.len() > 1) {
             equals.sort_unstable_by(|a, b| order.compare(&rows[a.index()], &rows[b.index()]));
         }
-        places.into_iter().map(|place| &rows[place.index()]).collect()
+        keys.into_iter().map(|key| &rows[key.index()]).collect()
     }
 }
 
-/// The first 96 bits of a row's key, followed by its index. Sorting moves these small values only, and compares rows only
-/// where the bits are equal. It is two halves because a `u128` would need the alignment of 16 bytes.
+/// The first 96 bits of a row's key, and then its index in 32 bits. Sorting moves only these small values, and compares
+/// rows only if the bits are equal. The type has two halves because a `u128` needs an alignment of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(u64, u64);
+struct SortKey(u64, u64);
 
-impl Place {
+impl SortKey {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
     const fn new(key: u128, index: usize) -> Self {
-        // The kernel counts buckets in 31 bits.
+        // An index has at most 31 bits, because the kernel counts buckets in 31 bits.
         Self((key >> 64) as u64, (key as u64) >> 32 << 32 | index as u64 & 0xffff_ffff)
     }
 
@@ -148,22 +152,22 @@ impl Place {
         Self(self.0, self.1 + rows as u64)
     }
 
-    /// Whether the keys leave the order open.
+    /// Whether the keys are equal, so that the rows must be compared.
     const fn equals(self, other: Self) -> bool {
         self.0 == other.0 && self.1 >> 32 == other.1 >> 32
     }
 }
 
-impl Ord for Place {
+impl Ord for SortKey {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        // As one number there is no branch.
-        let number = |place: &Self| u128::from(place.0) << 64 | u128::from(place.1);
+        // Comparing one number needs no branch.
+        let number = |key: &Self| u128::from(key.0) << 64 | u128::from(key.1);
         number(self).cmp(&number(other))
     }
 }
 
-impl PartialOrd for Place {
+impl PartialOrd for SortKey {
     #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
@@ -192,12 +196,12 @@ mod tests {
                 rows.extend(std::iter::repeat_n(row, copies));
             }
             for order in [Order::Expires, Order::Local, Order::Remote] {
-                let mut came = OrderedRows::new(Some(order), Limit::NONE);
+                let mut came = OrderedRows::new(Some(order), RowLimit::NONE);
                 let (first, others) = rows.split_at(rows.len() / 3);
                 for row in first {
                     came.push(*row);
                 }
-                let mut of_another = OrderedRows::new(Some(order), Limit::NONE);
+                let mut of_another = OrderedRows::new(Some(order), RowLimit::NONE);
                 for row in others {
                     of_another.push(*row);
                 }
@@ -218,7 +222,7 @@ mod tests {
         for (order, from_the_end) in
             [(Some(Order::Expires), false), (Some(Order::Expires), true), (Some(Order::Local), false), (None, false)]
         {
-            let mut came = OrderedRows::new(order, Limit { rows: MOST, from_the_end });
+            let mut came = OrderedRows::new(order, RowLimit { rows: MOST, from_the_end });
             let mut all = vec![];
             for i in 0..MANY {
                 let number = u32::try_from(i * 7919 % MANY).expect("few");

@@ -1,4 +1,4 @@
-//! One port: every socket on it, who has them open, and what bind() on it gives.
+//! Examines one port: lists every socket on it with its processes, and binds the port with every set of options.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,32 +22,32 @@ use crate::source::{self, Choice, Source};
 use crate::sys;
 use crate::sys::bind::Tried;
 
-/// How often sockets are listed and the port is bound until the two fit together.
+/// How often the sockets are listed and the port is bound, until the two results are consistent.
 const ROUNDS: u32 = 3;
 
-/// Which port, and where to bind it. Names are resolved in the network namespace.
+/// A port, and the addresses to bind it on. Names are resolved in the network namespace.
 #[derive(Clone, Debug)]
 pub struct PortQuestion {
     /// The port.
     pub port: PortArg,
-    /// The addresses; none: `0.0.0.0` and `::`.
+    /// The addresses; if empty, `0.0.0.0` and `::`.
     pub addrs: Vec<ScopedAddr>,
-    /// Only addresses with IPv4, or with IPv6, on the wire.
+    /// Only addresses with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
 }
 
-/// What bind() gives on a port, and every socket on it.
+/// The results of bind() on a port, and every socket on it.
 #[derive(Clone, Debug)]
 pub struct PortState {
     /// The facts of the network namespace.
     pub facts: Facts,
     /// The port.
     pub port: Port,
-    /// Where it was bound.
+    /// The addresses that the binds used.
     pub addrs: Vec<BindAddr>,
-    /// Each address with each set of options.
+    /// The results of binds: one for each address and each set of options.
     pub attempts: Vec<Attempt>,
-    /// What became of the kernel's note of SO_REUSEPORT.
+    /// The state of the kernel's note of SO_REUSEPORT after the binds.
     pub note: ReuseportNote,
     /// Every socket on the port.
     pub holders: Vec<Holder>,
@@ -55,7 +55,7 @@ pub struct PortState {
     pub bound_sockets_are_listed: bool,
     /// The effective user of this process.
     pub uid: u32,
-    /// Whether a UDP socket has the port and no TCP socket does.
+    /// Whether a UDP socket uses the port and no TCP socket does.
     pub udp: bool,
 }
 
@@ -68,8 +68,8 @@ impl PortState {
 }
 
 impl Snapshot {
-    /// Binds a port with every set of options, and lists the sockets on it, in one network namespace. Each attempt holds the
-    /// port for microseconds; `listen`: it also listens, so it can take a real connection.
+    /// Binds a port with every set of options, and lists the sockets on it, in one network namespace. Each attempt
+    /// holds the port for microseconds. If `listen`, the attempts also listen, so they can accept a real connection.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -84,18 +84,18 @@ impl Snapshot {
             answer.complete &= sockets.complete && sockets.unread.is_none();
             answer.warnings.extend((!sockets.complete).then(interrupted));
             answer.warnings.extend((!consistent).then(|| {
-                "the bind results and the kernel's list did not fit together in three rounds: sockets come and go, or one \
-                 is not listed"
+                "the bind results and the kernel's list of sockets were not consistent in three rounds: sockets come and go, or \
+                 the list lacks one"
                     .into()
             }));
             answer.warnings.extend(note.warning().map(str::to_owned));
             answer.warnings.extend(sockets.warnings);
             answer.warnings.extend(sockets.unread);
-            // If a TCP socket has the port, that socket is the answer.
+            // A UDP socket matters only if no TCP socket explains the result.
             let udp = if sockets.list.is_empty() { sys::udp::has_port(port) } else { Ok(false) };
             let udp = udp.unwrap_or_else(|error| {
                 answer.complete = false;
-                answer.warnings.push(format!("whether a UDP socket has the port too is unknown: {error}"));
+                answer.warnings.push(format!("it is unknown whether a UDP socket uses the port: {error}"));
                 false
             });
             let (holders, unread) = holders(&plain(&attempts), sockets.list, BTreeMap::new());
@@ -119,14 +119,14 @@ impl Snapshot {
     }
 }
 
-/// What binding gave, and what the kernel listed.
+/// The results of one round of binds, and the kernel's list of sockets.
 struct Round {
     tried: Tried,
     sockets: PortSockets,
     consistent: bool,
 }
 
-/// Lists the sockets and then binds, again if a socket came or went in between.
+/// Lists the sockets and then binds. Repeats both if a socket came or went in between.
 fn bind_and_list(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Round, SnapshotError> {
     let mut source = Source::kernel(Choice::Auto)?;
     let mut rounds = 0;
@@ -135,7 +135,7 @@ fn bind_and_list(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Round, 
         let tried = sys::bind::attempts(addrs, port, listen)?;
         rounds += 1;
         let shown: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
-        // No socket has port 0, so nothing of it is listed.
+        // No socket has port 0, so there is no list to compare.
         let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&tried.attempts), &shown);
         if consistent || rounds == ROUNDS {
             return Ok(Round { tried, sockets, consistent });
@@ -157,7 +157,7 @@ pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, Snapshot
     Ok(range.first())
 }
 
-/// Where to bind, each address once.
+/// The addresses to bind, each once.
 pub(super) fn addresses(
     question: &PortQuestion,
     facts: &Facts,
@@ -175,7 +175,7 @@ pub(super) fn addresses(
             Some(false) => addrs.push(v6),
             None => match sys::bind::no_ipv6_sockets()? {
                 None => addrs.push(v6),
-                Some(why) => warnings.push(format!("IPv6 sockets cannot be made here, so :: is left out: {why}")),
+                Some(why) => warnings.push(format!("IPv6 sockets cannot be created here, so :: is left out: {why}")),
             },
         }
         return Ok(addrs);
@@ -209,9 +209,10 @@ pub(super) struct PortSockets {
     pub(super) list: Vec<(Socket, Direction)>,
     /// Whether the dump was not interrupted.
     pub(super) complete: bool,
-    /// Whether the list has every socket that is bound without listening. Otherwise those were searched for in processes.
+    /// Whether the source lists sockets that are bound without listening. Otherwise they come from the descriptors of
+    /// processes.
     pub(super) bound_sockets_are_listed: bool,
-    /// Why a socket that is bound without listening may be missing, if the reason is not permission.
+    /// Why sockets that are bound without listening may be missing, if the reason is not permission.
     pub(super) unread: Option<String>,
     /// What the source does not report.
     pub(super) warnings: Vec<String>,
@@ -235,7 +236,8 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
         &Filter::Port(End::Local, PortRange::one(port)),
         || (Listeners::default(), vec![]),
         |(listeners, sockets), socket| {
-            // A walk has every listener, whatever the filter: a listener at the other end shows that this one is a client.
+            // The filter does not apply to listeners. A listener on the remote port shows that the local end is a
+            // client.
             if let Socket::Full(full) = socket
                 && full.state == TcpState::Listen
             {
@@ -264,7 +266,7 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
     });
     let inferred = |socket: Socket| {
         let direction = match socket.state() {
-            // It has no connection.
+            // These have no connection.
             TcpState::Listen | TcpState::Closed | TcpState::BoundInactive => Direction::Unknown,
             _ => direction::infer(&facts, &listeners, socket.tuple(), socket.interface()),
         };
@@ -280,8 +282,8 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
     })
 }
 
-/// The sockets with the processes that have them open, and whether one of these attempts may have failed because of them.
-/// `known` owners of inodes are not searched again. The sentence says why holders may be missing.
+/// Finds the processes that have the sockets open, and whether each socket may be the reason why an attempt failed. The
+/// owners in `known` are not searched again. The second value is a sentence about holders that may be missing.
 pub(super) fn holders(
     attempts: &[Attempt],
     sockets: Vec<(Socket, Direction)>,
@@ -310,30 +312,30 @@ pub(super) fn holders(
     (sockets.into_iter().map(holder).collect(), failure)
 }
 
-/// Why the processes of some holders are unknown, a sentence each.
+/// Sentences about holders whose processes are unknown.
 pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
     let any = |owners: &Owners| holders.iter().any(|holder| holder.owners == *owners);
     let mut warnings = vec![];
     if any(&Owners::NotPermitted) {
         let why = match sys::folder::proc_gap() {
             Ok(Some(gap)) => gap.to_string(),
-            _ => "not every process may be looked into".into(),
+            _ => "this user may not read the descriptors of every process".into(),
         };
         warnings.push(format!(
-            "some holders have no process named, because {why}: root or CAP_SYS_PTRACE may read every /proc/PID/fd"
+            "the processes of some holders are unknown, because {why}: root or CAP_SYS_PTRACE may read every /proc/PID/fd"
         ));
     }
     if any(&Owners::NotFound(Processes::OfPidNamespace)) {
         warnings.push(
-            "no process was found for some holders: /proc shows this pid namespace alone, so a process of another pid \
-             namespace may have them open, or the kernel itself; on the host, the same question can find it"
+            "no process was found for some holders: /proc shows only this pid namespace, so a process of another pid \
+             namespace may have them open, or the kernel itself; run the same command on the host to find the process"
                 .into(),
         );
     }
     if any(&Owners::NotFound(Processes::All)) {
         warnings.push(
             "no process was found for some holders, although every process was read: the kernel itself may have them open, \
-             an io_uring instance may, or they are on their way from one process to another (SCM_RIGHTS)"
+             or an io_uring instance, or a message that passes them to another process (SCM_RIGHTS)"
                 .into(),
         );
     }

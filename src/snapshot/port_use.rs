@@ -1,4 +1,4 @@
-//! What listens and waits on port numbers.
+//! Counts listeners and TIME_WAIT buckets on port numbers.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::source::{self, Choice, Source};
 
 use super::error::BadValue;
 
-/// Ports with what listens and waits on them.
+/// Ports, each with its listeners and TIME_WAIT buckets.
 #[derive(Clone, Debug)]
 pub struct PortUses {
     /// The facts of the network namespace.
@@ -21,11 +21,12 @@ pub struct PortUses {
 }
 
 impl Snapshot {
-    /// What listens and waits on ports, in one network namespace; `ipv4`: for IPv4, or for IPv6, on the wire. What a port
-    /// number means needs no sockets, so an answer without them is incomplete and no error.
+    /// Counts listeners and TIME_WAIT buckets on ports, in one network namespace. `ipv4` selects IPv4 (true) or IPv6
+    /// (false) on the wire. If the sockets cannot be read, the answer is incomplete, because the meaning of a port does
+    /// not need them.
     ///
     /// # Errors
-    /// A word is no port, or the namespace cannot be entered.
+    /// An argument is not a port, or the namespace cannot be entered.
     pub fn port_uses(&self, ports: &[PortArg], ipv4: Option<bool>) -> Result<Answer<PortUses>, SnapshotError> {
         self.namespaces.within(|| {
             let facts = source::kernel_facts();
@@ -70,7 +71,7 @@ fn uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotEr
         let speaks = ipv4.map_or(Some(true), |ipv4| speaks(socket, ipv4));
         let one: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
         match socket {
-            // A listener that is certain outweighs one that is not.
+            // One certain listener is enough. Otherwise an uncertain one makes the result unknown.
             Socket::Full(_) => {
                 one.listening = match (one.listening, speaks) {
                     (Some(true), _) | (_, Some(true)) => Some(true),
@@ -86,8 +87,8 @@ fn uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotEr
     Ok(Answer { complete: end.complete, warnings, ..Answer::whole(by_port) })
 }
 
-/// Whether the socket uses IPv4 (or IPv6) on the wire; a dual-stack listener uses both. `None` if the source does not report
-/// whether a listener is dual-stack.
+/// Whether the socket uses IPv4 (or IPv6) on the wire; a dual-stack listener uses both. `None` if the source does not
+/// report whether a listener is dual-stack.
 fn speaks(socket: &Socket, ipv4: bool) -> Option<bool> {
     let tuple = socket.tuple();
     match socket {

@@ -1,5 +1,6 @@
-//! Waits until a server could bind a port. `analysis::waiting` decides what to do next; this file does it: binds on the
-//! addresses, lists the sockets in the way, looks up one of them, or lets time pass while an observer reports the state.
+//! Waits until a server could bind a port. `analysis::waiting` chooses each step, and this module executes it: it binds
+//! the addresses, lists the sockets that block them, looks up one of these, or sleeps while an observer reports the
+//! state.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -22,27 +23,27 @@ use crate::sys;
 use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::Interrupts;
 
-/// What is waited for, and how long.
+/// A port to wait for, and the longest wait.
 #[derive(Clone, Debug)]
 pub struct WaitQuestion {
     /// The port and the addresses.
     pub port: PortQuestion,
-    /// What the server sets before bind().
+    /// The options that the server sets before bind().
     pub with: ReuseOptions,
-    /// The longest wait; zero: one attempt.
+    /// The longest wait. Zero means one attempt.
     pub timeout: Duration,
 }
 
-/// The same with every name resolved.
+/// A port to wait for, with every name resolved.
 #[derive(Clone, Debug)]
 pub struct WaitTarget {
     /// The facts of the network namespace.
     pub facts: Facts,
     /// The port.
     pub port: Port,
-    /// Where it must be bindable.
+    /// The addresses on which the port must be free.
     pub addrs: Vec<BindAddr>,
-    /// What the server sets before bind().
+    /// The options that the server sets before bind().
     pub with: ReuseOptions,
     /// The longest wait.
     pub timeout: Duration,
@@ -51,26 +52,26 @@ pub struct WaitTarget {
 /// The state of a wait.
 #[derive(Clone, Debug)]
 pub struct WaitState {
-    /// How it ended; `None`: it goes on.
+    /// How the wait ended; `None` while it lasts.
     pub ended: Option<Ended>,
-    /// How long it has lasted.
+    /// The duration of the wait so far.
     pub waited: Duration,
-    /// Binds made.
+    /// The number of binds so far.
     pub attempts: u32,
-    /// The sockets in the way.
+    /// The sockets that block the port.
     pub blocked_by: Vec<Holder>,
     /// Why the binds fail.
     pub cause: Cause,
-    /// What is left of the longest timer, if only buckets are in the way.
+    /// The longest remaining time, if only buckets block the port.
     pub remaining: Option<Duration>,
-    /// How often the sockets in the way have changed.
+    /// How often the set of blocking sockets has changed.
     pub changes: u32,
 }
 
-/// The end of a wait.
+/// The result of a wait.
 #[derive(Clone, Debug)]
 pub struct Waited {
-    /// What was waited for.
+    /// The port, the addresses and the options.
     pub target: WaitTarget,
     /// The facts at the end.
     pub facts: Facts,
@@ -78,52 +79,54 @@ pub struct Waited {
     pub state: WaitState,
     /// The last result of each address.
     pub attempts: Vec<Attempt>,
-    /// What the binds did to the kernel's note of SO_REUSEPORT of a server on the port.
+    /// How the binds changed the kernel's note of SO_REUSEPORT for a server on the port.
     pub note: ReuseportNote,
     /// The effective user of this process.
     pub uid: u32,
 }
 
-/// What an observer wants to see during a wait.
+/// The events of a wait that an observer receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observes {
     /// Nothing.
     Nothing,
-    /// Each change, with the exact cause, which may take one more bind.
+    /// Each change, with the exact cause. Finding the cause may need one more bind.
     Changes,
-    /// The state, ten times a second. SIGINT and SIGTERM come only after [`Observer::clear`].
+    /// The state, ten times a second. SIGINT and SIGTERM are delivered after [`Observer::clear`].
     Everything,
 }
 
 /// Reports the state of a wait while it lasts.
 pub trait Observer: Send {
-    /// What it wants to see.
+    /// The events that it wants to receive.
     fn observes(&self) -> Observes;
-    /// Whether it wants to see a change now.
+    /// Whether it wants to receive a change now.
     fn wants_change_at(&self, waited: Duration) -> bool;
-    /// Sees the state.
+    /// Receives the state.
     ///
     /// # Errors
     /// The state could not be written. The wait ends.
     fn observe(&mut self, target: &WaitTarget, state: &WaitState) -> io::Result<()>;
-    /// Removes what it has drawn, because the wait or the program ends.
+    /// Erases its output on the terminal, because the wait or the program ends.
     fn clear(&mut self);
 }
 
 impl Snapshot {
-    /// Waits until a server could bind the port on every address, in one network namespace. The end is proved by a bind.
+    /// Waits until a server could bind the port on every address, in one network namespace. A successful bind on each
+    /// address proves the end.
     ///
     /// # Errors
-    /// See [`SnapshotError`]. That the time is over, or that the bind is denied, is an answer.
+    /// See [`SnapshotError`]. A timeout and a denied bind are answers, not errors.
     pub fn wait(&self, question: &WaitQuestion, observer: &mut dyn Observer) -> Result<Answer<Waited>, SnapshotError> {
-        // Before there is another thread, because a signal goes to any thread that does not block it.
+        // This must come before another thread exists, because the kernel delivers a signal to any thread that does not
+        // block it.
         let draws = observer.observes() == Observes::Everything;
         let interrupts = draws.then(Interrupts::hold).transpose().map_err(SnapshotError::Observer)?;
         self.namespaces.within_with_signals(|| {
             let facts = source::kernel_facts();
             let port = single_port(&question.port.port, &facts)?;
             if port.reserved_by_rfc() {
-                let why = "the kernel chooses a free port for 0: there is nothing to wait for";
+                let why = "for port 0 the kernel chooses a free port, so there is nothing to wait for";
                 return Err(BadValue::new(&port, "<PORT>", why).into());
             }
             let gaps = facts.gaps(&[Setting::LocalPortRange, Setting::UnprivilegedPortStart]);
@@ -145,7 +148,7 @@ impl Snapshot {
             answer.warnings.extend(watch.note.warning().map(str::to_owned));
             answer.warnings.extend(watch.unread.clone());
             answer.warnings.extend(hidden_owners(&state.blocked_by));
-            // If the source cannot show every holder, the answer may lack one.
+            // If the source does not list every kind of socket, the answer may lack a holder.
             let unseen = state.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let Watch { attempts, note, .. } = watch;
@@ -156,13 +159,13 @@ impl Snapshot {
     }
 }
 
-/// A wait while it lasts.
+/// A wait in progress.
 struct Wait<'a> {
     target: &'a WaitTarget,
     watch: &'a mut Watch,
     observer: &'a mut dyn Observer,
     interrupts: Option<&'a Interrupts>,
-    /// The last state, and the number of changes and binds by then.
+    /// The last state that the observer received, and the number of changes and binds at that time.
     last: Option<((u32, u32), WaitState)>,
 }
 
@@ -196,7 +199,7 @@ impl Wait<'_> {
         }
     }
 
-    /// Lets time pass, and shows the observer what it wants to see.
+    /// Sleeps, and reports to the observer meanwhile.
     fn pause(&mut self, waiting: &Waiting, clock: Stopwatch, pause: Duration) -> Result<(), SnapshotError> {
         let end = clock.elapsed().saturating_add(pause);
         if self.observer.observes() == Observes::Changes && self.observer.wants_change_at(clock.elapsed()) {
@@ -220,14 +223,14 @@ impl Wait<'_> {
         }
     }
 
-    /// Shows the state to the observer. The holders and the cause are found again only if they may have changed.
+    /// Reports the state to the observer. The holders and the cause are determined again only if they may have changed.
     fn show(&mut self, waiting: &Waiting, now: Duration) -> Result<(), SnapshotError> {
         let stamp = (waiting.changes(), waiting.binds());
         let state = if let Some((_, state)) = self.last.take().filter(|(then, _)| *then == stamp) {
             WaitState { waited: now, remaining: waiting.remaining(now), ..state }
         } else {
             let state = self.state(waiting, None, now);
-            // A line on a terminal does not name the cause.
+            // A status line on a terminal does not name the cause.
             if self.observer.observes() == Observes::Changes { self.with_exact_cause(state, waiting)? } else { state }
         };
         let observed = self.observer.observe(self.target, &state);
@@ -252,7 +255,7 @@ impl Wait<'_> {
         verdict::cause(&self.target.facts, self.target.port, &self.watch.attempts, blocked_by, reuseaddr_works)
     }
 
-    /// If only buckets are in the way, one more bind finds out whether SO_REUSEADDR gets past them.
+    /// If only buckets block the port, one more bind determines whether SO_REUSEADDR would succeed.
     fn with_exact_cause(&mut self, mut state: WaitState, waiting: &Waiting) -> Result<WaitState, SnapshotError> {
         if verdict::only_buckets(state.cause) {
             let works = self.watch.reuseaddr_works(waiting.changes())?;
@@ -263,12 +266,12 @@ impl Wait<'_> {
     }
 }
 
-/// The port on its addresses, and what was last seen there.
+/// The port on its addresses, with the last results and sockets.
 struct Watch {
     port: Port,
     with: ReuseOptions,
     source: Source,
-    /// The last result of each address, in the order in which they are tried.
+    /// The last result of each address, in the order of the binds.
     attempts: Vec<Attempt>,
     addrs: Vec<BindAddr>,
     /// The address that failed last.
@@ -278,18 +281,17 @@ struct Watch {
     holders: HashMap<SocketKey, Holder>,
     /// Whether the last list was complete.
     complete: bool,
-    /// The last result of [`Self::reuseaddr_works`], and the number of changes by then.
+    /// The number of changes at the last call of [`Self::reuseaddr_works`], and its result.
     reuseaddr: Option<(u32, bool)>,
-    /// Binds made to name a cause.
+    /// The number of binds that determined a cause.
     extra_binds: u32,
-    /// What the binds did to the note of SO_REUSEPORT of a server on the port.
+    /// How the binds changed the kernel's note of SO_REUSEPORT for a server on the port.
     note: ReuseportNote,
     /// Why holders may be missing from the last list.
     unread: Option<String>,
 }
 
 impl Watch {
-    /// Watches the port on these addresses for a server with these options.
     fn new(port: Port, addrs: &[BindAddr], with: ReuseOptions) -> Result<Self, SnapshotError> {
         // IPv6 first, for the reason given at `sys::bind::attempts`.
         let (mut order, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
@@ -311,23 +313,20 @@ impl Watch {
         })
     }
 
-    /// Whether one socket can be looked up.
     const fn looks_up(&self) -> bool {
         self.source.looks_up()
     }
 
-    /// Whether the source lists sockets that are bound and do not listen.
     fn bound_sockets_are_listed(&self) -> bool {
         self.source.lists_bound_sockets()
     }
 
-    /// What the source does not report.
     fn warnings(&self) -> Vec<String> {
         self.source.warnings_where_processes_are_searched()
     }
 
-    /// Binds, and counts the binds. Unless `every_address` is asked for, the first failure ends the round, and the address
-    /// that failed last comes first: as long as that fails one bind is enough.
+    /// Binds the addresses, and returns the result and the number of binds. Unless `every_address`, the first failure
+    /// ends the round. The address that failed last comes first, so one bind is enough as long as it fails.
     fn bind(&mut self, every_address: bool) -> Result<(Bound, u32), SnapshotError> {
         self.tried = true;
         let mut round = vec![];
@@ -357,11 +356,12 @@ impl Watch {
         Ok(attempt)
     }
 
-    /// Whether a bind with SO_REUSEADDR works on every address that is in use, where the server sets something else: it
-    /// tells the two causes about buckets apart. `changes` counts how often the sockets in the way changed; as long as it
-    /// stays the same, no bind is repeated. Such a bind leaves no note of SO_REUSEPORT.
+    /// Whether a bind with SO_REUSEADDR would succeed on every address that is in use, if the server does not set that
+    /// option. This distinguishes the two causes about buckets. `changes` is the number of changes of the blocking
+    /// sockets; the binds are repeated only after a change. Such a bind leaves no note of SO_REUSEPORT.
     fn reuseaddr_works(&mut self, changes: u32) -> Result<bool, SnapshotError> {
-        // SO_REUSEADDR failed; with SO_REUSEPORT beside it, it would have worked wherever it works alone.
+        // The server sets SO_REUSEADDR and its bind has failed. SO_REUSEPORT in addition does not make such a bind
+        // fail.
         if self.with.reuseaddr {
             return Ok(false);
         }
@@ -381,7 +381,6 @@ impl Watch {
         Ok(works)
     }
 
-    /// Remembers the last result of each address.
     fn remember(&mut self, round: Vec<Attempt>) {
         for attempt in round {
             match self.attempts.iter_mut().find(|known| known.at == attempt.at) {
@@ -391,7 +390,7 @@ impl Watch {
         }
     }
 
-    /// Lists the sockets that may be in the way, and whether they explain the failure of the last bind.
+    /// Lists the sockets that may block the port, and returns whether they explain the failure of the last bind.
     fn list(&mut self) -> Result<(Vec<Socket>, bool), SnapshotError> {
         let PortSockets { mut list, complete, unread: unlisted, .. } = sockets_on(&mut self.source, self.port)?;
         self.complete = complete;
@@ -401,7 +400,8 @@ impl Watch {
         let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
         let last: Vec<Attempt> =
             self.attempts.iter().filter(|attempt| Some(attempt.at) == self.failing).copied().collect();
-        // To read every process's descriptors costs more than the list. Without a bind in between they are still the same.
+        // Reading the descriptors of every process costs more than the list. Without a bind since the last list, the
+        // owners are not searched again.
         let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
         let (holders, unread) = port::holders(&self.attempts, list, known);
         self.unread = unlisted.or(unread);
@@ -409,7 +409,6 @@ impl Watch {
         Ok((sockets.clone(), conflict::explained(&last, &sockets)))
     }
 
-    /// The owners that were found.
     fn owners(&self) -> BTreeMap<NonZeroU32, Owners> {
         let owners = |holder: &Holder| match holder.socket {
             Socket::Full(_) if holder.owners == Owners::NotRead => None,
@@ -419,16 +418,15 @@ impl Watch {
         self.holders.values().filter_map(owners).collect()
     }
 
-    /// The socket as it is now; `None`: it was not found.
     fn look_up(&mut self, socket: &Socket) -> Result<Option<Socket>, SnapshotError> {
         Ok(self.source.look_up(socket)?)
     }
 
-    /// These sockets with their processes, as they were last seen.
+    /// These sockets, with the processes from the last list.
     fn holders<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> Vec<Holder> {
         let holder = |socket: &Socket| {
             let holder = self.holders.get(&waiting::socket_key(socket))?.clone();
-            // A connection that closed has left its process for a bucket.
+            // If a connection has become a bucket since the last list, it has no process any more.
             let owners = if let Socket::Full(_) = socket { holder.owners } else { Owners::Nobody };
             Some(Holder { socket: *socket, owners, ..holder })
         };
@@ -436,7 +434,7 @@ impl Watch {
     }
 }
 
-/// The result of one address in the terms of `analysis::waiting`.
+/// Converts the result of one bind for `analysis::waiting`.
 fn bound(result: CallResult) -> Bound {
     match result {
         CallResult::Ok => Bound::All,

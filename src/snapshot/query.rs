@@ -1,5 +1,5 @@
-//! Which buckets a question is about: as it was asked, and with every name resolved against the facts of the source that
-//! answers.
+//! Selects the buckets of a question: a [`Selection`] has names as they were typed, and a [`Query`] has resolved them
+//! from the facts of a source.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,26 +16,27 @@ use crate::model::row::{Direction, Row};
 use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
 use crate::model::target::Target;
 
-/// Which buckets, as it was asked: ports may be service names, and scopes interface names, which each network namespace
-/// resolves for itself. A bucket is selected if it passes every part.
+/// Selects buckets by an expression and by flags. A bucket is selected if it passes every part. Names of services and
+/// interfaces are resolved in each network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// An expression of the filter language; empty: every bucket.
+    /// An expression of the filter language. An empty one selects every bucket.
     pub expression: String,
-    /// Tests beside the expression. A bucket must pass one of each group that is not empty.
+    /// Further tests. A bucket must pass at least one test of each group that is not empty.
     pub groups: Vec<Group>,
-    /// Less remaining time than this.
+    /// Only buckets with less remaining time than this.
     pub expires_under: Option<Duration>,
-    /// IPv4 on the wire, or IPv6.
+    /// Only buckets with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
-    /// FIN_WAIT_2 buckets as well. The kernel also keeps an orphaned FIN_WAIT_2 as a timewait bucket.
+    /// Whether to include FIN_WAIT_2 buckets. The kernel keeps an orphaned FIN_WAIT_2 connection as a timewait bucket,
+    /// too.
     pub fin_wait_2: bool,
 }
 
-/// Tests of which a bucket must pass one.
+/// Tests of which a bucket must pass at least one.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// The argument that they come from, for error messages.
+    /// The argument that the tests come from, for error messages.
     pub argument: &'static str,
     /// The tests.
     pub tests: Vec<Test>,
@@ -78,17 +79,17 @@ impl Selection {
         Self { expression: expression.to_owned(), ..Self::default() }
     }
 
-    /// Whether an interface may be named, in a scope or behind `dev`.
+    /// Whether the selection may name an interface, in a scope or after `dev`.
     pub(super) fn may_name_an_interface(&self) -> bool {
         let scoped = |test: &Test| matches!(test, Test::Prefix(_, typed) if typed.scope.is_some());
         let words = &self.expression;
         words.contains("dev") || words.contains('%') || self.groups.iter().flat_map(|group| &group.tests).any(scoped)
     }
 
-    /// The filter with every name resolved, and sentences about the expression.
+    /// Resolves every name and returns the filter, and warnings about the expression.
     ///
     /// # Errors
-    /// The expression has a mistake, or a name means nothing here.
+    /// The expression has a mistake, or a name does not exist here.
     pub fn resolve(&self, facts: &Facts) -> Result<(Filter, Vec<String>), SnapshotError> {
         let mut tests = vec![];
         for Group { argument, tests: any } in self.groups.iter().filter(|group| !group.tests.is_empty()) {
@@ -103,14 +104,14 @@ impl Selection {
     }
 }
 
-/// What a filter tests that not every source reports.
+/// The values that a filter tests and that not every source reports.
 struct Needs {
     mark: bool,
     direction: bool,
 }
 
 impl Needs {
-    fn of(filter: &Filter) -> Self {
+    fn new(filter: &Filter) -> Self {
         Self {
             mark: filter.mentions(&|test| matches!(test, Filter::Mark { .. })),
             direction: filter.mentions(&|test| matches!(test, Filter::Direction(_))),
@@ -122,31 +123,31 @@ impl Needs {
 pub(super) struct Query {
     pub(super) states: StateSet,
     pub(super) filter: Filter,
-    /// Sentences about the expression.
+    /// Warnings about the expression.
     pub(super) warnings: Vec<String>,
     needs: Needs,
     /// Whether every bucket is selected.
     pub(super) everything: bool,
-    /// Whether rows get a direction.
+    /// Whether to infer the direction of rows.
     infers_direction: bool,
-    /// A row came of which the filter cannot tell whether it passes.
+    /// Whether the filter could not be evaluated on some row.
     unjudged: AtomicBool,
-    /// A row came whose direction depends on an IPV6_V6ONLY that the source does not report.
+    /// Whether the direction of some row depends on an IPV6_V6ONLY that the source does not report.
     undirected: AtomicBool,
 }
 
 impl Query {
-    /// Resolves the names. `shows_direction`: rows need their direction even if the filter does not test it.
+    /// Resolves the names. If `shows_direction`, rows get a direction even if the filter does not test it.
     pub(super) fn new(selection: &Selection, facts: &Facts, shows_direction: bool) -> Result<Self, SnapshotError> {
         let (filter, warnings) = selection.resolve(facts)?;
         let mut states = StateSet::of(&[TcpState::TimeWait]);
-        // An expression that names the state asks for buckets in it.
+        // An expression that tests for FIN_WAIT_2 needs buckets in that state.
         if selection.fin_wait_2 || filter.mentions(&|test| *test == Filter::FinWait2) {
             states = states.union(StateSet::of(&[TcpState::FinWait2]));
         }
-        let needs = Needs::of(&filter);
+        let needs = Needs::new(&filter);
         let infers_direction = needs.direction || shows_direction;
-        // The direction depends on the listeners; otherwise the kernel need not list them.
+        // The direction depends on the listeners. Without it, the kernel need not list them.
         if infers_direction {
             states = states.union(StateSet::of(&[TcpState::Listen]));
         }
@@ -160,8 +161,8 @@ impl Query {
         self.states.contains(TcpState::FinWait2)
     }
 
-    /// Makes a row of a bucket and returns it if it is selected; remembers listeners.
-    #[expect(clippy::inline_always, reason = "written to memory and read back, a socket costs more than its judgement")]
+    /// Converts a bucket to a row and returns it if it is selected. Adds a listener to `listeners`.
+    #[expect(clippy::inline_always, reason = "passing a socket through memory costs more than evaluating the filter")]
     #[inline(always)]
     pub(super) fn row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<Row> {
         match *socket {
@@ -191,7 +192,7 @@ impl Query {
         }
     }
 
-    /// The orphan, if it is selected. It has no remaining time, so a test on that selects none.
+    /// Returns an orphan if it is selected. Orphans have no remaining time, so a filter that tests it selects none.
     pub(super) fn orphan(&self, listeners: &Listeners, facts: &Facts, full: &FullSocket) -> Option<Target> {
         if self.filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
             return None;
@@ -205,7 +206,7 @@ impl Query {
         (passes == Some(true)).then_some(target)
     }
 
-    /// Notes that a row whose direction cannot be inferred would pass if it had the right one.
+    /// Remembers that a row without a direction would pass with one of the directions.
     #[cold]
     fn note_undirected(&self, row: &Row) {
         let passes = |direction| self.filter.judge(&Row { direction, ..*row }) == Some(true);
@@ -214,8 +215,8 @@ impl Query {
         }
     }
 
-    /// Fails if the filter tests directions that could not be inferred, because a bare number or exit code has no room for
-    /// doubts. Call it after the walk.
+    /// Fails if the filter tests directions that could not be inferred, because a number or an exit code cannot express
+    /// doubt. Call it after the walk.
     pub(super) fn directed(&self, facts: &Facts) -> Result<(), SnapshotError> {
         if !self.needs.direction {
             return Ok(());
@@ -231,18 +232,19 @@ impl Query {
         Ok(())
     }
 
-    /// A sentence for each reason why facts or directions of rows are unknown, and whether the rows are complete all the
-    /// same. Call it after the walk.
+    /// Sentences about facts or directions that are unknown, and whether the rows are complete nevertheless. Call it
+    /// after the walk.
     pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
         let mut sentences = if self.infers_direction { gaps(facts) } else { facts.other_gaps() };
         let undirected = self.undirected.load(Ordering::Relaxed);
-        // Without a test on the direction every row is there, and shows its direction as unknown.
+        // If the filter does not test the direction, no row is missing, and the direction is shown as unknown.
         let complete = sentences.is_empty() && !(undirected && self.needs.direction);
         sentences.extend(undirected.then(|| NO_V6ONLY.to_owned()));
         (sentences, complete)
     }
 
-    /// Fails if some row could not be judged, because no list is better than one that lacks rows silently.
+    /// Fails if the filter could not be evaluated on some row, because a list that silently lacks rows is worse than
+    /// none.
     pub(super) fn judged(&self) -> Result<(), SnapshotError> {
         if !self.unjudged.load(Ordering::Relaxed) {
             return Ok(());
@@ -255,11 +257,11 @@ impl Query {
     }
 }
 
-/// Why a listener on `::` does not determine the direction of IPv4 connections.
+/// The reason why a listener on `::` does not determine the direction of IPv4 connections.
 pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
                          IPv4 connections: their direction is unknown (sock_diag reports it)";
 
-/// The facts that rows depend on and that could not be read, a sentence each. Direction depends on the ephemeral range.
+/// Sentences about facts that rows depend on and that could not be read. The direction depends on the ephemeral range.
 pub(super) fn gaps(facts: &Facts) -> Vec<String> {
     facts.gaps(&[Setting::LocalPortRange])
 }

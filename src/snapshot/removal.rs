@@ -1,9 +1,10 @@
-//! Finds timewait buckets and orphans that are to be removed, removes them, and verifies that they are gone.
+//! Removes timewait buckets and orphans, and verifies that they are gone.
 //!
-//! 1. [`Candidates::find`] lists what the selection passes, in the kernel's order, in which removing is fastest.
-//! 2. [`Candidates::remove`] sends a request for each, with its cookie, so that it hits that socket or nothing. Orphans go
-//!    first, because a kernel that destroys no buckets still destroys full sockets. Each is looked up just before.
-//! 3. The kernel is asked again which of them are still there.
+//! 1. [`Candidates::find`] lists the selected sockets in the kernel's order, because removal in that order is fastest.
+//! 2. [`Candidates::remove`] sends a request for each socket. The request has the cookie, so it removes that socket or
+//!    none. Orphans come first, because a kernel that destroys no buckets still destroys full sockets. Each orphan is
+//!    looked up just before.
+//! 3. A second list shows which of them still exist.
 
 use std::collections::HashSet;
 
@@ -22,7 +23,7 @@ use crate::sock_diag::transport::Netlink;
 use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
 use crate::sys::{capabilities, errno};
 
-/// What the selection passes, in the network namespace of the calling thread.
+/// The selected sockets in the network namespace of the calling thread, before their removal.
 pub struct Candidates {
     source: Source,
     query: Query,
@@ -30,30 +31,31 @@ pub struct Candidates {
     pub facts: Facts,
     /// The buckets and orphans to remove.
     pub targets: Vec<Target>,
-    /// What only another flag selects.
+    /// Sockets that pass the filter but need another flag.
     pub others: Others,
     /// Whether the dump was not interrupted and every fact could be read.
     pub complete: bool,
-    /// Sentences about the words of the selection.
+    /// Warnings about the words of the selection.
     pub about_words: Vec<String>,
-    /// Sentences about what was found.
+    /// Warnings about the sockets.
     pub warnings: Vec<String>,
 }
 
-/// What the filter passes as well, and only another flag selects.
+/// Sockets that pass the filter but are selected only with another flag.
 #[derive(Debug, Default)]
 pub struct Others {
     /// FIN_WAIT_2 buckets.
     pub fin_wait_2: Vec<Target>,
-    /// Closing sockets that no process has.
+    /// Closing sockets without a process.
     pub orphans: Vec<Target>,
 }
 
 impl Candidates {
-    /// Finds them. `orphans`: closing sockets without a process as well.
+    /// Lists the selected sockets. If `orphans`, closing sockets without a process are included.
     ///
     /// # Errors
-    /// See [`SnapshotError`]; also if some socket could not be judged, because what is removed must not depend on a guess.
+    /// See [`SnapshotError`]. It is also an error if the filter could not be evaluated on some socket, because a
+    /// removal must not depend on a guess.
     pub fn find(selection: &Selection, orphans: bool) -> Result<Self, SnapshotError> {
         // procfs has no cookies, so it cannot replace sock_diag.
         let mut source = Source::kernel(Choice::SockDiag)?;
@@ -84,7 +86,7 @@ impl Candidates {
         Ok(Self { source, query, facts, targets, others, complete, about_words, warnings })
     }
 
-    /// Whether the selection passes everything, because it has no test.
+    /// Whether the selection has no test, so that every socket is selected.
     #[must_use]
     pub fn are_everything(&self) -> bool {
         self.query.filter == Filter::TRUE
@@ -96,8 +98,9 @@ impl Candidates {
         self.query.with_state()
     }
 
-    /// Whether it seems that nothing may be removed. That is an inference: the kernel reports marks only to CAP_NET_ADMIN.
-    /// Linux 5.10 reports the mark of a bucket to nobody, so there only the caller's own capabilities count.
+    /// Whether the caller probably lacks the permission to remove sockets. This is an inference: the kernel reports
+    /// marks only to CAP_NET_ADMIN. Linux 5.10 never reports the mark of a bucket, so there only the caller's own
+    /// capabilities count.
     #[must_use]
     pub fn seem_forbidden(&self) -> bool {
         let targets = &self.targets;
@@ -109,7 +112,7 @@ impl Candidates {
     /// Removes the targets, and verifies that they are gone.
     ///
     /// # Errors
-    /// What the kernel refuses for all of them, because then nothing has changed.
+    /// The kernel refuses all requests, so that nothing has changed.
     pub fn remove(&mut self) -> Result<Removal, SnapshotError> {
         let Self { source, query, targets, .. } = self;
         remove(targets, query, source)
@@ -118,11 +121,11 @@ impl Candidates {
 
 /// The result of a removal.
 pub struct Removal {
-    /// The fate of each target.
+    /// The result for each target.
     pub outcomes: Vec<RemovalResult>,
-    /// Whether every answer of the kernel came and the second list was complete.
+    /// Whether every response of the kernel was received and the second list of sockets was complete.
     pub verified: bool,
-    /// Sentences about what could not be done or verified.
+    /// Warnings about what could not be removed or verified.
     pub warnings: Vec<String>,
 }
 
@@ -138,11 +141,11 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     if targets.is_empty() {
         return Ok(Removal::none(0));
     }
-    // A second netlink socket, so that an acknowledgement that was left unread cannot reach the second dump.
+    // This is a second netlink socket, so that a late response cannot reach the second dump.
     let mut kernel = open_netlink()?;
     let mut answers = vec![Acknowledgement::None; targets.len()];
     let mut warnings = vec![];
-    // Orphans first: a kernel that destroys no buckets destroys full sockets.
+    // Orphans come first, because a kernel that destroys no buckets still destroys full sockets.
     remove_orphans(targets, &mut answers, &mut kernel, source, &mut warnings)?;
     let at: Vec<usize> = (0..targets.len()).filter(|&i| !targets[i].is_orphan()).collect();
     let buckets: Vec<Row> = at.iter().map(|&i| targets[i].row()).collect();
@@ -154,7 +157,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
         if error.changed_nothing() && !answers.contains(&Acknowledgement::Done) {
             return Err(error.into());
         }
-        warnings.push(format!("not every answer of the kernel came: {error}"));
+        warnings.push(format!("some responses of the kernel are missing: {error}"));
     }
     // Without an answer it is unknown whether the kernel destroyed what is gone.
     let answered = warnings.is_empty();
@@ -166,7 +169,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
             Some(left)
         }
         Err(error) => {
-            warnings.push(format!("whether they are gone could not be verified: {error}"));
+            warnings.push(format!("it could not be verified that they are gone: {error}"));
             None
         }
     };
@@ -179,7 +182,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
 /// Removes the orphans among the targets. Each is looked up just before, because it may have changed.
 ///
 /// # Errors
-/// What the kernel refuses for the first of them.
+/// The kernel refuses the first request, or cannot look up the first orphan, so that nothing has changed.
 fn remove_orphans(
     targets: &[Target],
     answers: &mut [Acknowledgement],
@@ -193,7 +196,7 @@ fn remove_orphans(
     }
     let mut any = false;
     for (target, answer) in orphans {
-        // It may have become a bucket meanwhile, with the same cookie.
+        // The orphan may have become a bucket with the same cookie.
         let is_orphan = |now: &Socket| match now {
             Socket::Full(full) => full.is_orphan(),
             Socket::Bucket(_) => true,
@@ -201,7 +204,7 @@ fn remove_orphans(
         let now = match source.look_up(&target.socket) {
             Err(error) if !any => return Err(error.into()),
             Err(error) => {
-                warnings.push(format!("not every orphan was asked for: {error}"));
+                warnings.push(format!("some orphans were not removed, because they could not be looked up: {error}"));
                 return Ok(());
             }
             Ok(now) => now,
@@ -216,7 +219,7 @@ fn remove_orphans(
                     if error.changed_nothing() && !any {
                         return Err(error.into());
                     }
-                    warnings.push(format!("not every answer of the kernel came: {error}"));
+                    warnings.push(format!("some responses of the kernel are missing: {error}"));
                     return Ok(());
                 }
                 any = true;
@@ -233,7 +236,7 @@ fn left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd)
     source.collect(states, &query.filter, HashSet::new, |left, socket| left.extend(socket.cookie()))
 }
 
-/// The fate of a socket, from the kernel's acknowledgement and from whether the second list still has it, if that is known.
+/// The result for a target, from the kernel's response and from whether the second list still has the socket, if known.
 fn outcome(answer: Acknowledgement, still_there: Option<bool>) -> RemovalResult {
     match (answer, still_there) {
         (Acknowledgement::Done, Some(false) | None) => RemovalResult::Destroyed,
@@ -250,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_destroyed_when_the_kernel_said_so_and_does_not_show_it_any_more() {
+    fn a_bucket_is_destroyed_when_the_kernel_acknowledged_it_and_does_not_list_it_any_more() {
         const EINVAL: i32 = 22;
         for (answer, still_there, expected) in [
             (Acknowledgement::Done, Some(false), RemovalResult::Destroyed),

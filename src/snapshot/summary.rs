@@ -1,4 +1,4 @@
-//! All timewait buckets counted in one walk, with what the kernel counts and sets about them.
+//! Counts all timewait buckets in one walk, and reads the kernel's counters and settings about them.
 
 use std::ops::ControlFlow;
 
@@ -16,16 +16,16 @@ use crate::model::row::Direction;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::source::{Origin, Source, WalkEnd};
 
-/// What was counted, in one network namespace or in several.
+/// Counts of buckets in one network namespace or in several.
 #[derive(Debug)]
 pub struct Summarized {
     tally: Tally,
     kernel: BucketFacts,
-    /// What the merged counts do not show: that one namespace has reached its maximum, or that lengths differ.
+    /// Limits that the merged counts do not show: a namespace has reached its maximum, or the lengths differ.
     limits: Vec<Limit>,
     /// The facts of each namespace. There is at least one.
     pub facts: Vec<Facts>,
-    /// The interface of the kernel that the buckets came from; procfs if any of them did.
+    /// The interface of the kernel that the buckets came from; procfs if any bucket came from it.
     pub origin: Origin,
     several: bool,
     of_one_family: bool,
@@ -47,9 +47,9 @@ impl Summarized {
         merged_facts(&self.facts, self.several)
     }
 
-    /// Adds what was counted in another namespace.
+    /// Adds the counts of another namespace.
     fn add(&mut self, other: Self) {
-        // Once the lengths have differed, the merged counts have none.
+        // After the first difference the merged length stays unknown. The limit is added once.
         let differ = self.kernel.tw_timeout_s != other.kernel.tw_timeout_s;
         if differ && self.limits.iter().all(|limit| limit.id != "length") {
             self.limits.push(limits::lengths_differ());
@@ -65,7 +65,7 @@ impl Summarized {
 }
 
 impl Snapshot {
-    /// Counts every bucket by these groups; `ipv4`: only those with IPv4, or with IPv6, on the wire.
+    /// Counts every bucket by these groups. `ipv4` selects buckets with IPv4 (true) or IPv6 (false) on the wire.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -107,7 +107,7 @@ fn count(source: &mut Source, by: &[By], ipv4: Option<bool>) -> Result<(Summariz
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
     let limits = tally.at_maximum(&kernel).into_iter().collect();
-    // A descriptor for each of many namespaces would be too many.
+    // This closes the descriptor for interface names, because there may be many namespaces.
     facts.interfaces.keep([]);
     let origin = source.origin();
     let of_one_family = ipv4.is_some();
@@ -123,7 +123,8 @@ fn walk(
     ipv4: Option<bool>,
 ) -> Result<(Tally, WalkEnd), SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
-    // The direction of a bucket may depend on listeners of either family, so the family is tested here again.
+    // The kernel lists listeners of both families, because the direction may depend on either. The family of buckets is
+    // tested here again.
     let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
     let wanted = |bucket_is_ipv4| ipv4.is_none_or(|ipv4| ipv4 == bucket_is_ipv4);
     let infers_direction = by.contains(&By::Direction);
@@ -141,7 +142,7 @@ fn walk(
                 };
                 tally.add(bucket, direction);
             }
-            // Of the other family, or a full socket in FIN_WAIT_2, which still has an owner.
+            // A bucket of the other family, or a full socket in FIN_WAIT_2, which still has an owner.
             Socket::Bucket(_) | Socket::Full(_) => {}
         },
     )?;

@@ -1,6 +1,6 @@
-//! Where answers come from: this kernel, or a recorded file. Facts and dumps by one door.
+//! Reads facts and sockets from this kernel or from a recording, behind one interface.
 //!
-//! A live source may also write down what passes, so that a replay takes the same path over the same bytes.
+//! A live source can also record the datagrams, so that a replay decodes the same bytes with the same code.
 
 pub mod recording;
 
@@ -27,25 +27,25 @@ use crate::sys::errno::{Refusal, if_present, retry};
 
 use recording::{Recorded, RecordingError, RecordingFile};
 
-/// How often an interrupted dump is asked for again.
+/// How often an interrupted dump is repeated.
 const RETRIES: u32 = 3;
 
-/// Why a source gives no answer.
+/// Why a source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The netlink socket.
+    /// The netlink socket could not be opened.
     #[error("opening a sock_diag netlink socket failed: {0}")]
     Open(io::Error),
-    /// /proc/net/tcp.
+    /// /proc/net/tcp or tcp6 could not be read. The error names the file.
     #[error("reading {0}")]
     Procfs(io::Error),
-    /// The dump.
+    /// The dump failed.
     #[error(transparent)]
     Dump(#[from] DumpError),
-    /// The look-up of one socket.
+    /// The look-up of one socket failed.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// The file.
+    /// The recording could not be read or written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
 }
@@ -71,8 +71,8 @@ impl SourceError {
 }
 
 impl SourceError {
-    /// Whether sock_diag itself is absent or refused, so that procfs may answer instead. After any other failure sock_diag may
-    /// well answer the next time, and procfs tells less.
+    /// Whether sock_diag is absent or refused, so that the source may fall back to procfs. After any other failure a
+    /// second attempt with sock_diag may succeed, and procfs reports less.
     fn refuses_sock_diag(&self) -> bool {
         match self {
             Self::Open(error)
@@ -93,21 +93,21 @@ fn replay_error(error: &io::Error) -> Option<ReplayError> {
     error.get_ref()?.downcast_ref().copied()
 }
 
-/// Which of the kernel's interfaces to ask.
+/// Which of the kernel's interfaces to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// sock_diag, and procfs where that is refused.
+    /// sock_diag, or procfs if sock_diag is absent or refused.
     Auto,
-    /// sock_diag alone.
+    /// Only sock_diag.
     SockDiag,
-    /// /proc/net/tcp and tcp6.
+    /// Only /proc/net/tcp and tcp6.
     Procfs,
 }
 
-/// Which interface answered.
+/// The interface that the sockets came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// sock_diag(7), now or in a recording.
+    /// sock_diag(7), live or in a recording.
     SockDiag,
     /// /proc/net/tcp and tcp6.
     Procfs,
@@ -131,24 +131,24 @@ enum Carrier {
     Replay(Replay),
 }
 
-/// A place to ask.
+/// Facts and sockets of one network namespace, from this kernel or from a recording.
 pub struct Source {
     facts: Facts,
-    /// What was or is recorded of the kernel's counts; a live source reads them when it is asked.
+    /// The kernel's counts and settings in a recording. `None` in a source that reads them live.
     buckets: Option<BucketFacts>,
     carrier: Carrier,
-    /// Whether procfs answers where sock_diag is refused.
+    /// Whether to read procfs if sock_diag is refused.
     fall_back: bool,
-    /// Whether sockets are to come with `struct tcp_info`.
+    /// Whether to request `struct tcp_info` with each full socket.
     tcp_info: bool,
-    /// Why it did.
+    /// Why sock_diag was refused, if the source has fallen back to procfs.
     refusal: Option<SourceError>,
 }
 
 /// How a walk over the sockets ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkEnd {
-    /// Whether the kernel said nothing against its completeness.
+    /// Whether nothing indicates that sockets are missing or repeated.
     pub complete: bool,
 }
 
@@ -157,7 +157,7 @@ impl Source {
         Self { facts, buckets: None, carrier, fall_back: false, tcp_info: false, refusal: None }
     }
 
-    /// This kernel, in the calling thread's network namespace.
+    /// Opens this kernel, in the calling thread's network namespace.
     pub fn kernel(choice: Choice) -> Result<Self, SourceError> {
         let facts = kernel_facts();
         if choice == Choice::Procfs {
@@ -172,7 +172,7 @@ impl Source {
         }
     }
 
-    /// This kernel, with a recording of it. The file appears when [`Self::finish`] is called.
+    /// Opens this kernel and begins a recording. The file appears when [`Self::finish`] is called.
     pub fn recorded_kernel(path: &Path, replace: bool) -> Result<Self, SourceError> {
         let socket = open_netlink()?;
         let mut facts = kernel_facts();
@@ -182,19 +182,19 @@ impl Source {
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
     }
 
-    /// A recording.
+    /// Opens a recording.
     pub fn replay(path: &Path) -> Result<Self, SourceError> {
         let Recorded { facts, buckets, events } = recording::read(path)?;
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) })
     }
 
-    /// The same, with `struct tcp_info` of full sockets where sock_diag answers. A recording never has it.
+    /// Requests `struct tcp_info` with each full socket. Procfs and recordings do not have it.
     #[must_use]
     pub fn with_tcp_info(self) -> Self {
         Self { tcp_info: true, ..self }
     }
 
-    /// Which interface answered the last walk.
+    /// The interface that the sockets of the last walk came from.
     #[must_use]
     pub const fn origin(&self) -> Origin {
         match self.carrier {
@@ -203,24 +203,24 @@ impl Source {
         }
     }
 
-    /// Whether the last walk had the sockets that are bound and neither listen nor are connected. /proc/net/tcp never has
-    /// them, and sock_diag since 6.8.
+    /// Whether the last walk listed sockets that are bound but neither listen nor are connected. sock_diag lists them
+    /// since Linux 6.8, /proc/net/tcp never.
     #[must_use]
     pub fn lists_bound_sockets(&self) -> bool {
         self.origin() == Origin::SockDiag && self.facts.kernel_since(6, 8) != Some(false)
     }
 
-    /// What is poorer in the answer because sock_diag was refused, in words.
+    /// Sentences about what the answer lacks because sock_diag was refused.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.warnings_with("and no socket that is bound without listening")
     }
 
-    /// The same where such sockets are looked for in the descriptors of processes.
+    /// The same for a caller that finds bound sockets through the descriptors of processes.
     #[must_use]
     pub fn warnings_where_processes_are_searched(&self) -> Vec<String> {
         self.warnings_with(
-            "and of the sockets that are bound without listening only those of processes that this user may trace",
+            "and sockets that are bound without listening only for processes that this user may trace",
         )
     }
 
@@ -234,31 +234,34 @@ impl Source {
         self.refusal.iter().map(warning).collect()
     }
 
-    /// What the answer depends on beside the sockets.
+    /// The facts that an answer depends on, besides the sockets.
     #[must_use]
     pub const fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// What the kernel counts and sets about buckets: now, or when the recording was made. The facts keep what of it could not
-    /// be read.
+    /// The kernel's counts and settings about buckets, read now or from the recording. If some cannot be read, the
+    /// facts keep the reason.
     pub fn bucket_facts(&mut self) -> BucketFacts {
         let unread = &mut self.facts.unread;
         self.buckets.clone().unwrap_or_else(|| kernel_bucket_facts(unread))
     }
 
-    /// Whether what passes is being recorded, so that nothing may be left out.
+    /// Whether this source records. Then a walk must not stop early, because the recording must be complete.
     #[must_use]
     pub const fn records(&self) -> bool {
         matches!(self.carrier, Carrier::Recorder(_))
     }
 
-    /// Hands the TCP sockets in these states to `each`, IPv4 and IPv6, listeners before all others; of the others at least
-    /// those that `filter` accepts, for part of it may be judged by the kernel. After a [`ControlFlow::Break`] the source
-    /// must not be asked again.
+    /// Passes the TCP sockets in these states to `each`, IPv4 and IPv6. After a [`ControlFlow::Break`] the source must
+    /// not be used again.
     ///
-    /// What the kernel passed over comes last; a listener among it came too late for who judges by listeners, and makes the
-    /// walk incomplete. An interrupted dump is said, and not repeated: `each` may have passed on what it saw.
+    /// - Listeners come first, if `states` includes them. The filter does not apply to them.
+    /// - Of the other sockets, `each` sees all that `filter` accepts. It also sees some that the filter rejects,
+    ///   because the kernel evaluates at most part of the filter.
+    /// - Recovered sockets, which the kernel skipped at first, come last. A recovered listener arrives after buckets
+    ///   were classified, so the walk is incomplete.
+    /// - An interrupted dump is reported and not repeated, because `each` may have passed on its sockets.
     pub fn walk(
         &mut self,
         states: StateSet,
@@ -271,7 +274,7 @@ impl Source {
                 let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
                 walk_sock_diag(socket, &request, each)
             }
-            // A recording holds whole walks, and the listeners that a replay may ask for.
+            // A recording holds whole walks, with the listeners that a replay may need.
             Carrier::Recorder(recorder) => {
                 let states = states.union(StateSet::of(&[TcpState::Listen]));
                 walk_sock_diag(recorder, &Request { states, ..whole }, each)
@@ -280,7 +283,7 @@ impl Source {
             Carrier::Procfs => return walk_procfs(states, each),
         };
         match answer.map_err(SourceError::from) {
-            // Nothing has been handed out yet.
+            // `each` has not seen a socket yet.
             Err(error) if self.fall_back && error.refuses_sock_diag() => {
                 self.refusal = Some(error);
                 self.carrier = Carrier::Procfs;
@@ -290,7 +293,8 @@ impl Source {
         }
     }
 
-    /// [`Self::walk`] into memory: an interrupted dump is asked for again, up to three times.
+    /// Collects a [`Self::walk`] in memory. An interrupted dump is repeated up to three times, each time into a new
+    /// value from `begin`.
     pub fn collect<T: Send>(
         &mut self,
         states: StateSet,
@@ -312,14 +316,14 @@ impl Source {
         }
     }
 
-    /// Whether [`Self::look_up`] can answer.
+    /// Whether [`Self::look_up`] is supported.
     #[must_use]
     pub const fn looks_up(&self) -> bool {
         matches!(self.carrier, Carrier::Kernel(_))
     }
 
-    /// One socket as it is now; `None`: the kernel finds it no more. `sock_diag::lookup` says of which sockets that is
-    /// certain.
+    /// Returns the current state of a socket, or `None` if the kernel does not find it any more. `sock_diag::lookup`
+    /// describes for which sockets that is certain.
     pub fn look_up(&mut self, socket: &Socket) -> Result<Option<Socket>, SourceError> {
         match &mut self.carrier {
             Carrier::Kernel(netlink) => Ok(lookup::find(netlink, socket)?),
@@ -327,7 +331,7 @@ impl Source {
         }
     }
 
-    /// The listeners whose port the kernel chose; `None` if this source or this kernel cannot tell.
+    /// The listeners whose port the kernel chose; `None` if this source or this kernel does not report it.
     pub fn autobound_listeners(&mut self) -> Result<Option<BTreeSet<Cookie>>, SourceError> {
         let (Carrier::Kernel(netlink), Some(program)) = (&mut self.carrier, bytecode::autobound()) else {
             return Ok(None);
@@ -341,19 +345,19 @@ impl Source {
         });
         match end {
             Ok(end) => Ok((!end.interrupted).then_some(chosen)),
-            // The kernel does not know this condition.
+            // This kernel does not support the instruction.
             Err(DumpError::Refused { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Why sock_diag was refused, if procfs answered instead.
+    /// Why sock_diag was refused, if the source has fallen back to procfs.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         self.refusal.as_ref().map(ToString::to_string)
     }
 
-    /// Ends a recording, if there is one: the file gets its name.
+    /// Ends the recording, if there is one, and gives the file its name.
     pub fn finish(self) -> Result<(), SourceError> {
         match self.carrier {
             Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish()?),
@@ -374,14 +378,15 @@ impl Source {
 type Interrupted = bool;
 
 fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
-    // The files have every state.
+    // The files contain sockets in every state.
     let mut wanted =
         |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
     sys::proc_net_tcp::walk(&mut wanted).map_err(SourceError::Procfs)?;
     Ok(WalkEnd { complete: true })
 }
 
-/// Both families in one walk, in the largest part that the kernel takes.
+/// Walks both families. Every kernel that refuses a feature of the request gets a simpler one: first without the
+/// program, then one dump per family.
 fn walk_sock_diag(
     transport: &mut dyn Transport,
     request: &Request,
@@ -398,8 +403,8 @@ fn walk_sock_diag(
     }
 }
 
-/// The walk of kernels that refuse the request for both families: listeners of both first, then the others. Says
-/// whether any dump was interrupted.
+/// Walks one family after the other, for kernels that refuse the request for both: the listeners of both first, then
+/// the other sockets. Returns whether any dump was interrupted.
 fn walk_by_family(
     transport: &mut dyn Transport,
     request: &Request,
@@ -415,7 +420,7 @@ fn walk_by_family(
             }
             let DumpEnd { interrupted: this, stopped } =
                 match dump::run(transport, &Request { walk, states, ..request.clone() }, each) {
-                    // Sockets have been handed out: another source would repeat them.
+                    // `each` has seen sockets, and a fallback to procfs would repeat them.
                     Err(DumpError::Refused { walk, errno }) if began => {
                         return Err(DumpError::BrokenOff { walk, errno });
                     }
@@ -431,7 +436,7 @@ fn walk_by_family(
     Ok(interrupted)
 }
 
-/// The facts of the calling thread's network namespace, now.
+/// Reads the facts of the calling thread's network namespace.
 #[must_use]
 pub fn kernel_facts() -> Facts {
     let mut unread = Unread::default();
@@ -462,7 +467,7 @@ pub fn kernel_facts() -> Facts {
     }
 }
 
-/// What the kernel counts and sets about buckets in the calling thread's network namespace, now.
+/// Reads the kernel's counts and settings about buckets in the calling thread's network namespace.
 pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
     BucketFacts {
         max_tw_buckets: number(unread, &setting::TCP_MAX_TW_BUCKETS),
@@ -473,7 +478,7 @@ pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
     }
 }
 
-/// `None` where it is absent; any other reason is kept.
+/// Returns `None` if the value is absent or cannot be read. In the second case `unread` keeps the reason.
 pub(crate) fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
     if_present(read).unwrap_or_else(|error| {
         unread.add(what, &error);
@@ -485,17 +490,17 @@ fn number(unread: &mut Unread, setting: &Sysctl) -> Option<i64> {
     known(unread, setting.name, sys::sysctl::number(setting.key()))
 }
 
-/// `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
+/// Reads `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
 pub fn tw_timeout_s(unread: &mut Unread) -> Option<u64> {
     unsigned(unread, &setting::TCP_TW_TIMEOUT)
 }
 
-/// A setting that the kernel bounds from below by 0.
+/// Reads a setting that the kernel does not allow to be negative.
 fn unsigned(unread: &mut Unread, setting: &Sysctl) -> Option<u64> {
     number(unread, setting)?.try_into().ok()
 }
 
-/// When connect() may take over a bucket, in the calling thread's network namespace, now.
+/// Reads when connect() may take over a bucket in the calling thread's network namespace.
 pub fn tw_reuse(unread: &mut Unread) -> TwReuse {
     let delay = unsigned(unread, &setting::TCP_TW_REUSE_DELAY);
     TwReuse {

@@ -1,8 +1,11 @@
-//! The recording file: the raw datagrams of a walk, and every fact that an answer depends on.
+//! Reads and writes recording files: the raw datagrams of a walk, and every fact that an answer depends on.
 //!
-//! Lines of JSON, so that it can be read in a bug report: the facts, then an event a line (a request, a datagram as
-//! hexadecimal bytes, a failed receive), then a count and a checksum, by which a damaged file is told from a whole one.
-//! Multi-byte fields inside the datagrams are in the recording machine's byte order, which the facts name.
+//! A recording consists of lines of JSON, so that people can read it in a bug report:
+//! 1. The first line has the facts.
+//! 2. Every further line has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
+//! 3. The last line has the number of lines and a checksum, which detect a damaged file.
+//!
+//! Multi-byte fields inside the datagrams have the byte order of the recording machine. The facts name it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,45 +29,45 @@ use crate::sys;
 const FORMAT: &str = "twtool-recording/1";
 const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "big" };
 
-/// What is wrong with a recording.
+/// Why a recording cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("reading the recording '{}' failed: {source}", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// It could not be written.
+    /// The file could not be written.
     #[error("writing the recording '{}' failed: {source}", path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// It is there already.
+    /// The file exists already.
     #[error("the recording '{}' exists; --force replaces a regular file", path.display())]
     Exists {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// It cannot be made: no replay would take it.
+    /// The recording was not made, because no replay would accept it.
     #[error("the recording '{}' cannot be made: {what}", path.display())]
     Unfit {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What no replay takes.
+        /// The part that no replay would accept.
         what: String,
     },
-    /// Its content.
-    #[error("'{}' is no whole twtool recording: {what}", path.display())]
+    /// The content is damaged, or is not a recording.
+    #[error("'{}' is not a complete twtool recording: {what}", path.display())]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it, with the line.
+        /// The problem, with the number of the line.
         what: String,
     },
 }
@@ -82,17 +85,16 @@ struct Header {
     unprivileged_port_start: Option<u32>,
     interfaces: BTreeMap<u32, String>,
     services: Vec<(u16, Vec<String>)>,
-    /// What could not be read, and why.
+    /// The facts that could not be read, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unread: Vec<(String, String)>,
-    /// Absent in recordings made before it was recorded.
+    /// Absent in recordings of twtool versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    buckets: Option<Buckets>,
+    buckets: Option<RecordedBucketFacts>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Buckets {
-    #[expect(clippy::struct_field_names, reason = "the sysctl's name")]
+struct RecordedBucketFacts {
     max_tw_buckets: Option<i64>,
     tw_timeout_s: Option<u64>,
     sockstat: Option<Sockstat>,
@@ -109,8 +111,8 @@ struct Sockstat {
     mem: u64,
 }
 
-impl Buckets {
-    fn of(facts: &BucketFacts) -> Self {
+impl RecordedBucketFacts {
+    fn new(facts: &BucketFacts) -> Self {
         let BucketFacts { max_tw_buckets, tw_timeout_s, sockstat, tcp_ext, bucket_bytes } = facts.clone();
         let sockstat =
             sockstat.map(|TcpSockstat { inuse, orphan, tw, alloc, mem }| Sockstat { inuse, orphan, tw, alloc, mem });
@@ -125,20 +127,20 @@ impl Buckets {
     }
 }
 
-/// What a recording holds.
+/// The content of a recording.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
-    /// Of the recording machine.
+    /// The facts of the recording machine.
     pub facts: Facts,
-    /// What its kernel counted; nothing where that was not recorded.
+    /// The counts and settings of its kernel. All of them are unknown if the file does not contain them.
     pub buckets: BucketFacts,
-    /// What passed.
+    /// The requests, datagrams and failures in the order in which they happened.
     pub events: Vec<Event>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Line {
+enum RecordingLine {
     Request(String),
     Datagram(String),
     RecvFailed(i32),
@@ -146,7 +148,7 @@ enum Line {
 }
 
 impl Header {
-    fn of(facts: &Facts, buckets: &BucketFacts) -> Self {
+    fn new(facts: &Facts, buckets: &BucketFacts) -> Self {
         let pair = |range: &PortRange| (range.first().0, range.last().0);
         let taken_at = facts.taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -166,56 +168,62 @@ impl Header {
                 .map(|(port, names)| (port.0, names.map(str::to_owned).collect()))
                 .collect(),
             unread: facts.unread.0.clone(),
-            buckets: (*buckets != BucketFacts::default()).then(|| Buckets::of(buckets)),
+            buckets: (*buckets != BucketFacts::default()).then(|| RecordedBucketFacts::new(buckets)),
         }
     }
 
-    /// The first line of the recording, if a replay reads the same facts from it.
+    /// Returns the first line of the recording. Fails if a replay would not read the same facts from it.
     fn line(&self, facts: &Facts, buckets: &BucketFacts) -> Result<String, String> {
         let mut line = json_escaped(serde_json::to_string(self).map_err(|error| error.to_string())?);
         line.push('\n');
         let header = Self::read(line.as_bytes())?;
         if line.len() as u64 > LONGEST_HEADER {
-            return Err(format!("its facts take more than {LONGEST_HEADER} bytes: has /etc/services so many names?"));
+            return Err(format!(
+                "its facts need more than {LONGEST_HEADER} bytes; /etc/services may have too many names"
+            ));
         }
         let taken_at_ms = header.taken_at_ms;
         let (read_facts, read_buckets) = header.content()?;
         let same_time = facts.taken_at.duration_since(read_facts.taken_at).is_ok_and(|rest| rest.as_millis() == 0);
         if !same_time {
-            return Err(format!("the clock is wrong: no replay can give its time, {taken_at_ms} ms since 1970"));
+            return Err(format!(
+                "the system clock is wrong: a recording cannot store its time, {taken_at_ms} ms since 1970"
+            ));
         }
-        // Interfaces are listed each time that they are compared, and may change meanwhile.
+        // The list of interfaces is excluded: it is read at each comparison, and may have changed.
         let rest =
             |taken: &Facts| Facts { taken_at: facts.taken_at, interfaces: Interfaces::default(), ..taken.clone() };
         let same = rest(&read_facts) == rest(facts) && read_buckets == *buckets;
-        if same { Ok(line) } else { Err("a replay would read other facts from it".into()) }
+        if same { Ok(line) } else { Err("a replay would read different facts from it".into()) }
     }
 
-    /// The header in this line.
     fn read(line: &[u8]) -> Result<Self, String> {
         let header = serde_json::from_slice(line).ok().filter(|header: &Self| header.format == FORMAT);
-        header.ok_or_else(|| format!("its first line is no header of the format {FORMAT}"))
+        header.ok_or_else(|| format!("its first line is not a header of the format {FORMAT}"))
     }
 
     fn content(mut self) -> Result<(Facts, BucketFacts), String> {
-        let buckets = self.buckets.take().map(Buckets::facts).unwrap_or_default();
+        let buckets = self.buckets.take().map(RecordedBucketFacts::facts).unwrap_or_default();
         Ok((self.facts()?, buckets))
     }
 
     fn facts(self) -> Result<Facts, String> {
         if self.byte_order != BYTE_ORDER {
-            return Err(format!("it was made on a {}-endian machine, and this one is not", self.byte_order));
+            return Err(format!(
+                "it was made on a {}-endian machine, and this machine is {BYTE_ORDER}-endian",
+                self.byte_order
+            ));
         }
         let range = |(first, last): (u16, u16)| {
             PortRange::new(Port(first), Port(last))
-                .ok_or_else(|| format!("the port range {first}-{last} goes backwards"))
+                .ok_or_else(|| format!("the port range {first}-{last} is reversed"))
         };
         let index = |(index, name)| Some((NonZeroU32::new(index)?, name));
         Ok(Facts {
             taken_at: SystemTime::UNIX_EPOCH
                 .checked_add(Duration::from_millis(self.taken_at_ms))
                 .filter(|_| self.taken_at_ms <= LATEST_MS)
-                .ok_or("its time lies beyond the year 9999")?,
+                .ok_or("its time is after the year 9999")?,
             kernel: self.kernel,
             netns: self.netns,
             netns_name: self.netns_name,
@@ -233,16 +241,16 @@ impl Header {
     }
 }
 
-/// The most bytes of the first line; a machine with 10,000 interfaces and services has less than 1 MiB of facts.
+/// The most bytes of the first line. The facts of a machine with 10,000 interfaces and services need less than 1 MiB.
 const LONGEST_HEADER: u64 = 16 << 20;
 
-/// The most bytes of any other line: two digits for each byte of a datagram, and what stands around them.
+/// The most bytes of any other line: two digits for each byte of a datagram, and the JSON around them.
 const LONGEST_LINE: u64 = 4 * transport::BUFFER as u64;
 
 /// 9999-12-31 in ms since 1970: the last day that RFC 3339 can write.
 const LATEST_MS: u64 = 253_402_214_400_000;
 
-/// A recording being written.
+/// Writes a recording.
 pub struct RecordingFile {
     path: PathBuf,
     file: sys::file::NewFile,
@@ -251,9 +259,9 @@ pub struct RecordingFile {
 }
 
 impl RecordingFile {
-    /// Begins the file with the facts.
+    /// Creates the file and writes the facts.
     pub fn create(path: &Path, replace: bool, facts: &Facts, buckets: &BucketFacts) -> Result<Self, RecordingError> {
-        let header = Header::of(facts, buckets).line(facts, buckets);
+        let header = Header::new(facts, buckets).line(facts, buckets);
         let header = header.map_err(|what| RecordingError::Unfit { path: path.to_owned(), what })?;
         let failed = |error| Self::write_error(path, error);
         let file = sys::file::NewFile::create(path, replace).map_err(failed)?;
@@ -271,11 +279,12 @@ impl RecordingFile {
         }
     }
 
-    fn line(&mut self, line: &Line) -> io::Result<()> {
+    fn line(&mut self, line: &RecordingLine) -> io::Result<()> {
         let mut line = serde_json::to_string(line)?;
         line.push('\n');
         if line.len() as u64 > LONGEST_LINE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel sent a datagram that no replay takes"));
+            let why = "the kernel sent a datagram that is too long for a recording";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         self.write(&line)
     }
@@ -286,8 +295,8 @@ impl RecordingFile {
         self.file.write_all(line.as_bytes())
     }
 
-    /// Ends the recording of a failure. It replaces no file: an older recording may hold an answer. Returns the path of a file
-    /// that stays for that reason.
+    /// Ends the recording of a failure. It replaces no file, because an older recording may hold an answer. If such a file
+    /// exists, the result is its path.
     pub fn finish_failed(mut self) -> Result<Option<PathBuf>, RecordingError> {
         self.file.keep_existing();
         match self.finish() {
@@ -296,9 +305,9 @@ impl RecordingFile {
         }
     }
 
-    /// Ends the file and gives it its name.
+    /// Writes the last line and gives the file its name.
     pub fn finish(mut self) -> Result<(), RecordingError> {
-        let end = Line::End { lines: self.lines, crc32: self.checksum.clone().finalize() };
+        let end = RecordingLine::End { lines: self.lines, crc32: self.checksum.clone().finalize() };
         let path = self.path.clone();
         self.line(&end).and_then(|()| self.file.finish()).map_err(|error| Self::write_error(&path, error))
     }
@@ -307,18 +316,18 @@ impl RecordingFile {
 impl EventSink for RecordingFile {
     fn keep(&mut self, event: &Event) -> io::Result<()> {
         let line = match event {
-            Event::Request(request) => Line::Request(hex(&request.encode())),
-            Event::Datagram(bytes) => Line::Datagram(hex(bytes)),
-            Event::RecvFailed(errno) => Line::RecvFailed(*errno),
+            Event::Request(request) => RecordingLine::Request(hex(&request.encode())),
+            Event::Datagram(bytes) => RecordingLine::Datagram(hex(bytes)),
+            Event::RecvFailed(errno) => RecordingLine::RecvFailed(*errno),
         };
         self.line(&line)
     }
 }
 
-/// Reads a whole recording.
+/// Reads a recording file.
 ///
 /// # Errors
-/// Says what is wrong with the file, and in which line.
+/// The error names the problem and the line.
 pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
     let content = sys::file::open(path).map_err(Problem::Unread).and_then(|file| parse_lines(BufReader::new(file)));
     let path = || path.to_owned();
@@ -328,7 +337,7 @@ pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
     })
 }
 
-/// The content of a recording; the error says what is wrong.
+/// Parses the bytes of a recording. The error names the problem and the line.
 pub fn parse(bytes: &[u8]) -> Result<Recorded, String> {
     parse_lines(bytes).map_err(|problem| match problem {
         Problem::Unread(error) => error.to_string(),
@@ -347,7 +356,7 @@ impl From<String> for Problem {
     }
 }
 
-/// Reads line by line, so that a file of something else is refused at its first line, whatever its size.
+/// Parses line by line, so that a file of another kind is refused after its first line, whatever its size.
 fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
     let mut line = vec![];
     let mut number = 0;
@@ -372,25 +381,25 @@ fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
         checksum.update(&line);
         let number: u64 = next(LONGEST_LINE, &mut line)?;
         if line.is_empty() {
-            return Err(Problem::Damaged("its end is missing: it was cut off".into()));
+            return Err(Problem::Damaged("its end is missing, so it was cut off".into()));
         }
         let bad = |what: &str| format!("line {number}: {what}");
         match serde_json::from_slice(&line).map_err(|_| bad("neither an event nor the end"))? {
-            Line::Request(text) => {
+            RecordingLine::Request(text) => {
                 let request = unhex(&text).and_then(|bytes| Request::decode(&bytes));
-                events.push(Event::Request(request.ok_or_else(|| bad("no request"))?));
+                events.push(Event::Request(request.ok_or_else(|| bad("not a request"))?));
             }
-            Line::Datagram(text) => {
-                events.push(Event::Datagram(unhex(&text).ok_or_else(|| bad("no hexadecimal bytes"))?));
+            RecordingLine::Datagram(text) => {
+                events.push(Event::Datagram(unhex(&text).ok_or_else(|| bad("not hexadecimal bytes"))?));
             }
-            Line::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
-            Line::End { lines, crc32 } => {
+            RecordingLine::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
+            RecordingLine::End { lines, crc32 } => {
                 next(LONGEST_LINE, &mut line)?;
                 if !line.is_empty() {
-                    return Err(bad("the end, and yet more follows").into());
+                    return Err(bad("the file continues after its end").into());
                 }
                 if lines != number - 1 || crc32 != checksum.finalize() {
-                    return Err(Problem::Damaged("its checksum does not fit its content: it was changed".into()));
+                    return Err(Problem::Damaged("its checksum does not match, so its content was changed".into()));
                 }
                 return Ok(Recorded { facts, buckets, events });
             }
@@ -470,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_header_without_the_kernels_counts_is_read_as_unknown() {
-        let header = serde_json::to_string(&Header::of(&facts(), &BucketFacts::default())).expect("a header");
+        let header = serde_json::to_string(&Header::new(&facts(), &BucketFacts::default())).expect("a header");
         assert!(!header.contains("buckets"), "{header}");
         let old: Header = serde_json::from_str(&header).expect("read");
         assert!(old.buckets.is_none() && old.facts() == Ok(facts()));
@@ -479,7 +488,7 @@ mod tests {
     #[test]
     fn a_recording_cut_anywhere_or_added_to_is_refused() {
         let whole = written();
-        // Only the last line's line feed may be missing.
+        // Only the line feed of the last line may be missing.
         for cut in 0..whole.len() - 1 {
             assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
         }
@@ -499,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_replay_takes_is_not_recorded() {
+    fn a_recording_that_no_replay_would_accept_is_not_made() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("recording");
         let far = SystemTime::UNIX_EPOCH + Duration::from_millis(LATEST_MS + 1);
@@ -514,7 +523,7 @@ mod tests {
         }
         let mut file = RecordingFile::create(&path, false, &facts(), &buckets()).expect("a file");
         assert!(file.keep(&Event::Datagram(vec![0; 2 * transport::BUFFER])).is_err());
-        file.keep(&Event::Datagram(vec![0; transport::BUFFER])).expect("the largest that is received");
+        file.keep(&Event::Datagram(vec![0; transport::BUFFER])).expect("the largest datagram that is received");
         file.finish().expect("finished");
         assert!(read(&path).is_ok());
     }
@@ -522,7 +531,7 @@ mod tests {
     #[test]
     fn names_that_steer_a_terminal_are_escaped_in_the_file_and_come_back() {
         let facts = Facts { netns_name: Some("1:\u{9b}2J\u{202e}\x7f\u{1f600}".into()), ..facts() };
-        let line = Header::of(&facts, &buckets()).line(&facts, &buckets()).expect("a header");
+        let line = Header::new(&facts, &buckets()).line(&facts, &buckets()).expect("a header");
         assert!(line.contains(r"1:\u009b2J\u202e\u007f"), "{line}");
     }
 

@@ -1,6 +1,6 @@
-//! Bind attempts: each makes a socket, sets its options, binds it, perhaps listens on it, and closes it.
+//! Makes bind attempts: each creates a socket, sets its options, binds it, listens on it if requested, and closes it.
 //!
-//! This is the only place that touches the tested port. It holds it for microseconds, and never listens unless asked.
+//! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -15,7 +15,7 @@ use super::reuseport_note::NoteGuard;
 use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions, ReuseportNote};
 use crate::model::port::Port;
 
-/// Why an attempt could not be made at all.
+/// Why an attempt could not be made, so that its result is unknown.
 #[derive(Debug, thiserror::Error)]
 #[error("{call} for {addr} failed: {}: {source}", source.raw_os_error().map_or("no errno", name))]
 pub struct AttemptError {
@@ -24,22 +24,23 @@ pub struct AttemptError {
     source: io::Error,
 }
 
-/// What the binds gave, and what became of the kernel's note of SO_REUSEPORT.
+/// The results of binds, and the state of the kernel's note of SO_REUSEPORT after them.
 #[derive(Debug)]
 pub struct Tried {
-    /// In the order of the addresses and of [`ReuseOptions::ALL`].
+    /// The results, in the order of the addresses and of [`ReuseOptions::ALL`].
     pub attempts: Vec<Attempt>,
-    /// Of a server on the port, or of the attempts.
+    /// The state of the note that a server has on the port, or that the attempts have left.
     pub note: ReuseportNote,
 }
 
-/// Tries every option set on every address.
+/// Binds the port on every address with every set of options.
 ///
-/// No attempt is answered by the note of another, and none is left for the next server (see `reuseport_note`):
-/// 1. All signals are held back, so that none ends the program between a bind and the one that clears its note.
-/// 2. The attempts with SO_REUSEPORT come first, because the others clear the note that a server may have on the port. IPv6
-///    comes before IPv4: a note about `0.0.0.0` lets `::` in, too. After each that worked its note is cleared.
-/// 3. Those that worked are made again. One that fails now was let in by the note of a server, which is gone.
+/// The kernel's notes of SO_REUSEPORT (see `reuseport_note`) must not change a result, nor remain for the next server:
+/// 1. All signals are blocked, so that none ends the program between a bind and the bind that clears its note.
+/// 2. The attempts with SO_REUSEPORT come first, because the others clear the note that a server may have on the port.
+///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
+///    is cleared.
+/// 3. The successful attempts are repeated. If one fails now, the note of a server had admitted it. That note is lost.
 pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
         [ReuseOptions::REUSEPORT, ReuseOptions::BOTH, ReuseOptions::REUSEADDR, ReuseOptions::NONE];
@@ -55,7 +56,7 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, A
         }
     }
     let mut note = ReuseportNote::Kept;
-    // A port that is free for everything has no other socket, and so no note.
+    // If every attempt succeeds, the port has no other socket, and so no note.
     let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
     let shares = |attempt: &&mut Attempt| attempt.options.reuseport && attempt.outcome() == CallResult::Ok;
     for attempt in attempts.iter_mut().filter(shares).filter(|_| taken && !port.reserved_by_rfc()) {
@@ -64,22 +65,22 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, A
             (*attempt, note) = (again, ReuseportNote::Lost);
         }
     }
-    if uncleared.iter().any(|attempt| lets_others_in(attempt, &attempts)) {
+    if uncleared.iter().any(|attempt| admits_others(attempt, &attempts)) {
         note = ReuseportNote::Left;
     }
-    let place = |attempt: &Attempt| {
+    let rank = |attempt: &Attempt| {
         let address = addrs.iter().position(|at| *at == attempt.at);
         (address, ReuseOptions::ALL.iter().position(|options| *options == attempt.options))
     };
-    attempts.sort_by_key(place);
+    attempts.sort_by_key(rank);
     Ok(Tried { attempts, note })
 }
 
-/// Whether the note of an attempt lets a server in that the kernel would refuse without it. It does not where every socket
-/// that the note's address covers shares the port by SO_REUSEPORT anyway: where a bind with SO_REUSEPORT alone worked there,
-/// and also on `::` where the note is about an IPv4 wildcard or about IPv6 only, because the kernel takes all wildcards for
-/// equal.
-fn lets_others_in(noted: &Attempt, attempts: &[Attempt]) -> bool {
+/// Whether the note of an attempt admits a server that the kernel would refuse without it. It does not if all sockets
+/// on the note's address share the port with SO_REUSEPORT anyway. A successful bind with only SO_REUSEPORT on that
+/// address shows that. For a wildcard address such a bind must also have succeeded on a dual-stack `::`, because the
+/// kernel treats all wildcards as equal.
+fn admits_others(noted: &Attempt, attempts: &[Attempt]) -> bool {
     let works = |fits: &dyn Fn(&Attempt) -> bool| {
         let shares = |one: &&Attempt| one.options == ReuseOptions::REUSEPORT && one.bind == CallResult::Ok;
         attempts.iter().filter(shares).any(fits)
@@ -89,8 +90,9 @@ fn lets_others_in(noted: &Attempt, attempts: &[Attempt]) -> bool {
     !works(&|one| one.at == noted.at) || (wildcard(&noted.at) && !works(&everywhere))
 }
 
-/// Tries one option set on one address, and leaves no note of it. One that worked with SO_REUSEPORT is made again when its
-/// note is cleared: it counts only if it works without the note of another server, which is gone then.
+/// Binds one address with one set of options, and clears the note of that bind. A successful attempt with SO_REUSEPORT
+/// is repeated after that, because it counts only if it succeeds without the note of another server, which is cleared,
+/// too.
 pub fn attempt_alone(
     at: BindAddr,
     port: Port,
@@ -102,13 +104,13 @@ pub fn attempt_alone(
         return Ok((first, ReuseportNote::Kept));
     }
     if !cleared {
-        return Ok((first, if lets_others_in(&first, &[first]) { ReuseportNote::Left } else { ReuseportNote::Kept }));
+        return Ok((first, if admits_others(&first, &[first]) { ReuseportNote::Left } else { ReuseportNote::Kept }));
     }
     let (again, _) = attempt_and_clear(at, port, options, false)?;
     Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Kept } else { ReuseportNote::Lost }))
 }
 
-/// Tries it, and clears its note. The flag is false where a note was left that no bind clears.
+/// Makes an attempt and clears its note. The flag is false if no bind could clear the note.
 fn attempt_and_clear(
     at: BindAddr,
     port: Port,
@@ -121,11 +123,11 @@ fn attempt_and_clear(
     Ok((attempt, guard.is_none_or(NoteGuard::clear)))
 }
 
-/// Tries it. What the kernel says of the address and port is an answer; anything else is an error.
+/// Makes an attempt. A refusal that concerns the address or the port is a result; any other failure is an error.
 ///
 /// # Errors
-/// socket() failed for another reason than its family, an option could not be set, or the kernel had no room for a call: that
-/// says nothing about the port.
+/// socket() failed for a reason other than the family, an option could not be set, or the kernel lacked resources. Such
+/// a failure has no information about the port.
 fn attempt(
     at: BindAddr,
     port: Port,
@@ -148,7 +150,7 @@ fn attempt(
     }
     attempt.bind = result(|| socket.bind(&socket_addr(at, port).into())).map_err(failed("bind()"))?;
     if attempt.bind == CallResult::Ok {
-        let mut note = |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.left_on(port));
+        let mut note = |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.set_port(port));
         note(port);
         let name = retry(|| socket.local_addr()).map_err(failed("getsockname()"))?;
         attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
@@ -160,10 +162,10 @@ fn attempt(
     Ok(attempt)
 }
 
-/// Why AF_INET6 sockets cannot be made, where they cannot (`ipv6.disable=1`, or a sandbox).
+/// Returns why AF_INET6 sockets cannot be created (`ipv6.disable=1`, or a sandbox); `None` if they can.
 ///
 /// # Errors
-/// socket() failed for a reason that says nothing about IPv6.
+/// socket() failed for a reason that has nothing to do with IPv6.
 pub fn no_ipv6_sockets() -> Result<Option<io::Error>, AttemptError> {
     match retry(|| Socket::new(Domain::IPV6, Type::STREAM, None)) {
         Ok(_) => Ok(None),
@@ -172,7 +174,7 @@ pub fn no_ipv6_sockets() -> Result<Option<io::Error>, AttemptError> {
     }
 }
 
-/// A TCP socket with these options, neither bound nor connected; IPV6_V6ONLY stays as the system has it.
+/// Creates a TCP socket with these options, neither bound nor connected. IPV6_V6ONLY keeps the default of the system.
 pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = retry(|| Socket::new(domain, Type::STREAM, None))?;
@@ -181,7 +183,7 @@ pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The address in the form that bind() takes.
+/// Converts an address to the form that bind() needs.
 #[must_use]
 pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
     match at.addr {
@@ -190,8 +192,8 @@ pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
     }
 }
 
-/// What the kernel says of the address and the port. Only the errnos that bind(2), listen(2) and the hooks of security modules
-/// document for that are an answer; any other failure stays an error.
+/// Separates results from errors. Only the errnos that bind(2), listen(2) and the hooks of security modules document
+/// for the address and the port are results. Any other failure remains an error.
 fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
     match retry(call) {
         Ok(()) => Ok(CallResult::Ok),
@@ -210,7 +212,7 @@ fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
     }
 }
 
-/// The errno of a failed call, by name.
+/// Converts the errno of a failed call.
 #[must_use]
 pub fn errno(error: &io::Error) -> Errno {
     match error.raw_os_error().map(NixErrno::from_raw) {

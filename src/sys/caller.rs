@@ -1,5 +1,5 @@
-//! Who started the program, and by what name: the commands that it prints begin with these. And what keeps such commands
-//! from working here.
+//! Determines the user and the command name that started twtool, and what prevents printed commands from working here.
+//! The commands that twtool prints begin with that name.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::model::command::{Caller, RootPower, SettingsLock};
 /// The folders of sudo's usual `secure_path` (sudoers(5)).
 const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// The effective user of this process, and what starts it; `typed`: its command line.
+/// Describes the effective user of this process and the command names that start it. `typed` is the command line.
 #[must_use]
 pub fn caller(typed: &[OsString]) -> Caller {
     let (typed, arguments) =
@@ -33,8 +33,8 @@ fn root_power(root: bool) -> RootPower {
     RootPower { capabilities: set, no_new_privs, settings: settings_lock() }
 }
 
-/// Whether the caller can write to settings: every file below /proc/sys/net/ipv4 that twtool changes has the same owner and
-/// mode.
+/// Whether the caller can write to settings: every file below /proc/sys/net/ipv4 that twtool changes has the same owner
+/// and mode.
 fn settings_lock() -> Option<SettingsLock> {
     const SETTING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let mount = retry(|| Ok(rustix::fs::statvfs(SETTING)?)).ok()?;
@@ -46,7 +46,7 @@ fn settings_lock() -> Option<SettingsLock> {
     access.is_err_and(|error| refused(&error)).then_some(SettingsLock::Refused)
 }
 
-/// What starts the program in the caller's shell, and what starts it behind sudo.
+/// The command names that start twtool in the caller's shell and after sudo.
 fn names(typed: Option<&OsStr>, executable: Option<&Path>) -> (String, String) {
     let typed = typed.filter(|word| !word.is_empty()).map_or("twtool".into(), OsStr::to_string_lossy);
     if typed.contains('/') {

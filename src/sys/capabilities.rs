@@ -6,14 +6,14 @@ use std::io;
 use super::errno::retry;
 use crate::model::health::Capabilities;
 
-/// /proc/thread-self/status. The name of the program, which is in it, need not be UTF-8.
+/// Reads /proc/thread-self/status. It contains the name of the program, which need not be UTF-8.
 pub fn status() -> io::Result<Vec<u8>> {
     retry(|| fs::read("/proc/thread-self/status"))
 }
 
-/// Its effective set.
+/// Reads the effective set of the calling thread.
 pub fn effective() -> io::Result<Capabilities> {
-    parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no effective set"))
+    parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no line CapEff"))
 }
 
 /// The effective user of the calling thread.
@@ -22,7 +22,7 @@ pub fn effective_user() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// The hexadecimal mask of the line `CapEff:`.
+/// Parses the hexadecimal mask in the line `CapEff:`.
 #[must_use]
 pub fn parse(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapEff:")

@@ -1,32 +1,32 @@
-//! The clocks: one for dates, one for how long things take.
+//! Reads clocks: one for dates, and one for durations.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// Now, by the system's real-time clock.
+/// The current time of the system's real-time clock.
 #[must_use]
 pub fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Time since a beginning (CLOCK_MONOTONIC: like the kernel's own timers it stands still while the machine sleeps).
+/// Measures a duration with CLOCK_MONOTONIC. Like the kernel's timers, that clock stops while the machine is suspended.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Begins now.
+    /// Starts a measurement.
     #[must_use]
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// The time since then.
+    /// The time since the start.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
 }
 
-/// Lets time pass.
+/// Suspends the calling thread.
 pub fn sleep(time: Duration) {
     std::thread::sleep(time);
 }

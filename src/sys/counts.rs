@@ -1,4 +1,4 @@
-//! The kernel's own counts of the calling thread's network namespace: /proc/net/netstat and /proc/net/sockstat
+//! Reads the kernel's counts for the calling thread's network namespace: /proc/net/netstat and /proc/net/sockstat
 //! (proc_pid_net(5)).
 
 use std::fs;
@@ -7,26 +7,28 @@ use std::io;
 use super::errno::{if_present, retry};
 use crate::model::kernel_counts::{TcpExt, TcpSockstat};
 
-/// The `TcpExt` counters.
+/// Reads the `TcpExt` counters.
 pub fn tcp_ext() -> io::Result<TcpExt> {
     read("/proc/thread-self/net/netstat", parse_tcp_ext)
 }
 
-/// The counts of TCP sockets.
+/// Reads the counts of TCP sockets.
 pub fn tcp_sockstat() -> io::Result<TcpSockstat> {
     read("/proc/thread-self/net/sockstat", parse_tcp_sockstat)
 }
 
 fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
     let text = retry(|| fs::read_to_string(path))?;
-    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has another form than on known kernels"))
+    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its format is unknown"))
 }
 
-/// The most TCP sockets of the calling thread's network namespace that no list has: they are bound and neither listen nor
-/// are connected, or they are not even bound. `None` where the kernel does not give the counts.
+/// Returns an upper bound of the TCP sockets in the calling thread's network namespace that no list contains. Such
+/// sockets are bound but neither listen nor are connected, or they are not bound. `None` if the kernel does not report
+/// the counts.
 ///
-/// Two of the kernel's counts are too high rather than too low: `alloc` has the TCP sockets of the whole machine, and
-/// `used` the sockets of this namespace of every protocol. `inuse` has the TCP sockets here that are in a list.
+/// Two of the kernel's counts are upper bounds: `alloc` counts the TCP sockets of the whole machine, and `used` counts
+/// the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in a
+/// list.
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let read = |name: &str| if_present(retry(|| fs::read_to_string(format!("/proc/thread-self/net/{name}"))));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };
@@ -42,7 +44,7 @@ fn parse_most_unlisted(sockstat: &str, sockstat6: &str) -> Option<u64> {
     Some(tcp.alloc.min(used).saturating_sub(tcp.inuse + inuse6))
 }
 
-/// A line of names, and below it a line of as many numbers, both begun by `TcpExt:`.
+/// Parses a line of names and a line of numbers. Both begin with `TcpExt:`.
 #[must_use]
 pub fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
@@ -54,7 +56,7 @@ pub fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
         .map(TcpExt)
 }
 
-/// `TCP: inuse 1 orphan 0 tw 5 alloc 2 mem 346`.
+/// Parses a line like `TCP: inuse 1 orphan 0 tw 5 alloc 2 mem 346`.
 #[must_use]
 pub fn parse_tcp_sockstat(text: &str) -> Option<TcpSockstat> {
     let words: Vec<&str> = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace().collect();

@@ -1,17 +1,17 @@
-//! The limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)).
+//! Changes the limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)).
 //!
-//! A descriptor for every network namespace may be more than the soft limit allows, which is 1024 by custom. So the program
-//! raises its soft limit to the hard one when it starts, and gives the old limit to the program that replaces it: select(2)
-//! of that program may not be able to use larger descriptors.
+//! A descriptor for every network namespace may exceed the soft limit, which is usually 1024. So twtool raises its soft
+//! limit to the hard limit at the start. It restores the old limit before another program replaces it, because that
+//! program may use select(2), which cannot use larger descriptors.
 
 use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The limits at the start, where they were changed.
+/// The limits at the start, if they were changed.
 static BEFORE: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Raises the soft limit to the hard one. A limit that cannot be raised stays, and calls that meet it report EMFILE.
+/// Raises the soft limit to the hard limit. If that fails, calls that exceed the limit report EMFILE.
 pub fn raise_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
@@ -21,18 +21,18 @@ pub fn raise_limit() {
     }
 }
 
-/// What one thread that reads a network namespace has open at most, with a margin: the namespace, a netlink socket, a socket for
-/// interface names, a file of /proc.
+/// The most descriptors of one thread that reads a network namespace, with a margin. It opens the namespace, a netlink
+/// socket, a socket for interface names, and a file in /proc.
 const OF_A_WORKER: u64 = 8;
 
-/// How many threads may read network namespaces at the same time, so that none of them meets the limit; at least one.
+/// The number of threads that can read network namespaces at the same time within the limit; at least one.
 #[must_use]
 pub fn workers() -> usize {
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(OF_A_WORKER, |(soft, _)| soft);
     usize::try_from(soft / OF_A_WORKER).unwrap_or(usize::MAX).max(1)
 }
 
-/// Restores the limit that the program was started with. The kernel always lets a process lower it.
+/// Restores the limit that twtool was started with. The kernel always permits a process to lower it.
 pub fn restore_limit() {
     if let Some((soft, hard)) = BEFORE.get() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);

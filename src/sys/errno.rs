@@ -1,37 +1,38 @@
-//! What a failed system call says about the thing that was asked for, and the names of errnos (errno(3)).
+//! Classifies the errnos of failed system calls, and names them (errno(3)).
 //!
-//! One policy for the whole program: only a named errno means "absent" or "refused". Every other failure says nothing about
-//! the thing, so the call is repeated, or the command reports what it could not read.
+//! The whole program uses one policy: only the errnos in this table mean "absent" or "refused". Every other failure
+//! leaves it unknown whether the requested object exists, so twtool repeats the call, or reports what it could not
+//! read.
 //!
 //! | [`Refusal`] | errnos | what twtool concludes |
 //! |---|---|---|
 //! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process ended, this kernel has no such setting, family or protocol |
 //! | `Refused` | EPERM, EACCES | the caller or its sandbox may not use it |
 //! | `Interrupted` | EINTR | nothing: the call is repeated |
-//! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: the call is repeated a few times where that can help, and then reported |
+//! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: ENOBUFS and ENOMEM are repeated a few times, then the failure is reported |
 //! | `Other` | all others | nothing: the failure is reported |
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// What a failed system call says about the thing that was asked for.
+/// The meaning of a failed system call for the requested object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such thing.
+    /// The object does not exist, or the kernel does not support it.
     Absent,
-    /// The caller may not use it.
+    /// The caller may not use the object.
     Refused,
-    /// A signal came first.
+    /// A signal interrupted the call.
     Interrupted,
-    /// The kernel or the process has no room for the call.
+    /// The kernel or the process lacks a resource for the call.
     Exhausted,
-    /// Anything else.
+    /// Any other failure.
     Other,
 }
 
 impl Refusal {
-    /// Classifies an error; one that does not come from the kernel is [`Self::Other`].
+    /// Classifies an error. An error without an errno is [`Self::Other`].
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return Self::Other };
@@ -54,18 +55,18 @@ impl Refusal {
         }
     }
 
-    /// Whether the failure is an answer: there is no such thing, or it may not be used.
+    /// Whether the failure is an answer: the object does not exist, or the caller may not use it.
     #[must_use]
     pub const fn is_answer(self) -> bool {
         matches!(self, Self::Absent | Self::Refused)
     }
 }
 
-/// How often a call is repeated for which the kernel had no memory.
+/// How often a call is repeated if the kernel had no memory for it.
 const REPEATS: u32 = 3;
 
-/// Makes the call, again after EINTR, and a few times after ENOBUFS or ENOMEM. The call must not change anything when it
-/// fails.
+/// Makes a call and repeats it after EINTR, and up to three times after ENOBUFS or ENOMEM. A call that fails must have
+/// changed nothing.
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut repeats = 0;
     loop {
@@ -79,7 +80,7 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// `None` where there is no such thing; every other failure stays one.
+/// Converts "absent" to `None`. Every other failure remains an error.
 pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -88,7 +89,7 @@ pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// `None` where it is absent, or may not be looked into.
+/// Converts "absent" and "refused" to `None`. Every other failure remains an error.
 pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match if_present(result) {
         Err(error) if Refusal::of(&error) == Refusal::Refused => Ok(None),
@@ -96,7 +97,7 @@ pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The names of the errnos that calls about sockets, files and processes are known to give.
+/// The names of the errnos that calls about sockets, files and processes are known to return.
 macro_rules! names {
     ($errno:expr, $($name:ident)*) => {
         match $errno {

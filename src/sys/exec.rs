@@ -1,4 +1,4 @@
-//! Another program in place of this one (execve(2)).
+//! Replaces twtool by another program (execve(2)).
 
 use std::ffi::OsString;
 use std::io;
@@ -7,9 +7,10 @@ use std::process::Command;
 
 use super::descriptors;
 
-/// Runs the program with its arguments in place of this one, by PATH where its name has no slash. Returns only where that
-/// fails. std gives it SIGPIPE's default action and an empty signal mask; every descriptor of ours but 0, 1 and 2 is closed
-/// by then (O_CLOEXEC), and the limit of descriptors is the one that twtool was started with.
+/// Replaces this process by the program. A name without a slash is searched in PATH. Returns only if that fails.
+///
+/// The program gets the default action for SIGPIPE and an empty signal mask (std sets both), only the descriptors 0, 1
+/// and 2 (all others have O_CLOEXEC), and the limit of descriptors that twtool was started with.
 #[must_use]
 pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
     descriptors::restore_limit();

@@ -1,8 +1,8 @@
-//! Files: regular ones read within bounds, and new ones that appear whole or not at all.
+//! Reads regular files up to a length, and writes new files that appear complete or not at all.
 //!
-//! A new file has no name while it is written (O_TMPFILE in open(2)): whatever ends the program, the kernel frees it. Some
-//! filesystems have no such files. There the file has a name of its own, which is removed when writing fails, and when one
-//! of `ENDING` arrives; SIGKILL leaves it.
+//! A new file has no name while it is written (O_TMPFILE in open(2)). If the program ends, the kernel frees it. Some
+//! filesystems do not support O_TMPFILE. There the file has a temporary name, which is removed if writing fails, and by
+//! the handler of the signals in `ENDING`. SIGKILL leaves the file.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::errno::retry;
 
-/// Signals that end a program unless it has a handler, and that are sent to programs that do nothing wrong.
+/// The signals that end a program without a handler and that do not indicate a fault of the program.
 const ENDING: [Signal; 13] = [
     Signal::SIGALRM,
     Signal::SIGHUP,
@@ -37,7 +37,7 @@ const ENDING: [Signal; 13] = [
     Signal::SIGXFSZ,
 ];
 
-/// Opens a regular file. Anything else is refused: a FIFO would wait for a writer, and a device has no end.
+/// Opens a regular file. Anything else is refused, because a FIFO would wait for a writer and a device may have no end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if retry(|| file.metadata())?.is_file() {
@@ -57,7 +57,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads the next line, with its line feed, in place of the last one; an empty line is the end of the file.
+/// Replaces the content of `line` with the next line, including its line feed. At the end of the file, `line` is empty.
 pub fn read_line(reader: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io::Result<()> {
     line.clear();
     reader.take(most.saturating_add(1)).read_until(b'\n', line)?;
@@ -69,29 +69,29 @@ pub fn read_line(reader: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io
 
 /// A file that gets its name from [`NewFile::finish`].
 pub struct NewFile {
-    place: Place,
+    location: Location,
     replace: bool,
     writer: BufWriter<File>,
-    /// The name that it has until then, where it has to have one.
+    /// The temporary name, if the filesystem does not support O_TMPFILE.
     partial: Option<Partial>,
 }
 
 impl NewFile {
-    /// Begins the file. An existing one is refused unless `replace`; anything but a regular file is refused always, because
-    /// it would be replaced and not written to.
+    /// Creates the file. An existing file is refused unless `replace`. Anything other than a regular file is always
+    /// refused, because the new file would replace it.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
-        let place = Place::of(path)?;
-        let replaced = place.check(replace)?;
+        let location = Location::new(path)?;
+        let replaced = location.check(replace)?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let (file, partial) =
-            match retry_on_intr(|| rustix::fs::openat(&place.folder, c".", flags | OFlags::TMPFILE, mode)) {
+            match retry_on_intr(|| rustix::fs::openat(&location.folder, c".", flags | OFlags::TMPFILE, mode)) {
                 Ok(file) => (file, None),
-                // EISDIR comes from kernels before 3.11, and from filesystems that do not know the flag.
+                // Kernels before 3.11, and filesystems that do not support the flag, return EISDIR.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
                     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                     let (partial, file) =
-                        Partial::new(&place, |name| rustix::fs::openat(&place.folder, name, flags, mode))?;
+                        Partial::new(&location, |name| rustix::fs::openat(&location.folder, name, flags, mode))?;
                     (file, Some(partial))
                 }
                 Err(error) => return Err(error.into()),
@@ -99,31 +99,31 @@ impl NewFile {
         if let Some(replaced) = replaced {
             keep_owner_and_mode(&file, &replaced)?;
         }
-        Ok(Self { place, replace, writer: BufWriter::new(file.into()), partial })
+        Ok(Self { location, replace, writer: BufWriter::new(file.into()), partial })
     }
 
-    /// Lets [`Self::finish`] fail where the name is taken, whatever was said to [`Self::create`].
+    /// Makes [`Self::finish`] fail if the name is taken, even if [`Self::create`] was called with `replace`.
     pub fn keep_existing(&mut self) {
         self.replace = false;
     }
 
-    /// Gives the file its name, whole.
+    /// Writes the rest and gives the file its name.
     pub fn finish(self) -> io::Result<()> {
-        let Self { place, replace, writer, partial } = self;
+        let Self { location, replace, writer, partial } = self;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         let Some(partial) = partial else {
-            // linkat(2) shows this way for callers without the capability that AT_EMPTY_PATH needs. The descriptors are those
-            // of this thread, which may have unshared them.
+            // linkat(2) documents this way for callers without the capability that AT_EMPTY_PATH needs. The path names
+            // the thread, because the thread may have unshared its descriptors.
             let unnamed = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             let link =
-                |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &place.folder, name, AtFlags::SYMLINK_FOLLOW);
-            return match retry_on_intr(|| link(&place.name)) {
-                // A name can replace another, a link cannot.
-                Err(Errno::EXIST) if replace => Partial::new(&place, link)?.0.rename(&place, true),
+                |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &location.folder, name, AtFlags::SYMLINK_FOLLOW);
+            return match retry_on_intr(|| link(&location.name)) {
+                // rename(2) can replace a file, linkat(2) cannot.
+                Err(Errno::EXIST) if replace => Partial::new(&location, link)?.0.rename(&location, true),
                 linked => Ok(linked?),
             };
         };
-        partial.rename(&place, replace)
+        partial.rename(&location, replace)
     }
 }
 
@@ -137,14 +137,14 @@ impl Write for NewFile {
     }
 }
 
-/// A name in a folder. Every operation uses the same folder, whatever is moved to its path meanwhile.
-struct Place {
+/// A name in an open folder. Every operation uses the same folder, even if another one is moved to its path.
+struct Location {
     folder: Arc<OwnedFd>,
     name: OsString,
 }
 
-impl Place {
-    fn of(path: &Path) -> io::Result<Self> {
+impl Location {
+    fn new(path: &Path) -> io::Result<Self> {
         let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
         let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::IsADirectory, "it is not the name of a file"))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -153,7 +153,7 @@ impl Place {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Refuses a name that a file may not take, and returns what is replaced.
+    /// Refuses a name that the new file may not get, and returns the status of the file that it replaces.
     fn check(&self, replace: bool) -> io::Result<Option<Stat>> {
         match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(Some(found)),
@@ -164,8 +164,8 @@ impl Place {
     }
 }
 
-/// Gives the new file the owner, the group and the permissions of the one that it replaces. A file of another user is not
-/// replaced where the caller may not give files away, because the other user would lose it.
+/// Gives the new file the owner, the group and the permissions of the file that it replaces. If the caller may not
+/// change the owner, a file of another user is not replaced, because that user would lose access to it.
 fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
     let new = rustix::fs::fstat(file)?;
     let (uid, gid) = (replaced.st_uid, replaced.st_gid);
@@ -176,38 +176,38 @@ fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
             io::Error::new(error.kind(), format!("its owner (uid {uid}, gid {gid}) cannot be kept: {error}"))
         })?;
     }
-    // After the owner, because a change of it clears bits of the mode.
+    // The mode comes after the owner, because a change of the owner clears bits of the mode.
     Ok(retry_on_intr(|| rustix::fs::fchmod(file, Mode::from_raw_mode(replaced.st_mode & 0o777)))?)
 }
 
-/// The names of files that are being written, for the handler of signals.
+/// The temporary names of files that are being written, for the signal handler.
 static PARTIALS: Mutex<Vec<(Arc<OwnedFd>, OsString)>> = Mutex::new(vec![]);
 
 fn partials() -> MutexGuard<'static, Vec<(Arc<OwnedFd>, OsString)>> {
     PARTIALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A name beside the final one, which is removed with this.
+/// A temporary name in the same folder. The name is removed when the value is dropped.
 struct Partial {
     folder: Arc<OwnedFd>,
     name: OsString,
 }
 
 impl Partial {
-    /// Makes the file under a name that does not exist yet.
-    fn new<T>(place: &Place, make: impl Fn(&OsString) -> Result<T, Errno>) -> io::Result<(Self, T)> {
+    /// Creates the file under a name that does not exist yet.
+    fn new<T>(location: &Location, make: impl Fn(&OsString) -> Result<T, Errno>) -> io::Result<(Self, T)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         catch_signals();
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = OsString::from(format!(".twtool-{}-{number}.partial", std::process::id()));
-            // The handler knows the name before the file exists, so that no signal comes between.
-            partials().push((Arc::clone(&place.folder), name.clone()));
+            // The handler gets the name before the file exists, so that a signal in between leaves no file.
+            partials().push((Arc::clone(&location.folder), name.clone()));
             match retry_on_intr(|| make(&name)) {
-                Ok(new) => return Ok((Self { folder: Arc::clone(&place.folder), name }, new)),
+                Ok(new) => return Ok((Self { folder: Arc::clone(&location.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
-                    // A process of the same number has left it.
+                    // An earlier process with the same pid has left that name.
                     if error != Errno::EXIST || number == 1000 {
                         return Err(error.into());
                     }
@@ -217,17 +217,17 @@ impl Partial {
     }
 
     /// Gives the file its final name.
-    fn rename(self, place: &Place, replace: bool) -> io::Result<()> {
-        place.check(replace)?;
+    fn rename(self, location: &Location, replace: bool) -> io::Result<()> {
+        location.check(replace)?;
         let Self { folder, name } = &self;
         if replace {
-            return Ok(retry_on_intr(|| rustix::fs::renameat(folder, name, folder, &place.name))?);
+            return Ok(retry_on_intr(|| rustix::fs::renameat(folder, name, folder, &location.name))?);
         }
-        let rename = || rustix::fs::renameat_with(folder, name, folder, &place.name, RenameFlags::NOREPLACE);
+        let rename = || rustix::fs::renameat_with(folder, name, folder, &location.name, RenameFlags::NOREPLACE);
         match retry_on_intr(rename) {
-            // A filesystem or kernel without the flag. The other name is removed with this value.
+            // The filesystem or the kernel does not support the flag. `drop` removes the temporary name.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                Ok(retry_on_intr(|| rustix::fs::linkat(folder, name, folder, &place.name, AtFlags::empty()))?)
+                Ok(retry_on_intr(|| rustix::fs::linkat(folder, name, folder, &location.name, AtFlags::empty()))?)
             }
             renamed => Ok(renamed?),
         }
@@ -241,19 +241,19 @@ impl Drop for Partial {
     }
 }
 
-/// Removes the partial file and ends the program, as the signal would without this.
+/// Removes the partial file and ends the program, as the signal would without a handler.
 extern "C" fn remove_and_end(signal: libc::c_int) {
-    // The lock is taken only where the file does not exist yet, or not any more.
+    // The main program holds the lock only while the file does not exist yet, or does not exist any more.
     for (folder, name) in PARTIALS.try_lock().iter().flat_map(|partials| partials.iter()) {
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     }
-    // SA_RESETHAND has brought back the signal's own action.
+    // SA_RESETHAND has restored the default action.
     if let Ok(signal) = Signal::try_from(signal) {
         let _ = raise(signal);
     }
 }
 
-/// Has the partial file removed by signals that would end the program.
+/// Installs the handler for the signals that would end the program.
 #[expect(unsafe_code, reason = "no safe wrapper sets a handler")]
 fn catch_signals() {
     let action = SigAction::new(SigHandler::Handler(remove_and_end), SaFlags::SA_RESETHAND, SigSet::empty());
@@ -263,7 +263,8 @@ fn catch_signals() {
         if let Ok(before) = before
             && !matches!(before.handler(), SigHandler::SigDfl)
         {
-            // nohup(1) has it ignored, and it stays so. SAFETY: this was the action before.
+            // The signal had another action, for example because of nohup(1), and keeps it. SAFETY: this action was
+            // valid before.
             let _ = unsafe { sigaction(signal, &before) };
         }
     }

@@ -1,4 +1,5 @@
-//! Folders and files by name, read again after EINTR, which std does not do for these calls; and what /proc shows.
+//! Lists folders and reads the status of files, and checks which processes /proc shows. Calls are repeated after EINTR,
+//! which std does not do for them.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,12 +14,12 @@ pub fn names_in(folder: &str) -> io::Result<Vec<OsString>> {
     retry(|| fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect())
 }
 
-/// stat(2).
+/// Returns the status of a file (stat(2)).
 pub fn metadata(path: &Path) -> io::Result<fs::Metadata> {
     retry(|| fs::metadata(path))
 }
 
-/// The numbers of all processes that /proc shows, the lowest first.
+/// The pids of all processes that /proc shows, in ascending order.
 pub fn pids() -> io::Result<Vec<u32>> {
     // Other names in /proc are not numbers.
     let mut pids: Vec<u32> = names_in("/proc")?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
@@ -29,11 +30,11 @@ pub fn pids() -> io::Result<Vec<u32>> {
 /// Why /proc does not show every process of its pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcGap {
-    /// The folder /proc is of another filesystem, or does not exist.
+    /// The folder /proc belongs to another filesystem, or does not exist.
     NotMounted,
     /// Processes that the caller may not trace are hidden (proc(5), hidepid).
     Hidepid,
-    /// The caller or its sandbox may not look into /proc.
+    /// The caller, or its sandbox, may not read /proc.
     Refused,
 }
 
@@ -42,12 +43,12 @@ impl fmt::Display for ProcGap {
         f.write_str(match self {
             Self::NotMounted => "/proc is not mounted here",
             Self::Hidepid => "/proc hides the processes of other users (it is mounted with hidepid)",
-            Self::Refused => "/proc may not be looked into",
+            Self::Refused => "this user, or its sandbox, may not read /proc",
         })
     }
 }
 
-/// Why /proc does not show every process of its pid namespace; `None` where it does.
+/// Determines why /proc does not show every process of its pid namespace; `None` if it does.
 pub fn proc_gap() -> io::Result<Option<ProcGap>> {
     // Every pid namespace has a process 1.
     match metadata(Path::new("/proc/1")) {

@@ -1,4 +1,4 @@
-//! The interfaces of a network namespace: one at a time (netdevice(7)), or all of them.
+//! Reads the names of the interfaces of a network namespace, one at a time (netdevice(7)) or all of them.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -15,18 +15,18 @@ use super::errno::{if_present, retry};
 use crate::model::interfaces::{Interfaces, KernelInterfaces};
 use crate::model::name::text_of;
 
-/// A namespace by a socket in it: whichever thread asks, the answer is that namespace's.
+/// Interface names of the network namespace of a socket, independent of the thread that reads them.
 #[derive(Debug)]
 struct BySocket {
-    /// Without it no single name can be asked for.
+    /// The socket for single names, or why it could not be created.
     socket: io::Result<UnixDatagram>,
-    /// What has been asked for: a list may have a hundred thousand sockets on one interface.
+    /// A cache of names, because a list may have a hundred thousand sockets on one interface.
     names: RwLock<BTreeMap<NonZeroU32, Option<String>>>,
     failure: Mutex<Option<String>>,
 }
 
 impl BySocket {
-    /// Keeps the reason, for the answer that lacks a name.
+    /// Keeps the first reason, for a warning in the answer that lacks a name.
     fn failed(&self, why: &io::Error) {
         let text = format!("the names of interfaces could not be read: {why}");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
@@ -70,14 +70,14 @@ impl KernelInterfaces for BySocket {
     }
 }
 
-/// The name of an interface of the socket's network namespace (SIOCGIFNAME in netdevice(7)). The wrapper of rustix refuses a
-/// name that is not UTF-8.
+/// Reads the name of an interface in the socket's network namespace (SIOCGIFNAME in netdevice(7)). The wrapper of
+/// rustix refuses names that are not UTF-8.
 #[expect(unsafe_code, reason = "no safe wrapper returns the name as bytes")]
 fn name_of(socket: &UnixDatagram, index: NonZeroU32) -> io::Result<String> {
     // SAFETY: a request is plain data, and zeros are valid in each of its fields.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     request.ifr_ifru.ifru_ifindex = index.get().cast_signed();
-    // SAFETY: the call reads the index of a request that it is given, and writes its name.
+    // SAFETY: the call reads the index in the request, and writes the name in it.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -86,7 +86,7 @@ fn name_of(socket: &UnixDatagram, index: NonZeroU32) -> io::Result<String> {
     Ok(text_of(name.to_bytes()))
 }
 
-/// Those of the calling thread's network namespace.
+/// The interfaces of the calling thread's network namespace.
 #[must_use]
 pub fn here() -> Interfaces {
     let socket = retry(UnixDatagram::unbound);

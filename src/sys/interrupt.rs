@@ -1,7 +1,9 @@
-//! Time that passes until a signal would end the program, so that there is a moment to tidy up the terminal first.
+//! Holds signals back, so that twtool can finish something before a signal ends it: erase its output on the terminal,
+//! or clean up after a bind.
 //!
-//! SIGINT and SIGTERM are blocked and read from a descriptor (signalfd(2)), so that no handler has to run between two
-//! instructions; afterwards they do what they would have done.
+//! [`Interrupts`] blocks SIGINT and SIGTERM and reads them from a descriptor (signalfd(2)), so that no handler runs
+//! between two instructions. Afterwards the signals have their normal effect. [`Held`] blocks all signals for a short
+//! time.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -12,14 +14,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Holds the signals back while it lives.
+/// Holds SIGINT and SIGTERM back until it is dropped.
 pub struct Interrupts {
     descriptor: SignalFd,
     before: SigSet,
 }
 
 impl Interrupts {
-    /// Begins to hold them back, in the calling thread and those that it starts.
+    /// Blocks the signals in the calling thread and in the threads that it starts.
     pub fn hold() -> io::Result<Self> {
         let mut held = SigSet::empty();
         held.add(Signal::SIGINT);
@@ -29,12 +31,12 @@ impl Interrupts {
         Ok(Self { descriptor, before })
     }
 
-    /// Lets time pass; a signal that comes first is returned.
+    /// Sleeps. Returns earlier if a signal arrives.
     pub fn wait(&self, time: Duration) -> io::Result<Option<Signal>> {
         let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            // poll(2) counts whole milliseconds: rounded up, so that no time is spent in turning round.
+            // poll(2) counts whole milliseconds. The time is rounded up, so that the loop does not spin at its end.
             let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
             let mut descriptors = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
             match poll(&mut descriptors, timeout) {
@@ -49,13 +51,14 @@ impl Interrupts {
         }
     }
 
-    /// Lets them through to the calling thread, those too that came meanwhile; other threads hold them back still.
+    /// Unblocks the signals in the calling thread. Pending signals are delivered. Other threads keep them blocked.
     pub fn release(&self) {
-        // It was a valid mask before.
+        // This cannot fail, because the mask was valid before.
         let _ = self.before.thread_set_mask();
     }
 
-    /// Lets a signal that was held back do what it does: end the program, unless whoever started it has it ignored.
+    /// Delivers a signal that was held back. It ends the program, unless the program was started with the signal
+    /// ignored.
     pub fn let_through(&self, signal: Signal) -> io::Result<()> {
         let held = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         raise(signal)?;
@@ -64,21 +67,21 @@ impl Interrupts {
     }
 }
 
-/// Holds back every signal in the calling thread, and in the threads that it starts, while this lives. They are delivered
-/// afterwards. SIGKILL and SIGSTOP cannot be held back.
+/// Blocks every signal in the calling thread, and in the threads that it starts, until it is dropped. Then the signals
+/// are delivered. SIGKILL and SIGSTOP cannot be blocked.
 pub struct Held {
     before: Option<SigSet>,
 }
 
 impl Held {
-    /// Begins to hold them back.
+    /// Blocks all signals.
     #[must_use]
     pub fn all() -> Self {
-        // It fails for invalid arguments only.
+        // The call fails only for invalid arguments.
         Self { before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok() }
     }
 
-    /// Lets them through to the calling thread. Where that is not the thread that held them back, the other still does.
+    /// Unblocks the signals in the calling thread. If another thread has blocked them, they remain blocked there.
     pub fn release(&self) {
         if let Some(before) = &self.before {
             let _ = before.thread_set_mask();

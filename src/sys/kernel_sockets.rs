@@ -1,6 +1,7 @@
-//! TCP sockets that the kernel opened for itself, and the evidence for them.
+//! Finds evidence that the kernel itself opened a TCP socket.
 //!
-//! sock_diag does not mark such sockets. They have an inode, as those of processes do, and no process has them open.
+//! sock_diag does not mark such sockets. They have an inode like the sockets of processes, but no process has them
+//! open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,12 +19,12 @@ use crate::model::port::Port;
 use crate::model::process::KernelPart;
 use crate::model::socket::{FullSocket, TcpState};
 
-/// A module that opens TCP sockets inside the kernel: what it does, its names in /sys/module, and its port.
+/// A kernel module that opens TCP sockets: its purpose, its names in /sys/module, and its default port.
 struct Module {
     does: &'static str,
     names: &'static [&'static str],
     port: Port,
-    /// Whether the port is that of its peer: the module connects, and does not listen.
+    /// Whether the port is the remote port, because the module connects and does not listen.
     remote: bool,
 }
 
@@ -35,7 +36,7 @@ const fn connects(does: &'static str, names: &'static [&'static str], port: u16)
     Module { does, names, port: Port(port), remote: true }
 }
 
-/// The modules of Linux that have TCP sockets without a process, with their default ports.
+/// The modules of Linux that open TCP sockets without a process.
 const MODULES: [Module; 16] = [
     listens("SMB server", &["ksmbd"], 445),
     listens("NFS server", &["nfsd"], 2049),
@@ -55,12 +56,12 @@ const MODULES: [Module; 16] = [
     connects("NBD client", &["nbd"], 10809),
 ];
 
-/// The part of the kernel behind each of these sockets, where there is evidence for one; by inode.
+/// Finds the part of the kernel that opened each socket, if there is evidence for one. The keys are inodes.
 ///
-/// `no_process`: whether no process of the machine has them open. Only then is a loaded module evidence.
+/// `no_process` states that no process of the machine has the sockets open. Only then a loaded module is evidence.
 ///
 /// # Errors
-/// The kernel could not be asked for its endpoints, although it may have some.
+/// The kernel's MPTCP endpoints could not be listed, although there may be some.
 pub(super) fn find(sockets: &[FullSocket], no_process: bool) -> io::Result<BTreeMap<NonZeroU32, KernelPart>> {
     if sockets.is_empty() {
         return Ok(BTreeMap::new());
@@ -89,11 +90,11 @@ fn module(socket: &FullSocket, loaded: impl Fn(&str) -> bool) -> Option<KernelPa
     })
 }
 
-/// The addresses and ports on which the kernel listens for MPTCP in the calling thread's network namespace: endpoints
-/// that were added with a port (ip-mptcp(8)).
+/// Lists the addresses and ports on which the kernel listens for MPTCP in the calling thread's network namespace:
+/// endpoints that were added with a port (ip-mptcp(8)).
 ///
 /// # Errors
-/// A kernel without MPTCP, or one that does not list endpoints to this user.
+/// The kernel has no MPTCP, or does not permit this user to list endpoints.
 fn mptcp_endpoints() -> io::Result<BTreeSet<(IpAddr, Port)>> {
     // linux/mptcp_pm.h
     const GET_ADDR: u8 = 3;
@@ -110,7 +111,7 @@ fn mptcp_endpoints() -> io::Result<BTreeSet<(IpAddr, Port)>> {
     Ok(endpoints)
 }
 
-/// The number of a generic netlink family.
+/// Looks up the number of a generic netlink family.
 fn generic_family(socket: &mut Socket, name: &str) -> io::Result<u16> {
     // linux/genetlink.h
     const GENL_ID_CTRL: u16 = 16;
@@ -133,15 +134,15 @@ fn generic_family(socket: &mut Socket, name: &str) -> io::Result<u16> {
 }
 
 /// The type and value of each attribute of a message.
-type Attributes<'a> = [(u16, &'a [u8])];
+type AttributeList<'a> = [(u16, &'a [u8])];
 
-/// Sends one request and hands the attributes of each answer to `each`.
+/// Sends one request and passes the attributes of each response to `each`.
 fn ask(
     socket: &mut Socket,
     family: u16,
     flags: u16,
     payload: &[u8],
-    each: &mut dyn FnMut(&Attributes),
+    each: &mut dyn FnMut(&AttributeList),
 ) -> io::Result<()> {
     const HEADER: usize = 16;
     let length = u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?;
@@ -160,8 +161,8 @@ fn ask(
     }
 }
 
-/// Reads a datagram of answers; whether it is the last.
-fn read(datagram: &[u8], family: u16, each: &mut dyn FnMut(&Attributes)) -> io::Result<bool> {
+/// Reads a datagram of responses, and returns whether it is the last.
+fn read(datagram: &[u8], family: u16, each: &mut dyn FnMut(&AttributeList)) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
@@ -175,7 +176,7 @@ fn read(datagram: &[u8], family: u16, each: &mut dyn FnMut(&Attributes)) -> io::
                 // `struct genlmsghdr` comes before the attributes.
                 each(&attributes(message.payload().get(4..).unwrap_or_default()));
             }
-            other => return Err(io::Error::other(format!("a message of type {other}"))),
+            other => return Err(io::Error::other(format!("a netlink message of unexpected type {other}"))),
         }
         rest = rest.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
     }
@@ -238,7 +239,7 @@ mod tests {
         assert!(find(&[socket(TcpState::Listen, 445, 0)], false).is_ok_and(|found| found.is_empty()));
     }
 
-    /// Answer of Linux 6.18 to `ip mptcp endpoint show` with `127.0.0.1 port 7777 id 1 signal`.
+    /// The response of Linux 6.18 to `ip mptcp endpoint show` with the endpoint `127.0.0.1 port 7777 id 1 signal`.
     fn answer() -> Vec<u8> {
         let attribute = |kind: u16, value: &[u8]| {
             let length = u16::try_from(4 + value.len()).expect("short");
@@ -276,7 +277,7 @@ mod tests {
         fn arbitrary_and_damaged_answers_never_panic(
             noise in proptest::collection::vec(any::<u8>(), 0..80), at in 0_usize..80, byte in any::<u8>(),
         ) {
-            let mut each = |attributes: &Attributes| {
+            let mut each = |attributes: &AttributeList| {
                 let _ = attributes.iter().filter_map(|(_, value)| endpoint(value)).count();
             };
             let _ = read(&noise, 30, &mut each);

@@ -1,4 +1,5 @@
-//! The machine, beside sock_diag: syscalls, /proc, clock, terminal, files. Values out; nothing is formatted for people.
+//! Wraps the operating system except sock_diag: system calls, /proc, clocks, the terminal, files. It returns plain
+//! values and formats nothing for people.
 
 pub mod bind;
 #[cfg(feature = "cli")]

@@ -1,15 +1,17 @@
-//! Who has a socket open, read from /proc.
+//! Finds the processes that have a socket open, from /proc.
 //!
-//! 1. Every descriptor of a process is a link in /proc/PID/fd; that of a socket reads `socket:[inode]` (proc_pid_fd(5)).
-//! 2. /proc/PID/fd shows the descriptors of the main thread. Another thread has different ones after unshare(CLONE_FILES),
-//!    and when the main thread has ended /proc/PID/fd is empty while the other threads run. So kcmp(2) finds the threads
-//!    that do not share the main thread's descriptors, and /proc/PID/task/TID/fd of one thread for each such set is read.
-//!    With 2,000 threads kcmp takes 3.5 ms, and reading every folder 870 ms (Linux 6.18, 2026-11-27).
-//! 3. A socket that no process has open may belong to the kernel itself: `kernel_sockets` looks for evidence of that.
-//! 4. Absence from /proc proves nothing by itself. "No process" therefore needs that no folder was refused, and the
-//!    answer says whether /proc shows every process of the machine or those of one pid namespace.
-//! 5. A folder that cannot be read for another reason than permission may name further owners of any socket, so the whole
-//!    answer is not complete.
+//! 1. Every descriptor of a process is a link in /proc/PID/fd. The link of a socket is `socket:[inode]`
+//!    (proc_pid_fd(5)).
+//! 2. /proc/PID/fd shows the descriptors of the main thread. After unshare(CLONE_FILES) another thread has different
+//!    ones. After the main thread has ended, /proc/PID/fd is empty while the other threads run. So kcmp(2) finds the
+//!    threads that do not share the main thread's descriptors, and /proc/PID/task/TID/fd is read once for each set of
+//!    descriptors. With 2,000 threads kcmp takes 3.5 ms, and reading every folder 870 ms (Linux 6.18, 2026-11-27).
+//! 3. A socket that no process has open may belong to the kernel itself: `kernel_sockets` searches for evidence of
+//!    that.
+//! 4. Absence from /proc proves nothing by itself. The result "no process" requires that every folder could be read. It
+//!    also states whether /proc shows every process of the machine or only the processes of one pid namespace.
+//! 5. A folder that cannot be read for a reason other than permission may contain further owners of any socket, so the
+//!    whole result is incomplete.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,27 +31,27 @@ use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
 use crate::model::socket::FullSocket;
 
-/// The pid namespace in which the machine started, as its links read (`PROC_PID_INIT_INO` in linux/proc_ns.h).
+/// The target of a link to the initial pid namespace (`PROC_PID_INIT_INO` in linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// What [`find`] found.
+/// The result of [`find`].
 #[derive(Debug, Default)]
-pub struct Found {
-    /// The owners of each socket, by its inode.
+pub struct SocketOwners {
+    /// The owners of each socket. The keys are inodes.
     pub owners: BTreeMap<NonZeroU32, Owners>,
-    /// Why some descriptors could not be read, where the reason is not permission: there may be more owners.
+    /// Why some descriptors could not be read, if the reason is not permission. Then there may be more owners.
     pub failure: Option<String>,
 }
 
-/// The owners of each of these sockets that has an inode. Processes that end meanwhile are passed over.
+/// Finds the owners of each socket that has an inode. Processes that end during the search are skipped.
 #[must_use]
-pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
+pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> SocketOwners {
     let by_inode: BTreeMap<NonZeroU32, &FullSocket> =
         sockets.into_iter().filter_map(|socket| Some((socket.inode?, socket))).collect();
     if by_inode.is_empty() {
-        return Found::default();
+        return SocketOwners::default();
     }
-    let mut search = Search { wanted: by_inode.keys().copied().collect(), found: BTreeMap::new() };
+    let mut search = DescriptorSearch { wanted: by_inode.keys().copied().collect(), found: BTreeMap::new() };
     let gap = folder::proc_gap();
     let mut all_read = matches!(gap, Ok(None));
     let mut failure = match gap {
@@ -62,9 +64,9 @@ pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
         Ok(pids) => {
             for pid in pids.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
                 match process(pid).and_then(|process| search.read_process(&process)) {
-                    Ok(()) | Err(Unread::Gone) => {}
-                    Err(Unread::Refused) => all_read = false,
-                    Err(Unread::Failed(why)) => drop(failure.get_or_insert(why)),
+                    Ok(()) | Err(ReadError::Gone) => {}
+                    Err(ReadError::Refused) => all_read = false,
+                    Err(ReadError::Failed(why)) => drop(failure.get_or_insert(why)),
                 }
             }
         }
@@ -89,28 +91,28 @@ pub fn find<'a>(sockets: impl IntoIterator<Item = &'a FullSocket>) -> Found {
         }
     };
     let owners = by_inode.into_keys().map(|inode| (inode, owners(inode, search.found.remove(&inode)))).collect();
-    Found { owners, failure }
+    SocketOwners { owners, failure }
 }
 
-/// The processes that /proc shows: those of the pid namespace in which it was mounted.
+/// The set of processes that /proc shows. It depends on the pid namespace in which /proc was mounted.
 fn shown_processes() -> Processes {
     let initial = fs::read_link("/proc/1/ns/pid").is_ok_and(|link| link == Path::new(INITIAL_PID_NAMESPACE));
     if initial { Processes::All } else { Processes::OfPidNamespace }
 }
 
-/// Why descriptors, or facts of a process, were not read.
+/// Why descriptors, or facts about a process, could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Unread {
+enum ReadError {
     /// The process or thread has ended.
     Gone,
     /// The caller may not read them.
     Refused,
-    /// For another reason, which says nothing about them.
+    /// Another failure, which leaves it unknown whether there are more owners.
     Failed(String),
 }
 
-/// /proc answers ESRCH for a process that ended while its folder was open.
-impl From<io::Error> for Unread {
+/// If a process ends while its folder in /proc is open, the kernel returns ESRCH, which counts as absent.
+impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
         match Refusal::of(&error) {
             Refusal::Absent => Self::Gone,
@@ -120,9 +122,10 @@ impl From<io::Error> for Unread {
     }
 }
 
-/// The most bytes of a file of a process that are read; a path of a cgroup has 4096 at most.
+/// The most bytes that are read from a file of a process. The path of a cgroup has at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
-impl From<ProcError> for Unread {
+
+impl From<ProcError> for ReadError {
     fn from(error: ProcError) -> Self {
         match error {
             ProcError::NotFound(_) => Self::Gone,
@@ -133,8 +136,8 @@ impl From<ProcError> for Unread {
     }
 }
 
-/// Reads something of a process, again after EINTR.
-fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, Unread> {
+/// Reads a fact about a process. Repeats the call after EINTR.
+fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, ReadError> {
     loop {
         match read() {
             Err(ProcError::Io(error, _)) if Refusal::of(&error) == Refusal::Interrupted => {}
@@ -143,18 +146,18 @@ fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, Un
     }
 }
 
-fn process(pid: i32) -> Result<ProcProcess, Unread> {
+fn process(pid: i32) -> Result<ProcProcess, ReadError> {
     of_process(|| ProcProcess::new(pid))
 }
 
-/// The sockets that are looked for, and the processes that have them open.
-struct Search {
+/// The inodes of the wanted sockets, and the processes that have them open.
+struct DescriptorSearch {
     wanted: BTreeSet<NonZeroU32>,
     found: BTreeMap<NonZeroU32, Vec<Process>>,
 }
 
-impl Search {
-    fn read_process(&mut self, process: &ProcProcess) -> Result<(), Unread> {
+impl DescriptorSearch {
+    fn read_process(&mut self, process: &ProcProcess) -> Result<(), ReadError> {
         let mut held = BTreeSet::new();
         let of_main = self.read_descriptors(&format!("/proc/{}/fd", process.pid()), &mut held);
         let of_threads = self.read_threads(process.pid(), of_main.is_ok(), &mut held);
@@ -163,38 +166,38 @@ impl Search {
             let comm = text_of(comm.strip_suffix(b"\n").unwrap_or(&comm));
             let cgroup = match read(process, "cgroup") {
                 Ok(cgroups) => cgroup_path(&cgroups),
-                Err(Unread::Failed(why)) => return Err(Unread::Failed(why)),
+                Err(ReadError::Failed(why)) => return Err(ReadError::Failed(why)),
                 // A kernel without cgroups has no such file.
-                Err(Unread::Gone | Unread::Refused) => None,
+                Err(ReadError::Gone | ReadError::Refused) => None,
             };
             let parent = match of_process(|| process.stat()) {
                 Ok(stat) => Some(stat.ppid).filter(|parent| *parent > 0),
-                Err(Unread::Failed(why)) => return Err(Unread::Failed(why)),
-                Err(Unread::Gone | Unread::Refused) => None,
+                Err(ReadError::Failed(why)) => return Err(ReadError::Failed(why)),
+                Err(ReadError::Gone | ReadError::Refused) => None,
             };
             for inode in held {
                 let described = Process { pid: process.pid(), comm: comm.clone(), parent, cgroup: cgroup.clone() };
                 self.found.entry(inode).or_default().push(described);
             }
         }
-        // A main thread that has ended has no descriptors, and its folder belongs to root.
+        // If the main thread has ended, it has no descriptors, and its folder belongs to root.
         let ended = || of_process(|| process.stat()).is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'));
         match of_main {
-            Err(Unread::Refused) if !ended() => Err(Unread::Refused),
-            Err(Unread::Failed(why)) => Err(Unread::Failed(why)),
+            Err(ReadError::Refused) if !ended() => Err(ReadError::Refused),
+            Err(ReadError::Failed(why)) => Err(ReadError::Failed(why)),
             _ => of_threads,
         }
     }
 
-    /// Reads the descriptors of each thread that does not share those of a thread that was read before.
-    fn read_threads(&self, pid: i32, main_was_read: bool, held: &mut BTreeSet<NonZeroU32>) -> Result<(), Unread> {
-        /// A folder has a link from its parent and from itself, and one from each folder in it.
+    /// Reads each set of descriptors of the other threads once.
+    fn read_threads(&self, pid: i32, main_was_read: bool, held: &mut BTreeSet<NonZeroU32>) -> Result<(), ReadError> {
+        /// A folder has a link from its parent, a link from itself, and a link from each folder in it.
         const LINKS_OF_ONE_THREAD: u64 = 3;
         let folder = format!("/proc/{pid}/task");
         if folder::metadata(Path::new(&folder))?.nlink() <= LINKS_OF_ONE_THREAD {
             return Ok(());
         }
-        // One thread of each set of descriptors, in the kernel's order of the sets.
+        // One thread of each set of descriptors, in the order that the kernel gives the sets.
         let mut read: Vec<i32> = main_was_read.then_some(pid).into_iter().collect();
         let mut unread = Ok(());
         for name in folder::names_in(&folder)? {
@@ -212,19 +215,19 @@ impl Search {
             let Err(place) = place else { continue };
             match self.read_descriptors(&format!("{folder}/{thread}/fd"), held) {
                 Ok(()) if certain => read.insert(place, thread),
-                Ok(()) | Err(Unread::Gone) => {}
+                Ok(()) | Err(ReadError::Gone) => {}
                 Err(why) => unread = Err(why),
             }
         }
         unread
     }
 
-    fn read_descriptors(&self, folder: &str, held: &mut BTreeSet<NonZeroU32>) -> Result<(), Unread> {
+    fn read_descriptors(&self, folder: &str, held: &mut BTreeSet<NonZeroU32>) -> Result<(), ReadError> {
         for name in folder::names_in(folder)? {
-            match retry(|| fs::read_link(Path::new(folder).join(&name))).map_err(Unread::from) {
+            match retry(|| fs::read_link(Path::new(folder).join(&name))).map_err(ReadError::from) {
                 Ok(target) => held.extend(socket_inode(&target).filter(|inode| self.wanted.contains(inode))),
-                // A descriptor that was closed between readdir and readlink is gone, not hidden.
-                Err(Unread::Gone) => {}
+                // The descriptor was closed between readdir and readlink, so it is gone and not hidden.
+                Err(ReadError::Gone) => {}
                 Err(why) => return Err(why),
             }
         }
@@ -232,12 +235,12 @@ impl Search {
     }
 }
 
-/// The kernel's order of the sets of descriptors of two threads; equal: they share one. A kernel or sandbox without kcmp(2)
-/// makes that unknown, and then the descriptors of each thread are read.
+/// Compares the sets of descriptors of two threads in the kernel's order. `Equal` means that they share one set. `None`
+/// if the kernel or a sandbox does not permit kcmp(2); then the descriptors of every thread are read.
 fn compare_descriptors(one: i32, other: i32) -> Option<Ordering> {
     /// `KCMP_FILES` of linux/kcmp.h.
     const KCMP_FILES: libc::c_long = 2;
-    // SAFETY: kcmp with KCMP_FILES takes numbers alone and changes nothing.
+    // SAFETY: kcmp with KCMP_FILES takes only numbers and changes nothing.
     #[expect(unsafe_code, reason = "kcmp has no safe wrapper")]
     let compared = unsafe {
         libc::syscall(libc::SYS_kcmp, libc::c_long::from(one), libc::c_long::from(other), KCMP_FILES, 0_usize, 0_usize)
@@ -251,21 +254,21 @@ fn compare_descriptors(one: i32, other: i32) -> Option<Ordering> {
     }
 }
 
-/// The inode in `socket:[4711]`.
+/// Parses the inode in `socket:[4711]`.
 fn socket_inode(target: &Path) -> Option<NonZeroU32> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// A file of the process: short, and of the same process even if its number has been given away.
-fn read(process: &ProcProcess, file: &str) -> Result<Vec<u8>, Unread> {
+/// Reads a short file of the process. It belongs to the same process even if the pid has been reused.
+fn read(process: &ProcProcess, file: &str) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![];
     let opened = of_process(|| process.open_relative(file))?;
     opened.take(MOST).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The path in the unified hierarchy, or in systemd's own where cgroup v1 is mounted (cgroups(7)): of the lines
-/// `number:controllers:path`.
+/// Finds the path of the cgroup in lines of the form `number:controllers:path` (cgroups(7)): the path in systemd's own
+/// hierarchy if cgroup v1 is mounted, otherwise the path in the unified hierarchy.
 #[must_use]
 pub fn cgroup_path(cgroups: &[u8]) -> Option<String> {
     let find = |wanted: fn(&[u8], &[u8]) -> bool| {

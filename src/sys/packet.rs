@@ -1,5 +1,5 @@
-//! Ethernet frames of the calling thread's network namespace, in and out (packet(7)). Needs CAP_NET_RAW there, which
-//! the maker of a private namespace has.
+//! Receives and sends Ethernet frames in the calling thread's network namespace (packet(7)). This needs CAP_NET_RAW
+//! there, which the creator of a private namespace has.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
@@ -14,36 +14,38 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock;
 
-/// Room for one frame: an IPv4 packet and its Ethernet header.
+/// The size of a buffer for one frame: an IPv4 packet and its Ethernet header.
 const BUFFER: usize = 64 * 1024 + 14;
 
-/// A frame that came in.
+/// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// When, by the kernel's stamp.
+    /// The kernel's timestamp.
     pub at: SystemTime,
-    /// At which interface, by its index.
+    /// The index of the interface that received it.
     pub interface: u32,
-    /// The Ethernet header and what follows. The kernel leaves checksums of its own packets to the network card, so
-    /// those of TCP are not computed yet (`CHECKSUM_PARTIAL`).
+    /// The Ethernet header and the packet. The kernel leaves the checksums of its own packets to the network card, so
+    /// TCP checksums are not computed yet (`CHECKSUM_PARTIAL`).
     pub bytes: Vec<u8>,
 }
 
-/// Frames go to the device at once. Its queue would drop them until the kernel has noticed, which takes up to a second,
-/// that a new veth pair has a carrier.
+/// Sends frames directly to the device. The kernel needs up to a second to notice that a new veth pair has a carrier,
+/// and until then the queue of the device drops frames.
 #[derive(Clone, Copy)]
 struct QdiscBypass;
 nix::setsockopt_impl!(QdiscBypass, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, bool, SetBool);
 
-/// An older stamp is of another clock: Linux 5.10 stamps what TCP sends with its monotonic clock.
+/// A timestamp that is older than this comes from another clock: Linux 5.10 uses its monotonic clock for packets that
+/// TCP sends.
 const CREDIBLE_AGE: Duration = Duration::from_secs(60);
 
-/// A raw packet socket that sees each IPv4 frame once: where it comes in. What is sent on `lo` comes in there.
+/// A raw packet socket that receives each incoming IPv4 frame once. A frame that is sent on `lo` is an incoming frame
+/// there.
 #[derive(Debug)]
 pub struct PacketSocket(Socket);
 
 impl PacketSocket {
-    /// Opens it in the calling thread's namespace, where it stays.
+    /// Opens a socket in the calling thread's namespace. It remains in that namespace.
     pub fn open() -> io::Result<Self> {
         let ipv4 = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?;
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(ipv4.to_be()))))?;
@@ -52,7 +54,7 @@ impl PacketSocket {
         Ok(Self(socket))
     }
 
-    /// The next frame, where one comes within this time.
+    /// Receives the next frame; `None` if none arrives within this time, or if a signal interrupts the call.
     pub fn receive(&self, wait: Duration) -> io::Result<Option<Frame>> {
         let flags = if wait.is_zero() {
             MsgFlags::MSG_DONTWAIT
@@ -77,13 +79,13 @@ impl PacketSocket {
         let interface = message.address.map_or(0, |from| from.ifindex());
         let length = message.bytes;
         bytes.truncate(length);
-        // Frames are kept, and most are short.
+        // Callers keep frames, and most frames are short.
         bytes.shrink_to_fit();
         let interface = u32::try_from(interface).map_err(io::Error::other)?;
         Ok(Some(Frame { at: stamp.unwrap_or(now), interface, bytes }))
     }
 
-    /// Sends a frame, Ethernet header first, on this interface.
+    /// Sends a frame, which begins with the Ethernet header, on this interface.
     pub fn send(&self, on: &Interface, frame: &[u8]) -> io::Result<()> {
         sendto(self.0.as_raw_fd(), frame, &on.0, MsgFlags::empty())?;
         Ok(())
@@ -95,7 +97,7 @@ impl PacketSocket {
 pub struct Interface(LinkAddr);
 
 impl Interface {
-    /// The interface of this name in the calling thread's namespace.
+    /// Finds the interface with this name in the calling thread's namespace.
     pub fn named(name: &str) -> io::Result<Self> {
         let link = |found: nix::ifaddrs::InterfaceAddress| found.address.and_then(|addr| addr.as_link_addr().copied());
         let mut interfaces = getifaddrs()?.filter(|found| found.interface_name == name);

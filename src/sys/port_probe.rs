@@ -1,12 +1,15 @@
-//! Which ports the kernel keeps from connect() because some socket bound them explicitly: asked of the kernel itself, port
-//! by port, by connects that send nothing.
+//! Determines the ports that connect() skips because a socket has bound them explicitly. It tests each port with a
+//! connect() that sends nothing.
 //!
-//! connect() chooses the port and then, on a socket with TCP_FASTOPEN_CONNECT that needs no cookie, puts the SYN off until
-//! there is data (`tcp_fastopen_defer_connect` in net/ipv4/tcp_fastopen.c; tcp(7)). With IP_LOCAL_PORT_RANGE (ip(7), since
-//! 6.3) it may choose the one port only, so EADDRNOTAVAIL says that this port is kept from it. The other end is a loopback
-//! address that nobody uses, and port 0 there, where nobody can listen, so that no real connection is in the way.
+//! 1. With IP_LOCAL_PORT_RANGE (ip(7), since Linux 6.3) connect() may choose only the tested port. EADDRNOTAVAIL means
+//!    that it skips that port.
+//! 2. With TCP_FASTOPEN_CONNECT, and without a cookie, connect() chooses the port but delays the SYN until there is
+//!    data (`tcp_fastopen_defer_connect` in net/ipv4/tcp_fastopen.c; tcp(7)).
+//! 3. The destination is port 0 of an unused loopback address. No server can listen there, so no real connection
+//!    conflicts.
 //!
-//! The port is held for a microsecond or two. SO_REUSEADDR lets a server that binds in that moment and sets it, too, pass.
+//! The test holds the port for 1-2 µs. If a server binds the port in that moment, its bind succeeds if it sets
+//! SO_REUSEADDR, because the test sets it, too.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +22,7 @@ use super::errno::{Refusal, retry};
 use crate::model::port::Port;
 use crate::model::port_set::PortSet;
 
-/// Why the kernel could not be asked.
+/// Why the ports could not be tested.
 #[derive(Debug, thiserror::Error)]
 #[error("{call} failed: {source}")]
 pub struct ProbeError {
@@ -28,7 +31,8 @@ pub struct ProbeError {
 }
 
 impl ProbeError {
-    /// Whether this kernel, or the caller's sandbox, has no such question. Otherwise the kernel may well answer the next time.
+    /// Whether this kernel does not support the test, or the caller's sandbox forbids it. Otherwise the next attempt
+    /// may succeed.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         Refusal::of(&self.source).is_answer() || self.source.raw_os_error() == Some(libc::EINPROGRESS)
@@ -39,11 +43,11 @@ fn call<T>(call: &'static str, make: impl FnMut() -> io::Result<T>) -> Result<T,
     retry(make).map_err(|source| ProbeError { call, source })
 }
 
-/// An address of 127.0.0.0/8 that nobody uses.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
+/// An unused address of 127.0.0.0/8.
+const UNUSED: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
 
-/// Those of the ports that connect() may not choose, for no destination, in the calling thread's network namespace. All of
-/// them must lie in its `ip_local_port_range` and not in its `ip_local_reserved_ports`.
+/// Returns the ports that connect() skips for every destination in the calling thread's network namespace. All given
+/// ports must be in its `ip_local_port_range` and not in its `ip_local_reserved_ports`.
 pub fn kept_from_connect(ports: &[Port]) -> Result<PortSet, ProbeError> {
     let mut kept = PortSet::default();
     if ports.is_empty() {
@@ -60,39 +64,39 @@ pub fn kept_from_connect(ports: &[Port]) -> Result<PortSet, ProbeError> {
 
 struct Probe {
     socket: Socket,
-    nobody: SockAddr,
+    unused: SockAddr,
 }
 
 impl Probe {
     fn new() -> Result<Self, ProbeError> {
         let socket = call("socket()", || Socket::new(Domain::IPV4, Type::STREAM, None))?;
-        // Should a SYN be sent after all, nothing here waits for its answer.
+        // If a SYN is sent nevertheless, connect() does not wait for the response.
         call("fcntl(O_NONBLOCK)", || socket.set_nonblocking(true))?;
         call("setsockopt(SO_REUSEADDR)", || socket.set_reuse_address(true))?;
         call("setsockopt(TCP_FASTOPEN_NO_COOKIE)", || Ok(setsockopt(&socket, FastOpenNoCookie, &true)?))?;
         call("setsockopt(TCP_FASTOPEN_CONNECT)", || Ok(setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?))?;
         call("setsockopt(IP_BIND_ADDRESS_NO_PORT)", || Ok(setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?))?;
-        let nobody = SockAddr::from(SocketAddr::from((NOBODY, 0)));
-        call("bind() to an address of 127.0.0.0/8", || socket.bind(&nobody))?;
-        Ok(Self { socket, nobody })
+        let unused = SockAddr::from(SocketAddr::from((UNUSED, 0)));
+        call("bind() to an address of 127.0.0.0/8", || socket.bind(&unused))?;
+        Ok(Self { socket, unused })
     }
 
     fn may_choose(&mut self, port: Port) -> Result<bool, ProbeError> {
         let only = u32::from(port.0) | u32::from(port.0) << 16;
         call("setsockopt(IP_LOCAL_PORT_RANGE)", || Ok(setsockopt(&self.socket, LocalPortRange, &only)?))?;
-        match retry(|| self.socket.connect(&self.nobody)) {
+        match retry(|| self.socket.connect(&self.unused)) {
             Ok(()) => {
                 call("connect(AF_UNSPEC)", || self.socket.connect(&unspecified()))?;
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
-            // EINPROGRESS too: this kernel does not put the SYN off, so it is not to be asked in this way.
+            // EINPROGRESS is an error, too: this kernel does not delay the SYN, so the test must not be used.
             Err(source) => Err(ProbeError { call: "connect() without a SYN", source }),
         }
     }
 }
 
-/// Of uapi/linux/in.h.
+/// Defined in uapi/linux/in.h.
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 sockopt_impl!(
@@ -113,7 +117,7 @@ sockopt_impl!(
     bool
 );
 
-/// An address of family AF_UNSPEC: connect() to it takes a connection and its port back (connect(2)).
+/// An address of family AF_UNSPEC. A connect() to it dissolves the connection and releases the port (connect(2)).
 fn unspecified() -> SockAddr {
     // sizeof(struct sockaddr_in)
     const LENGTH: libc::socklen_t = 16;

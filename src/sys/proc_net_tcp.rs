@@ -1,7 +1,8 @@
-//! /proc/net/tcp and /proc/net/tcp6 (proc_pid_net(5)): the same sockets, for where sock_diag is refused.
+//! Reads sockets from /proc/net/tcp and /proc/net/tcp6 (proc_pid_net(5)), for systems that refuse sock_diag.
 //!
-//! Poorer: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY. Slower: text, made under the same
-//! locks. Any bytes give a socket or an error, never a panic.
+//! The files report less than sock_diag: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY.
+//! They are slower, because the kernel formats text under the same locks. Any bytes give a socket or an error, never a
+//! panic.
 
 use std::io::{self, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,18 +15,19 @@ use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
 
-/// `tr` of a timewait bucket (`get_timewait4_sock` in net/ipv4/tcp_ipv4.c).
+/// The value of `tr` for a timewait bucket (`get_timewait4_sock` in net/ipv4/tcp_ipv4.c).
 const TIMER_TIMEWAIT: &str = "03";
 
-/// The unit of `tm->when`: USER_HZ is 100 on every Linux.
+/// The unit of `tm->when` in milliseconds. USER_HZ is 100 on every Linux.
 const TICK_MS: u32 = 10;
 
-/// The most bytes of a line; the kernel pads IPv4 lines to 150 (TMPSZ in net/ipv4/tcp_ipv4.c) and those of IPv6 have 250.
+/// The most bytes of a line. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines have
+/// 250 bytes.
 const LINE: u64 = 4096;
 
-/// Hands every socket of both files to `each`, the listeners of both before all others.
+/// Passes every socket of both files to `each`, first the listeners of both files, then all other sockets.
 pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
-    // Listeners lead each file, so the first pass reads little more than them.
+    // Listeners come first in each file, so the first pass reads little more than the listeners.
     let is_listener = |socket: &Socket| socket.state() == TcpState::Listen;
     let mut listeners = |socket: &Socket| if is_listener(socket) { each(socket) } else { ControlFlow::Break(()) };
     read("tcp", &mut listeners)?;
@@ -43,7 +45,7 @@ pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> 
     read("tcp6", &mut |socket| if is_listener(socket) { ControlFlow::Continue(()) } else { each(socket) })
 }
 
-/// Hands the sockets of one file to `each` until it breaks.
+/// Passes the sockets of one file to `each` until it breaks.
 fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
     let path = format!("/proc/thread-self/net/{file}");
     let mut reader = match file::open(Path::new(&path)) {
@@ -62,7 +64,7 @@ fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Res
         }
         let socket = str::from_utf8(&line).ok().and_then(parse).ok_or_else(|| {
             let line = text_of(line.trim_ascii_end());
-            io::Error::new(io::ErrorKind::InvalidData, format!("{path}: a line of another form: {line}"))
+            io::Error::new(io::ErrorKind::InvalidData, format!("{path}: a line of unknown format: {line}"))
         })?;
         if each(&socket).is_break() {
             return Ok(());
@@ -70,7 +72,7 @@ fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Res
     }
 }
 
-/// The socket of a line: `sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ...`.
+/// Parses a line: `sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ...`.
 #[must_use]
 pub fn parse(line: &str) -> Option<Socket> {
     let mut words = line.split_ascii_whitespace();
@@ -117,7 +119,7 @@ pub fn parse(line: &str) -> Option<Socket> {
     }))
 }
 
-/// Digits alone: std also takes a plus sign.
+/// Parses digits only, because std also accepts a plus sign.
 fn hex<T: TryFrom<u64>>(text: &str) -> Option<T> {
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u64::from_str_radix(text, 16).ok().filter(|_| digits)?.try_into().ok()
@@ -128,7 +130,7 @@ fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// `0100007F:1F90`: each 32-bit word of the address as a number in this machine's order.
+/// Parses `0100007F:1F90`. Each 32-bit word of the address is a number in this machine's byte order.
 fn end(text: &str) -> Option<(IpAddr, Port)> {
     let (addr, port) = text.split_once(':')?;
     let word = |at: usize| hex::<u32>(addr.get(at..at + 8)?).map(u32::to_ne_bytes);
@@ -174,7 +176,7 @@ mod tests {
         };
         let (v4, v6) = ("0100007F:1F90", "0000000000000000FFFF00000100007F:88C6");
         assert!(parse(&line(v4, v4, "0")).is_some() && parse(&line(v6, v6, "0")).is_some());
-        // The ends of one socket have one family.
+        // Both ends of a socket have the same family.
         for (local, remote, uid) in [(v4, v6, "0"), (v6, v4, "0"), (v4, v4, "+0"), (v4, "0100007F:+F90", "0")] {
             assert_eq!(parse(&line(local, remote, uid)), None, "{local} {remote} {uid}");
         }

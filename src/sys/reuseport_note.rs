@@ -1,17 +1,18 @@
-//! The note that a bind with SO_REUSEPORT leaves in the kernel, and the bind that clears it.
+//! Clears the note that a bind with SO_REUSEPORT leaves in the kernel.
 //!
-//! The kernel keeps one structure for each bound port (`struct inet_bind_bucket`), as long as any socket is on the port. A
-//! bind with SO_REUSEPORT notes its user and address there (`inet_csk_update_fastreuse` in
-//! net/ipv4/inet_connection_sock.c). Later SO_REUSEPORT binds of that user to an address that matches get in without a
-//! search for conflicts (`sk_reuseport_match`), even past sockets that came in the meantime. A bind without SO_REUSEPORT
-//! clears the note. So a test that ends right after such a bind leaves a port on which a second server can bind and listen.
+//! The kernel keeps one structure for each bound port (`struct inet_bind_bucket`), as long as any socket is on the
+//! port. A bind with SO_REUSEPORT stores its user and address there (`inet_csk_update_fastreuse` in
+//! net/ipv4/inet_connection_sock.c); this is the *note*. Later SO_REUSEPORT binds of that user to a matching address
+//! succeed without a search for conflicts (`sk_reuseport_match`), even if other sockets have bound the port since. A
+//! bind without SO_REUSEPORT clears the note. So a test that ends right after a bind with SO_REUSEPORT leaves a port on
+//! which a second server can bind and listen.
 //!
-//! The clearing bind needs an address where nothing conflicts. In this order (measured on Linux 6.18):
-//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR: works beside every IPv4 holder, and beside a `::` holder that
-//!    has SO_REUSEADDR and does not listen;
-//! 2. an unused IPv4 address with SO_REUSEADDR: works beside every holder that is IPv6 only, and beside a wildcard holder
-//!    that has SO_REUSEADDR and does not listen;
-//! 3. the same with TCP_REPAIR, which skips the search: works beside every holder, and needs CAP_NET_ADMIN.
+//! The bind that clears the note needs an address without conflicts. These are tried in order (measured on Linux 6.18):
+//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. It succeeds beside every IPv4 holder, and beside a `::`
+//!    holder that has SO_REUSEADDR and does not listen;
+//! 2. an unused IPv4 address with SO_REUSEADDR. It succeeds beside every holder that is IPv6 only, and beside a
+//!    wildcard holder that has SO_REUSEADDR and does not listen;
+//! 3. the same with TCP_REPAIR, which skips the search. It succeeds beside every holder, and needs CAP_NET_ADMIN.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,11 +23,11 @@ use socket2::{Domain, Socket, Type};
 use super::errno::{if_visible, retry};
 use crate::model::port::Port;
 
-/// Addresses that no server has: the discard prefix (RFC 6666), and one of the loopback block.
+/// Addresses that no server uses: one in the discard prefix (RFC 6666), and one in the loopback block.
 const UNUSED_IPV6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0x7477, 0x746f);
 const UNUSED_IPV4: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
 
-/// Clears the note at the end of its scope, however that is left.
+/// Clears the note when it is dropped.
 pub(super) struct NoteGuard {
     ipv6: Option<Socket>,
     ipv4: Option<Socket>,
@@ -34,20 +35,20 @@ pub(super) struct NoteGuard {
 }
 
 impl NoteGuard {
-    /// Makes the sockets that can clear a note. This comes before the bind that leaves one, so that a lack of descriptors or
-    /// memory is found in time.
+    /// Creates the sockets that can clear a note. This comes before the bind that leaves a note, so that a lack of
+    /// descriptors or memory is an error before the bind.
     pub(super) fn prepare() -> io::Result<Self> {
         let ipv6 = absent_where_refused(retry(|| socket(Domain::IPV6)))?;
         let ipv4 = absent_where_refused(retry(|| socket(Domain::IPV4)))?;
         Ok(Self { ipv6, ipv4, port: None })
     }
 
-    /// A bind with SO_REUSEPORT worked on this port.
-    pub(super) const fn left_on(&mut self, port: Port) {
+    /// Registers that a bind with SO_REUSEPORT has succeeded on this port.
+    pub(super) const fn set_port(&mut self, port: Port) {
         self.port = Some(port);
     }
 
-    /// Clears the note now. False where a note was left that no bind clears.
+    /// Clears the note now. Returns false if no bind could clear it.
     pub(super) fn clear(mut self) -> bool {
         self.try_to_clear()
     }
@@ -72,7 +73,7 @@ impl Drop for NoteGuard {
     }
 }
 
-/// A socket that can be bound to an address that this machine does not have.
+/// Creates a socket that can be bound to an address that this machine does not have.
 fn socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -85,8 +86,8 @@ fn socket(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// `None` where the family is missing, a sandbox refuses it, or the kernel does not know an option (IPV6_FREEBIND came with
-/// 4.15).
+/// Converts a refusal to `None`: the family is missing, a sandbox refuses it, or the kernel lacks an option
+/// (IPV6_FREEBIND exists since 4.15).
 fn absent_where_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
     if_visible(socket)
 }

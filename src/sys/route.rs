@@ -1,4 +1,4 @@
-//! Which address of its own the kernel would use towards another, as its routes have it.
+//! Determines the local address that the kernel would use for a connection, according to its routes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,17 +7,17 @@ use socket2::{Domain, Socket, Type};
 
 use super::errno::retry;
 
-/// Ports to bind the socket of the question to, tried in this order. A port can be in use, or privileged where
-/// `ip_unprivileged_port_start` is high. At port 0 the kernel chooses one, which is never privileged.
+/// The ports to try for the UDP socket, in this order. A port can be in use, or privileged if
+/// `ip_unprivileged_port_start` is high. For port 0 the kernel chooses a port, which is never privileged.
 fn ports() -> impl Iterator<Item = u16> {
     (65_280..=65_535).chain([0])
 }
 
-/// The local address of a connection to `to`: `from`, where it is given and may be used, or the kernel's choice. A UDP
-/// socket is connected, which asks the routes and sends nothing (connect(2)).
+/// Returns the local address of a connection to `to`: `from` if it is given and can be used, otherwise the kernel's
+/// choice. It connects a UDP socket, which looks up the route and sends nothing (connect(2)).
 ///
-/// The socket is bound first. Otherwise connect() chooses a port of `ip_local_port_range`, and fails where UDP has none
-/// left, which says nothing about TCP.
+/// The socket is bound first. Otherwise connect() would choose a port of `ip_local_port_range`, and would fail if UDP
+/// has no free port, which is irrelevant for TCP.
 pub fn source(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let from = from.unwrap_or_else(|| SocketAddr::new(any, 0));

@@ -1,5 +1,5 @@
-//! Interfaces of the calling thread's network namespace, changed over rtnetlink(7): `lo` raised, a veth pair made. For
-//! private namespaces only: nothing of twtool changes the host's.
+//! Changes interfaces of the calling thread's network namespace through rtnetlink(7): sets `lo` up, creates a veth
+//! pair. Only private namespaces are changed, never the host's.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -15,13 +15,13 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::errno::retry;
 
-/// `lo`, in every namespace.
+/// The index of `lo`, which is the same in every namespace.
 pub const LOOPBACK: u32 = 1;
 
 /// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
 pub struct VethEnd<'a> {
-    /// Its number; none of this namespace's yet.
+    /// Its index, which must be unused in this namespace.
     pub index: u32,
     /// Its name.
     pub name: &'a str,
@@ -38,7 +38,7 @@ impl VethEnd<'_> {
     }
 }
 
-/// Raises an interface.
+/// Sets an interface up.
 pub fn raise(interface: u32) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = interface;
@@ -47,7 +47,8 @@ pub fn raise(interface: u32) -> io::Result<()> {
     request(RouteNetlinkMessage::NewLink(link), 0)
 }
 
-/// Makes a pair of virtual Ethernet devices: what is sent on one arrives at the other, where both are up (veth(4)).
+/// Creates a pair of virtual Ethernet devices. If both are up, frames that are sent on one arrive at the other
+/// (veth(4)).
 pub fn create_veth(one: VethEnd, other: VethEnd) -> io::Result<()> {
     let mut link = one.link();
     let peer = InfoData::Veth(InfoVeth::Peer(other.link()));
@@ -55,7 +56,7 @@ pub fn create_veth(one: VethEnd, other: VethEnd) -> io::Result<()> {
     request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Gives an interface an address, and with it the route to its network.
+/// Adds an address to an interface. The kernel adds the route to its network.
 pub fn add_address(interface: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -65,7 +66,7 @@ pub fn add_address(interface: u32, address: Ipv4Addr, prefix: u8) -> io::Result<
     request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Says which Ethernet address a neighbour has, so that nobody needs to ask with ARP.
+/// Adds a permanent neighbour entry with an Ethernet address, so that the kernel sends no ARP request.
 pub fn add_neighbour(interface: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -95,7 +96,7 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     acknowledgement(&answer)
 }
 
-/// What the kernel answers: the first word of NLMSG_ERROR is a negative errno, or 0.
+/// Parses the kernel's response: the first word of NLMSG_ERROR is a negative errno, or 0.
 pub fn acknowledgement(answer: &[u8]) -> io::Result<()> {
     let answer = NetlinkBuffer::new_checked(answer).map_err(io::Error::other)?;
     if answer.message_type() != NLMSG_ERROR {

@@ -1,4 +1,4 @@
-//! A private user and network namespace for experiments: no root needed, the host is not touched.
+//! Creates private user and network namespaces for experiments. They need no root and do not change the host.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,9 +8,9 @@ use nix::unistd::{getgid, getuid};
 
 use super::rtnetlink;
 
-/// Which step of making the namespace failed.
+/// The step that failed during the creation of a namespace.
 #[derive(Debug, thiserror::Error)]
-#[error("no private network namespace can be made: {step} failed: {source}")]
+#[error("no private network namespace can be created: {step} failed: {source}")]
 pub struct SandboxError {
     step: &'static str,
     source: io::Error,
@@ -20,9 +20,9 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SandboxErro
     move |source| SandboxError { step, source: source.into() }
 }
 
-/// Moves this process into a user namespace of its own, in which it may make network namespaces. Must be called before
-/// the process has a second thread (unshare(2)). A process that may make network namespaces anyway needs no user
-/// namespace and keeps its own where it gets none.
+/// Moves this process into a new user namespace, in which it may create network namespaces. It must be called before
+/// the process has a second thread (unshare(2)). If the process is root and gets no user namespace, it keeps its own,
+/// because root may create network namespaces anyway.
 pub fn enter_user_namespace() -> Result<(), SandboxError> {
     let (uid, gid) = (getuid(), getgid());
     match unshare(CloneFlags::CLONE_NEWUSER) {
@@ -35,7 +35,8 @@ pub fn enter_user_namespace() -> Result<(), SandboxError> {
     map("setgroups", "deny".into()).map_err(step("writing /proc/self/setgroups"))?;
     let mapped = map("uid_map", format!("0 {uid} 1")).and_then(|()| map("gid_map", format!("0 {gid} 1")));
     match mapped {
-        // Uid 0 may not map itself without CAP_SETFCAP (since 5.12). Only programs started in here would need the map.
+        // Since Linux 5.12 uid 0 needs CAP_SETFCAP to map itself. Only programs that are started here would need the
+        // map.
         Err(error) if uid.is_root() && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         mapped => mapped.map_err(step("writing /proc/self/uid_map and gid_map")),
     }
@@ -47,18 +48,18 @@ pub fn enter_network_namespace() -> Result<(), SandboxError> {
     rtnetlink::raise(rtnetlink::LOOPBACK).map_err(step("raising lo"))
 }
 
-/// A network namespace that lives as long as this does, or anything in it.
+/// A private network namespace. It exists as long as this value, or anything in it.
 #[derive(Debug)]
-pub struct Netns(File);
+pub struct PrivateNetns(File);
 
-impl Netns {
-    /// A new one with `lo` up; the calling thread is in it then.
+impl PrivateNetns {
+    /// Creates a namespace with `lo` up, and moves the calling thread into it.
     pub fn create() -> Result<Self, SandboxError> {
         enter_network_namespace()?;
         File::open("/proc/thread-self/ns/net").map(Self).map_err(step("opening /proc/thread-self/ns/net"))
     }
 
-    /// Moves the calling thread there.
+    /// Moves the calling thread into it.
     pub fn enter(&self) -> Result<(), SandboxError> {
         setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(step("setns(CLONE_NEWNET)"))
     }

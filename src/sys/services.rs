@@ -1,5 +1,5 @@
-//! /etc/services (services(5)), its TCP entries. An absent file is an empty table, because names are a convenience. A file
-//! that cannot be read is reported.
+//! Reads the TCP entries of /etc/services (services(5)). An absent file gives an empty table, because names are a
+//! convenience. A file that cannot be read is reported.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,11 +13,11 @@ use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::services::Services;
 
-/// The most bytes of a file; Debian's has 13 KB.
+/// The most bytes of the file. Debian's file has 13 KB.
 const MOST: u64 = 4 << 20;
 
-/// Reads the file. A network namespace that ip-netns(8) knows by a name may have one of its own, /etc/netns/NAME/services:
-/// `ip netns exec` shows it to programs in place of /etc/services.
+/// Reads the table for a network namespace. A namespace with a name of ip-netns(8) may have its own file,
+/// /etc/netns/NAME/services, which `ip netns exec` shows to programs in place of /etc/services.
 pub fn read(netns: Option<&OsStr>, unread: &mut Unread) -> Services {
     let own = netns.map(|name| content(&Path::new("/etc/netns").join(name).join("services"))).transpose();
     let services = own.and_then(|own| match own.flatten() {
@@ -30,12 +30,12 @@ pub fn read(netns: Option<&OsStr>, unread: &mut Unread) -> Services {
     })
 }
 
-/// `None`: there is no such file.
+/// Reads a file; `None` if it does not exist.
 fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if_present(retry(|| file::read(path, MOST)))
 }
 
-/// The table of /etc/services that was made last, and its text: whoever reads the same again, for many namespaces, shares it.
+/// The last table and its text, so that many namespaces with the same text share one table.
 static LAST: Mutex<Option<(Vec<u8>, Services)>> = Mutex::new(None);
 
 fn shared(bytes: Vec<u8>) -> Services {
@@ -50,9 +50,9 @@ fn shared(bytes: Vec<u8>) -> Services {
     }
 }
 
-/// `name port/protocol [alias ...] [# comment]`, an entry a line; lines of another form are passed over.
+/// Parses lines of the form `name port/protocol [alias ...] [# comment]`. Lines of another form are skipped.
 ///
-/// Bytes and not characters: every start of a program waits for this.
+/// It works on bytes, not on characters, because every start of twtool waits for it.
 #[must_use]
 pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     let entry = |line: &'a [u8]| {
@@ -65,7 +65,7 @@ pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     Services::new(bytes.split(|byte| *byte == b'\n').filter_map(entry))
 }
 
-/// As isspace(3) has it, which getservbyname(3) goes by: the vertical tab, too.
+/// The same blanks as in isspace(3), which getservbyname(3) uses. They include the vertical tab.
 const fn is_blank(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0b
 }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_ascii_are_part_of_a_name_and_every_blank_of_c_parts_words() {
+    fn bytes_that_are_no_ascii_are_part_of_a_name_and_every_blank_of_c_separates_words() {
         let services = parse("vt\x0b8082/tcp\r\nno\u{a0}break 8083/tcp\n".as_bytes());
         assert_eq!((services.name(Port(8082)), services.name(Port(8083))), (Some("vt"), Some("no\u{a0}break")));
         assert_eq!(parse(b"\xff 8084/tcp").name(Port(8084)), Some(r"\xff"));

@@ -1,18 +1,20 @@
-//! Reads a file of /proc/sys or /sys: everything in it, with one read(2).
+//! Reads a file of /proc/sys or /sys completely with one read(2).
 //!
-//! The kernel hands a setting that is a list (`ip_local_reserved_ports`) to the first read(2) and reports end of file to the
-//! second, whatever the first one had room for (`proc_do_large_bitmap` in kernel/sysctl.c). `fs::read_to_string` begins
-//! with 32 bytes, so it cuts such a list. A test holds that nothing else of the program reads these files.
+//! For a setting that is a list (`ip_local_reserved_ports`) the kernel returns data only to the first read(2), up to
+//! the size of the buffer, and reports the end of the file to the second (`proc_do_large_bitmap` in kernel/sysctl.c).
+//! `fs::read_to_string` begins with 32 bytes, so it cuts such a list. A test checks that no other code reads these
+//! files.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// The buffers, tried in this order. For each read of a setting the kernel allocates and clears as many bytes as are asked
-/// for: 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, every second port, has 192 KiB.
+/// The sizes of buffers in bytes, tried in this order. For each read of a setting the kernel allocates and clears a
+/// buffer of the same size, which takes 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, every
+/// second port, has 192 KiB.
 const BUFFERS: [usize; 2] = [4095, 1 << 20];
 
-/// The text of the file, without white space around it.
+/// Reads the text of the file, without white space around it.
 ///
 /// # Errors
 /// The file cannot be opened or read, is not UTF-8, or is longer than a setting can be.
@@ -20,7 +22,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     for size in BUFFERS {
         let mut bytes = vec![0; size];
         let length = read_once(&mut File::open(path)?, &mut bytes)?;
-        // A buffer that is full may have cut the text.
+        // If the buffer is full, the text may have been cut.
         if length < size {
             bytes.truncate(length);
             let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -30,7 +32,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than any setting"))
 }
 
-/// One read(2), and another where a signal interrupted it before it read anything.
+/// Calls read(2) once, and again only if a signal interrupted the call before it read anything.
 fn read_once(file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         match file.read(bytes) {

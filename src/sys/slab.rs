@@ -1,4 +1,4 @@
-//! What the kernel's slab allocator gives to one timewait bucket. Readable by root alone.
+//! Reads the memory that the kernel's slab allocator uses for one timewait bucket. Only root may read it.
 
 use std::io;
 use std::path::Path;
@@ -6,15 +6,15 @@ use std::path::Path;
 use super::errno::{if_visible, retry};
 use super::{file, setting};
 
-/// The caches of IPv4 and of IPv6 buckets. They are never merged with others, for theirs is memory that RCU readers may
-/// still look at (`SLAB_TYPESAFE_BY_RCU`), so each has its own name.
+/// The slab caches of IPv4 and IPv6 buckets. The kernel never merges them with other caches, because RCU readers may
+/// still use their memory (`SLAB_TYPESAFE_BY_RCU`). So each keeps its own name.
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 
 /// The most bytes of /proc/slabinfo, which has a line of about 120 bytes for each cache.
 const MOST: u64 = 4 << 20;
 
-/// Bytes of a bucket with its alignment, the larger of both caches (on 6.18 they are the same); `None` where the kernel does
-/// not tell it, or tells it to root alone.
+/// Returns the size of a bucket in bytes, including its alignment. If the caches differ, it is the larger size (on
+/// Linux 6.18 they are the same). `None` if the kernel does not report it, or not to this user.
 pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
     let mut most = None;
     for name in CACHES {
@@ -25,12 +25,12 @@ pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
     if most.is_some() {
         return Ok(most);
     }
-    // Where sysfs is not mounted, or the kernel is older than its slab folder.
+    // sysfs is not mounted, or the kernel is older than its slab folder.
     let text = if_visible(retry(|| file::read(Path::new("/proc/slabinfo"), MOST)))?;
     Ok(text.and_then(|text| object_size(&String::from_utf8_lossy(&text))))
 }
 
-/// `<objsize>` of slabinfo(5): the fourth word of a cache's line.
+/// Parses `<objsize>` in slabinfo(5), which is the fourth word in the line of a cache.
 #[must_use]
 pub fn object_size(slabinfo: &str) -> Option<u64> {
     let of_line = |line: &str| {

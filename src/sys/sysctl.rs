@@ -1,4 +1,5 @@
-//! Settings of the calling thread's network namespace under /proc/sys/net (ip-sysctl in the kernel's documentation).
+//! Reads and writes settings of the calling thread's network namespace in /proc/sys/net (ip-sysctl in the kernel's
+//! documentation).
 
 use std::fs;
 use std::io;
@@ -12,48 +13,48 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace('.', "/"))
 }
 
-/// A setting's text, `read("ipv4.ip_local_port_range")`.
+/// Reads the text of a setting, for example `read("ipv4.ip_local_port_range")`.
 pub fn read(name: &str) -> io::Result<String> {
     setting::read(&path(name))
 }
 
-/// Changes a setting. For private namespaces only: nothing of twtool changes the host's.
+/// Changes a setting. Only private namespaces are changed, never the host's.
 pub fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }
 
-/// `net.ipv4.ip_local_port_range`.
+/// Reads `net.ipv4.ip_local_port_range`.
 pub fn local_port_range() -> io::Result<LocalPortRange> {
     understood(parse_range(&read(IP_LOCAL_PORT_RANGE.key())?))
 }
 
-/// Two ports with a blank between them.
+/// Parses two ports with white space between them.
 #[must_use]
 pub fn parse_range(text: &str) -> Option<LocalPortRange> {
     let (low, high) = text.split_once(char::is_whitespace)?;
     PortRange::new(Port(low.parse().ok()?), Port(high.trim().parse().ok()?)).map(LocalPortRange)
 }
 
-/// `net.ipv4.ip_local_reserved_ports`.
+/// Reads `net.ipv4.ip_local_reserved_ports`.
 pub fn local_reserved_ports() -> io::Result<LocalReservedPorts> {
     understood(parse_ranges(&read(IP_LOCAL_RESERVED_PORTS.key())?))
 }
 
-/// `net.ipv4.ip_unprivileged_port_start`.
+/// Reads `net.ipv4.ip_unprivileged_port_start`.
 pub fn unprivileged_port_start() -> io::Result<u32> {
     understood(read(IP_UNPRIVILEGED_PORT_START.key())?.parse().ok())
 }
 
-/// A setting that is one number, which may be negative: the kernel accepts `tcp_max_tw_buckets=-1`.
+/// Reads a setting that is one number. It may be negative, because the kernel accepts `tcp_max_tw_buckets=-1`.
 pub fn number(name: &str) -> io::Result<i64> {
     understood(read(name)?.parse().ok())
 }
 
 fn understood<T>(value: Option<T>) -> io::Result<T> {
-    value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has another form than on known kernels"))
+    value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its format is unknown"))
 }
 
-/// Ports and ranges with commas between them.
+/// Parses ports and ranges that are separated by commas.
 #[must_use]
 pub fn parse_ranges(text: &str) -> Option<LocalReservedPorts> {
     let range = |item: &str| {

@@ -1,4 +1,4 @@
-//! What standard output and error are: a terminal or not, how wide, and which characters are shown.
+//! Determines whether standard output and error are terminals, how wide they are, and which characters they show.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -15,13 +15,13 @@ pub fn stderr_is_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Columns of the terminal on standard output; `None` where it is none.
+/// The number of columns of the terminal on standard output; `None` if that is not a terminal.
 #[must_use]
 pub fn stdout_width() -> Option<usize> {
     width_of(std::io::stdout())
 }
 
-/// Columns of the terminal on standard error; `None` where it is none.
+/// The number of columns of the terminal on standard error; `None` if that is not a terminal.
 #[must_use]
 pub fn stderr_width() -> Option<usize> {
     width_of(std::io::stderr())
@@ -32,9 +32,9 @@ fn width_of(descriptor: impl AsFd) -> Option<usize> {
     Some(usize::from(width.0)).filter(|&width| width > 0)
 }
 
-/// Whether what is printed may go beyond ASCII: the locale's character encoding is UTF-8 (locale(7): the first of LC_ALL,
-/// LC_CTYPE and LANG that is set and not empty), and the terminal is neither `dumb` nor the kernel's console, whose fonts
-/// lack most block characters.
+/// Whether the output may contain characters other than ASCII. This requires a locale with UTF-8 (the first of LC_ALL,
+/// LC_CTYPE and LANG that is not empty; locale(7)), and a terminal that is neither `dumb` nor the kernel's console,
+/// whose fonts lack most block characters.
 #[must_use]
 pub fn shows_unicode() -> bool {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -43,7 +43,7 @@ pub fn shows_unicode() -> bool {
     !plain && locale.is_some_and(|locale| is_utf8(&locale))
 }
 
-/// `de_DE.UTF-8`, `C.utf8`.
+/// Accepts names like `de_DE.UTF-8` and `C.utf8`.
 fn is_utf8(locale: &str) -> bool {
     let locale = locale.to_ascii_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")

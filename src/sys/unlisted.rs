@@ -1,13 +1,13 @@
-//! TCP sockets that are bound to a port and that no list of the kernel has: before 6.8 sock_diag lists no socket that is
-//! bound and neither listens nor is connected, and /proc/net/tcp never does.
+//! Finds TCP sockets that are bound to a port and are in no list of the kernel. Before Linux 6.8 sock_diag does not
+//! list sockets that are bound but neither listen nor are connected. /proc/net/tcp never lists them.
 //!
-//! 1. The links in /proc/PID/fd of each process of this network namespace name its sockets.
-//! 2. pidfd_getfd(2) (since 5.6) makes a copy of a descriptor, for a caller that may trace the process (ptrace(2)).
-//! 3. getsockname(2) on the copy gives the address. The copy is closed at once.
+//! 1. The links in /proc/PID/fd of each process in this network namespace name its sockets.
+//! 2. pidfd_getfd(2) (since 5.6) copies a descriptor, if the caller may trace the process (ptrace(2)).
+//! 3. getsockname(2) on the copy returns the address. The copy is closed immediately.
 //!
-//! A socket whose owner closes it in that moment stays open for some microseconds longer. A descriptor of a thread that
-//! shares none with its main thread is not found. A process that ended, or that the caller may not trace, is passed over; any
-//! other failure is reported, because it says nothing about the sockets.
+//! If the owner closes a socket at that moment, the socket stays open for some microseconds longer. Descriptors of a
+//! thread that does not share the descriptors of its main thread are not found. A process that has ended, or that the
+//! caller may not trace, is skipped. Any other failure is reported, because sockets may be missing then.
 
 use std::fs;
 use std::io;
@@ -24,19 +24,20 @@ use super::folder;
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 
-/// What [`bound_to`] found.
+/// The result of [`bound_to`].
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct UnlistedSockets {
     /// The sockets.
     pub sockets: Vec<FullSocket>,
-    /// Why sockets may be missing, where the reason is neither permission nor that a process ended.
+    /// Why sockets may be missing, if the reason is neither permission nor the end of a process.
     pub failure: Option<String>,
 }
 
-/// The sockets that are bound to this port in the calling thread's network namespace, as far as the caller may know.
+/// Finds the sockets that are bound to this port in the calling thread's network namespace, if the caller may trace
+/// their owners.
 #[must_use]
-pub fn bound_to(port: Port) -> Found {
-    let mut found = Found::default();
+pub fn bound_to(port: Port) -> UnlistedSockets {
+    let mut found = UnlistedSockets::default();
     if let Err(error) = search(port, &mut found) {
         let gap = folder::proc_gap().ok().flatten();
         found.failure = Some(gap.map_or_else(|| error.to_string(), |gap| gap.to_string()));
@@ -44,7 +45,7 @@ pub fn bound_to(port: Port) -> Found {
     found
 }
 
-fn search(port: Port, found: &mut Found) -> io::Result<()> {
+fn search(port: Port, found: &mut UnlistedSockets) -> io::Result<()> {
     let here = retry(|| fs::read_link("/proc/thread-self/ns/net"))?;
     for pid in folder::pids()?.into_iter().filter(|pid| *pid != std::process::id()) {
         match search_process(pid, &here, port, &mut found.sockets) {
@@ -64,7 +65,7 @@ fn search_process(pid: u32, here: &PathBuf, port: Port, found: &mut Vec<FullSock
     let pidfd = retry(|| Ok(pidfd_open(number, PidfdFlags::empty())?))?;
     let folder = format!("/proc/{pid}/fd");
     for name in folder::names_in(&folder)? {
-        // A descriptor that was closed meanwhile is gone.
+        // The descriptor may have been closed since it was listed.
         let Some(link) = if_present(retry(|| fs::read_link(Path::new(&folder).join(&name))))? else { continue };
         if !link.as_os_str().as_encoded_bytes().starts_with(b"socket:[") {
             continue;
@@ -80,11 +81,11 @@ fn search_process(pid: u32, here: &PathBuf, port: Port, found: &mut Vec<FullSock
     Ok(())
 }
 
-/// What this is, if it is a TCP socket that is bound to the port and neither listens nor is connected.
+/// Describes the descriptor if it is a TCP socket that is bound to the port but neither listens nor is connected.
 fn bound_socket(copy: OwnedFd, port: Port) -> io::Result<Option<FullSocket>> {
     let stat = rustix::fs::fstat(&copy)?;
     let socket = Socket::from(copy);
-    // Some families have no names.
+    // Sockets of some families have no address.
     let Some(name) = if_present(retry(|| socket.local_addr()))? else { return Ok(None) };
     let Some(local) = name.as_socket().filter(|local| local.port() == port.0) else { return Ok(None) };
     if retry(|| socket.protocol())? != Some(Protocol::TCP) || retry(|| socket.is_listener())? {

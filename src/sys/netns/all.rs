@@ -1,9 +1,10 @@
-//! Every network namespace that can be found: through /run/netns and the processes of /proc.
+//! Lists the network namespaces that have a name in /run/netns or a process in /proc.
 //!
-//! One that only a descriptor or a mount elsewhere keeps alive is not found. One that goes, or a process that ends, while
-//! this looks is passed over, because it is gone.
+//! A namespace that only an open descriptor or another mount keeps alive is not found. A namespace or a process that
+//! ends during the search is skipped.
 //!
-//! None is held open: each is opened when it is entered, so that a small limit of descriptors is enough.
+//! The search holds no namespace open. Each is opened when it is entered, so that a small limit of descriptors is
+//! enough.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,26 +23,26 @@ use crate::sys::folder::{metadata, pids, proc_gap};
 /// The most processes that one warning names.
 const NAMED: usize = 8;
 
-/// What [`all`] finds.
+/// The result of [`all`].
 #[derive(Debug)]
-pub struct Found {
-    /// Each namespace once: the caller's own, those that ip-netns(8) names in the order of their names, then in that of
-    /// their first processes.
+pub struct NetnsList {
+    /// Each namespace once: first the caller's own, then namespaces with a name of ip-netns(8) in the order of the
+    /// names, then the others in the order of their first processes.
     pub namespaces: Vec<OpenNetns>,
-    /// What could not be looked into, and why, a sentence each. Empty: these are all.
+    /// Sentences about what could not be read, and why. If empty, the list is complete.
     pub unseen: Vec<String>,
 }
 
-/// Finds them.
+/// Lists every network namespace that can be found.
 #[must_use]
-pub fn all() -> Found {
+pub fn all() -> NetnsList {
     let mut found: BTreeMap<NetnsId, OpenNetns> = BTreeMap::new();
     let mut unseen = vec![];
     let at = |id, path: &Path| OpenNetns { netns: Netns { id, name: None }, handle: Handle::Path(path.to_owned()) };
     let own = own_id();
     match &own {
         Ok(id) => drop(found.insert(*id, at(*id, Path::new(OWN)))),
-        Err(error) => unseen.push(format!("the network namespace of twtool itself: it cannot be opened: {error}")),
+        Err(error) => unseen.push(format!("the network namespace of twtool itself cannot be opened: {error}")),
     }
     let own = own.ok();
     let names = given_names().unwrap_or_else(|error| {
@@ -56,7 +57,7 @@ pub fn all() -> Found {
                 let netns = &mut found.entry(id).or_insert_with(|| at(id, &path)).netns;
                 netns.name.get_or_insert(NetnsName::Given(name));
             }
-            // A name whose namespace has gone.
+            // The name remains, but its namespace is gone.
             Err(NetnsErrorKind::AnotherThing(_)) => {}
             Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => {}
             Err(why) => unseen.push(format!("network namespace '{}': {why}", text_of(name.as_bytes()))),
@@ -80,7 +81,7 @@ pub fn all() -> Found {
                 }
             }
             Err(error) if gone(&error) => {}
-            // The kernel's own threads are in the first namespace of all, and process 1 stands for that one.
+            // Kernel threads are in the initial namespace, which process 1 represents.
             Err(_) if pid > 1 && is_kernel_thread(pid) => {}
             Err(error) => refused.push((pid, error)),
         }
@@ -88,18 +89,18 @@ pub fn all() -> Found {
     unseen.extend(refusals(&refused));
     unseen.extend(match proc_gap() {
         Ok(None) => None,
-        Ok(Some(gap)) => Some(format!("network namespaces may be missing that only processes are in: {gap}")),
-        Err(error) => Some(format!("network namespaces may be missing: /proc cannot be looked into: {error}")),
+        Ok(Some(gap)) => Some(format!("network namespaces without a name in /run/netns may be missing: {gap}")),
+        Err(error) => Some(format!("network namespaces may be missing: /proc cannot be read: {error}")),
     });
     let mut namespaces: Vec<OpenNetns> = found.into_values().collect();
     namespaces.sort_by(|a, b| {
         let rank = |open: &OpenNetns| (Some(open.netns.id) != own, open.netns.name.is_none());
         rank(a).cmp(&rank(b)).then_with(|| (&a.netns.name, a.netns.id).cmp(&(&b.netns.name, b.netns.id)))
     });
-    Found { namespaces, unseen }
+    NetnsList { namespaces, unseen }
 }
 
-/// The processes that were not looked into, the first of them by name.
+/// The warning about processes whose namespace could not be read. It names the first few of them.
 fn refusals(refused: &[(u32, io::Error)]) -> Option<String> {
     let (_, why) = refused.first()?;
     let called =

@@ -7,19 +7,19 @@ use std::os::unix::ffi::OsStrExt as _;
 use crate::model::name::text_of;
 use crate::sys::errno::Refusal;
 
-/// A namespace that cannot be opened or entered, and the reason.
+/// The error that a namespace cannot be opened or entered.
 #[derive(Debug, thiserror::Error)]
 #[error("network namespace '{word}': {why}")]
 pub struct NetnsError {
-    /// What was typed, or what the namespace is called.
+    /// The typed argument, or the name of the namespace.
     pub word: String,
-    /// What is in the way.
+    /// The reason.
     pub why: NetnsErrorKind,
 }
 
-/// What is in the way of a namespace.
+/// The reason why a namespace cannot be opened or entered.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum NetnsErrorKind {
     #[error("there is no such name in /run/netns; {}", there_are(.0))]
     NoSuchName(io::Result<Vec<OsString>>),
@@ -27,15 +27,15 @@ pub enum NetnsErrorKind {
     NoSuchProcess,
     #[error("that process has ended and has no network namespace any more")]
     ProcessEnded,
-    #[error("it has gone, and left a plain file in /run/netns")]
+    #[error("it is gone, and only a plain file in /run/netns remains")]
     MountGone,
-    #[error("that is no network namespace, but {0}")]
+    #[error("that is not a network namespace, but {0}")]
     AnotherThing(String),
-    #[error("it has gone")]
+    #[error("it is gone")]
     Gone,
     #[error("it cannot be opened: {0}")]
     NotOpened(io::Error),
-    #[error("what it is called cannot be found out: {0}")]
+    #[error("its name cannot be determined: {0}")]
     Unnamed(io::Error),
     #[error("it cannot be entered: {0}")]
     NotEntered(io::Error),
@@ -55,7 +55,7 @@ fn there_are(names: &io::Result<Vec<OsString>>) -> String {
 }
 
 impl NetnsError {
-    /// Whether the namespace is there no more.
+    /// Whether the namespace does not exist any more.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
         matches!(self.why, NetnsErrorKind::Gone)
@@ -83,8 +83,8 @@ impl NetnsError {
     }
 }
 
-/// Whether a failure says that it is not there any more. For a process that ended while its folder was open, /proc gives
-/// ESRCH.
+/// Whether a failure means that the file or the process does not exist any more. If a process ends while its folder in
+/// /proc is open, the kernel returns ESRCH.
 pub(super) fn gone(error: &io::Error) -> bool {
     Refusal::of(error) == Refusal::Absent
 }

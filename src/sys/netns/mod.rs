@@ -1,7 +1,8 @@
-//! Network namespaces: the one of the calling thread, and entering another.
+//! Finds, names and enters network namespaces.
 //!
-//! A thread is in a network namespace, not a process (setns(2)). So [`within`] runs a function on a new thread in another
-//! namespace: its sockets, /proc/thread-self/net and /proc/sys/net belong to that namespace, and the caller stays where it is.
+//! A thread is in a network namespace, not a process (setns(2)). So [`within`] runs a function on a new thread in
+//! another namespace: its sockets, /proc/thread-self/net and /proc/sys/net belong to that namespace, and the caller
+//! stays where it is.
 //!
 //! | file | owns |
 //! |---|---|
@@ -26,7 +27,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
-pub use self::all::{Found, all};
+pub use self::all::{NetnsList, all};
 pub use self::error::{NetnsError, NetnsErrorKind};
 use self::names::{given_name, own_id};
 use self::open::{Handle, open_again};
@@ -36,16 +37,14 @@ use crate::model::netns::Netns;
 use crate::sys::errno::if_present;
 
 thread_local! {
-    /// The namespace that [`within`] has brought the thread into.
+    /// The namespace in which [`within`] runs the thread.
     static ENTERED: RefCell<Option<Netns>> = const { RefCell::new(None) };
 }
 
-/// The calling thread's namespace.
+/// The calling thread's namespace; `None` if /proc does not show it.
 ///
-/// Where nobody has asked for it by [`within`], its name is looked for only where that costs next to nothing: in
-/// /run/netns, and process 1, for no process has a lower number. Else it has none here.
-///
-/// `None` where /proc does not show it.
+/// Outside [`within`], its name is searched only where that is cheap: in /run/netns, and in process 1, because no
+/// process has a lower pid. Otherwise the namespace has no name here.
 pub fn current() -> io::Result<Option<Netns>> {
     if let Some(entered) = ENTERED.with_borrow(Clone::clone) {
         return Ok(Some(entered));
@@ -58,7 +57,8 @@ pub fn current() -> io::Result<Option<Netns>> {
     Ok(Some(Netns { id, name }))
 }
 
-/// Runs something in the namespace, on a thread of its own. One's own is not entered, so that it needs no privilege.
+/// Runs a function on a new thread in the namespace. If that is the caller's own namespace, the thread does not call
+/// setns(2), so it needs no privilege.
 pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let failed = |why| NetnsError::new(&netns.netns, why);
     let own = own_id().is_ok_and(|id| id == netns.netns.id);
@@ -87,7 +87,7 @@ pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Res
     })
 }
 
-/// `uname -r`.
+/// The release of the running kernel, as `uname -r` prints it.
 #[must_use]
 pub fn kernel_release() -> String {
     nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())

@@ -1,4 +1,4 @@
-//! The identity of a network namespace, and the names that ip-netns(8) keeps.
+//! Identifies network namespaces, and reads the names that ip-netns(8) keeps.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -11,7 +11,7 @@ use crate::model::netns::{NetnsId, NetnsName};
 use crate::sys::errno::{if_present, if_visible};
 use crate::sys::folder::{self, metadata};
 
-/// Where ip-netns(8) keeps names. /var/run is the same folder, or was before /run came.
+/// The folders in which ip-netns(8) keeps names. /var/run is the same folder as /run, or a separate one on old systems.
 const NAMES: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
 pub(super) const OWN: &str = "/proc/thread-self/ns/net";
@@ -24,7 +24,7 @@ pub(super) fn own_id() -> io::Result<NetnsId> {
     metadata(Path::new(OWN)).map(|file| id(&file))
 }
 
-/// The files of /run/netns, in order; none where that folder does not exist.
+/// The names in /run/netns, sorted; empty if that folder does not exist.
 pub(super) fn given_names() -> io::Result<Vec<OsString>> {
     for place in NAMES {
         if let Some(mut names) = if_present(folder::names_in(place))? {
@@ -36,7 +36,7 @@ pub(super) fn given_names() -> io::Result<Vec<OsString>> {
 }
 
 pub(super) fn path_of_name(name: &OsStr) -> PathBuf {
-    // One that cannot be looked at may be there: opening a file in it reports why.
+    // If the status of a folder cannot be read, the folder may exist. Then opening the file reports the reason.
     let there = |folder: &&Path| !metadata(folder).is_err_and(|error| gone(&error));
     let folder = NAMES.iter().map(Path::new).find(there).unwrap_or(Path::new(NAMES[0]));
     folder.join(name)

@@ -18,7 +18,7 @@ use crate::sys::folder::metadata;
 /// A namespace that can be entered.
 #[derive(Debug)]
 pub struct OpenNetns {
-    /// Which one, and what it is called.
+    /// Its identity and its name.
     pub netns: Netns,
     pub(super) handle: Handle,
 }
@@ -26,14 +26,14 @@ pub struct OpenNetns {
 /// How a namespace is entered.
 #[derive(Debug)]
 pub(super) enum Handle {
-    /// By this file. The namespace lives at least as long as this does.
+    /// An open file, which keeps the namespace alive.
     Open(OwnedFd),
-    /// By the file that has this path, which is opened each time: a machine may have more namespaces than a process may have
+    /// The path of a file that is opened each time, because a machine may have more namespaces than a process may have
     /// descriptors.
     Path(PathBuf),
 }
 
-/// Opens the namespace of an argument. A name in the argument becomes its name; without one, its name is searched for.
+/// Opens the namespace that an argument selects. If the argument is not a name, the name is searched.
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
         NetnsArg::Process(pid) => open_of_process(*pid),
@@ -46,7 +46,7 @@ pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
 fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     match open_file(&folder.join("ns/net")) {
-        // A process that has ended and was not waited for yet is there, and its namespace is not.
+        // A zombie process still has a folder in /proc, but has no namespace any more.
         Err(NetnsErrorKind::NotOpened(error)) if gone(&error) && metadata(&folder).is_ok() => {
             Err(NetnsErrorKind::ProcessEnded)
         }
@@ -81,11 +81,11 @@ fn named(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
     Ok(opened)
 }
 
-/// Opens a file of nsfs that stands for a network namespace, still without a name.
+/// Opens a file of nsfs that represents a network namespace. The result has no name yet.
 ///
-/// Anything else is not opened: to open a device or a FIFO does something. So an O_PATH descriptor is looked at first,
-/// whether it is of nsfs; its link tells the kind, `net:[4026531840]` (namespaces(7)), unless it is of a mount, where
-/// setns() finds out.
+/// No other file is opened, because opening a device or a FIFO can have side effects. So this opens an O_PATH
+/// descriptor first and checks that the file belongs to nsfs. The link of the descriptor contains the kind of the
+/// namespace, `net:[4026531840]` (namespaces(7)). For a mounted file the link is a path; then setns() checks the kind.
 pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     let open = |path: &Path, flags| retry(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
     let seen = open(path, libc::O_PATH).map_err(NetnsErrorKind::NotOpened)?;
@@ -104,8 +104,8 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     Ok(OpenNetns { netns: Netns { id, name: None }, handle: Handle::Open(file.into()) })
 }
 
-/// Opens a namespace that was found at this path. The path may stand for another one by now, or for none: then a process that
-/// is in the namespace is searched for.
+/// Opens a namespace that was found at this path. If the path does not represent that namespace any more, this searches
+/// for a process in the namespace.
 pub(super) fn open_again(netns: &Netns, path: &Path) -> Result<OwnedFd, NetnsErrorKind> {
     let open_it = |path: &Path| match open_file(path) {
         Ok(OpenNetns { netns: found, handle: Handle::Open(file) }) if found.id == netns.id => Ok(Some(file)),

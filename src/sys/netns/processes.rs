@@ -1,4 +1,4 @@
-//! Network namespaces by the processes that are in them.
+//! Finds the processes of network namespaces.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,16 @@ pub(super) fn comm(pid: u32) -> io::Result<String> {
     Ok(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
 }
 
-/// PF_KTHREAD of include/linux/sched.h, in the `flags` of proc_pid_stat(5).
+/// Whether `flags` in proc_pid_stat(5) contains PF_KTHREAD (include/linux/sched.h).
 pub(super) fn is_kernel_thread(pid: u32) -> bool {
     const PF_KTHREAD: u32 = 0x0020_0000;
     let stat = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
     stat.is_some_and(|stat| stat.flags & PF_KTHREAD != 0)
 }
 
-/// The name that a process gives its namespace, if it is in this one. twtool itself gives none, because it has ended when the
-/// name is read. A process that has ended, or whose namespace may not be read, counts as not in it.
+/// The name of a namespace after one of its processes; `None` if the process is not in it. twtool itself is not used,
+/// because it has ended before a user can read the name. A process that has ended, or whose namespace may not be read,
+/// counts as not in the namespace.
 pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsName>> {
     if pid == std::process::id() || !is_in(pid, netns)? {
         return Ok(None);
@@ -41,7 +42,7 @@ fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
     Ok(if_visible(metadata(&namespace_of(pid)))?.is_some_and(|file| id(&file) == netns))
 }
 
-/// The lowest-numbered process in a namespace.
+/// The process with the lowest pid in a namespace.
 pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
     for pid in pids()? {
         if let Some(name) = process_name(pid, netns)? {
@@ -51,7 +52,7 @@ pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
     Ok(None)
 }
 
-/// A file that stands for the namespace: that of a process in it.
+/// The path of a file that represents the namespace, from a process in it.
 pub(super) fn path_of(netns: NetnsId) -> io::Result<Option<PathBuf>> {
     for pid in pids()? {
         if is_in(pid, netns)? {
