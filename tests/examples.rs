@@ -1,4 +1,4 @@
-//! Each command line in the help, in README.md, in docs/ and in a message of src/ is run as it is written, in a namespace with
+//! Each command line in the help, in the documents and in a message of src/ is run as it is written, in a namespace with
 //! the sockets that it needs: it ends with a documented exit code, and twtool reports no wrong usage.
 //!
 //! `twtool` in a line is a script that starts the binary under test and notes its exit code, so that a pipe does not hide it.
@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -36,7 +35,8 @@ suite! {
     ],
 }
 
-const SUBCOMMANDS: [&str; 11] =
+/// Every subcommand.
+pub(crate) const SUBCOMMANDS: [&str; 11] =
     ["list", "summary", "port", "bind-test", "wait", "capacity", "doctor", "kill", "demo", "completions", "man"];
 
 /// A written command line, and what is written about its end.
@@ -68,9 +68,12 @@ fn lines() -> Vec<Line> {
             add(&span, false, &place);
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for document in ["README.md", "docs/time-wait.md"] {
-        let text = fs::read_to_string(root.join(document)).expect("a document");
+    for (document, text) in crate::documents::documents() {
+        let document = document.to_str().expect("UTF-8");
+        // The changelog tells of commands as they were.
+        if document == "CHANGELOG.md" {
+            continue;
+        }
         let mut blocks = text.split("```");
         while let (Some(prose), block) = (blocks.next(), blocks.next()) {
             for span in spans(prose) {

@@ -21,6 +21,7 @@ mod demo;
 mod demo_traces;
 mod directions;
 mod doctor;
+mod documents;
 mod examples;
 mod faults;
 mod filter;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         demo_traces::suite(),
         directions::suite(),
         doctor::suite(),
+        documents::suite(),
         examples::suite(),
         faults::suite(),
         filter::suite(),
