@@ -4,7 +4,7 @@
 //! `cargo bench --bench whole` measures them all, `-- --quick` leaves out the million, `-- 1000 100000` chooses, and
 //! `-- namespaces` measures 200 network namespaces of 100 buckets each. Every
 //! command runs next to a floor, in turns, and the ratio is the median of such pairs: a busy machine slows both. The
-//! result is the Markdown table of README. No time makes it fail.
+//! result is the Markdown table of docs/performance.md. No time makes it fail.
 
 mod floor;
 mod namespaces;

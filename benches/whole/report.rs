@@ -1,4 +1,4 @@
-//! The table that README has.
+//! The table that docs/performance.md has.
 
 use std::error::Error;
 use std::fmt::Write as _;

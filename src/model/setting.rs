@@ -1,8 +1,8 @@
 //! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once: `doctor` shows and explains them, and
 //! everything else takes their names from here.
 //!
-//! To add a setting that `doctor` only shows and explains, add an entry to the list (and a row to the table in README.md,
-//! where a test looks for it). A setting with a verdict of its own has a function in `analysis::doctor` as well.
+//! To add a setting that `doctor` only shows and explains, add an entry to the list (and its name to the example in
+//! docs/commands/doctor.md, where a test looks for it). A setting with a verdict of its own has a function in `analysis::doctor` as well.
 
 /// A setting below /proc/sys/net.
 #[derive(Debug, PartialEq, Eq)]
@@ -321,11 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_names_every_setting_that_doctor_shows() {
-        let readme = include_str!("../../README.md");
+    fn the_page_of_doctor_names_every_setting_that_it_shows() {
+        let page = include_str!("../../docs/commands/doctor.md");
         for setting in SETTINGS.iter().filter(|setting| setting.check.is_some()) {
             let last = setting.name.rsplit('.').next().unwrap_or(setting.name);
-            assert!(readme.contains(last), "{}", setting.name);
+            assert!(page.contains(last), "{}", setting.name);
         }
     }
 }

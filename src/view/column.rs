@@ -1,7 +1,7 @@
 //! The columns of a socket record. [`COLUMNS`] describes each of them once: JSON, ndjson, csv, tables, `--columns`, its help,
 //! its completions and its errors derive from that list.
 //!
-//! To add a column, add an entry to the list (and the key to the contract in README.md, where a test looks for it). The macro around the list also
+//! To add a column, add an entry to the list (and the key to the table in docs/json.md, where a test looks for it). The macro around the list also
 //! writes the code that appends a whole record, with every column known to the compiler.
 
 use std::time::Duration;
@@ -425,11 +425,11 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_documents_every_key_of_a_record() {
-        let readme = include_str!("../../README.md");
+    fn the_page_of_json_documents_every_key_of_a_record() {
+        let page = include_str!("../../docs/json.md");
         for column in Column::of_record() {
             let key = format!("`{}`", column.key);
-            assert!(readme.lines().any(|line| line.starts_with("| `") && line.contains(&key)), "{key}");
+            assert!(page.lines().any(|line| line.starts_with("| `") && line.contains(&key)), "{key}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::analysis::summary::Summary;
 use crate::view::steps::StepRecord;
 use crate::view::summary::Content;
 
-/// `TcpExt` counters that concern TIME_WAIT, by their JSON key and the kernel's name. README says what each counts.
+/// `TcpExt` counters that concern TIME_WAIT, by their JSON key and the kernel's name. docs/commands/summary.md says what each counts.
 pub(super) const COUNTERS: [(&str, &str); 7] = [
     ("tw", "TW"),
     ("tw_recycled", "TWRecycled"),
