@@ -458,7 +458,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("dev = lo:80", "lo:80", "lo"),
     ("fwmark = red", "red", "0x1"),
     ("fwmark > 1", ">", "="),
-    ("fwmark = 0x1ffffffff", "0x1ffffffff", "32 bits"),
+    ("fwmark = 0x1ffffffff", "0x1ffffffff", "32-bit"),
     ("autobound = 1", "=", "sport"),
     ("expires 10s", "10s", "comparison"),
     ("expires < 10", "10", "unit"),

@@ -342,7 +342,7 @@ fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
         let run = twtool(bind_test).code(1);
         assert_eq!((&run.json()["cause"], &run.json()["complete"]), (&"bound".into(), &true.into()), "{run}");
         assert_eq!(run.records("holders")[0]["processes"][0]["pid"], holder.0.id(), "{run}");
-        assert!(run.stderr.contains("only those of processes that this user may trace"), "{run}");
+        assert!(run.stderr.contains("only for processes that this user may trace"), "{run}");
         assert!(!run.stderr.contains("and no socket that is bound without listening"), "{run}");
         let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
         assert!(!wait.stderr.contains("and no socket that is bound without listening"), "{wait}");
