@@ -250,7 +250,8 @@ impl Query {
             return Ok(());
         }
         Err(SnapshotError::Unjudged(if self.needs.mark {
-            "the kernel reports the mark of a socket (fwmark) only through sock_diag, and only to CAP_NET_ADMIN"
+            "the kernel reports the mark of a socket (fwmark) only through sock_diag, and only to CAP_NET_ADMIN; Linux 5.10 \
+             reports that of a TIME_WAIT socket to nobody"
         } else {
             "/proc/net/tcp does not report the interface of a socket (dev)"
         }))
