@@ -139,10 +139,10 @@ fn buckets_of_servers_are_reusable_where_both_sides_have_the_option() {
         avoidable("and a new one with none", reuseaddr, "8080 --with none").advises("Set SO_REUSEADDR"),
         avoidable("and a new one with SO_REUSEPORT", reuseaddr, "8080 --with reuseport").advises("Set SO_REUSEADDR"),
         blocked("an old server without options", plain, "8080")
-            .advises("both sides")
+            .advises("of the old and of the new socket")
             .does_not_advise("SO_REUSEPORT would work"),
-        blocked("and a new one with both", plain, "8080 --with both").advises("both sides"),
-        blocked("and a new one with none", plain, "8080 --with none").advises("both sides"),
+        blocked("and a new one with both", plain, "8080 --with both").advises("of the old and of the new socket"),
+        blocked("and a new one with none", plain, "8080 --with none").advises("of the old and of the new socket"),
         blocked("an old server with SO_REUSEPORT", reuseport, "8080").advises("SO_REUSEPORT would work"),
         blocked("and a new one with none", reuseport, "8080 --with none").advises("SO_REUSEPORT would work"),
         shared("and a new one with SO_REUSEPORT", reuseport, "8080 --with reuseport").advises("SO_REUSEPORT"),

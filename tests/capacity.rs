@@ -238,7 +238,7 @@ fn the_page_says_it_in_a_line_each() {
     assert!(line("1").contains("127.0.0.1:443"), "{page}");
     // Fewer than a tenth are left, and the advice fits: TIME_WAIT, reserved ports, a bound one, the narrow range.
     page.prints("From 127.0.0.1 to 127.0.0.1:443, 1 of 13 ports is left")
-        .prints("10 ports in TIME_WAIT")
+        .prints("10 ports are in TIME_WAIT")
         .prints("2 ports of the range are in net.ipv4.ip_local_reserved_ports")
         .prints("(40007)")
         .prints("net.ipv4.ip_local_port_range is 40000-40015")

@@ -53,9 +53,9 @@ fn a_connection_to_itself_is_outbound_in_each_state() {
             assert!(!advice.contains("let the server set"), "a server's advice: {advice}");
             assert_eq!(advice.contains("ip_local_reserved_ports"), ephemeral, "{advice}");
         };
-        advises(&["one to itself", "both ends"]);
+        advises(&["connection to itself", "both ends"]);
         close_and_await_the_bucket(socket);
-        advises(&["a connection to itself", "both ends"]);
+        advises(&["connection to itself left", "both ends"]);
         for source in ["sock_diag", "procfs"] {
             let row = &twtool(["list", "--local-port", &port, "--json", "--source", source]).ok().records("sockets")[0];
             assert_eq!(text(row, "direction"), "outbound", "{at} from {source}");

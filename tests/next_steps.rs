@@ -320,7 +320,7 @@ fn holders_beyond_the_steps_are_counted() {
     let _owners: Vec<Owner> = (1..=6).map(|last| listener(&format!("127.0.0.{last}:8080"))).collect();
     let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
     if let Some((_, purpose)) = step_about_processes(&document, 3) {
-        assert!(purpose.contains("(2 more holders have the port; --json lists all)"), "{document}");
+        assert!(purpose.contains("(and 2 more holders, which --json lists)"), "{document}");
     }
 }
 
@@ -332,14 +332,20 @@ fn a_client_that_has_the_port_is_waited_for_before_it_is_ended() {
     let mut owner = Owner::of(client);
     let run = twtool(["bind-test", "45000", "--json"]).code(1);
     let document = run.json();
-    assert!(document["advice"].to_string().contains("that of a client on this machine (inferred)"), "{run}");
+    assert!(
+        document["advice"].to_string().contains("A client on this machine opened the connection (inferred)"),
+        "{run}"
+    );
     let next = document["next"].as_array().expect("steps");
     let (first, second) = (&next[0], &next[1]);
     assert!(text(first, "command").contains(" wait 45000"), "{run}");
-    assert!(text(second, "purpose").contains("a client, whose connection has the port"), "{run}");
+    assert!(text(second, "purpose").contains("a client whose connection uses the port"), "{run}");
     // Of the server's own connections nothing is said that is a client's.
     let accepted = twtool(["bind-test", "443", "--json"]).code(1);
-    assert!(!accepted.stdout.contains("client, whose") && !accepted.stdout.contains("that of a client"), "{accepted}");
+    assert!(
+        !accepted.stdout.contains("client whose") && !accepted.stdout.contains("A client on this machine"),
+        "{accepted}"
+    );
     if document.to_string().contains(".service\"") {
         return not_checked("the command that ends a client: it is of the unit that runs the tests");
     }
@@ -354,10 +360,10 @@ fn buckets_beside_a_listener_are_named() {
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     let advice = || twtool(["bind-test", "8080", "--json"]).code(1).json()["advice"].to_string();
     let one = advice();
-    assert!(one.contains("1 TIME_WAIT socket is on the port too, and stays until the timer ends"), "{one}");
+    assert!(one.contains("1 TIME_WAIT socket holds the port too, until its timer ends"), "{one}");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     let two = advice();
-    assert!(two.contains("2 TIME_WAIT sockets are on the port too, and stay until"), "{two}");
+    assert!(two.contains("2 TIME_WAIT sockets hold the port too, until"), "{two}");
 }
 
 fn a_privileged_port_is_opened_to_every_user() {

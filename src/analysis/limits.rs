@@ -1,4 +1,4 @@
-//! What the history of the last minute cannot show, and the evidence for it.
+//! The limits of the last minute's history: what it cannot show, and the evidence for each limit.
 
 use super::groups::Count;
 use super::history::{History, LengthSource, RemainingTimes, SECONDS};
@@ -9,16 +9,15 @@ use crate::model::kernel_counts::BucketFacts;
 pub struct Limit {
     /// The name that scripts see.
     pub id: &'static str,
-    /// The number that speaks for it; `None` where there is none, or it is not known.
+    /// The number that is evidence for it; `None` if there is none, or it is unknown.
     pub count: Option<u64>,
-    /// Whether something found here speaks for it; else it holds for every reading.
+    /// Whether this reading has evidence for it. Otherwise it applies to every reading.
     pub found: bool,
-    /// A sentence.
+    /// A sentence for the user.
     pub text: String,
 }
 
-/// Those that hold always, and those that something speaks for, these first; `own`: what each
-/// network namespace has for itself, and comes first.
+/// The limits of a history: those of single namespaces (`own`), then those with evidence, then those that always apply.
 #[must_use]
 pub fn collect_limits(
     totals: Count,
@@ -32,8 +31,8 @@ pub fn collect_limits(
     let mut limits = own;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
-            "TCPTimeWaitOverflow is {count}: {} left no bucket, because there were tcp_max_tw_buckets already. The counter \
-             does not say when.",
+            "TCPTimeWaitOverflow is {count}: {} left no bucket, because tcp_max_tw_buckets was reached. The counter does not \
+             show when.",
             if count == 1 { "1 close".into() } else { format!("{count} closes") }
         );
         found("overflow", Some(count), text)
@@ -41,15 +40,14 @@ pub fn collect_limits(
     limits.extend(length(history));
     limits.extend((totals.fin_wait_2 > 0).then(|| {
         let text =
-            "FIN_WAIT_2 buckets are left out of the minute: they enter TIME_WAIT, with a fresh timer, when the peer \
-                    closes."
+            "The minute does not contain FIN_WAIT_2 buckets: they enter TIME_WAIT, with a fresh timer, when the peer closes."
                 .to_owned();
         found("fin-wait-2", Some(totals.fin_wait_2.into()), text)
     }));
     limits.extend((times.due() > 0).then(|| {
         let text = format!(
-            "Buckets whose time is up, and that wait for the kernel's next timer tick, entered more than {} s ago and are \
-             left out.",
+            "The minute does not contain buckets with 0 s left: they entered TIME_WAIT more than {} s ago, and the kernel \
+             removes them at the next timer tick.",
             history.length.seconds
         );
         found("due", Some(times.due()), text)
@@ -62,37 +60,38 @@ pub fn collect_limits(
         id: "re-armed",
         count: None,
         found: false,
-        text: "A bucket whose timer a retransmitted FIN has restarted counts in the second of the restart.".into(),
+        text: "A retransmitted FIN restarts the timer of a bucket. Such a bucket counts in the second of the restart.".into(),
     });
     limits.push(Limit {
         id: "active-closer",
         count: None,
         found: false,
-        text: "Only the end that closes first keeps a bucket: closes begun by the other machine, and resets, leave none here."
+        text: "Only the end that closes first keeps a bucket. Closes that the other machine began, and resets, leave none here."
             .into(),
     });
     limits
 }
 
-/// The kernel compares its own count of both states (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
+/// The limit that tcp_max_tw_buckets is reached. The kernel compares the count of both states with it (`inet_twsk_alloc` in
+/// net/ipv4/inet_timewait_sock.c).
 pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
     // A negative setting is no maximum.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
-        "tcp_max_tw_buckets is 0: no close leaves a bucket, so no close is seen here.".into()
+        "tcp_max_tw_buckets is 0: no close leaves a bucket, so all closes are missing here.".into()
     } else {
-        format!("tcp_max_tw_buckets ({most}) is reached: further closes leave no bucket, so they are not seen here.")
+        format!("tcp_max_tw_buckets ({most}) is reached: further closes leave no bucket, so they are missing here.")
     };
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })
 }
 
-/// That namespaces do not agree on how long TIME_WAIT lasts, as only a vendor's kernel lets them.
+/// The limit that namespaces differ in `tcp_tw_timeout`, a setting of some vendors' kernels.
 #[must_use]
 pub fn lengths_differ() -> Limit {
     let text =
-        "The network namespaces have different values of net.ipv4.tcp_tw_timeout: the minute is read as if TIME_WAIT \
-                lasted as long in each. Look at them one by one."
+        "The network namespaces have different values of net.ipv4.tcp_tw_timeout, but the minute assumes one length of \
+         TIME_WAIT for all. Run summary for each of them."
             .to_owned();
     Limit { id: "length", count: None, found: true, text }
 }
@@ -103,12 +102,12 @@ fn length(history: &History) -> Option<Limit> {
         LengthSource::Constant => return None,
         LengthSource::Setting => format!("TIME_WAIT lasts {seconds} s here, by net.ipv4.tcp_tw_timeout."),
         LengthSource::LargestRemaining => format!(
-            "A bucket has more time to go than the kernel's constant or setting allows, so TIME_WAIT lasts at least \
-             {seconds} s here. Where it lasts longer, every second is shown too late."
+            "A bucket has more time left than the kernel's constant or setting allows, so TIME_WAIT lasts at least {seconds} s \
+             here. If it lasts longer, the minute shows every close too late."
         ),
     };
     if history.covered() < SECONDS {
-        text += " What entered before that is gone, so the older seconds are unknown.";
+        text += " Buckets that entered before that are gone, so the older seconds are unknown.";
     }
     Some(Limit { id: "length", count: Some(seconds.into()), found: true, text })
 }
@@ -119,7 +118,9 @@ fn gone_early(kernel: &BucketFacts) -> Limit {
         Some(count) => format!("taken over by connect() (tcp_tw_reuse; TWRecycled is {count})"),
         None => "taken over by connect() (tcp_tw_reuse)".into(),
     };
-    let text = format!("A bucket that went early is missing: {taken} or by a SYN from its peer, reset, or destroyed.");
+    let text = format!(
+        "A bucket that ended early is missing here: {taken} or by a SYN from its peer, ended by a reset, or destroyed."
+    );
     Limit { id: "gone-early", count: recycled, found: recycled.is_some_and(|count| count > 0), text }
 }
 

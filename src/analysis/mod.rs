@@ -1,4 +1,5 @@
-//! What follows from the kernel's answers: direction, verdict, advice, how to wait. Model in, model out; no I/O, no clock.
+//! Conclusions from what the kernel reports: direction, verdict, advice, how to wait. Values of `model` go in and come out;
+//! there is no I/O and no clock here.
 
 pub mod advice;
 pub mod capacity;

@@ -1,4 +1,4 @@
-//! The commands that help now when a bind fails: each is right when it is pasted into the shell in which twtool ran.
+//! The commands that help now when a bind fails. Each works when it is pasted into the shell in which twtool ran.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,34 +16,34 @@ use crate::model::socket::Socket;
 /// The default timeout of `twtool wait`; a longer wait needs the option.
 const WAIT: Duration = Duration::from_secs(120);
 
-/// A bind that fails, and where.
+/// A failed bind, with what the suggested commands depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'a> {
-    /// Where twtool ran.
+    /// The shell in which twtool ran.
     pub shell: &'a Shell,
-    /// Its effective user.
+    /// The effective user of twtool.
     pub uid: u32,
-    /// Of the network namespace.
+    /// The facts of the network namespace.
     pub facts: &'a Facts,
     /// The port.
     pub port: Port,
-    /// The addresses that were asked for; none are the default ones.
+    /// The addresses that the user named; empty for the default ones.
     pub addrs: &'a [BindAddr],
-    /// What the server sets.
+    /// The options that the server sets.
     pub with: ReuseOptions,
-    /// What its bind runs into.
+    /// Why the bind fails.
     pub cause: Cause,
     /// The sockets on the port.
     pub holders: &'a [Holder],
-    /// When the port is free without any action.
+    /// The time until the port is free without any action.
     pub free_in: Option<Duration>,
-    /// Whether it was waited for already.
+    /// Whether the user has already waited for the port.
     pub waited: bool,
-    /// Whether this kernel ends an orphan that is destroyed; `None` if that could not be tried.
+    /// Whether SOCK_DESTROY ends an orphan on this kernel; `None` if that could not be tried.
     pub ends_orphans: Option<bool>,
 }
 
-/// Whether an orphan is in the way, so that [`Failure::ends_orphans`] matters.
+/// Whether an orphan blocks the bind, so that [`Failure::ends_orphans`] matters.
 #[must_use]
 pub fn is_blocked_by_orphan(holders: &[Holder]) -> bool {
     holders.iter().any(|holder| holder.blocks && is_orphan(holder))
@@ -53,7 +53,7 @@ const fn is_orphan(holder: &Holder) -> bool {
     matches!(holder.socket, Socket::Full(full) if full.is_orphan())
 }
 
-/// The value of `--with`.
+/// The value of the option `--with` for a set of socket options.
 #[must_use]
 pub const fn with_name(options: ReuseOptions) -> &'static str {
     match (options.reuseaddr, options.reuseport) {
@@ -64,7 +64,7 @@ pub const fn with_name(options: ReuseOptions) -> &'static str {
     }
 }
 
-/// The steps, the one that helps most first.
+/// The commands to suggest, the most helpful first.
 #[must_use]
 pub fn steps(failure: &Failure) -> Vec<Step> {
     let Failure { shell, port, cause, .. } = *failure;
@@ -77,14 +77,14 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
         }
         Cause::Listener | Cause::Connection | Cause::Bound => {
             let mut steps = stop(failure);
-            // An orphan ends by itself, also where no command can end it.
+            // An orphan ends by itself, even if no command can end it.
             let ends = !steps.is_empty() || is_blocked_by_orphan(failure.holders);
             let wait = (!failure.waited && ends).then(|| wait(failure));
             if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) {
-                // A client's connection ends by itself; to end the client is the last resort.
+                // A client's connection ends by itself, so stopping the client is the last resort.
                 wait.into_iter().chain(steps).collect()
             } else {
-                // What is stopped can leave TIME_WAIT sockets.
+                // A stopped process can leave TIME_WAIT sockets.
                 steps.extend(wait);
                 steps
             }
@@ -109,13 +109,13 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             )]
         }
         Cause::Unknown if port.reserved_by_rfc() => {
-            vec![Step::new(shell.twtool(Privilege::None, &["capacity"]), "list what takes the ports of the range")]
+            vec![Step::new(shell.twtool(Privilege::None, &["capacity"]), "show which sockets use the ports of the range")]
         }
         Cause::None | Cause::FamilyUnsupported | Cause::Unknown => vec![],
     }
 }
 
-/// Reserving the port for servers, where connect() may take it.
+/// The commands that reserve the port for servers, if connect() may choose it.
 #[must_use]
 pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
     if facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false) {
@@ -125,7 +125,7 @@ pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
     }
 }
 
-/// The same question, asked by root with this capability.
+/// The command that runs the same bind test as root, with this capability.
 fn as_root(failure: &Failure, needs: Capability, purpose: &str) -> Step {
     let Failure { shell, facts, port, addrs, with, .. } = *failure;
     let (port, addrs) = (port.to_string(), addrs.iter().map(|at| at.text(facts)).collect::<Vec<_>>());
@@ -145,21 +145,21 @@ fn wait(failure: &Failure) -> Step {
     if with != ReuseOptions::REUSEADDR {
         words.extend(["--with", with_name(with)]);
     }
-    // Timers end some seconds late.
+    // Timers can end some seconds late.
     if free_in.is_none_or(|free_in| free_in + Duration::from_secs(10) > WAIT) {
         words.extend(["--timeout", "10m"]);
     }
     let purpose = if shell.netns.is_none() {
         words.extend(["--", "./server"]);
-        "start ./server when its bind works (put the command of your server there)"
+        "start ./server when its bind works (replace ./server with the command of your server)"
     } else {
-        // A command after -- would run outside the namespace.
+        // twtool would run a command after -- outside the namespace.
         "wait until the bind works"
     };
     Step::new(shell.twtool(Privilege::None, &words), purpose)
 }
 
-/// Removing the buckets, unless this kernel cannot.
+/// The command that removes the buckets, unless this kernel cannot.
 fn kill(failure: &Failure) -> Option<Step> {
     let Failure { shell, facts, holders, .. } = *failure;
     let fin_wait_2 =
@@ -171,13 +171,13 @@ fn kill(failure: &Failure) -> Option<Step> {
     let step = || {
         Step::new(
             shell.twtool(Privilege::Capability(Capability::NetAdmin), &words),
-            "remove the sockets in the way now (it shows the risk, and asks first)",
+            "remove the blocking sockets now (it explains the risk and asks first)",
         )
     };
     (facts.destroys_buckets() != Some(false)).then(step)
 }
 
-/// The arguments of `kill` that select the sockets in the way, and none on an address that was not asked about.
+/// The arguments of `kill` that select the blocking sockets, and no socket on an address that the user did not name.
 fn on_the_port(failure: &Failure) -> Vec<String> {
     let Failure { facts, port, addrs, .. } = *failure;
     let mut words = vec!["--local-port".into(), port.to_string()];
@@ -188,7 +188,7 @@ fn on_the_port(failure: &Failure) -> Vec<String> {
     } else if addrs.iter().all(|at| at.addr.to_canonical().is_ipv4()) {
         words.push("-4".into());
     } else if !failure.holders.iter().any(|holder| holder.blocks && is_ipv4(holder)) {
-        // With IPV6_V6ONLY, sockets that are IPv4 on the wire are not in the way.
+        // With IPV6_V6ONLY, sockets that are IPv4 on the wire do not block the bind.
         words.extend((!addrs.is_empty()).then(|| "-6".into()));
     }
     words
@@ -198,12 +198,12 @@ fn is_ipv4(holder: &Holder) -> bool {
     holder.socket.tuple().family.ipv4_on_the_wire()
 }
 
-/// Whether a client of this machine opened the connection (inferred).
+/// Whether a client on this machine opened the connection (inferred).
 fn is_clients(holder: &Holder) -> bool {
     holder.direction == Direction::Outbound
 }
 
-/// How to stop the processes that hold the port, and to end its orphans.
+/// The commands that stop the processes on the port, and end its orphans.
 fn stop(failure: &Failure) -> Vec<Step> {
     let blocking = || failure.holders.iter().filter(|holder| holder.blocks);
     let here = Shell { netns: None, ..failure.shell.clone() };
@@ -215,7 +215,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
             if seen.insert(show.text.clone()) {
                 steps.push(Step::new(
                     show,
-                    "find the id of the endpoint, to delete it by `ip mptcp endpoint delete id ID`",
+                    "find the id of the endpoint, then delete it with `ip mptcp endpoint delete id ID`",
                 ));
             }
         }
@@ -233,7 +233,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
                 step.purpose = format!("{}, {parent} {others} more that have the socket open", step.purpose);
             }
             if is_clients(holder) {
-                step.purpose.push_str(": a client, whose connection has the port (inferred)");
+                step.purpose.push_str(": it is a client whose connection uses the port (inferred)");
             }
             if seen.insert(step.command.clone()) {
                 steps.push(step);
@@ -243,13 +243,13 @@ fn stop(failure: &Failure) -> Vec<Step> {
     let more = steps.len().saturating_sub(SHOWN);
     steps.truncate(SHOWN);
     if let Some(last) = steps.last_mut().filter(|_| more > 0) {
-        let have = if more == 1 { "1 more holder has" } else { &format!("{more} more holders have") };
-        last.purpose = format!("{} ({have} the port; --json lists all)", last.purpose);
+        let holders = if more == 1 { "1 more holder" } else { &format!("{more} more holders") };
+        last.purpose = format!("{} (and {holders}, which --json lists)", last.purpose);
     }
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
     steps.extend(
         (hidden && failure.uid != 0)
-            .then(|| as_root(failure, Capability::SysPtrace, "name the process that holds the port")),
+            .then(|| as_root(failure, Capability::SysPtrace, "show the process that holds the port")),
     );
     let orphans = blocking().filter(|holder| is_orphan(holder)).count();
     if orphans > 0 && failure.ends_orphans != Some(false) {
@@ -257,10 +257,10 @@ fn stop(failure: &Failure) -> Vec<Step> {
         let mut words = vec!["kill", "--orphans"];
         words.extend(on_the_port.iter().map(String::as_str));
         let sockets = if orphans == 1 { "the socket".to_owned() } else { format!("the {orphans} sockets") };
-        let tries = if failure.ends_orphans.is_none() { "tries whether this kernel can, " } else { "" };
+        let tries = if failure.ends_orphans.is_none() { "tries whether this kernel can do it, " } else { "" };
         steps.push(Step::new(
             failure.shell.twtool(Privilege::Capability(Capability::NetAdmin), &words),
-            format!("end {sockets} that no process has open (it {tries}shows the risk, and asks first)"),
+            format!("end {sockets} that no process has open (it {tries}explains the risk and asks first)"),
         ));
     }
     steps
@@ -275,7 +275,7 @@ fn stop_process(shell: &Shell, privilege: Privilege, process: &Process) -> Step 
         // systemd holds the sockets of its socket units.
         return Step::new(
             shell.run(Privilege::None, &["systemctl", "list-sockets", "--all"]),
-            "find the socket unit that has the port, to stop it by `systemctl stop`",
+            "find the socket unit that has the port, then stop it with `systemctl stop`",
         );
     }
     match process.own_service() {
@@ -283,7 +283,7 @@ fn stop_process(shell: &Shell, privilege: Privilege, process: &Process) -> Step 
             Step::new(shell.run(Privilege::Root, &["systemctl", "stop", unit]), format!("stop the unit {unit}"))
         }
         None => {
-            Step::new(shell.run(privilege, &["kill", &pid]), format!("end {} (pid {pid}) by SIGTERM", process.comm))
+            Step::new(shell.run(privilege, &["kill", &pid]), format!("end {} (pid {pid}) with SIGTERM", process.comm))
         }
     }
 }

@@ -1,36 +1,37 @@
-//! What is true of a TCP socket that is closing, or closed by one end: who must act, whether a timer runs, how long the state
-//! can last, and what ends it (RFC 9293, section 3.3.2; net/ipv4/tcp_timer.c).
+//! Explanations of the closing states of TCP: which end must act, whether a timer runs, how long the state can last, and what
+//! ends it (RFC 9293, section 3.3.2; net/ipv4/tcp_timer.c).
 //!
 //! A socket without an inode is an orphan in FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK. In ESTABLISHED and CLOSE_WAIT it
 //! is a connection that no process has accepted yet.
 
 use crate::model::socket::{FullSocket, TcpState};
 
-/// What ends an orphan whose FIN the peer does not acknowledge (three lasted 105 s with the default, Linux 6.18, 2026-11-27).
+/// The limit for an orphan whose FIN the peer does not acknowledge (three lasted 105 s with the default, Linux 6.18,
+/// 2026-11-27).
 const ORPHAN_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after \
                             net.ipv4.tcp_orphan_retries retries: about 100 s with the default, longer on a slow path.";
 
-/// The same while a process has the socket open.
+/// The limit while a process has the socket open.
 const OWNED_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after net.ipv4.tcp_retries2 \
                            retries: about 15 minutes with the default.";
 
-/// What keeps a socket in its state, and what ends that, in sentences; `None`: the state is not one of closing.
+/// Explains why a socket stays in its closing state, and what ends it; `None` for other states.
 #[must_use]
 pub fn explain(socket: &FullSocket) -> Option<String> {
     let orphan = socket.is_orphan();
     let timer = if orphan { ORPHAN_TIMER } else { OWNED_TIMER };
     let text = match (socket.state, socket.inode.is_none()) {
         (TcpState::FinWait1, true) => format!(
-            "fin-wait-1 without a process: this end closed the connection, and the peer has not acknowledged that. {timer} An \
-             answer of the peer or SOCK_DESTROY ends it earlier."
+            "fin-wait-1 without a process: this end closed the connection, and the peer has not acknowledged the FIN. {timer} A \
+             response of the peer or SOCK_DESTROY ends it earlier."
         ),
         (TcpState::FinWait1, false) => format!(
             "fin-wait-1: this end has sent its FIN, and the peer has not acknowledged it. {timer} If the process closes the \
              socket, the shorter limit of an orphan applies."
         ),
-        (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has not. A \
-                                       timer of net.ipv4.tcp_fin_timeout ends it; if the peer closes before, it becomes \
-                                       TIME_WAIT. SOCK_DESTROY ends it at once."
+        (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has not. It \
+                                       ends after net.ipv4.tcp_fin_timeout; if the peer closes before, it becomes TIME_WAIT. \
+                                       SOCK_DESTROY ends it at once."
             .into(),
         (TcpState::FinWait2, false) => "fin-wait-2 with a process: it has called shutdown(), and the peer has not closed. No \
                                         timer runs, unless the process has set SO_KEEPALIVE: it lasts until the peer closes or \

@@ -173,14 +173,14 @@ impl ReuseportNote {
         match self {
             Self::Kept => None,
             Self::Lost => Some(
-                "the kernel had a note of an earlier SO_REUSEPORT bind on this port and let others in by it without looking \
-                 for conflicts; the test cleared that note, so a server with SO_REUSEPORT gets EADDRINUSE from now on \
-                 where it got in before",
+                "the test cleared the kernel's note of an earlier SO_REUSEPORT bind on this port; with that note the kernel \
+                 allowed further SO_REUSEPORT binds without a search for conflicts, so a server with SO_REUSEPORT whose bind \
+                 worked before gets EADDRINUSE from now on",
             ),
             Self::Left => Some(
-                "the test left the kernel's note of a SO_REUSEPORT bind on this port, because no bind that clears it works \
-                 beside the sockets there; until one without SO_REUSEPORT works, the kernel may let a second server of this \
-                 user in, and the answers about SO_REUSEPORT may be wrong (with CAP_NET_ADMIN twtool can clear the note)",
+                "the test left the kernel's note of a SO_REUSEPORT bind on this port, because no bind that clears the note \
+                 works beside the sockets there; until a bind without SO_REUSEPORT works, the kernel may allow a second server \
+                 of this user, and the answers about SO_REUSEPORT may be wrong (with CAP_NET_ADMIN twtool can clear the note)",
             ),
         }
     }

@@ -1,5 +1,5 @@
-//! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once: `doctor` shows and explains them, and
-//! everything else takes their names from here.
+//! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once. `doctor` shows and explains them, and
+//! all other code takes their names from here.
 //!
 //! To add a setting that `doctor` only shows and explains, add an entry to the list (and its name to the example in
 //! docs/commands/doctor.md, where a test looks for it). A setting with a verdict of its own has a function in `analysis::doctor` as well.
@@ -7,22 +7,22 @@
 /// A setting below /proc/sys/net.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sysctl {
-    /// Its name in sysctl(8), `net.ipv4.tcp_tw_reuse`.
+    /// The name in sysctl(8), `net.ipv4.tcp_tw_reuse`.
     pub name: &'static str,
-    /// Its name among the checks of `doctor`; `None` where it is only evidence for another check.
+    /// The id of its check in `doctor`; `None` if it is only evidence for another check.
     pub check: Option<&'static str>,
     /// What it does.
     pub does: &'static str,
-    /// What it does not do, although it is often said to.
+    /// A common false belief about it, corrected.
     pub does_not: &'static str,
-    /// Man page sections, RFC sections, and files of the kernel's documentation or source.
+    /// The sources: man page sections, RFC sections, and files of the kernel's documentation or source.
     pub sources: &'static [&'static str],
     /// The form of its value.
     pub form: Form,
     /// The default of the kernel.
     pub default: DefaultValue,
-    /// What a kernel without the setting does; `None` where every kernel since 3.x has it, in the initial network namespace
-    /// at least.
+    /// What a kernel without the setting does; `None` if every kernel since 3.x has it, at least in the initial network
+    /// namespace.
     pub absent: Option<&'static str>,
 }
 
@@ -42,9 +42,9 @@ pub enum Form {
 /// The default of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultValue {
-    /// The same on every kernel.
+    /// One number on every kernel.
     Number(i64),
-    /// The first number before the version, and the second since.
+    /// The first number before this kernel version, the second from it on.
     Since(u32, u32, [i64; 2]),
     /// Half of `tcp_ehash_entries` (`tcp_set_hashinfo` in net/ipv4/tcp_ipv4.c).
     HalfOfHashTable,
@@ -52,22 +52,22 @@ pub enum DefaultValue {
     PortRange((u16, u16)),
     /// An empty list.
     NoPorts,
-    /// It depends on the machine, or there is none.
+    /// The default depends on the machine, or there is none.
     Unknown,
 }
 
 impl Sysctl {
-    /// Its name below /proc/sys/net, `ipv4.tcp_tw_reuse`.
+    /// The name below /proc/sys/net, `ipv4.tcp_tw_reuse`.
     #[must_use]
     pub fn key(&self) -> &'static str {
         self.name.strip_prefix("net.").unwrap_or(self.name)
     }
 }
 
-/// The first and last port of `ip_local_port_range` as the kernel sets it (`inet_init_net` in net/ipv4/af_inet.c).
+/// The default of `ip_local_port_range`: its first and last port (`inet_init_net` in net/ipv4/af_inet.c).
 pub const DEFAULT_PORT_RANGE: (u16, u16) = (32768, 60999);
 
-/// The kernel's `ip_unprivileged_port_start` (`PROT_SOCK` in include/net/sock.h).
+/// The default of `ip_unprivileged_port_start` (`PROT_SOCK` in include/net/sock.h).
 pub const DEFAULT_PORT_START: u32 = 1024;
 
 const PLAIN: Sysctl = Sysctl {
@@ -96,11 +96,10 @@ settings! {
     TCP_TW_REUSE = Sysctl {
         name: "net.ipv4.tcp_tw_reuse",
         check: Some("tcp_tw_reuse"),
-        does: "Lets connect() take over a timewait bucket of the very same addresses and ports once its last segment is \
-               older than tcp_tw_reuse_delay, where the old connection had timestamps and the new one offers them. 0: \
-               never. 1: to any destination. 2: on loopback alone.",
-        does_not: "It does nothing for bind() and nothing for a server whose port has buckets, and it does not shorten \
-               TIME_WAIT.",
+        does: "Lets connect() take over a timewait bucket with the same addresses and ports when its last segment is older \
+               than tcp_tw_reuse_delay. The old connection must have had timestamps, and the new one must offer them. 0: never. \
+               1: to any destination. 2: on loopback only.",
+        does_not: "It has no effect on bind() or on a server whose port has buckets, and it does not shorten TIME_WAIT.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse",
             "tcp(7), tcp_tw_reuse",
@@ -113,24 +112,22 @@ settings! {
     TCP_TW_REUSE_DELAY = Sysctl {
         name: "net.ipv4.tcp_tw_reuse_delay",
         check: Some("tcp_tw_reuse_delay"),
-        does: "How many milliseconds must have passed since the last segment of a bucket before connect() may take it \
-               over by tcp_tw_reuse.",
-        does_not: "It does nothing where tcp_tw_reuse is 0 or there are no timestamps, and it does not change when a \
-               bucket ends.",
+        does: "Sets how many milliseconds after the last segment of a bucket connect() may take it over (see tcp_tw_reuse).",
+        does_not: "It has no effect if tcp_tw_reuse is 0 or timestamps are off, and it does not change when a bucket ends.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse_delay",
             "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()",
         ],
         default: DefaultValue::Number(1000),
-        absent: Some("This kernel has no such setting: there a bucket may be taken over after about 1 s, always."),
+        absent: Some("This kernel has no such setting: connect() may always take over a bucket after about 1 s."),
         ..PLAIN
     };
     TCP_TW_RECYCLE = Sysctl {
         name: "net.ipv4.tcp_tw_recycle",
         check: Some("tcp_tw_recycle"),
-        does: "Kernels before 4.12 had it. It dropped SYNs by the timestamps that other hosts behind the same address had \
-               sent, and so refused clients behind NAT.",
-        does_not: "It cannot be switched on where it is absent, and advice to do so is of before 2017.",
+        does: "Existed before Linux 4.12. It made the kernel compare the timestamps of all hosts behind one address, so it \
+               dropped SYNs of clients behind NAT.",
+        does_not: "It cannot be switched on if it is absent. Advice to do so was written before 2017.",
         sources: &["tcp(7), tcp_tw_recycle (Linux 2.4 to Linux 4.11)"],
         absent: Some("Absent, as on every kernel since 4.12."),
         ..PLAIN
@@ -138,9 +135,9 @@ settings! {
     TCP_TW_TIMEOUT = Sysctl {
         name: "net.ipv4.tcp_tw_timeout",
         check: Some("tcp_tw_timeout"),
-        does: "Sets how long TIME_WAIT lasts, on the kernels of some vendors. Mainline Linux has no such setting: there \
-               it is 60 s, a constant.",
-        does_not: "No other setting changes that length: neither tcp_fin_timeout nor tcp_tw_reuse does.",
+        does: "Sets how long TIME_WAIT lasts, on the kernels of some vendors. Mainline Linux has no such setting: the length \
+               is a constant, 60 s.",
+        does_not: "No other setting changes that length, neither tcp_fin_timeout nor tcp_tw_reuse.",
         sources: &["include/net/tcp.h, TCP_TIMEWAIT_LEN", "RFC 9293, section 3.6.1"],
         default: DefaultValue::Unknown,
         absent: Some("Absent, as on mainline kernels: TIME_WAIT lasts 60 s (TCP_TIMEWAIT_LEN)."),
@@ -149,10 +146,10 @@ settings! {
     TCP_MAX_TW_BUCKETS = Sysctl {
         name: "net.ipv4.tcp_max_tw_buckets",
         check: Some("tcp_max_tw_buckets"),
-        does: "The most timewait buckets, TIME_WAIT and orphaned FIN_WAIT_2, that this network namespace keeps. At that \
-               number a further close leaves no bucket, so old segments of that connection can reach its successor. \
-               The default is half of the entries of the kernel's TCP hash table, which depends on memory.",
-        does_not: "It is no tuning: a lower number takes protection away and makes nothing faster. It limits neither \
+        does: "Limits the timewait buckets (TIME_WAIT and orphaned FIN_WAIT_2) of this network namespace. At the limit a \
+               further close leaves no bucket, so old segments of that connection can reach its successor. The default is half \
+               of the entries of the kernel's TCP hash table, which depends on memory.",
+        does_not: "It is not for tuning: a lower number takes protection away and makes nothing faster. It limits neither \
                connections nor ports.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_max_tw_buckets",
@@ -164,8 +161,8 @@ settings! {
     };
     TCP_EHASH_ENTRIES = Sysctl {
         name: "net.ipv4.tcp_ehash_entries",
-        does: "The entries of the kernel's TCP hash table, half of which is the default of tcp_max_tw_buckets. It is negative \
-               in a network namespace that shares the table of the first one.",
+        does: "Shows the number of entries of the kernel's TCP hash table. Half of it is the default of tcp_max_tw_buckets. It \
+               is negative in a network namespace that shares the table of the initial one.",
         does_not: "It cannot be changed while the kernel runs.",
         sources: &["Documentation/networking/ip-sysctl.rst, tcp_ehash_entries", "net/ipv4/tcp_ipv4.c, tcp_set_hashinfo()"],
         default: DefaultValue::Unknown,
@@ -174,7 +171,7 @@ settings! {
     TCP_FIN_TIMEOUT = Sysctl {
         name: "net.ipv4.tcp_fin_timeout",
         check: Some("tcp_fin_timeout"),
-        does: "How many seconds an orphan stays in FIN_WAIT_2: this end has closed, and the peer has not.",
+        does: "Sets how many seconds an orphan stays in FIN_WAIT_2, the state in which this end has closed and the peer has not.",
         does_not: "It does not change TIME_WAIT, which comes after FIN_WAIT_2.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_fin_timeout",
@@ -187,10 +184,9 @@ settings! {
     TCP_TIMESTAMPS = Sysctl {
         name: "net.ipv4.tcp_timestamps",
         check: Some("tcp_timestamps"),
-        does: "Offers timestamps on every segment. By them both ends tell old segments from new (PAWS), and by them alone \
-               tcp_tw_reuse can take over a bucket. 1: with an offset of its own for each connection. 2: without.",
-        does_not: "It does not change how long TIME_WAIT lasts, and a connection has timestamps only where both ends \
-               offer them.",
+        does: "Offers timestamps on every segment. With them both ends recognize old segments (PAWS). tcp_tw_reuse needs them \
+               to take over a bucket. 1: each connection has its own random offset. 2: no offset.",
+        does_not: "It does not change how long TIME_WAIT lasts. A connection has timestamps only if both ends offer them.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_timestamps",
             "tcp(7), tcp_timestamps",
@@ -202,19 +198,18 @@ settings! {
     TCP_RFC1337 = Sysctl {
         name: "net.ipv4.tcp_rfc1337",
         check: Some("tcp_rfc1337"),
-        does: "0: a RST that fits a bucket ends it at once, before its time (RFC 1337 calls that assassination). 1: such a \
-               RST is ignored.",
-        does_not: "It does not change how long a bucket lasts that nobody resets, nor how many there are.",
+        does: "Decides what a RST does to a bucket. 0: it ends the bucket early (RFC 1337 calls that assassination). 1: the \
+               kernel ignores it.",
+        does_not: "It changes neither how long a bucket lasts that receives no RST, nor how many buckets there are.",
         sources: &["RFC 1337", "tcp(7), tcp_rfc1337", "net/ipv4/tcp_minisocks.c"],
         ..PLAIN
     };
     IP_LOCAL_PORT_RANGE = Sysctl {
         name: "net.ipv4.ip_local_port_range",
         check: Some("ip_local_port_range"),
-        does: "The ephemeral range: where connect() and bind() to port 0 look for a port of their own.",
-        does_not: "It is not RFC 6335's class of dynamic ports, and no limit for all connections together: each \
-               destination, an address and a port, has the range for itself. It does not bind servers, which may \
-               choose any port.",
+        does: "Sets the ephemeral range, in which connect() and bind() to port 0 search for a free port.",
+        does_not: "It is not the class of dynamic ports of RFC 6335. It is no limit for all connections together: each \
+               destination, an address and a port, can use the whole range. Servers may bind any port.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, ip_local_port_range",
             "ip(7), ip_local_port_range",
@@ -227,9 +222,9 @@ settings! {
     IP_LOCAL_RESERVED_PORTS = Sysctl {
         name: "net.ipv4.ip_local_reserved_ports",
         check: Some("ip_local_reserved_ports"),
-        does: "Ports that connect() and bind() to port 0 never choose, so that they are there when a server starts.",
-        does_not: "It does not keep a program from binding such a port by its number, and it does not end a connection \
-               that has one already.",
+        does: "Lists ports that connect() and bind() to port 0 never choose, so that they are free when a server starts.",
+        does_not: "It does not prevent a program from binding such a port by its number, and it does not end a connection \
+               that already has one.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_local_reserved_ports"],
         form: Form::Ports,
         default: DefaultValue::NoPorts,
@@ -238,9 +233,9 @@ settings! {
     IP_UNPRIVILEGED_PORT_START = Sysctl {
         name: "net.ipv4.ip_unprivileged_port_start",
         check: Some("ip_unprivileged_port_start"),
-        does: "The first port that a program may bind without CAP_NET_BIND_SERVICE.",
-        does_not: "It says nothing about connecting to such ports, and it need not be RFC 6335's bound of the well-known \
-               ports.",
+        does: "Sets the first port that a program may bind without CAP_NET_BIND_SERVICE.",
+        does_not: "It does not restrict connections to such ports, and it can differ from the end of the well-known ports of \
+               RFC 6335.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, ip_unprivileged_port_start",
             "capabilities(7), CAP_NET_BIND_SERVICE",
@@ -253,17 +248,17 @@ settings! {
     IP_AUTOBIND_REUSE = Sysctl {
         name: "net.ipv4.ip_autobind_reuse",
         check: Some("ip_autobind_reuse"),
-        does: "1: bind() to port 0 may choose a port that other sockets have, where all of them set SO_REUSEADDR.",
-        does_not: "It does nothing for connect() without bind(). For bind() before connect() the preferred way is \
-               IP_BIND_ADDRESS_NO_PORT, which leaves the choice to connect().",
+        does: "1: bind() to port 0 may choose a port that other sockets have, if all of them set SO_REUSEADDR.",
+        does_not: "It has no effect on connect() without bind(). A client that binds its address should set \
+               IP_BIND_ADDRESS_NO_PORT instead, which lets connect() choose the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_autobind_reuse", "ip(7), IP_BIND_ADDRESS_NO_PORT"],
-        absent: Some("This kernel has no such setting, and behaves as with 0."),
+        absent: Some("This kernel has no such setting. It behaves like 0."),
         ..PLAIN
     };
     IP_NONLOCAL_BIND = Sysctl {
         name: "net.ipv4.ip_nonlocal_bind",
         check: Some("ip_nonlocal_bind"),
-        does: "1: bind() takes IPv4 addresses that this machine does not have, or not yet.",
+        does: "1: bind() accepts IPv4 addresses that this machine does not have, or not yet.",
         does_not: "It does not help against EADDRINUSE, which is about the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_nonlocal_bind", "ip(7), ip_nonlocal_bind"],
         ..PLAIN
@@ -271,7 +266,7 @@ settings! {
     IPV6_NONLOCAL_BIND = Sysctl {
         name: "net.ipv6.ip_nonlocal_bind",
         check: Some("ipv6_ip_nonlocal_bind"),
-        does: "1: bind() takes IPv6 addresses that this machine does not have, or not yet.",
+        does: "1: bind() accepts IPv6 addresses that this machine does not have, or not yet.",
         does_not: "It does not help against EADDRINUSE, which is about the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_nonlocal_bind (IPv6 variables)"],
         absent: Some("There is no such setting: no IPv6 here."),
@@ -280,25 +275,25 @@ settings! {
     IPV6_BINDV6ONLY = Sysctl {
         name: "net.ipv6.bindv6only",
         check: Some("ipv6_bindv6only"),
-        does: "Whether a new IPv6 socket is IPV6_V6ONLY. 0: a server on :: takes IPv4 connections too, and so conflicts \
-               with one on 0.0.0.0.",
-        does_not: "It does not change sockets that set IPV6_V6ONLY by themselves, nor those that are open.",
+        does: "Sets the default of IPV6_V6ONLY for new sockets. 0: a server on :: accepts IPv4 connections too, so it \
+               conflicts with a server on 0.0.0.0.",
+        does_not: "It does not change sockets that set IPV6_V6ONLY themselves, nor sockets that are already open.",
         sources: &["Documentation/networking/ip-sysctl.rst, bindv6only", "ipv6(7), IPV6_V6ONLY"],
         absent: Some("There is no such setting: no IPv6 here."),
         ..PLAIN
     };
     NF_CONNTRACK_COUNT = Sysctl {
         name: "net.netfilter.nf_conntrack_count",
-        does: "The connections that netfilter tracks in this network namespace.",
-        does_not: "It is there only where the module nf_conntrack is loaded.",
+        does: "Shows the number of connections that netfilter tracks in this network namespace.",
+        does_not: "It exists only if the module nf_conntrack is loaded.",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_count"],
         default: DefaultValue::Unknown,
         ..PLAIN
     };
     NF_CONNTRACK_MAX = Sysctl {
         name: "net.netfilter.nf_conntrack_max",
-        does: "The most connections that netfilter tracks. 0 is no maximum.",
-        does_not: "It limits no connection of a machine where nothing is tracked.",
+        does: "Limits the connections that netfilter tracks. 0 means no limit.",
+        does_not: "It limits no connection that netfilter does not track.",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_max"],
         default: DefaultValue::Unknown,
         ..PLAIN

@@ -1,4 +1,4 @@
-//! Advice where only timewait buckets are in the way of a bind.
+//! Advice for a bind that only timewait buckets block.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TimeWaitBucket};
 
-/// Exact to the millisecond, as the kernel gave it.
+/// Seconds with three decimals, because the kernel reports milliseconds.
 fn seconds(time: Duration) -> String {
     format!("{}.{:03} s", time.as_secs(), time.subsec_millis())
 }
 
-/// The buckets in the way, with who opened their connections.
+/// The blocking buckets, each with the direction of its connection.
 fn buckets(evidence: &Evidence) -> impl Iterator<Item = (TimeWaitBucket, Direction)> {
     blocking(evidence).filter_map(|holder| match holder.socket {
         Socket::Bucket(bucket) => Some((bucket, holder.direction)),
@@ -21,7 +21,7 @@ fn buckets(evidence: &Evidence) -> impl Iterator<Item = (TimeWaitBucket, Directi
     })
 }
 
-/// `1 TIME_WAIT socket`, `2 TIME_WAIT sockets and 1 FIN_WAIT_2 socket`, among the buckets of these.
+/// The buckets among the holders, counted by state: `2 TIME_WAIT sockets and 1 FIN_WAIT_2 socket`.
 pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String {
     let (mut time_wait, mut fin_wait_2) = (0, 0);
     for holder in holders {
@@ -36,7 +36,8 @@ pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String 
     named.join(" and ")
 }
 
-/// What to change: in the server, or in which ports clients get. Then how long it takes without that, and why.
+/// The sentences: the change to make in the server or in the port settings, the time until the port is free without it, and
+/// the reason.
 pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = vec![];
     let works = fewest_that_work(evidence);
@@ -52,7 +53,7 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
         // One bucket that looks outbound says nothing about the server that left the others.
         None if buckets(evidence).all(is_outbound) => {}
         None => advice.push(
-            "For the next restart, set SO_REUSEADDR in the server before it binds: the connections that it accepts inherit \
+            "For the next restart, set SO_REUSEADDR in the server before it binds. The connections that it accepts inherit \
              the option, and so do the TIME_WAIT sockets that they leave (socket(7))."
                 .into(),
         ),
@@ -66,12 +67,12 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     advice.push(match works {
         Some(options) => {
             let had = match (options, one) {
-                (ReuseOptions::BOTH, false) => "each had set one of the two",
-                (ReuseOptions::BOTH, true) => "had set one of the two",
-                _ => "had set it too",
+                (ReuseOptions::BOTH, false) => "each had one of the two options",
+                (ReuseOptions::BOTH, true) => "had one of the two options",
+                _ => "had the option too",
             };
-            let owners = if one { "The owner" } else { "The owners" };
-            format!("{owners} of {counted} {had}. {BOTH_SIDES}.")
+            let sockets = if one { "The socket that left it" } else { "The sockets that left them" };
+            format!("{counted} {} the port. {sockets} {had}. {BOTH_SIDES}.", if one { "holds" } else { "hold" })
         }
         None => format!(
             "{counted} {} the port, and {} did not have SO_REUSEADDR when {} closed. {BOTH_SIDES}, so SO_REUSEADDR on the \
@@ -90,31 +91,28 @@ fn outbound_connection(evidence: &Evidence) -> String {
         "The port is reserved now, so connect() no longer chooses it: this connection is older, or its client bound the port \
          itself."
     } else {
-        "Clients rarely set SO_REUSEADDR, so the cure is to keep connect() off the port."
+        "Clients rarely set SO_REUSEADDR, so the remedy is to reserve the port for servers."
     };
-    format!(
-        "By its ports, a connection was outbound (inferred): a client on this machine had port {port} as its own. {cure}"
-    )
+    format!("A client on this machine used port {port} as its source port (inferred from the ports). {cure}")
 }
 
-/// When the port is free without any action.
 fn when_free(evidence: &Evidence) -> String {
     let least = buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2);
     let Some(free_in) = evidence.conclusion.free_in else {
-        return "When the port is free is unknown: several sockets may be in the way, they end at different times, and the \
-                kernel does not export whether those of IPv6 have IPV6_V6ONLY."
+        return "It is unknown when the port becomes free. Several sockets may block it, they end at different times, and the \
+                kernel does not report whether the IPv6 ones have IPV6_V6ONLY."
             .into();
     };
     let free_in = seconds(free_in);
     if least {
         format!(
-            "Without any action the port is free in {free_in} at the earliest: when the peer of a FIN_WAIT_2 socket closes, \
+            "Without any action the port is free in {free_in} at the earliest. When the peer of a FIN_WAIT_2 socket closes, \
              the socket becomes TIME_WAIT with a fresh timer, 60 s on an unmodified kernel."
         )
     } else {
         format!(
-            "Without any action the port is free in {free_in}, when the last timer ends. The kernel's timers are coarse and \
-             can end some seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
+            "Without any action the port is free in {free_in}, when the last timer ends. These timers can end some seconds \
+             late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Advice where the port was a client's: a connection to itself, or a fixed source port.
+//! Advice for a port that a client used as its source port: a connection to itself, or a fixed source port.
 
 use super::{Evidence, blocking};
 use crate::model::bind::Holder;
@@ -13,13 +13,14 @@ fn is_self_connection(holder: &Holder) -> bool {
     holder.socket.tuple().is_self_connection()
 }
 
-/// Whether a client chose the port itself: connect() would not have chosen it, or chose the port of its own destination.
+/// Whether [`sentences`] explains the outbound connection: it is a connection to itself, or its source port lies outside the
+/// ephemeral range, so the client bound it.
 pub(super) fn explained(evidence: &Evidence) -> bool {
     outbound(evidence).any(is_self_connection)
         || (evidence.facts.ephemeral(evidence.port) == Some(false) && outbound(evidence).next().is_some())
 }
 
-/// What a client did to the port, and what changes that.
+/// How a client came to use the port, and how to avoid that.
 pub(super) fn sentences(evidence: &Evidence) -> Vec<String> {
     let to_itself = outbound(evidence).find(|holder| is_self_connection(holder));
     let other = outbound(evidence).find(|holder| !is_self_connection(holder));
@@ -33,17 +34,17 @@ fn self_connection(evidence: &Evidence, holder: &Holder) -> String {
     let Evidence { facts, port, .. } = *evidence;
     let addr = holder.socket.tuple().local_addr();
     let what = match holder.socket {
-        Socket::Bucket(_) => "The bucket is left by a connection to itself",
-        Socket::Full(_) => "The connection is one to itself",
+        Socket::Bucket(_) => "A connection to itself left the TIME_WAIT socket",
+        Socket::Full(_) => "A connection to itself holds the port",
     };
     let how = if facts.ephemeral(port) == Some(true) {
-        "A client connected to the port while no server listened there, and the kernel chose the same port as the client's own: \
-         a client that reconnects in a loop does this sooner or later (RFC 9293, section 3.5, simultaneous open)."
+        "A client connected to the port while no server listened there, and the kernel chose the same port as the source port. \
+         A client that reconnects in a loop does this sooner or later (RFC 9293, section 3.5, simultaneous open)."
     } else {
-        "A client bound the port as its own and connected to it while no server listened there."
+        "A client bound the port as its source port and connected to it while no server listened there."
     };
     let cure = if facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false) {
-        " Reserve the port, and connect() never chooses it."
+        " Reserve the port: connect() never chooses a reserved port."
     } else {
         ""
     };
@@ -54,9 +55,9 @@ fn fixed_port(evidence: &Evidence, holder: &Holder) -> String {
     let (port, tuple) = (evidence.port, holder.socket.tuple());
     format!(
         "A client on this machine connected from port {port} to {} port {} (inferred). The port is outside \
-         net.ipv4.ip_local_port_range, so the client binds it: a fixed source port. If that is your program, leave the source \
-         port to the kernel, or set SO_REUSEADDR before each bind(): where the old and the new socket have it and timestamps are \
-         on, connect() to the same destination takes the TIME_WAIT bucket over.",
+         net.ipv4.ip_local_port_range, so the client bound it: a fixed source port. If that is your program, let the kernel \
+         choose the source port, or set SO_REUSEADDR before each bind(). If the old and the new socket have it and timestamps \
+         are on, connect() to the same destination takes over the TIME_WAIT socket.",
         tuple.remote_addr(),
         tuple.remote_port(),
     )

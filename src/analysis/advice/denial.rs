@@ -1,4 +1,4 @@
-//! Why a bind fails for another reason than the port being in use, and what helps.
+//! Advice for a bind that fails although the port is not in use.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
-/// Why the binds that failed for another reason than the port being in use failed, each reason once.
+/// The reasons of the plain binds that failed with another errno than EADDRINUSE, each reason once.
 pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
     let mut advice: Vec<String> = vec![];
     for attempt in evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE) {
@@ -22,7 +22,7 @@ pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// Why a bind failed for another reason than the port being in use, and what would help.
+/// Explains why a bind failed with another errno than EADDRINUSE, and what helps.
 #[must_use]
 pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> String {
     let on = match attempt.at.scope {
@@ -39,36 +39,37 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
             )
         }
         Errno::AddrNotAvailable => format!(
-            "EADDRNOTAVAIL: {on} is no address of {} in this network namespace, or not usable yet. A server that must bind before its address is there can use net.ipv4.ip_nonlocal_bind or \
-             net.ipv6.ip_nonlocal_bind, or IP_FREEBIND (ip(7)).",
+            "EADDRNOTAVAIL: {on} is not an address of {} in this network namespace, or it is not usable yet. A server that must \
+             bind before its address exists can set IP_FREEBIND, or use net.ipv4.ip_nonlocal_bind or \
+             net.ipv6.ip_nonlocal_bind (ip(7)).",
             attempt.at.scope.map_or("any interface".into(), |scope| facts.interface_name(scope)),
         ),
-        Errno::FamilyNotSupported => "EAFNOSUPPORT: IPv6 sockets cannot be made here: the kernel was started with \
-                                      ipv6.disable=1, or a sandbox refuses them (ipv6 in the kernel's documentation). Bind \
-                                      an IPv4 address."
+        Errno::FamilyNotSupported => "EAFNOSUPPORT: IPv6 sockets cannot be made here. Bind an IPv4 address. The kernel was \
+                                      started with ipv6.disable=1, or a sandbox refuses IPv6 (ipv6 in the kernel's \
+                                      documentation)."
             .into(),
         Errno::Other("EINVAL") => format!("bind() to {on} fails with EINVAL: {}", invalid(attempt)),
         Errno::Other("ENODEV") => {
-            format!("bind() to {on} fails with ENODEV: the interface of the scope has gone (ipv6(7)).")
+            format!("bind() to {on} fails with ENODEV: the interface no longer exists (ipv6(7)).")
         }
         other => format!(
-            "bind() to {on} fails with {}, although the port needs no privilege: a security module or a sandbox refuses it \
+            "bind() to {on} fails with {}, although the port needs no privilege. A security module or a sandbox refuses it \
              (bind(2)).",
             other.name()
         ),
     }
 }
 
-/// What bind() calls invalid in an address (`__inet6_bind` in net/ipv6/af_inet6.c).
+/// Why bind() answers EINVAL for an address (`__inet6_bind` in net/ipv6/af_inet6.c).
 fn invalid(attempt: &Attempt) -> &'static str {
     match attempt.at.addr {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && attempt.v6only => {
-            "an IPv4-mapped address on a socket that is IPv6 only (net.ipv6.bindv6only, ipv6(7))."
+            "the address is IPv4-mapped, and the socket accepts IPv6 only (net.ipv6.bindv6only, ipv6(7))."
         }
         IpAddr::V6(v6) if v6.is_multicast() => "TCP has no multicast addresses.",
         IpAddr::V6(v6) if v6.is_unicast_link_local() && attempt.at.scope.is_none() => {
-            "a link-local address needs its scope, like fe80::1%eth0 (ipv6(7))."
+            "a link-local address needs its interface, like fe80::1%eth0 (ipv6(7))."
         }
-        _ => "the kernel calls this address invalid (bind(2)).",
+        _ => "the kernel considers this address invalid (bind(2)).",
     }
 }

@@ -1,5 +1,5 @@
-//! Advice in words: what helps for good, then the reason and its source. Only what the evidence carries; no folk remedies.
-//! The commands that help now are in [`super::next`].
+//! Advice after a bind test: first what helps for good, then the reason and its source. Each sentence needs evidence in the
+//! test. The commands that help now are in [`super::next`].
 
 mod buckets;
 mod client;
@@ -15,30 +15,30 @@ pub use buckets::buckets_counted;
 pub use denial::denial;
 pub use sockets::{is_connection, who};
 
-/// Everything that a bind test found.
+/// The result of a bind test, as the advice needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
-    /// Of the network namespace.
+    /// The facts of the network namespace.
     pub facts: &'a Facts,
     /// The tested port.
     pub port: Port,
-    /// What the server sets.
+    /// The options that the server sets.
     pub with: ReuseOptions,
-    /// All option sets of every address.
+    /// One attempt for each address and option set.
     pub attempts: &'a [Attempt],
     /// Every socket on the port.
     pub holders: &'a [Holder],
-    /// What it comes to.
+    /// The verdict and its cause.
     pub conclusion: Conclusion,
-    /// Whether the source lists sockets that are bound and do not listen, as far as the kernel does.
+    /// Whether the source lists bound sockets that do not listen, if the kernel does.
     pub bound_sockets_are_listed: bool,
     /// The effective user of the test.
     pub uid: u32,
-    /// Whether a UDP socket has the port.
+    /// Whether a UDP socket uses the same port number.
     pub udp: bool,
 }
 
-/// Texts: what to change first, then the reason.
+/// The sentences of advice: what to change first, then the reason.
 #[must_use]
 pub fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = client::sentences(evidence);
@@ -63,7 +63,7 @@ fn blocking<'a>(evidence: &Evidence<'a>) -> impl Iterator<Item = &'a Holder> + C
     evidence.holders.iter().filter(|holder| holder.blocks)
 }
 
-/// `3 sockets`, `1 socket`.
+/// A number with its noun, singular or plural: `1 socket`, `3 sockets`.
 #[must_use]
 pub fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
@@ -80,12 +80,12 @@ fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
 /// How to set options that work although a socket is in the way, and what they mean.
 fn set(options: ReuseOptions) -> String {
     let caution = if options.reuseport {
-        " That fits a server that is meant to share its port and always sets it. It is no general remedy, because it also lets \
-         a second server of the same user in."
+        " Use SO_REUSEPORT only if several servers are meant to share the port. It is no general remedy, because it also lets \
+         a second server of the same user bind."
     } else {
         ""
     };
-    format!("{options} would work now on every address tried, set on the listening socket before bind().{caution}")
+    format!("Set {options} on the listening socket before bind(): it works now on every address that was tried.{caution}")
 }
 
-const BOTH_SIDES: &str = "Linux looks at both sides (socket(7), SO_REUSEADDR)";
+const BOTH_SIDES: &str = "Linux checks the option of the old and of the new socket (socket(7), SO_REUSEADDR)";

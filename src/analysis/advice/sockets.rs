@@ -1,4 +1,4 @@
-//! Advice where a listener, a connection or a bound socket is in the way of a bind.
+//! Advice for a bind that a listener, a connection or a bound socket blocks.
 
 use super::{BOTH_SIDES, Evidence, blocking, buckets_counted, client, fewest_that_work, set};
 use crate::analysis::states;
@@ -18,13 +18,13 @@ pub const fn is_connection(state: TcpState) -> bool {
     !matches!(state, TcpState::Listen | TcpState::Closed | TcpState::BoundInactive)
 }
 
-/// Their names, the first few of them. Processes choose their names, so escape the text.
+/// The names of the first few holders in one phrase. Processes choose their names, so escape the text.
 pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     const SHOWN: usize = 3;
     let total = holders.clone().count();
     let mut named: Vec<String> = vec![];
     for holder in holders {
-        // Everybody may see the user of a socket, also where its process is hidden.
+        // Every user may see the uid of a socket, even if its process is hidden.
         let uid = match (&holder.owners, holder.socket) {
             (Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_), Socket::Full(full)) => {
                 format!(" (uid {})", full.uid)
@@ -51,8 +51,8 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     let who = who(listeners());
     if evidence.conclusion.verdict == Verdict::Reusable {
         return vec![format!(
-            "{who} listens on port {port}. A bind with {with} works beside it: on the same address the kernel deals new \
-             connections out among all its listeners, and a listener on a more specific address gets those to that address \
+            "{who} listens on port {port}. A bind with {with} works beside it. On the same address the kernel distributes new \
+             connections among all listeners. A listener on a more specific address gets the connections to that address \
              (socket(7), SO_REUSEPORT)."
         )];
     }
@@ -68,21 +68,22 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// That buckets are on the port too, which stay when the socket before them is gone.
+/// The note that buckets will still block the port when the other socket is gone.
 fn buckets_beside(evidence: &Evidence) -> Option<String> {
     let buckets = || blocking(evidence).filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
     let one = match buckets().count() {
         0 => return None,
         count => count == 1,
     };
-    let (is, stays) = if one { ("is", "stays") } else { ("are", "stay") };
+    let (holds, timer) = if one { ("holds", "its timer ends") } else { ("hold", "the last timer ends") };
     Some(format!(
-        "{} {is} on the port too, and {stays} until the timer ends. Before that, a bind works only if the old and the new socket have SO_REUSEADDR (socket(7)).",
+        "{} {holds} the port too, until {timer}. Before that, a bind works only if the old and the new socket have \
+         SO_REUSEADDR (socket(7)).",
         buckets_counted(buckets())
     ))
 }
 
-/// Why sharing by SO_REUSEPORT fails beside a live socket: it needs the same effective user (socket(7)).
+/// Why SO_REUSEPORT fails beside a live socket: all sockets need the option and the same effective user (socket(7)).
 fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>) -> Option<String> {
     if !evidence.with.reuseport {
         return None;
@@ -94,20 +95,20 @@ fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>
     let others: Vec<String> = uids.iter().filter(|one| **one != uid).map(ToString::to_string).collect();
     Some(if others.is_empty() {
         format!(
-            "SO_REUSEPORT is set, and the bind fails all the same: all sockets on the port need the option and the same \
-             effective user. The user is the same (uid {uid}), so at least one of them does not have the option (socket(7))."
+            "The bind fails although SO_REUSEPORT is set. All sockets on the port need the option and the same effective user. \
+             The user is the same (uid {uid}), so at least one of them does not have the option (socket(7))."
         )
     } else {
         format!(
-            "SO_REUSEPORT is set, and the bind fails all the same: sharing a port needs the same effective user. The socket \
-             in the way belongs to uid {}, and this test ran as uid {uid}. Run both servers as one user, and set SO_REUSEPORT \
-             in both (socket(7)).",
+            "The bind fails although SO_REUSEPORT is set. Run both servers as one user, and set SO_REUSEPORT in both: sharing \
+             a port needs the same effective user. The blocking socket belongs to uid {}, and this test ran as uid {uid} \
+             (socket(7)).",
             others.join(" and uid ")
         )
     })
 }
 
-/// That the port is free on another device, where every socket in the way is bound to one.
+/// The note that the port is free on other devices, if every blocking socket is bound to a device.
 fn other_device(evidence: &Evidence) -> Option<String> {
     let devices: Option<Vec<String>> = blocking(evidence)
         .map(|holder| holder.socket.interface().map(|index| evidence.facts.interface_name(index)))
@@ -118,8 +119,7 @@ fn other_device(evidence: &Evidence) -> Option<String> {
     let (devices, one) = (devices.join(" and "), devices.len() == 1);
     let held = if one { format!("on device {devices} only") } else { format!("on devices {devices} only") };
     Some(format!(
-        "The port is in use {held}, so it is free on another device: a server that binds itself to one (SO_BINDTODEVICE, \
-         socket(7)) can have it."
+        "The port is in use {held}. A server that binds itself to another device can use it (SO_BINDTODEVICE, socket(7))."
     ))
 }
 
@@ -149,13 +149,17 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     }
     advice.push(format!("{holds} the port ({}): {}.", names.join(", "), who(connections())));
     let outbound = connections().filter(|holder| holder.direction == Direction::Outbound).count();
-    // `client` says so of connections that need more words.
+    // `client::sentences` covers the other outbound connections.
     advice.extend((outbound > 0 && !client::explained(evidence)).then(|| {
-        let (is, it) = if outbound == 1 { ("connection is that of a client", "It") } else { ("connections are those of clients", "They") };
-        let count = if outbound == connections().count() { "The".into() } else { format!("{outbound} of the") };
+        let opened = match (outbound, outbound == connections().count()) {
+            (1, true) => "A client on this machine opened the connection (inferred)".to_owned(),
+            (_, true) => "Clients on this machine opened the connections (inferred)".to_owned(),
+            (1, false) => "A client on this machine opened 1 of the connections (inferred)".to_owned(),
+            (some, false) => format!("Clients on this machine opened {some} of the connections (inferred)"),
+        };
         format!(
-            "{count} {is} on this machine (inferred). {it} got the port because no server had it: connect() chooses ports of \
-             net.ipv4.ip_local_port_range."
+            "{opened}. connect() chooses a source port in net.ipv4.ip_local_port_range, and chose this one while no server \
+             had bound it."
         )
     }));
     advice.extend(buckets_beside(evidence));
@@ -165,8 +169,8 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     advice.extend(explained);
     if fewest_that_work(evidence).is_none() {
         advice.push(format!(
-            "No option gets past every socket on the port: at least one of them lacks the option that the new one would \
-             share it by. {BOTH_SIDES}."
+            "No socket option makes the bind work: at least one socket on the port was opened without the option. \
+             {BOTH_SIDES}."
         ));
         advice.extend(other_user(evidence, connections()));
     }
@@ -174,13 +178,13 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     let closed_first = [TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing];
     if states.contains(&TcpState::Established) {
         advice.push(
-            "If this end closes first, the connection leaves a TIME_WAIT socket on the port (RFC 9293, section 3.3.2)."
+            "If this machine closes first, the connection leaves a TIME_WAIT socket on the port (RFC 9293, section 3.3.2)."
                 .into(),
         );
     } else if closed_first.iter().any(|state| states.contains(state)) {
         advice.push(
-            "This end closed first, so the connection leaves a TIME_WAIT socket on the port when the peer closes, too \
-             (RFC 9293, section 3.3.2)."
+            "This machine closed first. When the peer closes too, the connection leaves a TIME_WAIT socket on the port (RFC \
+             9293, section 3.3.2)."
                 .into(),
         );
     }
@@ -192,8 +196,8 @@ pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
     let holds = format!("{} has bound the port without listening on it.", who(sockets()));
     let mut advice = vec![match fewest_that_work(evidence) {
         Some(options) => format!(
-            "{} But of two such sockets only one can listen on an address: the second listen() fails with EADDRINUSE \
-             (listen(2); try --listen). {holds}",
+            "{holds} {} But only one of two such sockets can listen on an address: the second listen() fails with EADDRINUSE \
+             (listen(2); try --listen).",
             set(options)
         ),
         None => format!("{holds} Stop that process, or choose another port or address."),
@@ -206,7 +210,7 @@ pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// That all processes with the same socket must close it.
+/// The note that every process with the same socket must close it.
 pub(super) fn shared(evidence: &Evidence) -> Option<String> {
     let sharing = |holder: &Holder| match &holder.owners {
         Owners::Found(processes) if processes.len() > 1 => Some((processes.len(), holder.owners.names().join(", "))),
@@ -214,7 +218,7 @@ pub(super) fn shared(evidence: &Evidence) -> Option<String> {
     };
     let (count, names) = blocking(evidence).filter_map(sharing).max_by_key(|(count, _)| *count)?;
     Some(format!(
-        "{count} processes have the same socket open: {names}. The port is free only when all of them close it."
+        "{count} processes have the same socket open: {names}. The port becomes free when all of them have closed it."
     ))
 }
 

@@ -532,7 +532,7 @@ mod tests {
         };
         let short = advice(&found, &[], off());
         for part in [
-            "15 ports in TIME_WAIT",
+            "15 ports are in TIME_WAIT",
             "RFC 9112",
             "IP_BIND_ADDRESS_NO_PORT",
             "sysctl -w 'net.ipv4.ip_local_port_range=1024 65535'",
@@ -544,12 +544,12 @@ mod tests {
         assert!(!short.contains("explicitly"), "{short}");
         assert_eq!(advice(&found[..5], &[], off()), "", "11 of 16 are left");
         let bound = advice(&found[..5], &[LOW + 9], off());
-        assert!(bound.starts_with("1 port of the range is bound explicitly by some socket (40009)"), "{bound}");
+        assert!(bound.starts_with("1 port of the range is bound explicitly by a socket (40009)"), "{bound}");
         let untimed = advice(&found, &[], TwReuse { timestamps: Some(false), ..off() });
         assert!(!untimed.contains("With 1") && untimed.contains("tcp_timestamps=1"), "{untimed}");
         let open: Vec<Socket> = (0..15).map(|i| full(FROM, LOW + i, TO.0, TO.1, TcpState::Established)).collect();
         assert!(
-            advice(&open, &[], off()).contains("From 192.0.2.9 to 192.0.2.1:443, 15 sockets hold a port by an open")
+            advice(&open, &[], off()).contains("From 192.0.2.9 to 192.0.2.1:443, 15 ports are in use by open connections, and 0 ports by TIME_WAIT")
         );
     }
 

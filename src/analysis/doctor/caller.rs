@@ -1,4 +1,4 @@
-//! Checks of what the answers of this program rest on: the kernel's interface, and what the caller may see.
+//! Checks of what twtool itself depends on: the kernel's interface to list sockets, and the caller's capabilities.
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::{Capability, Health};
@@ -11,9 +11,9 @@ pub(super) fn checks(health: &Health) -> Vec<Check> {
 fn tcp_diag(health: &Health) -> Check {
     let subject = Subject {
         id: "tcp_diag",
-        does: "Lists sockets by sock_diag, of which the kernel's tcp_diag is the part for TCP: with exact remaining times, \
-               cookies, and sockets that are bound and do not listen.",
-        does_not: "It needs no privilege. Without it the answers come from /proc/net/tcp, which is poorer and slower.",
+        does: "Lets twtool list sockets with exact remaining times and cookies, and sockets that are bound and do not listen. \
+               tcp_diag is the TCP part of the kernel's sock_diag interface.",
+        does_not: "It needs no privilege. Without it twtool reads /proc/net/tcp, which is slower and shows less.",
         sources: &["sock_diag(7)", "proc_pid_net(5), /proc/net/tcp"],
     };
     let answers = |by: &str| Check::ok(subject, Datum::Text(by.into()), Datum::Unknown);
@@ -31,29 +31,30 @@ fn tcp_diag(health: &Health) -> Check {
     }
 }
 
-/// What it adds to the answers.
+/// What twtool can do with the capability.
 const fn adds(capability: Capability) -> &'static str {
     match capability {
         Capability::Kill => "processes of other users can be ended",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
         Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
-        Capability::SysPtrace => "the processes of other users are named",
-        Capability::SysAdmin => "other network namespaces can be entered",
+        Capability::SysPtrace => "twtool can name the processes of other users",
+        Capability::SysAdmin => "twtool can enter other network namespaces",
     }
 }
 
 fn capabilities(health: &Health) -> Check {
     let subject = Subject {
         id: "capabilities",
-        does: "What this caller may. CAP_NET_BIND_SERVICE: bind-test can try the ports below ip_unprivileged_port_start. \
-               CAP_NET_ADMIN: records have the mark (SO_MARK), and twtool kill may remove buckets. CAP_SYS_PTRACE: processes of \
-               other users are named. CAP_SYS_ADMIN: other network namespaces can be entered.",
-        does_not: "None of them names the owner of a bucket: it has none. A capability counts in the user namespace in which \
-                   it is held, and not on the host outside.",
+        does: "Lists what the caller may do. CAP_NET_BIND_SERVICE: bind-test can try the ports below \
+               ip_unprivileged_port_start. CAP_NET_ADMIN: records have the mark (SO_MARK), and twtool kill may remove buckets. \
+               CAP_SYS_PTRACE: twtool can name the processes of other users. CAP_SYS_ADMIN: twtool can enter other network \
+               namespaces.",
+        does_not: "No capability reveals the owner of a bucket, because a bucket has no owner. A capability is valid in the \
+                   user namespace in which the caller holds it, not on the host outside.",
         sources: &["capabilities(7)", "user_namespaces(7)", "sock_diag(7)", "setns(2)", "proc_pid_fd(5)"],
     };
     let Some(held) = health.capabilities else {
-        let finding = "/proc/thread-self/status does not tell the effective set.";
+        let finding = "/proc/thread-self/status does not show the effective set of capabilities.";
         return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
     };
     let (has, lacks): (Vec<Capability>, Vec<_>) = Capability::ALL.into_iter().partition(|one| held.has(*one));
@@ -66,17 +67,17 @@ fn capabilities(health: &Health) -> Check {
     });
     if hidden {
         let why = if held.has(Capability::SysPtrace) {
-            "CAP_SYS_PTRACE is held in a user namespace that is not theirs, or /proc hides them"
+            "the caller holds CAP_SYS_PTRACE in another user namespace than these processes, or /proc hides them"
         } else {
             "CAP_SYS_PTRACE is missing"
         };
         let finding =
-            format!("Some sockets have no process named here, for not every /proc/PID/fd may be read: {why}.");
+            format!("twtool cannot name the processes of some sockets, because it may not read every /proc/PID/fd: {why}.");
         return check.found(Status::Note, finding);
     }
     if lacks.is_empty() {
         return check;
     }
     let gains: Vec<String> = lacks.iter().map(|one| format!("{} {}", one.name(), adds(*one))).collect();
-    check.found(Status::Ok, format!("Nothing was missed here. With {}.", gains.join(", with ")))
+    check.found(Status::Ok, format!("No process was hidden. With {}.", gains.join(", with ")))
 }

@@ -1,4 +1,4 @@
-//! The check of ports that connect() has left: which destinations run out of them.
+//! The check for destinations that run out of ephemeral ports.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use crate::analysis::capacity::{Conditions, Destination, advice};
 use crate::model::command::Shell;
 use crate::model::facts::Facts;
 
-/// Destinations that the finding names; the evidence has more.
+/// Destinations that the finding names. The evidence has more.
 const NAMED: usize = 3;
 
-/// Destinations in the evidence; `twtool capacity` has all.
+/// Destinations in the evidence. `twtool capacity` lists all of them.
 const SHOWN: usize = 20;
 
-/// What is open to whom, and what decides how many ports there are.
+/// The outbound connections by destination, and the conditions that decide how many ports they can use.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound<'a> {
-    /// The one with the fewest free ports first.
+    /// The destinations, the one with the fewest free ports first.
     pub destinations: &'a [Destination],
-    /// The pool, and when it gets ports back.
+    /// The pool of ports, and when it gets ports back.
     pub conditions: Conditions<'a>,
 }
 
-/// `Err`: why nothing is known.
+/// The check; an error in `outbound` says why the destinations are unknown.
 pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &Shell) -> Check {
     let subject = Subject {
         id: "destinations",
-        does: "Counts the destinations, each an address and a port as seen from one local address, that connect() has fewer \
-               than a tenth of its ports left for, or that run out of them at the present rate of closes.",
-        does_not: "The number of all TIME_WAIT says nothing here: each destination has the range for itself. That a \
-                   destination runs out at the present rate is an inference; twtool capacity has its numbers.",
+        does: "Counts the destinations for which connect() has less than a tenth of its ports left, or will have none at the \
+               present rate of closes. A destination is a remote address and port, seen from one local address.",
+        does_not: "It does not compare the total number of TIME_WAIT sockets with the range, because each destination can use \
+                   the whole range. The forecast is an inference from the present rate; twtool capacity shows the numbers.",
         sources: &[
             "ip(7), ip_local_port_range",
             "connect(2), EADDRNOTAVAIL",
@@ -39,7 +39,7 @@ pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &She
     let outbound = match outbound {
         Ok(outbound) => outbound,
         Err(why) => {
-            let finding = format!("How many ports destinations have left is not known: {why}.");
+            let finding = format!("It is unknown how many ports are left for each destination: {why}.");
             return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
         }
     };

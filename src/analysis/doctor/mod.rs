@@ -1,8 +1,8 @@
-//! Is this machine's handling of TIME_WAIT and ports in order? One check for each setting, counter and kind of socket:
-//! what it is, what it does and does not do, and a finding where the evidence carries one.
+//! The checks of `twtool doctor`: one for each setting, counter and kind of socket. A check explains its subject, and reports
+//! a finding if the evidence supports one.
 //!
-//! A setting that differs from the kernel's default is no fault. A warning says that something fails now, has failed, or
-//! will fail at the next start of a program, and has the number that shows it.
+//! A setting that differs from the kernel's default is not a fault. A warning means that something fails now, has failed, or
+//! will fail at the next start of a program, and contains the number that shows it.
 
 mod caller;
 mod conntrack;
@@ -20,21 +20,21 @@ use crate::model::setting::Sysctl;
 
 pub use destinations::Outbound;
 
-/// What a check comes to.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// Something fails, has failed, or will.
+    /// Something fails, has failed, or will fail.
     Warning,
-    /// What the check is about could not be read.
+    /// The subject could not be read.
     Unknown,
-    /// Nothing fails, and it is worth knowing.
+    /// Nothing fails, but the reader should know the finding.
     Note,
-    /// In order.
+    /// Everything is in order.
     Ok,
 }
 
 impl Status {
-    /// Every status, the gravest first.
+    /// Every status, the most serious first.
     pub const ALL: [Self; 4] = [Self::Warning, Self::Unknown, Self::Note, Self::Ok];
 
     /// The name that scripts see.
@@ -49,18 +49,18 @@ impl Status {
     }
 }
 
-/// A value or a piece of evidence, as JSON has it.
+/// A value or a piece of evidence, in the forms that JSON has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Datum {
-    /// Not known, or there is none.
+    /// The value is unknown, or there is none.
     Unknown,
-    /// A number; every counter and every setting fits.
+    /// A number. Every counter and every setting fits.
     Number(i128),
     /// A text.
     Text(String),
-    /// Several.
+    /// A list of values.
     List(Vec<Self>),
-    /// Several with names.
+    /// Named values.
     Record(Vec<(&'static str, Self)>),
 }
 
@@ -82,16 +82,16 @@ impl From<usize> for Datum {
     }
 }
 
-/// What is always true of a check, whatever is found.
+/// The subject of a check: the part that does not depend on the finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// The name that scripts see.
     pub id: &'static str,
     /// What the setting does, or what is counted.
     pub does: &'static str,
-    /// What it does not do, although it is often said to.
+    /// A common false belief about it, corrected.
     pub does_not: &'static str,
-    /// Where that is written: man page sections, RFC sections, files of the kernel's documentation or source.
+    /// The sources: man page sections, RFC sections, files of the kernel's documentation or source.
     pub sources: &'static [&'static str],
 }
 
@@ -106,67 +106,63 @@ impl Subject {
 /// One check and what it found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What it is about.
+    /// The subject.
     pub subject: Subject,
-    /// What it comes to.
+    /// The result.
     pub status: Status,
     /// The setting's value, the counter, the number of sockets.
     pub value: Datum,
     /// The kernel's own default for it; unknown where there is none or it cannot be computed.
     pub default: Datum,
-    /// A sentence with the numbers.
+    /// What was found, with the numbers.
     pub finding: Option<String>,
-    /// The numbers that the finding rests on.
+    /// The numbers behind the finding.
     pub evidence: Vec<(&'static str, Datum)>,
-    /// What helps.
+    /// Commands and advice.
     pub help: Help,
 }
 
 impl Check {
-    /// A check in order, with nothing to say.
     fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
         Self { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], help: Help::default() }
     }
 
-    /// The same with a finding.
     fn found(self, status: Status, finding: impl Into<String>) -> Self {
         Self { status, finding: Some(finding.into()), ..self }
     }
 
-    /// The same with a number that the finding rests on.
+    /// Adds a piece of evidence.
     fn with(mut self, name: &'static str, datum: impl Into<Datum>) -> Self {
         self.evidence.push((name, datum.into()));
         self
     }
 
-    /// The same with more help.
     fn helped_by(mut self, help: Help) -> Self {
         self.help.append(help);
         self
     }
 
-    /// The same with a sentence of advice.
     fn advising(mut self, advice: impl Into<String>) -> Self {
         self.help.advice.push(advice.into());
         self
     }
 }
 
-/// From when on a silent socket in CLOSE_WAIT counts, and how many of one owner are a leak.
+/// The limits from which on sockets in CLOSE_WAIT count as a leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leak {
-    /// How long the peer must have been silent.
+    /// The time since the last ACK of the peer after which a socket counts as silent.
     pub silent: Duration,
 }
 
 impl Leak {
-    /// So many silent sockets of one process are called a leak. One may be meant (a peer that only sends may close its
-    /// half and wait for the answer); ten at once, each without an ACK for so long, are a missing close().
+    /// The number of silent sockets of one process that counts as a leak. A single one can be intended, because a peer may
+    /// close its half and wait for the response. Ten at once, each silent for that long, mean that a close() is missing.
     pub const SOCKETS: usize = 10;
 }
 
-/// Makes every check, in a fixed order. An error in `outbound` says why nothing is known of it; `shell` is where the reader
-/// types the commands.
+/// Makes every check, in a fixed order. An error in `outbound` says why the destinations are unknown. The suggested commands
+/// are for `shell`.
 #[must_use]
 pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak, shell: &Shell) -> Vec<Check> {
     let mut checks = settings::checks(health, shell);

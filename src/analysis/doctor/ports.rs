@@ -1,4 +1,4 @@
-//! Checks of the settings of ports: where the kernel searches for a port, and what it leaves out.
+//! The checks of the port settings: the ephemeral range, the reserved ports, and the rules of bind().
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::facts;
@@ -30,8 +30,8 @@ pub(super) fn local_port_range(health: &Health) -> Check {
     }
     let usual = u64::from(DEFAULT_PORT_RANGE.1 - DEFAULT_PORT_RANGE.0) + 1;
     let finding = format!(
-        "Size {size}, where the default range has {usual} ports: no more connections at a time from one address here to \
-         one destination."
+        "The range has {size} ports; the default has {usual}. It limits the simultaneous connections from one local address \
+         to one destination."
     );
     check.found(if size < usual { Status::Note } else { Status::Ok }, finding)
 }
@@ -53,11 +53,11 @@ pub(super) fn local_reserved_ports(health: &Health) -> Check {
             .found(
                 Status::Warning,
                 format!(
-                    "No port of ip_local_port_range is left ({size} reserved): connect() fails with EADDRNOTAVAIL, and \
-                     bind() to port 0 with EADDRINUSE."
+                    "All {size} ports of ip_local_port_range are reserved: connect() fails with EADDRNOTAVAIL, and bind() to \
+                     port 0 with EADDRINUSE."
                 ),
             )
-            .advising("Take ports off the list, or widen net.ipv4.ip_local_port_range."),
+            .advising("Remove ports from the list, or widen net.ipv4.ip_local_port_range."),
         (_, 0) => check,
         (left, taken) => {
             check.found(Status::Ok, format!("Reserved in ip_local_port_range: {taken} of {size}. Left: {left}."))
@@ -72,7 +72,7 @@ pub(super) fn unprivileged_port_start(health: &Health) -> Check {
         return unreadable(subject, default, facts::Setting::UnprivilegedPortStart);
     };
     let check = Check::ok(subject, Datum::Number(start.into()), default);
-    // Port 0 asks for another port.
+    // Port 0 needs no privilege: it asks the kernel to choose a port.
     match start {
         DEFAULT_PORT_START => check,
         0 | 1 => check.found(Status::Note, "Every program may bind every port."),
@@ -86,7 +86,7 @@ pub(super) fn autobind_reuse(check: Check, value: i64) -> Check {
         0 => check,
         _ => check.found(
             Status::Note,
-            format!("{value}: a server that binds port 0 can be given a port that another socket has."),
+            format!("{value}: for bind() to port 0 the kernel may choose a port that another socket has."),
         ),
     }
 }
@@ -94,18 +94,20 @@ pub(super) fn autobind_reuse(check: Check, value: i64) -> Check {
 pub(super) fn nonlocal_bind(check: Check, value: i64) -> Check {
     match value {
         0 => check,
-        _ => check.found(Status::Note, format!("{value}: bind() does not refuse a wrong address.")),
+        _ => check.found(Status::Note, format!("{value}: bind() also accepts a wrong address.")),
     }
 }
 
 pub(super) fn bindv6only(check: Check, value: i64) -> Check {
     match value {
         0 => check,
-        _ => check.found(Status::Note, format!("{value}: a server on :: does not take IPv4 unless it says so.")),
+        _ => {
+            check.found(Status::Note, format!("{value}: a server on :: does not take IPv4 unless it clears IPV6_V6ONLY."))
+        }
     }
 }
 
-/// The range of the ports that the kernel may choose, where it is known, and whether the port is one of them.
+/// Whether the kernel may choose the port by itself; `None` if a setting could not be read.
 pub(super) fn chosen_by_the_kernel(health: &Health, port: Port) -> Option<bool> {
     Some(health.facts.ephemeral(port)? && !health.facts.locally_reserved(port)?)
 }

@@ -1,4 +1,4 @@
-//! The checks of settings: each entry of [`SETTINGS`] with its verdict, where it has one.
+//! The checks of settings: each entry of [`SETTINGS`] that has a check, with its verdict.
 
 use super::{Check, Datum, Status, Subject, ports, timewait};
 use crate::model::command::Shell;
@@ -15,7 +15,7 @@ pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
             Form::PortStart => ports::unprivileged_port_start(health),
             Form::Number => number(setting, health, |check, value| verdict(check, value, health, shell)),
         };
-        // The counters that belong to a setting.
+        // Some settings come with a counter.
         match check.subject.id {
             "tcp_tw_reuse" => checks.push(check.with("buckets_taken_over", health.buckets.counter("TWRecycled"))),
             "tcp_max_tw_buckets" => checks.extend([check, timewait::overflow(health)]),
@@ -57,7 +57,8 @@ fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
     }
 }
 
-/// The check of a number by `judge`, which gets a check in order and the number. Without a number there is nothing to judge.
+/// The check of a setting that is a number. `judge` gets a check with status ok and the number; it is not called if the
+/// setting could not be read.
 fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
     let (subject, default) = (Subject::of_setting(setting), default(setting, health));
     let file = format!("/proc/sys/{}", setting.name.split('.').collect::<Vec<_>>().join("/"));
@@ -68,15 +69,15 @@ fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> C
     match health.settings.reading(setting.key()) {
         Reading::Value(text) => match text.parse::<i64>() {
             Ok(number) => judge(Check::ok(subject, Datum::Number(number.into()), default.into()), number),
-            Err(_) => nothing(Status::Unknown, format!("{file} holds '{text}', which is no number.")),
+            Err(_) => nothing(Status::Unknown, format!("{file} holds '{text}', which is not a number.")),
         },
         Reading::Absent => match setting.absent {
             Some(then) => nothing(Status::Ok, then.to_owned()),
             None => nothing(
                 Status::Unknown,
                 format!(
-                    "There is no {file} here: on older kernels the setting is one for the whole machine and seen in the \
-                     initial network namespace alone, or a sandbox hides it."
+                    "There is no {file} here. On older kernels the setting exists once for the whole machine, and only the \
+                     initial network namespace shows it; or a sandbox hides it."
                 ),
             ),
         },

@@ -1,4 +1,4 @@
-//! Checks of what is open: servers whose port a client can be given, and connections that a program forgot to close.
+//! The checks of open sockets: servers whose port connect() may choose, and connections that a program forgot to close.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets};
 use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
 
-/// Servers and processes that a finding names; the evidence has them all.
+/// Servers and processes that a finding names. The evidence has all of them.
 const NAMED: usize = 3;
 
 pub(super) fn checks(health: &Health, leak: Leak, shell: &Shell) -> Vec<Check> {
     vec![ephemeral_listeners(health, shell), close_wait(health, leak)]
 }
 
-/// The sockets, or the check that says why there are none.
+/// The sockets, or the check that reports why they could not be read.
 fn sockets(health: &Health, subject: Subject) -> Result<&OpenSockets, Box<Check>> {
     health.sockets.as_ref().map_err(|why| {
         let finding = format!("The sockets could not be read: {why}.");
@@ -38,7 +38,7 @@ fn named(process: &Process) -> String {
     }
 }
 
-/// The first few, and how many more there are.
+/// The first few names, and the number of the others.
 fn some_of(mut all: Vec<String>) -> String {
     let more = all.len().saturating_sub(NAMED);
     all.truncate(NAMED);
@@ -54,7 +54,7 @@ fn process_record(process: &Process) -> Datum {
     ])
 }
 
-/// As bind-test has it: `[]` where nobody can own it, unknown where nobody is seen.
+/// The owners in the form of bind-test: `[]` if no process can own the socket, unknown if no process was seen.
 fn processes(owners: &Owners) -> Datum {
     match owners {
         Owners::Nobody | Owners::Kernel(_) => Datum::List(vec![]),
@@ -66,10 +66,10 @@ fn processes(owners: &Owners) -> Datum {
 fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     let subject = Subject {
         id: "ephemeral_listeners",
-        does: "Counts the ports inside ip_local_port_range that are not reserved and that a server chose for itself. While \
-               such a server is down, connect() may take its port, and its next start fails with EADDRINUSE.",
-        does_not: "A server that runs keeps its port: connect() does not choose a port that is bound. Servers that asked \
-                   for port 0 are not counted, for they take what they are given.",
+        does: "Counts the server ports inside ip_local_port_range that are not reserved and that the server chose itself. \
+               While such a server is down, connect() may take its port, and its next start fails with EADDRINUSE.",
+        does_not: "A running server keeps its port, because connect() does not choose a bound port. Servers that asked for \
+                   port 0 do not count, because they accept any port.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, ip_local_reserved_ports",
             "ip(7), ip_local_port_range",
@@ -108,7 +108,8 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
     let (lie, are) = if by_port.len() == 1 { ("server port lies", "is") } else { ("server ports lie", "are") };
     let so = if untold {
-        "Whether the kernel chose the port is not told here; one that the program chose can be taken while that is down"
+        "It is unknown whether the kernel or the program chose the port. If the program chose it, connect() may take it while \
+         the program is down"
     } else {
         "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE"
     };
@@ -117,7 +118,7 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
         .with("ip_local_reserved_ports", value.clone())
         .found(if untold { Status::Note } else { Status::Warning }, finding)
         .helped_by(shell.reserve(by_port.keys().copied(), Some(reserved)))
-        .advising("connect() never chooses a reserved port. A server on a port outside the range needs none.")
+        .advising("connect() never chooses a reserved port. A server port outside the range needs no reservation.")
 }
 
 fn listener_record(port: Port, listeners: &[&OpenListener]) -> Datum {
@@ -139,7 +140,7 @@ fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
     if names.is_empty() { port.to_string() } else { format!("{port} ({})", some_of(names)) }
 }
 
-/// Who has sockets in CLOSE_WAIT.
+/// The owner of sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Debtor {
     /// The first process that has them open.
@@ -171,14 +172,14 @@ impl Debtor {
         match self {
             Self::Process(pid, comm, Some(unit)) => format!("{comm} pid {pid} ({unit})"),
             Self::Process(pid, comm, None) => format!("{comm} pid {pid}"),
-            Self::NotAccepted(port) => format!("the queue of port {port}, which its server has not accepted from,"),
+            Self::NotAccepted(port) => format!("the accept queue of port {port}"),
             Self::Kernel(part) => part.to_string(),
-            Self::Unseen(uid) => format!("an unknown holder of uid {uid}"),
+            Self::Unseen(uid) => format!("an unknown process of uid {uid}"),
         }
     }
 }
 
-/// What one of them has.
+/// The sockets of one owner.
 #[derive(Clone, Copy, Debug, Default)]
 struct Debt {
     sockets: usize,
@@ -190,9 +191,9 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     let subject = Subject {
         id: "close_wait",
         does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. No \
-               timer ends that. The time since the peer's last ACK is the least that a socket has been there.",
-        does_not: "It is not TIME_WAIT, and no setting of the kernel ends it. A few that come and go are how every \
-                   connection ends whose peer closes first.",
+               timer ends this state. A socket has been in it for at least the time since the peer's last ACK.",
+        does_not: "It is not TIME_WAIT, and no setting of the kernel ends it. A few short-lived ones are normal: every \
+                   connection whose peer closes first passes through this state.",
         sources: &["RFC 9293, section 3.3.2", "RFC 9293, section 3.6.1", "tcp(7), TCP_INFO"],
     };
     let open = match sockets(health, subject) {
@@ -208,7 +209,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         debt.longest_ms = debt.longest_ms.max(age);
     }
     let mut debts: Vec<(Debtor, Debt)> = debts.into_iter().collect();
-    // Stable: by name where they are equal.
+    // The sort is stable, so equal owners stay in the order of their names.
     debts.sort_by_key(|(_, debt)| std::cmp::Reverse((debt.silent, debt.sockets)));
     let silent: usize = debts.iter().map(|(_, debt)| debt.silent).sum();
     let ages_are_told = open.close_wait.iter().all(|one| one.socket.last_ack_ms.is_some());
@@ -220,7 +221,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     let after = seconds(leak.silent);
     let describe = |(who, debt): &(Debtor, Debt)| {
         let longest = debt.longest_ms.map_or(String::new(), |ms| {
-            format!(", the oldest for {} at the least", seconds(Duration::from_millis(ms.into())))
+            format!(", the oldest for at least {}", seconds(Duration::from_millis(ms.into())))
         });
         format!("{} has {}{longest}", who.name(), debt.silent)
     };
@@ -230,8 +231,8 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         return check
             .found(Status::Warning, format!("In CLOSE_WAIT with no ACK for {after}: {}.", some_of(leaks)))
             .advising(
-                "Mend the program: it has to call close() when read() returns 0 (or accept() the connections that wait). \
-                 Each such socket costs it a descriptor.",
+                "Correct the program: it must call close() when read() returns 0, and accept() the connections that wait. \
+                 Each such socket costs it a file descriptor.",
             );
     }
     if silent > 0 {
@@ -239,7 +240,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         return check.found(
             Status::Note,
             format!(
-                "In CLOSE_WAIT with no ACK for {after}: {who}. Fewer than {} are no proof of a leak.",
+                "In CLOSE_WAIT with no ACK for {after}: {who}. Fewer than {} do not prove a leak.",
                 Leak::SOCKETS
             ),
         );
@@ -247,7 +248,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     if !ages_are_told && open.close_wait.len() >= Leak::SOCKETS {
         return check.found(
             Status::Note,
-            format!("{total} in CLOSE_WAIT, and how long they have been there is not told here; sock_diag would."),
+            format!("{total} in CLOSE_WAIT. It is unknown for how long, because /proc/net/tcp does not show it."),
         );
     }
     if open.close_wait.is_empty() {

@@ -195,7 +195,7 @@ fn timewait_cases() -> Vec<Case> {
             "tcp_max_tw_buckets",
             set("ipv4.tcp_max_tw_buckets", "1000"),
             Note,
-            "1000 is less than the kernel's own 131072",
+            "1000 is less than the kernel's default 131072",
         ),
         case("tcp_max_tw_buckets", set("ipv4.tcp_max_tw_buckets", "0"), Warning, "No close leaves").advises("=131072"),
         case("tcp_max_tw_buckets", |health| health.buckets.sockstat = None, Unknown, "sockstat"),
@@ -216,7 +216,7 @@ fn timewait_cases() -> Vec<Case> {
             "tcp_fin_timeout",
             set("ipv4.tcp_fin_timeout", "15"),
             Note,
-            "after 15 s. TIME_WAIT lasts as long as before",
+            "after 15 s. TIME_WAIT is not affected",
         ),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "0")), Note, "PAWS"),
         case("tcp_timestamps", set(stamps, "0"), Note, "which is 2"),
@@ -224,7 +224,7 @@ fn timewait_cases() -> Vec<Case> {
             .advises("tcp_timestamps=1"),
         case("tcp_timestamps", set(stamps, "2"), Ok, "no random offset"),
         case("tcp_timestamps", set(stamps, "9"), Note, "9 is a value"),
-        case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "-1"), Note, "-1: the kernel gives up"),
+        case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "-1"), Note, "-1: the kernel ends"),
         case("tcp_max_tw_buckets", set("ipv4.tcp_max_tw_buckets", "-1"), Note, "-1: the kernel compares"),
         case(
             "tcp_max_tw_buckets",
@@ -274,11 +274,11 @@ fn port_cases() -> Vec<Case> {
         })
     };
     vec![
-        case("ip_local_port_range", ranged(50000, 50099), Note, "Size 100, where the default range has 28232"),
-        case("ip_local_port_range", ranged(1024, 65535), Ok, "Size 64512"),
+        case("ip_local_port_range", ranged(50000, 50099), Note, "The range has 100 ports; the default has 28232"),
+        case("ip_local_port_range", ranged(1024, 65535), Ok, "has 64512 ports"),
         case("ip_local_port_range", facts(|facts| facts.local_port_range = None), Unknown, "ip_local_port_range"),
         case("ip_local_reserved_ports", reserved(32768, 32777), Ok, "10 of 28232. Left: 28222"),
-        case("ip_local_reserved_ports", reserved(30000, 65535), Warning, "EADDRNOTAVAIL").advises("Take ports off"),
+        case("ip_local_reserved_ports", reserved(30000, 65535), Warning, "EADDRNOTAVAIL").advises("Remove ports"),
         case("ip_local_reserved_ports", facts(|facts| facts.local_reserved_ports = None), Unknown, "ip_local_reserved"),
         case(
             "ip_unprivileged_port_start",
@@ -336,7 +336,7 @@ fn socket_cases() -> Vec<Case> {
         )
         .advises("= 8000,40000-40001 connect() never"),
         case(id, both(listens(40000, Some(true), nginx), listens(40000, Some(false), nginx)), Warning, "40000"),
-        case(id, listens(40000, None, nginx), Note, "not told here").advises("= 8000,40000 connect() never"),
+        case(id, listens(40000, None, nginx), Note, "It is unknown whether the kernel or the program").advises("= 8000,40000 connect() never"),
         case(
             id,
             both(listens(40000, Some(false), nginx), facts(|facts| facts.local_port_range = None)),
@@ -349,20 +349,20 @@ fn socket_cases() -> Vec<Case> {
             "close_wait",
             forgets(9, Some(60_000), nginx),
             Note,
-            "nginx pid 7 (nginx.service) has 9, the oldest for 60 s",
+            "nginx pid 7 (nginx.service) has 9, the oldest for at least 60 s",
         ),
         case("close_wait", forgets(10, Some(59_999), nginx), Ok, "none silent"),
-        case("close_wait", forgets(10, Some(61_500), nginx), Warning, "has 10, the oldest for 61.5 s")
+        case("close_wait", forgets(10, Some(61_500), nginx), Warning, "has 10, the oldest for at least 61.5 s")
             .advises("close()"),
         case(
             "close_wait",
             forgets(10, Some(60_000), nobody),
             Warning,
-            "the queue of port 8080, which its server has not accepted from",
+            "the accept queue of port 8080",
         ),
-        case("close_wait", forgets(10, Some(60_000), hidden), Warning, "an unknown holder of uid 1000"),
+        case("close_wait", forgets(10, Some(60_000), hidden), Warning, "an unknown process of uid 1000"),
         case("close_wait", both(forgets(9, Some(60_000), nginx), forgets(9, Some(60_000), hidden)), Note, "nginx"),
-        case("close_wait", forgets(10, None, nginx), Note, "how long they have been there is not told"),
+        case("close_wait", forgets(10, None, nginx), Note, "unknown for how long"),
         case("close_wait", forgets(1, None, nginx), Ok, "1 socket"),
         case("close_wait", fails, Unknown, "refused"),
         case(
@@ -379,7 +379,7 @@ fn socket_cases() -> Vec<Case> {
             "capabilities",
             both(forgets(1, Some(0), hidden), |health| health.capabilities = Some(Capabilities(u64::MAX))),
             Note,
-            "not theirs",
+            "another user namespace",
         ),
         case("capabilities", |health| health.capabilities = Some(Capabilities(u64::MAX)), Ok, ""),
         case("capabilities", |health| health.capabilities = None, Unknown, "effective set"),
@@ -627,7 +627,7 @@ fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warn
     assert_eq!((few.status, few.value.clone()), (Status::Warning, Datum::Number(1)));
     assert_eq!(few.finding.as_deref(), Some("From 192.0.2.9 to 192.0.2.1:443, 9 of 100 ports are left."));
     assert!(few.evidence.contains(&("all_destinations", Datum::Number(2))), "{few:?}");
-    assert!(help(&few).contains("91 ports in TIME_WAIT"), "{few:?}");
+    assert!(help(&few).contains("91 ports are in TIME_WAIT"), "{few:?}");
     let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
     assert!(
         soon.finding
