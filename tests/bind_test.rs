@@ -140,11 +140,11 @@ fn buckets_of_servers_are_reusable_where_both_sides_have_the_option() {
         avoidable("and a new one with SO_REUSEPORT", reuseaddr, "8080 --with reuseport").advises("Set SO_REUSEADDR"),
         blocked("an old server without options", plain, "8080")
             .advises("of the old and of the new socket")
-            .does_not_advise("SO_REUSEPORT would work"),
+            .does_not_advise("Set SO_REUSEPORT on"),
         blocked("and a new one with both", plain, "8080 --with both").advises("of the old and of the new socket"),
         blocked("and a new one with none", plain, "8080 --with none").advises("of the old and of the new socket"),
-        blocked("an old server with SO_REUSEPORT", reuseport, "8080").advises("SO_REUSEPORT would work"),
-        blocked("and a new one with none", reuseport, "8080 --with none").advises("SO_REUSEPORT would work"),
+        blocked("an old server with SO_REUSEPORT", reuseport, "8080").advises("Set SO_REUSEPORT on"),
+        blocked("and a new one with none", reuseport, "8080 --with none").advises("Set SO_REUSEPORT on"),
         shared("and a new one with SO_REUSEPORT", reuseport, "8080 --with reuseport").advises("SO_REUSEPORT"),
         shared("and a new one with both", reuseport, "8080 --with both"),
         reusable("an old server with both", both, "8080"),
@@ -212,7 +212,9 @@ fn buckets_of_clients_are_not_reusable_and_the_reserved_list_is_the_cure() {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
     check_all(&[
-        blocked("an outbound connection", outbound, "40000").advises("Reserve it for servers").advises("outbound"),
+        blocked("an outbound connection", outbound, "40000")
+            .advises("Reserve it for servers")
+            .advises("as its source port"),
         blocked("while others are reserved", outbound_beside_reserved_ports, "40000").advises("Reserve it for servers"),
         blocked("while it is reserved already", outbound_then_reserved, "40000").does_not_advise("Reserve it"),
         blocked("outside the ephemeral range", outbound_below_the_range, "8080").does_not_advise("reserved_ports"),
@@ -328,7 +330,7 @@ fn listeners_are_in_the_way_of_the_addresses_that_they_cover() {
         blocked("v6only, and one IPv6 address", v6only, "8080 --addr ::1"),
         blocked("v6only, and both", v6only, "8080"),
         free("IPv4, and :: where sockets are v6only", listener_beside_v6only_sockets, "8080 --addr ::"),
-        blocked("with SO_REUSEPORT", shared, "8080").does_not_advise("SO_REUSEPORT would work"),
+        blocked("with SO_REUSEPORT", shared, "8080").does_not_advise("Set SO_REUSEPORT on"),
         situation("with SO_REUSEPORT, and a new one with it", shared, "8080 --with reuseport")
             .is("reusable", "listener")
             .held("listen", true),

@@ -1,7 +1,7 @@
-//! Which sockets are in the way of a plain bind, by the kernel's rule on addresses (`inet_rcv_saddr_equal` in
+//! The sockets that can block a plain bind, by the kernel's rule on addresses (`inet_rcv_saddr_equal` in
 //! net/ipv4/inet_connection_sock.c).
 //!
-//! The rule tells which sockets can be in the way. Only the kernel's answer to a real bind tells that one is.
+//! The rule shows which sockets can block the bind. Only a real bind shows that one does.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use crate::model::socket::{Family, Socket, TcpState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     No,
-    /// It does unless the socket has IPV6_V6ONLY. The kernel exports that of listeners and bound sockets only.
+    /// It conflicts unless the socket has IPV6_V6ONLY, which the kernel exports only for listeners and bound sockets.
     Perhaps,
     Yes,
 }
@@ -45,8 +45,8 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     let held_ipv4 = tuple.family != Family::Ipv6;
     let overlaps = match (asked, held_ipv4) {
         (IpAddr::V4(asked), true) => asked.is_unspecified() || held.is_unspecified() || held == IpAddr::V4(asked),
-        // What a dual-stack server accepted over IPv6 is in the way of 0.0.0.0, too, though not of another address
-        // (measured; its `sk_rcv_saddr` is LOOPBACK4_IPV6). A socket that was bound to an IPv6 address has IPV6_V6ONLY.
+        // An IPv6 connection that a dual-stack server accepted blocks 0.0.0.0 too, but no other IPv4 address (measured; its
+        // `sk_rcv_saddr` is LOOPBACK4_IPV6). A socket that was bound to an IPv6 address has IPV6_V6ONLY.
         (IpAddr::V4(asked), false) if asked.is_unspecified() && !held.is_unspecified() => match v6only {
             None => return Overlap::Perhaps,
             Some(v6only) => !v6only,
@@ -58,14 +58,14 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     if overlaps { Overlap::Yes } else { Overlap::No }
 }
 
-/// The attempts that failed with EADDRINUSE, and what they ran into.
+/// The attempts that failed with EADDRINUSE, to test which sockets block them.
 pub struct Obstacles<'a> {
-    /// Each with whether a socket overlaps it for certain: then one that perhaps does is not needed to explain it.
+    /// Each attempt, and whether a socket certainly overlaps it. If so, a possible overlap is not needed to explain it.
     failed: Vec<(&'a Attempt, bool)>,
 }
 
 impl<'a> Obstacles<'a> {
-    /// Among these sockets.
+    /// Takes the failed attempts, and all sockets on the port.
     pub fn new<'s>(
         attempts: impl IntoIterator<Item = &'a Attempt>,
         sockets: &(impl Iterator<Item = &'s Socket> + Clone),
@@ -75,8 +75,8 @@ impl<'a> Obstacles<'a> {
         Self { failed: failed.map(|attempt| (attempt, certain(attempt))).collect() }
     }
 
-    /// Whether one of the attempts ran into this socket. Where they had options, it may be one that would share the port with
-    /// them: the kernel does not tell the options of others.
+    /// Whether this socket can block one of the attempts. If the attempts had options, the socket may be one that shares the
+    /// port with them, because the kernel does not export the options of sockets.
     #[must_use]
     pub fn has(&self, socket: &Socket) -> bool {
         self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {
@@ -87,15 +87,15 @@ impl<'a> Obstacles<'a> {
     }
 }
 
-/// How long buckets keep these plain attempts from working: the longest remaining time among those that are in the way.
-/// `None`: something else is in the way, or it is unknown which buckets are, and they end at different times.
+/// The time until these plain attempts work: the longest remaining time of the buckets that block them. `None` if another
+/// socket blocks them, or if it is unknown which buckets do and they end at different times.
 ///
-/// For each attempt that failed there is a least and a most:
-/// 1. A bucket that overlaps for certain keeps it failing until the bucket's end.
-/// 2. One that perhaps overlaps (see `Overlap::Perhaps`) may do so or not. Where nothing overlaps for certain, at least one
-///    of those does.
+/// For each failed attempt there is a minimum and a maximum:
+/// 1. A bucket that certainly overlaps blocks the attempt until the bucket ends.
+/// 2. A bucket that perhaps overlaps (see `Overlap::Perhaps`) may block it. If no socket certainly overlaps, at least one of
+///    these blocks it.
 ///
-/// The kernel cannot break the answer, because it is given only where least and most are the same.
+/// The result is certain, because it is returned only if minimum and maximum are equal.
 #[must_use]
 pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket> + Clone)) -> Option<Duration> {
     let (mut least, mut most) = (Duration::ZERO, Duration::ZERO);
@@ -115,16 +115,16 @@ pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket
     (least == most).then_some(most)
 }
 
-/// Whether every one of these attempts that failed with EADDRINUSE has a socket that may be why.
+/// Whether a listed socket can explain each attempt that failed with EADDRINUSE.
 #[must_use]
 pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
     let mut failed = attempts.iter().filter(|attempt| runs_into_something(attempt));
     failed.all(|attempt| sockets.iter().any(|socket| overlap(attempt, socket) != Overlap::No))
 }
 
-/// Whether what was seen fits together, the attempts being plain: every address whose bind fails has a holder that
-/// explains it, and no address that a socket covers binds. It does not when a socket came or went between the two looks,
-/// or when the kernel does not show the holder.
+/// Whether plain attempts and listed sockets are consistent: every address whose bind fails has a socket that explains it,
+/// and no bind works on an address that a socket covers. They are not if a socket appeared or ended in between, or if the
+/// kernel does not list the holder.
 #[must_use]
 pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
     let mut bound = plain.iter().filter(|attempt| attempt.bind == CallResult::Ok);

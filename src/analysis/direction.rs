@@ -1,11 +1,12 @@
-//! Who opened a connection. An inference: the kernel does not keep it, so it is concluded from listeners and port ranges.
+//! The direction of a connection: which end opened it. The kernel does not store it, so it is inferred from listeners and
+//! port ranges.
 //!
 //! The first rule that applies decides:
 //! 1. Both ends are the same (a connection to itself): outbound. Only connect() makes one.
 //! 2. A listener of the namespace covers the local end: inbound.
 //! 3. The local port lies in the ephemeral range and the remote port outside it: outbound.
 //! 4. The remote end is local too, and a listener covers it: outbound. That is a client with a fixed source port.
-//! 5. Otherwise, and where a setting or IPV6_V6ONLY of a listener is needed and not known: unknown.
+//! 5. Otherwise, or if a needed setting or the IPV6_V6ONLY of a listener is unknown: unknown.
 
 use std::num::NonZeroU32;
 
@@ -21,7 +22,7 @@ pub fn infer(facts: &Facts, listeners: &Listeners, tuple: &FourTuple, interface:
     infer_with_range(facts.local_port_range.map(|range| range.0), listeners, tuple, interface)
 }
 
-/// [`infer`] with the ephemeral range alone, where it is known.
+/// [`infer`], for callers that have only the ephemeral range; `None` if the range is unknown.
 #[must_use]
 pub fn infer_with_range(
     range: Option<PortRange>,

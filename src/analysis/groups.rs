@@ -1,6 +1,6 @@
-//! Buckets counted by what they have in common: port, address, destination, class, direction, network namespace.
+//! Counts of buckets by an attribute: port, address, destination, class, direction, or network namespace.
 //!
-//! Memory grows with the distinct addresses and destinations, and not with the buckets.
+//! Memory grows with the number of distinct addresses and destinations, not with the number of buckets.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
@@ -13,7 +13,7 @@ use crate::model::port::{Port, PortClass};
 use crate::model::row::Direction;
 use crate::model::socket::TimeWaitBucket;
 
-/// Buckets, by their two states.
+/// A number of buckets in each of their two states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// In TIME_WAIT.
@@ -50,7 +50,7 @@ impl SubAssign for Count {
     }
 }
 
-/// What buckets are grouped by.
+/// An attribute by which buckets are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the keys of a record that make the group")]
 pub enum By {
@@ -67,7 +67,7 @@ pub enum By {
 }
 
 impl By {
-    /// What is shown where nothing was chosen.
+    /// The groups that a summary shows by default.
     pub const USUAL: [Self; 5] = [Self::Class, Self::Direction, Self::LocalPort, Self::RemoteAddr, Self::Destination];
 
     /// The name that scripts see.
@@ -85,7 +85,7 @@ impl By {
     }
 }
 
-/// What the buckets of one line have in common.
+/// The attribute value that the buckets of one line share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the values of `By`")]
 pub enum Key {
@@ -95,24 +95,24 @@ pub enum Key {
     RemoteAddr(IpAddr),
     RemotePort(Port),
     Destination(IpAddr, Port),
-    /// Its place among those that were looked into.
+    /// The index of the namespace among those that were read.
     Netns(usize),
 }
 
-/// The largest counts of a group, and the rest of it in one sum.
+/// The largest counts by one attribute, and the sum of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranking {
-    /// What it is by.
+    /// The attribute.
     pub by: By,
-    /// The largest first; equals by their key.
+    /// The largest counts first; equal ones in the order of their keys.
     pub top: Vec<(Key, Count)>,
-    /// All that are not in `top`.
+    /// The sum of the counts that are not in `top`.
     pub others: Count,
-    /// How many different keys there are, those in `top` too.
+    /// The number of distinct keys, including those in `top`.
     pub distinct: usize,
 }
 
-/// A line with its place: the largest count first, equals by their key, IPv4 before IPv6 as in a sorted list.
+/// A count with its key. The order is: the largest count first, then by key, IPv4 before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RankedCount {
     key: Key,
@@ -146,18 +146,18 @@ impl PartialOrd for RankedCount {
     }
 }
 
-/// The most remote ends that room is made for beforehand.
+/// The maximum number of remote ends for which memory is reserved in advance.
 const MOST_ROOM: usize = 1 << 20;
 
-/// How many buckets are counted together where their counts are far apart in memory: of looks into it that are made one
-/// behind the other, many are waited for at once.
+/// How many buckets are collected before their counts, which are far apart in memory, are updated together: so the cache
+/// misses overlap.
 const PENDING: usize = 256;
 
-/// The place of an address in [`RemoteEnds::addrs`].
+/// The index of an address in [`RemoteEnds::addrs`].
 type Index = u32;
 
-/// Counts by remote address and by remote end. An address is kept once and a remote end refers to it: half the memory,
-/// where a server has a hundred thousand clients.
+/// Counts by remote address and by remote end. An address is stored once, and a remote end refers to it by index: that
+/// halves the memory for a server with a hundred thousand clients.
 #[derive(Clone, Debug, Default)]
 struct RemoteEnds {
     indices: HashMap<u128, Index, RandomState>,
@@ -198,38 +198,38 @@ fn addr(bits: u128) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
 }
 
-/// A bucket of which not everything is counted yet.
+/// A bucket that is not in all counts yet.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     local: Port,
     remote: Port,
-    /// Of its remote address, where remote ends are counted.
+    /// The index of its remote address, if remote ends are counted.
     addr: Index,
     fin_wait_2: bool,
 }
 
-/// The counts of one walk: of all groups that are wanted.
+/// The counts of one walk, for all groups that the caller asked for.
 #[derive(Clone, Debug)]
 pub struct Groups {
     by: Vec<By>,
     classes: [Count; PortClass::ALL.len()],
     directions: [Count; Direction::ALL.len()],
-    /// By port number; empty where not wanted. Memory that is never written to is never taken.
+    /// By port number; empty if not asked for. The kernel provides only the pages that are written to.
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
     remote_ends: Option<RemoteEnds>,
-    /// What is not in the ports and the ends yet.
+    /// Buckets that are not counted by port and remote end yet.
     pending: Vec<Pending>,
-    /// By the place of the network namespace; of one walk there is one.
+    /// By network namespace. One walk has one.
     namespaces: Vec<Count>,
 }
 
 impl Groups {
-    /// Nothing counted yet, of these groups; with room for so many buckets, each to another destination.
+    /// Empty counts for these groups, with memory for the expected number of buckets, each to a different destination.
     #[must_use]
     pub fn new(by: &[By], expected: usize) -> Self {
         let ports = |wanted| if by.contains(&wanted) { vec![Count::default(); 1 << 16] } else { vec![] };
-        // Growing step by step would copy everything a dozen times; of room that is never used, next to nothing is touched.
+        // Growing step by step would copy the table a dozen times. Reserved memory that is never used costs almost nothing.
         let room = || HashMap::with_capacity_and_hasher(expected.min(MOST_ROOM), RandomState::default());
         let ends = by.contains(&By::Destination).then(room);
         let remote = ends.is_some() || by.contains(&By::RemoteAddr);
@@ -260,7 +260,7 @@ impl Groups {
         }
     }
 
-    /// Counts the pending ones.
+    /// Counts the pending buckets.
     fn settle(&mut self) {
         if !self.local_ports.is_empty() {
             self.pending.iter().for_each(|one| self.local_ports[usize::from(one.local.0)].add(one.fin_wait_2));
@@ -276,7 +276,7 @@ impl Groups {
         self.pending.clear();
     }
 
-    /// Counts those of the same groups in further network namespaces, too.
+    /// Adds the counts of the same groups in another network namespace.
     pub fn merge(&mut self, mut other: Self) {
         self.settle();
         other.settle();
@@ -293,7 +293,7 @@ impl Groups {
         self.namespaces.extend(other.namespaces);
     }
 
-    /// The `limit` largest of each group, in the order in which the groups were wanted.
+    /// The `limit` largest counts of each group, in the order in which the caller named the groups.
     #[must_use]
     pub fn top(&mut self, limit: usize) -> Vec<Ranking> {
         self.settle();
@@ -336,9 +336,9 @@ impl Groups {
     }
 }
 
-/// The largest of these counts; a key is made only for one that may be among them.
+/// The largest of these counts. Keys are made only for counts that may be among them, because making one is not free.
 fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item = (Count, K)>) -> Ranking {
-    // The last of those that lead so far is on top of the heap.
+    // The heap has the lowest of the leading counts on top.
     let mut leading: BinaryHeap<RankedCount> = BinaryHeap::new();
     let (mut distinct, mut others) = (0, Count::default());
     for (count, key) in counts.filter(|(count, _)| count.all() > 0) {
@@ -349,7 +349,7 @@ fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item 
         } else if let Some(mut last) = leading.peek_mut()
             && last.count.all() <= count.all()
         {
-            // Most of a hundred thousand have one bucket, as the last that leads has: they are compared, and go.
+            // Most keys have one bucket, as often as the lowest of the leading ones has: compare them by key.
             let line = RankedCount { key: key(), count };
             if line < *last {
                 *last = line;

@@ -1,22 +1,25 @@
-//! The last minute from a single look: a bucket's remaining time says when it entered TIME_WAIT.
+//! The closes of the last minute, computed from one list of buckets: the remaining time of a bucket shows when it entered
+//! TIME_WAIT.
 //!
-//! A bucket with r ms to go of a length of L ms entered L - r ms ago, or had its timer restarted then. What is due already
-//! (0 ms) entered more than L ago, in the two seconds or so before, and lies outside the minute. FIN_WAIT_2 buckets are
-//! not in here: their timer is another, and starts again when the peer closes.
+//! If TIME_WAIT lasts L ms, a bucket with r ms left entered it L - r ms ago, or its timer was restarted then. A bucket with
+//! 0 ms left is due: it entered more than L ms ago, by about two seconds at most, and lies outside the minute. FIN_WAIT_2
+//! buckets do not count, because their timer is a different one and starts again when the peer closes.
 
-/// Seconds that a history goes back.
+/// The seconds that a history covers.
 pub const SECONDS: usize = 60;
 
-/// TCP_TIMEWAIT_LEN of include/net/tcp.h, in seconds: not to be changed on mainline kernels.
+/// TCP_TIMEWAIT_LEN of include/net/tcp.h, in seconds. Mainline kernels have no setting for it.
 const TCP_TIMEWAIT_LEN: u32 = 60;
 
-/// The longest remaining time that is told apart, in seconds: six times what any kernel is known to allow.
+/// The longest remaining time with a counter of its own, in seconds: six times the maximum of any known kernel.
 const LONGEST: usize = 3600;
 
-/// TIME_WAIT buckets by remaining time, in whole seconds, rounded up. Of a fixed size, whatever the number of buckets.
+/// Counts of TIME_WAIT buckets by remaining time in whole seconds, rounded up. Its size does not depend on the number of
+/// buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemainingTimes {
-    /// `by_second[0]` are due; `by_second[s]` have more than s - 1 and at most s seconds; the last one has all beyond.
+    /// `by_second[0]` counts the due ones, `by_second[s]` those with more than s - 1 and at most s seconds left, and the last
+    /// element all others.
     by_second: Vec<u64>,
     largest_ms: Option<u32>,
 }
@@ -35,7 +38,7 @@ impl RemainingTimes {
         self.largest_ms = self.largest_ms.max(Some(expires_ms));
     }
 
-    /// Counts those of another look, too.
+    /// Adds the counts of another list.
     pub fn merge(&mut self, other: &Self) {
         self.by_second.iter_mut().zip(&other.by_second).for_each(|(sum, count)| *sum += count);
         self.largest_ms = self.largest_ms.max(other.largest_ms);
@@ -47,33 +50,33 @@ impl RemainingTimes {
         self.largest_ms
     }
 
-    /// How many are due: gone at the next tick of the timer wheel.
+    /// How many are due: the kernel removes them at the next tick of the timer wheel.
     #[must_use]
     pub fn due(&self) -> u64 {
         self.by_second[0]
     }
 
-    /// How many have more than `over` and at most `up_to` seconds to go; no end where `up_to` is `None`.
+    /// How many have more than `over` and at most `up_to` seconds left; without a maximum if `up_to` is `None`.
     #[must_use]
     pub fn between(&self, over: usize, up_to: Option<usize>) -> u64 {
         let end = up_to.map_or(self.by_second.len(), |second| second + 1);
         self.by_second.get(over + 1..end).unwrap_or_default().iter().sum()
     }
 
-    /// How many entered TIME_WAIT in the second that ended `seconds` ago; `None` where that cannot be told, for such
-    /// buckets are gone already.
+    /// How many entered TIME_WAIT in the second that ended `seconds` ago; `None` if such buckets are already gone, so that
+    /// their number is unknown.
     fn entered(&self, seconds: usize, length: Length) -> Option<u64> {
         let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
         self.by_second.get(second).copied()
     }
 }
 
-/// How long TIME_WAIT lasts on the kernel that was read.
+/// How long TIME_WAIT lasts on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length {
     /// In seconds.
     pub seconds: u32,
-    /// How that is known.
+    /// How the length is known.
     pub source: LengthSource,
 }
 
@@ -101,7 +104,8 @@ impl LengthSource {
 }
 
 impl Length {
-    /// The length by the setting in seconds where the kernel has it, else the constant; and longer where a bucket shows it.
+    /// Determines the length: the setting (in seconds) if the kernel has it, otherwise the constant; longer if a bucket has
+    /// more time left.
     #[must_use]
     pub fn learn(setting: Option<u64>, largest_ms: Option<u32>) -> Self {
         let setting = setting.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
@@ -120,14 +124,14 @@ impl Length {
 /// Entries into TIME_WAIT by second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// How long TIME_WAIT was taken to last.
+    /// The assumed length of TIME_WAIT.
     pub length: Length,
-    /// One a second, the oldest first, the last the second just past. `None`: such a bucket would be gone already.
+    /// The closes of each second, the oldest second first. `None` if buckets of that second are already gone.
     pub closes: [Option<u64>; SECONDS],
 }
 
 impl History {
-    /// The minute before the look that gave these remaining times.
+    /// The minute before the buckets were listed.
     #[must_use]
     pub fn from_remaining_times(times: &RemainingTimes, length: Length) -> Self {
         let closes = std::array::from_fn(|i| times.entered(SECONDS - 1 - i, length));

@@ -1,4 +1,4 @@
-//! What all buckets together are: counted in one walk, and held against what the kernel says of them.
+//! The summary of all buckets: counted in one walk, and compared with the kernel's own counts.
 
 use super::groups::{By, Count, Ranking, Groups, Key};
 use super::history::{History, Length, RemainingTimes};
@@ -8,8 +8,8 @@ use crate::model::kernel_counts::BucketFacts;
 use crate::model::row::Direction;
 use crate::model::socket::TimeWaitBucket;
 
-/// Bytes of a bucket where the kernel does not tell: those of a `struct tcp_timewait_sock` with its alignment on Linux 6.18,
-/// x86-64.
+/// The assumed size of a bucket in bytes, if the kernel does not report it: `struct tcp_timewait_sock` with its alignment on
+/// Linux 6.18, x86-64.
 const ESTIMATED_BYTES: u64 = 256;
 
 /// Counts the buckets of one walk.
@@ -21,7 +21,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet; by these groups. How many buckets the kernel counts says how much room they will need.
+    /// An empty tally for these groups. The kernel's count of buckets decides how much memory is reserved.
     #[must_use]
     pub fn new(by: &[By], kernel: &BucketFacts) -> Self {
         let expected = kernel.sockstat.map_or(0, |sockstat| usize::try_from(sockstat.tw).unwrap_or(0));
@@ -37,20 +37,21 @@ impl Tally {
         self.groups.add(bucket, direction);
     }
 
-    /// Counts those of further network namespaces, too.
+    /// Adds the counts of another network namespace.
     pub fn merge(&mut self, other: Self) {
         self.totals += other.totals;
         self.times.merge(&other.times);
         self.groups.merge(other.groups);
     }
 
-    /// That there are as many as the kernel allows, if that is so; asked of each network namespace, for each has its maximum.
+    /// The limit that the maximum number of buckets is reached, if it is. Ask for each network namespace before merging,
+    /// because each has its own maximum.
     #[must_use]
     pub fn at_maximum(&self, kernel: &BucketFacts) -> Option<Limit> {
         limits::at_maximum(self.totals, kernel)
     }
 
-    /// What it comes to. `one_family`: only buckets of one IP version were counted.
+    /// Concludes the summary. `one_family`: only buckets of one IP version were counted.
     #[must_use]
     pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
         let history = History::from_remaining_times(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
@@ -74,30 +75,29 @@ impl Tally {
     }
 }
 
-/// What the buckets take of the kernel's memory: they themselves, and not what they share (hash chains, the bind buckets
-/// of their ports).
+/// The kernel memory of the buckets themselves, without shared structures (hash chains, the bind buckets of their ports).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// All of them.
+    /// Bytes of all buckets.
     pub bytes: u64,
-    /// One.
+    /// Bytes of one bucket.
     pub bytes_per_bucket: u64,
-    /// Whether this kernel told the size of one; else it is an estimate.
+    /// Whether this kernel reported the size of a bucket. Otherwise it is an estimate.
     pub measured: bool,
 }
 
-/// Everything that a summary says.
+/// A summary of all TIME_WAIT and FIN_WAIT_2 buckets: counts, groups, remaining times, and the closes of the last minute.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// How many buckets were listed.
     pub totals: Count,
-    /// By what they have in common.
+    /// The largest counts by each attribute.
     pub groups: Vec<Ranking>,
-    /// How long those in TIME_WAIT have to go.
+    /// The remaining times of the TIME_WAIT buckets.
     pub times: RemainingTimes,
-    /// When they entered it.
+    /// The closes of the last minute.
     pub history: History,
-    /// What they take.
+    /// The memory of the buckets.
     pub memory: Memory,
     /// What the history cannot show.
     pub limits: Vec<Limit>,
@@ -114,7 +114,7 @@ impl Summary {
         self.limits.iter().any(|limit| limit.id == "at-maximum")
     }
 
-    /// The commands that lead on from what was found.
+    /// The next commands to run, given this summary.
     #[must_use]
     pub fn help(&self, shell: &Shell) -> Help {
         let mut help = Help::default();
@@ -134,14 +134,14 @@ impl Summary {
         help
     }
 
-    /// How many buckets sockstat counted more (or, below 0, fewer) than were listed.
+    /// The count of sockstat minus the number of listed buckets.
     #[must_use]
     pub fn sockstat_difference(&self) -> Option<i64> {
         let counted = i64::try_from(self.kernel.sockstat?.tw).ok()?;
         counted.checked_sub(i64::try_from(self.totals.all()).ok()?)
     }
 
-    /// What sockstat's count means beside the list, in a sentence with numbers written so.
+    /// A sentence that explains the difference between sockstat's count and the list; `number` formats the numbers.
     #[must_use]
     pub fn reconciliation(&self, number: fn(u64) -> String) -> String {
         let Count { time_wait, fin_wait_2 } = self.totals;

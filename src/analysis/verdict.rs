@@ -1,4 +1,4 @@
-//! From attempts and holders to verdict and cause.
+//! The verdict of a bind test and its cause, concluded from the attempts and the holders of the port.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 
-/// What a bind test comes to.
+/// The conclusion of a bind test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conclusion {
-    /// The worst of the addresses.
+    /// The worst verdict over the addresses.
     pub verdict: Verdict,
-    /// What the plain bind runs into there.
+    /// Why the plain bind fails on the addresses with that verdict.
     pub cause: Cause,
-    /// When only buckets block: the longest remaining time among them, where it is known which block.
+    /// If only buckets block: the longest remaining time among them, if it is known which of them block.
     pub free_in: Option<Duration>,
 }
 
@@ -42,9 +42,9 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets(cause)) }
 }
 
-/// What binds with a server's own options run into: one attempt an address, and the sockets that may be in their way.
-/// `reuseaddr_works`: whether a bind with SO_REUSEADDR works on every address on which these fail with EADDRINUSE. It
-/// matters only where [`only_buckets`] block.
+/// Why binds with the server's own options fail. `attempts` has one for each address, and `holders` the sockets that may
+/// block them. `reuseaddr_works`: whether a bind with SO_REUSEADDR works on every address on which these fail with
+/// EADDRINUSE. It matters only if [`only_buckets`] block.
 #[must_use]
 pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder], reuseaddr_works: bool) -> Cause {
     let failed = |in_use: bool| -> Vec<&Attempt> {
@@ -72,7 +72,7 @@ pub const fn only_buckets(cause: Cause) -> bool {
     matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr)
 }
 
-/// What an attempt with other options gave on the same address.
+/// The result of the attempt with other options on the same address.
 fn outcome_with(plain: &Attempt, options: ReuseOptions, attempts: &[Attempt]) -> Option<CallResult> {
     let same = |attempt: &&Attempt| attempt.at == plain.at && attempt.options == options;
     attempts.iter().find(same).map(Attempt::outcome)
@@ -100,8 +100,8 @@ fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     worst.first().map_or(Cause::Unknown, cause)
 }
 
-/// Listener before connection before bound before buckets. Buckets are told apart by what SO_REUSEADDR does, whatever the
-/// server sets.
+/// The cause among the blocking sockets: a listener before a connection, before a bound socket, before buckets. For buckets
+/// the result of SO_REUSEADDR decides, whatever the server sets.
 fn obstacle(in_the_way: &[&Holder], reuseaddr_works: bool) -> Cause {
     let rank = |holder: &&Holder| match holder.socket {
         Socket::Bucket(_) => 3,

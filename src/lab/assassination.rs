@@ -1,5 +1,5 @@
-//! TIME_WAIT ended early: an old segment calls forth an ACK, the ACK a RST, and the RST removes the bucket (RFC 1337).
-//! Nobody has to forge anything; `tcp_rfc1337` decides whether the RST counts.
+//! TIME_WAIT that ends early: the bucket answers an old segment with an ACK, the peer answers that with a RST, and the RST
+//! removes the bucket (RFC 1337). No segment is forged. `tcp_rfc1337` decides whether the kernel obeys the RST.
 
 use std::io::{Read as _, Write as _};
 
@@ -25,7 +25,7 @@ fn attempt(transcript: &mut Transcript, protected: bool) -> Result<(), LabError>
     client.write_all(b"old-bytes!").map_err(step("write()"))?;
     let old = wire.carry(transcript, Side::Client, (Some(Established), Some(Established)), "The wire keeps a copy.")?;
     wire.carry(transcript, Side::Server, (Some(Established), Some(Established)), "")?;
-    // A socket that is closed with bytes unread sends a RST.
+    // A close() with unread bytes would send a RST.
     server.read_exact(&mut [0; 10]).map_err(step("read()"))?;
     transcript.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);

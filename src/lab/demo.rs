@@ -1,7 +1,7 @@
-//! The textbook experiment: a server closes a connection first, and its port is tried again at once.
+//! The experiment of `bind-test --demo`: a server closes a connection first, and its port is bound again at once.
 //!
-//! Two runs, each in a network namespace of its own so that the first bucket cannot disturb the second: the old server
-//! without SO_REUSEADDR, and with it.
+//! There are two runs: the old server without SO_REUSEADDR, and with it. Each has its own network namespace, so that the
+//! bucket of the first run does not disturb the second.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
 use crate::sys;
 use crate::sys::sandbox;
 
-/// Does both runs. Moves the process into namespaces of its own for good; it must have one thread only.
+/// Does both runs. It moves the process permanently into new namespaces, so the process must have a single thread.
 pub fn run(port: Port) -> Result<Vec<DemoRun>, LabError> {
     sandbox::enter_user_namespace()?;
     [ReuseOptions::NONE, ReuseOptions::REUSEADDR]
@@ -25,11 +25,10 @@ pub fn run(port: Port) -> Result<Vec<DemoRun>, LabError> {
         .collect()
 }
 
-/// Hears of a stage, and of the bucket that the server's end is by then.
+/// A callback for each stage, with the bucket if the server's end has become one.
 pub(super) type EachStage<'a> = &'a mut dyn FnMut(&Stage, Option<TimeWaitBucket>) -> Result<(), LabError>;
 
-/// One run, in the namespace that the calling thread is in. `each` hears of every stage when it is
-/// reached.
+/// Does one run in the namespace of the calling thread, and calls `each` at every stage.
 pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Result<DemoRun, LabError> {
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let addr = SocketAddr::new(localhost, port.0);
@@ -52,7 +51,7 @@ pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Resu
 
     server_end.wait_for("server", TcpState::Established)?;
     record_stage("the client connected")?;
-    // The listener goes first, as when a server stops: what remains on the port is the connection alone.
+    // The listener closes first, as when a server stops. Only the connection remains on the port.
     drop(server);
     drop(connection.server);
     server_end.wait_for("server", TcpState::FinWait2)?;

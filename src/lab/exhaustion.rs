@@ -1,4 +1,4 @@
-//! A range of ephemeral ports used up: by one destination for itself alone, and until when.
+//! Exhaustion of the ephemeral ports: it affects one destination only, and ends when a bucket ends or can be taken over.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const RANGE: &str = "40000 40007";
 const PORTS: u32 = 8;
 const CLIENT: Actor = Actor::Side(Side::Client);
 
-/// How long healing is waited for.
+/// How long the lab waits until connect() works again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
@@ -58,7 +58,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     healing(transcript, &mut lo, &server, [began, used_up])
 }
 
-/// Connects to a server, and closes first. Returns what connect() said.
+/// Connects to a server, and closes first. Returns the result of connect().
 fn connect(
     transcript: &mut Transcript,
     lo: &mut Loopback,
@@ -77,7 +77,7 @@ fn connect(
     Ok(said)
 }
 
-/// connect() again and again, until it works or there is no more patience.
+/// Repeats connect() until it works, at most [`PATIENCE`].
 fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
     let began = Instant::now();
     loop {
@@ -125,7 +125,7 @@ fn healing(
     let setting = setting.and_then(|delay| u64::try_from(delay).ok());
     let setting = setting.map(Duration::from_millis);
     let delay = setting.unwrap_or(TwReuse::WHOLE_SECOND);
-    // Until every bucket is as old as the first one was.
+    // Wait until every bucket is old enough to be taken over.
     std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
     set(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
     let note = "Every other bucket is as old by now; without tcp_tw_reuse that does not matter.";

@@ -1,19 +1,19 @@
-//! TCP segments out of Ethernet frames. Pure.
+//! Reads TCP segments from Ethernet frames.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::model::experiment::{Flags, Segment, Side};
 use crate::sys::packet::Frame;
 
-/// Where TCP's checksum stands in its header (RFC 9293, section 3.1).
+/// The offset of the checksum in the TCP header (RFC 9293, section 3.1).
 const CHECKSUM: usize = 16;
 
-/// The first sequence number of each side, by which all others are counted.
+/// The initial sequence number of each side. Events show other numbers relative to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Numbers {
     client: u32,
     server: u32,
-    /// The client's numbers are told as they are on the wire.
+    /// Whether events show the client's numbers as they are on the wire.
     pub(super) client_raw: bool,
 }
 
@@ -26,7 +26,7 @@ impl Numbers {
         }
     }
 
-    /// Reads the segment in an IPv4 frame; a SYN begins its sender's count. `None`: there is none.
+    /// Reads the segment in an IPv4 frame; `None` if it has none. A SYN sets the initial number of its sender.
     pub(super) fn read(&mut self, frame: Frame, sender: impl Fn(u16) -> Side) -> Option<Segment> {
         let Frame { at, mut bytes, .. } = frame;
         complete_checksum(&mut bytes)?;
@@ -50,7 +50,7 @@ impl Numbers {
     }
 }
 
-/// Computes the TCP checksum that a kernel leaves to its network card.
+/// Computes the TCP checksum, which a kernel leaves to its network card.
 fn complete_checksum(frame: &mut [u8]) -> Option<()> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&packet.net, &packet.transport) else {

@@ -1,4 +1,4 @@
-//! A machine of the lab: a network namespace with one Ethernet card, whose cable is in our hand.
+//! A host of the lab: a network namespace with one Ethernet interface, whose other end the lab reads and writes.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -9,24 +9,24 @@ use crate::sys::packet::{Frame, Interface, PacketSocket};
 use crate::sys::rtnetlink::{self, VethEnd};
 use crate::sys::sandbox::PrivateNetns;
 
-/// The card's number, and that of the cable's end that we hold; above what a kernel may make by itself in a new namespace.
+/// The indices of the host's interface and of the lab's end. They are above the indices that a kernel uses in a new namespace.
 const CARD: u32 = 100;
 const CABLE: u32 = 101;
 
-/// The name of the end that we hold.
+/// The name of the lab's end.
 const CABLE_NAME: &str = "cable";
 
 /// The prefix of the lab's network: RFC 5737's TEST-NET-1.
 const PREFIX: u8 = 24;
 
-/// Where a host is on the lab's network.
+/// The addresses of a host on the lab's network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HostAddress {
     pub(super) address: Ipv4Addr,
     pub(super) mac: [u8; 6],
 }
 
-/// A namespace with a veth pair: the kernel has the address on one end, and the other end is the cable.
+/// A namespace with a veth pair. The kernel has its address on one end; the lab sends and receives on the other.
 #[derive(Debug)]
 pub(super) struct Host {
     netns: PrivateNetns,
@@ -35,14 +35,15 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Makes it; the calling thread is in its namespace then. It knows its neighbour without asking.
+    /// Makes a host, and moves the calling thread into its namespace. The neighbour's MAC address is entered, so that the host
+    /// sends no ARP requests.
     pub(super) fn create(place: HostAddress, neighbour: HostAddress) -> Result<Self, LabError> {
         let netns = PrivateNetns::create()?;
         let card = VethEnd { index: CARD, name: "eth0", mac: place.mac };
         let outside = VethEnd { index: CABLE, name: CABLE_NAME, mac: [2, 0, 0, 0, 0, 0xff] };
         rtnetlink::create_veth(card, outside).map_err(LabError::Veth)?;
         let plugged = || -> io::Result<_> {
-            // The card last: it has a carrier then, and sends at once.
+            // The host's interface comes up last, so that it has a carrier and can send at once.
             rtnetlink::raise(CABLE)?;
             rtnetlink::raise(CARD)?;
             rtnetlink::add_address(CARD, place.address, PREFIX)?;
@@ -53,19 +54,19 @@ impl Host {
         Ok(Self { netns, packets, cable })
     }
 
-    /// Moves the calling thread there: what it makes and reads next is this host's.
+    /// Moves the calling thread into this host's namespace.
     pub(super) fn enter(&self) -> Result<(), LabError> {
         Ok(self.netns.enter()?)
     }
 
-    /// The next frame that the host has sent, where one comes within this time.
+    /// The next frame that the host sends within this time.
     pub(super) fn sent(&self, wait: Duration) -> Result<Option<Frame>, LabError> {
         let frame = self.packets.receive(wait).map_err(super::step("receiving from a packet socket"))?;
-        // What we have delivered comes in at the card.
+        // The socket also sees the delivered frames, on the host's interface.
         Ok(frame.filter(|frame| frame.interface == CABLE))
     }
 
-    /// Lets a frame arrive.
+    /// Delivers a frame to the host.
     pub(super) fn deliver(&self, frame: &[u8]) -> Result<(), LabError> {
         self.packets.send(&self.cable, frame).map_err(super::step("sending on a packet socket"))
     }

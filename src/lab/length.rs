@@ -1,5 +1,5 @@
-//! How long TIME_WAIT lasts: bound by its timer (`TCP_TIMEWAIT_LEN`, 60 s), ended by the timer wheel, whose steps are
-//! coarse that far ahead, and not changed by tcp_fin_timeout.
+//! The length of TIME_WAIT: a constant timer (`TCP_TIMEWAIT_LEN`, 60 s), which the timer wheel ends some seconds late.
+//! tcp_fin_timeout does not change it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,21 +16,21 @@ use crate::sys;
 /// `TCP_TIMEWAIT_LEN` of net/tcp.h.
 const LENGTH: Duration = Duration::from_secs(60);
 
-/// How late the timer wheel may end it: a step of the level that 60 s fall into is 512 jiffies where HZ is 100 or 250,
-/// 4096 where it is 1000 (kernel/time/timer.c), so 5.12 s at most; and what a loaded machine adds.
+/// How late the timer wheel may end it. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and 4096
+/// jiffies if it is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
 const LATE: Duration = Duration::from_millis(5120 + 1000);
 
-/// A bucket is seen a little after its birth.
+/// The lab may see a bucket this long after it was made.
 const SEEN: Duration = Duration::from_millis(500);
 
-/// How long it is waited for.
+/// How long the lab waits for the end of the buckets.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A bucket that is watched.
 struct Watched {
     port: Port,
     born: Instant,
-    /// Its timer has come to 0.
+    /// Whether its timer has reached 0.
     due: bool,
     gone: Option<Duration>,
 }
@@ -50,7 +50,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     while watched.iter().any(|bucket| bucket.gone.is_none()) && began.elapsed() < PATIENCE {
         let left = observe_buckets(transcript, &mut watched, &mut blocked_when_due)?;
         transcript.waiting(left)?;
-        // Close to the end every few milliseconds count.
+        // The end is measured in milliseconds, so poll faster near it.
         std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
     }
     let free = bind(transcript, Port(8080), "Free again.")?;
@@ -66,7 +66,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.check("bind() when it was gone", "ok", free)
 }
 
-/// A connection that the server closes first.
+/// Makes a connection that the server closes first.
 fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<Watched, LabError> {
     let at = SocketAddr::from((LOCALHOST, port));
     let server = Server::listen(at, ReuseOptions::NONE)?;
@@ -89,7 +89,7 @@ fn states(timer: Option<Duration>) -> States {
     States { client: None, server: timer.map(|_| TcpState::TimeWait) }
 }
 
-/// The remaining time of the bucket on this port; `None`: gone.
+/// The remaining time of the bucket on this port; `None` if it is gone.
 fn bucket(port: Port) -> Result<Option<Duration>, LabError> {
     let mut left = None;
     super::for_each_socket(&mut |socket| match socket {
@@ -99,7 +99,7 @@ fn bucket(port: Port) -> Result<Option<Duration>, LabError> {
     Ok(left)
 }
 
-/// Looks at the buckets, and tells what is new. Returns the least remaining time.
+/// Reports changes of the buckets, and returns the shortest remaining time.
 fn observe_buckets(
     transcript: &mut Transcript,
     watched: &mut [Watched],
@@ -123,7 +123,7 @@ fn observe_buckets(
                 transcript.called(Actor::Lab, &what, ReturnValue::Done, seen(note))?;
                 if bucket_of.port == Port(8080) {
                     let said = bind(transcript, bucket_of.port, "")?;
-                    // It may have gone in between, and then that says nothing.
+                    // If the bucket ended in between, the result of the bind proves nothing.
                     *blocked_when_due = bucket(bucket_of.port)?.map(|_| said);
                 }
             }
@@ -134,7 +134,7 @@ fn observe_buckets(
     Ok(least)
 }
 
-/// What a plain bind() of the port says.
+/// The result of a plain bind() of the port.
 fn bind(transcript: &mut Transcript, port: Port, note: &str) -> Result<&'static str, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, port.0)).into());

@@ -1,4 +1,4 @@
-//! One host alone: a network namespace whose connections run over `lo`, with a look at every segment that does.
+//! A single host: a network namespace whose connections run over `lo`, where the lab captures every segment.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,12 +15,12 @@ use crate::sys;
 use crate::sys::packet::PacketSocket;
 use crate::sys::sandbox;
 
-/// Servers of the lab listen below it, and clients are above.
+/// Servers of the lab use ports below this one; clients use it and higher ports.
 const FIRST_CLIENT_PORT: u16 = 32_768;
 
 pub(super) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The namespace that the calling thread is in.
+/// The namespace of the calling thread, with a capture of its segments.
 pub(super) struct Loopback {
     packets: PacketSocket,
     /// By the client's port.
@@ -35,7 +35,7 @@ impl Loopback {
         Ok(Self { packets, numbers: BTreeMap::new() })
     }
 
-    /// Tells the segments that have passed since the last time; a page may leave them out where they are `routine`.
+    /// Reports the segments since the last call. A page may leave out `routine` ones.
     pub(super) fn report_segments(&mut self, transcript: &mut Transcript, routine: bool) -> Result<(), LabError> {
         while let Some(frame) = self.packets.receive(Duration::ZERO).map_err(step("receiving from a packet socket"))? {
             // The ports are the first two words of the TCP header, behind Ethernet's 14 bytes and IPv4's 20.
@@ -52,7 +52,7 @@ impl Loopback {
     }
 }
 
-/// Changes a setting, and says so.
+/// Changes a setting, and reports that.
 pub(super) fn set(transcript: &mut Transcript, setting: &str, value: &str, note: &str) -> Result<(), LabError> {
     sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))?;
     let name = setting.rsplit('.').next().unwrap_or(setting);
@@ -64,7 +64,7 @@ pub(super) fn listen(port: u16) -> Result<Server, LabError> {
     Server::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), ReuseOptions::NONE)
 }
 
-/// What became of one call that the kernel chooses a port for: the socket and its port, or why there is none.
+/// The result of a call for which the kernel chooses a port: the socket and its port, or the errno.
 pub(super) type Chosen = Result<(OsSocket, u16), Errno>;
 
 /// connect() from a port of the kernel's choice.
@@ -89,7 +89,7 @@ fn chosen(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen, LabEr
     Ok(Ok((socket, port)))
 }
 
-/// Its outcome, in words.
+/// The result as an event shows it.
 pub(super) fn outcome(chosen: &Chosen) -> ReturnValue {
     match chosen {
         Ok((_, port)) => ReturnValue::Value(format!("port {port}")),

@@ -1,5 +1,5 @@
-//! Why TIME_WAIT exists, the first reason: reliable termination. If the last ACK is lost, the FIN that it answers comes
-//! again, and somebody must still be there to answer it (RFC 9293, section 3.6.1).
+//! The first reason for TIME_WAIT: reliable termination. If the last ACK is lost, the peer retransmits its FIN, and a socket
+//! must still exist to acknowledge it (RFC 9293, section 3.6.1).
 
 use std::net::Shutdown;
 use std::time::Duration;
@@ -23,11 +23,11 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     without(transcript)
 }
 
-/// A connection whose last ACK is lost; the server is `left` in TIME_WAIT, or gone. Both programs still have their sockets
-/// open: the client's waits to hear how the connection ended.
+/// Makes a connection whose last ACK is lost. The server is `left` in TIME_WAIT, or gone. Both programs keep their sockets
+/// open, because the client's shows later how the connection ended.
 fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpState>) -> Result<Connection, LabError> {
     let Connection { client, server } = wire.connect(transcript, 0, false)?;
-    // A socket that is closed would be a timewait bucket in FIN_WAIT_2 already.
+    // With close() instead of shutdown(), the socket would already become a timewait bucket in FIN_WAIT_2.
     transcript.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
     server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
     wire.carry(transcript, Side::Server, (Some(FinWait1), Some(CloseWait)), "")?;
@@ -39,7 +39,7 @@ fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpS
     Ok(Connection { client, server })
 }
 
-/// How the connection ended, as the client's program is told.
+/// The result that the client's program reads: SO_ERROR.
 fn verdict(transcript: &mut Transcript, client: &Socket) -> Result<&'static str, LabError> {
     let error = client.take_error().map_err(step("SO_ERROR"))?;
     let outcome = error.map_or(ReturnValue::Value("0".into()), |error| ReturnValue::Failed(sys::bind::errno(&error)));

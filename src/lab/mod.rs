@@ -1,7 +1,7 @@
-//! Real experiments on the real kernel, for a private network namespace: connections whose both ends are in our hand.
+//! Experiments on the real kernel, in private network namespaces. The lab controls both ends of each connection.
 //!
-//! The caller has entered the namespace (`sys::sandbox`). `demo` is the textbook experiment of `bind-test --demo`, and
-//! [`run`] plays the scenarios of `twtool demo`; the tests make their situations with the same pieces.
+//! The caller has entered the namespace (`sys::sandbox`). `demo` is the experiment of `bind-test --demo`, and [`run`] plays
+//! the scenarios of `twtool demo`. The tests use the same functions to create situations.
 //!
 //! Where the order of single segments matters, two namespaces are two hosts (`host`), this program is the wire between
 //! them (`wire`), and each tells a `transcript`.
@@ -43,59 +43,59 @@ use crate::sock_diag::transport::Netlink;
 use crate::sys;
 use crate::sys::sandbox::{self, SandboxError};
 
-/// How long a step of the kernel may take before the experiment is given up. Loopback needs microseconds.
+/// How long the lab waits for the kernel before it gives up. Loopback needs microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What can go wrong in an experiment.
+/// An error in an experiment.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// A step on a socket.
+    /// A system call failed.
     #[error("{step} failed: {source}")]
     Step {
-        /// Which step.
+        /// The step that failed.
         step: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The kernel's list of sockets.
+    /// The sockets could not be listed.
     #[error(transparent)]
     Dump(#[from] DumpError),
-    /// A state that did not come.
-    #[error("the kernel did not bring the {end} to {} within 5 s", state.name())]
+    /// A socket did not reach a state in time.
+    #[error("the {end} did not reach {} within 5 s", state.name())]
     Never {
         /// Server or client.
         end: &'static str,
-        /// The state waited for.
+        /// The expected state.
         state: TcpState,
     },
-    /// A bind attempt that could not be made.
+    /// A bind attempt could not be made.
     #[error(transparent)]
     Attempt(#[from] sys::bind::AttemptError),
-    /// No private namespace.
+    /// The private namespace could not be made.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// No wire between two hosts.
+    /// The veth pair between two hosts could not be made.
     #[error("a veth pair cannot be made in a private network namespace: {0}")]
     Veth(io::Error),
-    /// A segment that did not come.
+    /// A host did not send an expected segment.
     #[error("the {} sent nothing within 5 s", side.name())]
     Silent {
-        /// Who should have sent it.
+        /// The side that should have sent it.
         side: Side,
     },
-    /// What happened could not be told.
-    #[error("writing the answer failed: {0}")]
+    /// The events could not be written.
+    #[error("writing the output failed: {0}")]
     Report(io::Error),
 }
 
-/// Moves the process into a user namespace of its own for good, as [`run`] needs it; it must have one thread only. From
-/// then on it has no power over files that its user has not, root neither.
+/// Moves the process permanently into a new user namespace, which [`run`] needs. The process must have a single thread. After
+/// that it may access only files that its user may access, even if it is root.
 pub fn enter() -> Result<(), LabError> {
     Ok(sandbox::enter_user_namespace()?)
 }
 
-/// Plays a scenario in network namespaces of its own, and returns what was expected and observed. The calling thread stays
-/// in the last of them.
+/// Plays a scenario in new network namespaces, and returns the expected and observed results. The calling thread stays in the
+/// last namespace.
 pub fn run(scenario: Scenario, sink: EventSink) -> Result<Vec<Comparison>, LabError> {
     let mut transcript = Transcript::begin(scenario, sink);
     let played = match scenario {
@@ -109,7 +109,7 @@ pub fn run(scenario: Scenario, sink: EventSink) -> Result<Vec<Comparison>, LabEr
         Scenario::PortZero => port_zero::play(&mut transcript),
     };
     match played {
-        // Nothing failed: this kernel does something else.
+        // No call failed, but this kernel behaves differently: that is a result.
         Err(LabError::Silent { side }) => {
             transcript.check("the experiment goes on", format!("a segment from the {}", side.name()), "none within 5 s")?;
         }
@@ -125,7 +125,7 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> LabError {
     move |source| LabError::Step { step, source }
 }
 
-/// Which end closes first, and so is left with TIME_WAIT.
+/// The end that closes first, and therefore keeps TIME_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the two ends")]
 pub enum ActiveCloser {
@@ -142,7 +142,7 @@ impl Server {
         Self::listen_on(sys::bind::socket(at.ip(), options).map_err(step("socket()"))?, at)
     }
 
-    /// Binds and listens on a socket that was made elsewhere.
+    /// Binds a socket of the caller and listens on it.
     pub fn listen_on(socket: OsSocket, at: SocketAddr) -> Result<Self, LabError> {
         socket.bind(&at.into()).map_err(step("bind() of the server"))?;
         socket.listen(128).map_err(step("listen()"))?;
@@ -154,7 +154,7 @@ impl Server {
         inet(&self.0.local_addr().map_err(step("getsockname()"))?)
     }
 
-    /// Connects a client to `to`, bound to `from` first where it is given.
+    /// Connects a client to `to`. If `from` is given, the client binds it first.
     pub fn connect(&self, to: SocketAddr, from: Option<SocketAddr>) -> Result<Connection, LabError> {
         let client = sys::bind::socket(to.ip(), ReuseOptions::NONE).map_err(step("socket()"))?;
         if let Some(from) = from {
@@ -164,7 +164,7 @@ impl Server {
         Ok(Connection { client, server: self.accept()? })
     }
 
-    /// The server's end of a connection that a client has made.
+    /// Accepts a connection.
     pub fn accept(&self) -> Result<OsSocket, LabError> {
         self.0.accept().map(|(socket, _)| socket).map_err(step("accept()"))
     }
@@ -183,7 +183,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Closes both ends, this one first, and waits until the kernel shows its bucket in TIME_WAIT.
+    /// Closes both ends, `first` first, and waits until the kernel lists its bucket in TIME_WAIT.
     pub fn close(self, first: ActiveCloser) -> Result<(), LabError> {
         let (first, second) = match first {
             ActiveCloser::Server => (self.server, self.client),
@@ -196,8 +196,8 @@ impl Connection {
         ends.wait_for("active closer", TcpState::TimeWait).map(drop)
     }
 
-    /// Closes one end only, and waits until the kernel shows it in FIN_WAIT_2: as a bucket, or as a full socket where
-    /// `tcp_fin_timeout` is above 60 s, and now and then for a moment. Returns the end still open.
+    /// Closes one end only, waits until the kernel lists it in FIN_WAIT_2, and returns the open end. The closed end is a
+    /// bucket, or a full socket if `tcp_fin_timeout` is above 60 s. For a moment it can be a full socket in any case.
     pub fn close_half(self, first: ActiveCloser) -> Result<OsSocket, LabError> {
         let (first, second) = match first {
             ActiveCloser::Server => (self.server, self.client),
@@ -210,7 +210,7 @@ impl Connection {
     }
 }
 
-/// Both ends of one connection, by which the kernel's list is searched.
+/// Both ends of one connection, to find it in the kernel's list.
 #[derive(Clone, Copy, Debug)]
 struct Endpoints {
     local: (IpAddr, Port),
@@ -242,7 +242,7 @@ impl Endpoints {
         Ok(found)
     }
 
-    /// Asks the kernel until this end is in the state.
+    /// Waits until the kernel lists this end in the state.
     fn wait_for(self, end: &'static str, state: TcpState) -> Result<Socket, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -255,7 +255,7 @@ impl Endpoints {
     }
 }
 
-/// Hands every TCP socket of the namespace to `each`.
+/// Calls `each` with every TCP socket of the namespace.
 pub fn for_each_socket(each: &mut (dyn FnMut(&Socket) + Send)) -> Result<(), DumpError> {
     let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None, tcp_info: false };
     let mut socket = Netlink::open().map_err(|source| DumpError::Send { walk: request.walk, source })?;

@@ -1,4 +1,4 @@
-//! Whether SOCK_DESTROY ends a socket that its process has closed, asked of this kernel in a private network namespace.
+//! A test whether SOCK_DESTROY ends an orphan on this kernel, in a private network namespace.
 //!
 //! Before Linux 6.11 `tcp_abort` (net/ipv4/tcp.c) emptied the write queue of such a socket and left it in its state. A socket
 //! in FIN_WAIT_1 then has no timer any more and stays until its peer speaks: measured on 5.10.0-32 of Debian. Distributions
@@ -17,7 +17,7 @@ use crate::sock_diag::destroy;
 use crate::sock_diag::transport::Netlink;
 use crate::sys::{sandbox, sysctl};
 
-/// Whether an orphan ends when it is destroyed. It does since Linux 6.11; an older kernel is tried, because it may have the fix.
+/// Whether SOCK_DESTROY ends an orphan. It does since Linux 6.11. An older kernel is tested, because it may have the fix.
 ///
 /// # Errors
 /// As [`ends_when_destroyed`].
@@ -25,7 +25,7 @@ pub fn are_ended(facts: &Facts) -> Result<bool, LabError> {
     if facts.kernel_since(6, 11) == Some(true) { Ok(true) } else { ends_when_destroyed() }
 }
 
-/// Tries it. The socket that is destroyed to find out is in FIN_WAIT_2 with a timer of its own.
+/// Tests this kernel with an orphan in FIN_WAIT_2 that is a full socket.
 ///
 /// # Errors
 /// A step that failed, such as making the namespace, which needs CAP_SYS_ADMIN.
@@ -40,7 +40,7 @@ pub fn ends_when_destroyed() -> Result<bool, LabError> {
 }
 
 fn experiment() -> Result<bool, LabError> {
-    // With more than the length of TIME_WAIT, an orphan in FIN_WAIT_2 is a full socket first.
+    // If tcp_fin_timeout is above the length of TIME_WAIT, an orphan in FIN_WAIT_2 is a full socket first.
     sysctl::write("ipv4.tcp_fin_timeout", "120").map_err(step("setting tcp_fin_timeout"))?;
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let server = Server::listen(at, ReuseOptions::NONE)?;

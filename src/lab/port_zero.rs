@@ -1,4 +1,4 @@
-//! Which port the kernel chooses: for bind() to port 0, and for connect() of a socket that is not bound
+//! The port that the kernel chooses for bind() to port 0, and for connect() of an unbound socket
 //! (`inet_csk_find_open_port` in net/ipv4/inet_connection_sock.c, `__inet_hash_connect` in net/ipv4/inet_hashtables.c).
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ const FIRST: u16 = 40_000;
 const LAST: u16 = 40_015;
 const RESERVED: std::ops::RangeInclusive<u16> = 40_002..=40_005;
 
-/// Who chooses.
+/// The call for which the kernel chooses a port.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
     Bind,
@@ -37,7 +37,7 @@ impl Call {
         }
     }
 
-    /// What it says when there is no port left.
+    /// The errno of the call when no port is left.
     const fn full(self) -> Errno {
         match self {
             Self::Bind => Errno::AddrInUse,
@@ -53,7 +53,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     reserved(transcript)
 }
 
-/// Makes the call this often, or until it fails, and tells the ports.
+/// Repeats the call up to `times` times or until it fails, and reports the chosen ports.
 fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<u16>, Option<Errno>), LabError> {
     let (mut held, mut ports, mut failed) = (vec![], vec![], None);
     while ports.len() < times && failed.is_none() {
@@ -75,7 +75,7 @@ fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<
     Ok((ports, failed))
 }
 
-/// Which halves of the numbers these ports are of.
+/// Whether the ports are even, odd or both.
 fn parity(ports: &[u16]) -> &'static str {
     match (ports.iter().any(|port| port % 2 == 0), ports.iter().any(|port| port % 2 == 1)) {
         (true, true) => "even and odd ports",
@@ -85,7 +85,7 @@ fn parity(ports: &[u16]) -> &'static str {
     }
 }
 
-/// The half that a call begins with in a range: connect() with that of the first port, bind(0) with the other.
+/// The parity with which a call begins in a range: connect() with that of the lowest port, bind(0) with the other.
 const fn first_half(call: Call, low: u16) -> &'static str {
     if low.is_multiple_of(2) == matches!(call, Call::Connect) { "even ports" } else { "odd ports" }
 }

@@ -1,5 +1,5 @@
-//! The matrix of what the old socket had set against what the new one sets (socket(7)): `bind-test --demo` is one port
-//! of it.
+//! The matrix of bind results: the options of the old socket against the options of the new one (socket(7)). `bind-test
+//! --demo` shows two rows of it.
 
 use super::loopback::Loopback;
 use super::transcript::{Details, Transcript};

@@ -1,5 +1,5 @@
-//! Why TIME_WAIT exists, the second reason: a segment of the old connection that comes late must not land in a new one
-//! between the same addresses and ports (RFC 9293, section 3.6.1).
+//! The second reason for TIME_WAIT: a late segment of the old connection must not be accepted by a new one between the same
+//! addresses and ports (RFC 9293, section 3.6.1).
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -10,9 +10,9 @@ use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, ReturnValue, Segment, Side};
 use crate::model::socket::TcpState::{self, Established, TimeWait};
 
-/// The first connection's initial sequence number. The second one's lies as much before it as the new data is long,
-/// so that the old segment is exactly what the server awaits next; by a clock that wraps around, that comes to pass
-/// after 4 GiB.
+/// The initial sequence number of the first connection. That of the second connection is lower by the length of the new data,
+/// so that the old segment begins exactly with the number that the server expects next. In practice this can happen when
+/// sequence numbers wrap around, after 4 GiB.
 const OLD_SEQUENCE: u32 = 1000;
 const NEW_SEQUENCE: u32 = 990;
 const OLD: &str = "old-bytes!";
@@ -20,7 +20,7 @@ const NEW: &str = "new-bytes.";
 /// As long as the new data: see [`new_connection`].
 const ANSWER: &str = "an-answer.";
 
-/// How often a new connection is tried until its numbers fit. One in a thousand does not, on a slow machine one in 40.
+/// How often a new connection is tried until its numbers match. One in a thousand does not match, on a slow machine one in 40.
 const TRIES: u32 = 5;
 
 const FIRST: &str = "SYN, SYN ACK, ACK, PSH ACK, ACK, FIN ACK, ACK, FIN ACK, ACK";
@@ -30,7 +30,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     without(transcript)
 }
 
-/// What the application reads now.
+/// Reads as the server's application.
 fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<String, LabError> {
     let mut buffer = [0; 64];
     let length = socket.read(&mut buffer).map_err(step("read()"))?;
@@ -46,7 +46,7 @@ fn first_connection(
     wire: &mut Wire,
     left: Option<TcpState>,
 ) -> Result<(Segment, socket2::Socket, String), LabError> {
-    // With TIME_WAIT it is the transcript, without it only leads there.
+    // Without TIME_WAIT this connection only prepares the experiment.
     transcript.routine = left.is_none();
     for side in [Side::Client, Side::Server] {
         wire.set(side, "ipv4.tcp_timestamps", "0")?;
@@ -109,8 +109,8 @@ fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// The old segment comes while the new connection awaits just its numbers: the client has sent as many bytes as lie between
-/// the two initial numbers, and the server too. (A kernel drops a segment that acknowledges what was never sent in this
+/// Delivers the old segment when the new connection expects exactly its numbers: client and server have each sent as many
+/// bytes as lie between the two initial numbers. (A kernel drops a segment that acknowledges data that was never sent in this
 /// connection, RFC 5961, section 5.2.)
 fn new_connection(transcript: &mut Transcript, wire: &mut Wire, old: &Segment, connection: Connection) -> Result<(), LabError> {
     let established = (Some(Established), Some(Established));

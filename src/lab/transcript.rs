@@ -1,4 +1,5 @@
-//! What an experiment tells while it runs: each event at once, in order, and in the end what was expected and observed.
+//! The transcript of an experiment: it reports each event at once and in order, and collects the comparisons of expected and
+//! observed results.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -7,10 +8,10 @@ use super::LabError;
 use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, States};
 use crate::sys::clock;
 
-/// Takes events as they happen. An error of it ends the experiment.
+/// A callback for events. Its error ends the experiment.
 pub type EventSink<'a> = &'a mut dyn FnMut(&LabEvent) -> io::Result<()>;
 
-/// What goes with an event beside its kind.
+/// The optional details of an event.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Details<'n> {
     pub(super) states: Option<States>,
@@ -18,15 +19,15 @@ pub(super) struct Details<'n> {
     pub(super) note: &'n str,
 }
 
-/// An experiment as it is told.
+/// The transcript of one experiment.
 pub(super) struct Transcript<'a> {
     scenario: Scenario,
     part: String,
     began: SystemTime,
     step: u32,
-    /// The step has its segment already.
+    /// Whether the step already has its segment.
     full: bool,
-    /// What happens only leads to where the part begins.
+    /// Whether the events only prepare the part, so that a page may shorten them.
     pub(super) routine: bool,
     sink: EventSink<'a>,
     checks: Vec<Comparison>,
@@ -71,7 +72,7 @@ impl<'a> Transcript<'a> {
         self.full = false;
     }
 
-    /// A part begins.
+    /// Begins a part.
     pub(super) fn part(&mut self, title: &str, note: &str) -> Result<(), LabError> {
         self.next_step();
         self.full = true;
@@ -79,18 +80,18 @@ impl<'a> Transcript<'a> {
         self.event(clock::now(), Actor::Lab, EventKind::Part, Details { note, ..Details::default() })
     }
 
-    /// Somebody did something, and that worked.
+    /// Reports a call that succeeded.
     pub(super) fn call(&mut self, actor: Actor, call: &str, note: &str) -> Result<(), LabError> {
         self.called(actor, call, ReturnValue::Done, Details { note, ..Details::default() })
     }
 
-    /// Somebody did something: with which result, and what was seen after it.
+    /// Reports a call with its result, and details observed after it.
     pub(super) fn called(&mut self, actor: Actor, call: &str, outcome: ReturnValue, seen: Details) -> Result<(), LabError> {
         self.next_step();
         self.event(clock::now(), actor, EventKind::Call { call: call.to_owned(), outcome }, seen)
     }
 
-    /// A segment was sent.
+    /// Reports a segment.
     pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: Details) -> Result<(), LabError> {
         if self.full {
             self.next_step();
@@ -100,24 +101,24 @@ impl<'a> Transcript<'a> {
         self.event(at, actor, EventKind::Segment { segment, fate }, seen)
     }
 
-    /// A segment was seen on its way, which nobody held up to look at the states.
+    /// Reports a captured segment that the lab did not deliver itself, so that the states are unknown.
     pub(super) fn passed(&mut self, segment: Segment) -> Result<(), LabError> {
         let (at, actor) = (segment.at, Actor::Side(segment.from));
         self.event(at, actor, EventKind::Segment { segment, fate: Fate::Arrived }, Details::default())
     }
 
-    /// Somebody looked at the kernel's list.
+    /// Reports an observation of the kernel's list.
     pub(super) fn observe(&mut self, actor: Actor, seen: Details) -> Result<(), LabError> {
         self.next_step();
         self.event(clock::now(), actor, EventKind::Observation, seen)
     }
 
-    /// Time will pass.
+    /// Reports that the lab will wait.
     pub(super) fn waiting(&mut self, left: Duration) -> Result<(), LabError> {
         self.event(clock::now(), Actor::Lab, EventKind::Waiting(left), Details::default())
     }
 
-    /// Compares what was expected with what happened.
+    /// Compares an expected result with the observed one.
     pub(super) fn check(
         &mut self,
         what: impl Into<String>,
@@ -129,7 +130,7 @@ impl<'a> Transcript<'a> {
         self.judged(what, expected, observed, agrees)
     }
 
-    /// Says a comparison that is more than equality.
+    /// Reports a comparison whose result is not mere equality.
     pub(super) fn judged(
         &mut self,
         what: impl Into<String>,

@@ -1,8 +1,7 @@
-//! Two hosts and the wire between them, which is this program: a segment arrives when it is carried, and not before. So
-//! both kernels can be asked for their states while it is under way, and it can be lost, or come again much later.
+//! Two hosts and the wire between them. This program is the wire: a segment arrives only when the lab delivers it. So the lab
+//! can read the states of both kernels while a segment is under way, drop the segment, or deliver a copy much later.
 //!
-//! Both ends are the real kernel, and no segment is forged: what looks like an attack or an accident is made of segments
-//! that the kernels have sent.
+//! Both ends are real kernels, and no segment is forged: every delivered segment was sent by one of them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,39 +21,39 @@ use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 use crate::sys;
 
-/// How long an expected state may take before what is there is taken for the kernel's answer.
+/// How long the lab waits for an expected state. After that, the present state is the result.
 const SETTLING: Duration = Duration::from_secs(3);
 
 const CLIENT: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
 const SERVER: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
 
-/// Ports of the lab. The client's is fixed, so that a connection can be made again with the same four numbers.
+/// The ports of the lab. The client's is fixed, so that a second connection can have the same addresses and ports.
 const SERVER_PORT: u16 = 8080;
 const CLIENT_PORT: u16 = 40_000;
 
-/// What the two ends are expected to be: the sender while its segment is under way, the receiver when it has arrived.
-/// `None`: gone.
+/// The expected states of both ends: the sender's while its segment is under way, the receiver's after it has arrived. `None`
+/// means that the socket is gone.
 pub(super) type Expected = (Option<TcpState>, Option<TcpState>);
 
-/// What a side has been through: each state once, in order.
+/// The sequence of states of a side, without repetitions.
 type Path = Vec<Option<TcpState>>;
 
 pub(super) struct Wire {
     client: Host,
     server: Host,
     numbers: Numbers,
-    /// Segments that were sent and not carried yet.
+    /// Segments that were sent and not delivered yet.
     under_way: VecDeque<Segment>,
-    /// What each side has last sent of its sequence.
+    /// The last segment of each side that used sequence numbers.
     last: [Option<Identity>; 2],
     paths: [Path; 2],
     carried: Vec<String>,
-    /// Whether the server answers a SYN with a cookie and keeps nothing of it (`tcp_syncookies` = 2).
+    /// Whether the server answers a SYN with a cookie and stores no request socket (`tcp_syncookies` = 2).
     syn_cookies: bool,
 }
 
 impl Wire {
-    /// Makes the hosts and lays the wire.
+    /// Makes both hosts.
     pub(super) fn lay() -> Result<Self, LabError> {
         let client = Host::create(CLIENT, SERVER)?;
         let server = Host::create(SERVER, CLIENT)?;
@@ -71,7 +70,7 @@ impl Wire {
         self.set(Side::Server, "ipv4.tcp_syncookies", "2")
     }
 
-    /// The sequence number with which the last segment of this side began that takes any of the sequence.
+    /// The sequence number of the last segment of this side that used sequence numbers.
     pub(super) const fn last_sequence(&self, side: Side) -> Option<u32> {
         match self.last[side as usize] {
             Some((sequence, _)) => Some(sequence),
@@ -79,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// Tells the client's sequence numbers as they are on the wire.
+    /// Shows the client's sequence numbers as they are on the wire.
     pub(super) const fn show_raw_client_numbers(&mut self) {
         self.numbers.client_raw = true;
     }
@@ -97,7 +96,7 @@ impl Wire {
         sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))
     }
 
-    /// The addresses of both ends, as this side has them.
+    /// The addresses of both ends, as this side sees them.
     fn ends(side: Side) -> Endpoints {
         let client = Endpoints {
             local: (CLIENT.address.into(), Port(CLIENT_PORT)),
@@ -106,14 +105,14 @@ impl Wire {
         if side == Side::Client { client } else { client.reversed() }
     }
 
-    /// What the kernel of this side lists for the connection. A socket that a program has still open after its
-    /// connection ended is listed as closed by kernels that list bound sockets; that is no connection.
+    /// The socket that the kernel of this side lists for the connection. It leaves out a socket in state CLOSED: kernels that
+    /// list bound sockets list it if a program still has it open after the connection ended.
     pub(super) fn find(&self, side: Side) -> Result<Option<Socket>, LabError> {
         self.host(side).enter()?;
         Ok(Self::ends(side).find()?.filter(|socket| socket.state() != TcpState::Closed))
     }
 
-    /// The same, when it is what is expected, or else after a while.
+    /// Waits until this side is in the expected state, at most [`SETTLING`], and returns its socket.
     fn settle(&mut self, side: Side, expected: Option<TcpState>) -> Result<Option<Socket>, LabError> {
         let deadline = Instant::now() + SETTLING;
         let found = loop {
@@ -131,7 +130,7 @@ impl Wire {
         Ok(found)
     }
 
-    /// Lets a listener be made on the server, and a client begin to connect to it: the SYN is on the wire then.
+    /// Makes a listener on the server, and begins a connect() of a client, so that the SYN is on the wire.
     pub(super) fn begin_connection(&mut self, initial_sequence: u32) -> Result<(Server, OsSocket), LabError> {
         self.server.enter()?;
         let at = SocketAddr::from((SERVER.address, SERVER_PORT));
@@ -143,7 +142,7 @@ impl Wire {
         }
         let from = SocketAddr::from((CLIENT.address, CLIENT_PORT));
         client.bind(&from.into()).map_err(step("bind() of the client"))?;
-        // The answer is still to be carried.
+        // The lab has not delivered the response yet, so connect() must not block.
         client.set_nonblocking(true).map_err(step("O_NONBLOCK"))?;
         match client.connect(&at.into()) {
             Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok((server, client)),
@@ -152,9 +151,9 @@ impl Wire {
         }
     }
 
-    /// Connects, by three segments. The listener is closed when it has accepted, so that the connection is alone.
+    /// Connects with the three-way handshake. The listener closes after accept(), so that only the connection remains.
     ///
-    /// A page may shorten them where they are not told `in_full`.
+    /// A page may shorten the handshake unless it is reported `in_full`.
     pub(super) fn connect(
         &mut self,
         transcript: &mut Transcript,
@@ -178,8 +177,8 @@ impl Wire {
         Ok(Connection { client, server })
     }
 
-    /// Carries the FIN that the server has sent, and all that follows until the server is `left` in TIME_WAIT, or gone
-    /// where it makes no buckets. The client closes in between.
+    /// Delivers the server's FIN and all that follows, until the server is `left` in TIME_WAIT, or gone if it makes no
+    /// buckets. The client closes in between.
     pub(super) fn close_behind_the_server(
         &mut self,
         transcript: &mut Transcript,
@@ -196,15 +195,15 @@ impl Wire {
         Ok(())
     }
 
-    /// The next segment that this side has sent; it is under way until it is delivered.
+    /// The next segment that this side has sent. It is under way until it is delivered.
     pub(super) fn take(&mut self, transcript: &mut Transcript, from: Side) -> Result<Segment, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
                 let segment = self.under_way.remove(at).ok_or(LabError::Silent { side: from })?;
                 if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
-                    // The machine was slow, and a retransmission timer has run out in the meantime.
-                    let note = "Sent again, for this machine was slow; the wire drops it.";
+                    // On a slow machine a retransmission timer can end in the meantime.
+                    let note = "Sent again, because this machine was slow. The wire drops it.";
                     transcript.segment(segment, Fate::Lost, Details { note, ..Details::default() })?;
                     continue;
                 }
@@ -221,7 +220,7 @@ impl Wire {
         }
     }
 
-    /// Carries the next segment of this side to the other, and returns it.
+    /// Delivers the next segment of this side to the other, and returns it.
     pub(super) fn carry(
         &mut self,
         transcript: &mut Transcript,
@@ -233,7 +232,7 @@ impl Wire {
         self.arrive(transcript, segment, expected, note)
     }
 
-    /// Takes the next segment of this side, and keeps it from arriving.
+    /// Drops the next segment of this side, and returns it.
     pub(super) fn lose(
         &mut self,
         transcript: &mut Transcript,
@@ -243,14 +242,14 @@ impl Wire {
     ) -> Result<Segment, LabError> {
         let segment = self.take(transcript, from)?;
         let (one, other) = (self.settle(from, sender)?, self.find(from.other())?);
-        // What it would have acknowledged will come again, and rightly.
+        // The other side will retransmit what this segment acknowledges, so its next repetition is expected.
         self.last[from.other() as usize] = None;
         self.carried.push(format!("{} (lost)", segment.flags));
         transcript.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
         Ok(segment)
     }
 
-    /// Carries what both sides have sent before either arrives, the client's first.
+    /// Delivers one segment of each side after both were sent, the client's first.
     pub(super) fn cross(&mut self, transcript: &mut Transcript, expected: Expected, note: &str) -> Result<(), LabError> {
         let (sender, receiver) = expected;
         let segments = [self.take(transcript, Side::Client)?, self.take(transcript, Side::Server)?];
@@ -269,7 +268,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Lets a segment arrive that was under way.
+    /// Delivers a segment that was under way.
     pub(super) fn arrive(
         &mut self,
         transcript: &mut Transcript,
@@ -280,7 +279,7 @@ impl Wire {
         self.deliver(transcript, segment, Fate::Arrived, expected, note)
     }
 
-    /// Lets a copy of an old segment arrive.
+    /// Delivers a copy of an old segment.
     pub(super) fn arrive_late(
         &mut self,
         transcript: &mut Transcript,
@@ -313,26 +312,26 @@ impl Wire {
         Ok(segment)
     }
 
-    /// Remembers what a side has sent of its sequence.
+    /// Remembers the last segment of a side that used sequence numbers.
     fn sent_last(&mut self, segment: &Segment) {
         if let Some(identity) = identity(segment) {
             self.last[segment.from as usize] = Some(identity);
         }
     }
 
-    /// Looks at both ends.
+    /// The present states of both ends.
     pub(super) fn observe(&self) -> Result<Details<'static>, LabError> {
         Ok(seen(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
     }
 
-    /// Makes a host close without TIME_WAIT. It works on every kernel; before 6.1 SOCK_DESTROY does not remove a bucket.
+    /// Makes a host close without TIME_WAIT. Unlike SOCK_DESTROY, this works on kernels before 6.1 too.
     pub(super) fn make_no_buckets(&self, transcript: &mut Transcript, side: Side) -> Result<(), LabError> {
         self.set(side, "ipv4.tcp_max_tw_buckets", "0")?;
         let call = format!("tcp_max_tw_buckets = 0 at the {}", side.name());
         transcript.call(Actor::Lab, &call, "The kernel makes no timewait bucket, so the connection ends without TIME_WAIT.")
     }
 
-    /// Compares the states that this side went through, and the segments that were carried.
+    /// Compares the states of both sides and the delivered segments with the expected ones.
     pub(super) fn check(&mut self, transcript: &mut Transcript, states: [&str; 2], segments: &str) -> Result<(), LabError> {
         for (side, expected) in [Side::Client, Side::Server].into_iter().zip(states) {
             let path = std::mem::take(&mut self.paths[side as usize]);
@@ -343,16 +342,16 @@ impl Wire {
     }
 }
 
-/// By what a repetition is known: where it begins, and how much of the sequence it takes.
+/// The first sequence number and the sequence length of a segment. A retransmission has the same.
 type Identity = (u32, usize);
 
-/// `None` for what is never sent again by a timer: a segment that takes nothing of the sequence.
+/// `None` for a segment without sequence length: no timer retransmits it.
 fn identity(segment: &Segment) -> Option<Identity> {
     let length = segment.payload.len() + usize::from(segment.flags.syn) + usize::from(segment.flags.fin);
     (length > 0).then_some((segment.raw_seq, length))
 }
 
-/// The kernel's name of a state; `gone` where nothing is listed.
+/// The name of a state; `gone` if the kernel lists no socket.
 pub(super) fn state_name(state: Option<TcpState>) -> &'static str {
     state.map_or("gone", TcpState::name)
 }

@@ -1,4 +1,4 @@
-//! The words of a bind test: which options, which address, what the kernel said, who holds the port, what follows.
+//! The vocabulary of a bind test: options, addresses, attempts and their results, holders of the port, verdict and cause.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -31,8 +31,8 @@ impl ReuseOptions {
     /// Every set, in the order in which they are tried and shown.
     pub const ALL: [Self; 4] = [Self::NONE, Self::REUSEADDR, Self::REUSEPORT, Self::BOTH];
 
-    /// What bind() and listen() with these options should give over a TIME_WAIT bucket whose socket had `old`: both
-    /// sides must have the same option (socket(7)).
+    /// The documented result of bind() and listen() with these options on a port with a TIME_WAIT bucket whose socket had
+    /// `old`: both sockets must have the same option (socket(7)).
     #[must_use]
     pub const fn over_time_wait_of(self, old: Self) -> CallResult {
         if self.reuseaddr && old.reuseaddr || self.reuseport && old.reuseport {
@@ -52,23 +52,23 @@ impl ReuseOptions {
     }
 }
 
-/// As it stands in a sentence: `no option`, `SO_REUSEADDR and SO_REUSEPORT`.
+/// The form for a sentence: `no option`, `SO_REUSEADDR and SO_REUSEPORT`.
 impl fmt::Display for ReuseOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::NONE { f.write_str("no option") } else { f.write_str(&self.names().join(" and ")) }
     }
 }
 
-/// What the kernel answered to one system call.
+/// The result of one system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallResult {
-    /// It worked.
+    /// The call succeeded.
     Ok,
-    /// It failed with this errno.
+    /// The call failed with this errno.
     Failed(Errno),
 }
 
-/// An errno that bind() or listen() can give; the ones that the analysis tells apart have a name of their own.
+/// An errno of bind() or listen(). The ones that the analysis distinguishes have their own variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's names, see bind(2)")]
 pub enum Errno {
@@ -105,7 +105,7 @@ impl CallResult {
     }
 }
 
-/// Where a bind is tried.
+/// An address on which a bind is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindAddr {
     /// The address; IPv4-mapped stays `AF_INET6`.
@@ -125,25 +125,25 @@ impl BindAddr {
     }
 }
 
-/// One socket made, bound, perhaps listened on, and closed.
+/// One bind attempt: a socket that was made, bound, perhaps set to listen, and closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Where.
+    /// The address.
     pub at: BindAddr,
-    /// With what.
+    /// The options.
     pub options: ReuseOptions,
     /// Whether the socket had IPV6_V6ONLY (`net.ipv6.bindv6only` decides; false for IPv4).
     pub v6only: bool,
-    /// What bind() gave; what socket() gave where the family is not supported.
+    /// The result of bind(); of socket() if the family is not supported.
     pub bind: CallResult,
-    /// What listen() gave, where it was asked for and bind() worked.
+    /// The result of listen(), if it was requested and bind() succeeded.
     pub listen: Option<CallResult>,
-    /// The port that the socket got, where bind() worked.
+    /// The port that the socket got, if bind() succeeded.
     pub bound: Option<Port>,
 }
 
 impl Attempt {
-    /// The first thing that failed, or ok.
+    /// The result of the first call that failed, or ok.
     #[must_use]
     pub fn outcome(&self) -> CallResult {
         match self.bind {
@@ -153,16 +153,17 @@ impl Attempt {
     }
 }
 
-/// What became of the note by which the kernel lets SO_REUSEPORT binds in without a search for conflicts.
+/// The state of the kernel's SO_REUSEPORT note after a test. With the note, the kernel allows SO_REUSEPORT binds on the port
+/// without a search for conflicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReuseportNote {
-    /// Binds get what they would have got without the test.
+    /// Binds have the same result as without the test.
     Kept,
-    /// A bind with SO_REUSEPORT worked by the note of a server on the port. The test cleared that note, and the same bind
-    /// fails now.
+    /// A bind with SO_REUSEPORT worked because of the note of a server on the port. The test cleared that note, and the same
+    /// bind fails now.
     Lost,
-    /// No bind could clear the note of the test: until a bind without SO_REUSEPORT works on the port, the kernel may let a
-    /// second server of the same user in.
+    /// No bind could clear the note of the test. Until a bind without SO_REUSEPORT works on the port, the kernel may allow a
+    /// second server of the same user.
     Left,
 }
 
@@ -189,17 +190,17 @@ impl ReuseportNote {
 /// A socket whose local port is the one in question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// What the kernel said of it.
+    /// The socket as the kernel reports it.
     pub socket: Socket,
-    /// Who opened its connection; an inference.
+    /// Which end opened its connection; an inference.
     pub direction: Direction,
-    /// Who has it open.
+    /// The processes that have it open.
     pub owners: Owners,
-    /// Whether the plain bind runs into it on at least one of the addresses.
+    /// Whether it blocks the plain bind on at least one of the addresses.
     pub blocks: bool,
 }
 
-/// The answer in a word.
+/// The verdict of a bind test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// A plain bind works.
@@ -225,7 +226,7 @@ impl Verdict {
     }
 }
 
-/// What the plain bind runs into.
+/// Why the plain bind fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names that scripts see, one to one")]
 pub enum Cause {

@@ -1,8 +1,8 @@
-//! Commands for a person to type: which shell they are for, and how they are quoted.
+//! The commands that twtool suggests, and how they are quoted for the shell.
 //!
-//! Every command that twtool prints is right when it is pasted into the shell in which twtool ran. So a command about
-//! another network namespace begins with the program that enters it, and a command that needs root begins with `sudo`
-//! unless the caller is root.
+//! Every printed command works when it is pasted into the shell in which twtool ran. So a command about another network
+//! namespace begins with the program that enters it, and a command that needs root begins with `sudo` unless the caller is
+//! root.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +14,7 @@ use super::name::is_hidden;
 use super::netns::NetnsArg;
 use super::port::{LocalReservedPorts, Port, PortRange};
 
-/// What keeps the caller from changing settings below /proc/sys/net.
+/// The reason why the caller cannot change settings below /proc/sys/net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingsLock {
     /// The folder is mounted read-only, as in most containers. No user can write there.
@@ -26,26 +26,26 @@ pub enum SettingsLock {
 /// What root can do in the caller's shell: the caller itself, or what `sudo` starts there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootPower {
-    /// The capabilities that root has; `None`: unknown.
+    /// The capabilities that root has; `None` if they are unknown.
     pub capabilities: Option<Capabilities>,
     /// Whether no program gets more privileges than the caller has (`PR_SET_NO_NEW_PRIVS`), so that sudo cannot work.
     pub no_new_privs: bool,
-    /// What keeps the caller from changing settings; `None`: nothing, or unknown.
+    /// Why the caller cannot change settings; `None` if it can, or if that is unknown.
     pub settings: Option<SettingsLock>,
 }
 
-/// Who ran twtool, and how it was started.
+/// The user that ran twtool, and the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Whether the caller is root.
     pub root: bool,
     /// What root can do here.
     pub power: RootPower,
-    /// What starts twtool here: the name, or the path that was typed.
+    /// The word that starts twtool here: its name, or the path that the user typed.
     pub twtool: String,
-    /// What starts it behind `sudo`, whose search path may lack the folder of the executable.
+    /// The word that starts twtool after `sudo`, whose search path may lack the folder of the executable.
     pub twtool_for_root: String,
-    /// What was typed behind its name.
+    /// The arguments that the user typed.
     pub arguments: Vec<OsString>,
 }
 
@@ -59,13 +59,13 @@ impl Default for Caller {
 /// The shell in which twtool ran, and the network namespace that it looked into.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shell {
-    /// The namespace given by `--netns`; `None` is the caller's own.
+    /// The namespace given by `--netns`; `None` for the caller's own.
     pub netns: Option<NetnsArg>,
-    /// Who ran twtool in it.
+    /// The caller.
     pub caller: Caller,
 }
 
-/// A command, and what it does.
+/// A suggested command, and its purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The line to type.
@@ -101,19 +101,19 @@ pub struct Lasting {
     pub line: String,
 }
 
-/// What helps: first what to type now, then what keeps it so, then why.
+/// Help for a problem: commands for now, lines that keep a change after a restart, then advice and reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Help {
     /// Commands for now, the most useful first.
     pub commands: Vec<Step>,
     /// Lines of files that keep a setting after a restart.
     pub lasting: Vec<Lasting>,
-    /// What else to do, and why: sentences.
+    /// Sentences: what else to do, and why.
     pub advice: Vec<String>,
 }
 
 impl Help {
-    /// Adds what another one has behind what this one has.
+    /// Appends the parts of another help to this one.
     pub fn append(&mut self, other: Self) {
         self.commands.extend(other.commands);
         self.lasting.extend(other.lasting);
@@ -123,10 +123,10 @@ impl Help {
 
 const RESERVED: &str = super::setting::IP_LOCAL_RESERVED_PORTS.name;
 
-/// More ranges than this make a command that nobody reads.
+/// The maximum number of port ranges in a command. A longer command is unreadable.
 const MOST_RANGES: usize = 100;
 
-/// Bytes of a line that a person copies. A command writes a longer list to its file.
+/// The maximum length in bytes of a line to copy by hand. For a longer list a command writes the file.
 pub const LONGEST_LINE: usize = 1000;
 
 /// Bytes of a line that sysctl(8) reads from a file (procps 4.0.2).
@@ -170,7 +170,7 @@ impl Shell {
     #[must_use]
     pub fn twtool(&self, privilege: Privilege, words: &[&str]) -> Line {
         let netns = self.netns.as_ref().map(NetnsArg::word);
-        // Behind `--` stands another program's command line.
+        // The words after `--` belong to another program.
         let end = words.iter().position(|word| *word == "--").unwrap_or(words.len());
         let (options, rest) = words.split_at(end);
         let program = if self.needs_sudo(privilege) { &self.caller.twtool_for_root } else { &self.caller.twtool };
@@ -181,7 +181,7 @@ impl Shell {
         self.line(privilege, words)
     }
 
-    /// The line that was typed, with this privilege and with one more flag behind the name of this subcommand.
+    /// The user's command line with this privilege, and with one more flag after the name of the subcommand.
     #[must_use]
     pub fn again_with(&self, privilege: Privilege, subcommand: &str, flag: &str) -> Line {
         let Caller { twtool, twtool_for_root, arguments, .. } = &self.caller;
@@ -195,20 +195,20 @@ impl Shell {
         self.line(privilege, words)
     }
 
-    /// The line that gives a setting of one value this value, until the next restart: `net.ipv4.tcp_timestamps`.
+    /// The command that sets a setting with a single value (`net.ipv4.tcp_timestamps`) until the next restart.
     #[must_use]
     pub fn set(&self, name: &str, value: &str) -> Line {
         self.run(Privilege::Settings, &["sysctl", "-w", &format!("{name}={value}")])
     }
 
-    /// Gives a setting of one value this value, now and after a restart.
+    /// The help that sets a setting with a single value, now and after a restart.
     #[must_use]
     pub fn change(&self, name: &str, value: &str, purpose: &str) -> Help {
         let commands = vec![Step::new(self.set(name, value), purpose)];
         Help { commands, lasting: self.lasting(name, value).into_iter().collect(), advice: vec![] }
     }
 
-    /// Reserves ports for servers, now and after a restart; `reserved`: the list as it is now, where it is known.
+    /// The help that reserves ports for servers, now and after a restart. `reserved`: the present list, if it is known.
     #[must_use]
     pub fn reserve(&self, ports: impl IntoIterator<Item = Port>, reserved: Option<&LocalReservedPorts>) -> Help {
         let added = LocalReservedPorts::default().with(ports);
@@ -219,7 +219,7 @@ impl Shell {
         }
         if ranges.len() > MOST_RANGES {
             help.advice.push(format!(
-                "Those ports form {} ranges, too many for one command. Give the kernel another range with \
+                "These ports form {} ranges, too many for one command. Move the ephemeral range with \
                  net.ipv4.ip_local_port_range, or reserve the ports in several steps.",
                 ranges.len()
             ));
@@ -238,8 +238,8 @@ impl Shell {
         }
         if lasting.line.len() > SYSCTL_READS {
             help.advice.push(
-                "Only systemd-sysctl reads a list of more than 4 KB whole from its file. sysctl -p keeps the first 4 KB, and \
-                 reports no error."
+                "Load the file with systemd-sysctl: it reads a list of more than 4 KB completely. sysctl -p keeps only the \
+                 first 4 KB, and reports no error."
                     .into(),
             );
         }
@@ -247,7 +247,7 @@ impl Shell {
         help
     }
 
-    /// The line that adds ports to the reserved ones, until the next restart.
+    /// The command that adds ports to the reserved ones, until the next restart.
     ///
     /// A write at the beginning of the file replaces the list; a write behind the beginning adds to it
     /// (`proc_do_large_bitmap` in kernel/sysctl.c). So the line reads first, and then writes through the same descriptor.

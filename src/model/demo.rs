@@ -1,12 +1,12 @@
-//! What the textbook experiment saw: a server closes first, and its port is tried again.
+//! The result of `bind-test --demo`: a server closes a connection first, and its port is bound again.
 
 use super::bind::{Attempt, ReuseOptions};
 use super::socket::{TcpState, TimeWaitBucket};
 
-/// The states of both ends after a step, as the kernel listed them; `None`: it lists no such socket.
+/// The states of both ends after a step, as the kernel lists them; `None` if it lists no such socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage {
-    /// What was just done.
+    /// The step.
     pub step: &'static str,
     /// The end on the tested port.
     pub server: Option<TcpState>,
@@ -17,19 +17,19 @@ pub struct Stage {
 /// One run of the experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemoRun {
-    /// What the old server had set.
+    /// The options of the old server.
     pub old_socket: ReuseOptions,
-    /// The connection's life.
+    /// The states of the connection after each step.
     pub stages: Vec<Stage>,
-    /// What it left on the port.
+    /// The buckets that it left on the port.
     pub buckets: Vec<TimeWaitBucket>,
-    /// What a new server gets, with each set of options.
+    /// The bind attempts of a new server, one for each set of options.
     pub attempts: Vec<Attempt>,
 }
 
 impl DemoRun {
-    /// Whether the kernel did what socket(7) says: one TIME_WAIT bucket, and a bind past it works exactly where the old
-    /// socket had an option of the new one's.
+    /// Whether the kernel behaved as socket(7) says: it left one TIME_WAIT bucket, and a bind works exactly if the old and the
+    /// new socket share an option.
     #[must_use]
     pub fn as_documented(&self) -> bool {
         let documented = |attempt: &Attempt| attempt.outcome() == attempt.options.over_time_wait_of(self.old_socket);

@@ -1,6 +1,6 @@
-//! The words of the lab: scenarios, the two sides, what happened in which order, and what was expected of it.
+//! The vocabulary of the lab: scenarios, the two sides, events, and comparisons of expected and observed results.
 //!
-//! Nothing here is made up for the transcript: segments were seen on a wire, states and timers are the kernel's answers.
+//! All values are observed: segments are captured, and the kernel reports states and timers.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::bind::Errno;
 use super::socket::TcpState;
 
-/// An experiment.
+/// An experiment of `twtool demo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "title() says it")]
 pub enum Scenario {
@@ -50,7 +50,7 @@ impl Scenario {
         }
     }
 
-    /// What it shows, in a line.
+    /// A line that says what it shows.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
@@ -65,8 +65,7 @@ impl Scenario {
         }
     }
 
-    /// Whether the order of segments between the two ends is what it is about. The others make many connections, and
-    /// what counts there is what the calls say.
+    /// Whether the scenario is about the order of segments. The others are about the results of calls.
     #[must_use]
     pub const fn is_about_segments(self) -> bool {
         matches!(self, Self::FourWay | Self::LostAck | Self::StaleSegment | Self::Assassination)
@@ -76,9 +75,9 @@ impl Scenario {
 /// An end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one that connects.
+    /// The side that connects.
     Client,
-    /// The one that accepts.
+    /// The side that accepts.
     Server,
 }
 
@@ -102,14 +101,14 @@ impl Side {
     }
 }
 
-/// Who did something.
+/// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// A program at this end, or the kernel in its name.
+    /// A program or the kernel on this side.
     Side(Side),
-    /// The wire between them, which loses and delays.
+    /// The wire, which drops and delays segments.
     Wire,
-    /// The experimenter, who changes settings and removes sockets.
+    /// The lab, which changes settings and removes sockets.
     Lab,
 }
 
@@ -162,21 +161,21 @@ pub struct Segment {
     pub flags: Flags,
     /// Its sequence number, counted from the sender's first one in this connection.
     pub seq: u32,
-    /// What it acknowledges, counted from the other side's first one; `None` without ACK.
+    /// The acknowledgement number, counted from the other side's first one; `None` without ACK.
     pub ack: Option<u32>,
     /// The sequence number on the wire.
     pub raw_seq: u32,
     /// The acknowledgement number on the wire.
     pub raw_ack: Option<u32>,
-    /// What it carries.
+    /// Its data.
     pub payload: Vec<u8>,
-    /// When it was on the wire.
+    /// When it was captured.
     pub at: SystemTime,
     /// The whole Ethernet frame, its TCP checksum computed.
     pub frame: Vec<u8>,
 }
 
-/// The states of both ends as their kernels listed them; `None`: no such socket is listed.
+/// The states of both ends as their kernels list them; `None` if no such socket is listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the two ends")]
 pub struct States {
@@ -184,18 +183,18 @@ pub struct States {
     pub server: Option<TcpState>,
 }
 
-/// What was expected, and what happened.
+/// An expected result with the observed one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
-    /// In which part of the scenario.
+    /// The part of the scenario.
     pub part: String,
-    /// Of what.
+    /// The compared thing.
     pub what: String,
-    /// As RFCs, man pages and earlier measurements have it.
+    /// The result according to RFCs, man pages and earlier measurements.
     pub expected: String,
-    /// As this kernel did it.
+    /// The result on this kernel.
     pub observed: String,
-    /// Whether that agrees.
+    /// Whether they agree.
     pub agrees: bool,
 }
 
@@ -210,21 +209,21 @@ pub enum Fate {
     Lost,
 }
 
-/// What came of a call.
+/// The result of a call in an experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReturnValue {
-    /// It was done.
+    /// The call succeeded.
     Done,
-    /// It failed.
+    /// The call failed.
     Failed(Errno),
-    /// It gave these bytes; none is the end of the stream.
+    /// The call read these bytes. No bytes mean the end of the stream.
     Read(String),
-    /// It gave something else: a port, an option's value.
+    /// The call returned another value: a port, or the value of an option.
     Value(String),
 }
 
 impl ReturnValue {
-    /// What failed, where it did.
+    /// The errno, if the call failed.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
         match self {
@@ -234,55 +233,55 @@ impl ReturnValue {
     }
 }
 
-/// What kind of thing happened.
+/// The kind of an event, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// A part of the scenario begins.
     Part,
-    /// Somebody called or changed something.
+    /// A call, or a change of a setting.
     Call {
-        /// What, as one would write it.
+        /// The text of the call.
         call: String,
-        /// What came of it.
+        /// Its result.
         outcome: ReturnValue,
     },
     /// A segment was sent.
     Segment {
-        /// Which.
+        /// The segment.
         segment: Segment,
-        /// What became of it.
+        /// Whether it arrived.
         fate: Fate,
     },
-    /// A look at the kernel's list.
+    /// An observation of the kernel's list of sockets.
     Observation,
-    /// Time passes, this much of it; for a countdown, no event of the experiment.
+    /// The remaining time of a pause, for a countdown. It is not an event of the experiment.
     Waiting(Duration),
     /// A part's result.
     Comparison(Comparison),
 }
 
-/// Something that happened.
+/// An event of an experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabEvent {
-    /// In which experiment.
+    /// The experiment.
     pub scenario: Scenario,
-    /// In which part of it, by its title.
+    /// The title of the part.
     pub part: String,
-    /// Number of the step that it belongs to; a step is a call and what follows from it, or one more segment.
+    /// The number of its step. A step is a call with its consequences, or one more segment.
     pub step: u32,
     /// Time since the experiment began.
     pub since: Duration,
-    /// It only leads to where the part begins, so a page may shorten it.
+    /// Whether it only prepares the part, so that a page may shorten it.
     pub routine: bool,
-    /// Who did it.
+    /// The source of the event.
     pub actor: Actor,
-    /// What.
+    /// The kind and data of the event.
     pub kind: EventKind,
-    /// The states, where they were looked at. With a segment: the sender's while it was under way, the receiver's
-    /// after it had arrived.
+    /// The states, if they were observed. With a segment: the sender's while it was under way, the receiver's after it had
+    /// arrived.
     pub states: Option<States>,
-    /// The remaining time of the timewait bucket that one of the ends is.
+    /// The remaining time of the timewait bucket, if one end is a bucket.
     pub timer: Option<Duration>,
-    /// Why.
+    /// An explanation.
     pub note: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! What an answer depends on beside the sockets: kernel, time, network namespace, its port ranges, names.
+//! The facts of a network namespace that an answer needs besides the sockets: kernel, time, port ranges, names.
 //!
-//! `None` is "could not be read", never a default.
+//! `None` means "could not be read", never a default.
 
 use std::num::NonZeroU32;
 use std::time::SystemTime;
@@ -22,7 +22,7 @@ pub struct Facts {
     pub kernel: String,
     /// Inode number of the network namespace.
     pub netns: Option<u64>,
-    /// What it is called: the name that ip-netns(8) knows it by, or `PID:COMM` of its first process.
+    /// The name of the namespace: its name in ip-netns(8), or `PID:COMM` of its first process.
     pub netns_name: Option<String>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_port_range: Option<LocalPortRange>,
@@ -34,11 +34,11 @@ pub struct Facts {
     pub services: Services,
     /// Names of interfaces.
     pub interfaces: Interfaces,
-    /// What could not be read.
+    /// The facts that could not be read.
     pub unread: Unread,
 }
 
-/// What could not be read although it may well be there, each with the reason. What is absent is not among it.
+/// The names of facts that could not be read although they may exist, each with the reason. Absent facts are not in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unread(pub Vec<(String, String)>);
 
@@ -84,7 +84,7 @@ impl Setting {
 }
 
 impl Facts {
-    /// Which of these settings could not be read, and what else every answer depends on, a sentence each.
+    /// A sentence for each of these settings that could not be read, and for every other unread fact.
     #[must_use]
     pub fn gaps(&self, needed: &[Setting]) -> Vec<String> {
         let missing = |setting: &&Setting| match setting {
@@ -100,7 +100,7 @@ impl Facts {
         settings.chain(self.other_gaps()).collect()
     }
 
-    /// What could not be read beside the settings.
+    /// A sentence for each unread fact that is not one of the settings.
     #[must_use]
     pub fn other_gaps(&self) -> Vec<String> {
         let is_setting = |what: &str| Setting::ALL.iter().any(|setting| setting.name() == what);
@@ -108,7 +108,7 @@ impl Facts {
         Unread(others).sentences().into_iter().chain(self.interfaces.failure()).collect()
     }
 
-    /// Whether the kernel's version is this one or a later one; `None` where its release does not begin with a version.
+    /// Whether the kernel has this version or a later one; `None` if its release does not begin with a version.
     #[must_use]
     pub fn kernel_since(&self, major: u32, minor: u32) -> Option<bool> {
         let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
@@ -140,13 +140,13 @@ impl Facts {
         self.unprivileged_port_start.map(|start| port.0 != 0 && u32::from(port.0) < start)
     }
 
-    /// An interface's name, or `if7` where the index has none any more (ss writes it so too).
+    /// The name of an interface, or `if7` if the index no longer has a name (as ss does).
     #[must_use]
     pub fn interface_name(&self, index: NonZeroU32) -> String {
         self.interfaces.name(index).unwrap_or_else(|| format!("if{index}"))
     }
 
-    /// The interface of a scope that somebody typed: its name, or its number.
+    /// The index of an interface that the user named by its name or number.
     ///
     /// # Errors
     /// Names the scope and the interfaces that there are.

@@ -1,6 +1,6 @@
-//! Everything that `twtool doctor` has read of one network namespace, to be judged elsewhere.
+//! The data of `twtool doctor`: everything that it read in one network namespace. `analysis::doctor` judges it.
 //!
-//! "Could not be read" and "this kernel has none" are different answers, and neither is a value.
+//! "It could not be read" and "this kernel does not have it" are different, and neither is a value.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use super::process::Owners;
 use super::setting::{Form, SETTINGS};
 use super::socket::FullSocket;
 
-/// What reading a setting gave.
+/// The result of reading a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Its text, without white space around it.
+    /// The text of the setting, without surrounding white space.
     Value(String),
-    /// There is no such file: this kernel, or this network namespace, has no such setting.
+    /// The file does not exist: this kernel, or this network namespace, does not have the setting.
     Absent,
-    /// Why it could not be read.
+    /// The reason why it could not be read.
     Unreadable(String),
 }
 
@@ -31,7 +31,7 @@ impl Settings {
         SETTINGS.iter().filter(|setting| setting.form == Form::Number).map(|setting| setting.key())
     }
 
-    /// What reading a setting gave; one that nobody read is absent.
+    /// The result of reading a setting. A setting that was not read counts as absent.
     #[must_use]
     pub fn reading(&self, name: &str) -> &Reading {
         self.0.get(name).unwrap_or(&Reading::Absent)
@@ -92,18 +92,20 @@ impl Capabilities {
 pub struct OpenListener {
     /// The socket.
     pub socket: FullSocket,
-    /// Whether the kernel chose its port (bind() to port 0, or listen() without bind()); `None` where that is not told.
+    /// Whether the kernel chose its port (bind() to port 0, or listen() without bind()); `None` if the source does not report
+    /// it.
     pub autobound: Option<bool>,
-    /// Who has it open. Looked up only where the port lies in `ip_local_port_range`; nobody elsewhere.
+    /// The processes that have it open. They are searched only if the port lies in `ip_local_port_range`; otherwise the value
+    /// is [`Owners::Nobody`].
     pub owners: Owners,
 }
 
 /// A socket in CLOSE_WAIT: the peer has closed, and the program here has not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseWait {
-    /// The socket. Its `last_ack_ms` is the least time that it has been in CLOSE_WAIT, for the peer's FIN carries an ACK.
+    /// The socket. It has been in CLOSE_WAIT for at least `last_ack_ms`, because the peer's FIN carries an ACK.
     pub socket: FullSocket,
-    /// Who has it open.
+    /// The processes that have it open.
     pub owners: Owners,
 }
 
@@ -114,13 +116,13 @@ pub struct OpenSockets {
     pub listeners: Vec<OpenListener>,
     /// Sockets in state CLOSE_WAIT.
     pub close_wait: Vec<CloseWait>,
-    /// Why sock_diag did not answer and /proc/net/tcp did; `None` where sock_diag did.
+    /// Why the sockets come from /proc/net/tcp instead of sock_diag; `None` if they come from sock_diag.
     pub fallback: Option<String>,
-    /// Whether the kernel said nothing against their being all.
+    /// Whether the list is complete, as far as the kernel reports.
     pub complete: bool,
 }
 
-/// Everything that was read.
+/// The data of one checkup of a network namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// Kernel, time, port ranges.

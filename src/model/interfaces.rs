@@ -1,24 +1,24 @@
-//! Names of a network namespace's interfaces: those that a recording has, or the kernel's, one at a time as they are needed.
+//! The names of the interfaces of a network namespace: from a recording, or from the kernel, one at a time when needed.
 //!
-//! Hardly any socket is bound to an interface, and a machine with containers has hundreds of them. To list them takes 8 µs
-//! each, measured, and the kernel's RTNL lock, which may be taken for long where containers come and go.
+//! They are not listed in advance, because few sockets are bound to an interface, and a machine with containers has hundreds
+//! of them. Listing takes 8 µs for each (measured), and needs the kernel's RTNL lock, which can be held for long while
+//! containers start and stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// What the kernel knows of the interfaces of one network namespace. There is no look-up by name, which is typed rarely: to
-/// the kernel `eth0:80` is eth0 as well, and for a name that it does not know it loads a module (`dev_ioctl` in
-/// net/core/dev_ioctl.c).
+/// Access to the kernel's interfaces of one network namespace. It has no look-up by name, because the kernel takes `eth0:80`
+/// for eth0, and loads a module for an unknown name (`dev_ioctl` in net/core/dev_ioctl.c).
 pub trait KernelInterfaces: fmt::Debug + Send + Sync {
-    /// The name, whichever thread asks; `None`: it has no interface of this index, or it does not say.
+    /// The name of an index, from any thread; `None` if there is no such interface, or the request failed.
     fn name(&self, index: NonZeroU32) -> Option<String>;
 
-    /// All of them, asked for by a thread that is in the namespace; none where they cannot be listed.
+    /// All interfaces. The calling thread must be in the namespace. Empty if they cannot be listed.
     fn list(&self) -> BTreeMap<NonZeroU32, String>;
 
-    /// Why names are missing, where the kernel could not be asked for some.
+    /// Why names are missing, if a request to the kernel failed.
     fn failure(&self) -> Option<String>;
 }
 
@@ -27,24 +27,24 @@ pub trait KernelInterfaces: fmt::Debug + Send + Sync {
 pub struct Interfaces {
     listed: BTreeMap<NonZeroU32, String>,
     kernel: Option<Arc<dyn KernelInterfaces>>,
-    /// Why names are missing, of a kernel that is not asked any more.
+    /// Why names are missing, after [`Self::keep`] has dropped the kernel.
     failure: Option<String>,
 }
 
 impl Interfaces {
-    /// Those that the kernel has.
+    /// The interfaces of the running kernel.
     #[must_use]
     pub fn of_kernel(kernel: impl KernelInterfaces + 'static) -> Self {
         Self { listed: BTreeMap::new(), kernel: Some(Arc::new(kernel)), failure: None }
     }
 
-    /// The name of one.
+    /// The name of the interface with this index.
     #[must_use]
     pub fn name(&self, index: NonZeroU32) -> Option<String> {
         self.listed.get(&index).cloned().or_else(|| self.kernel.as_ref()?.name(index))
     }
 
-    /// All of them. The calling thread must be in their namespace.
+    /// All interfaces. The calling thread must be in their namespace.
     #[must_use]
     pub fn list(&self) -> BTreeMap<NonZeroU32, String> {
         let mut all = self.kernel.as_ref().map(|kernel| kernel.list()).unwrap_or_default();
@@ -52,14 +52,15 @@ impl Interfaces {
         all
     }
 
-    /// Looks up these now, so that [`Self::failure`] knows of them.
+    /// Looks up these names now, so that [`Self::failure`] reports failures.
     pub fn look_up(&self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {
             let _ = self.name(index);
         }
     }
 
-    /// Looks up these, and forgets how: what is kept of many namespaces may not hold a socket in each.
+    /// Looks up these names and drops the connection to the kernel, so that facts of many namespaces do not keep a socket open
+    /// in each.
     pub fn keep(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {
             if let Some(name) = self.name(index) {
@@ -70,14 +71,14 @@ impl Interfaces {
         self.kernel = None;
     }
 
-    /// Why names are missing that were asked for; `None`: none is.
+    /// Why requested names are missing; `None` if none is.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.clone().or_else(|| self.kernel.as_ref()?.failure())
     }
 
-    /// Adds names that only other namespaces have, under numbers that the kernel never gives (they are positive ints): a
-    /// test for such a name can then be judged here as well, and no socket is bound to it.
+    /// Adds names that only other namespaces have, under numbers that the kernel never assigns (it uses positive ints). A
+    /// filter that names such an interface can then be evaluated here too, and matches no socket.
     pub fn add_absent<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
         let here: BTreeSet<String> = self.list().into_values().collect();
         for (below, name) in (0..).zip(names) {
@@ -94,7 +95,7 @@ impl FromIterator<(NonZeroU32, String)> for Interfaces {
     }
 }
 
-/// The same where they have the same names.
+/// Equal if both list the same names.
 impl PartialEq for Interfaces {
     fn eq(&self, other: &Self) -> bool {
         self.list() == other.list()

@@ -1,6 +1,6 @@
-//! What the kernel itself counts and sets about timewait buckets, beside the list of them.
+//! The kernel's own counts of timewait buckets, and the settings about them.
 //!
-//! `None` is "could not be read", or "this kernel has none", never 0.
+//! `None` means "could not be read" or "this kernel does not have it", never 0.
 
 use std::collections::BTreeMap;
 
@@ -44,14 +44,14 @@ pub struct BucketFacts {
     pub sockstat: Option<TcpSockstat>,
     /// /proc/net/netstat.
     pub tcp_ext: Option<TcpExt>,
-    /// What a bucket takes in its slab, in bytes.
+    /// The size of a bucket in its slab, in bytes.
     pub bucket_bytes: Option<u64>,
 }
 
 impl BucketFacts {
-    /// Those of two network namespaces together: what one of them does not tell is not known of both, but for the size of a
-    /// bucket, which is the machine's. A maximum is each one's own. Of sockstat `tw` alone is a sum; the rest is the first
-    /// one's.
+    /// Merges the facts of two network namespaces. A fact that one of them lacks becomes unknown, except the size of a bucket,
+    /// which is the same on the whole machine. The maximum becomes unknown, because each namespace has its own. Of sockstat
+    /// only `tw` is summed; the rest is from the first namespace.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let tcp_ext = self.tcp_ext.as_ref().zip(other.tcp_ext.as_ref()).map(|(a, b)| {

@@ -12,7 +12,7 @@ use super::socket::{Family, FourTuple, FullSocket};
 #[derive(Clone, Debug, Default)]
 pub struct Listeners {
     by_port: HashMap<Port, Vec<FullSocket>>,
-    /// A bit for each port that has one: most rows of a list are on ports without, and need no look into the map.
+    /// The ports that have a listener. Most rows of a list are on other ports, and need no look-up in the map.
     ports: PortSet,
     /// Whether the source does not report IPV6_V6ONLY of a listener on `::`, as procfs does not.
     v6only_unknown: bool,

@@ -1,7 +1,7 @@
 //! The vocabulary: ports, addresses, sockets, and the facts of a network namespace, as plain values.
 //!
-//! Nothing here does I/O, asks the time or formats for people beyond the one canonical text of a value. Imports only
-//! std, so that every other layer can speak in these types.
+//! These types do no I/O, read no clock, and format nothing beyond the canonical text of a value. The module imports only
+//! std, so that every other layer can use it.
 
 pub mod addr;
 pub mod bind;

@@ -1,4 +1,4 @@
-//! Network namespaces: which one is meant, which one it is, and what people call it.
+//! Network namespaces: the argument that names one, its identity, and its name.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -8,16 +8,16 @@ use std::str::FromStr;
 
 use super::name::text_of;
 
-/// What a namespace argument may be.
+/// The accepted forms of a namespace argument, for error messages.
 pub const NETNS_ARG_FORMS: &str =
     "a name that `ip netns list` shows, a path with a '/' in it, or the number of a process, 1-2147483647";
 
 /// A namespace as somebody typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsArg {
-    /// Digits alone: that of a process, by its number in our pid namespace.
+    /// Digits only: the namespace of this process, by its number in our pid namespace.
     Process(u32),
-    /// With a slash: a file that stands for it, `/proc/1/ns/net`, `/run/netns/web`.
+    /// With a slash: a file of the namespace, `/proc/1/ns/net`, `/run/netns/web`.
     Path(PathBuf),
     /// A name of ip-netns(8), which is the name of a file.
     Name(OsString),
@@ -39,7 +39,7 @@ impl TryFrom<OsString> for NetnsArg {
         }
         match bytes {
             b"" => Err(form("it is empty")),
-            // They are no files of /run/netns, where names are.
+            // Names are files of /run/netns, and these two are not.
             b"." | b".." => Err(form("no namespace has this name")),
             _ => Ok(Self::Name(word)),
         }
@@ -72,21 +72,21 @@ impl fmt::Display for NetnsArg {
     }
 }
 
-/// Which namespace it is: the number of its file in nsfs, and of the nsfs (namespaces(7)).
+/// The identity of a namespace: its inode in nsfs, and the device of that nsfs (namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetnsId {
     /// Device number of nsfs.
     pub device: u64,
-    /// The inode number that `readlink /proc/PID/ns/net` shows, and records have.
+    /// The inode number, which `readlink /proc/PID/ns/net` and the records show.
     pub inode: u64,
 }
 
-/// What people call a namespace.
+/// The name of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NetnsName {
-    /// The name that ip-netns(8) knows it by.
+    /// The name in ip-netns(8).
     Given(OsString),
-    /// The lowest-numbered process that was found in it. Its comm is chosen by the process: escape it before a terminal sees it.
+    /// The process with the lowest number that was found in it. The process chooses its comm, so escape it for a terminal.
     FirstProcess {
         /// Its number in our pid namespace.
         pid: u32,

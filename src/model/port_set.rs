@@ -1,4 +1,5 @@
-//! A set of ports, a bit for each of the 65,536 numbers: asking costs no hash, and it prints in the kernel's notation.
+//! A set of ports with a bit for each of the 65,536 numbers. A test needs no hash, and the set prints in the kernel's
+//! notation.
 
 use std::fmt;
 
@@ -14,7 +15,7 @@ impl Default for PortSet {
     }
 }
 
-/// Where a port's bit is.
+/// The word and the bit of a port.
 const fn bit(port: Port) -> (usize, u64) {
     ((port.0 >> 6) as usize, 1 << (port.0 & 63))
 }
@@ -64,7 +65,7 @@ impl PortSet {
     }
 }
 
-/// A set of ports that tells the place of each among the others at once.
+/// A set of ports that returns the index of a port among them in constant time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortIndex {
     set: PortSet,
@@ -77,7 +78,7 @@ impl From<PortSet> for PortIndex {
         let mut below = Box::new([0; 1024]);
         let mut count: u32 = 0;
         for (below, word) in below.iter_mut().zip(set.0.iter()) {
-            // Only all 65,536 ports together would be more, and below the last word there are fewer.
+            // Below the last word there are at most 65,472 ports, so the count fits.
             *below = u16::try_from(count).unwrap_or(u16::MAX);
             count += word.count_ones();
         }
@@ -104,7 +105,7 @@ impl FromIterator<Port> for PortSet {
     }
 }
 
-/// As `ip_local_reserved_ports` has it: `8080,9000-9010`, empty for none.
+/// The notation of `ip_local_reserved_ports`: `8080,9000-9010`, empty for no port.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         super::port::write_ranges(f, &self.ranges())

@@ -1,4 +1,4 @@
-//! Who has a socket open, and what is known where no process is found.
+//! The owners of a socket: processes, a part of the kernel, or the reason why none was found.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use std::fmt;
 pub struct Process {
     /// Its number in our pid namespace.
     pub pid: i32,
-    /// The command name of /proc/PID/stat (15 bytes at most). Chosen by the process: escape it before a terminal sees it.
+    /// The command name of /proc/PID/stat (at most 15 bytes). The process chooses it, so escape it for a terminal.
     pub comm: String,
-    /// The process that started it, where that is known and still there.
+    /// The process that started it, if that is known and still exists.
     pub parent: Option<i32>,
-    /// Its path in the cgroup hierarchy, where one could be read.
+    /// Its path in the cgroup hierarchy, if it could be read.
     pub cgroup: Option<String>,
 }
 
 impl Process {
-    /// The systemd unit in the cgroup path: the last component that ends like one. An inference from systemd's naming.
+    /// The systemd unit in the cgroup path: the last component with the suffix of a unit. An inference from systemd's naming.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
         let ends = [".service", ".socket", ".scope", ".slice"];
@@ -50,7 +50,7 @@ const SHARED_SERVICES: [&str; 10] = [
     "sshd.service",
 ];
 
-/// The most pids in a text; JSON has all of them.
+/// The maximum number of pids in a text. JSON has all of them.
 const PIDS: usize = 20;
 
 /// The names of processes, with their pids: `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Processes of
@@ -98,7 +98,7 @@ pub enum KernelPart {
     },
 }
 
-/// As it stands in a sentence: `the kernel (MPTCP endpoint)`.
+/// The form for a sentence: `the kernel (MPTCP endpoint)`.
 impl fmt::Display for KernelPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -108,7 +108,7 @@ impl fmt::Display for KernelPart {
     }
 }
 
-/// What is known of the owners of a socket.
+/// The owners of a socket, or the reason why they are unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owners {
     /// The kernel reports that no process has it open: a bucket, an orphan, a connection that is not accepted yet.
@@ -126,7 +126,7 @@ pub enum Owners {
 }
 
 impl Owners {
-    /// Who they are, an entry for each name: processes, or what is known in their place.
+    /// The names for a sentence, one entry for each: processes, or a phrase for the reason why none is known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let unnamed = match self {

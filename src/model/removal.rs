@@ -1,16 +1,16 @@
-//! What became of a bucket that was to be removed.
+//! The result of removing a socket.
 
-/// What became of it.
+/// What happened to a bucket or orphan that `kill` selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalResult {
-    /// Nothing was tried.
+    /// It was selected, but not removed (a dry run).
     Matched,
-    /// The kernel destroyed it when it was asked to, and it is no longer there.
+    /// The kernel destroyed it on request, and no longer lists it.
     Destroyed,
-    /// It is no longer there, and the kernel's answer to the request is another, or did not come: its timer, a segment or
-    /// another program may have ended it.
+    /// It is no longer listed, but the kernel did not confirm the request: its timer, a segment or another program may have
+    /// ended it.
     Gone,
-    /// It is still there, or nobody knows that it is not; with the errno's symbolic name where the kernel gave one.
+    /// It still exists, or it is unknown whether it does; with the symbolic name of the errno, if the kernel returned one.
     Failed(Option<&'static str>),
 }
 

@@ -1,11 +1,11 @@
-//! A bucket with what was inferred about it: what filters judge and views print.
+//! A row of a list: a bucket with its inferred direction. Filters test rows, and views print them.
 
 use std::cmp::Ordering;
 
 use super::port::Port;
 use super::socket::TimeWaitBucket;
 
-/// Who opened the connection that left the bucket. **An inference**: the kernel does not keep it.
+/// Which end opened the connection that left the bucket. **An inference**: the kernel does not store it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// The local port has a listener that covers the address.
@@ -34,20 +34,20 @@ impl Direction {
 /// One line of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What the kernel said.
+    /// The bucket as the kernel reports it.
     pub bucket: TimeWaitBucket,
-    /// What follows from it.
+    /// The inferred direction.
     pub direction: Direction,
-    /// The network namespace that it is in, by its place among those of the answer.
+    /// The index of its network namespace among those of the answer.
     pub netns: u32,
 }
 
-/// An order of rows. What it is called after is compared first, then the rest of both ends, namespace and cookie, so that each
-/// is stable; IPv4 on the wire goes before IPv6.
+/// A sort order of rows. It compares the field of its name first, then the rest of both ends, the namespace and the cookie,
+/// so that every order is total. IPv4 on the wire comes before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// By remaining time, then by both ports and both addresses: what closed in the same millisecond is most often of few
-    /// addresses and many ports.
+    /// By remaining time, then by both ports, then by both addresses. Ports come first, because buckets of the same
+    /// millisecond mostly have few addresses and many ports.
     Expires,
     /// By local address and port.
     Local,
@@ -56,8 +56,8 @@ pub enum Order {
 }
 
 impl Order {
-    /// What is compared first, as one number: of two rows with different numbers the lower one goes first. Between IPv4 rows
-    /// it leaves next to nothing open.
+    /// The first part of the comparison as one number. A row with a lower number comes first. For IPv4 rows this number alone
+    /// almost always decides.
     #[must_use]
     #[inline]
     pub fn key(self, row: &Row) -> u128 {
@@ -106,8 +106,8 @@ impl Order {
 }
 
 impl Row {
-    /// The beginning of two ends in the order in which they are compared: whether they are IPv6 on the wire, and each address
-    /// with its port. Of IPv4 addresses the 32 bits that differ, so that all has room.
+    /// The leading bits of two ends in the order of comparison: IPv6 on the wire, then each address with its port. Of an IPv4
+    /// address it takes only the 32 bits that can differ, so that both ends fit.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
     const fn ends_key(&self, (first, first_port): (u128, Port), (second, second_port): (u128, Port)) -> u128 {

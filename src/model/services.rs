@@ -1,6 +1,6 @@
-//! The TCP services of /etc/services (services(5)): a name for a port, and ports for names and aliases.
+//! The TCP services of /etc/services (services(5)): names of ports, and ports of names and aliases.
 //!
-//! Every start of a program makes the table and most ask it little, so it is a few pieces of memory and not one a name.
+//! Every run builds the table, and most runs use little of it. So it has a few allocations instead of one for each name.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ pub struct Services(Arc<Table>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Table {
-    /// All names and aliases, one behind the other.
+    /// All names and aliases, concatenated.
     text: String,
-    /// Where in `text` each is.
+    /// The range of each name in `text`.
     names: Vec<Range<usize>>,
-    /// A port, and which of `names` are its official name and then its aliases.
+    /// A port, and the range of `names` with its official name and then its aliases.
     entries: Vec<(Port, Range<usize>)>,
     /// Ports that have an entry.
     ports: PortIndex,
-    /// Where in `text` the official name of each of them is; nowhere where its first entry has none.
+    /// The range in `text` of the official name of each of these ports; empty if its first entry has none.
     official: Vec<Range<usize>>,
 }
 
@@ -33,7 +33,7 @@ impl Default for Services {
 }
 
 impl Services {
-    /// The table of these entries: a port with its official name and then its aliases. As in getservbyport(3) and
+    /// Makes a table of these entries: a port with its official name and then its aliases. As in getservbyport(3) and
     /// getservbyname(3), the first entry of a port or name wins.
     #[must_use]
     pub fn new<N: AsRef<str>>(entries: impl IntoIterator<Item = (Port, impl IntoIterator<Item = N>)>) -> Self {
@@ -58,7 +58,7 @@ impl Services {
         Self(Arc::new(Table { text, names: all_names, entries: table, ports: ports.into(), official }))
     }
 
-    /// What the table was made of.
+    /// The entries of the table.
     pub fn entries(&self) -> impl Iterator<Item = (Port, impl Iterator<Item = &str>)> {
         self.0.entries.iter().map(|(port, names)| (*port, self.names(names.clone())))
     }
@@ -70,7 +70,7 @@ impl Services {
     /// The official name of a port.
     #[must_use]
     pub fn name(&self, port: Port) -> Option<&str> {
-        // A list asks twice a row: a few looks into memory, and no search.
+        // A list calls this twice for each row, so it needs a few memory accesses and no search.
         let name = &self.0.text[self.0.official[self.0.ports.place(port)?].clone()];
         (!name.is_empty()).then_some(name)
     }

@@ -1,7 +1,8 @@
-//! A TCP socket as sock_diag shows it: a timewait bucket, or a full socket. Two types, not one with holes.
+//! A TCP socket as sock_diag reports it: a timewait bucket or a full socket. They are two types, because a bucket lacks most
+//! fields of a full socket.
 //!
-//! Field meanings follow `struct inet_diag_msg` (uapi/linux/inet_diag.h). What the kernel fills with placeholders (uid
-//! and inode of a bucket) has no field here.
+//! Fields have the meaning of `struct inet_diag_msg` (uapi/linux/inet_diag.h). Fields that the kernel fills with placeholders
+//! (uid and inode of a bucket) do not exist here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -186,8 +187,8 @@ impl Family {
     }
 }
 
-/// An address in two registers. As 16 bytes it would be put together and taken apart one by one, which is most of what a
-/// socket costs. Packed, for the alignment of a `u64` would make every bucket 8 bytes larger.
+/// An address in two registers. As 16 bytes it would be assembled byte by byte, which would be most of the cost of a socket.
+/// It is packed, because the alignment of a `u64` would make every bucket 8 bytes larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
 struct Halves(u64, u64);
@@ -205,8 +206,8 @@ impl Halves {
     }
 }
 
-/// Both ports in one register, the local one in the upper half: written apart and copied together, they would be waited for.
-/// Packed as [`Halves`] are.
+/// Both ports in one register, the local one in the upper half. Two separate writes followed by one copy of both would stall
+/// the processor. Packed for the same reason as [`Halves`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
 struct Ports(u32);
@@ -235,7 +236,7 @@ const MAPPED: u128 = 0xffff;
 /// Both ends of a socket. Small and `Copy`: an IPv4 address is kept as its mapped form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FourTuple {
-    /// What the addresses are.
+    /// The family of both addresses.
     pub family: Family,
     local_addr: Halves,
     remote_addr: Halves,
@@ -243,7 +244,7 @@ pub struct FourTuple {
 }
 
 impl FourTuple {
-    /// Addresses as the kernel has them: both IPv4, or both IPv6. Mapped ones make the family [`Family::Ipv4Mapped`].
+    /// Makes a tuple of addresses that are both IPv4 or both IPv6. Mapped addresses give the family [`Family::Ipv4Mapped`].
     #[must_use]
     pub fn new(local: (IpAddr, Port), remote: (IpAddr, Port)) -> Self {
         let bits = |addr: IpAddr| match addr {
@@ -253,7 +254,7 @@ impl FourTuple {
         Self::of_bits(local.0.is_ipv4(), (bits(local.0), local.1), (bits(remote.0), remote.1))
     }
 
-    /// The same of addresses as 128 bits, IPv4 in its mapped form.
+    /// Makes a tuple of addresses as 128 bits, IPv4 in its mapped form.
     #[must_use]
     #[inline]
     pub(crate) const fn of_bits(ipv4: bool, local: (u128, Port), remote: (u128, Port)) -> Self {
@@ -271,7 +272,7 @@ impl FourTuple {
         }
     }
 
-    /// Both addresses as the kernel has them: mapped ones are IPv6.
+    /// Both addresses as the kernel stores them: mapped ones are IPv6.
     #[must_use]
     pub fn addrs(&self) -> (IpAddr, IpAddr) {
         let (local, remote) = (Ipv6Addr::from_bits(self.local_bits()), Ipv6Addr::from_bits(self.remote_bits()));
@@ -325,7 +326,7 @@ impl FourTuple {
         self.local_port().0 == self.remote_port().0 && self.local_bits() == self.remote_bits()
     }
 
-    /// The tuple as the other end has it.
+    /// The tuple as seen from the other end.
     #[must_use]
     #[inline]
     pub const fn reversed(&self) -> Self {
@@ -338,12 +339,13 @@ impl FourTuple {
     }
 }
 
-/// The kernel's 64-bit name of a socket, unique in its lifetime and kept by its bucket; assigned when first asked for.
+/// The kernel's 64-bit identity of a socket. It is unique while the socket exists, and its bucket keeps it. The kernel assigns
+/// it at the first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(NonZeroU64);
 
 impl Cookie {
-    /// The kernel counts cookies from 1; 0 is none.
+    /// The cookie of this number; `None` for 0, because the kernel counts cookies from 1.
     #[must_use]
     pub fn new(number: u64) -> Option<Self> {
         NonZeroU64::new(number).map(Self)
@@ -362,21 +364,21 @@ impl fmt::Display for Cookie {
     }
 }
 
-/// A timewait bucket (`struct inet_timewait_sock`): TIME_WAIT, or an orphaned FIN_WAIT_2 that lives as one. No process
-/// owns it, and the kernel keeps no uid and no inode of it.
+/// A timewait bucket (`struct inet_timewait_sock`): a socket in TIME_WAIT, or an orphan in FIN_WAIT_2. No process owns it,
+/// and the kernel stores no uid and no inode for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeWaitBucket {
     /// Both ends.
     pub tuple: FourTuple,
-    /// FIN_WAIT_2: the peer has not closed yet. When it does, the bucket becomes TIME_WAIT with a fresh timer.
+    /// Whether it is in FIN_WAIT_2: the peer has not closed yet. When it does, the bucket becomes TIME_WAIT with a fresh timer.
     pub fin_wait_2: bool,
-    /// Remaining time in ms as `idiag_expires` gives it. 0 means due: gone at the next tick of the timer wheel.
+    /// Remaining time in ms (`idiag_expires`). 0 means due: the kernel removes the bucket at the next tick of the timer wheel.
     pub expires_ms: u32,
     /// The interface that the socket was bound to, by index.
     pub interface: Option<NonZeroU32>,
-    /// `SO_MARK`. The kernel tells it only to CAP_NET_ADMIN, so `None` is "not known", not "no mark".
+    /// `SO_MARK`. The kernel reports it only to CAP_NET_ADMIN, so `None` means "unknown", not "no mark".
     pub mark: Option<u32>,
-    /// The kernel's name of it; `None` where the source does not tell it.
+    /// The kernel's identity of the socket; `None` if the source does not report it.
     pub cookie: Option<Cookie>,
 }
 
@@ -394,26 +396,26 @@ impl TimeWaitBucket {
     }
 }
 
-/// Any socket that is no bucket.
+/// A socket that is not a timewait bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FullSocket {
     /// Both ends.
     pub tuple: FourTuple,
     /// Its state; never TIME_WAIT.
     pub state: TcpState,
-    /// The user who made it.
+    /// The user that made it.
     pub uid: u32,
-    /// Its inode in sockfs, by which /proc/PID/fd names it. `None`: no process has it open (closed, or not accepted yet).
+    /// Its inode in sockfs, which /proc/PID/fd shows. `None` if no process has it open (closed, or not accepted yet).
     pub inode: Option<NonZeroU32>,
     /// The interface that it is bound to, by index.
     pub interface: Option<NonZeroU32>,
-    /// `SO_MARK`; told only to CAP_NET_ADMIN.
+    /// `SO_MARK`. The kernel reports it only to CAP_NET_ADMIN.
     pub mark: Option<u32>,
-    /// `IPV6_V6ONLY`, where the kernel says (listening and bound `AF_INET6` sockets).
+    /// `IPV6_V6ONLY`, if the kernel reports it (listening and bound `AF_INET6` sockets).
     pub v6only: Option<bool>,
-    /// How long ago the last ACK came, in ms (`tcpi_last_ack_recv`); only where `struct tcp_info` was asked for.
+    /// The time since the last ACK, in ms (`tcpi_last_ack_recv`), if `struct tcp_info` was requested.
     pub last_ack_ms: Option<u32>,
-    /// The kernel's name of it; `None` where the source does not tell it.
+    /// The kernel's identity of the socket; `None` if the source does not report it.
     pub cookie: Option<Cookie>,
 }
 
@@ -444,7 +446,7 @@ impl Socket {
         }
     }
 
-    /// The kernel's name of it.
+    /// The kernel's identity of the socket.
     #[must_use]
     pub const fn cookie(&self) -> Option<Cookie> {
         match self {

@@ -68,7 +68,7 @@ fn invalid(attempt: &Attempt) -> &'static str {
         }
         IpAddr::V6(v6) if v6.is_multicast() => "TCP has no multicast addresses.",
         IpAddr::V6(v6) if v6.is_unicast_link_local() && attempt.at.scope.is_none() => {
-            "a link-local address needs its interface, like fe80::1%eth0 (ipv6(7))."
+            "a link-local address needs its interface as scope, like fe80::1%eth0 (ipv6(7))."
         }
         _ => "the kernel considers this address invalid (bind(2)).",
     }

@@ -1,34 +1,34 @@
-//! When a destination runs out of ports, should its rate of closes go on. A model, and so an inference.
+//! A model of when a destination runs out of ports if its present rate of closes continues. The result is an inference.
 //!
-//! Connections are opened as fast as they are closed, so that the number of open ones stays. Each close keeps its port for
-//! as long as its bucket does (the *hold*), and each open takes one of the free ports. Until the first hold has passed,
-//! ports come back only from the buckets that are there now, and their remaining times say when. From then on as many come
-//! back as go, so what is not exhausted by then will not be, at this rate.
+//! 1. Connections open as fast as they close, so the number of open ones stays the same.
+//! 2. Each open takes a free port. Each close holds its port as long as its bucket lasts: the *hold*.
+//! 3. During the first hold, ports become free only when the present buckets end. Their remaining times are known.
+//! 4. After the first hold, as many ports become free as are taken. So if ports are left then, this rate never exhausts them.
 
 use std::time::Duration;
 
-/// How far back the present rate looks; or as far as the hold, where that is less.
+/// The time over which the present rate is measured, unless the hold is shorter.
 pub const PRESENT: Duration = Duration::from_secs(10);
 
-/// More than the division of two numbers can be off by, so that a port that goes in the millisecond of a release counts as
-/// gone before it.
+/// A tolerance above the rounding error of the division: a port that is taken in the millisecond of a release counts as taken
+/// before it.
 const ROUNDING_MS: f64 = 1e-6;
 
-/// A destination at one moment.
+/// The ports and the rate of closes of a destination at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
-    /// Ports that connect() could have.
+    /// Ports that are free for connect().
     pub free: u32,
-    /// Closes a second, at present.
+    /// The present closes per second.
     pub per_s: f64,
-    /// When each of its buckets gives its port back, in ms from now.
+    /// When each of its buckets releases its port, in ms from now.
     pub released_ms: Vec<u64>,
-    /// How long a new bucket keeps its port.
+    /// How long a new bucket holds its port.
     pub hold: Duration,
 }
 
 impl Load {
-    /// When no port is left; `None`: not at this rate.
+    /// The time until no port is left; `None` if this rate never exhausts the ports.
     #[must_use]
     pub fn exhausted_in(mut self) -> Option<Duration> {
         if self.free == 0 {
@@ -38,7 +38,7 @@ impl Load {
             return None;
         }
         self.released_ms.sort_unstable();
-        // Between two releases the free ports only go down, so they run out before the next one or not at all.
+        // Between two releases the number of free ports only decreases, so it is enough to test at each release.
         let hold_ms = u64::try_from(self.hold.as_millis()).unwrap_or(u64::MAX);
         let mut free = f64::from(self.free);
         for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {

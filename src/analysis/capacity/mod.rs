@@ -1,10 +1,13 @@
-//! How many further connects a destination takes before connect() says EADDRNOTAVAIL: the kernel's search for a port
-//! (`__inet_hash_connect` in net/ipv4/inet_hashtables.c), done on what a walk found.
+//! The ports that connect() has left for each destination before it fails with EADDRNOTAVAIL. This repeats the kernel's
+//! search for a port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c) on the listed sockets:
 //!
-//! The search passes over ports that are reserved, and over those that some socket bound explicitly, on whatever address and
-//! of either family. Of the others it takes each that no connection between the same addresses has to the same remote port,
-//! and also one that only a bucket has which `tcp_tw_reuse` gives back. So the pool is the same for every destination, and
-//! exhaustion is each destination's own.
+//! 1. The *pool* is the ephemeral range without the reserved ports, and without the ports that a socket bound explicitly, on
+//!    any address and of either family. It is the same for every destination.
+//! 2. A port of the pool is busy for a destination if a connection between the same addresses and to the same remote port has
+//!    it.
+//! 3. A port that only a bucket has is free if `tcp_tw_reuse` lets connect() take the bucket over.
+//!
+//! So exhaustion happens for each destination separately.
 
 pub mod advice;
 pub mod exhaustion;
@@ -21,27 +24,27 @@ use crate::model::tw_reuse::TwReuse;
 use exhaustion::Load;
 use sockets::{Connected, ConnectionEnds, Hold, RangeSockets};
 
-/// The ports that there are for connect(), whatever the destination.
+/// The ports from which connect() can choose, whatever the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// `ip_local_port_range`.
     pub range: PortRange,
-    /// Those of the range in `ip_local_reserved_ports`.
+    /// The ports of the range that are in `ip_local_reserved_ports`.
     pub reserved: PortSet,
-    /// Those of the others that some socket bound explicitly.
+    /// The other ports of the range that a socket bound explicitly.
     pub explicitly_bound: PortSet,
-    /// Those of the rest that may be so too; they are counted as if they were not.
+    /// The remaining ports that a socket may have bound explicitly. They count as not bound.
     pub uncertain: PortSet,
-    /// The most sockets that may have bound any other port of the rest, because the kernel does not list them.
+    /// The maximum number of unlisted sockets that may have bound other remaining ports.
     pub unlisted: u32,
-    /// All that connect() may choose from.
+    /// The ports of the pool.
     ports: PortSet,
-    /// How many those are.
+    /// The number of ports of the pool.
     pub size: u32,
 }
 
 impl Pool {
-    /// The pool of a range; `bound` and `uncertain` may have ports of the reserved list.
+    /// The pool of a range. `bound` and `uncertain` may contain reserved ports.
     #[must_use]
     pub fn new(
         range: PortRange,
@@ -58,25 +61,25 @@ impl Pool {
         Self { range, reserved, explicitly_bound, uncertain, unlisted, size: ports.count(), ports }
     }
 
-    /// The most ports of which some socket may have bound each explicitly, unknown to us.
+    /// The maximum number of ports of the pool that sockets may have bound explicitly without the list showing it.
     #[must_use]
     pub fn most_uncertain(&self) -> u32 {
         self.uncertain.count() + self.unlisted.min(self.size - self.uncertain.count())
     }
 }
 
-/// Which destinations are asked for.
+/// A selection of destinations. Empty fields match everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// To this address.
+    /// The remote address.
     pub remote_addr: Option<IpAddr>,
-    /// To this port there.
+    /// The remote port.
     pub remote_port: Option<Port>,
-    /// From this address.
+    /// The local address.
     pub local_addr: Option<IpAddr>,
-    /// On this interface.
+    /// The interface that the socket is bound to.
     pub interface: Option<NonZeroU32>,
-    /// Only IPv4, or only IPv6, on the wire.
+    /// `true`: only IPv4 on the wire; `false`: only IPv6.
     pub ipv4: Option<bool>,
 }
 
@@ -91,49 +94,49 @@ impl Wanted {
     }
 }
 
-/// What decides how long a port is held, and which there are.
+/// The conditions that are the same for every destination: the pool, and how long a bucket holds a port.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions<'a> {
-    /// The ports.
+    /// The pool of ports.
     pub pool: &'a Pool,
-    /// When a bucket may be taken over.
+    /// When connect() may take over a bucket.
     pub reuse: TwReuse,
     /// How long TIME_WAIT lasts.
     pub length: Length,
 }
 
-/// A destination, and the ports that it has and could have.
+/// A destination, with the ports in use and the ports left for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
-    /// From where to whom.
+    /// Its local and remote addresses, and its remote port.
     pub ends: ConnectionEnds,
     /// Established connections on ports of the range.
     pub established: u32,
-    /// TIME_WAIT buckets there.
+    /// TIME_WAIT buckets on ports of the range.
     pub time_wait: u32,
-    /// Connections in any other state, FIN_WAIT_2 buckets among them.
+    /// Connections in other states, including FIN_WAIT_2 buckets.
     pub other: u32,
-    /// Buckets that connect() takes over now. `None`: a setting that decides it could not be read.
+    /// Buckets that connect() can take over now; `None` if a setting that decides this could not be read.
     pub reusable: Option<u32>,
-    /// Those, and the ones that it may take over a second from now.
+    /// Buckets that connect() can take over now or within 1 s.
     pub reusable_within_1s: Option<u32>,
     /// Further connects that would succeed now. Reusable buckets count as free, and so do uncertain ports and buckets that
     /// are perhaps reusable (see [`TwReuse::whole_seconds`]).
     pub free: u32,
-    /// By how many [`Self::free`] may be too high.
+    /// By how much [`Self::free`] may be too high.
     pub uncertain: u32,
-    /// Entries into TIME_WAIT a second, over the last minute; `None`: no second of it is known.
+    /// Closes per second over the last minute; `None` if no second of it is known.
     pub closes_per_s: Option<f64>,
-    /// The same at present: over the last 10 s, or the time for which a bucket keeps its port where that is less.
+    /// Closes per second at present: over the last 10 s, or over the time that a bucket holds its port if that is shorter.
     pub closes_per_s_now: Option<f64>,
-    /// Closes a second that the pool can bear for ever; `None`: a bucket keeps its port for no time at all.
+    /// The closes per second that the pool sustains permanently; `None` if a bucket does not hold its port at all.
     pub sustainable_per_s: Option<f64>,
-    /// When no port is left at the present rate; `None`: not at this rate. See [`exhaustion`].
+    /// When no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
 }
 
-/// The destinations that are asked for, the one with the fewest free ports first; `also` is among them whether or not
-/// anything is open to it.
+/// The selected destinations, the one with the fewest free ports first. `also` is included even if no connection to it
+/// exists.
 #[must_use]
 pub fn destinations(
     sockets: RangeSockets,
@@ -149,7 +152,7 @@ pub fn destinations(
         let any_interface = route.partition_point(|one| one.ends().interface.is_none());
         for group in route.chunk_by(|a, b| a.ends() == b.ends()) {
             let ends = group[0].ends();
-            // They are in the way of one that is bound to an interface, and not the other way round.
+            // They take ports away from sockets that are bound to an interface, but not the other way round.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
             if !wanted.takes(&ends) {
                 continue;
@@ -158,7 +161,7 @@ pub fn destinations(
                 found.push(Destination::new(ends, group, others, conditions));
                 continue;
             }
-            // A connection to itself holds a port, and is no demand for one.
+            // A connection to itself holds a port, but it is not an outbound connection to the destination.
             let (to_itself, own): (Vec<_>, Vec<_>) = group.iter().partition(|one| one.is_self_connection());
             if !own.is_empty() {
                 let others = [to_itself.as_slice(), others].concat();
@@ -178,15 +181,15 @@ pub fn destinations(
 }
 
 impl Destination {
-    /// Of its own connections, and of others that are in its way.
+    /// Computes a destination from its own connections, and from others that hold ports it could use.
     fn new(ends: ConnectionEnds, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
         let length_ms = u64::from(length.seconds) * 1000;
         let applies = reuse.applies(ends.local_addr, ends.remote_addr, ends.interface);
         let delay_ms = milliseconds(reuse.delay);
-        // How long ago the bucket was made: its timer was started then, or later.
+        // The age of a bucket; less if a FIN restarted its timer.
         let age = |expires_ms: u32| length_ms.saturating_sub(expires_ms.into());
-        // When connect() takes it over for certain, in ms from now.
+        // When connect() can certainly take it over, in ms from now.
         let reusable_in = |one: &Connected| match one.hold {
             Hold::TimeWait { expires_ms } if applies == Some(true) => Some(delay_ms.saturating_sub(age(expires_ms))),
             _ => None,
@@ -213,9 +216,9 @@ impl Destination {
         let perhaps = ports_of(&perhaps_reusable);
         let doubtful =
             uncertain + counted(perhaps.iter().filter(|port| is_free(**port) && !pool.uncertain.contains(**port)));
-        // A socket that is not listed takes one of the other ports.
+        // Each unlisted socket may hold one more port.
         let doubtful = doubtful + pool.unlisted.min(free - doubtful);
-        // Of a range with an odd number of ports, the kernel looks at one less in each search: at all but the lowest or
+        // If the range has an odd number of ports, the kernel tries one port less in each search: it leaves out the lowest or
         // the highest.
         let (range, [low, high]) = (pool.range, [pool.range.first(), pool.range.last()]);
         let left_out = range.count() % 2 == 1 && low != high && (is_free(low) || is_free(high));
@@ -264,7 +267,7 @@ impl Destination {
     }
 }
 
-/// Everything here is of 65,536 ports or fewer; duplicates of a dump under churn do not make it 2^32.
+/// The number of elements. There are at most 65,536 ports, so even the duplicates of a dump under churn do not reach 2^32.
 fn counted(things: impl Iterator) -> u32 {
     u32::try_from(things.count()).unwrap_or(u32::MAX)
 }
@@ -273,17 +276,17 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The fewest free ports with which a destination is well.
+/// The minimum number of free ports that a destination should have (`--min-free`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinFree {
-    /// So many.
+    /// A number of ports.
     Ports(u32),
-    /// So many of a hundred of the pool.
+    /// A share of the pool in percent.
     Percent(u32),
 }
 
 impl MinFree {
-    /// Whether a destination with so many free ports of such a pool has fewer. Of no ports at all, any share is missing.
+    /// Whether a destination with this number of free ports has too few. With an empty pool any percentage above 0 is missed.
     #[must_use]
     pub fn is_missed(self, free: u32, pool: u32) -> bool {
         match self {

@@ -1,5 +1,4 @@
-//! The sockets that hold ports of the ephemeral range, as a walk gives them, in the order in which destinations are made of
-//! them.
+//! The sockets that hold ports of the ephemeral range, collected during a walk and sorted by destination.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +11,7 @@ use crate::model::port_set::PortSet;
 use crate::model::row::Direction;
 use crate::model::socket::{FourTuple, Socket, TcpState};
 
-/// What a connection is to the port that it holds.
+/// The state in which a connection holds its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     Established,
@@ -34,18 +33,18 @@ pub(super) struct Connected {
     pub(super) hold: Hold,
 }
 
-/// Whom a connection goes to, and from where: what connect() may not have twice with one local port.
+/// The ends of a connection without its local port. Two connections with equal values cannot share a local port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionEnds {
-    /// IPv6 on the wire.
+    /// Whether the connection uses IPv6 on the wire.
     pub ipv6: bool,
-    /// IPv4-mapped addresses as IPv4.
+    /// The local address; IPv4-mapped addresses as IPv4.
     pub local_addr: IpAddr,
-    /// As the local one.
+    /// The remote address; IPv4-mapped addresses as IPv4.
     pub remote_addr: IpAddr,
-    /// The port there.
+    /// The remote port.
     pub remote_port: Port,
-    /// What the socket is bound to by SO_BINDTODEVICE, or a link-local address.
+    /// The interface to which SO_BINDTODEVICE or a link-local address binds the socket.
     pub interface: Option<NonZeroU32>,
 }
 
@@ -71,30 +70,29 @@ impl Connected {
         self.tuple.local_port()
     }
 
-    /// Whether it is connected to itself. It holds its port, and no client asked for it.
+    /// Whether it is connected to itself.
     pub(super) const fn is_self_connection(&self) -> bool {
         self.tuple.is_self_connection()
     }
 }
 
-/// Who holds which port of the range.
+/// The sockets of a walk that hold ports of the range.
 #[derive(Debug)]
 pub struct RangeSockets {
     range: PortRange,
     listeners: Listeners,
-    /// Ports of which the list alone tells that some socket bound them explicitly.
     bound: PortSet,
     connected: Vec<Connected>,
 }
 
 impl RangeSockets {
-    /// None yet.
+    /// An empty collection for this range.
     #[must_use]
     pub fn new(range: PortRange) -> Self {
         Self { range, listeners: Listeners::default(), bound: PortSet::default(), connected: vec![] }
     }
 
-    /// Adds one; those outside the range are passed over. Listeners come first in a walk.
+    /// Adds a socket if its port lies in the range. Listeners come first in a walk.
     pub fn add(&mut self, socket: &Socket) {
         let tuple = *socket.tuple();
         let port = tuple.local_port();
@@ -110,8 +108,7 @@ impl RangeSockets {
                     self.bound.insert(port);
                     return;
                 }
-                // connect() gives the port that it chose back when it fails: a socket that is not connected and has one
-                // bound it.
+                // A connect() that fails releases the port it chose. So an unconnected socket with a port has bound it.
                 TcpState::Closed | TcpState::BoundInactive => {
                     self.bound.insert(port);
                     return;
@@ -129,7 +126,7 @@ impl RangeSockets {
         self.range
     }
 
-    /// The most that any TIME_WAIT bucket has to go.
+    /// The longest remaining time of the TIME_WAIT buckets.
     #[must_use]
     pub fn largest_expiry_ms(&self) -> Option<u32> {
         let expiry = |one: &Connected| match one.hold {
@@ -139,15 +136,15 @@ impl RangeSockets {
         self.connected.iter().filter_map(expiry).max()
     }
 
-    /// Ports of which the list alone tells that some socket bound them explicitly: it listens, or is not connected.
+    /// The ports that a socket certainly bound explicitly, because it listens or is not connected.
     #[must_use]
     pub const fn bound(&self) -> &PortSet {
         &self.bound
     }
 
-    /// Further ports that some socket may have bound explicitly: the ports of connections and of buckets. The kernel does
-    /// not tell how such a socket got its port. (`INET_DIAG_BC_AUTO` does not tell it either: a socket of bind() to port
-    /// 0 and one that was accepted count as autobound there.)
+    /// Further ports that a socket may have bound explicitly: the ports of connections and of buckets. The kernel does not
+    /// report how such a socket got its port. (`INET_DIAG_BC_AUTO` does not help: sockets of bind() to port 0 and accepted
+    /// sockets count as autobound.)
     #[must_use]
     pub fn may_be_bound(&self) -> PortSet {
         let mut ports: PortSet = self.connected.iter().map(Connected::port).collect();
@@ -155,8 +152,8 @@ impl RangeSockets {
         ports
     }
 
-    /// Connections that a listener of this end may have accepted or not, because the source does not report whether it has
-    /// IPV6_V6ONLY. They hold ports of that listener, which connect() never chooses.
+    /// The number of connections for which it is unknown whether a local listener accepted them, because the source does not
+    /// report its IPV6_V6ONLY. They hold ports of that listener, which connect() never chooses.
     #[must_use]
     pub fn undirected(&self) -> usize {
         self.connected.iter().filter(|one| self.is_undirected(one)).count()
@@ -166,15 +163,15 @@ impl RangeSockets {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
-    /// The connections that this end opened, in the order of their [`ConnectionEnds`]. [`direction`] decides where it can; those of
-    /// [`Self::undirected`] are left out.
+    /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] decides where it can. The
+    /// [`Self::undirected`] ones are left out.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
         let direction =
             |one: &Connected| direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
         connected.retain(|one| direction(one) != Direction::Inbound && !self.is_undirected(one));
-        // Without a listener, an ephemeral port on both ends leaves it open who connected. A server whose listener is gone has
-        // many remote ports on one of its own, a client the other way round.
+        // With an ephemeral port on both ends and no listener, the direction is open. A server whose listener is gone has many
+        // remote ports for one local port. For a client it is the other way round.
         let doubtful = |one: &Connected| direction(one) == Direction::Unknown;
         let (mut by_local, mut by_remote) = (HashMap::new(), HashMap::new());
         let near = |one: &Connected| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());

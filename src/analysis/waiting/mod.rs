@@ -1,13 +1,18 @@
-//! How to wait for a port: when to bind, when to look, and when to let time pass. A machine of steps without a clock and
-//! without a kernel: it says what to do next, and is told what came of it.
+//! The plan of a wait for a port: when to bind, when to list or look up sockets, and when to pause.
 //!
-//! Only a bind proves that a port is free, and binds disturb others, so one is made only when something that was in the way
-//! has gone. Connections and timewait buckets are watched by exact look-up, ten times a second: a bucket goes later than its
-//! timer says (the timer wheel is coarse), or earlier (somebody removes it), and a retransmitted FIN restarts it. What
-//! cannot be watched so is looked for in the whole list, about once a second.
+//! [`Waiting`] is a state machine without a clock and without a kernel. [`Waiting::next`] returns the next step. The caller
+//! carries it out and reports the result. Only a bind proves that a port is free, but a bind disturbs other programs, so:
 //!
-//! A plain bind fails as long as any socket covers its address, so one that is alive is enough to know that it would. A
-//! bind with options may get past some of them, and nobody tells which: there every one that goes is a reason to try again.
+//! 1. Bind once on every address. If that works, the wait ends.
+//! 2. List the sockets that block the bind.
+//! 3. Look up each of them by cookie, ten times a second. A bucket can end later than its timer (the timer wheel is coarse),
+//!    or earlier (SOCK_DESTROY), and a retransmitted FIN restarts the timer, so the timer alone does not tell.
+//! 4. List all sockets again about once a second if an exact look-up cannot find some of them.
+//! 5. When a blocking socket is gone, bind again.
+//!
+//! A plain bind (without options) fails while any socket covers its address. So one live socket is enough to skip the bind.
+//! A bind with options may succeed beside some sockets, and the kernel does not report which. So each socket that ends is a
+//! reason to bind again.
 
 #[cfg(test)]
 mod simulation;
@@ -17,45 +22,45 @@ use std::time::Duration;
 
 use crate::model::socket::{Cookie, FourTuple, Socket, TcpState};
 
-/// Between two rounds of look-ups.
+/// The time between two rounds of look-ups.
 pub const ROUND: Duration = Duration::from_millis(100);
 
-/// Between two looks at the whole list.
+/// The time between two listings of all sockets.
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same, where the list is needed only because there are more sockets than are looked up.
+/// The time between two listings if they are needed only because there are too many sockets to look up.
 const CROWD_LIST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A look takes this part of the time at most: of a table of a million sockets it takes long.
+/// Listing takes at most 1/100 of the time, because listing a table of a million sockets takes long.
 const LIST_SHARE: u32 = 100;
 
-/// The most look-ups in a round, about 4 us each.
+/// The maximum number of look-ups in a round. Each takes about 4 µs.
 const LOOK_UPS_PER_ROUND: usize = 64;
 
-/// Binds that may follow each other at once; one more a second may be made.
+/// Binds that may follow each other without a pause. Each second allows one more.
 const BURST_OF_BINDS: u32 = 20;
 
-/// The same, where nothing is left that is known to be in the way.
+/// Binds that may follow each other without a pause if no blocking socket is known any more.
 const BURST_OF_BINDS_WHEN_ALL_ARE_GONE: u32 = 40;
 
-/// How often a bind and the list may contradict each other before that is taken for an answer.
+/// How often a bind and the list may contradict each other before the wait accepts the contradiction and pauses.
 const CONTRADICTIONS: u32 = 2;
 
-/// What to do next. Every step but a pause and the end is answered by the method of its name.
+/// The next step of a wait. After each step except a pause and the end, the caller reports the result by the linked method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitStep {
     /// Bind: [`Waiting::bound`].
     Bind {
-        /// On every address, whatever the first of them gives.
+        /// Whether to try every address even if an earlier one fails.
         every_address: bool,
     },
-    /// List the sockets in the way: [`Waiting::listed`].
+    /// List the blocking sockets: [`Waiting::listed`].
     List,
-    /// Look one socket up: [`Waiting::looked_up`].
+    /// Look up one socket: [`Waiting::looked_up`].
     LookUp(Socket),
-    /// Let this much time pass.
+    /// Pause for this time.
     Pause(Duration),
-    /// It is over.
+    /// The wait has ended.
     End(Ended),
 }
 
@@ -64,13 +69,13 @@ pub enum WaitStep {
 pub enum Ended {
     /// A bind worked on every address.
     Bindable,
-    /// The time is over; the last bind failed.
+    /// The timeout has passed, and the last bind failed.
     TimedOut,
-    /// A bind failed for a reason that time does not mend.
+    /// A bind failed for a reason that waiting does not change.
     Denied,
 }
 
-/// What a round of binds over the addresses gave, the worst of them.
+/// The worst result of a round of binds over the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
     /// All worked.
@@ -83,29 +88,29 @@ pub enum Bound {
     Denied,
 }
 
-/// Which socket it is: its cookie where there is one, and its ends.
+/// The identity of a socket: its cookie, if there is one, and both its ends.
 pub type SocketKey = (Option<Cookie>, FourTuple);
 
-/// The name of a socket.
+/// The identity of this socket.
 #[must_use]
 pub const fn socket_key(socket: &Socket) -> SocketKey {
     (socket.cookie(), *socket.tuple())
 }
 
-/// A socket in the way.
+/// A blocking socket.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     socket: Socket,
-    /// When the kernel said so.
+    /// When the kernel reported this.
     seen: Duration,
-    /// Whether a look-up failed to find it although it was there.
+    /// Whether a look-up failed to find it although the list contains it.
     elusive: bool,
-    /// Whether it was found to be gone in this round.
+    /// Whether this round of look-ups found that it is gone.
     gone: bool,
 }
 
 impl Known {
-    /// What is left of a bucket's timer; `None`: it is no bucket.
+    /// The rest of a bucket's timer; `None` for a full socket.
     fn remaining(&self, now: Duration) -> Option<Duration> {
         match self.socket {
             Socket::Bucket(bucket) => Some(bucket.expires().saturating_sub(now.saturating_sub(self.seen))),
@@ -113,13 +118,13 @@ impl Known {
         }
     }
 
-    /// Whether an exact look-up finds it; of a socket that is only bound it never does.
+    /// Whether an exact look-up can find it. It never finds a socket that is only bound.
     const fn can_be_looked_up(&self) -> bool {
         let bound = matches!(self.socket.state(), TcpState::Closed | TcpState::BoundInactive);
         self.socket.cookie().is_some() && !bound && !self.elusive
     }
 
-    /// Whether it is gone for certain when a look-up does not find it. A listener may share its port with others.
+    /// Whether a failed look-up proves that it is gone. For a listener it does not, because it may share its port with others.
     const fn is_found_for_certain(&self) -> bool {
         !matches!(self.socket.state(), TcpState::Listen)
     }
@@ -147,15 +152,15 @@ enum Todo {
 /// A wait under way. Every `now` is the time since it began.
 #[derive(Debug)]
 pub struct Waiting {
-    /// The server sets no option.
+    /// Whether the server sets no option.
     plain: bool,
     /// Whether sockets can be looked up.
     looks_up: bool,
     timeout: Duration,
     todo: Todo,
-    /// Those that go last first.
+    /// The blocking sockets, the one that lasts longest first.
     known: Vec<Known>,
-    /// The names to look up in this round.
+    /// The sockets to look up in this round.
     round: Vec<SocketKey>,
     next_round: Duration,
     last_list: Duration,
@@ -163,13 +168,13 @@ pub struct Waiting {
     first_binds: Option<u32>,
     binds: u32,
     contradictions: u32,
-    /// The time is over, and what follows is for the answer.
+    /// The timeout has passed: the remaining steps only complete the report.
     last: bool,
     changes: u32,
 }
 
 impl Waiting {
-    /// Begins to wait this long for a bind, `plain` or with options; `looks_up` says whether sockets can be looked up.
+    /// Begins a wait for a bind, `plain` or with options. `looks_up`: whether the source can look up single sockets.
     #[must_use]
     pub const fn new(plain: bool, looks_up: bool, timeout: Duration) -> Self {
         Self {
@@ -190,31 +195,31 @@ impl Waiting {
         }
     }
 
-    /// Binds made.
+    /// The number of binds so far.
     #[must_use]
     pub const fn binds(&self) -> u32 {
         self.binds
     }
 
-    /// The sockets in the way, as they were last seen; those that go last first.
+    /// The blocking sockets as last seen, the one that lasts longest first.
     pub fn known(&self) -> impl Iterator<Item = &Socket> {
         self.known.iter().map(|known| &known.socket)
     }
 
-    /// What is left of the longest timer, where only buckets are in the way.
+    /// The rest of the longest timer, if only buckets block the bind.
     #[must_use]
     pub fn remaining(&self, now: Duration) -> Option<Duration> {
         let longest = |longest: Duration, known: &Known| Some(longest.max(known.remaining(now)?));
         self.known.iter().try_fold(Duration::ZERO, longest).filter(|_| !self.known.is_empty())
     }
 
-    /// Grows whenever the sockets in the way, or their states, are seen to be others.
+    /// A counter that grows whenever the blocking sockets or their states change.
     #[must_use]
     pub const fn changes(&self) -> u32 {
         self.changes
     }
 
-    /// What to do now.
+    /// The next step.
     pub fn next(&mut self, now: Duration) -> WaitStep {
         if now >= self.timeout && !self.last && !matches!(self.todo, Todo::End(_)) {
             self.last = true;
@@ -249,7 +254,7 @@ impl Waiting {
         }
     }
 
-    /// A round of binds was made, this many.
+    /// Reports a round of binds: the worst result, and the number of binds.
     pub fn bound(&mut self, bound: Bound, binds: u32, now: Duration) {
         self.binds = self.binds.saturating_add(binds);
         self.first_binds.get_or_insert(self.binds);
@@ -268,8 +273,8 @@ impl Waiting {
         }
     }
 
-    /// The sockets that may be why the last bind failed; `explained`: on every address where it did. The look `took` this
-    /// long.
+    /// Reports the sockets that may block the last bind. `explained`: whether each address that failed has one. `took`: how
+    /// long listing took.
     pub fn listed(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
         (self.last_list, self.list_took) = (now, took);
         let before: HashSet<SocketKey> = self.known().map(socket_key).collect();
@@ -284,13 +289,13 @@ impl Waiting {
             gone: false,
         };
         let mut known: Vec<Known> = sockets.iter().map(known).collect();
-        // A listener or a connection has no end that could be foreseen.
+        // The end of a listener or a connection cannot be predicted.
         known.sort_by_key(|known| std::cmp::Reverse(known.remaining(now).unwrap_or(Duration::MAX)));
         self.replace(known);
         let Todo::List { after_bind } = self.todo else { return };
         let again = match after_bind {
-            // The bind failed and nothing shows why, or with options: what was there before and after it is not the same,
-            // so that what made it fail may be gone without having been seen.
+            // Bind again if no socket explains the failure. With options, also bind again if the sockets have changed: the
+            // one that made the bind fail may have ended before it was listed.
             true => !explained || (!self.plain && before != after && !self.last),
             false if self.plain => sockets.is_empty(),
             false => vanished,
@@ -308,7 +313,7 @@ impl Waiting {
         };
     }
 
-    /// The socket of the last [`WaitStep::LookUp`] as it is now; `None`: it was not found.
+    /// Reports the socket of the last [`WaitStep::LookUp`] as it is now; `None` if it was not found.
     pub fn looked_up(&mut self, found: Option<Socket>, now: Duration) {
         let Todo::LookUps { next } = self.todo else { return };
         let Some(at) = self.round.get(next).and_then(|key| self.find(*key)) else { return };
@@ -358,11 +363,11 @@ impl Waiting {
         self.known.iter().filter(|known| self.looks_up && known.can_be_looked_up())
     }
 
-    /// When the whole list is to be looked at again; `None`: look-ups are enough.
+    /// When to list all sockets again; `None` if look-ups are enough.
     fn next_list(&self, now: Duration) -> Option<Duration> {
         let alone = self.known.iter().find(|known| !(self.looks_up && known.can_be_looked_up()));
         let crowd = !self.plain && self.look_up_candidates().nth(LOOK_UPS_PER_ROUND).is_some();
-        // For a plain bind one that can be looked up keeps the port taken whatever becomes of the others.
+        // A plain bind fails while one socket that can be looked up exists, whatever happens to the others.
         let needed = alone.is_some() && !(self.plain && self.look_up_candidates().next().is_some());
         let due = |known: &Known| known.remaining(now) == Some(Duration::ZERO);
         let every = if needed && self.known.iter().any(due) {
@@ -392,13 +397,13 @@ impl Waiting {
         self.todo = Todo::LookUps { next: 0 };
     }
 
-    /// The round is over, with a socket found that makes a plain bind fail or without.
+    /// Ends a round of look-ups. `fails`: whether it found a socket that makes a plain bind fail.
     fn end_round(&mut self, now: Duration, fails: bool) {
         let before = self.known.len();
         self.known.retain(|known| !known.gone);
         let gone = self.known.len() < before;
         self.changes += u32::from(gone);
-        // What look-ups cannot find is looked for in the list first.
+        // Sockets that look-ups cannot find may still block a plain bind, so list them first.
         let bind = gone && !fails && (!self.plain || self.known.iter().all(Known::can_be_looked_up));
         self.todo = if bind { Todo::Bind } else { self.until_next_round(now) };
     }

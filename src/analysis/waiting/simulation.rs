@@ -1,5 +1,5 @@
-//! Waits in a world whose truth is known: sockets come and go at given times, the kernel's timers are late, some sockets
-//! are in the list that are not in the way. Time passes only when the wait lets it.
+//! Simulated waits with a known truth: sockets appear and end at given times, timers end late, and some listed sockets do not
+//! block the bind. Time passes only when the wait pauses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,9 +22,9 @@ enum SimulatedKind {
     },
     Connection,
     Listener,
-    /// A listener that another of its SO_REUSEPORT group hides from look-ups.
+    /// A listener that another listener of its SO_REUSEPORT group hides from look-ups.
     HiddenListener,
-    /// Bound and nothing more.
+    /// A socket that is bound and does not listen.
     Bound,
 }
 
@@ -33,7 +33,7 @@ struct SimulatedSocket {
     kind: SimulatedKind,
     born: Duration,
     dies: Duration,
-    /// Whether a bind runs into it. Those that it does not run into have the options that the bind has.
+    /// Whether it blocks the bind. Otherwise it has the options that the bind has.
     blocks: bool,
 }
 
@@ -85,7 +85,7 @@ struct SimulatedWait {
     look_ups: u32,
 }
 
-/// Waits in this world. A bind is checked against the truth by the world itself.
+/// Runs a wait against these sockets. The simulation decides whether a bind works.
 fn wait(world: &[SimulatedSocket], plain: bool, looks_up: bool, timeout: Duration, list_takes: Duration) -> SimulatedWait {
     let mut waiting = Waiting::new(plain, looks_up, timeout);
     let (mut now, mut lists, mut look_ups) = (Duration::ZERO, 0, 0);
