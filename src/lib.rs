@@ -55,16 +55,16 @@
 //!
 //! # Where to add things
 //!
-//! | thing | places |
+//! | thing | places in `src/` |
 //! |---|---|
-//! | a column of `list` | the list in `view/column.rs` |
-//! | a subcommand | a new file in `commands/`, its line in `commands/mod.rs`, and two lines in `cli.rs` |
-//! | a setting that `doctor` explains | the list in `model/setting.rs` |
-//! | a word of the filter language | `filter/mod.rs` (the test), `filter/parser.rs` (the word), and `sock_diag/bytecode.rs` if the kernel can evaluate it |
-//! | a question about the kernel | a new file in `snapshot/` |
+//! | a column of `list` | its entry in `view/column.rs` |
+//! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command` and an arm of `answer` |
+//! | a setting that `doctor` explains | its entry in `model/setting.rs` |
+//! | a word of the filter language | a variant in `filter/mod.rs`, the word in `filter/parser.rs`, and an arm in `sock_diag/bytecode.rs`, which is empty if the kernel cannot evaluate it |
+//! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs` |
 //!
-//! A test compares help texts, completions and the manual page with the files in `completions/`, and prints how to make them
-//! again.
+//! `docs/architecture.md` goes through each of them in steps, with the documents and generated files that belong to it. A test
+//! fails if one of those is missing.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");

@@ -9,10 +9,9 @@ use serde_json::Value;
 use twtool::lab::ActiveCloser;
 use twtool::model::bind::ReuseOptions;
 
-use crate::examples::SUBCOMMANDS;
 use crate::support::situations::{bucket_of_client, bucket_of_server, half_closed, listen};
 use crate::support::suite;
-use crate::support::twtool::twtool;
+use crate::support::twtool::{subcommands, twtool};
 
 suite! {
     pure: [
@@ -173,14 +172,15 @@ fn options(subcommand: &str) -> BTreeSet<String> {
 
 fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
     let documents = documents();
-    let page = |subcommand| {
+    let page = |subcommand: &str| {
         // What both print is for a shell and for man(1).
         let name = if subcommand == "man" { "completions" } else { subcommand };
         let file = format!("docs/commands/{name}.md");
         documents.get(Path::new(&file)).unwrap_or_else(|| panic!("there is no {file}"))
     };
     let of_list = options("list");
-    for subcommand in SUBCOMMANDS {
+    for subcommand in &subcommands() {
+        let subcommand = subcommand.as_str();
         let text = page(subcommand);
         assert!(text.contains(&format!("twtool {subcommand}")), "{subcommand}");
         for option in options(subcommand) {

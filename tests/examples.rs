@@ -20,7 +20,7 @@ use crate::support::dialogue::Dialogue;
 use crate::support::island::{Island, Resident, folders, hop, name};
 use crate::support::places::closed;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, half_closed, listen};
-use crate::support::twtool::{PATH, Run, command, twtool};
+use crate::support::twtool::{PATH, Run, command, subcommands, twtool};
 use crate::support::{kernel, measured, not_checked, suite};
 
 suite! {
@@ -34,10 +34,6 @@ suite! {
         a_wrong_option_in_a_line_is_found,
     ],
 }
-
-/// Every subcommand.
-pub(crate) const SUBCOMMANDS: [&str; 11] =
-    ["list", "summary", "port", "bind-test", "wait", "capacity", "doctor", "kill", "demo", "completions", "man"];
 
 /// A written command line, and what is written about its end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +50,8 @@ fn lines() -> Vec<Line> {
     let mut add = |text: &str, fails: bool, place: &str| {
         found.insert(Line { text: text.trim().to_owned(), fails, place: place.to_owned() });
     };
-    for words in [vec![]].into_iter().chain(SUBCOMMANDS.map(|name| vec![name])) {
+    let subcommands = subcommands();
+    for words in [vec![]].into_iter().chain(subcommands.iter().map(|name| vec![name.as_str()])) {
         let place = format!("twtool {} --help", words.join(" "));
         let help = Run::of(command(words.iter().chain(&["--help"])).env("COLUMNS", "400")).ok().stdout;
         let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{place} has no examples"));
@@ -203,7 +200,7 @@ impl Stage {
             ("/usr/local/share", share.to_str().expect("UTF-8")),
         ];
         let mut text = replaced.iter().fold(line.text.clone(), |text, (from, to)| text.replace(from, to));
-        let name_alone = text.strip_prefix("twtool ").is_some_and(|word| SUBCOMMANDS.contains(&word));
+        let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
         if name_alone || text.starts_with("twtool demo length") {
             // The name of a command stands for the command, and that scenario takes a minute: the words alone are checked,
             // which clap reads before it comes to --help.

@@ -7,7 +7,7 @@ use crate::support::limits::drop_capabilities_but_setfcap;
 use crate::support::places::{Place, bucket, clients, closed, list};
 use crate::support::situations::listen;
 use crate::support::suite;
-use crate::support::twtool::twtool;
+use crate::support::twtool::{subcommands, twtool};
 
 suite! {
     pure: [
@@ -23,12 +23,8 @@ suite! {
 }
 
 fn a_process_that_has_ended_is_refused() {
-    let mut place = Place::make(42_001);
-    let pid = place.resident.pid();
-    list(&["--netns", &pid]).ok();
-    place.resident.become_zombie();
-    for command in [
-        ["list"].as_slice(),
+    const COMMANDS: [&[&str]; 8] = [
+        &["list"],
         &["summary"],
         &["port", "80"],
         &["bind-test", "8080"],
@@ -36,7 +32,16 @@ fn a_process_that_has_ended_is_refused() {
         &["kill", "--all", "--yes"],
         &["capacity"],
         &["doctor"],
-    ] {
+    ];
+    let mut place = Place::make(42_001);
+    let pid = place.resident.pid();
+    list(&["--netns", &pid]).ok();
+    place.resident.become_zombie();
+    for name in subcommands() {
+        let takes_it = twtool([name.as_str(), "-h"]).ok().stdout.contains("--netns <");
+        assert_eq!(COMMANDS.iter().any(|command| command[0] == name), takes_it, "{name}");
+    }
+    for command in COMMANDS {
         twtool(command.iter().copied().chain(["--netns", &pid])).refused(&pid).says("ended");
     }
     drop(place);

@@ -145,12 +145,28 @@ pub(crate) mod tests {
 
     /// A machine as it is delivered, with a hash table of 262,144 entries, and nothing open.
     pub(crate) fn healthy() -> Health {
-        let values = ["2", "1000", "", "", "131072", "-262144", "60", "1", "0", "0", "0", "0", "0", "", ""];
-        let reading = |value: &str| if value.is_empty() { Reading::Absent } else { Reading::Value(value.into()) };
+        const VALUES: [(&str, &str); 11] = [
+            ("ipv4.tcp_tw_reuse", "2"),
+            ("ipv4.tcp_tw_reuse_delay", "1000"),
+            ("ipv4.tcp_max_tw_buckets", "131072"),
+            ("ipv4.tcp_ehash_entries", "-262144"),
+            ("ipv4.tcp_fin_timeout", "60"),
+            ("ipv4.tcp_timestamps", "1"),
+            ("ipv4.tcp_rfc1337", "0"),
+            ("ipv4.ip_autobind_reuse", "0"),
+            ("ipv4.ip_nonlocal_bind", "0"),
+            ("ipv6.ip_nonlocal_bind", "0"),
+            ("ipv6.bindv6only", "0"),
+        ];
+        let known: Vec<_> = Settings::keys().collect();
+        let reading = |(name, value): (&'static str, &str)| {
+            assert!(known.contains(&name), "{name} is no setting");
+            (name, Reading::Value(value.into()))
+        };
         let counters = ["TCPTimeWaitOverflow", "TWRecycled"].map(|name| (name.to_owned(), 0));
         Health {
             facts: facts(),
-            settings: Settings(Settings::keys().zip(values.map(reading)).collect()),
+            settings: Settings(VALUES.map(reading).into()),
             buckets: BucketFacts {
                 max_tw_buckets: Some(131_072),
                 sockstat: Some(TcpSockstat { inuse: 0, orphan: 0, tw: 0, alloc: 0, mem: 0 }),

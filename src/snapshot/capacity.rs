@@ -65,7 +65,7 @@ impl Snapshot {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn capacity(&self, question: &CapacityQuestion) -> Result<Answer<Capacity>, SnapshotError> {
-        self.namespaces.within(|| capacity_here(question))
+        self.kernel_namespaces()?.within(|| capacity_here(question))
     }
 }
 

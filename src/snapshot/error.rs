@@ -61,6 +61,9 @@ pub enum SnapshotError {
         /// The file.
         path: PathBuf,
     },
+    /// The question is not answered from a recording.
+    #[error("a recording has the sockets and facts of list and summary only; this question is for the kernel")]
+    NotRecorded,
     /// The question is about one network namespace.
     #[error("this question is about one network namespace")]
     OneNamespace,

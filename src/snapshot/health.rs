@@ -46,7 +46,7 @@ impl Snapshot {
     /// # Errors
     /// The namespace cannot be entered.
     pub fn health(&self, ipv4: Option<bool>) -> Result<Answer<Checkup>, SnapshotError> {
-        self.namespaces.within(|| {
+        self.kernel_namespaces()?.within(|| {
             let mut health = read();
             if let Some(ipv4) = ipv4 {
                 keep_family(&mut health, ipv4);

@@ -13,6 +13,7 @@
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //!
+//! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
 //! Two modules take longer: `port_watch` waits for a port, and `removal` removes sockets and verifies that they are
 //! gone.
 
@@ -111,6 +112,17 @@ impl Snapshot {
         Self { namespaces, input: Input::Kernel(Choice::Auto) }
     }
 
+    /// Where the kernel is asked.
+    ///
+    /// # Errors
+    /// A recording would have to answer, and has nothing about this question.
+    fn kernel_namespaces(&self) -> Result<&Namespaces, SnapshotError> {
+        match self.input {
+            Input::Kernel(_) => Ok(&self.namespaces),
+            Input::Recorded { .. } | Input::Recording(_) => Err(SnapshotError::NotRecorded),
+        }
+    }
+
     /// Reads the facts of one network namespace: kernel, time, port ranges, names.
     ///
     /// # Errors
@@ -159,4 +171,27 @@ impl<T> Answer<T> {
 /// The warning about a dump that the kernel marked as interrupted.
 fn interrupted() -> String {
     "the kernel's table changed while it was read: sockets may be missing or repeated".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::port::PortQuestion;
+    use super::*;
+    use crate::model::port::{Port, PortArg, PortRange};
+
+    #[test]
+    fn a_question_that_is_not_recorded_is_refused() {
+        let input = Input::Recording("a recording".into());
+        let snapshot = Snapshot { namespaces: Namespaces::own(), input };
+        let port = PortArg::Range(PortRange::one(Port(80)));
+        let question = PortQuestion { port: port.clone(), addrs: vec![], ipv4: None };
+        for refused in [
+            snapshot.port_uses(&[port], None).err(),
+            snapshot.port(&question, false).err(),
+            snapshot.capacity(&CapacityQuestion::default()).err(),
+            snapshot.health(None).err(),
+        ] {
+            assert!(matches!(refused, Some(SnapshotError::NotRecorded)), "{refused:?}");
+        }
+    }
 }

@@ -74,7 +74,7 @@ impl Snapshot {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn port(&self, question: &PortQuestion, listen: bool) -> Result<Answer<PortState>, SnapshotError> {
-        self.namespaces.within_with_signals(|| {
+        self.kernel_namespaces()?.within_with_signals(|| {
             let facts = source::kernel_facts();
             let port = single_port(&question.port, &facts)?;
             let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };

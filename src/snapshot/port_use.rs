@@ -28,7 +28,7 @@ impl Snapshot {
     /// # Errors
     /// An argument is not a port, or the namespace cannot be entered.
     pub fn port_uses(&self, ports: &[PortArg], ipv4: Option<bool>) -> Result<Answer<PortUses>, SnapshotError> {
-        self.namespaces.within(|| {
+        self.kernel_namespaces()?.within(|| {
             let facts = source::kernel_facts();
             let mut numbers = vec![];
             for argument in ports {

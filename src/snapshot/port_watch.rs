@@ -122,7 +122,7 @@ impl Snapshot {
         // block it.
         let draws = observer.observes() == Observes::Everything;
         let interrupts = draws.then(Interrupts::hold).transpose().map_err(SnapshotError::Observer)?;
-        self.namespaces.within_with_signals(|| {
+        self.kernel_namespaces()?.within_with_signals(|| {
             let facts = source::kernel_facts();
             let port = single_port(&question.port.port, &facts)?;
             if port.reserved_by_rfc() {

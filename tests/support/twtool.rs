@@ -35,6 +35,19 @@ pub(crate) fn twtool(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
     Run::of(&mut command(args))
 }
 
+/// The names of all subcommands, as the help lists them.
+pub(crate) fn subcommands() -> Vec<String> {
+    let help = twtool(["-h"]).ok().stdout;
+    let (_, list) = help.split_once("\nCommands:\n").expect("a list of commands");
+    let names = list.lines().take_while(|line| !line.is_empty()).filter_map(|line| {
+        let name = line.strip_prefix("  ")?.split(' ').next()?;
+        (!name.is_empty()).then(|| name.to_owned())
+    });
+    let names: Vec<String> = names.collect();
+    assert!(names.len() > 10, "{names:?}");
+    names
+}
+
 /// What a run of the binary left.
 pub(crate) struct Run {
     command: String,
