@@ -21,7 +21,7 @@ use twtool::sock_diag::{bytecode, dump, response};
 use twtool::view::column::Column;
 use twtool::view::list::{ListTable, Stream, Survey, prefetch, table};
 use twtool::view::record::SocketRecord;
-use twtool::view::style::Look;
+use twtool::view::style::TextStyle;
 use twtool::view::text::Text;
 
 const ROWS: u32 = 100_000;
@@ -153,12 +153,12 @@ fn formatting(c: &mut Criterion) {
     let columns: Vec<_> = Column::of_record().collect();
     group.bench_function("csv", |b| b.iter(|| stream(Stream::csv(&mut io::sink(), &columns, true))));
     let references: Vec<&Row> = rows.iter().collect();
-    let look = Look { color: false, width: None, unicode: true };
+    let style = TextStyle { color: false, width: None, unicode: true };
     let draw = |facts: &Facts| {
         let facts = std::slice::from_ref(facts);
         let survey = Survey::of_rows(&references, facts, &Column::of_table(false, false));
         let list = ListTable { rows: &references, facts, survey, total: rows.len(), header: true };
-        table(&mut io::sink(), &list, look).expect("written");
+        table(&mut io::sink(), &list, style).expect("written");
     };
     group.bench_function("table", |b| b.iter(|| draw(&facts)));
     // What view/usual.rs saves: with a service of another name than plain ASCII it is not used.

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::commands::{
-    self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Person,
+    self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Prompt,
 };
 use crate::sys::caller::caller;
 use crate::sys::{exec, terminal};
@@ -182,10 +182,10 @@ pub struct Environment<'a> {
 
 /// Runs the program; the value is its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environment) -> u8 {
-    let answer = answer(args, &mut environment);
+    let status = dispatch(args, &mut environment);
     // What was answered before a failure is shown as well.
     let flushed = environment.out.flush().map_err(CommandError::Output);
-    match answer.and_then(|code| flushed.map(|()| code)) {
+    match status.and_then(|code| flushed.map(|()| code)) {
         Ok(code) => code,
         // The reader has what it wanted.
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -196,7 +196,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
     }
 }
 
-fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environment) -> Result<u8, CommandError> {
+fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environment) -> Result<u8, CommandError> {
     let Environment { input, out, err, terminal, err_terminal, width, err_width, unicode, no_color } = environment;
     let args: Vec<OsString> = args.into_iter().collect();
     let wanted = |choice, terminal: bool| match choice {
@@ -237,10 +237,10 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
     if let Some(input) = input
         && *err_terminal
     {
-        context.person = Some(Person::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
+        context.prompt = Some(Prompt::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
     }
     context.err_terminal = *err_terminal;
-    let answer = match &cli.command {
+    let status = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
@@ -259,7 +259,7 @@ fn answer(args: impl IntoIterator<Item = OsString>, environment: &mut Environmen
             ExitStatus::Yes
         }
     };
-    Ok(match answer {
+    Ok(match status {
         ExitStatus::Yes => 0,
         ExitStatus::No => 1,
         ExitStatus::Incomplete => 2,

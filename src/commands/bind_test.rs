@@ -126,7 +126,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     match global.format() {
         Format::Json => view::bind_test::document(context.out, envelope, &test)?,
         Format::Ndjson => view::bind_test::ndjson(context.out, &test)?,
-        Format::Table | Format::Csv => view::bind_test::page(context.out, &test, context.look)?,
+        Format::Table | Format::Csv => view::bind_test::page(context.out, &test, context.style)?,
     }
     Ok(match conclusion.verdict {
         _ if !complete => ExitStatus::Incomplete,
@@ -152,7 +152,7 @@ fn demo(port: &PortArg, global: &GlobalArgs, context: &mut Context) -> Result<Ex
             view::bind_test::demo_document(context.out, envelope, &runs)?;
         }
         Format::Ndjson => view::bind_test::demo_ndjson(context.out, &facts, &runs)?,
-        Format::Table | Format::Csv => view::bind_test::demo_page(context.out, port, &facts, &runs, context.look)?,
+        Format::Table | Format::Csv => view::bind_test::demo_page(context.out, port, &facts, &runs, context.style)?,
     }
     let documented = runs.iter().all(DemoRun::as_documented);
     if !documented {

@@ -10,7 +10,7 @@ use crate::analysis::capacity::{Destination, MinFree, advice};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
 use crate::snapshot::{Answer, CapacityQuestion};
 use crate::view;
-use crate::view::capacity::Capacity;
+use crate::view::capacity::CapacityReport;
 use crate::view::json::Envelope;
 
 /// The usual number of destinations in a table.
@@ -111,7 +111,7 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
     let help = advice::advise(shown, &found.conditions(), &found.facts, &args.netns.shell(context));
 
     context.warn(&warnings);
-    let capacity = Capacity {
+    let capacity = CapacityReport {
         facts: &found.facts,
         source: found.origin.name(),
         conditions: found.conditions(),
@@ -125,7 +125,7 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
             let envelope = Envelope { schema: "twtool.capacity/1", facts: &found.facts, complete, warnings: &warnings };
             view::capacity::document(context.out, envelope, &capacity)?;
         }
-        Format::Table => view::capacity::page(context.out, &capacity, context.look)?,
+        Format::Table => view::capacity::page(context.out, &capacity, context.style)?,
         Format::Ndjson => view::capacity::ndjson(context.out, &capacity)?,
         Format::Csv => view::capacity::csv(context.out, &capacity)?,
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Person, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Prompt, bad_value};
 use crate::lab::{self, CaptureFile, LabError};
 use crate::model::experiment::{Comparison, LabEvent, EventKind, Scenario};
 use crate::model::facts::Facts;
@@ -41,7 +41,7 @@ Examples:
 pub struct DemoArgs {
     /// What to show [default: the list of what there is]
     #[arg(value_enum)]
-    scenario: Option<Choice>,
+    scenario: Option<ScenarioArg>,
     /// Wait for the Enter key before each step; the experiment itself does not wait, and is over by then
     #[arg(long, requires = "scenario")]
     step: bool,
@@ -54,15 +54,15 @@ pub struct DemoArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Choice(Scenario);
+struct ScenarioArg(Scenario);
 
-impl ValueEnum for Choice {
+impl ValueEnum for ScenarioArg {
     fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [Choice; Scenario::ALL.len()] = {
-            let mut all = [Choice(Scenario::FourWay); Scenario::ALL.len()];
+        const ALL: [ScenarioArg; Scenario::ALL.len()] = {
+            let mut all = [ScenarioArg(Scenario::FourWay); Scenario::ALL.len()];
             let mut i = 0;
             while i < all.len() {
-                all[i] = Choice(Scenario::ALL[i]);
+                all[i] = ScenarioArg(Scenario::ALL[i]);
                 i += 1;
             }
             all
@@ -91,13 +91,13 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     let mut facts = Snapshot::here().facts()?;
     // The namespaces in which it happens are several, and gone when the answer is read.
     facts.netns = None;
-    let Some(Choice(scenario)) = args.scenario else { return list(format, &facts, context) };
+    let Some(ScenarioArg(scenario)) = args.scenario else { return list(format, &facts, context) };
     if args.step && format != Format::Table {
         return Err(CommandError::Usage(
             "the argument '--step' is for the page, not for --output json or ndjson".into(),
         ));
     }
-    if args.step && context.person.is_none() {
+    if args.step && context.prompt.is_none() {
         let why = "the argument '--step' needs a terminal on standard input and standard error";
         return Err(CommandError::Usage(why.into()));
     }
@@ -136,7 +136,7 @@ fn list(format: Format, facts: &Facts, context: &mut Context) -> Result<ExitStat
     match format {
         Format::Json => view::experiment::list_document(context.out, envelope(facts))?,
         Format::Ndjson => view::experiment::list_ndjson(context.out)?,
-        Format::Table | Format::Csv => view::ladder::list(context.out, context.look)?,
+        Format::Table | Format::Csv => view::ladder::list(context.out, context.style)?,
     }
     Ok(ExitStatus::Yes)
 }
@@ -150,7 +150,7 @@ fn page(
     context: &mut Context,
 ) -> Result<Vec<Comparison>, CommandError> {
     let countdown = context.err_terminal;
-    let mut ladder = Ladder::begin(context.out, scenario, &facts.kernel, context.look)?;
+    let mut ladder = Ladder::begin(context.out, scenario, &facts.kernel, context.style)?;
     context.out.flush()?;
     let checks = if args.step {
         let mut events = vec![];
@@ -161,8 +161,8 @@ fn page(
         for step in events.chunk_by(|one, next| one.step == next.step) {
             step.iter().try_for_each(|event| ladder.event(context.out, event))?;
             context.out.flush()?;
-            if let Some(person) = &mut context.person {
-                wait_for_enter(person, context.err)?;
+            if let Some(prompt) = &mut context.prompt {
+                wait_for_enter(prompt, context.err)?;
             }
         }
         checks
@@ -176,10 +176,10 @@ fn page(
     Ok(checks)
 }
 
-fn wait_for_enter(person: &mut Person, err: &mut dyn Write) -> io::Result<()> {
+fn wait_for_enter(prompt: &mut Prompt, err: &mut dyn Write) -> io::Result<()> {
     let _ = write!(err, "      [Enter]");
     let _ = err.flush();
-    person.input.read_line(&mut String::new())?;
+    prompt.input.read_line(&mut String::new())?;
     // The line that Enter began is taken back: the page reads as without --step.
     let _ = write!(err, "\x1b[A\x1b[2K");
     err.flush()

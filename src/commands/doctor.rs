@@ -63,7 +63,7 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     match global.format() {
         Format::Json => view::doctor::document(context.out, envelope, &checks)?,
         Format::Ndjson => view::doctor::ndjson(context.out, &checks)?,
-        Format::Table | Format::Csv => view::doctor::page(context.out, &checks, args.verbose, context.look)?,
+        Format::Table | Format::Csv => view::doctor::page(context.out, &checks, args.verbose, context.style)?,
     }
     Ok(match complete {
         false => ExitStatus::Incomplete,

@@ -75,7 +75,7 @@ pub struct KillArgs {
 /// See [`CommandError`].
 pub fn run(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let asks = !args.yes && !args.dry_run;
-    if asks && context.person.is_none() {
+    if asks && context.prompt.is_none() {
         return Err(CommandError::Usage(
             "'--yes' is needed because stdin or stderr is no terminal, so kill cannot ask; '--dry-run' shows what would be \
              removed"
@@ -115,7 +115,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     // Whoever was asked has seen the plan. If it cannot be written, nothing is done. A reader that went away, as that of
     // `| head -1` does, does not take back --yes.
     if !asks && !found.targets.is_empty() && global.format() == Format::Table {
-        let written = view::kill::plan(context.out, &plan, context.look).and_then(|()| context.out.flush());
+        let written = view::kill::plan(context.out, &plan, context.style).and_then(|()| context.out.flush());
         if let Err(error) = written
             && error.kind() != io::ErrorKind::BrokenPipe
         {
@@ -141,7 +141,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
         }
         Format::Ndjson => view::kill::ndjson(context.out, &report)?,
         Format::Csv => view::kill::csv(context.out, &report)?,
-        Format::Table => view::kill::summary(context.out, &report, context.look)?,
+        Format::Table => view::kill::summary(context.out, &report, context.style)?,
     }
     let failed = removal.outcomes.iter().any(|outcome| matches!(outcome, RemovalResult::Failed(_)));
     Ok(match targets.is_empty() {
@@ -172,11 +172,11 @@ fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
 
 /// Shows the plan and asks. Anything but yes is no.
 fn agrees(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
-    let Some(person) = &mut context.person else { return Ok(false) };
-    view::kill::plan(context.err, plan, person.look)?;
+    let Some(prompt) = &mut context.prompt else { return Ok(false) };
+    view::kill::plan(context.err, plan, prompt.style)?;
     view::kill::question(context.err, plan.targets)?;
     let mut typed = String::new();
-    if person.input.read_line(&mut typed)? == 0 {
+    if prompt.input.read_line(&mut typed)? == 0 {
         // The end of the input ends no line.
         writeln!(context.err)?;
     }

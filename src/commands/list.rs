@@ -221,7 +221,7 @@ fn print(
             let columns = args.table_columns(buckets.with_state);
             let survey = Survey::of_rows(&rows, facts, &columns);
             let table = ListTable { rows: &rows, facts, survey, total, header: !args.no_header };
-            view::list::table(context.out, &table, context.look)?;
+            view::list::table(context.out, &table, context.style)?;
         }
         Format::Ndjson => view::list::ndjson(context.out, &rows, facts)?,
         Format::Csv => view::list::csv(context.out, &rows, facts, &args.csv_columns(), !args.no_header)?,

@@ -35,7 +35,7 @@ use crate::snapshot::SnapshotError;
 use crate::snapshot::error::BadValue;
 pub use crate::view::csv::Escaping;
 use crate::view::human;
-use crate::view::style::Look;
+use crate::view::style::TextStyle;
 
 /// Options of every command; behind its own in its help.
 #[derive(Args, Clone, Debug)]
@@ -113,11 +113,11 @@ pub struct Context<'a> {
     /// Warnings.
     pub err: &'a mut (dyn Write + Send),
     /// How tables look there.
-    pub look: Look,
+    pub style: TextStyle,
     /// Whether standard error is a terminal.
     pub err_terminal: bool,
     /// Who can be asked, where somebody can.
-    pub person: Option<Person<'a>>,
+    pub prompt: Option<Prompt<'a>>,
     /// The caller of the command, for the commands that it prints.
     pub caller: Caller,
     /// What a command needs of the machine beside a snapshot.
@@ -134,17 +134,17 @@ pub struct Machine {
 }
 
 /// Somebody at a terminal, who reads stderr and types.
-pub struct Person<'a> {
+pub struct Prompt<'a> {
     /// What is typed.
     pub input: &'a mut (dyn BufRead + Send),
     /// How tables look on stderr.
-    pub look: Look,
+    pub style: TextStyle,
 }
 
-impl<'a> Person<'a> {
+impl<'a> Prompt<'a> {
     /// Somebody who sees stderr in this width.
     pub fn new(input: &'a mut (dyn BufRead + Send), color: bool, width: Option<usize>, unicode: bool) -> Self {
-        Self { input, look: Look { color, width, unicode } }
+        Self { input, style: TextStyle { color, width, unicode } }
     }
 }
 
@@ -160,7 +160,7 @@ impl<'a> Context<'a> {
         caller: Caller,
         machine: Machine,
     ) -> Self {
-        Self { out, err, look: Look { color, width, unicode }, err_terminal: false, person: None, caller, machine }
+        Self { out, err, style: TextStyle { color, width, unicode }, err_terminal: false, prompt: None, caller, machine }
     }
 
     /// Says each warning on stderr. That stderr cannot be written is no reason to fail.

@@ -38,7 +38,7 @@ pub fn run(args: &PortArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     let records: Vec<PortRecord> = answer.value.ports.iter().map(record).collect();
     context.warn(&answer.warnings);
     match global.format() {
-        Format::Table => view::port::table(context.out, &records, facts, context.look)?,
+        Format::Table => view::port::table(context.out, &records, facts, context.style)?,
         Format::Json => {
             let envelope = Envelope { schema: "twtool.port/1", facts, complete, warnings: &answer.warnings };
             view::port::document(context.out, envelope, &records)?;

@@ -110,7 +110,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
             view::summary::document(context.out, envelope, &shown)?;
         }
         Format::Ndjson => view::summary::ndjson(context.out, &shown)?,
-        Format::Table | Format::Csv => view::summary::page(context.out, &shown, context.look)?,
+        Format::Table | Format::Csv => view::summary::page(context.out, &shown, context.style)?,
     }
     Ok(ExitStatus::complete(complete))
 }

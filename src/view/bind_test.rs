@@ -11,7 +11,7 @@ use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
 use super::steps::{self, LastingRecord, StepRecord};
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use super::table::{self, Heading};
 use super::text::Text;
 use crate::analysis::advice::{self, Evidence};
@@ -131,10 +131,10 @@ const fn meaning(verdict: Verdict) -> Meaning {
 }
 
 /// Writes the page: the verdict, the commands that help now, the advice, and then what it is concluded from.
-pub fn page(out: &mut (dyn Write + Send), test: &BindTest, look: Look) -> io::Result<()> {
+pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> io::Result<()> {
     let Evidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
-    let verdict = look.paint(meaning(conclusion.verdict), conclusion.verdict.name());
+    let verdict = style.paint(meaning(conclusion.verdict), conclusion.verdict.name());
     write!(out, "port {port}{service}: {verdict}{}", human::escape(&headline(&test.evidence)))?;
     match conclusion.free_in {
         None => {}
@@ -148,20 +148,20 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, look: Look) -> io::Re
     if let Some(port) = test.chosen_port {
         writeln!(out, "the kernel chose port {port}")?;
     }
-    steps::write_next(out, test.next, look)?;
+    steps::write_next(out, test.next, style)?;
     if *test.reserve != Help::default() {
         writeln!(out)?;
-        steps::write(out, test.reserve, "", look)?;
+        steps::write(out, test.reserve, "", style)?;
     }
     if !test.advice.is_empty() {
         writeln!(out)?;
-        test.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", look.width))?;
+        test.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", style.width))?;
     }
     writeln!(out)?;
-    attempts_table(out, attempts, facts, look)?;
+    attempts_table(out, attempts, facts, style)?;
     if !holders.is_empty() {
         writeln!(out)?;
-        holders_table(out, holders, facts, look)?;
+        holders_table(out, holders, facts, style)?;
     }
     Ok(())
 }
@@ -223,7 +223,7 @@ fn denial(evidence: &Evidence) -> String {
 }
 
 /// One row an address, one column an option set.
-fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Facts, look: Look) -> io::Result<()> {
+fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let headings = ["ADDRESS", "no option", "SO_REUSEADDR", "SO_REUSEPORT", "both"].map(Heading::new);
     let cell = |attempt: &Attempt| match attempt.listen {
         None => attempt.bind.name().to_owned(),
@@ -236,10 +236,10 @@ fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Fa
         std::iter::once(address).chain(of_one.iter().map(cell)).collect()
     };
     let rows: Vec<Vec<String>> = attempts.chunks(ReuseOptions::ALL.len()).map(row).collect();
-    table::write(out, &headings, true, rows.as_slice(), look).map(drop)
+    table::write(out, &headings, true, rows.as_slice(), style).map(drop)
 }
 
-fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts, look: Look) -> io::Result<()> {
+fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let headings = [
         Heading::new("STATE"),
         Heading::new("LOCAL"),
@@ -262,10 +262,10 @@ fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts
         vec![cell("state"), local(holder, facts), cell("remote"), cell("expires_ms"), blocks.to_owned(), by]
     };
     let rows: Vec<Vec<String>> = holders.iter().take(HOLDERS_SHOWN).map(row).collect();
-    table::write(out, &headings, true, rows.as_slice(), look)?;
+    table::write(out, &headings, true, rows.as_slice(), style)?;
     if holders.len() > HOLDERS_SHOWN {
         let more = format!("and {} more; -o json has all", holders.len() - HOLDERS_SHOWN);
-        writeln!(out, "{}", look.paint(Meaning::Aside, more))?;
+        writeln!(out, "{}", style.paint(Meaning::Aside, more))?;
     }
     Ok(())
 }
@@ -352,12 +352,12 @@ pub fn demo_page(
     port: Port,
     facts: &Facts,
     runs: &[DemoRun],
-    look: Look,
+    style: TextStyle,
 ) -> io::Result<()> {
     writeln!(
         out,
         "{}",
-        look.paint(Meaning::Heading, format!("TIME_WAIT on port {port}, on this kernel ({})", facts.kernel))
+        style.paint(Meaning::Heading, format!("TIME_WAIT on port {port}, on this kernel ({})", facts.kernel))
     )?;
     human::break_lines(
         out,
@@ -365,16 +365,16 @@ pub fn demo_page(
          first, so it is the active closer and its port gets the TIME_WAIT bucket (RFC 9293, section 3.6).",
         "",
         "",
-        look.width,
+        style.width,
     )?;
     for (number, run) in (1..).zip(runs) {
         writeln!(out)?;
         let title = format!("{number}. The old server had set {}", run.old_socket);
-        writeln!(out, "{}", look.paint(Meaning::Heading, title))?;
+        writeln!(out, "{}", style.paint(Meaning::Heading, title))?;
         let name = |state: Option<TcpState>| state.map_or("gone", TcpState::name).to_owned();
         let stage = |stage: &Stage| vec![stage.step.to_owned(), name(stage.server), name(stage.client)];
         let stages: Vec<Vec<String>> = run.stages.iter().map(stage).collect();
-        table::write(out, &["STEP", "SERVER'S END", "CLIENT'S END"].map(Heading::new), true, stages.as_slice(), look)?;
+        table::write(out, &["STEP", "SERVER'S END", "CLIENT'S END"].map(Heading::new), true, stages.as_slice(), style)?;
         for bucket in &run.buckets {
             let left = human::duration(bucket.expires());
             writeln!(out, "left on port {port}: a TIME_WAIT bucket, {left} to go, no process owns it")?;
@@ -387,7 +387,7 @@ pub fn demo_page(
                 }
                 CallResult::Failed(errno) => (Meaning::Bad, format!("bind() fails: {}", errno.name())),
             };
-            writeln!(out, "new server with {}: {}", attempt.options, look.paint(mark, outcome))?;
+            writeln!(out, "new server with {}: {}", attempt.options, style.paint(mark, outcome))?;
         }
     }
     writeln!(out)?;
@@ -398,6 +398,6 @@ pub fn demo_page(
          always, before the first restart needs it.",
         "",
         "",
-        look.width,
+        style.width,
     )
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, LastingRecord, StepRecord};
-use super::style::Look;
+use super::style::TextStyle;
 use super::table::{self, Heading};
 use super::text::Text;
 use super::value::Value;
@@ -19,7 +19,7 @@ use crate::model::tw_reuse::ReuseMode;
 
 /// Everything that an answer says.
 #[derive(Clone, Copy, Debug)]
-pub struct Capacity<'a> {
+pub struct CapacityReport<'a> {
     /// Names of services and interfaces.
     pub facts: &'a Facts,
     /// Which interface of the kernel answered.
@@ -147,13 +147,13 @@ impl<'a> DestinationRecord<'a> {
     }
 }
 
-fn records<'a>(capacity: &Capacity<'a>) -> impl Iterator<Item = DestinationRecord<'a>> {
-    let Capacity { facts, conditions, destinations, .. } = *capacity;
+fn records<'a>(capacity: &CapacityReport<'a>) -> impl Iterator<Item = DestinationRecord<'a>> {
+    let CapacityReport { facts, conditions, destinations, .. } = *capacity;
     destinations.iter().map(move |destination| DestinationRecord::new(destination, conditions.pool.size, facts))
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &Capacity) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &CapacityReport) -> io::Result<()> {
     let Conditions { pool, reuse, length } = capacity.conditions;
     let payload = Payload {
         source: capacity.source,
@@ -180,20 +180,20 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &Cap
 }
 
 /// Writes a destination a line.
-pub fn ndjson(out: &mut (dyn Write + Send), capacity: &Capacity) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Result<()> {
     records(capacity).try_for_each(|record| json::line(out, &record))
 }
 
 /// Writes csv with its header.
-pub fn csv(out: &mut (dyn Write + Send), capacity: &Capacity) -> io::Result<()> {
+pub fn csv(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Result<()> {
     let mut text = Text::from(format!("{KEYS}\n"));
     records(capacity).for_each(|record| record.append_csv(&mut text));
     out.write_all(text.as_bytes())
 }
 
 /// Writes the page: the pool, the destinations, what their numbers leave out, and what would help.
-pub fn page(out: &mut (dyn Write + Send), capacity: &Capacity, look: Look) -> io::Result<()> {
-    let Capacity { facts, conditions, destinations, total, help, .. } = *capacity;
+pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: TextStyle) -> io::Result<()> {
+    let CapacityReport { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
     let number = |count: u32| human::grouped(count.into());
     let line = format!(
@@ -204,7 +204,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &Capacity, look: Look) -> io
         number(pool.explicitly_bound.count()),
         number(pool.size),
     );
-    human::break_lines(out, &line, "", "  ", look.width)?;
+    human::break_lines(out, &line, "", "  ", style.width)?;
     writeln!(out)?;
     let mut notes = vec![];
     if destinations.is_empty() && total == 0 {
@@ -223,7 +223,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &Capacity, look: Look) -> io
             Heading { spare: 1, ..Heading::new("CEILING/s").right() },
             Heading::new("EXHAUSTED"),
         ];
-        let left_out = table::write(out, &headings, true, rows.as_slice(), look)?;
+        let left_out = table::write(out, &headings, true, rows.as_slice(), style)?;
         notes.extend((!left_out.is_empty()).then(|| format!("no room for {}", left_out.join(", "))));
     }
     notes.extend((destinations.len() < total).then(|| {
@@ -240,19 +240,19 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &Capacity, look: Look) -> io
         "free counts buckets that connect() may take over (reusable), where their connection had timestamps".to_owned()
     }));
     notes.extend(uncertain(capacity));
-    notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", look.width))?;
+    notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", style.width))?;
     if let Some(verdict) = advice::verdict(destinations, pool) {
         writeln!(out)?;
-        human::break_lines(out, &verdict, "", "", look.width)?;
+        human::break_lines(out, &verdict, "", "", style.width)?;
     }
     if *help != Help::default() {
         writeln!(out)?;
     }
-    steps::write(out, help, "", look)
+    steps::write(out, help, "", style)
 }
 
 /// Why the free ports may be fewer than the number says, where they may.
-fn uncertain(capacity: &Capacity) -> Option<String> {
+fn uncertain(capacity: &CapacityReport) -> Option<String> {
     let Conditions { pool, reuse, .. } = capacity.conditions;
     let most = capacity.destinations.iter().map(|one| one.uncertain).max().filter(|most| *most > 0)?;
     let mut reasons = vec![];
@@ -362,7 +362,7 @@ mod tests {
         let advice =
             "Something that takes more than one line of eighty columns, because it is so very long.".to_owned();
         let help = Help { advice: vec![advice], ..Help::default() };
-        let capacity = Capacity {
+        let capacity = CapacityReport {
             facts: &facts,
             source: "sock_diag",
             conditions: Conditions { pool: &pool, reuse, length: Length::learn(None, None) },
@@ -372,7 +372,7 @@ mod tests {
             help: &help,
         };
         let mut out = vec![];
-        page(&mut out, &capacity, Look { color: false, width, unicode: false }).expect("written");
+        page(&mut out, &capacity, TextStyle { color: false, width, unicode: false }).expect("written");
         String::from_utf8(out).expect("text")
     }
 

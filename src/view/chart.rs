@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::human;
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 
 /// Lines that the bars take.
 const HEIGHT: usize = 6;
@@ -25,7 +25,7 @@ pub(super) struct Chart<'a> {
 }
 
 /// How the seconds are laid out.
-struct Layout {
+struct BarLayout {
     /// Columns before the bars, without the axis.
     label: usize,
     /// Seconds that one bar stands for.
@@ -36,27 +36,27 @@ struct Layout {
 
 impl Chart<'_> {
     /// How many seconds a bar stands for; above 1 it is their mean.
-    pub(super) fn seconds_per_bar(&self, look: Look) -> usize {
-        self.layout(look).per_bar
+    pub(super) fn seconds_per_bar(&self, style: TextStyle) -> usize {
+        self.layout(style).per_bar
     }
 
-    fn layout(&self, look: Look) -> Layout {
+    fn layout(&self, style: TextStyle) -> BarLayout {
         let most = self.seconds.iter().flatten().max().copied().unwrap_or(0);
         let label = human::grouped(most).len();
-        let room = look.width.unwrap_or(USUAL_WIDTH).saturating_sub(label + 2).max(1);
+        let room = style.width.unwrap_or(USUAL_WIDTH).saturating_sub(label + 2).max(1);
         let count = self.seconds.len().max(1);
         let divides = |per_bar: &usize| count.is_multiple_of(*per_bar) && count / per_bar <= room;
         let per_bar = (1..=count).find(divides).unwrap_or(count);
-        Layout { label, per_bar, columns: (room / (count / per_bar)).clamp(1, WIDEST) }
+        BarLayout { label, per_bar, columns: (room / (count / per_bar)).clamp(1, WIDEST) }
     }
 
     /// Writes bars, scale and time axis.
-    pub(super) fn write(&self, out: &mut dyn Write, look: Look) -> io::Result<()> {
-        let Layout { label, per_bar, columns } = self.layout(look);
+    pub(super) fn write(&self, out: &mut dyn Write, style: TextStyle) -> io::Result<()> {
+        let BarLayout { label, per_bar, columns } = self.layout(style);
         let bars: Vec<Option<f64>> = self.seconds.chunks(per_bar).map(mean).collect();
         let top = bars.iter().flatten().copied().fold(0.0, f64::max);
         let (levels, wall, corner, floor) =
-            if look.unicode { (BLOCKS, '│', '└', '─') } else { (ASCII, '|', '+', '-') };
+            if style.unicode { (BLOCKS, '│', '└', '─') } else { (ASCII, '|', '+', '-') };
         for line in (0..HEIGHT).rev() {
             let scale = if line == HEIGHT - 1 { text_of(top) } else { String::new() };
             let bar = |bar: &Option<f64>| match bar {
@@ -70,7 +70,7 @@ impl Chart<'_> {
         let width = bars.len() * columns;
         let axis: String = std::iter::repeat_n(floor, width).collect();
         writeln!(out, "{:>label$} {corner}{axis}", 0)?;
-        writeln!(out, "{}{}", " ".repeat(label + 2), look.paint(Meaning::Aside, time_axis(self.seconds.len(), width)))
+        writeln!(out, "{}{}", " ".repeat(label + 2), style.paint(Meaning::Aside, time_axis(self.seconds.len(), width)))
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
 
     fn drawn(seconds: &[Option<u64>], width: Option<usize>, unicode: bool) -> Vec<String> {
         let mut out = vec![];
-        Chart { seconds }.write(&mut out, Look { color: false, width, unicode }).expect("written");
+        Chart { seconds }.write(&mut out, TextStyle { color: false, width, unicode }).expect("written");
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
 

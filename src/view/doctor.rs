@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, LastingRecord, StepRecord};
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use super::table::{self, Heading};
 use crate::analysis::doctor::{Check, Datum, Status};
 
@@ -105,7 +105,7 @@ const fn meaning(status: Status) -> Meaning {
 
 /// Writes the page: how many of each status, then warnings, what is unknown, notes, and in a table what is in order.
 /// `verbose`: every check with what it is, what it is not, and where that is written.
-pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, look: Look) -> io::Result<()> {
+pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style: TextStyle) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
         let count = of(status).count();
@@ -113,17 +113,17 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, look:
         (count > 0 || status == Status::Warning).then(|| format!("{count} {}{word}", status.name()))
     };
     let counts: Vec<String> = Status::ALL.into_iter().filter_map(counted).collect();
-    writeln!(out, "{}", look.paint(Meaning::Heading, counts.join(", ")))?;
+    writeln!(out, "{}", style.paint(Meaning::Heading, counts.join(", ")))?;
     if verbose {
         return Status::ALL.into_iter().flat_map(of).try_for_each(|check| {
             writeln!(out)?;
-            explained(out, check, look)
+            explained(out, check, style)
         });
     }
     for status in [Status::Warning, Status::Unknown, Status::Note] {
         for check in of(status) {
             writeln!(out)?;
-            briefly(out, check, look)?;
+            briefly(out, check, style)?;
         }
     }
     let fine: Vec<Vec<String>> = of(Status::Ok).map(cells).collect();
@@ -132,20 +132,20 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, look:
     }
     writeln!(out)?;
     let headings = [Heading::new("OK"), Heading::new("VALUE"), Heading::new("DEFAULT")];
-    table::write(out, &headings, true, fine.as_slice(), look).map(drop)
+    table::write(out, &headings, true, fine.as_slice(), style).map(drop)
 }
 
 /// `warning  close_wait: ...`, and below it what to do.
-fn briefly(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Result<()> {
-    heading(out, check, look)?;
+fn briefly(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
+    heading(out, check, style)?;
     if let Some(finding) = &check.finding {
-        human::break_lines(out, finding, INDENT, INDENT, look.width)?;
+        human::break_lines(out, finding, INDENT, INDENT, style.width)?;
     }
-    steps::write(out, &check.help, INDENT, look)
+    steps::write(out, &check.help, INDENT, style)
 }
 
 /// The check's name, status and value.
-fn heading(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Result<()> {
+fn heading(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
     let status = format!("{:<width$}", check.status.name(), width = INDENT.len() - 2);
     let value = match (brief(&check.value), brief(&check.default)) {
         (None, _) => String::new(),
@@ -153,14 +153,14 @@ fn heading(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Resul
         (Some(value), Some(default)) => format!(" = {value} (default {default})"),
     };
     let value = human::escape(&value).into_owned();
-    writeln!(out, "{}  {}{value}", look.paint(meaning(check.status), status), check.subject.id)
+    writeln!(out, "{}  {}{value}", style.paint(meaning(check.status), status), check.subject.id)
 }
 
-fn explained(out: &mut (dyn Write + Send), check: &Check, look: Look) -> io::Result<()> {
-    briefly(out, check, look)?;
+fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
+    briefly(out, check, style)?;
     let under = format!("{INDENT}  ");
     let mut line =
-        |title: &str, text: &str| human::break_lines(out, text, &format!("{INDENT}{title}: "), &under, look.width);
+        |title: &str, text: &str| human::break_lines(out, text, &format!("{INDENT}{title}: "), &under, style.width);
     line("does", check.subject.does)?;
     line("does not", check.subject.does_not)?;
     line("sources", &check.subject.sources.join("; "))
@@ -229,8 +229,8 @@ mod tests {
             ..blank(subject)
         };
         let mut out = vec![];
-        let look = Look { color: false, width: Some(24), unicode: false };
-        page(&mut out, &[check], false, look).expect("written");
+        let style = TextStyle { color: false, width: Some(24), unicode: false };
+        page(&mut out, &[check], false, style).expect("written");
         let text = String::from_utf8(out).expect("text");
         assert!(text.contains(&format!("         Do a thing:\n           {line}\n         And some")), "{text}");
         assert!(text.lines().all(|text| text.contains(line) || text.len() <= 24), "{text}");
@@ -243,8 +243,8 @@ mod tests {
         let check = Check { value, finding: Some("evil\u{1b}[2J pid 7".into()), ..blank(subject) };
         for (verbose, status) in [(false, Status::Note), (false, Status::Ok), (true, Status::Ok)] {
             let mut out = vec![];
-            let look = Look { color: false, width: None, unicode: false };
-            page(&mut out, &[Check { status, ..check.clone() }], verbose, look).expect("written");
+            let style = TextStyle { color: false, width: None, unicode: false };
+            page(&mut out, &[Check { status, ..check.clone() }], verbose, style).expect("written");
             assert!(!out.contains(&0x1b), "{}", String::from_utf8_lossy(&out));
         }
     }

@@ -47,7 +47,7 @@ struct StatesRecord {
 
 /// A result, beside the events.
 #[derive(Serialize)]
-struct CheckRecord<'a> {
+struct ResultRecord<'a> {
     part: &'a str,
     what: &'a str,
     expected: &'a str,
@@ -57,14 +57,14 @@ struct CheckRecord<'a> {
 
 /// A result in the stream of events.
 #[derive(Serialize)]
-struct CheckEvent<'a> {
+struct ResultEvent<'a> {
     scenario: &'static str,
     step: u32,
     t_ms: u64,
     actor: &'static str,
     event: &'static str,
     #[serde(flatten)]
-    check: CheckRecord<'a>,
+    check: ResultRecord<'a>,
 }
 
 #[derive(Serialize)]
@@ -72,7 +72,7 @@ struct Payload<'a> {
     scenario: &'static str,
     title: &'static str,
     events: Vec<EventRecord<'a>>,
-    checks: Vec<CheckRecord<'a>>,
+    checks: Vec<ResultRecord<'a>>,
     agrees: bool,
 }
 
@@ -148,21 +148,21 @@ fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
     })
 }
 
-fn check_record(check: &Comparison) -> CheckRecord<'_> {
+fn result_record(check: &Comparison) -> ResultRecord<'_> {
     let Comparison { part, what, expected, observed, agrees } = check;
-    CheckRecord { part, what, expected, observed, agrees: *agrees }
+    ResultRecord { part, what, expected, observed, agrees: *agrees }
 }
 
 /// Writes one event as a record on a line; results are records too.
 pub fn ndjson(out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
     if let EventKind::Comparison(check) = &event.kind {
-        let record = CheckEvent {
+        let record = ResultEvent {
             scenario: event.scenario.name(),
             step: event.step,
             t_ms: milliseconds(event.since),
             actor: Actor::name(event.actor),
             event: "check",
-            check: check_record(check),
+            check: result_record(check),
         };
         return json::line(out, &record);
     }
@@ -181,7 +181,7 @@ pub fn document(
         scenario: scenario.name(),
         title: scenario.title(),
         events: events.iter().filter_map(event_record).collect(),
-        checks: checks.iter().map(check_record).collect(),
+        checks: checks.iter().map(result_record).collect(),
         agrees: checks.iter().all(|check| check.agrees),
     };
     json::document(out, envelope, payload)

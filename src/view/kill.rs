@@ -11,7 +11,7 @@ use super::human;
 use super::json::{self, Envelope};
 use super::list;
 use super::record::SocketRecord;
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use super::table;
 use super::text::{self, Text};
 use super::value::Value;
@@ -42,7 +42,7 @@ pub struct Plan<'a> {
 }
 
 /// Writes the rows in the order of a list, the first of many, and what removing them risks.
-pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, look: Look) -> io::Result<()> {
+pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, style: TextStyle) -> io::Result<()> {
     let Plan { targets, facts, with_state } = *plan;
     let mut sorted: Vec<&Target> = targets.iter().collect();
     sorted.sort_unstable_by(|a, b| a.compare(b));
@@ -58,14 +58,14 @@ pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, look: Look) -> io::Result
         columns.iter().map(cell).collect::<Vec<String>>()
     };
     let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
-    table::write(out, &list::headings(&columns), true, &rows, look)?;
+    table::write(out, &list::headings(&columns), true, &rows, style)?;
     let cut = if shown.len() < targets.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
     let line = format!("selected: {}{cut}", counted(targets.iter()));
-    writeln!(out, "{}", look.paint(Meaning::Aside, line))?;
+    writeln!(out, "{}", style.paint(Meaning::Aside, line))?;
     let (orphans, buckets) = numbers(targets);
     let of_buckets = RISKS.iter().filter(|_| buckets > 0);
     let of_orphans = [ORPHAN_RISK].into_iter().filter(|_| orphans > 0);
-    of_buckets.copied().chain(of_orphans).try_for_each(|risk| human::break_lines(out, risk, "", "  ", look.width))
+    of_buckets.copied().chain(of_orphans).try_for_each(|risk| human::break_lines(out, risk, "", "  ", style.width))
 }
 
 /// How many of them are orphans, and how many are buckets.
@@ -116,7 +116,7 @@ impl<'a> Report<'a> {
 }
 
 /// Writes the line that says it: `12 destroyed, 1 gone, 0 failed`.
-pub fn summary(out: &mut (dyn Write + Send), report: &Report, look: Look) -> io::Result<()> {
+pub fn summary(out: &mut (dyn Write + Send), report: &Report, style: TextStyle) -> io::Result<()> {
     if report.targets.is_empty() {
         return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
     }
@@ -130,7 +130,7 @@ pub fn summary(out: &mut (dyn Write + Send), report: &Report, look: Look) -> io:
     let why = if errnos.is_empty() { String::new() } else { format!(" ({})", errnos.join(", ")) };
     let line = format!("{destroyed} destroyed, {gone} gone, {} failed{why}", failed.len());
     let meaning = if failed.is_empty() { Meaning::Good } else { Meaning::Bad };
-    writeln!(out, "{}", look.paint(meaning, line))
+    writeln!(out, "{}", style.paint(meaning, line))
 }
 
 #[derive(Serialize)]
@@ -138,7 +138,7 @@ struct Payload<'a> {
     matched: usize,
     destroyed: usize,
     gone: usize,
-    failed: Vec<Failed<'a>>,
+    failed: Vec<FailureRecord<'a>>,
     dry_run: bool,
 }
 
@@ -147,14 +147,14 @@ fn record_of<'a>(target: &'a Target, facts: &'a Facts) -> SocketRecord<'a> {
 }
 
 #[derive(Serialize)]
-struct Failed<'a> {
+struct FailureRecord<'a> {
     record: SocketRecord<'a>,
     errno: Option<&'static str>,
 }
 
 /// Writes the JSON document.
 pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, report: &Report) -> io::Result<()> {
-    let record = |(target, errno)| Failed { record: record_of(target, report.facts), errno };
+    let record = |(target, errno)| FailureRecord { record: record_of(target, report.facts), errno };
     let payload = Payload {
         matched: report.targets.len(),
         destroyed: report.count(RemovalResult::Destroyed),
@@ -214,7 +214,7 @@ mod tests {
     use crate::model::socket::{Socket, TcpState};
     use crate::model::target::tests::full;
 
-    const PLAIN: Look = Look { color: false, width: None, unicode: true };
+    const PLAIN: TextStyle = TextStyle { color: false, width: None, unicode: true };
 
     fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = vec![];

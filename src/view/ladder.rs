@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
 use super::human;
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use crate::model::bind::Errno;
 use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, Side, States};
 use crate::model::socket::TcpState;
@@ -44,7 +44,7 @@ const ASCII: Strokes = Strokes { line: "-", late: ".", right: ">", left: "<", lo
 
 /// Draws events.
 pub struct Ladder {
-    look: Look,
+    style: TextStyle,
     strokes: Strokes,
     parts: u32,
     /// Flags of segments that were not drawn yet.
@@ -56,20 +56,20 @@ pub struct Ladder {
     /// The row of the matrix that is being written.
     row: Option<String>,
     /// Results have begun, so that a blank line comes before the next part alone.
-    judging: bool,
+    checks_begun: bool,
 }
 
 impl Ladder {
     /// Begins the page.
-    pub fn begin(out: &mut dyn Write, scenario: Scenario, kernel: &str, look: Look) -> io::Result<Self> {
+    pub fn begin(out: &mut dyn Write, scenario: Scenario, kernel: &str, style: TextStyle) -> io::Result<Self> {
         let title = format!("{}: {}", scenario.name(), scenario.title());
-        writeln!(out, "{}", look.paint(Meaning::Heading, title))?;
+        writeln!(out, "{}", style.paint(Meaning::Heading, title))?;
         let both = "both ends are this kernel's, each in a network namespace of its own, and twtool is the wire";
         let one = "in a private network namespace";
         let setting = if scenario.is_about_segments() { both } else { one };
-        aside(out, look, &format!("On this kernel ({kernel}); {setting}."), "")?;
-        let strokes = if look.unicode { UNICODE } else { ASCII };
-        Ok(Self { look, strokes, parts: 0, folded: vec![], arrow: false, before: None, row: None, judging: false })
+        aside(out, style, &format!("On this kernel ({kernel}); {setting}."), "")?;
+        let strokes = if style.unicode { UNICODE } else { ASCII };
+        Ok(Self { style, strokes, parts: 0, folded: vec![], arrow: false, before: None, row: None, checks_begun: false })
     }
 
     /// Draws an event.
@@ -119,7 +119,7 @@ impl Ladder {
             EventKind::Waiting(_) => return Ok(()),
         }
         match &event.note {
-            Some(note) if event.kind != EventKind::Part => aside(out, self.look, note, INDENT),
+            Some(note) if event.kind != EventKind::Part => aside(out, self.style, note, INDENT),
             _ => Ok(()),
         }
     }
@@ -132,29 +132,29 @@ impl Ladder {
         writeln!(out)?;
         if wrong == 0 {
             let text = format!("This kernel did what was expected, in all {all} points.");
-            writeln!(out, "{}", self.look.paint(Meaning::Good, text))
+            writeln!(out, "{}", self.style.paint(Meaning::Good, text))
         } else {
             let text = format!("A finding: in {wrong} of {all} points this kernel did not do what was expected.");
-            writeln!(out, "{}", self.look.paint(Meaning::Bad, text))
+            writeln!(out, "{}", self.style.paint(Meaning::Bad, text))
         }
     }
 
     fn part(&mut self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         self.parts += 1;
-        self.judging = false;
+        self.checks_begun = false;
         writeln!(out)?;
         // The parts of the matrix are its rows.
         if event.scenario != Scenario::Reuse {
             let title = format!("{}. {}", self.parts, event.part);
-            writeln!(out, "{}", self.look.paint(Meaning::Heading, title))?;
+            writeln!(out, "{}", self.style.paint(Meaning::Heading, title))?;
         }
         if let Some(note) = &event.note {
-            aside(out, self.look, note, "   ")?;
+            aside(out, self.style, note, "   ")?;
         }
         if event.scenario.is_about_segments() {
             writeln!(out)?;
             let head = format!("{:>TIME$} {:<STATE$} {:ARROW$} {:>STATE$}", "ms", "CLIENT", "", "SERVER");
-            writeln!(out, "{}", self.look.paint(Meaning::Heading, head))?;
+            writeln!(out, "{}", self.style.paint(Meaning::Heading, head))?;
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ impl Ladder {
         let time = event.since.as_millis();
         let text = human::escape(text);
         let painted = |text: &str| match errno {
-            Some(_) => self.look.paint(Meaning::Bad, text.to_owned()).to_string(),
+            Some(_) => self.style.paint(Meaning::Bad, text.to_owned()).to_string(),
             None => text.to_owned(),
         };
         let room = WIDTH - TIME - 1;
@@ -184,7 +184,7 @@ impl Ladder {
         };
         let text = match event.actor {
             Actor::Side(_) => painted(&text),
-            Actor::Wire | Actor::Lab => self.look.paint(Meaning::Caution, format!("[ {text} ]")).to_string(),
+            Actor::Wire | Actor::Lab => self.style.paint(Meaning::Caution, format!("[ {text} ]")).to_string(),
         };
         writeln!(out, "{time:>TIME$} {:blank$}{text}", "")?;
         if event.states.is_some() { self.states(out, event) } else { Ok(()) }
@@ -209,7 +209,7 @@ impl Ladder {
             Fate::Late => Meaning::Caution,
             Fate::Arrived => Meaning::Heading,
         };
-        let text = self.look.paint(meaning, text);
+        let text = self.style.paint(meaning, text);
         let arrow = match segment.from {
             Side::Client => {
                 format!("{} {text} {}{}{:gap$}", stroke.repeat(near), stroke.repeat(far), head(right), "")
@@ -247,16 +247,16 @@ impl Ladder {
         let States { client, server } = event.states.unwrap_or_default();
         let (client_text, server_text) = plain_state_texts(event);
         let paint = |state: Option<TcpState>, text: String| match state {
-            Some(TcpState::TimeWait) => self.look.paint(Meaning::Caution, text).to_string(),
-            None => self.look.paint(Meaning::Aside, text).to_string(),
+            Some(TcpState::TimeWait) => self.style.paint(Meaning::Caution, text).to_string(),
+            None => self.style.paint(Meaning::Aside, text).to_string(),
             Some(_) => text,
         };
         (paint(client, format!("{client_text:<STATE$}")), paint(server, format!("{server_text:>STATE$}")))
     }
 
     fn check(&mut self, out: &mut dyn Write, check: &Comparison) -> io::Result<()> {
-        if !self.judging {
-            self.judging = true;
+        if !self.checks_begun {
+            self.checks_begun = true;
             writeln!(out)?;
         }
         let (mark, meaning, said) = if check.agrees {
@@ -267,18 +267,18 @@ impl Ladder {
         let line = format!("{}: {said}", check.what);
         let mut text = vec![];
         human::break_lines(&mut text, &line, "", "     ", Some(WIDTH - 1 - mark.width()))?;
-        write!(out, "{} {}", self.look.paint(meaning, mark), String::from_utf8_lossy(&text))
+        write!(out, "{} {}", self.style.paint(meaning, mark), String::from_utf8_lossy(&text))
     }
 
     /// One cell of the matrix: its part is the row, and what was tried is the column.
     fn cell(&mut self, out: &mut dyn Write, check: &Comparison) -> io::Result<()> {
-        if !self.judging {
-            self.judging = true;
+        if !self.checks_begun {
+            self.checks_begun = true;
             writeln!(out)?;
             let new = format!("{:CELL$} {:CELL$} {:CELL$} both", "no option", "SO_REUSEADDR", "SO_REUSEPORT");
             for head in [format!("  {:OPTIONS$} NEW SOCKET SETS", "OLD SOCKET HAD"), format!("  {:OPTIONS$} {new}", "")]
             {
-                writeln!(out, "{}", self.look.paint(Meaning::Heading, head))?;
+                writeln!(out, "{}", self.style.paint(Meaning::Heading, head))?;
             }
         }
         if self.row.as_ref() != Some(&check.part) {
@@ -295,7 +295,7 @@ impl Ladder {
         let text = format!("{}{mark}", check.observed);
         let padding = if check.what.contains(" and ") { 0 } else { CELL.saturating_sub(text.width()) };
         let end = if padding == 0 { "\n" } else { "" };
-        write!(out, " {}{:padding$}{end}", self.look.paint(meaning, text), "")
+        write!(out, " {}{:padding$}{end}", self.style.paint(meaning, text), "")
     }
 
     /// Says in a line which segments the calls before have sent.
@@ -304,7 +304,7 @@ impl Ladder {
         if folded.is_empty() {
             return Ok(());
         }
-        aside(out, self.look, &format!("on the wire: {}", folded.join(", ")), INDENT)
+        aside(out, self.style, &format!("on the wire: {}", folded.join(", ")), INDENT)
     }
 }
 
@@ -327,18 +327,18 @@ fn states_in_words(event: &LabEvent) -> String {
 }
 
 /// Writes words that stand beside the drawing.
-fn aside(out: &mut dyn Write, look: Look, text: &str, indent: &str) -> io::Result<()> {
+fn aside(out: &mut dyn Write, style: TextStyle, text: &str, indent: &str) -> io::Result<()> {
     let mut lines = vec![];
     human::break_lines(&mut lines, text, indent, indent, Some(WIDTH))?;
     let lines = String::from_utf8_lossy(&lines).into_owned();
-    lines.lines().try_for_each(|line| writeln!(out, "{}", look.paint(Meaning::Aside, line)))
+    lines.lines().try_for_each(|line| writeln!(out, "{}", style.paint(Meaning::Aside, line)))
 }
 
 /// Writes the list of scenarios.
-pub fn list(out: &mut dyn Write, look: Look) -> io::Result<()> {
+pub fn list(out: &mut dyn Write, style: TextStyle) -> io::Result<()> {
     let width = Scenario::ALL.iter().map(|scenario| scenario.name().len()).max().unwrap_or_default();
     Scenario::ALL.iter().try_for_each(|scenario| {
-        let name = look.paint(Meaning::Heading, format!("{:<width$}", scenario.name()));
+        let name = style.paint(Meaning::Heading, format!("{:<width$}", scenario.name()));
         writeln!(out, "{name}  {}", scenario.title())
     })
 }
@@ -350,7 +350,7 @@ mod tests {
     use super::*;
     use crate::model::experiment::Flags;
 
-    const LOOK: Look = Look { color: false, width: None, unicode: false };
+    const LOOK: TextStyle = TextStyle { color: false, width: None, unicode: false };
 
     fn event(kind: EventKind, actor: Actor, states: Option<States>) -> LabEvent {
         LabEvent {

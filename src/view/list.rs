@@ -9,7 +9,7 @@ use super::column::Column;
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use super::table::{self, Heading, Rows};
 use super::text::{self, Text};
 use super::usual::Usual;
@@ -22,14 +22,14 @@ use crate::parallel;
 const CHUNK: usize = 64 * 1024;
 
 /// The line of a row, without its line feed.
-enum Line<'a> {
+enum RowFormat<'a> {
     Ndjson,
     /// Every column of a record, in the order of the list.
     Csv,
     ChosenCsv(&'a [&'static Column]),
 }
 
-impl<'a> Line<'a> {
+impl<'a> RowFormat<'a> {
     /// Csv of these columns.
     fn csv(columns: &'a [&'static Column]) -> Self {
         let every = columns.iter().map(|column| column.key).eq(Column::of_record().map(|column| column.key));
@@ -57,7 +57,7 @@ impl<'a> Line<'a> {
 /// Writes rows one by one as they come: ndjson, or csv with its header.
 pub struct Stream<'a> {
     out: &'a mut (dyn Write + Send),
-    line: Line<'a>,
+    line: RowFormat<'a>,
     /// Lines that are not written yet.
     buffer: Text,
 }
@@ -65,7 +65,7 @@ pub struct Stream<'a> {
 impl<'a> Stream<'a> {
     /// Begins ndjson, a JSON object a line.
     pub fn ndjson(out: &'a mut (dyn Write + Send)) -> Self {
-        Self { out, line: Line::Ndjson, buffer: Text::with_capacity(CHUNK + 4096) }
+        Self { out, line: RowFormat::Ndjson, buffer: Text::with_capacity(CHUNK + 4096) }
     }
 
     /// Begins csv of these columns (RFC 4180, with LF line ends), with a header line unless it is unwanted. The header is
@@ -73,7 +73,7 @@ impl<'a> Stream<'a> {
     pub fn csv(out: &'a mut (dyn Write + Send), columns: &'a [&'static Column], header: bool) -> Self {
         let mut buffer = Text::with_capacity(CHUNK + 4096);
         append_header(columns, header, &mut buffer);
-        Self { out, line: Line::csv(columns), buffer }
+        Self { out, line: RowFormat::csv(columns), buffer }
     }
 
     /// Writes a row.
@@ -114,7 +114,7 @@ pub fn prefetch(rows: &[&Row]) {
     hint::black_box(rows.iter().map(read).fold(0, |a, b| a ^ b));
 }
 
-fn lines(out: &mut (dyn Write + Send), line: &Line, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
+fn lines(out: &mut (dyn Write + Send), line: &RowFormat, rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     text::write(out, rows.len(), &|range: Range<usize>, text: &mut Text| {
         prefetch(&rows[range.clone()]);
         rows[range].iter().for_each(|row| line.append(row, facts_of(row, facts), text));
@@ -123,7 +123,7 @@ fn lines(out: &mut (dyn Write + Send), line: &Line, rows: &[&Row], facts: &[Fact
 
 /// Writes the rows as ndjson; each with the facts of its network namespace, as everywhere here.
 pub fn ndjson(out: &mut (dyn Write + Send), rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
-    lines(out, &Line::Ndjson, rows, facts)
+    lines(out, &RowFormat::Ndjson, rows, facts)
 }
 
 /// Writes the rows as csv.
@@ -137,7 +137,7 @@ pub fn csv(
     let mut text = Text::default();
     append_header(columns, header, &mut text);
     out.write_all(text.as_bytes())?;
-    lines(out, &Line::csv(columns), rows, facts)
+    lines(out, &RowFormat::csv(columns), rows, facts)
 }
 
 /// Writes the JSON document of the rows; `source` is the interface that they came from.
@@ -269,21 +269,21 @@ impl<'l> Rows for ListTable<'l> {
 }
 
 /// Writes the table and its last line.
-pub fn table(out: &mut (dyn Write + Send), list: &ListTable, look: Look) -> io::Result<()> {
+pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<()> {
     if list.rows.is_empty() && list.total == 0 {
         let several = among(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
         return if list.header { writeln!(out, "no TIME_WAIT sockets{several}") } else { Ok(()) };
     }
-    let left_out = body(out, list, look)?;
+    let left_out = body(out, list, style)?;
     if !list.header {
         return Ok(());
     }
-    writeln!(out, "{}", look.paint(Meaning::Aside, last_line(list, &left_out)))
+    writeln!(out, "{}", style.paint(Meaning::Aside, last_line(list, &left_out)))
 }
 
 /// Writes the table without its last line. Returns the titles of columns that did not fit.
-fn body(out: &mut (dyn Write + Send), list: &ListTable, look: Look) -> io::Result<Vec<&'static str>> {
-    table::stream(out, &headings(&list.survey.columns), list.header, list, look)
+fn body(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<Vec<&'static str>> {
+    table::stream(out, &headings(&list.survey.columns), list.header, list, style)
 }
 
 /// The headings of a table with these columns.
@@ -387,7 +387,7 @@ mod tests {
             let mut out = vec![];
             let survey = Survey::of_rows(rows, &facts, &columns);
             let list = ListTable { rows, facts: &facts, survey, total, header: false };
-            table(&mut out, &list, Look { color: false, width: None, unicode: true }).expect("written");
+            table(&mut out, &list, TextStyle { color: false, width: None, unicode: true }).expect("written");
             String::from_utf8(out).expect("text")
         };
         let both = "10.0.0.1:1            10.0s\n10.0.0.100:80 (http)  10.0s\n";
@@ -429,7 +429,7 @@ mod tests {
             let text = |survey| {
                 let mut out = vec![];
                 let list = ListTable { rows: &rows, facts: &facts, survey, total: rows.len(), header };
-                table(&mut out, &list, Look { color: false, width, unicode: true }).expect("written");
+                table(&mut out, &list, TextStyle { color: false, width, unicode: true }).expect("written");
                 String::from_utf8(out).expect("text")
             };
             prop_assert_eq!(text(usual), text(by_columns));

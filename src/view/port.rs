@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::human;
 use super::json::{self, Envelope};
-use super::style::Look;
+use super::style::TextStyle;
 use super::table::{self, Heading};
 use super::text::Text;
 use super::value::Value;
@@ -83,7 +83,7 @@ pub fn csv(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()>
 }
 
 /// Writes the table, and under it what its words mean for these ports.
-pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, look: Look) -> io::Result<()> {
+pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let yes = |value: Option<bool>| value.map_or("unknown", |yes| if yes { "yes" } else { "no" }).to_owned();
     let cells = |p: &PortRecord| {
         vec![
@@ -108,9 +108,9 @@ pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, 
         Heading::new("LISTENS"),
         Heading::new("TIME_WAIT").right(),
     ];
-    table::write(out, &headings, true, rows.as_slice(), look)?;
+    table::write(out, &headings, true, rows.as_slice(), style)?;
     writeln!(out)?;
-    explain(ports, facts).iter().try_for_each(|line| human::break_lines(out, line, "", "  ", look.width))
+    explain(ports, facts).iter().try_for_each(|line| human::break_lines(out, line, "", "  ", style.width))
 }
 
 /// What the words of the table mean for these ports.

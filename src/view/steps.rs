@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::human;
-use super::style::Look;
+use super::style::TextStyle;
 use crate::model::command::{Help, LONGEST_LINE, Lasting, Step};
 
 /// A step as scripts see it.
@@ -44,19 +44,19 @@ impl<'a> LastingRecord<'a> {
 
 /// Writes what helps, below this indentation: each command under what it does, then the lines of files, then the sentences.
 /// A command is never broken, whatever the width.
-pub fn write(out: &mut dyn Write, help: &Help, indent: &str, look: Look) -> io::Result<()> {
-    help.commands.iter().try_for_each(|step| titled(out, &title(step), &step.command, indent, look))?;
+pub fn write(out: &mut dyn Write, help: &Help, indent: &str, style: TextStyle) -> io::Result<()> {
+    help.commands.iter().try_for_each(|step| titled(out, &title(step), &step.command, indent, style))?;
     // One of the commands writes a longer line to its file.
     let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
-    short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, look))?;
-    help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, look.width))
+    short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, style))?;
+    help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, style.width))
 }
 
 /// Writes the commands that help now, each below an empty line.
-pub fn write_next(out: &mut dyn Write, steps: &[Step], look: Look) -> io::Result<()> {
+pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::Result<()> {
     steps.iter().try_for_each(|step| {
         writeln!(out)?;
-        titled(out, &title(step), &step.command, "", look)
+        titled(out, &title(step), &step.command, "", style)
     })
 }
 
@@ -73,10 +73,10 @@ fn keep(lasting: &Lasting) -> String {
     format!("keep it after a restart, in {}", lasting.file)
 }
 
-fn titled(out: &mut dyn Write, title: &str, line: &str, indent: &str, look: Look) -> io::Result<()> {
+fn titled(out: &mut dyn Write, title: &str, line: &str, indent: &str, style: TextStyle) -> io::Result<()> {
     let mut title = title.chars();
     let first: String = title.next().into_iter().flat_map(char::to_uppercase).collect();
-    human::break_lines(out, &format!("{first}{}:", title.as_str()), indent, indent, look.width)?;
+    human::break_lines(out, &format!("{first}{}:", title.as_str()), indent, indent, style.width)?;
     writeln!(out, "{indent}  {}", human::escape(line))
 }
 
@@ -96,7 +96,7 @@ mod tests {
         let long = Lasting { line: "1".repeat(LONGEST_LINE + 1), ..lasting.clone() };
         let help = Help { commands: vec![step], lasting: vec![lasting, long], advice: vec!["Because.".into()] };
         let mut out = vec![];
-        write(&mut out, &help, "  ", Look { color: false, width: Some(30), unicode: false }).expect("written");
+        write(&mut out, &help, "  ", TextStyle { color: false, width: Some(30), unicode: false }).expect("written");
         assert_eq!(
             String::from_utf8_lossy(&out),
             "  Switch timestamps on (needs\n  CAP_NET_ADMIN, which sudo\n  cannot give here):\n    sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1\n  \

@@ -17,7 +17,7 @@ pub enum Meaning {
 
 /// How output looks: colour or not, how many columns it may take, and of which characters it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct TextStyle {
     /// Whether to colour.
     pub color: bool,
     /// The terminal's width; `None`: no terminal, nothing is fitted or cut.
@@ -26,7 +26,7 @@ pub struct Look {
     pub unicode: bool,
 }
 
-impl Look {
+impl TextStyle {
     /// The text in the colour of its meaning.
     pub fn paint<T: fmt::Display>(self, meaning: Meaning, text: T) -> impl fmt::Display {
         let style = match meaning {

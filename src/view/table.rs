@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 use unicode_width::UnicodeWidthStr;
 
 use super::human::display_width;
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use super::text::{self, Text};
 
 /// The most rows that comfy-table draws.
@@ -110,13 +110,13 @@ pub fn write(
     headings: &[Heading],
     header: bool,
     rows: &[Vec<String>],
-    look: Look,
+    style: TextStyle,
 ) -> io::Result<Vec<&'static str>> {
     if rows.len() > DRAWN {
-        return stream(out, headings, header, rows, look);
+        return stream(out, headings, header, rows, style);
     }
-    let layout = Layout::new(headings, header, rows, look.width);
-    draw(out, &layout, headings, header, rows, look)?;
+    let layout = Layout::new(headings, header, rows, style.width);
+    draw(out, &layout, headings, header, rows, style)?;
     Ok(layout.left_out(headings))
 }
 
@@ -126,13 +126,13 @@ pub fn stream(
     headings: &[Heading],
     header: bool,
     rows: &(impl Rows + ?Sized),
-    look: Look,
+    style: TextStyle,
 ) -> io::Result<Vec<&'static str>> {
-    let layout = Layout::new(headings, header, rows, look.width);
+    let layout = Layout::new(headings, header, rows, style.width);
     if header {
         let mut lines = Text::default();
         layout.append_row(headings, |column, text| append(headings[column].title, text), &mut lines);
-        String::from(lines).lines().try_for_each(|line| write_line(out, line, Some(look)))?;
+        String::from(lines).lines().try_for_each(|line| write_line(out, line, Some(style)))?;
     }
     let cells = layout.cells();
     text::write(out, rows.count(), &|part: Range<usize>, text: &mut Text| {
@@ -263,7 +263,7 @@ fn draw(
     headings: &[Heading],
     header: bool,
     rows: &[Vec<String>],
-    look: Look,
+    style: TextStyle,
 ) -> io::Result<()> {
     let columns: Vec<(usize, usize)> = layout.columns.iter().map(|&(i, width)| (i, width.min(WIDEST))).collect();
     let mut table = Table::new();
@@ -286,14 +286,14 @@ fn draw(
         }
     }
     for (i, line) in table.lines().enumerate() {
-        write_line(out, line.trim_end_matches(' '), (i < heading_lines).then_some(look))?;
+        write_line(out, line.trim_end_matches(' '), (i < heading_lines).then_some(style))?;
     }
     Ok(())
 }
 
-fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<Look>) -> io::Result<()> {
+fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<TextStyle>) -> io::Result<()> {
     match heading {
-        Some(look) => writeln!(out, "{}", look.paint(Meaning::Heading, line)),
+        Some(style) => writeln!(out, "{}", style.paint(Meaning::Heading, line)),
         None => writeln!(out, "{line}"),
     }
 }
@@ -316,13 +316,13 @@ mod tests {
     const HEADINGS: [Heading; 3] =
         [Heading::new("LOCAL"), Heading { title: "CLASS", right: false, spare: 1 }, Heading::new("EXPIRES").right()];
 
-    const PLAIN: Look = Look { color: false, width: None, unicode: true };
+    const PLAIN: TextStyle = TextStyle { color: false, width: None, unicode: true };
 
-    fn both(rows: &[Vec<String>], look: Look) -> (String, String) {
-        let layout = Layout::new(&HEADINGS, true, rows, look.width);
+    fn both(rows: &[Vec<String>], style: TextStyle) -> (String, String) {
+        let layout = Layout::new(&HEADINGS, true, rows, style.width);
         let (mut drawn, mut streamed) = (vec![], vec![]);
-        draw(&mut drawn, &layout, &HEADINGS, true, rows, look).expect("written");
-        stream(&mut streamed, &HEADINGS, true, rows, look).expect("written");
+        draw(&mut drawn, &layout, &HEADINGS, true, rows, style).expect("written");
+        stream(&mut streamed, &HEADINGS, true, rows, style).expect("written");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         (text(drawn), text(streamed))
     }
@@ -346,16 +346,16 @@ LOCAL                CLASS       EXPIRES
     fn a_narrow_terminal_spares_a_column_first_and_then_breaks_cells() {
         let rows = [row(["127.0.0.1:80 (http)", "well-known", "9.5s"])];
         let mut out = vec![];
-        let look = Look { color: false, width: Some(30), unicode: true };
-        let left_out = write(&mut out, &HEADINGS, true, rows.as_slice(), look).expect("written");
+        let style = TextStyle { color: false, width: Some(30), unicode: true };
+        let left_out = write(&mut out, &HEADINGS, true, rows.as_slice(), style).expect("written");
         assert_eq!(left_out, ["CLASS"]);
         assert_eq!(
             String::from_utf8(out).expect("text"),
             "LOCAL                EXPIRES\n127.0.0.1:80 (http)     9.5s\n"
         );
-        let look = Look { color: false, width: Some(24), unicode: true };
+        let style = TextStyle { color: false, width: Some(24), unicode: true };
         let expected = "LOCAL            EXPIRES\n127.0.0.1:80        9.5s\n(http)\n";
-        assert_eq!(both(&rows, look), (expected.into(), expected.into()));
+        assert_eq!(both(&rows, style), (expected.into(), expected.into()));
     }
 
     proptest! {
@@ -365,7 +365,7 @@ LOCAL                CLASS       EXPIRES
             width in proptest::option::of(10_usize..90),
             color in any::<bool>(),
         ) {
-            let (drawn, streamed) = both(&rows, Look { color, width, unicode: true });
+            let (drawn, streamed) = both(&rows, TextStyle { color, width, unicode: true });
             prop_assert_eq!(drawn, streamed);
         }
 
@@ -374,7 +374,7 @@ LOCAL                CLASS       EXPIRES
             rows in proptest::collection::vec(proptest::collection::vec("[a-z0-9:.]{1,60}", 3), 1..8),
             width in 30_usize..90,
         ) {
-            let (_, streamed) = both(&rows, Look { color: false, width: Some(width), unicode: true });
+            let (_, streamed) = both(&rows, TextStyle { color: false, width: Some(width), unicode: true });
             for line in streamed.lines() {
                 prop_assert!(line.width() <= width, "{line}");
             }

@@ -29,12 +29,12 @@ const DURATION: usize = 5;
 
 /// A word with blanks behind it.
 #[derive(Clone, Copy)]
-struct Word {
+struct PaddedWord {
     bytes: [u8; WORD],
     length: usize,
 }
 
-impl Word {
+impl PaddedWord {
     const fn new(word: &str) -> Self {
         let mut bytes = [b' '; WORD];
         let mut i = 0;
@@ -46,14 +46,14 @@ impl Word {
     }
 }
 
-const CLASSES: [Word; PortClass::ALL.len()] = {
+const CLASSES: [PaddedWord; PortClass::ALL.len()] = {
     let [a, b, c] = PortClass::ALL;
-    [Word::new(a.name()), Word::new(b.name()), Word::new(c.name())]
+    [PaddedWord::new(a.name()), PaddedWord::new(b.name()), PaddedWord::new(c.name())]
 };
 
-const DIRECTIONS: [Word; Direction::ALL.len()] = {
+const DIRECTIONS: [PaddedWord; Direction::ALL.len()] = {
     let [a, b, c] = Direction::ALL;
-    [Word::new(a.name()), Word::new(b.name()), Word::new(c.name())]
+    [PaddedWord::new(a.name()), PaddedWord::new(b.name()), PaddedWord::new(c.name())]
 };
 
 /// What writing usual lines needs.
@@ -135,7 +135,7 @@ impl Usual {
 }
 
 #[inline]
-fn write_word(word: &Word, (begin, end): (usize, usize), line: &mut [u8; LINE]) -> Option<()> {
+fn write_word(word: &PaddedWord, (begin, end): (usize, usize), line: &mut [u8; LINE]) -> Option<()> {
     *line.get_mut(begin..)?.first_chunk_mut()? = word.bytes;
     (word.length <= end - begin).then_some(())
 }

@@ -11,7 +11,7 @@ use super::holder::HolderRecord;
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, StepRecord};
-use super::style::{Look, Meaning};
+use super::style::{TextStyle, Meaning};
 use crate::analysis::advice;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
 use crate::model::command::Step;
@@ -30,7 +30,7 @@ const LEAST_BAR: usize = 8;
 
 /// How a wait stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Wait<'a> {
+pub struct WaitReport<'a> {
     /// Of the network namespace.
     pub facts: &'a Facts,
     /// What is waited for.
@@ -73,7 +73,7 @@ struct Payload<'a> {
     next: Vec<StepRecord<'a>>,
 }
 
-fn payload<'a>(wait: &Wait<'a>) -> Payload<'a> {
+fn payload<'a>(wait: &WaitReport<'a>) -> Payload<'a> {
     Payload {
         port: wait.port.0,
         addrs: wait.addrs.iter().map(|at| at.text(wait.facts)).collect(),
@@ -89,35 +89,35 @@ fn payload<'a>(wait: &Wait<'a>) -> Payload<'a> {
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut dyn Write, envelope: Envelope, wait: &Wait) -> io::Result<()> {
+pub fn document(out: &mut dyn Write, envelope: Envelope, wait: &WaitReport) -> io::Result<()> {
     json::document(out, envelope, payload(wait))
 }
 
 /// Writes how it stands as one record.
-pub fn ndjson(out: &mut dyn Write, wait: &Wait) -> io::Result<()> {
+pub fn ndjson(out: &mut dyn Write, wait: &WaitReport) -> io::Result<()> {
     json::line(out, &payload(wait))
 }
 
 /// Writes the answer for eyes.
-pub fn answer(out: &mut dyn Write, wait: &Wait, look: Look) -> io::Result<()> {
-    let Wait { facts, port, with, .. } = *wait;
+pub fn page(out: &mut dyn Write, wait: &WaitReport, style: TextStyle) -> io::Result<()> {
+    let WaitReport { facts, port, with, .. } = *wait;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let waited = human::duration(wait.waited);
     write!(out, "port {port}{service}: ")?;
     if wait.bindable {
-        writeln!(out, "{} with {with}, after {waited}", look.paint(Meaning::Good, "bindable"))
+        writeln!(out, "{} with {with}, after {waited}", style.paint(Meaning::Good, "bindable"))
     } else if wait.denied {
-        writeln!(out, "{}: {}", look.paint(Meaning::Bad, "denied"), human::escape(&obstacle(wait)))?;
-        steps::write_next(out, wait.next, look)
+        writeln!(out, "{}: {}", style.paint(Meaning::Bad, "denied"), human::escape(&obstacle(wait)))?;
+        steps::write_next(out, wait.next, style)
     } else {
-        let not = look.paint(Meaning::Bad, "not bindable");
+        let not = style.paint(Meaning::Bad, "not bindable");
         writeln!(out, "{not} with {with}, after {waited}: {}", human::escape(&obstacle(wait)))?;
-        steps::write_next(out, wait.next, look)
+        steps::write_next(out, wait.next, style)
     }
 }
 
 /// What is in the way, in a few words; names that others chose among them.
-fn obstacle(wait: &Wait) -> String {
+fn obstacle(wait: &WaitReport) -> String {
     let full = || wait.blocked_by.iter().filter(|holder| matches!(holder.socket, Socket::Full(_)));
     match wait.cause {
         Cause::None => "nothing".into(),
@@ -149,7 +149,7 @@ fn on_interfaces<'a>(holders: impl Iterator<Item = &'a Holder>, facts: &Facts) -
 }
 
 /// The holders that the cause names.
-fn of_cause<'a>(wait: &Wait<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
+fn of_cause<'a>(wait: &WaitReport<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     let listeners = wait.cause == Cause::Listener;
     wait.blocked_by.iter().filter(move |holder| match holder.socket {
         Socket::Full(full) => (full.state == crate::model::socket::TcpState::Listen) == listeners,
@@ -157,7 +157,7 @@ fn of_cause<'a>(wait: &Wait<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     })
 }
 
-fn buckets(wait: &Wait) -> String {
+fn buckets(wait: &WaitReport) -> String {
     let holders = || wait.blocked_by.iter();
     let least = holders().any(|holder| matches!(holder.socket, Socket::Bucket(bucket) if bucket.fin_wait_2));
     let time = match wait.remaining {
@@ -180,7 +180,7 @@ pub struct StatusLine {
 
 impl StatusLine {
     /// Draws how it stands, in `width` columns. `timeout` ends the wait.
-    pub fn draw(&mut self, out: &mut dyn Write, wait: &Wait, timeout: Duration, width: usize) -> io::Result<()> {
+    pub fn draw(&mut self, out: &mut dyn Write, wait: &WaitReport, timeout: Duration, width: usize) -> io::Result<()> {
         let left = timeout.saturating_sub(wait.waited);
         let (share, ends) = match wait.remaining {
             Some(remaining) => {
@@ -276,8 +276,8 @@ mod tests {
         Holder { socket, direction: Direction::Unknown, owners, blocks: true }
     }
 
-    fn wait<'a>(facts: &'a Facts, blocked_by: &'a [Holder], cause: Cause, remaining: Option<u64>) -> Wait<'a> {
-        Wait {
+    fn wait<'a>(facts: &'a Facts, blocked_by: &'a [Holder], cause: Cause, remaining: Option<u64>) -> WaitReport<'a> {
+        WaitReport {
             facts,
             port: Port(80),
             addrs: &[],
@@ -294,7 +294,7 @@ mod tests {
         }
     }
 
-    fn drawn(line: &mut StatusLine, wait: &Wait, width: usize) -> String {
+    fn drawn(line: &mut StatusLine, wait: &WaitReport, width: usize) -> String {
         let mut out = vec![];
         line.draw(&mut out, wait, Duration::from_secs(120), width).expect("written");
         String::from_utf8(out).expect("text")
@@ -343,10 +343,10 @@ mod tests {
         let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, Cause::Listener, None), 200);
         assert!(!line[1..].contains(['\x1b', '\r', '\n']), "{line:?}");
         let mut out = vec![];
-        answer(
+        page(
             &mut out,
             &wait(&facts, &held, Cause::Listener, None),
-            Look { color: false, width: None, unicode: true },
+            TextStyle { color: false, width: None, unicode: true },
         )
         .expect("ok");
         let text = String::from_utf8(out).expect("text");

@@ -23,7 +23,7 @@ use crate::snapshot::port::PortQuestion;
 use crate::snapshot::port_watch::{WaitQuestion, WaitState, WaitTarget, Waited};
 use crate::view;
 use crate::view::json::Envelope;
-use crate::view::wait::Wait;
+use crate::view::wait::WaitReport;
 use reporter::Reporter;
 
 /// Arguments of `twtool wait`.
@@ -133,16 +133,16 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         })
     };
     let note_lost = waited.note != ReuseportNote::Kept;
-    let shown = Wait { note_lost, next: &next, ..shown(&waited.target, &waited.state) };
+    let shown = WaitReport { note_lost, next: &next, ..shown(&waited.target, &waited.state) };
     // If there was nothing to wait for, only the command speaks.
     let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;
-    let look = context.look;
+    let style = context.style;
     let envelope = Envelope { schema: "twtool.wait/1", facts: &waited.facts, complete, warnings: &warnings };
-    say(args, context, |out| match global.format() {
+    write_now(args, context, |out| match global.format() {
         Format::Json => view::wait::document(out, envelope, &shown),
         Format::Ndjson => view::wait::ndjson(out, &shown),
         Format::Table | Format::Csv if silent => Ok(()),
-        Format::Table | Format::Csv => view::wait::answer(out, &shown, look),
+        Format::Table | Format::Csv => view::wait::page(out, &shown, style),
     })?;
     let status = match (bindable, complete) {
         (true, _) => ExitStatus::Yes,
@@ -172,8 +172,8 @@ fn reasons(waited: &Waited) -> Vec<String> {
 }
 
 /// The state of a wait as the view shows it.
-const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> Wait<'a> {
-    Wait {
+const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
+    WaitReport {
         facts: &target.facts,
         port: target.port,
         addrs: target.addrs.as_slice(),
@@ -192,7 +192,7 @@ const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> Wait<'a> {
 
 /// Writes at once, unless `--quiet` is given. If a command follows, standard output belongs to it, and the text goes to
 /// standard error; a failure to write there does not keep the command from running.
-fn say(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn write_now(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     if args.quiet {
         return Ok(());
     }

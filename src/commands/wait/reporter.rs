@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{WaitArgs, say, shown};
+use super::{WaitArgs, shown, write_now};
 use crate::commands::{Context, Format, GlobalArgs};
 use crate::model::bind::Cause;
 use crate::snapshot::port_watch::{Observer, Observes, WaitState, WaitTarget};
@@ -74,7 +74,7 @@ impl Observer for Reporter<'_, '_> {
             return Ok(());
         }
         self.last = Some(Record { changes, cause, in_the_way, waited: state.waited });
-        say(self.args, self.context, |out| view::wait::ndjson(out, &shown(target, state)))
+        write_now(self.args, self.context, |out| view::wait::ndjson(out, &shown(target, state)))
     }
 
     fn clear(&mut self) {

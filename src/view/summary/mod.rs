@@ -17,7 +17,7 @@ use crate::view::chart::{self, Chart};
 use crate::view::human;
 use crate::view::json::{self, Envelope};
 use crate::view::steps;
-use crate::view::style::{Look, Meaning};
+use crate::view::style::{TextStyle, Meaning};
 use crate::view::table::{self, Heading};
 use record::{COUNTERS, SPANS, payload};
 
@@ -58,37 +58,37 @@ pub fn ndjson(out: &mut dyn Write, content: &Content) -> io::Result<()> {
 }
 
 /// Writes the screen: how many, when they came, what they are, and what to keep in mind.
-pub fn page(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
+pub fn page(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<()> {
     let summary = content.summary;
-    head(out, content, look)?;
+    head(out, content, style)?;
     if *content.help != Help::default() {
         writeln!(out)?;
-        steps::write(out, content.help, "", look)?;
+        steps::write(out, content.help, "", style)?;
     }
     writeln!(out)?;
-    minute(out, summary, look)?;
+    minute(out, summary, style)?;
     if summary.totals.all() > 0 {
         let (few, many): (Vec<&Ranking>, Vec<&Ranking>) =
             summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction | By::Netns));
-        let mut blocks = vec![remaining(&summary.times, look)?];
-        blocks.extend(few.iter().map(|group| block(group, content, look)).collect::<io::Result<Vec<_>>>()?);
-        side_by_side(out, &blocks, look)?;
-        let blocks: Vec<Block> = many.iter().map(|group| block(group, content, look)).collect::<io::Result<_>>()?;
-        side_by_side(out, &blocks, look)?;
+        let mut blocks = vec![remaining(&summary.times, style)?];
+        blocks.extend(few.iter().map(|group| block(group, content, style)).collect::<io::Result<Vec<_>>>()?);
+        side_by_side(out, &blocks, style)?;
+        let blocks: Vec<Block> = many.iter().map(|group| block(group, content, style)).collect::<io::Result<_>>()?;
+        side_by_side(out, &blocks, style)?;
     }
     writeln!(out)?;
-    counters(out, content, look)?;
+    counters(out, content, style)?;
     for limit in &summary.limits {
-        human::break_lines(out, &limit.text, "- ", "  ", look.width)?;
+        human::break_lines(out, &limit.text, "- ", "  ", style.width)?;
     }
     Ok(())
 }
 
-fn head(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
+fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<()> {
     let summary = content.summary;
     let Summary { totals, memory, kernel, .. } = summary;
     let counted = |count: u32, state: &str| {
-        look.paint(Meaning::Heading, format!("{} {state}", human::grouped(count.into()))).to_string()
+        style.paint(Meaning::Heading, format!("{} {state}", human::grouped(count.into()))).to_string()
     };
     write!(out, "{}", counted(totals.time_wait, "TIME_WAIT"))?;
     if totals.fin_wait_2 > 0 {
@@ -125,8 +125,8 @@ fn head(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
         human::bytes(memory.bytes),
         memory.bytes_per_bucket
     ));
-    human::break_lines(out, &parts.join("; "), "", "", look.width)?;
-    human::break_lines(out, &summary.reconciliation(human::grouped), "", "", look.width)
+    human::break_lines(out, &parts.join("; "), "", "", style.width)?;
+    human::break_lines(out, &summary.reconciliation(human::grouped), "", "", style.width)
 }
 
 /// In tenths, and never 0.0 % or 100 % of what is neither.
@@ -138,9 +138,9 @@ fn percent(part: u64, whole: u64) -> String {
     if tenths == 0 { "less than 0.1 %".into() } else { format!("{}.{} %", tenths / 10, tenths % 10) }
 }
 
-fn minute(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> {
+fn minute(out: &mut dyn Write, summary: &Summary, style: TextStyle) -> io::Result<()> {
     let history = &summary.history;
-    let title = look.paint(Meaning::Heading, CLOSES).to_string();
+    let title = style.paint(Meaning::Heading, CLOSES).to_string();
     let Some((peak, ago)) = history.peak() else {
         return writeln!(out, "{title}: unknown");
     };
@@ -156,20 +156,20 @@ fn minute(out: &mut dyn Write, summary: &Summary, look: Look) -> io::Result<()> 
     let when = if ago == 0 { "now".to_owned() } else { format!("{ago} s ago") };
     parts.push(format!("peak {} ({when})", human::grouped(peak)));
     let chart = Chart { seconds: &history.closes };
-    let per_bar = chart.seconds_per_bar(look);
+    let per_bar = chart.seconds_per_bar(style);
     if per_bar > 1 {
         parts.push(format!("a bar is the mean of {per_bar} s"));
     }
     // The title is painted, so what is broken is measured without it.
     let mut text = vec![];
-    human::break_lines(&mut text, &format!("{CLOSES}: {}", parts.join(", ")), "", "", look.width)?;
+    human::break_lines(&mut text, &format!("{CLOSES}: {}", parts.join(", ")), "", "", style.width)?;
     let text = String::from_utf8_lossy(&text);
     match text.strip_prefix(CLOSES) {
         Some(rest) => write!(out, "{title}{rest}")?,
         // A very narrow terminal breaks the title.
         None => write!(out, "{text}")?,
     }
-    chart.write(out, look)
+    chart.write(out, style)
 }
 
 /// A small table, drawn into lines so that it can stand beside others.
@@ -179,9 +179,9 @@ struct Block {
 }
 
 impl Block {
-    fn new(title: &'static str, rows: &[Vec<String>], look: Look) -> io::Result<Self> {
+    fn new(title: &'static str, rows: &[Vec<String>], style: TextStyle) -> io::Result<Self> {
         let mut text = vec![];
-        let plain = Look { color: false, width: Some(look.width.unwrap_or(USUAL_WIDTH)), ..look };
+        let plain = TextStyle { color: false, width: Some(style.width.unwrap_or(USUAL_WIDTH)), ..style };
         table::write(&mut text, &[Heading::new(title), Heading::new("COUNT").right()], true, rows, plain)?;
         let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
         let width = lines.iter().map(|line| line.width()).max().unwrap_or_default();
@@ -193,7 +193,7 @@ fn row(label: String, count: u64) -> Vec<String> {
     vec![label, human::grouped(count)]
 }
 
-fn remaining(times: &RemainingTimes, look: Look) -> io::Result<Block> {
+fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
     let span = |&(over, up_to): &(usize, Option<usize>)| {
         let label = match up_to {
             Some(up_to) => format!("up to {up_to} s"),
@@ -206,10 +206,10 @@ fn remaining(times: &RemainingTimes, look: Look) -> io::Result<Block> {
     // Mainline kernels have none beyond a minute.
     rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
-    Block::new("REMAINING", &rows, look)
+    Block::new("REMAINING", &rows, style)
 }
 
-fn block(group: &Ranking, content: &Content, look: Look) -> io::Result<Block> {
+fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Block> {
     let title = match group.by {
         By::Class => "LOCAL CLASS",
         By::Direction => "DIRECTION",
@@ -220,8 +220,8 @@ fn block(group: &Ranking, content: &Content, look: Look) -> io::Result<Block> {
         By::Netns => "NETNS",
     };
     // Of many keys with one bucket each it says nothing to show some.
-    let told = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
-    let leading: Vec<&(Key, Count)> = group.top.iter().filter(told).collect();
+    let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
+    let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
     let mut rows: Vec<Vec<String>> = leading.iter().map(|(key, count)| row(label(key, content), count.all())).collect();
     let others = group.distinct - leading.len();
     if others > 0 {
@@ -229,7 +229,7 @@ fn block(group: &Ranking, content: &Content, look: Look) -> io::Result<Block> {
         let rest = all - leading.iter().map(|(_, count)| count.all()).sum::<u64>();
         rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
     }
-    Block::new(title, &rows, look)
+    Block::new(title, &rows, style)
 }
 
 fn label(key: &Key, content: &Content) -> String {
@@ -255,8 +255,8 @@ fn label(key: &Key, content: &Content) -> String {
 }
 
 /// Writes tables beside each other as long as they fit, an empty line above each row of them.
-fn side_by_side(out: &mut dyn Write, blocks: &[Block], look: Look) -> io::Result<()> {
-    let room = look.width.unwrap_or(USUAL_WIDTH);
+fn side_by_side(out: &mut dyn Write, blocks: &[Block], style: TextStyle) -> io::Result<()> {
+    let room = style.width.unwrap_or(USUAL_WIDTH);
     let mut left = blocks;
     while !left.is_empty() {
         let mut used = 0;
@@ -276,7 +276,7 @@ fn side_by_side(out: &mut dyn Write, blocks: &[Block], look: Look) -> io::Result
             }
             let line = line.trim_end();
             if i == 0 {
-                writeln!(out, "{}", look.paint(Meaning::Heading, line))?;
+                writeln!(out, "{}", style.paint(Meaning::Heading, line))?;
             } else {
                 writeln!(out, "{line}")?;
             }
@@ -286,7 +286,7 @@ fn side_by_side(out: &mut dyn Write, blocks: &[Block], look: Look) -> io::Result
     Ok(())
 }
 
-fn counters(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()> {
+fn counters(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<()> {
     let summary = content.summary;
     let known: Vec<String> = COUNTERS
         .iter()
@@ -297,7 +297,7 @@ fn counters(out: &mut dyn Write, content: &Content, look: Look) -> io::Result<()
     }
     let since = if content.several { "each was made, together" } else { "this network namespace was made" };
     let text = format!("since {since}: {}", known.join(", "));
-    human::break_lines(out, &text, "", "", look.width)
+    human::break_lines(out, &text, "", "", style.width)
 }
 
 #[cfg(test)]
@@ -341,7 +341,7 @@ mod tests {
             help: &Help::default(),
             source: "sock_diag",
         };
-        page(&mut out, &content, Look { color: false, width, unicode }).expect("written");
+        page(&mut out, &content, TextStyle { color: false, width, unicode }).expect("written");
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
 

@@ -27,10 +27,10 @@ pub(super) const SPANS: [(usize, Option<usize>); 6] =
 #[derive(Serialize)]
 pub(super) struct Payload<'a> {
     source: &'static str,
-    totals: Totals,
+    totals: TotalsRecord,
     groups: Ordered<GroupRecord<'a>>,
     history: HistoryRecord,
-    remaining: Vec<Span>,
+    remaining: Vec<SpanRecord>,
     memory: MemoryRecord,
     limits: Vec<LimitRecord<'a>>,
     commands: Vec<StepRecord<'a>>,
@@ -47,7 +47,7 @@ impl<T: Serialize> Serialize for Ordered<T> {
 }
 
 #[derive(Serialize)]
-struct Totals {
+struct TotalsRecord {
     time_wait: u32,
     fin_wait_2: u32,
     sockstat_tw: Option<u64>,
@@ -118,7 +118,7 @@ struct HistoryRecord {
 }
 
 #[derive(Serialize)]
-struct Span {
+struct SpanRecord {
     over_ms: Option<usize>,
     up_to_ms: Option<usize>,
     count: u64,
@@ -166,15 +166,15 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
         let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, content: *content }).collect();
         (group.by.name(), GroupRecord { top, others: group.others.all(), distinct: group.distinct })
     };
-    let due = Span { over_ms: None, up_to_ms: Some(0), count: times.due() };
-    let spans = SPANS.map(|(over, up_to)| Span {
+    let due = SpanRecord { over_ms: None, up_to_ms: Some(0), count: times.due() };
+    let spans = SPANS.map(|(over, up_to)| SpanRecord {
         over_ms: Some(over * 1000),
         up_to_ms: up_to.map(|seconds| seconds * 1000),
         count: times.between(over, up_to),
     });
     Payload {
         source,
-        totals: Totals {
+        totals: TotalsRecord {
             time_wait: totals.time_wait,
             fin_wait_2: totals.fin_wait_2,
             sockstat_tw: kernel.sockstat.map(|sockstat| sockstat.tw),
