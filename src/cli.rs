@@ -1,4 +1,4 @@
-//! The command line: the clap tree, dispatch, errors on stderr, the exit code. Completions and manual page, too.
+//! The command line: argument parser, dispatch, error output, exit code, completions and manual page.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
@@ -16,7 +16,7 @@ use crate::commands::{
 use crate::sys::caller::caller;
 use crate::sys::{exec, terminal};
 
-/// What `--version` prints behind the name; `-V` prints the version alone.
+/// The output of `--version` behind the name. `-V` prints only the version.
 const VERSION: &str = git_version::git_version!(
     args = ["--always", "--dirty=-modified", "--abbrev=12"],
     prefix = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: "),
@@ -26,32 +26,32 @@ const VERSION: &str = git_version::git_version!(
     fallback = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: unknown\nfeatures: cli"),
 );
 
-const ABOUT: &str = "Tell the truth about TIME_WAIT and TCP ports";
+const ABOUT: &str = "Inspect TIME_WAIT sockets and TCP ports";
 
 const LONG_ABOUT: &str = "\
-Tell the truth about TIME_WAIT and TCP ports on Linux: list the timewait buckets with their remaining time as the kernel \
-gives it, classify ports, say why bind() fails with EADDRINUSE and what would help, and how many further connects a \
-destination takes.
+Inspect TIME_WAIT sockets and TCP ports on Linux: list TIME_WAIT sockets with the remaining time that the kernel reports, \
+classify ports, explain why bind() fails with EADDRINUSE and what helps, and count the connections that can still be opened \
+to a destination.
 
-twtool is about TCP, in the network namespace it runs in, or in others with --netns and --all-netns. It needs no privilege, \
-but for kill, and for looking into what others own.";
+twtool covers TCP only. It reads the network namespace that it runs in; --netns and --all-netns choose others. It needs no \
+privileges, except to remove sockets (kill) and to see the processes and namespaces of other users.";
 
 const AFTER_LONG_HELP: &str = "\
-Exit codes: 0 answered, yes; 1 answered, no; 2 could not answer, or not completely, or wrong usage.
+Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete.
 
 Examples:
-  twtool list                     every TIME_WAIT socket, the next to go first
+  twtool list                     list every TIME_WAIT socket, the next to expire first
   twtool list --json | jq '.sockets | length'
-  twtool list --all-netns         in every network namespace, those of containers too
-  twtool summary                  what they are, and the closes of the last minute
-  twtool port https 8080          class, service, ranges, whether something listens
-  twtool bind-test 8080           why can my server not bind, and what would help?
-  twtool bind-test 8080 --demo    see it happen in a private network namespace
-  twtool wait 8080 -- ./server    start my server as soon as it can bind
-  twtool capacity                 will connect() run out of ports, to whom, and when?
-  twtool doctor                   are settings, counters and sockets in order?
-  twtool kill --local-port 8080   free the port of its timewait buckets now
-  twtool demo                     experiments that show why TIME_WAIT exists";
+  twtool list --all-netns         list all network namespaces, including those of containers
+  twtool summary                  count TIME_WAIT sockets and the closes of the last minute
+  twtool port https 8080          show class, service, port ranges and listeners
+  twtool bind-test 8080           explain why a server cannot bind, and what helps
+  twtool bind-test 8080 --demo    reproduce the failure in a private network namespace
+  twtool wait 8080 -- ./server    start a server as soon as it can bind
+  twtool capacity                 show which destinations run out of ports, and when
+  twtool doctor                   check settings, counters and sockets
+  twtool kill --local-port 8080   remove the TIME_WAIT sockets of a port
+  twtool demo                     list experiments that show why TIME_WAIT exists";
 
 #[derive(Parser, Debug)]
 #[command(name = "twtool", version, long_version = VERSION, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
@@ -67,21 +67,21 @@ struct Cli {
 enum Command {
     /// List TIME_WAIT sockets with their remaining time
     List(Deferred<commands::list::ListArgs>),
-    /// Say on one screen how many there are, of what, and the closes of the last minute
+    /// Summarize TIME_WAIT sockets and the closes of the last minute
     Summary(Deferred<commands::summary::SummaryArgs>),
-    /// Classify ports, and say what this machine makes of them
+    /// Classify ports and show how this machine uses them
     Port(Deferred<commands::port::PortArgs>),
-    /// Say why bind() fails on a port, and what would help
+    /// Explain why bind() fails on a port, and what helps
     BindTest(Deferred<commands::bind_test::BindTestArgs>),
-    /// Wait until a server could bind a port, and perhaps start it
+    /// Wait until a server can bind a port, then optionally start it
     Wait(Deferred<commands::wait::WaitArgs>),
-    /// Say how many further connects a destination takes, and when it runs out of ports
+    /// Show how many more connections each destination can take, and when its ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),
-    /// Say whether settings, counters and sockets are in order, and what each of them means
+    /// Check TCP settings, counters and sockets, and explain each
     Doctor(Deferred<commands::doctor::DoctorArgs>),
-    /// Remove TIME_WAIT sockets before their time; never a live one
+    /// Remove TIME_WAIT sockets before they expire; never remove a live socket
     Kill(Deferred<commands::kill::KillArgs>),
-    /// Show on this kernel why TIME_WAIT exists, in private namespaces (no root, host untouched)
+    /// Run experiments that show why TIME_WAIT exists (private namespaces, no root, no effect on the host)
     Demo(Deferred<commands::demo::DemoArgs>),
     /// Print a completion script for a shell
     #[command(after_long_help = "\
@@ -100,9 +100,9 @@ Examples:
     Man,
 }
 
-/// Arguments that are described to clap only if their command was typed, or if a text lists every command.
+/// Arguments that are declared to clap only when their command is used, or when a text lists every command.
 ///
-/// Describing those of every command takes 3.9 % of the processor time of a short list (`list` without a bucket, whole command,
+/// Declaring the arguments of every command takes 3.9 % of the processor time of a short list (`list` without a bucket, whole command,
 /// median of 601 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- arguments` shows both ways.
 #[derive(Debug)]
 struct Deferred<T>(Box<T>);
@@ -116,7 +116,7 @@ impl<T> Deref for Deferred<T> {
 }
 
 impl<T: Args> Deferred<T> {
-    /// The arguments, and not what their type says of itself: the command has said what it is about.
+    /// Adds the arguments but keeps the description of the subcommand, which the doc comment of `T` would replace.
     fn augment(command: clap::Command) -> clap::Command {
         let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
         T::augment_args(command).about(Resettable::from(about)).long_about(Resettable::from(long_about))
@@ -145,7 +145,7 @@ impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
 
 #[derive(Args, Debug)]
 struct CompletionsArgs {
-    /// Which shell
+    /// Shell to generate the script for
     #[arg(value_enum)]
     shell: CompletionShell,
 }
@@ -157,10 +157,10 @@ enum CompletionShell {
     Fish,
 }
 
-/// The real environment, as `main` found it.
+/// The standard streams and the terminal, as `main` finds them.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Environment<'a> {
-    /// Standard input, where it is a terminal; nothing else is read.
+    /// Standard input if it is a terminal. twtool reads no other input.
     pub input: Option<&'a mut (dyn BufRead + Send)>,
     /// Standard output.
     pub out: &'a mut (dyn Write + Send),
@@ -168,26 +168,26 @@ pub struct Environment<'a> {
     pub err: &'a mut (dyn Write + Send),
     /// Whether standard output is a terminal.
     pub terminal: bool,
-    /// Whether standard error is one.
+    /// Whether standard error is a terminal.
     pub err_terminal: bool,
-    /// Standard output's width.
+    /// Width of standard output in columns.
     pub width: Option<usize>,
-    /// Standard error's width.
+    /// Width of standard error in columns.
     pub err_width: Option<usize>,
-    /// Whether characters beyond ASCII are shown.
+    /// Whether the terminal shows characters beyond ASCII.
     pub unicode: bool,
-    /// `NO_COLOR` is set and not empty (no-color.org).
+    /// Whether `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
 }
 
-/// Runs the program; the value is its exit code.
+/// Runs the program and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environment) -> u8 {
     let status = dispatch(args, &mut environment);
-    // What was answered before a failure is shown as well.
+    // Output that was produced before a failure is shown as well.
     let flushed = environment.out.flush().map_err(CommandError::Output);
     match status.and_then(|code| flushed.map(|()| code)) {
         Ok(code) => code,
-        // The reader has what it wanted.
+        // A reader that closes the pipe has read enough.
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             error.report(environment.err);
@@ -216,7 +216,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
             return Ok(2);
         }
     };
-    // A script or a page is not csv, whatever was typed.
+    // A completion script or a manual page is never csv, even with -o csv.
     let csv = cli.global.format() == Format::Csv && !matches!(cli.command, Command::Completions(_) | Command::Man);
     let mut escaping;
     let out: &mut (dyn Write + Send) = if csv && *terminal {
@@ -271,7 +271,7 @@ fn clap_text(message: &clap::Error, color: bool) -> String {
     if color { text.ansi().to_string() } else { text.to_string() }
 }
 
-/// The choice of colour in arguments that were not understood.
+/// The `--color` choice in arguments that clap rejected.
 fn typed_color(args: &[OsString]) -> ColorChoice {
     let texts = || args.iter().map(|arg| arg.to_string_lossy());
     let joined = texts().find_map(|arg| arg.strip_prefix("--color=").map(str::to_owned));
@@ -280,7 +280,7 @@ fn typed_color(args: &[OsString]) -> ColorChoice {
     typed.unwrap_or(ColorChoice::Auto)
 }
 
-/// The command line as clap has it.
+/// The clap definition of the command line.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
@@ -297,7 +297,7 @@ fn completions(shell: CompletionShell) -> Vec<u8> {
     script
 }
 
-/// One page for the program and its commands: clap_mangen's sections, those of a command one level down.
+/// Renders one manual page for the program and its commands. The sections of a command become subsections.
 fn manual() -> io::Result<Vec<u8>> {
     let command = command();
     let page = clap_mangen::Man::new(command.clone());
@@ -307,10 +307,10 @@ fn manual() -> io::Result<Vec<u8>> {
     page.render_synopsis_section(&mut text)?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
-    // The commands as they were declared, before clap adds the program's own options to each of them again.
+    // Subcommands as declared: after Command::build, each would repeat the global options of the program.
     for subcommand in command.get_subcommands() {
         let mut subcommand = subcommand.clone().disable_help_flag(true);
-        // Only then are its arguments there.
+        // Deferred arguments exist only after the build.
         subcommand.build();
         let name = format!("twtool {}", subcommand.get_name());
         let page = clap_mangen::Man::new(subcommand.clone().bin_name(&name));
@@ -326,7 +326,7 @@ fn manual() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Writes sections as subsections.
+/// Turns sections into subsections.
 fn demote(sections: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
     for line in sections.split_inclusive(|byte| *byte == b'\n') {
         match line.strip_prefix(b".SH ") {
@@ -337,7 +337,7 @@ fn demote(sections: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// What stands below the options in the long help: indented lines as they are, others as paragraphs.
+/// Renders the text below the options of the long help: indented lines verbatim, other lines as paragraphs.
 fn render_notes(command: &clap::Command, section: &str, text: &mut Vec<u8>) -> io::Result<()> {
     let Some(notes) = command.get_after_long_help() else { return Ok(()) };
     let mut page = Roff::new();

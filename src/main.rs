@@ -1,4 +1,4 @@
-//! The `twtool` command: arguments and the real environment in, exit code out. No logic.
+//! The `twtool` program: passes arguments and standard streams to [`twtool::cli`] and returns its exit code.
 
 use std::io::{self, BufReader, IsTerminal};
 use std::process::ExitCode;

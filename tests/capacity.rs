@@ -267,7 +267,7 @@ fn an_address_that_may_have_been_meant_with_a_port_is_asked_about() {
     capacity(&["--to", "::1:80"]).code(0).says("[::1]:80");
     for plain in ["::1", "2001:db8::1", "10.0.0.1"] {
         let run = capacity(&["--to", plain]).code(0);
-        assert!(!run.stderr.contains("is one address"), "{run}");
+        assert!(!run.stderr.contains("is an address without a port"), "{run}");
     }
 }
 

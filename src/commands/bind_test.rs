@@ -1,4 +1,4 @@
-//! `twtool bind-test`: why bind() fails on a port, and what would help; and the textbook experiment that shows it.
+//! `twtool bind-test`: explains why bind() fails on a port, and runs the experiment that shows it.
 
 use clap::Args;
 
@@ -21,38 +21,41 @@ use crate::view::json::Envelope;
 /// Arguments of `twtool bind-test`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-What a probe can disturb: each attempt really binds the port and closes it again within microseconds. A server that \
-starts in that moment can get EADDRINUSE. On kernels before 6.18 a port that was bound explicitly also stays out of \
-connect()'s choice as long as a bucket is on it. A bind with SO_REUSEPORT leaves a note in the kernel as long as other sockets are on the port; by that note a second server \
-could get in. Each attempt clears its note by one more bind, on an address that is not in use. Signals wait until then; only \
-SIGKILL can leave the note, until the next bind without SO_REUSEPORT works on the port. Clearing also erases the note of a real \
-server: note_lost and a warning report it where that changes an answer. A probe never listens unless --listen is given; with \
-it, a real client could connect to the probe and be closed.
+Side effects: each attempt really binds the port, and closes the socket within microseconds. A server that starts at that \
+moment can get EADDRINUSE. On kernels before 6.18, connect() also avoids an explicitly bound port as long as a timewait bucket \
+is on it.
 
-Exit codes: 0 free or reusable, 1 blocked or denied, 2 could not be tested.
+An attempt with SO_REUSEPORT leaves a note in the kernel as long as other sockets are on the port. Because of the note, a second \
+server could bind the port. twtool clears the note with one more bind, on an unused address, and blocks signals until then. Only \
+SIGKILL can leave the note, until a bind without SO_REUSEPORT succeeds on the port. Clearing also erases the note of a real \
+server; where that changes an answer, a warning and note_lost in JSON report it.
+
+twtool calls listen() only with --listen. A real client could then connect to the test socket, and would be disconnected.
+
+Exit codes: 0 free or reusable, 1 blocked or denied, 2 the test could not be completed.
 
 Examples:
-  twtool bind-test 8080                        would my server, with SO_REUSEADDR, get the port?
-  twtool bind-test 8080 --with none            and without any option?
+  twtool bind-test 8080                        test for a server that sets SO_REUSEADDR
+  twtool bind-test 8080 --with none            test for a server that sets no option
   twtool bind-test https --addr 192.0.2.1 --addr ::1
-  twtool bind-test 8080 --netns 4711           in the network namespace of process 4711
+  twtool bind-test 8080 --netns 4711           test in the network namespace of process 4711
   twtool bind-test 8080 --json | jq -r '.cause, .free_in_ms'
-  twtool bind-test 8080 --demo                 see TIME_WAIT block a port, in a private namespace
+  twtool bind-test 8080 --demo                 show TIME_WAIT block a port, in a private namespace
 ")]
 pub struct BindTestArgs {
-    /// Port to test: a number or a TCP service name of /etc/services; 0 lets the kernel choose
+    /// Port to test: a number or a TCP service name from /etc/services; 0 lets the kernel choose
     #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR", value_parser = addr_arg, conflicts_with = "demo")]
     addr: Vec<ScopedAddr>,
-    /// What your server sets before bind()
+    /// Socket options that the server sets before bind()
     #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS", conflicts_with = "demo")]
     with: With,
-    /// Also listen(); it can take a real connection for a moment
+    /// Also call listen(), which can accept a real connection for a moment
     #[arg(long, conflicts_with = "demo")]
     listen: bool,
-    /// Show on this kernel how TIME_WAIT blocks the port, in a private network namespace (no root, host untouched)
+    /// Show how TIME_WAIT blocks the port, in a private network namespace (no root, no effect on the host)
     #[arg(long, conflicts_with = "netns")]
     demo: bool,
     #[command(flatten)]
@@ -68,7 +71,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         return Err(bad_value(
             &"csv",
             "--output <FORMAT>",
-            "a bind test is not flat; there are table, json and ndjson",
+            "a bind test is not a flat table; use table, json or ndjson",
         ));
     }
     if args.demo {
@@ -78,7 +81,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
     let (facts, port, with) = (&state.facts, state.port, args.with.options());
     let conclusion = state.conclude(with);
-    // If the source cannot show every holder, the answer may lack one.
+    // The kernel interface may not list the socket that blocks the port.
     let unseen = conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;
     let complete = complete && !unseen && !doubtful;
@@ -138,13 +141,13 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
 fn demo(port: &PortArg, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let port: Port = Snapshot::here().single_port(port)?;
     if global.ipv4_on_the_wire() == Some(false) {
-        return Err(CommandError::Usage("the argument '-6' cannot be used with '--demo': the lab speaks IPv4".into()));
+        return Err(CommandError::Usage("the argument '-6' cannot be used with '--demo', which uses IPv4".into()));
     }
     if port.reserved_by_rfc() {
-        return Err(bad_value(&port, "<PORT>", "--demo needs a port of its own, 1-65535; 0 lets the kernel choose"));
+        return Err(bad_value(&port, "<PORT>", "--demo needs a port from 1 to 65535"));
     }
     let runs = lab::demo::run(port)?;
-    // Of the private namespace in which it ran last.
+    // The facts of the private namespace, which the process is in by now.
     let facts = Snapshot::here().facts()?;
     match global.format() {
         Format::Json => {
@@ -156,7 +159,7 @@ fn demo(port: &PortArg, global: &GlobalArgs, context: &mut Context) -> Result<Ex
     }
     let documented = runs.iter().all(DemoRun::as_documented);
     if !documented {
-        context.warn(&["this kernel did not do what socket(7) says; please report it with this output".to_owned()]);
+        context.warn(&["this kernel does not behave as socket(7) describes; please report it with this output".to_owned()]);
     }
     Ok(if documented { ExitStatus::Yes } else { ExitStatus::No })
 }

@@ -1,4 +1,4 @@
-//! `twtool capacity`: how many further connects each destination takes, and when it runs out of ports.
+//! `twtool capacity`: counts the connections that each destination can still take, and predicts exhaustion.
 
 use std::net::Ipv6Addr;
 
@@ -13,55 +13,59 @@ use crate::view;
 use crate::view::capacity::CapacityReport;
 use crate::view::json::Envelope;
 
-/// The usual number of destinations in a table.
+/// The number of destinations in a table, unless `--top` is given.
 const TOP_ON_THE_SCREEN: usize = 10;
 
 /// Arguments of `twtool capacity`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-Free is the number of further connects that would succeed now, from that local address to that destination, by a client that \
-leaves the port to connect(). The kernel looks through net.ipv4.ip_local_port_range and passes over what is in \
-net.ipv4.ip_local_reserved_ports, over every port that some socket bound explicitly (a server, an idle socket, a client that \
-used bind(), also when only its TIME_WAIT is left), and over those that have a connection to the same destination. TIME_WAIT \
-that tcp_tw_reuse gives back at once counts as free: the connection must have had timestamps, which the kernel does not tell \
-of a bucket, so net.ipv4.tcp_timestamps is taken for it. Which ports of connections are explicitly bound the kernel does not \
-list, so it is asked, port by port, by connects to an unused loopback address that send nothing and hold the port for a \
-microsecond or two. With --no-probe, or where it cannot be asked, such ports count as free, and as uncertain.
+FREE is the number of further connects that would succeed now, from that local address to that destination, by a client that \
+lets connect() choose the port. The kernel chooses from net.ipv4.ip_local_port_range. It skips three kinds of ports:
+  - ports in net.ipv4.ip_local_reserved_ports
+  - ports that a socket bound explicitly, even if only its TIME_WAIT is left
+  - ports that have a connection to the same destination
+A server, an idle bound socket, and a client that called bind() have explicitly bound ports.
 
-A model gives the time to exhaustion, an inference: connections are opened as fast as they are closed, at the rate of \
-the last 10 seconds (or of tcp_tw_reuse_delay, where buckets are given back after that); what is in TIME_WAIT gives its \
-ports back when its timers end. What is not exhausted within one TIME_WAIT then is not exhausted at this rate. The ceiling is \
-the pool by the length of TIME_WAIT, 60 s (or by tcp_tw_reuse_delay).
+TIME_WAIT sockets that connect() may reuse at once (tcp_tw_reuse) count as free. Reuse needs TCP timestamps on the old \
+connection. The kernel does not report them for a TIME_WAIT socket, so twtool assumes the setting net.ipv4.tcp_timestamps.
 
-A destination is one that this end connected to: a connection whose local port has a listener is left out. Where sock_diag is \
-refused, it can be unknown whether a listener on :: takes IPv4; then its IPv4 connections are left out, a warning counts \
-them, and the exit code is 2. Sockets with a \
-narrower range of their own (IP_LOCAL_PORT_RANGE) have less.
+The kernel does not list which ports of connections are explicitly bound. twtool tests them one by one with connects to an \
+unused loopback address, which send nothing and hold the port for 1-2 microseconds. With --no-probe, or where the test is not \
+possible, these ports count as free and as uncertain.
 
-Exit codes: 0 answered, 1 a destination has fewer free ports than --min-free, 2 could not tell.
+The time to exhaustion is an inference from a model. It assumes that connections are opened as fast as they are closed, at \
+the rate of the last 10 seconds (or of the last tcp_tw_reuse_delay, if TIME_WAIT sockets are reusable after that), and that \
+TIME_WAIT sockets release their ports when their timers end. A destination that is not exhausted within one TIME_WAIT is not \
+exhausted at this rate. CEILING is the pool divided by the length of TIME_WAIT, 60 s (or by tcp_tw_reuse_delay).
+
+A destination is a remote end that this machine connected to; connections whose local port has a listener are left out. \
+Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. Its IPv4 connections are then left out, a warning \
+counts them, and the exit code is 2. Sockets with a narrower range of their own (IP_LOCAL_PORT_RANGE) have fewer ports.
+
+Exit codes: 0 answered, 1 a destination has fewer free ports than --min-free, 2 the answer is unknown or incomplete.
 
 Examples:
-  twtool capacity                                   the destinations with the fewest free ports
-  twtool capacity --to 192.0.2.10:443               how many more connects there?
+  twtool capacity                                   list the destinations with the fewest free ports
+  twtool capacity --to 192.0.2.10:443               count the free ports to one destination
   twtool capacity --to '[2001:db8::1]:https' --from 2001:db8::9
-  twtool capacity --min-free 10% -o ndjson          for a health check
-  twtool capacity --netns web                       in the network namespace web of `ip netns`
+  twtool capacity --min-free 10% -o ndjson          use as a health check
+  twtool capacity --netns web                       use the network namespace web of `ip netns`
   twtool capacity --json | jq '.destinations[] | select(.exhausted_in_ms != null)'
 ")]
 pub struct CapacityArgs {
-    /// Only this destination: an address, or address and port like 192.0.2.1:443 or [2001:db8::1]:443
+    /// Only this destination: an address, or an address and port like 192.0.2.1:443 or [2001:db8::1]:443
     #[arg(long, value_name = "ADDR[:PORT]")]
     to: Option<ScopedEnd>,
     /// Only from this local address
     #[arg(long, value_name = "ADDR")]
     from: Option<ScopedAddr>,
-    /// Show the N destinations with the fewest free ports [default: all, in a table 10]
+    /// Show the N destinations with the fewest free ports [default: 10 in a table, else all]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
-    /// Exit code 1 if any destination has fewer free ports than this, or than this share of the pool, like 10%
+    /// Exit with 1 if a destination has fewer free ports than this number, or this share of the pool, like 10%
     #[arg(long, value_name = "N|N%", value_parser = parse_min_free)]
     min_free: Option<MinFree>,
-    /// Do not ask the kernel which ports are explicitly bound; read its list alone
+    /// Do not test which ports are explicitly bound; only read the socket list
     #[arg(long)]
     no_probe: bool,
     #[command(flatten)]
@@ -78,7 +82,7 @@ fn parse_min_free(text: &str) -> Result<MinFree, String> {
         (Some(ports @ 0..=65536), None) => Some(MinFree::Ports(ports)),
         _ => None,
     };
-    minimum.ok_or_else(|| "it is a number of ports, 0-65536, or a share of the pool, 0%-100%".into())
+    minimum.ok_or_else(|| "expected a number of ports, 0-65536, or a share of the pool, 0%-100%".into())
 }
 
 /// Runs the command.
@@ -100,8 +104,8 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
     if status == ExitStatus::Incomplete {
         complete = false;
         warnings.push(
-            "whether every destination has as many free ports as --min-free demands is unknown, because some ports may or may \
-             not be free"
+            "it is unknown whether every destination has the free ports that --min-free requires, because some ports are \
+             uncertain"
                 .into(),
         );
     }
@@ -132,16 +136,16 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
     Ok(if complete { status } else { ExitStatus::Incomplete })
 }
 
-/// A hint for an IPv6 address without connections that looks like an address and a port.
+/// Warns about an IPv6 address without connections that was probably meant as an address and a port.
 fn perhaps_a_port(to: &ScopedEnd) -> Option<String> {
     let typed = to.to_string();
     let (addr, port) = typed.rsplit_once(':').filter(|_| to.port.is_none())?;
     let meant = addr.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok();
-    meant.then(|| format!("'{typed}' is one address; port {port} of {addr} is [{addr}]:{port}"))
+    meant.then(|| format!("'{typed}' is an address without a port; write port {port} of {addr} as [{addr}]:{port}"))
 }
 
-/// Whether every destination has at least this number of free ports, and how many have not. The status is incomplete if that
-/// depends on ports that may or may not be free.
+/// Compares each destination with `--min-free`. Returns the status and the number of destinations below it. The status is
+/// incomplete if it depends on uncertain ports.
 fn judge(min_free: Option<MinFree>, destinations: &[Destination], pool: u32) -> (ExitStatus, Option<usize>) {
     let Some(min_free) = min_free else { return (ExitStatus::Yes, None) };
     let below = destinations.iter().filter(|one| min_free.is_missed(one.free, pool)).count();

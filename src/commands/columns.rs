@@ -1,4 +1,4 @@
-//! The value of `--columns`: parsed, completed, documented and refused from the list of columns.
+//! The value parser of `--columns`. Its values, help and errors come from the list of columns.
 
 use std::ffi::OsStr;
 
@@ -18,7 +18,7 @@ impl TypedValueParser for ColumnParser {
         if let Some(column) = value.to_str().and_then(|key| Column::find(key.trim())) {
             return Ok(column);
         }
-        // It finds none, so that the error has the form of all others, with the keys that there are.
+        // This parser fails too, because the key is unknown. It reports the error as clap does, with the possible values.
         let keys = PossibleValuesParser::new(keys());
         keys.map(|key| Column::find(&key).unwrap_or(&COLUMNS[0])).parse_ref(command, arg, value)
     }

@@ -1,4 +1,4 @@
-//! `twtool demo`: why TIME_WAIT exists, seen on this kernel, in private namespaces that end with the program.
+//! `twtool demo`: runs experiments that show why TIME_WAIT exists, in private namespaces that end with the program.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,36 +19,37 @@ use crate::view::ladder::Ladder;
 /// Arguments of `twtool demo`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-Everything happens in private user and network namespaces, without root: the host's interfaces, settings and sockets are \
-not touched, and nothing is left when twtool ends, however it ends. In the first four scenarios both ends are the real \
-kernel, in a namespace each, and twtool is the wire between them: it asks both kernels for their states while a segment \
-is under way, loses one, or lets an old one come late. In the others the connections run over lo. Everything shown was \
+Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, settings and \
+sockets of the host, and leaves nothing behind, however it ends. In the first four scenarios, both ends are the real kernel, \
+each in its own namespace, and twtool is the wire between them: it reads the states of both kernels while a segment is under \
+way, drops a segment, or delivers an old one late. In the other scenarios, the connections run over lo. Every value shown was \
 measured in that run.
 
-Reading the ladder: an arrow stands between the sender's state while the segment was under way, and the receiver's \
-after it arrived. Sequence numbers count from each side's first. A state is what sock_diag lists; 'gone' is no socket.
+How to read the ladder: an arrow stands between the state of the sender while the segment was under way and the state of the \
+receiver after it arrived. Sequence numbers start at the first of each side. States are those of sock_diag; 'gone' means that \
+there is no socket.
 
-Exit codes: 0 the kernel did what was expected, 1 it did something else (a finding), 2 the lab could not be built.
+Exit codes: 0 the kernel behaved as expected, 1 it did not, 2 the namespaces could not be created.
 
 Examples:
-  twtool demo                          what there is to see
-  twtool demo four-way                 how a connection ends
+  twtool demo                          list the scenarios
+  twtool demo four-way                 show how a connection ends
   twtool demo stale-segment --step     wait for the Enter key after each step
   twtool demo lost-ack --pcap ack.pcap && tshark -r ack.pcap
   twtool demo four-way --json | jq -c '.events[] | select(.segment) | [.segment.flags, .states]'
-  twtool demo length                   takes about 62 s
+  twtool demo length                   measure the length of TIME_WAIT (about 62 s)
 ")]
 pub struct DemoArgs {
-    /// What to show [default: the list of what there is]
+    /// Scenario to run [default: list the scenarios]
     #[arg(value_enum)]
     scenario: Option<ScenarioArg>,
-    /// Wait for the Enter key before each step; the experiment itself does not wait, and is over by then
+    /// Wait for the Enter key after each step; the experiment itself is over before the first step is shown
     #[arg(long, requires = "scenario")]
     step: bool,
-    /// Also write the segments to a capture file, which Wireshark and tshark read
+    /// Also write the segments to a capture file for Wireshark and tshark
     #[arg(long, value_name = "FILE", requires = "scenario")]
     pcap: Option<PathBuf>,
-    /// Replace the file of --pcap where it exists
+    /// Overwrite an existing file of --pcap
     #[arg(long, requires = "pcap")]
     force: bool,
 }
@@ -75,26 +76,26 @@ impl ValueEnum for ScenarioArg {
     }
 }
 
-/// ExitStatuss.
+/// Runs the command.
 ///
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let format = global.format();
     if format == Format::Csv {
-        let why = "an experiment is not flat; there are table, json and ndjson";
+        let why = "an experiment is not a flat table; use table, json or ndjson";
         return Err(bad_value(&"csv", "--output <FORMAT>", why));
     }
     if global.ipv4_on_the_wire() == Some(false) {
-        return Err(CommandError::Usage("the argument '-6' cannot be used here: the lab speaks IPv4".into()));
+        return Err(CommandError::Usage("the argument '-6' cannot be used with demo, which uses IPv4".into()));
     }
     let mut facts = Snapshot::here().facts()?;
-    // The namespaces in which it happens are several, and gone when the answer is read.
+    // The experiment has several namespaces, and they end with the program.
     facts.netns = None;
     let Some(ScenarioArg(scenario)) = args.scenario else { return list(format, &facts, context) };
     if args.step && format != Format::Table {
         return Err(CommandError::Usage(
-            "the argument '--step' is for the page, not for --output json or ndjson".into(),
+            "the argument '--step' cannot be used with --output json or ndjson".into(),
         ));
     }
     if args.step && context.prompt.is_none() {
@@ -123,7 +124,7 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     capture.map(Capture::finish).transpose()?;
     let agrees = checks.iter().all(|check| check.agrees);
     if !agrees {
-        context.warn(&["this kernel did not do what was expected; please report it with this output".to_owned()]);
+        context.warn(&["this kernel did not behave as expected; please report it with this output".to_owned()]);
     }
     Ok(if agrees { ExitStatus::Yes } else { ExitStatus::No })
 }
@@ -180,12 +181,12 @@ fn wait_for_enter(prompt: &mut Prompt, err: &mut dyn Write) -> io::Result<()> {
     let _ = write!(err, "      [Enter]");
     let _ = err.flush();
     prompt.input.read_line(&mut String::new())?;
-    // The line that Enter began is taken back: the page reads as without --step.
+    // Remove the line that Enter began, so that the page looks as without --step.
     let _ = write!(err, "\x1b[A\x1b[2K");
     err.flush()
 }
 
-/// Runs the experiment and passes its events on. `countdown`: long pauses are counted down on stderr.
+/// Runs the experiment and passes each event to `sink`. With `countdown`, stderr counts down long pauses.
 fn play(
     scenario: Scenario,
     mut capture: Option<&mut Capture>,
@@ -230,10 +231,11 @@ impl Capture {
                 let why = format!("the capture '{}' exists; --force replaces a regular file", path.display());
                 CommandError::Usage(why)
             }
-            // As in sudo: the lab is in a user namespace by now, and this would else be known only when all is over.
+            // Under sudo, too: the process is in a user namespace by now. The file is opened before the experiment, so that
+            // this error does not come after it.
             io::ErrorKind::PermissionDenied => CommandError::Usage(format!(
-                "the capture '{}' cannot be written: {error}; the lab has no power over other users' folders even where \
-                 root runs it, and needs no root",
+                "the capture '{}' cannot be written: {error}; demo runs in a user namespace, where even root cannot write \
+                 to the directories of other users; run it without sudo",
                 path.display()
             )),
             _ => CommandError::Usage(format!("the capture '{}' cannot be written: {error}", path.display())),

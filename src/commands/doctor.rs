@@ -1,4 +1,4 @@
-//! `twtool doctor`: are the settings, counters and sockets of this network namespace in order, and what does each mean?
+//! `twtool doctor`: checks the settings, counters and sockets of a network namespace.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use crate::view::json::Envelope;
 /// Arguments of `twtool doctor`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-It reads and changes nothing. A warning says that something fails now, has failed, or will at the next start of a program, \
-and has the number that shows it; a note is worth knowing; a setting that differs from the kernel's default is no fault. \
---verbose and JSON say of every check what it does, what it does not do, and where that is written.
+doctor only reads; it changes nothing. A warning means that something fails now, has failed, or will fail at the next start of a \
+program, and contains the number that shows it. A note is worth knowing. A setting that differs from the kernel's default is \
+not a problem by itself. --verbose and JSON explain each check: what the setting does, what it does not do, and the sources.
 
--4 and -6 keep the servers, the destinations and the sockets in CLOSE_WAIT of that family; settings and counters are for both.
+-4 and -6 restrict servers, destinations and sockets in CLOSE_WAIT to that IP version. Settings and counters apply to both.
 
-Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (complete is false, and the checks say what).
+Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (complete is false, and the checks name it).
 
 Examples:
-  twtool doctor                           warnings first, each with what to do
-  twtool doctor --verbose | less          what every setting does and does not do, with sources
+  twtool doctor                           show warnings first, each with what to do
+  twtool doctor --verbose | less          explain every check, with sources
   twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .commands[].command'
   twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_fin_timeout\") | [.value, .default]'
-  twtool doctor --netns 4711              of the network namespace of process 4711
-  twtool doctor --close-wait-after 10s    call sockets in CLOSE_WAIT old after 10 s
+  twtool doctor --netns 4711              check the network namespace of process 4711
+  twtool doctor --close-wait-after 10s    report sockets in CLOSE_WAIT after 10 s
 ")]
 pub struct DoctorArgs {
-    /// Explain every check: what it does, what it does not do, sources
+    /// Explain every check: what the setting does, what it does not do, and the sources
     #[arg(short, long)]
     verbose: bool,
-    /// From when on a socket in CLOSE_WAIT counts as forgotten: the time since the peer's last ACK
+    /// Report a socket in CLOSE_WAIT as leaked after this time since the last ACK of the peer
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
     #[command(flatten)]
@@ -47,14 +47,14 @@ pub struct DoctorArgs {
 /// See [`CommandError`].
 pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     if global.format() == Format::Csv {
-        return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not flat; there are table, json and ndjson"));
+        return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not a flat table; use table, json or ndjson"));
     }
     let answer = args.netns.snapshot()?.health(global.ipv4_on_the_wire())?;
     let leak = Leak { silent: args.close_wait_after };
     let checks = answer.value.checks(leak, &args.netns.shell(context));
     let mut warnings = answer.warnings;
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
-        let reason = check.finding.as_deref().unwrap_or("this check has no answer");
+        let reason = check.finding.as_deref().unwrap_or("this check could not be completed");
         warnings.push(format!("{}: {reason}", check.subject.id));
     }
     let complete = warnings.is_empty();

@@ -1,5 +1,7 @@
-//! `twtool kill`: removes timewait buckets, and with --orphans closing sockets that no process has. Plan, show, ask, act,
-//! verify; never a socket that a process has open or could still accept.
+//! `twtool kill`: removes timewait buckets, and with --orphans closing sockets that no process has.
+//!
+//! 1. Select the sockets. 2. Show the plan with its risks. 3. Ask, unless --yes is given. 4. Remove. 5. Verify that they are
+//! gone. It never removes a socket that a process has open or could still accept.
 
 use std::io;
 
@@ -23,46 +25,47 @@ use crate::view::kill::{Plan, Report};
 /// Arguments of `twtool kill`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-Which buckets: FILTER and flags as in `twtool list`, whose --help explains them; -4 and -6 select, too. TIME_WAIT alone, \
-unless --fin-wait-2 or the filter names FIN_WAIT_2. --orphans also selects FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK \
-sockets that no process has: the kernel reports inode 0 for them. They have no remaining time, so a test on it selects none of \
-them. Each is looked up again just before it is removed. A live socket is never touched: each request names both ends, the \
-interface and the kernel's cookie of the bucket that was shown, so that it hits that one or nothing. Afterwards the kernel \
-is asked again whether they are gone.
+Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 select too. kill selects only TIME_WAIT, \
+unless --fin-wait-2 is given or the filter names FIN_WAIT_2. --orphans adds FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK sockets that no \
+process has: the kernel reports inode 0 for them. Orphans have no remaining time, so a test of it excludes them. twtool \
+looks up each orphan again just before it removes it.
 
-What it risks: TIME_WAIT keeps delayed segments of the old connection out of a new one between the same ends (RFC 1337), \
-and answers a peer that missed the last ACK (RFC 9293, section 3.6.1); without it, that peer gets a RST. Where the new \
-server can set SO_REUSEADDR, that is the better way: `twtool bind-test PORT` says whether it helps.
+kill never removes a live socket. Each request names both ends, the interface and the kernel's cookie of the bucket, so it \
+removes exactly this bucket or nothing. Afterwards, twtool checks that the sockets are gone.
 
-It needs CAP_NET_ADMIN in the user namespace that owns the network namespace, and a kernel with CONFIG_INET_DIAG_DESTROY. \
-It asks before it removes; where stdin or stderr is no terminal, --yes is needed.
+Risk: TIME_WAIT keeps delayed segments of the old connection out of a new connection between the same ends (RFC 1337), and \
+answers a peer that missed the last ACK (RFC 9293, section 3.6.1). Without it, that peer gets a RST. If the new server can set \
+SO_REUSEADDR, that is the better solution: `twtool bind-test PORT` shows whether it helps.
 
-Exit codes: 0 all of them are gone, 1 nothing matched, 2 otherwise, also where the question was not answered with yes. With \
---dry-run: 0 something matches, 1 nothing does.
+Requirements: CAP_NET_ADMIN in the user namespace that owns the network namespace, and a kernel with \
+CONFIG_INET_DIAG_DESTROY. kill asks before it removes anything; --yes is required if stdin or stderr is not a terminal.
+
+Exit codes: 0 all selected sockets are gone, 1 nothing matched, 2 otherwise, including the answer no. With --dry-run: 0 \
+something matches, 1 nothing matches.
 
 Examples:
-  twtool kill --local-port 8080                    shows them, and asks
+  twtool kill --local-port 8080                    show the sockets of a port, and ask
   twtool kill 'sport = :8080' --yes && twtool bind-test 8080
-  twtool kill --direction outbound --dry-run       what would be removed?
+  twtool kill --direction outbound --dry-run       show what would be removed
   twtool kill 'dst 10.0.0.0/8' --yes --json | jq '.destroyed, .failed'
-  twtool kill --local-port 8080 --netns web        in the network namespace web of `ip netns`
-  twtool kill --local-port 8080 --orphans          the peer vanished, and its connection holds the port
-  twtool kill --all --fin-wait-2 --yes -o ndjson   a record each
+  twtool kill --local-port 8080 --netns web        use the network namespace web of `ip netns`
+  twtool kill --local-port 8080 --orphans          free a port after the peer vanished
+  twtool kill --all --fin-wait-2 --yes -o ndjson   print one record per socket
 ")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct KillArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Include closing sockets that no process has: FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK
+    /// Include closing sockets that no process has (FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK)
     #[arg(long)]
     orphans: bool,
     /// Allow running without a filter
     #[arg(long)]
     all: bool,
-    /// Do not ask
+    /// Remove without asking
     #[arg(short, long)]
     yes: bool,
-    /// Show what would be removed, and remove nothing
+    /// Show what would be removed without removing it
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
@@ -77,8 +80,8 @@ pub fn run(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     let asks = !args.yes && !args.dry_run;
     if asks && context.prompt.is_none() {
         return Err(CommandError::Usage(
-            "'--yes' is needed because stdin or stderr is no terminal, so kill cannot ask; '--dry-run' shows what would be \
-             removed"
+            "'--yes' is required because stdin or stderr is not a terminal and kill cannot ask; '--dry-run' shows what \
+             would be removed"
                 .into(),
         ));
     }
@@ -91,7 +94,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     let mut found = Candidates::find(&args.selection.selection(global), args.orphans)?;
     if found.are_everything() && !args.all {
         return Err(CommandError::Usage(
-            "nothing says which buckets to remove; give a FILTER or flags as for 'twtool list', or '--all'".into(),
+            "no selection; give a FILTER or flags as for 'twtool list', or '--all'".into(),
         ));
     }
     let mut warnings = [found.about_words.as_slice(), &found.warnings].concat();
@@ -100,8 +103,8 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     }
     if !args.yes && found.seem_forbidden() {
         warnings.push(
-            "the kernel will probably refuse to remove them: that needs CAP_NET_ADMIN, and it hides the marks of sockets from \
-             this caller, as it does without that capability"
+            "the kernel will probably refuse to remove them: removal needs CAP_NET_ADMIN, which this user seems to lack: \
+             the kernel hides the marks of sockets"
                 .into(),
         );
     }
@@ -112,8 +115,8 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
         let _ = writeln!(context.err, "nothing was removed");
         return Ok(ExitStatus::Incomplete);
     }
-    // Whoever was asked has seen the plan. If it cannot be written, nothing is done. A reader that went away, as that of
-    // `| head -1` does, does not take back --yes.
+    // A user who was asked has already seen the plan. If the plan cannot be written, nothing is removed. A closed pipe, as
+    // with `| head -1`, does not revoke --yes.
     if !asks && !found.targets.is_empty() && global.format() == Format::Table {
         let written = view::kill::plan(context.out, &plan, context.style).and_then(|()| context.out.flush());
         if let Err(error) = written
@@ -151,7 +154,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     })
 }
 
-/// A sentence for each flag that would select something: with the command, or that this kernel cannot remove them.
+/// Suggests each flag that would select sockets, with the command to run, or reports that this kernel cannot remove them.
 fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
     let hint = |targets: &[Target], flag, is_possible: fn(&Facts) -> bool| {
         let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
@@ -170,29 +173,29 @@ fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
     [fin_wait_2, orphans].into_iter().flatten().collect()
 }
 
-/// Shows the plan and asks. Anything but yes is no.
+/// Shows the plan and asks for confirmation. Only `y` and `yes` confirm.
 fn agrees(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
     let Some(prompt) = &mut context.prompt else { return Ok(false) };
     view::kill::plan(context.err, plan, prompt.style)?;
     view::kill::question(context.err, plan.targets)?;
     let mut typed = String::new();
     if prompt.input.read_line(&mut typed)? == 0 {
-        // The end of the input ends no line.
+        // At the end of input, the cursor is still behind the question.
         writeln!(context.err)?;
     }
     Ok(matches!(typed.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Checks that destroying an orphan ends it.
+/// Returns an error if destroying an orphan would not end it.
 fn check_orphans(targets: &[Target], facts: &Facts) -> Result<(), CommandError> {
     if !targets.iter().any(Target::is_orphan) {
         return Ok(());
     }
     match lab::orphan::are_ended(facts) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(CommandError::OrphansStay("this kernel does not end an orphan that is destroyed".into())),
+        Ok(false) => Err(CommandError::OrphansStay("this kernel does not end a destroyed orphan".into())),
         Err(error) => Err(CommandError::OrphansStay(format!(
-            "whether this kernel ends an orphan that is destroyed could not be tried: {error}"
+            "it could not be tested whether this kernel ends a destroyed orphan: {error}"
         ))),
     }
 }

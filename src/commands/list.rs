@@ -1,4 +1,4 @@
-//! `twtool list`: the timewait buckets of one network namespace, of several, or of a recording.
+//! `twtool list`: lists the timewait buckets of one network namespace, of several, or of a recording.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -21,37 +21,37 @@ use crate::view::list::{ListTable, Stream, Survey};
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-FILTER is an expression of ss: sport and dport with = != < <= > >= (or eq ne lt le gt ge) and a port, src and dst with an \
-address, a prefix, :PORT or both, dev, fwmark with a mask, autobound, joined by and, or, not, parentheses, or nothing, which \
-is and. As in ss, and and or bind equally, from left to right. Beyond ss: expires < 10s, class = dynamic (of the local port; \
-also remote-class), direction = inbound, state = fin-wait-2, service = https, mapped. Flags are shorthands for the same \
-tests and are and-ed with it. For a bucket the kernel does not keep who chose the port: autobound means that the local port \
-lies in the ephemeral range.
+FILTER is an expression of ss. Tests: sport and dport, with = != < <= > >= (or eq ne lt le gt ge) and a port; src and dst with \
+an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine tests with and, or, not and parentheses; \
+nothing between two tests means and. As in ss, and and or have the same precedence, from left to right. Not in ss: expires \
+< 10s, class = dynamic (of the local port; also remote-class), direction = inbound, state = fin-wait-2, service = https, \
+mapped. Flags are shorthands for the same tests, and all of them must match. For a TIME_WAIT socket, autobound means only that \
+the local port lies in the ephemeral range, because the kernel does not keep how the port was chosen.
 
 Examples:
-  twtool list                                      every TIME_WAIT socket, the next to go first
-  twtool list --local-port https                   those on this machine's port 443
-  twtool list 'sport = :443'                       the same, in ss's words
-  twtool list 'dst 10.0.0.0/8 and expires < 5s'    gone within 5 seconds, to that network
+  twtool list                                      list every TIME_WAIT socket, the next to expire first
+  twtool list --local-port https                   list the sockets of local port 443
+  twtool list 'sport = :443'                       do the same with a filter of ss
+  twtool list 'dst 10.0.0.0/8 and expires < 5s'    combine a remote network with the remaining time
   twtool list 'not ( src 127.0.0.0/8 or src [::1] )'
   twtool list 'direction = outbound and dport = :5432' --count
-  twtool list -q --local-port 8080 && echo busy    exit code 0 if any, 1 if none
+  twtool list -q --local-port 8080 && echo busy    exit with 0 if any socket matches, 1 if none
   twtool list -o ndjson | jq -r .remote_addr | sort | uniq -c
   twtool list -o csv --columns local,remote,expires_ms
   twtool list --explain-filter 'sport = :443 and expires < 5s'
-  twtool list --netns web                          in the network namespace web of `ip netns`
-  twtool list --netns 4711 --local-port 8080       in that of process 4711
+  twtool list --netns web                          use the network namespace web of `ip netns`
+  twtool list --netns 4711 --local-port 8080       use the network namespace of process 4711
   twtool list --all-netns -o ndjson | jq -r .netns_name | sort | uniq -c
-  twtool list --record bug.twrec                   keep what the kernel said, for --replay
+  twtool list --record bug.twrec                   record the kernel's data for --replay
 ")]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct ListArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Say what of the filter the kernel judges and what is judged here, and list nothing
+    /// Show which part of the filter the kernel evaluates and which part twtool evaluates; list nothing
     #[arg(long, conflicts_with_all = ["record", "replay", "quiet", "count"])]
     explain_filter: bool,
-    /// Order of the rows [default: expires; none, as they come, for ndjson and csv]
+    /// Sort order of the rows [default: expires; none for ndjson and csv]
     #[arg(long, value_enum, value_name = "KEY")]
     sort: Option<SortKey>,
     /// Reverse the sort order
@@ -60,19 +60,19 @@ pub struct ListArgs {
     /// Show at most this many rows
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Columns of a table or csv, by JSON key, or local and remote for address:port
+    /// Columns of a table or csv: JSON keys, or local and remote for address:port
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = ColumnParser)]
     columns: Vec<&'static Column>,
-    /// Leave out the header line, and the table's last line
+    /// Omit the header line, and the last line of a table
     #[arg(long)]
     no_header: bool,
-    /// Print the number of rows only
+    /// Print only the number of rows
     #[arg(long)]
     count: bool,
-    /// Print nothing: exit code 0 if there is any, 1 if none
+    /// Print nothing; exit with 0 if any socket matches, 1 if none
     #[arg(short, long)]
     quiet: bool,
-    /// Which interface of the kernel to ask
+    /// Kernel interface to read
     #[arg(long, value_enum, default_value_t = SourceArg::Auto, value_name = "SOURCE")]
     #[arg(conflicts_with_all = ["record", "replay"])]
     source: SourceArg,
@@ -84,9 +84,9 @@ pub struct ListArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum SourceArg {
-    /// sock_diag, and procfs where that is refused
+    /// sock_diag, or procfs if sock_diag is refused
     Auto,
-    /// sock_diag alone
+    /// sock_diag only
     #[value(name = "sock_diag")]
     SockDiag,
     /// /proc/net/tcp and tcp6: slower, times in steps of 10 ms, no cookie, mark or interface
@@ -111,7 +111,7 @@ enum SortKey {
     Local,
     /// By remote address and port
     Remote,
-    /// As the kernel gives them
+    /// In the order of the kernel
     None,
 }
 
@@ -161,7 +161,7 @@ fn explain_filter(
     Ok(ExitStatus::Yes)
 }
 
-/// Writes rows as they come, in bounded memory.
+/// Writes rows as they arrive, in bounded memory.
 fn stream(
     snapshot: &Snapshot,
     selection: &Selection,
@@ -186,7 +186,7 @@ fn stream(
         if left == 0 || written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     written?;
-    // Rows that came before a failure are shown; a header alone is not.
+    // After a failure, write the rows that arrived before it, but not a header alone.
     if any || answer.is_ok() {
         out.finish()?;
     }
@@ -230,7 +230,7 @@ fn print(
 }
 
 impl ListArgs {
-    /// Whether rows are written as they come.
+    /// Whether rows are written as they arrive.
     fn streams(&self, format: Format) -> bool {
         matches!(format, Format::Ndjson | Format::Csv) && self.sort.unwrap_or(SortKey::None) == SortKey::None
     }
@@ -245,12 +245,12 @@ impl ListArgs {
         }
     }
 
-    /// How many rows are shown, and from which end of the order.
+    /// The number of rows to show, and the end of the order that they are taken from.
     fn shown(&self) -> RowLimit {
         RowLimit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
 
-    /// The columns of a table; `with_state`: rows may be in another state than TIME_WAIT.
+    /// The columns of a table. `with_state` is whether rows can be in another state than TIME_WAIT.
     fn table_columns(&self, with_state: bool) -> Vec<&'static Column> {
         if self.columns.is_empty() {
             Column::of_table(self.namespaces.several(), with_state)
@@ -265,20 +265,20 @@ impl ListArgs {
     }
 }
 
-/// Refuses combinations of arguments that clap cannot check.
+/// Rejects combinations of arguments that clap cannot check.
 fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     let unsorted =
         args.sort == Some(SortKey::None) || (args.sort.is_none() && matches!(format, Format::Ndjson | Format::Csv));
     if args.reverse && unsorted {
-        return Err(CommandError::Usage("'--reverse' needs an order; give --sort expires, local or remote".into()));
+        return Err(CommandError::Usage("'--reverse' needs a sort order; give --sort expires, local or remote".into()));
     }
     if args.explain_filter && (format != Format::Table || args.source == SourceArg::Procfs) {
         return Err(CommandError::Usage(
-            "'--explain-filter' is for reading, and about sock_diag; it goes with no other format or source".into(),
+            "'--explain-filter' prints text about sock_diag; it cannot be used with another format or --source procfs".into(),
         ));
     }
     if !args.columns.is_empty() && matches!(format, Format::Json | Format::Ndjson) {
-        return Err(CommandError::Usage("'--columns' is for tables and csv; JSON records have every key".into()));
+        return Err(CommandError::Usage("'--columns' cannot be used with JSON, whose records have every key; use a table or csv".into()));
     }
     args.namespaces.one_with("--record", args.recording.records())?;
     args.namespaces.one_with("--explain-filter", args.explain_filter)

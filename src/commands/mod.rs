@@ -1,8 +1,8 @@
-//! One file for each subcommand: its arguments, and a `run` that makes a question of them, asks the snapshot layer, lets
-//! `analysis` conclude, and lets `view` print. This file has what they share.
+//! Subcommands, one file each: the arguments, and a `run` that builds a question from them, asks the snapshot layer, calls
+//! `analysis` and passes the conclusions to `view`. This file contains what the subcommands share.
 //!
-//! Arguments are parsed without asking the machine. The snapshot layer resolves names (services, interfaces) against the facts
-//! of the source that answers, so that a replay resolves them as the recorded machine would have.
+//! Argument parsing reads nothing from the machine. The snapshot layer resolves names (services, interfaces) with the facts
+//! of its source. A replay therefore resolves them as on the recorded machine.
 
 pub mod bind_test;
 pub mod capacity;
@@ -37,20 +37,20 @@ pub use crate::view::csv::Escaping;
 use crate::view::human;
 use crate::view::style::TextStyle;
 
-/// Options of every command; behind its own in its help.
+/// Options of every command. The help lists them after the options of the command.
 #[derive(Args, Clone, Debug)]
 #[command(next_display_order = 900)]
 pub struct GlobalArgs {
-    /// How to print the answer
+    /// Output format
     #[arg(short, long, global = true, help_heading = "Global options", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
     /// Same as -o json
     #[arg(long, global = true, help_heading = "Global options", conflicts_with = "output")]
     pub json: bool,
-    /// When to colour; NO_COLOR in the environment turns auto off
+    /// When to use colors; NO_COLOR in the environment turns auto off
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub color: ColorChoice,
-    /// Only IPv4 on the wire, IPv4-mapped sockets too
+    /// Only IPv4 on the wire, including IPv4-mapped IPv6 sockets
     #[arg(short = '4', long, global = true, help_heading = "Global options")]
     pub ipv4: bool,
     /// Only IPv6 on the wire
@@ -59,7 +59,7 @@ pub struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// The format, whichever way it was asked for.
+    /// The output format: `--json` overrides `--output`.
     #[must_use]
     pub const fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
@@ -76,8 +76,8 @@ impl GlobalArgs {
     }
 }
 
-/// Whether this kernel ends an orphan that is destroyed. It is tried only if an orphan is in the way, and unknown if no private
-/// network namespace can be made.
+/// Whether this kernel ends an orphan that is destroyed. The kernel is tested only if an orphan blocks the port. The result is
+/// unknown if no private network namespace can be created.
 fn ends_orphans(facts: &Facts, holders: &[Holder]) -> Option<bool> {
     if next::is_blocked_by_orphan(holders) { lab::orphan::are_ended(facts).ok() } else { None }
 }
@@ -85,20 +85,20 @@ fn ends_orphans(facts: &Facts, holders: &[Holder]) -> Option<bool> {
 /// Output formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Aligned columns, for eyes
+    /// Aligned columns for reading
     Table,
     /// One JSON document
     Json,
-    /// A JSON record a line
+    /// One JSON record per line
     Ndjson,
-    /// A header line, then a record a line
+    /// A header line, then one record per line
     Csv,
 }
 
-/// When to colour.
+/// When to use colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ColorChoice {
-    /// On a terminal
+    /// Only on a terminal
     Auto,
     /// Always
     Always,
@@ -106,51 +106,52 @@ pub enum ColorChoice {
     Never,
 }
 
-/// The world as a command sees it. It can go to another thread, for a command may run in another network namespace.
+/// The output streams and the environment of a command. It is `Send` because a command for another network namespace runs on
+/// another thread.
 pub struct Context<'a> {
-    /// Results.
+    /// Standard output, for results.
     pub out: &'a mut (dyn Write + Send),
-    /// Warnings.
+    /// Standard error, for warnings.
     pub err: &'a mut (dyn Write + Send),
-    /// How tables look there.
+    /// The style of text on standard output.
     pub style: TextStyle,
     /// Whether standard error is a terminal.
     pub err_terminal: bool,
-    /// Who can be asked, where somebody can.
+    /// The interactive terminal, if there is one.
     pub prompt: Option<Prompt<'a>>,
-    /// The caller of the command, for the commands that it prints.
+    /// The user that runs twtool: printed commands depend on it (sudo, the name of the program).
     pub caller: Caller,
-    /// What a command needs of the machine beside a snapshot.
+    /// System calls that commands make outside the snapshot layer.
     pub machine: Machine,
 }
 
-/// What a command needs of the machine beside a snapshot.
+/// System calls that commands make outside the snapshot layer.
 #[derive(Clone, Copy)]
 pub struct Machine {
-    /// The width of standard error now, if it is a terminal.
+    /// Returns the current width of standard error, if it is a terminal.
     pub stderr_width: fn() -> Option<usize>,
-    /// Runs a program in place of this one; returns only if that fails.
+    /// Replaces this program by another (execvp). Returns only on failure.
     pub become_program: fn(&OsString, &[OsString]) -> io::Error,
 }
 
-/// Somebody at a terminal, who reads stderr and types.
+/// An interactive terminal: questions go to standard error, and the user types the answer.
 pub struct Prompt<'a> {
-    /// What is typed.
+    /// Standard input, where the user types.
     pub input: &'a mut (dyn BufRead + Send),
-    /// How tables look on stderr.
+    /// The style of text on standard error.
     pub style: TextStyle,
 }
 
 impl<'a> Prompt<'a> {
-    /// Somebody who sees stderr in this width.
+    /// Creates a prompt for a standard error with this width in columns.
     pub fn new(input: &'a mut (dyn BufRead + Send), color: bool, width: Option<usize>, unicode: bool) -> Self {
         Self { input, style: TextStyle { color, width, unicode } }
     }
 }
 
 impl<'a> Context<'a> {
-    /// Creates a context for non-interactive use. `width` is in columns, where standard output is a terminal; `unicode`
-    /// reports whether characters beyond ASCII are shown.
+    /// Creates a context for non-interactive use. `width` is the width of standard output in columns if it is a terminal;
+    /// `unicode` is whether the terminal shows characters beyond ASCII.
     pub fn new(
         out: &'a mut (dyn Write + Send),
         err: &'a mut (dyn Write + Send),
@@ -163,7 +164,7 @@ impl<'a> Context<'a> {
         Self { out, err, style: TextStyle { color, width, unicode }, err_terminal: false, prompt: None, caller, machine }
     }
 
-    /// Says each warning on stderr. That stderr cannot be written is no reason to fail.
+    /// Prints warnings on standard error. Ignores write errors, because the answer itself is on standard output.
     pub fn warn(&mut self, warnings: &[String]) {
         for warning in warnings {
             let _ = writeln!(self.err, "warning: {}", human::escape(warning));
@@ -171,46 +172,47 @@ impl<'a> Context<'a> {
     }
 }
 
-/// How a command ends.
+/// The exit status of a command that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// Answered, yes: 0.
+    /// The answer is yes: exit code 0.
     Yes,
-    /// Answered, no: 1.
+    /// The answer is no: exit code 1.
     No,
-    /// Not answered completely: 2.
+    /// The answer is incomplete: exit code 2.
     Incomplete,
 }
 
 impl ExitStatus {
-    /// Yes if the answer is complete.
+    /// Returns `Yes` for a complete answer and `Incomplete` otherwise.
     #[must_use]
     pub const fn complete(complete: bool) -> Self {
         if complete { Self::Yes } else { Self::Incomplete }
     }
 }
 
-/// Why a command has no answer. The exit code is 2, unless the reader of the output went away or a command cannot be run.
+/// Why a command has no answer. The exit code is 2, except after a closed pipe (0) and for a COMMAND that cannot be run (126,
+/// 127).
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The arguments are wrong.
     #[error("{0}")]
     Usage(String),
-    /// The question has no answer.
+    /// The snapshot layer could not answer.
     #[error(transparent)]
     Snapshot(SnapshotError),
-    /// Destroying an orphan would leave it in place, without a timer.
+    /// Destroying an orphan on this kernel would leave it in place without a timer, or the kernel could not be tested.
     #[error("orphans cannot be removed safely: {0}")]
     OrphansStay(String),
-    /// The experiment could not be made.
+    /// The experiment could not be run.
     #[error(transparent)]
     Lab(#[from] LabError),
     /// The command behind `--` cannot be run.
     #[error("running '{}' failed: {source}", program.display())]
     Exec {
-        /// Its name, as typed.
+        /// The program, as typed.
         program: OsString,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The answer could not be written.
@@ -228,13 +230,13 @@ impl From<SnapshotError> for CommandError {
 }
 
 impl CommandError {
-    /// Reports the error on stderr. That stderr cannot be written is no reason to fail.
+    /// Prints the error and its hint on standard error. Ignores write errors.
     pub fn report(&self, err: &mut dyn Write) {
         let message = self.to_string();
         let message = match self {
-            // The expression stands below the message, and what is typed in it has no line feeds there.
+            // A filter error has several lines: the message, the expression and a caret. The expression has no line feeds.
             Self::Snapshot(SnapshotError::Filter(_)) => escaped_lines(&message),
-            // A line feed comes from a name, and would begin a line that looks like ours.
+            // A line feed can only come from a foreign name, and could imitate a line of twtool.
             _ => human::escape(&message).into_owned(),
         };
         let _ = writeln!(err, "error: {message}");
@@ -243,7 +245,7 @@ impl CommandError {
         }
     }
 
-    /// The exit code; env(1)'s where a command cannot be run.
+    /// The exit code: 126 and 127 as in env(1) if COMMAND cannot be run, else 2.
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
@@ -253,24 +255,25 @@ impl CommandError {
         }
     }
 
-    /// What the user can do about it.
+    /// The hint below the error: what the user can do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Snapshot(error) => error.hint(),
             Self::OrphansStay(_) => Some(
-                "before Linux 6.11 (and without its fix) a destroyed orphan keeps its port and loses its timer, so that it may \
-                 stay until the next boot; left alone it ends after tcp_orphan_retries retransmissions (tcp(7))",
+                "leave the orphan alone; it ends after tcp_orphan_retries retransmissions (tcp(7)). On kernels before 6.11 \
+                 without the backported fix, a destroyed orphan keeps its port and loses its timer, and can stay until the \
+                 next boot",
             ),
             Self::Lab(LabError::Sandbox(_)) => Some(
-                "the demonstration needs an unprivileged user namespace; what may forbid it: sysctl \
+                "the experiments need an unprivileged user namespace. These settings forbid it: \
                  user.max_user_namespaces=0, kernel.unprivileged_userns_clone=0 (Debian), \
-                 kernel.apparmor_restrict_unprivileged_userns=1 (Ubuntu), or a container's seccomp profile. Root in a \
-                 virtual machine can always run it",
+                 kernel.apparmor_restrict_unprivileged_userns=1 (Ubuntu), or the seccomp profile of a container. Root in a \
+                 virtual machine can always run them",
             ),
             Self::Lab(LabError::Veth(_)) => Some(
-                "this scenario needs virtual Ethernet pairs: CONFIG_VETH in the kernel, or `modprobe veth` by root of the \
-                 host. Those named reuse, exhaustion, length and port-zero need none",
+                "this scenario needs virtual Ethernet pairs: a kernel with CONFIG_VETH, or `modprobe veth` as root of the \
+                 host. The scenarios reuse, exhaustion, length and port-zero do not need them",
             ),
             _ => None,
         }
@@ -281,7 +284,7 @@ fn escaped_lines(text: &str) -> String {
     text.lines().map(human::escape).collect::<Vec<_>>().join("\n")
 }
 
-/// Reports a mistake in the arguments, in clap's words. `parse` is what found it.
+/// Prints a usage error of clap on standard error. `parse` parses arguments again.
 pub fn report_usage(
     args: &[OsString],
     error: &clap::Error,
@@ -290,7 +293,8 @@ pub fn report_usage(
     err: &mut dyn Write,
 ) {
     let text = |error: &clap::Error| if color { error.render().ansi().to_string() } else { error.render().to_string() };
-    // clap repeats the arguments, and colours what is around them: so it is given escaped ones to repeat.
+    // clap quotes arguments in a coloured message. Escaping the message would destroy the colours, so clap parses escaped
+    // arguments again.
     let escaped = args.iter().map(|arg| human::escape(&text_of(arg.as_bytes())).into_owned()).collect();
     let message = match parse(escaped).filter(|again| again.kind() == error.kind()) {
         Some(error) => text(&error),

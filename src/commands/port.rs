@@ -1,4 +1,4 @@
-//! `twtool port`: what a port number is, and what this machine makes of it.
+//! `twtool port`: classifies ports and shows how this machine uses them.
 
 use clap::Args;
 
@@ -13,14 +13,14 @@ use crate::view::port::PortRecord;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Examples:
-  twtool port 443                  class, service, and whether something listens or waits there
+  twtool port 443                  show class, service, listeners and TIME_WAIT sockets
   twtool port https 8080 1020-1026
-  twtool port 0                    reserved; asks the kernel to choose
-  twtool port 8080 --netns web     in the network namespace that `ip netns` calls web
+  twtool port 0                    show the reserved port, with which the kernel chooses
+  twtool port 8080 --netns web     use the network namespace web of `ip netns`
   twtool port 8000-8099 --json | jq '.ports[] | select(.listening)'
 ")]
 pub struct PortArgs {
-    /// Number, range like 8000-8099, or TCP service name of /etc/services
+    /// Port: a number, a range like 8000-8099, or a TCP service name from /etc/services
     #[arg(required = true, value_name = "PORT")]
     ports: Vec<PortArg>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Arguments that `bind-test` and `wait` share: what a server sets, and where it binds.
+//! Arguments that `bind-test` and `wait` share: the socket options and the addresses of a server.
 
 use clap::ValueEnum;
 
@@ -6,7 +6,7 @@ use crate::model::addr::{AddrError, ScopedAddr};
 use crate::model::bind::ReuseOptions;
 use crate::snapshot::error::without_value;
 
-/// What a server sets before bind().
+/// The socket options that a server sets before bind().
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum With {
     /// No option

@@ -9,10 +9,10 @@ use crate::snapshot::{Choice, Input};
 /// For commands that can record and replay what they read.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RecordingArgs {
-    /// Write down what the kernel says and all that the answer depends on
+    /// Record the data of the kernel and all facts that the output depends on
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Replace the file of --record where it exists, if there is an answer
+    /// Overwrite an existing file of --record once there is an answer
     #[arg(long, requires = "record")]
     force: bool,
     /// Read from a recording instead of the kernel
@@ -21,7 +21,7 @@ pub(super) struct RecordingArgs {
 }
 
 impl RecordingArgs {
-    /// What is read; `choice` is for the kernel.
+    /// Selects what to read: the kernel through the interface of `choice`, or a recording.
     pub(super) fn input(&self, choice: Choice) -> Input {
         match (&self.record, &self.replay) {
             (Some(path), _) => Input::Recorded { path: path.clone(), replace: self.force },
@@ -30,12 +30,12 @@ impl RecordingArgs {
         }
     }
 
-    /// Whether a recording is written.
+    /// Whether the command writes a recording.
     pub(super) const fn records(&self) -> bool {
         self.record.is_some()
     }
 
-    /// Whether a recording is read.
+    /// Whether the command reads a recording.
     pub(super) const fn replays(&self) -> bool {
         self.replay.is_some()
     }

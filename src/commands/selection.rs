@@ -1,4 +1,4 @@
-//! The filter and the flags that every command about buckets takes.
+//! The filter expression and the selection flags of `list` and `kill`.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::model::port::{PortArg, PortClass};
 use crate::model::row::Direction;
 use crate::snapshot::query::{Group, Selection, Test};
 
-/// Which buckets: an expression, and flags that are shorthands for its tests.
+/// The selection of buckets: a filter expression, and flags that are shorthands for its tests.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SelectionArgs {
-    /// Which rows: an expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'
+    /// Select rows by a filter expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
-    /// Local or remote port: number, range or service name; 80,443 or repeat for more
+    /// Local or remote port: a number, range or service name; separate several by commas or repeat
     #[arg(long, value_name = "PORT", value_delimiter = ',', allow_negative_numbers = true)]
     port: Vec<PortArg>,
-    /// Local port; 80,443 or repeat for more
+    /// Local port; separate several by commas or repeat
     #[arg(long, value_name = "PORT", value_delimiter = ',', allow_negative_numbers = true)]
     local_port: Vec<PortArg>,
-    /// Remote port; 80,443 or repeat for more
+    /// Remote port; separate several by commas or repeat
     #[arg(long, value_name = "PORT", value_delimiter = ',', allow_negative_numbers = true)]
     remote_port: Vec<PortArg>,
     /// Local address or prefix, like 10.0.0.0/8; repeat for more
@@ -35,19 +35,19 @@ pub(super) struct SelectionArgs {
     /// RFC 6335 class of the local port; repeat for more
     #[arg(long, value_enum, value_name = "CLASS")]
     class: Vec<ClassArg>,
-    /// Who connected, as inferred from listeners and port ranges; repeat for more
+    /// Which side opened the connection, inferred from listeners and port ranges; repeat for more
     #[arg(long, value_enum, value_name = "DIRECTION")]
     direction: Vec<DirectionArg>,
-    /// Less remaining time than this: 500ms, 10s, 1m
+    /// Less remaining time than this, like 500ms, 10s or 1m
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires_under: Option<Duration>,
-    /// Include orphaned FIN_WAIT_2, which lives in a timewait bucket too
+    /// Include orphaned FIN_WAIT_2 sockets, which the kernel also keeps as timewait buckets
     #[arg(long = "fin-wait-2")]
     fin_wait_2: bool,
 }
 
 impl SelectionArgs {
-    /// The selection, without names resolved.
+    /// The selection. Names are still unresolved.
     pub(super) fn selection(&self, global: &GlobalArgs) -> Selection {
         let ports = |argument, list: &[PortArg], ends: &[End]| Group {
             argument,
@@ -90,11 +90,11 @@ enum ClassArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DirectionArg {
-    /// A listener covers the local end
+    /// A listener covers the local address and port
     Inbound,
-    /// None does, the local port is ephemeral and the remote one is not
+    /// No listener covers the local end, the local port is ephemeral, and the remote port is not
     Outbound,
-    /// Neither can be said
+    /// Neither can be inferred
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! `twtool summary`: what all timewait buckets together are, and the closes of the last minute, from one walk.
+//! `twtool summary`: counts timewait buckets by groups and shows the closes of the last minute, from one dump.
 
 use clap::{Args, ValueEnum};
 
@@ -11,34 +11,34 @@ use crate::view;
 use crate::view::json::Envelope;
 use crate::view::summary::Content;
 
-/// The usual number of lines of a group: what a person takes in at once, or more for a program.
+/// The number of lines of a group in a table and in JSON, unless `--top` is given.
 const TOP_ON_THE_SCREEN: usize = 5;
 const TOP: usize = 10;
 
 /// Arguments of `twtool summary`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-The minute is read off one look: TIME_WAIT lasts 60 s, so a bucket with 12 s to go entered it 48 s ago. What such a look \
-cannot show is said below the screen, and under limits in JSON. FIN_WAIT_2 buckets are counted, and are no closes of the \
-minute. Counts of groups are of both states.
+The history comes from a single read: TIME_WAIT lasts 60 s, so a socket with 12 s left entered TIME_WAIT 48 s ago. What a single \
+read cannot show is listed below the summary, and under limits in JSON. FIN_WAIT_2 sockets are counted, but they are not \
+closes of the last minute. The counts of groups include both states.
 
-Exit codes: 0 answered, 2 could not answer, or not completely.
+Exit codes: 0 answered, 2 the answer is missing or incomplete.
 
 Examples:
-  twtool summary                               one screen
-  twtool summary --by destination --top 20     whom did we connect to most?
+  twtool summary                               summarize on one screen
+  twtool summary --by destination --top 20     show the 20 most frequent destinations
   twtool summary --by local-port,direction
   twtool summary --json | jq '.history.closes | add'
   twtool summary --json | jq '.groups.destination.top[] | [.remote_addr, .remote_port, .count]' -c
-  twtool summary --netns web                   of the network namespace that `ip netns` calls web
-  twtool summary --all-netns --by netns        which container has them?
-  twtool summary --record bug.twrec            keep what the kernel said; --replay answers from it
+  twtool summary --netns web                   use the network namespace web of `ip netns`
+  twtool summary --all-netns --by netns        compare network namespaces and containers
+  twtool summary --record bug.twrec            record the kernel's data for --replay
 ")]
 pub struct SummaryArgs {
-    /// What to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
+    /// Groups to count, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
     by: Vec<ByArg>,
-    /// Show the N largest of each group, and the others in one sum [default: 10, on the screen 5]
+    /// Show the N largest entries of each group, and the sum of the others [default: 5 in a table, else 10]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
     #[command(flatten)]
@@ -59,7 +59,7 @@ enum ByArg {
     Destination,
     /// RFC 6335 class of the local port
     Class,
-    /// Who connected, as inferred from listeners and port ranges
+    /// Which side opened the connection, inferred from listeners and port ranges
     Direction,
     /// Network namespace
     Netns,
@@ -85,7 +85,7 @@ impl From<ByArg> for By {
 /// See [`CommandError`].
 pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     if global.format() == Format::Csv {
-        return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not flat; there are table, json and ndjson"));
+        return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not a flat table; use table, json or ndjson"));
     }
     args.namespaces.one_with("--record", args.recording.records())?;
     let input = args.recording.input(Choice::Auto);
@@ -99,7 +99,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let source = summarized.origin.name();
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
     let summary = summarized.summary(args.top.unwrap_or(usual));
-    // A recording may be of another machine, and commands are for one namespace.
+    // No commands for a recording, which may come from another machine, nor for several namespaces.
     let shell = args.namespaces.shell(context).filter(|_| !args.recording.replays());
     let help = shell.map(|shell| summary.help(&shell)).unwrap_or_default();
     let several = args.namespaces.several();
@@ -115,7 +115,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     Ok(ExitStatus::complete(complete))
 }
 
-/// The groups that were asked for, each once, or the usual ones.
+/// The groups of `--by` without duplicates, or the default groups.
 fn groups(args: &SummaryArgs) -> Vec<By> {
     let mut by: Vec<By> = vec![];
     for asked in args.by.iter().copied().map(By::from) {

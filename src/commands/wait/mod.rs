@@ -1,4 +1,4 @@
-//! `twtool wait`: until a server could really bind a port, and then perhaps that server in place of this program.
+//! `twtool wait`: waits until a server can bind a port, then optionally replaces itself by that server.
 
 mod reporter;
 
@@ -29,48 +29,48 @@ use reporter::Reporter;
 /// Arguments of `twtool wait`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-The end is proved by a real bind on every address, with the options that --with says. Until then the sockets in the way \
-are watched by looking them up, ten times a second, and the port is bound again only when one has gone: a bucket lives \
-longer than its timer says by up to some seconds, and shorter where somebody removes it. What cannot be looked up, a \
-socket that is only bound, is looked for about once a second. A bind disturbs as that of bind-test does.
+twtool proves the end of the wait with a real bind on every address, with the options of --with. Until then, it looks up the \
+blocking sockets ten times a second, and tries to bind only when one of them is gone. A TIME_WAIT socket can last some seconds \
+longer than its timer, or end earlier if somebody removes it. twtool searches about once a second for sockets that it cannot look \
+up, such as a socket that is only bound. Its binds have the side effects that `twtool bind-test --help` describes.
 
-An address that is not there (EADDRNOTAVAIL) is waited for like a port. A bind that is denied (EACCES, no IPv6) ends the wait \
-at once, because waiting does not change that. Port 0 is refused: the kernel chooses a free port for it, so there is nothing to wait for.
+twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). A bind that is denied (EACCES, no IPv6) ends the wait \
+at once, because waiting does not change it. Port 0 is rejected, because the kernel then chooses a free port.
 
-With -- COMMAND, standard output belongs to the command: what wait says goes to standard error, and it says nothing where \
-it did not have to wait. Between the last bind and \
-the command's own another program can take the port. It runs in twtool's network namespace, whatever --netns says.
+With -- COMMAND, standard output belongs to the command: twtool writes to standard error, and prints nothing if the port was \
+already free. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
+in the network namespace of twtool, whatever --netns selects.
 
-Exit codes: 0 it can be bound, 1 the time is over or the bind is denied, 2 it cannot be told, 130 interrupted; with -- COMMAND those of the \
-command, 126 where it cannot be run, 127 where there is none.
+Exit codes: 0 the port can be bound, 1 timeout or denied, 2 the answer is unknown, 130 interrupted. With -- COMMAND: its exit \
+code, 126 if it cannot be run, 127 if it is not found.
 
 Examples:
-  twtool wait 8080                              until a server with SO_REUSEADDR would get it
-  twtool wait 8080 --with none -- ./server      start a server that sets no option when it can
+  twtool wait 8080                              wait until a server with SO_REUSEADDR can bind
+  twtool wait 8080 --with none -- ./server      start a server that sets no option as soon as it can bind
   twtool wait 8080 --addr 192.0.2.1 --timeout 5m || echo 'still taken'
-  twtool wait 8080 --timeout 0 -q && echo free  one look
-  twtool wait 8080 -o ndjson | jq -r '.cause'   each change of state
+  twtool wait 8080 --timeout 0 -q && echo free  test once
+  twtool wait 8080 -o ndjson | jq -r '.cause'   print each change of state
   twtool wait 8080 --netns web -- ip netns exec web ./server
 ")]
 pub struct WaitArgs {
-    /// Port to wait for: a number 1-65535 or a TCP service name of /etc/services
+    /// Port to wait for: a number 1-65535 or a TCP service name from /etc/services
     #[arg(value_name = "PORT")]
     port: PortArg,
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR", value_parser = addr_arg)]
     addr: Vec<ScopedAddr>,
-    /// What your server sets before bind()
+    /// Socket options that the server sets before bind()
     #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS")]
     with: With,
     /// Give up after this time, like 500ms, 10s or 5m; 0 tries once
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = timeout, allow_negative_numbers = true)]
     timeout: Duration,
-    /// Print nothing; the exit code tells
+    /// Print nothing; only set the exit code
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
     netns: NetnsArgs,
-    /// Run this in place of twtool when the port can be bound
+    /// Command to run in place of twtool as soon as the port can be bound
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -88,7 +88,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
 /// See [`CommandError`].
 pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     if global.format() == Format::Csv {
-        return Err(bad_value(&"csv", "--output <FORMAT>", "a wait is not flat; there are table, json and ndjson"));
+        return Err(bad_value(&"csv", "--output <FORMAT>", "the result of a wait is not a flat table; use table, json or ndjson"));
     }
     let status = wait(args, global, context)?;
     match (status, args.command.split_first()) {
@@ -134,7 +134,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
     };
     let note_lost = waited.note != ReuseportNote::Kept;
     let shown = WaitReport { note_lost, next: &next, ..shown(&waited.target, &waited.state) };
-    // If there was nothing to wait for, only the command speaks.
+    // If the port was free at once, only the command writes output.
     let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;
     let style = context.style;
     let envelope = Envelope { schema: "twtool.wait/1", facts: &waited.facts, complete, warnings: &warnings };
@@ -149,14 +149,14 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         (false, true) => ExitStatus::No,
         (false, false) => ExitStatus::Incomplete,
     };
-    // The reasons follow the verdict. Exit code 2 always has one.
+    // Print the reasons after the verdict. Exit code 2 always has a reason.
     if !args.quiet || status == ExitStatus::Incomplete {
         context.warn(&warnings);
     }
     Ok(status)
 }
 
-/// The reason of each bind that failed for another reason than a port in use; each reason once.
+/// The reasons of binds that failed with another error than EADDRINUSE, without duplicates.
 fn reasons(waited: &Waited) -> Vec<String> {
     let mut reasons = vec![];
     for attempt in &waited.attempts {
@@ -171,7 +171,7 @@ fn reasons(waited: &Waited) -> Vec<String> {
     reasons
 }
 
-/// The state of a wait as the view shows it.
+/// The state of a wait in the form that the view prints.
 const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
     WaitReport {
         facts: &target.facts,
@@ -190,8 +190,8 @@ const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'
     }
 }
 
-/// Writes at once, unless `--quiet` is given. If a command follows, standard output belongs to it, and the text goes to
-/// standard error; a failure to write there does not keep the command from running.
+/// Writes and flushes, unless `--quiet` is given. If a command follows, standard output belongs to it and the text goes to
+/// standard error, where a write error does not prevent the command from running.
 fn write_now(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     if args.quiet {
         return Ok(());

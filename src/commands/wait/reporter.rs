@@ -1,4 +1,4 @@
-//! Reports the state of a wait while it lasts: on a line of the terminal, or as a record for each change.
+//! Reports the state of a wait in progress: on a status line of the terminal, or as one record per change.
 
 use std::io;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use crate::snapshot::port_watch::{Observer, Observes, WaitState, WaitTarget};
 use crate::view;
 use crate::view::wait::StatusLine;
 
-/// Columns of a terminal whose width is unknown.
+/// The assumed width in columns of a terminal whose width is unknown.
 const USUAL_WIDTH: usize = 80;
 
-/// After a record with more sockets than this in the way, the next one comes after [`BETWEEN_CROWDS`] at the earliest.
-/// Otherwise thousands of buckets that expire one by one would make a record of thousands each.
+/// After a record with more blocking sockets than this, the next record comes after [`BETWEEN_CROWDS`] at the earliest.
+/// Otherwise, thousands of buckets that expire one by one would each cause a record with thousands of sockets.
 const CROWD: usize = 64;
 
-/// See [`CROWD`].
+/// The minimum time between records with more than [`CROWD`] blocking sockets.
 const BETWEEN_CROWDS: Duration = Duration::from_secs(1);
 
-/// Writes to the streams of the command.
+/// Writes the state of a wait to the output streams of the command.
 pub(super) struct Reporter<'a, 'b> {
     args: &'a WaitArgs,
     context: &'a mut Context<'b>,
@@ -29,7 +29,7 @@ pub(super) struct Reporter<'a, 'b> {
     last: Option<Record>,
 }
 
-/// The state in the last record.
+/// The state that the last record reported.
 struct Record {
     changes: u32,
     cause: Cause,
@@ -65,7 +65,7 @@ impl Observer for Reporter<'_, '_> {
     fn observe(&mut self, target: &WaitTarget, state: &WaitState) -> io::Result<()> {
         if self.observes == Observes::Everything {
             let width = (self.context.machine.stderr_width)().unwrap_or(USUAL_WIDTH);
-            // A line that cannot be drawn is no reason to end the wait.
+            // A write error on the status line does not end the wait.
             let _ = self.line.draw(self.context.err, &shown(target, state), target.timeout, width);
             return Ok(());
         }
