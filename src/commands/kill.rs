@@ -1,7 +1,12 @@
 //! `twtool kill`: removes timewait buckets, and with --orphans closing sockets that no process has.
 //!
-//! 1. Select the sockets. 2. Show the plan with its risks. 3. Ask, unless --yes is given. 4. Remove. 5. Verify that they are
-//! gone. It never removes a socket that a process has open or could still accept.
+//! 1. Select the sockets.
+//! 2. Show the plan with its risks.
+//! 3. Ask for confirmation, unless --yes is given.
+//! 4. Remove the sockets.
+//! 5. Verify that they are gone.
+//!
+//! kill never removes a socket that a process has open or could still accept.
 
 use std::io;
 
