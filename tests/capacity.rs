@@ -246,7 +246,7 @@ fn the_page_says_it_in_a_line_each() {
     set("ipv4.tcp_tw_reuse", 1);
     kernel::needs(kernel::has_exact_ages(), "tcp_tw_reuse_delay");
     set("ipv4.tcp_tw_reuse_delay", 1);
-    let page = capacity(&[]).ok().prints("free counts buckets that connect() may take over");
+    let page = capacity(&[]).ok().prints("free includes reusable buckets, which connect() can take over");
     assert!(!page.stdout.contains("tcp_tw_reuse is"), "{page}");
 }
 

@@ -532,8 +532,8 @@ fn what_the_kernel_judges_is_explained() {
     ] {
         let lines = lines(&[expression]);
         let has = |label: &str, text: &str| lines.iter().any(|line| line.starts_with(label) && line.contains(text));
-        assert!(has("judged by the kernel:", by_kernel), "{expression}: {lines:?}");
-        assert!(has("judged here:", here), "{expression}: {lines:?}");
+        assert!(has("evaluated by the kernel:", by_kernel), "{expression}: {lines:?}");
+        assert!(has("evaluated by twtool:", here), "{expression}: {lines:?}");
     }
     let flags = lines(&["--local-port", "443", "--expires-under", "5s"]);
     assert_eq!(flags, lines(&["sport = :443 and expires < 5s"]), "flags build the same tree");

@@ -1,4 +1,4 @@
-//! A bind test and its demonstration, as a page for eyes or as JSON.
+//! A bind test and its demonstration, as a page or as JSON.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -25,23 +25,23 @@ use crate::model::process::Owners;
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState};
 
-/// The most holders that a page names; JSON has them all.
+/// The maximum number of holders on a page. JSON has all of them.
 const HOLDERS_SHOWN: usize = 12;
 
-/// Everything that an answer says.
+/// The result of a bind test.
 #[derive(Clone, Copy, Debug)]
 pub struct BindTest<'a> {
-    /// What was found and concluded.
+    /// The measurements and the conclusion.
     pub evidence: Evidence<'a>,
-    /// For port 0: the port that the kernel chose.
+    /// The port that the kernel chose for port 0.
     pub chosen_port: Option<Port>,
-    /// The commands that help now.
+    /// Commands that help now.
     pub next: &'a [Step],
-    /// Reserving the port for servers, where connect() may take it.
+    /// How to reserve the port for servers if connect() can use it.
     pub reserve: &'a Help,
-    /// What else helps for good, and why.
+    /// Further advice, with reasons.
     pub advice: &'a [String],
-    /// Whether a server's note of SO_REUSEPORT may be lost, or overwritten by the test's own.
+    /// Whether the kernel's SO_REUSEPORT note of a server may be lost or replaced by the note of the test.
     pub note_lost: bool,
 }
 
@@ -130,7 +130,7 @@ const fn meaning(verdict: Verdict) -> Meaning {
     }
 }
 
-/// Writes the page: the verdict, the commands that help now, the advice, and then what it is concluded from.
+/// Writes the page: the verdict, commands that help now, advice, and the measurements.
 pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> io::Result<()> {
     let Evidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
@@ -138,7 +138,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     write!(out, "port {port}{service}: {verdict}{}", human::escape(&headline(&test.evidence)))?;
     match conclusion.free_in {
         None => {}
-        // When its peer closes, a FIN_WAIT_2 bucket gets a fresh timer.
+        // The timer of a FIN_WAIT_2 bucket restarts when the peer closes.
         Some(time) if holders.iter().any(|holder| holder.blocks && holder.socket.state() == TcpState::FinWait2) => {
             write!(out, "; free in {} at the earliest", human::duration(time))?;
         }
@@ -166,7 +166,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     Ok(())
 }
 
-/// What follows the verdict in the first line. Processes choose their names, so escape it.
+/// The text behind the verdict in the first line. It contains process names, so the caller must escape it.
 fn headline(evidence: &Evidence) -> String {
     match evidence.conclusion.verdict {
         Verdict::Free => String::new(),
@@ -176,7 +176,7 @@ fn headline(evidence: &Evidence) -> String {
     }
 }
 
-/// What the plain bind runs into, in a few words.
+/// Describes in a few words what blocks the plain bind.
 fn obstacle(evidence: &Evidence) -> String {
     let blocking = || evidence.holders.iter().filter(|holder| holder.blocks);
     let in_state = |fits: fn(TcpState) -> bool| {
@@ -208,7 +208,7 @@ fn obstacle(evidence: &Evidence) -> String {
     }
 }
 
-/// Why no bind works, in a few words.
+/// Describes in a few words why every bind is denied.
 fn denial(evidence: &Evidence) -> String {
     let failed =
         |attempt: &&Attempt| !matches!(attempt.outcome(), CallResult::Ok | CallResult::Failed(Errno::AddrInUse));
@@ -222,7 +222,7 @@ fn denial(evidence: &Evidence) -> String {
     }
 }
 
-/// One row an address, one column an option set.
+/// Writes one row per address and one column per option set.
 fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let headings = ["ADDRESS", "no option", "SO_REUSEADDR", "SO_REUSEPORT", "both"].map(Heading::new);
     let cell = |attempt: &Attempt| match attempt.listen {
@@ -270,7 +270,7 @@ fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts
     Ok(())
 }
 
-/// The local end with its device, as ss writes it: `0.0.0.0%eth0:80 (http)`.
+/// The local end with its interface, as ss writes it: `0.0.0.0%eth0:80 (http)`.
 fn local(holder: &Holder, facts: &Facts) -> String {
     let tuple = holder.socket.tuple();
     let device = holder.socket.interface().map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();
@@ -290,7 +290,7 @@ fn held_by(holder: &Holder) -> String {
     };
     match &holder.owners {
         Owners::Nobody => "no process".into(),
-        // Everybody may see the user of a socket.
+        // The kernel shows the user of a socket to everybody.
         Owners::NotPermitted => format!("uid {uid}, not permitted to see the process"),
         Owners::NotRead => format!("uid {uid}, not every process could be read"),
         Owners::NotFound(_) => format!("uid {uid}, no process found"),
@@ -298,12 +298,12 @@ fn held_by(holder: &Holder) -> String {
     }
 }
 
-/// Writes the demonstration's JSON document.
+/// Writes the JSON document of the demonstration.
 pub fn demo_document(out: &mut (dyn Write + Send), envelope: Envelope, runs: &[DemoRun]) -> io::Result<()> {
     json::document(out, envelope, DemoPayload { runs: demo_records(envelope.facts, runs) })
 }
 
-/// Writes the demonstration as a record a run.
+/// Writes the demonstration as one record per run.
 pub fn demo_ndjson(out: &mut (dyn Write + Send), facts: &Facts, runs: &[DemoRun]) -> io::Result<()> {
     demo_records(facts, runs).iter().try_for_each(|run| json::line(out, run))
 }
@@ -346,7 +346,7 @@ fn demo_records<'a>(facts: &'a Facts, runs: &'a [DemoRun]) -> Vec<DemoRecord<'a>
     runs.iter().map(run).collect()
 }
 
-/// Writes the demonstration as a page to read from top to bottom.
+/// Writes the demonstration as a page.
 pub fn demo_page(
     out: &mut (dyn Write + Send),
     port: Port,
@@ -393,9 +393,9 @@ pub fn demo_page(
     writeln!(out)?;
     human::break_lines(
         out,
-        "TIME_WAIT makes a plain bind() fail with EADDRINUSE. SO_REUSEADDR on the new socket gets past it only where the \
-         socket that left the bucket had it as well: Linux looks at both sides (socket(7)). So set it in the server \
-         always, before the first restart needs it.",
+        "TIME_WAIT makes a plain bind() fail with EADDRINUSE. SO_REUSEADDR on the new socket helps only if the socket that \
+         left the bucket had set it too: Linux checks both (socket(7)). So always set it in the server, before the first \
+         restart needs it.",
         "",
         "",
         style.width,

@@ -1,4 +1,4 @@
-//! The ports that destinations have left, in each format.
+//! The free ports of destinations, in each output format.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -17,22 +17,22 @@ use crate::model::command::Help;
 use crate::model::facts::Facts;
 use crate::model::tw_reuse::ReuseMode;
 
-/// Everything that an answer says.
+/// The answer of `twtool capacity`.
 #[derive(Clone, Copy, Debug)]
 pub struct CapacityReport<'a> {
-    /// Names of services and interfaces.
+    /// Facts of the network namespace, for the names of services and interfaces.
     pub facts: &'a Facts,
-    /// Which interface of the kernel answered.
+    /// The kernel interface that the sockets were read from.
     pub source: &'static str,
-    /// The pool, and how long its ports are held.
+    /// The pool of ports, and how long TIME_WAIT holds them.
     pub conditions: Conditions<'a>,
-    /// The destinations, or the first of them.
+    /// The destinations to show.
     pub destinations: &'a [Destination],
-    /// How many there are.
+    /// The number of all destinations.
     pub total: usize,
-    /// How many of these have fewer free ports than was asked for; `None`: nothing was asked for.
+    /// The number of destinations below `--min-free`; `None` without that flag.
     pub below_min_free: Option<usize>,
-    /// What helps.
+    /// Commands and advice.
     pub help: &'a Help,
 }
 
@@ -66,7 +66,8 @@ struct RangeRecord {
     size: u32,
 }
 
-/// Field order is the order of keys; `None` is unknown, but for the last ones, where it is said.
+/// A destination in JSON and csv. The order of fields is the order of keys. `None` is unknown, except where a field says
+/// otherwise.
 #[derive(Serialize)]
 struct DestinationRecord<'a> {
     local_addr: String,
@@ -82,9 +83,9 @@ struct DestinationRecord<'a> {
     uncertain: u32,
     closes_per_s: Option<f64>,
     closes_per_s_now: Option<f64>,
-    /// `None`: without bound.
+    /// `None`: there is no limit.
     sustainable_per_s: Option<f64>,
-    /// `None`: not at this rate.
+    /// `None`: not exhausted at this rate.
     exhausted_in_ms: Option<u64>,
     remote_service: Option<&'a str>,
     interface: Option<String>,
@@ -179,19 +180,19 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &Cap
     json::document(out, envelope, payload)
 }
 
-/// Writes a destination a line.
+/// Writes one JSON record per destination.
 pub fn ndjson(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Result<()> {
     records(capacity).try_for_each(|record| json::line(out, &record))
 }
 
-/// Writes csv with its header.
+/// Writes csv with a header line.
 pub fn csv(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Result<()> {
     let mut text = Text::from(format!("{KEYS}\n"));
     records(capacity).for_each(|record| record.append_csv(&mut text));
     out.write_all(text.as_bytes())
 }
 
-/// Writes the page: the pool, the destinations, what their numbers leave out, and what would help.
+/// Writes the page: the pool, the destinations, the limits of their numbers, and what helps.
 pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: TextStyle) -> io::Result<()> {
     let CapacityReport { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
@@ -237,7 +238,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         capacity.below_min_free.map(|below| format!("{below} of {} below --min-free", human::grouped(total as u64))),
     );
     notes.extend(destinations.iter().any(|one| one.reusable.is_some_and(|count| count > 0)).then(|| {
-        "free counts buckets that connect() may take over (reusable), where their connection had timestamps".to_owned()
+        "free includes reusable buckets, which connect() can take over if their connection had TCP timestamps".to_owned()
     }));
     notes.extend(uncertain(capacity));
     notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", style.width))?;
@@ -251,13 +252,13 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
     steps::write(out, help, "", style)
 }
 
-/// Why the free ports may be fewer than the number says, where they may.
+/// Explains why there may be fewer free ports than shown; `None` if the number is exact.
 fn uncertain(capacity: &CapacityReport) -> Option<String> {
     let Conditions { pool, reuse, .. } = capacity.conditions;
     let most = capacity.destinations.iter().map(|one| one.uncertain).max().filter(|most| *most > 0)?;
     let mut reasons = vec![];
     if pool.uncertain.count() > 0 {
-        reasons.push("it is not known which ports of connections are explicitly bound".to_owned());
+        reasons.push("it is unknown which ports of connections are explicitly bound".to_owned());
     }
     if pool.unlisted > 0 {
         let (number, sockets) = match pool.unlisted {
@@ -266,20 +267,20 @@ fn uncertain(capacity: &CapacityReport) -> Option<String> {
             many => (human::grouped(many.into()), "sockets"),
         };
         reasons.push(format!(
-            "up to {number} {sockets} may be bound without being listed, which this kernel does not show"
+            "this kernel does not list bound sockets, of which up to {number} {sockets} may exist"
         ));
     }
     if reuse.whole_seconds
         && capacity.destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0)
     {
         reasons.push(
-            "this kernel counts the age of a bucket in whole seconds, so one that is younger than 1 s is perhaps reusable"
+            "this kernel counts the age of a bucket in whole seconds, so a bucket younger than 1 s may be reusable"
                 .into(),
         );
     }
     if reasons.is_empty() {
         reasons.push(
-            "of a range with an odd number of ports, the kernel's search leaves out the lowest or the highest".into(),
+            "in a range with an odd number of ports, the kernel's search skips the lowest or the highest port".into(),
         );
     }
     Some(format!("free may be up to {most} too high: {}", reasons.join("; ")))
@@ -292,7 +293,7 @@ fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let to = format!("{}{service}", SocketAddr::new(ends.remote_addr, ends.remote_port.0));
     let rate = |rate: Option<f64>| match rate {
         None => "-".into(),
-        // Of a narrow range the ceiling is below one a second.
+        // A narrow range has a ceiling below one connection per second.
         Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.2}"),
         Some(rate) => format!("{rate:.1}"),
     };
@@ -392,7 +393,7 @@ mod tests {
             "437.5",
             "470.5",
             "the 3 with the fewest free of 20 destinations; --top shows more\n3 of 20 below --min-free\n",
-            "free may be up to 7 too high: it is not known which ports of connections are explicitly bound\n",
+            "free may be up to 7 too high: it is unknown which ports of connections are explicitly bound\n",
         ] {
             assert!(page.contains(part), "{part}:\n{page}");
         }

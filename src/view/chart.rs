@@ -1,4 +1,4 @@
-//! Bars over time in a terminal: one bar a second, or a mean of some seconds where there is less room.
+//! A bar chart over time: one bar per second, or one bar for the mean of several seconds in a narrow terminal.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -6,36 +6,36 @@ use std::io::{self, Write};
 use super::human;
 use super::style::{TextStyle, Meaning};
 
-/// Lines that the bars take.
+/// The height of the bars in lines.
 const HEIGHT: usize = 6;
 
-/// Columns where the width is not known, as of most terminals at first.
+/// The assumed width in columns if the width is unknown.
 const USUAL_WIDTH: usize = 80;
 
-/// The most columns that a second gets.
+/// The maximum width of a bar in columns.
 const WIDEST: usize = 2;
 
-/// Eighths of a line, from none to all: block elements, U+2581 to U+2588; and what comes nearest in ASCII.
+/// Bars from zero to eight eighths of a line: the block elements U+2581 to U+2588, and similar ASCII characters.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 9] = [' ', '.', '.', '.', ':', ':', ':', '#', '#'];
 
-/// Numbers by second, the newest last; `None` is unknown.
+/// A chart of numbers per second, the newest last. `None` is unknown.
 pub(super) struct Chart<'a> {
     pub(super) seconds: &'a [Option<u64>],
 }
 
-/// How the seconds are laid out.
+/// The layout of the bars.
 struct BarLayout {
-    /// Columns before the bars, without the axis.
+    /// The width in columns of the scale before the axis.
     label: usize,
-    /// Seconds that one bar stands for.
+    /// The number of seconds per bar.
     per_bar: usize,
-    /// Columns of a bar.
+    /// The width of a bar in columns.
     columns: usize,
 }
 
 impl Chart<'_> {
-    /// How many seconds a bar stands for; above 1 it is their mean.
+    /// The number of seconds per bar. If it is above 1, a bar is their mean.
     pub(super) fn seconds_per_bar(&self, style: TextStyle) -> usize {
         self.layout(style).per_bar
     }
@@ -80,7 +80,7 @@ fn mean(seconds: &[Option<u64>]) -> Option<f64> {
     (!known.is_empty()).then(|| known.iter().sum::<u64>() as f64 / known.len() as f64)
 }
 
-/// How many eighths of this line, counted from the bottom, a bar fills. What is not 0 can be seen.
+/// The number of eighths of a line that a bar fills. Lines count from the bottom. A value above 0 fills at least one eighth.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -95,13 +95,13 @@ fn eighths(value: f64, top: f64, line: usize) -> usize {
     filled.saturating_sub(line * 8).min(8)
 }
 
-/// A mean as a text: whole where it is, or where tenths would say nothing.
+/// A mean as text: with one decimal, or as an integer if it is one or is at least 100.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of closes")]
 pub(super) fn text_of(mean: f64) -> String {
     if mean.fract() == 0.0 || mean >= 100.0 { human::grouped(mean.round() as u64) } else { format!("{mean:.1}") }
 }
 
-/// `-60 s ... -30 s ... now`, as many marks as fit with room between them.
+/// The time axis `-60 s ... -30 s ... now`, with as many marks as fit.
 fn time_axis(seconds: usize, width: usize) -> String {
     let now = "now";
     for marks in [4, 2, 1] {

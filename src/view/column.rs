@@ -1,8 +1,8 @@
 //! The columns of a socket record. [`COLUMNS`] describes each of them once: JSON, ndjson, csv, tables, `--columns`, its help,
 //! its completions and its errors derive from that list.
 //!
-//! To add a column, add an entry to the list (and the key to the table in docs/json.md, where a test looks for it). The macro around the list also
-//! writes the code that appends a whole record, with every column known to the compiler.
+//! To add a column, add an entry to the list, and its key to the table in docs/json.md, where a test looks for it. The macro
+//! around the list also generates the code that appends a whole record, in which the compiler knows every column.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::record::SocketRecord;
 use super::text::Text;
 use super::value::Value;
 
-/// A column.
+/// The description of a column.
 #[derive(Debug)]
 pub struct Column {
     /// The JSON key, the csv header, and the name for `--columns`.
@@ -24,41 +24,41 @@ pub struct Column {
     pub help: &'static str,
     /// Whether a table aligns it to the right.
     pub right: bool,
-    /// A narrow terminal drops the column with the highest number first; 0 always stays.
+    /// The order in which a narrow terminal drops columns: the highest number first. 0 is never dropped.
     pub spare: u8,
-    /// Whether JSON, ndjson and csv have it; a table and `--columns` can have every column.
+    /// Whether JSON, ndjson and csv have the column by default. `--columns` can name every column.
     in_record: bool,
     in_table: InTable,
     value: for<'r> fn(&'r SocketRecord<'_>) -> Value<'r>,
     cell: Cell,
 }
 
-/// When a table has the column although `--columns` does not name it.
+/// When a table has a column without `--columns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InTable {
     Always,
-    /// Where rows come from several network namespaces.
+    /// If rows come from several network namespaces.
     SeveralNamespaces,
-    /// Where rows can be in another state than TIME_WAIT.
+    /// If rows can be in another state than TIME_WAIT.
     SeveralStates,
     Never,
 }
 
-/// How a table shows the value. Unknown is `-` everywhere.
+/// How a table shows a value. Every table shows an unknown value as `-`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
     Exact,
     /// Milliseconds, as a rounded time.
     Duration,
-    /// A name, or the inode number of the network namespace where it has no name.
+    /// The name of the network namespace, or its inode number if it has no name.
     Netns,
-    /// An end, with the interface that the socket is bound to and the service of the local port.
+    /// Address and port, with the interface that the socket is bound to and the service of the local port.
     Local,
-    /// An end, with the service of the remote port.
+    /// Address and port, with the service of the remote port.
     Remote,
 }
 
-/// What most columns have in common.
+/// The defaults of a column.
 const PLAIN: Column = Column {
     key: "",
     title: "",
@@ -73,20 +73,20 @@ const PLAIN: Column = Column {
 
 macro_rules! columns {
     ($($key:literal => $column:expr;)*) => {
-        /// Every column. Those of a record stand in the contract's order, those of a table in the order from left to right.
+        /// Every column. Records have their columns in this order, which the contract fixes, and tables from left to right.
         pub static COLUMNS: &[Column] = &[$(Column { key: $key, ..$column }),*];
 
-        /// Appends the values of the columns that a record has: a JSON object without its last brace, or csv fields.
+        /// Appends the columns of a record: a JSON object without its closing brace, or csv fields.
         ///
-        /// Generated for each column. A loop over [`COLUMNS`] calls a function by its pointer for each of them, and `list -o
-        /// ndjson` of 100,000 buckets then takes 1.29 times the processor time (whole command, median of 21 pairs, 2 busy
+        /// The code is generated for each column. A loop over [`COLUMNS`] would call a function pointer per column, and `list -o
+        /// ndjson` of 100,000 buckets would take 1.29 times the processor time (whole command, median of 21 pairs, 2 busy
         /// cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- ndjson` shows both ways.
         fn append_record<const JSON: bool>(record: &SocketRecord, text: &mut Text) {
             let mut first = true;
             $({
                 const COLUMN: Column = $column;
                 if COLUMN.in_record {
-                    // The part before the value is a constant, so that its copy is a few moves.
+                    // The text before the value is a constant, so the compiler copies it with a few moves.
                     let before = match (JSON, first) {
                         (true, true) => concat!("{\"", $key, "\":"),
                         (true, false) => concat!(",\"", $key, "\":"),
@@ -250,18 +250,18 @@ fn text(value: Option<&str>) -> Value<'_> {
 }
 
 impl Column {
-    /// The column of a key.
+    /// Finds the column with this key.
     #[must_use]
     pub fn find(key: &str) -> Option<&'static Self> {
         COLUMNS.iter().find(|column| column.key == key)
     }
 
-    /// The columns that JSON, ndjson and csv have, in the contract's order.
+    /// The columns of JSON, ndjson and csv, in the order of the contract.
     pub fn of_record() -> impl Iterator<Item = &'static Self> {
         COLUMNS.iter().filter(|column| column.in_record)
     }
 
-    /// The columns of a table where none are chosen. Rows may come from several network namespaces, and be in several states.
+    /// The default columns of a table, for rows from one or several network namespaces and in one or several states.
     #[must_use]
     pub fn of_table(several_namespaces: bool, several_states: bool) -> Vec<&'static Self> {
         let shown = |column: &&Self| match column.in_table {
@@ -279,8 +279,8 @@ impl Column {
         (self.value)(record)
     }
 
-    /// Appends the value as a table shows it: `-` for unknown, times rounded, a service beside its port. Returns how many
-    /// columns of a terminal that takes.
+    /// Appends the value as a table shows it: `-` for unknown, a rounded time, a port with its service. Returns the width in
+    /// terminal columns.
     pub fn append_cell(&self, record: &SocketRecord, text: &mut Text) -> usize {
         let start = text.len();
         match (self.value(record), self.cell) {
@@ -293,7 +293,7 @@ impl Column {
             (Value::Text(foreign), _) => text.push_str(&human::escape(foreign)),
             (value, _) => match (value, &record.interface) {
                 (Value::End(addr, port), Some(interface)) if matches!(self.cell, Cell::Local) => {
-                    // `[fe80::1%eth0]:80`, as it can be typed again (RFC 4007, section 11).
+                    // `[fe80::1%eth0]:80`, which twtool accepts as an argument (RFC 4007, section 11).
                     let (open, close) = if addr.is_ipv6() { ("[", "]:") } else { ("", ":") };
                     text.push_str(open);
                     Value::Addr(addr).append_text(text);
@@ -326,13 +326,13 @@ impl SocketRecord<'_> {
         json.push('}');
     }
 
-    /// Appends the record as csv, without a line end.
+    /// Appends the record as csv without a line end.
     pub fn append_csv(&self, csv: &mut Text) {
         append_record::<false>(self, csv);
     }
 }
 
-/// The same keys and values, for records that have more.
+/// Serializes the keys and values of a record, for records with further keys.
 impl Serialize for SocketRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;

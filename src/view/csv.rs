@@ -1,19 +1,19 @@
-//! Csv for a terminal.
+//! A writer that makes csv safe for a terminal.
 
 use std::io::{self, Write};
 
 use super::human;
 
-/// Passes csv on with escapes for hidden characters. A line feed inside quotes belongs to a field, and is escaped too.
+/// A writer that escapes hidden characters of csv, including line feeds inside quoted fields.
 pub struct Escaping<W> {
     out: W,
     quoted: bool,
-    /// The first bytes of a character whose others are still to come.
+    /// The first bytes of an incomplete UTF-8 character.
     partial: Vec<u8>,
 }
 
 impl<W: Write> Escaping<W> {
-    /// Writes to this terminal.
+    /// Creates a writer for this terminal.
     pub const fn new(out: W) -> Self {
         Self { out, quoted: false, partial: vec![] }
     }

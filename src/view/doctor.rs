@@ -1,4 +1,4 @@
-//! Checks as a page for eyes or as JSON.
+//! The checks of `twtool doctor`, as a page or as JSON.
 
 use std::io::{self, Write};
 
@@ -11,10 +11,10 @@ use super::style::{TextStyle, Meaning};
 use super::table::{self, Heading};
 use crate::analysis::doctor::{Check, Datum, Status};
 
-/// The longest value of a line of the page; longer ones are cut, and JSON has them whole.
+/// The maximum length of a value on the page. Longer values are cut; JSON has the full value.
 const LONGEST_VALUE: usize = 36;
 
-/// Columns before a check's text.
+/// The indentation of the text of a check.
 const INDENT: &str = "         ";
 
 impl Serialize for Datum {
@@ -33,7 +33,7 @@ impl Serialize for Datum {
     }
 }
 
-/// An object with its keys in their order.
+/// A JSON object that keeps the order of its keys.
 struct Fields<'a>(&'a [(&'static str, Datum)]);
 
 impl Serialize for Fields<'_> {
@@ -44,7 +44,7 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// A check as scripts see it. Field order is the contract's key order.
+/// A check in JSON. The order of fields is the order of keys in the contract.
 #[derive(serde::Serialize)]
 struct CheckRecord<'a> {
     id: &'static str,
@@ -89,7 +89,7 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, checks: &[Chec
     json::document(out, envelope, Payload { checks: checks.iter().map(CheckRecord::new).collect() })
 }
 
-/// Writes a check a line.
+/// Writes one JSON record per check.
 pub fn ndjson(out: &mut (dyn Write + Send), checks: &[Check]) -> io::Result<()> {
     checks.iter().try_for_each(|check| json::line(out, &CheckRecord::new(check)))
 }
@@ -103,8 +103,8 @@ const fn meaning(status: Status) -> Meaning {
     }
 }
 
-/// Writes the page: how many of each status, then warnings, what is unknown, notes, and in a table what is in order.
-/// `verbose`: every check with what it is, what it is not, and where that is written.
+/// Writes the page: the number of checks per status, then warnings, unknown checks and notes, and a table of checks without
+/// findings. `verbose` explains every check, with its sources.
 pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style: TextStyle) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
@@ -135,7 +135,7 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style
     table::write(out, &headings, true, fine.as_slice(), style).map(drop)
 }
 
-/// `warning  close_wait: ...`, and below it what to do.
+/// Writes the heading of a check, its finding, and what to do.
 fn briefly(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
     heading(out, check, style)?;
     if let Some(finding) = &check.finding {
@@ -144,7 +144,7 @@ fn briefly(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io:
     steps::write(out, &check.help, INDENT, style)
 }
 
-/// The check's name, status and value.
+/// Writes the status, name and value of a check: `warning  close_wait = 3`.
 fn heading(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
     let status = format!("{:<width$}", check.status.name(), width = INDENT.len() - 2);
     let value = match (brief(&check.value), brief(&check.default)) {
@@ -168,12 +168,12 @@ fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> i
 
 fn cells(check: &Check) -> Vec<String> {
     let cell = |datum, none: &str| brief(datum).unwrap_or_else(|| none.into());
-    // In order without a value: there is no such setting, and need not be.
+    // A check that is ok without a value is about a setting that this kernel does not have.
     let value = cell(&check.value, "absent");
     [check.subject.id.to_owned(), value, cell(&check.default, "-")].map(|cell| human::escape(&cell).into_owned()).into()
 }
 
-/// A value on one line; `None` where there is none.
+/// A value as a short text; `None` if there is no value.
 fn brief(datum: &Datum) -> Option<String> {
     let text = match datum {
         Datum::Unknown | Datum::Record(_) => return None,
@@ -186,7 +186,7 @@ fn brief(datum: &Datum) -> Option<String> {
     Some(if cut { text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect() } else { text })
 }
 
-/// As many as there is room for, and how many more there are.
+/// As many items as fit, followed by the number of the others.
 fn brief_list(items: &[Datum]) -> String {
     let texts: Vec<String> = items.iter().filter_map(brief).collect();
     let shortened = |shown: usize| match texts.len() - shown {
@@ -194,7 +194,7 @@ fn brief_list(items: &[Datum]) -> String {
         more => format!("{} and {more} more", texts[..shown].join(",")),
     };
     let fits = |shown: &usize| shortened(*shown).chars().count() <= LONGEST_VALUE;
-    // A list of thousands has no room for more than these.
+    // Each item takes at least one character, so no more than these can fit.
     let most = texts.len().min(LONGEST_VALUE);
     shortened((1..=most).rev().find(fits).unwrap_or(most.min(1)))
 }

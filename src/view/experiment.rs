@@ -1,4 +1,4 @@
-//! An experiment's events and results as JSON: a record an event, or one document.
+//! The events and results of an experiment as JSON: one record per event, or one document.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -45,7 +45,7 @@ struct StatesRecord {
     server: Option<&'static str>,
 }
 
-/// A result, beside the events.
+/// A result in the JSON document.
 #[derive(Serialize)]
 struct ResultRecord<'a> {
     part: &'a str,
@@ -55,7 +55,7 @@ struct ResultRecord<'a> {
     agrees: bool,
 }
 
-/// A result in the stream of events.
+/// A result in the ndjson stream of events.
 #[derive(Serialize)]
 struct ResultEvent<'a> {
     scenario: &'static str,
@@ -105,7 +105,7 @@ fn segment_record(segment: &Segment) -> SegmentRecord<'_> {
     }
 }
 
-/// `None` for what is no event of the experiment: a countdown, and results, which have records of their own.
+/// The record of an event; `None` for a countdown, and for a result, which has a record type of its own.
 fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
     let (name, what, segment, errno, data) = match &event.kind {
         EventKind::Part => ("part", Some(event.part.as_str()), None, None, None),
@@ -153,7 +153,7 @@ fn result_record(check: &Comparison) -> ResultRecord<'_> {
     ResultRecord { part, what, expected, observed, agrees: *agrees }
 }
 
-/// Writes one event as a record on a line; results are records too.
+/// Writes one event or result as a record on a line.
 pub fn ndjson(out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
     if let EventKind::Comparison(check) = &event.kind {
         let record = ResultEvent {
@@ -187,12 +187,12 @@ pub fn document(
     json::document(out, envelope, payload)
 }
 
-/// Writes what there is to see, as a document.
+/// Writes the list of scenarios as a JSON document.
 pub fn list_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     json::document(out, envelope, ListPayload { scenarios: Scenario::ALL.map(scenario_record).into() })
 }
 
-/// The same as a record a line.
+/// Writes the list of scenarios as one record per line.
 pub fn list_ndjson(out: &mut dyn Write) -> io::Result<()> {
     Scenario::ALL.map(scenario_record).iter().try_for_each(|record| json::line(out, record))
 }

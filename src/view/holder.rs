@@ -1,4 +1,4 @@
-//! What a bind test and a wait say of a socket on the port, and of an address that was tried, as JSON.
+//! The JSON record of a socket that holds a port, for bind tests and waits.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::model::facts::Facts;
 use crate::model::process::{Owners, Process};
 use crate::model::socket::Socket;
 
-/// A socket, who has it open, and whether it is in the way.
+/// A socket, the processes that have it open, and whether it blocks the bind.
 #[derive(Serialize)]
 pub(super) struct HolderRecord<'a> {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! Text for eyes: durations, times, and text that came from others made safe for a terminal.
+//! Text for people: durations, times, sizes, and foreign text made safe for a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use super::text::Text;
 use crate::model::name::is_hidden;
 
-/// A remaining time in tenths of a second, `41.3s`; minutes above 100 s, `2m03s`. Never rounded up to more than there is.
+/// Formats a remaining time: `41.3s`, and from 100 s on `2m03s`. Rounds down, so that the text never exceeds the time.
 #[must_use]
 pub fn duration(time: Duration) -> String {
     let mut text = Text::default();
@@ -18,11 +18,11 @@ pub fn duration(time: Duration) -> String {
     text.into()
 }
 
-/// Appends [`duration`].
+/// Appends a remaining time, formatted as by [`duration`].
 pub fn append_duration(time: Duration, text: &mut Text) {
     let seconds = time.as_secs();
     if seconds < 100 {
-        // In one piece: nearly every bucket has such a time.
+        // The fast path: nearly every bucket has less than 100 s left.
         let digit = |number: u64| b"0123456789"[(number % 10) as usize];
         let tenths = u64::from(time.subsec_millis() / 100);
         let made = [digit(seconds / 10), digit(seconds), b'.', digit(tenths), b's'];
@@ -34,13 +34,13 @@ pub fn append_duration(time: Duration, text: &mut Text) {
     }
 }
 
-/// How many columns of a terminal a text takes.
+/// The width of a text in terminal columns.
 pub(super) fn display_width(text: &str) -> usize {
-    // Nearly every cell is ASCII, where bytes are columns.
+    // Nearly every cell is ASCII, and a byte of ASCII takes one column.
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
-/// A number with its thousands apart, `1,234,567`.
+/// Formats a number with thousands separators: `1,234,567`.
 #[must_use]
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -54,7 +54,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// A size in binary units, `512 B`, `1.5 KiB`, `24.4 MiB`.
+/// Formats a size in binary units: `512 B`, `1.5 KiB`, `24.4 MiB`.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
     let (mut tenths, mut units) = (bytes.saturating_mul(10), ["B", "KiB", "MiB", "GiB", "TiB"].iter().peekable());
@@ -68,17 +68,16 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Formats a time by RFC 3339, in UTC with milliseconds.
 #[must_use]
 pub fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".into(), |time| format!("{time:.3}"))
 }
 
-/// The text with escapes for hidden characters, so that a name from elsewhere cannot steer the terminal or look like
-/// another.
+/// Escapes hidden characters, so that a foreign name can neither control the terminal nor imitate another name.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
-    // Nearly every name is plain ASCII, and a table of a million rows has as many.
+    // The fast path, because a table of a million rows has a million names and nearly all are plain ASCII.
     let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     if !plain && text.chars().any(is_hidden) {
         let escaped = |c: char| if is_hidden(c) { c.escape_default().collect::<String>() } else { c.to_string() };
@@ -88,7 +87,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Writes text with its lines broken at blanks to fit; control characters in it are escaped.
+/// Writes text wrapped at spaces to the width, with control characters escaped.
 pub fn break_lines(out: &mut dyn Write, text: &str, first: &str, indent: &str, width: Option<usize>) -> io::Result<()> {
     let width = width.unwrap_or(usize::MAX);
     let mut line = first.to_owned();

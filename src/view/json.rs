@@ -1,4 +1,4 @@
-//! JSON: the document that wraps every answer, and records a line each.
+//! JSON output: the document around every answer, and records, one per line.
 
 use std::io::{self, Write};
 
@@ -8,16 +8,16 @@ use super::human;
 use crate::model::facts::Facts;
 use crate::model::name::json_escaped;
 
-/// What is said of every answer, beside its payload.
+/// The keys that every JSON document has beside its payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope<'a> {
     /// `twtool.<command>/<number>`; the number grows when a key is renamed or changes its meaning.
     pub schema: &'static str,
-    /// Time, kernel and namespace.
+    /// Facts with the time, the kernel and the network namespace.
     pub facts: &'a Facts,
-    /// Whether the answer is whole.
+    /// Whether the answer is complete.
     pub complete: bool,
-    /// What the reader should know, a sentence each.
+    /// Warnings, one sentence each.
     pub warnings: &'a [String],
 }
 
@@ -46,7 +46,7 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize
     line(out, &envelope.with(payload))
 }
 
-/// Writes a document without its last brace, for a payload that is too large for one value.
+/// Writes a document without its closing brace, for a payload that is too large for one value in memory.
 pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     #[derive(Serialize)]
     struct Nothing {}
@@ -55,14 +55,14 @@ pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> 
     out.write_all(document.as_bytes())
 }
 
-/// Writes one record on one line. A serializer makes dozens of small writes a record, so they go into memory first.
+/// Writes one record on one line. The record is built in memory first, because a serializer makes dozens of small writes.
 pub fn line(out: &mut dyn Write, record: &impl Serialize) -> io::Result<()> {
     let mut line = to_string(record)?;
     line.push('\n');
     out.write_all(line.as_bytes())
 }
 
-/// The JSON text of a value, in which nothing steers a terminal.
+/// The JSON text of a value, without characters that control a terminal.
 pub(super) fn to_string(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
     serde_json::to_string(value).map(json_escaped)
 }

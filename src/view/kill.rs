@@ -1,4 +1,4 @@
-//! What `twtool kill` is about to remove, with the risk; and what became of it, in each format.
+//! The plan of `twtool kill` with its risks, and the result of each removal, in each output format.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -19,29 +19,29 @@ use crate::model::facts::Facts;
 use crate::model::removal::RemovalResult;
 use crate::model::target::{Target, counted};
 
-/// The most rows of a plan that are shown one by one.
+/// The maximum number of rows that a plan shows.
 const SHOWN: usize = 20;
 
-/// What TIME_WAIT protects from, a line each.
+/// The risks of removing a TIME_WAIT bucket, one line each.
 const RISKS: [&str; 2] = [
     "risk: an old, delayed segment can land in a new connection (RFC 1337)",
     "risk: a peer that missed the last ACK gets a RST (TIME-WAIT: RFC 9293, 3.6.1)",
 ];
 
-/// What destroying a closing socket costs.
+/// The risk of removing a closing socket.
 const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and data that it has not received yet is lost";
 
-/// What is selected.
+/// The sockets that `twtool kill` is about to remove.
 pub struct Plan<'a> {
-    /// Every bucket and orphan, in any order.
+    /// The selected buckets and orphans, in any order.
     pub targets: &'a [Target],
     /// For names.
     pub facts: &'a Facts,
-    /// Whether some may be in another state than TIME_WAIT.
+    /// Whether sockets can be in another state than TIME_WAIT.
     pub with_state: bool,
 }
 
-/// Writes the rows in the order of a list, the first of many, and what removing them risks.
+/// Writes the first rows in the order of a list, and the risks of removing them.
 pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, style: TextStyle) -> io::Result<()> {
     let Plan { targets, facts, with_state } = *plan;
     let mut sorted: Vec<&Target> = targets.iter().collect();
@@ -68,13 +68,13 @@ pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, style: TextStyle) -> io::
     of_buckets.copied().chain(of_orphans).try_for_each(|risk| human::break_lines(out, risk, "", "  ", style.width))
 }
 
-/// How many of them are orphans, and how many are buckets.
+/// The numbers of orphans and of buckets.
 fn numbers(targets: &[Target]) -> (usize, usize) {
     let orphans = targets.iter().filter(|target| target.is_orphan()).count();
     (orphans, targets.len() - orphans)
 }
 
-/// Writes the question, on a line that the answer ends.
+/// Writes the question. The user types the answer on the same line.
 pub fn question(out: &mut (dyn Write + Send), targets: &[Target]) -> io::Result<()> {
     let (orphans, buckets) = numbers(targets);
     let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
@@ -84,17 +84,17 @@ pub fn question(out: &mut (dyn Write + Send), targets: &[Target]) -> io::Result<
     out.flush()
 }
 
-/// What became of the buckets and orphans.
+/// The results of a removal.
 pub struct Report<'a> {
-    /// Every one that matched.
+    /// The selected sockets.
     pub targets: &'a [Target],
-    /// What became of each.
+    /// The result for each socket.
     pub outcomes: &'a [RemovalResult],
     /// For names.
     pub facts: &'a Facts,
     /// Whether orphans were selected as well.
     pub orphans: bool,
-    /// Whether nothing was to be done.
+    /// Whether `--dry-run` was given.
     pub dry_run: bool,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Report<'a> {
         self.outcomes.iter().filter(|other| **other == outcome).count()
     }
 
-    /// Those that failed, each with its errno; in the order of a list.
+    /// The sockets that could not be removed, each with its errno, in the order of a list.
     fn failed(&self) -> Vec<(&'a Target, Option<&'static str>)> {
         let failed = self.targets.iter().zip(self.outcomes).filter_map(|(target, outcome)| match outcome {
             RemovalResult::Failed(errno) => Some((target, *errno)),
@@ -115,7 +115,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Writes the line that says it: `12 destroyed, 1 gone, 0 failed`.
+/// Writes the summary line: `12 destroyed, 1 gone, 0 failed`.
 pub fn summary(out: &mut (dyn Write + Send), report: &Report, style: TextStyle) -> io::Result<()> {
     if report.targets.is_empty() {
         return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
@@ -169,11 +169,11 @@ fn word(word: Option<&'static str>) -> Value<'static> {
     word.map_or(Value::Unknown, Value::Word)
 }
 
-/// Writes a JSON record a line for every row: the keys of a list, `outcome` and `errno`.
+/// Writes one JSON record per socket: the keys of a list, `outcome` and `errno`.
 pub fn ndjson(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
     lines(out, report, &|record, outcome, text| {
         record.append_json(text);
-        // The two keys go into the object.
+        // Remove the closing brace to add two keys.
         text.truncate(text.len() - 1);
         text.push_str(",\"outcome\":");
         Value::Word(outcome.name()).append_json(text);
@@ -183,7 +183,7 @@ pub fn ndjson(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
     })
 }
 
-/// Writes the same as csv, with a header line.
+/// Writes one csv line per socket, with a header line.
 pub fn csv(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
     let keys = Column::of_record().map(|column| column.key).chain(["outcome", "errno"]);
     writeln!(out, "{}", keys.collect::<Vec<_>>().join(","))?;

@@ -1,7 +1,8 @@
 //! An experiment as a ladder diagram: the client on the left, the server on the right, time downwards.
 //!
-//! It is drawn event by event. A segment is an arrow between the sender's state while it was under way and the
-//! receiver's after it arrived, as in the figures of RFC 9293. Scenarios of many connections are told call by call.
+//! Each event is drawn when it arrives. A segment is an arrow between the state of the sender while the segment was under way
+//! and the state of the receiver after it arrived, as in the figures of RFC 9293. Scenarios with many connections have one line
+//! per call instead.
 
 use std::io::{self, Write};
 
@@ -13,20 +14,20 @@ use crate::model::bind::Errno;
 use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, Side, States};
 use crate::model::socket::TcpState;
 
-/// Columns of the whole, of the time, of a state, and of an arrow.
+/// Widths in columns: the page, the time, a state, and an arrow.
 const WIDTH: usize = 80;
 const TIME: usize = 5;
 const STATE: usize = 15;
 const ARROW: usize = WIDTH - TIME - 2 * STATE - 3;
 
-/// Columns of the matrix of options.
+/// Widths in columns of the matrix of options: the first column, and a cell.
 const OPTIONS: usize = 15;
 const CELL: usize = 13;
 
-/// Where notes begin.
+/// The indentation of notes.
 const INDENT: &str = "      ";
 
-/// What lines are drawn with.
+/// The characters of lines and marks.
 #[derive(Clone, Copy)]
 struct Strokes {
     line: &'static str,
@@ -42,25 +43,25 @@ const UNICODE: Strokes =
     Strokes { line: "─", late: "╌", right: "▶", left: "◀", lost: "✗", good: "✓", bad: "✗" };
 const ASCII: Strokes = Strokes { line: "-", late: ".", right: ">", left: "<", lost: "X", good: "ok", bad: "NO" };
 
-/// Draws events.
+/// Draws the events of an experiment as a ladder diagram.
 pub struct Ladder {
     style: TextStyle,
     strokes: Strokes,
     parts: u32,
-    /// Flags of segments that were not drawn yet.
+    /// The flags of segments that are not drawn yet.
     folded: Vec<String>,
-    /// An arrow was drawn last, so a call begins something new.
+    /// The last line was an arrow. An empty line comes before the next call.
     arrow: bool,
-    /// The last event that was not drawn, for it only leads to what comes.
+    /// The last routine segment that is not drawn yet.
     before: Option<LabEvent>,
-    /// The row of the matrix that is being written.
+    /// The current row of the matrix.
     row: Option<String>,
-    /// Results have begun, so that a blank line comes before the next part alone.
+    /// The results of this part have begun. An empty line precedes only the first result.
     checks_begun: bool,
 }
 
 impl Ladder {
-    /// Begins the page.
+    /// Writes the heading of the page.
     pub fn begin(out: &mut dyn Write, scenario: Scenario, kernel: &str, style: TextStyle) -> io::Result<Self> {
         let title = format!("{}: {}", scenario.name(), scenario.title());
         writeln!(out, "{}", style.paint(Meaning::Heading, title))?;
@@ -124,17 +125,17 @@ impl Ladder {
         }
     }
 
-    /// Writes what it comes to.
+    /// Writes the conclusion.
     pub fn end(&mut self, out: &mut dyn Write, checks: &[Comparison]) -> io::Result<()> {
         self.unfold(out)?;
         let wrong = checks.iter().filter(|check| !check.agrees).count();
         let all = checks.len();
         writeln!(out)?;
         if wrong == 0 {
-            let text = format!("This kernel did what was expected, in all {all} points.");
+            let text = format!("This kernel behaved as expected in all {all} points.");
             writeln!(out, "{}", self.style.paint(Meaning::Good, text))
         } else {
-            let text = format!("A finding: in {wrong} of {all} points this kernel did not do what was expected.");
+            let text = format!("A finding: this kernel behaved differently than expected in {wrong} of {all} points.");
             writeln!(out, "{}", self.style.paint(Meaning::Bad, text))
         }
     }
@@ -198,7 +199,7 @@ impl Ladder {
         let end = if fate == Fate::Lost { " lost" } else { "" };
         let text = format!("{} seq {}{ack}{payload}{end}", segment.flags, segment.seq);
         let stroke = if fate == Fate::Late { late } else { line };
-        // A lost one does not get to the other side.
+        // The arrow of a lost segment ends before the other side.
         let gap = if fate == Fate::Lost { 4 } else { 0 };
         let strokes = ARROW.saturating_sub(text.width() + 3 + gap);
         let (near, far) = (strokes / 2, strokes - strokes / 2);
@@ -222,7 +223,7 @@ impl Ladder {
         writeln!(out, "{:>TIME$} {client} {arrow} {server}", event.since.as_millis())
     }
 
-    /// Draws in one line what led here; the states are those after the last of it.
+    /// Draws all routine segments in one line, with the states after the last of them.
     fn routine(&mut self, out: &mut dyn Write, last: &LabEvent) -> io::Result<()> {
         let Strokes { line, left, right, .. } = self.strokes;
         let folded = std::mem::take(&mut self.folded);
@@ -236,13 +237,13 @@ impl Ladder {
         writeln!(out, "{:>TIME$} {client} {left}{near} {text} {far}{right} {server}", last.since.as_millis())
     }
 
-    /// Draws states alone, between two moments.
+    /// Draws a line with the states only.
     fn states(&self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         let (client, server) = self.state_texts(event);
         writeln!(out, "{:TIME$} {client} {:ARROW$} {server}", "", "")
     }
 
-    /// Both states, padded and coloured.
+    /// The states of both sides, padded and coloured.
     fn state_texts(&self, event: &LabEvent) -> (String, String) {
         let States { client, server } = event.states.unwrap_or_default();
         let (client_text, server_text) = plain_state_texts(event);
@@ -270,7 +271,7 @@ impl Ladder {
         write!(out, "{} {}", self.style.paint(meaning, mark), String::from_utf8_lossy(&text))
     }
 
-    /// One cell of the matrix: its part is the row, and what was tried is the column.
+    /// Writes one cell of the matrix. The part of a result is its row, and the tested options are its column.
     fn cell(&mut self, out: &mut dyn Write, check: &Comparison) -> io::Result<()> {
         if !self.checks_begun {
             self.checks_begun = true;
@@ -298,7 +299,7 @@ impl Ladder {
         write!(out, " {}{:padding$}{end}", self.style.paint(meaning, text), "")
     }
 
-    /// Says in a line which segments the calls before have sent.
+    /// Writes a line with the segments of the previous calls.
     fn unfold(&mut self, out: &mut dyn Write) -> io::Result<()> {
         let folded = std::mem::take(&mut self.folded);
         if folded.is_empty() {
@@ -308,7 +309,7 @@ impl Ladder {
     }
 }
 
-/// Both states; a TIME_WAIT with its remaining time.
+/// The states of both sides. TIME_WAIT has its remaining time.
 fn plain_state_texts(event: &LabEvent) -> (String, String) {
     let States { client, server } = event.states.unwrap_or_default();
     let text = |state: Option<TcpState>| match (state, event.timer) {
@@ -320,13 +321,13 @@ fn plain_state_texts(event: &LabEvent) -> (String, String) {
     (text(client), text(server))
 }
 
-/// Both states, as in a sentence.
+/// The states of both sides as a phrase.
 fn states_in_words(event: &LabEvent) -> String {
     let (client, server) = plain_state_texts(event);
     format!("client {}, server {}", client.trim(), server.trim())
 }
 
-/// Writes words that stand beside the drawing.
+/// Writes a dimmed note, wrapped to the page.
 fn aside(out: &mut dyn Write, style: TextStyle, text: &str, indent: &str) -> io::Result<()> {
     let mut lines = vec![];
     human::break_lines(&mut lines, text, indent, indent, Some(WIDTH))?;

@@ -1,4 +1,4 @@
-//! A list of buckets in each format: streamed row by row, or written from memory.
+//! A list of buckets in each output format: streamed row by row, or written from memory.
 
 use std::hint;
 use std::io::{self, Write};
@@ -18,19 +18,19 @@ use crate::model::facts::Facts;
 use crate::model::row::Row;
 use crate::parallel;
 
-/// Bytes that are collected before they are written: the size of standard output's buffer, which then passes them through.
+/// The number of bytes to collect before a write: the buffer size of standard output, which writes such a chunk directly.
 const CHUNK: usize = 64 * 1024;
 
-/// The line of a row, without its line feed.
+/// The format of a row as one line.
 enum RowFormat<'a> {
     Ndjson,
-    /// Every column of a record, in the order of the list.
+    /// Every column of a record.
     Csv,
     ChosenCsv(&'a [&'static Column]),
 }
 
 impl<'a> RowFormat<'a> {
-    /// Csv of these columns.
+    /// The csv format with these columns.
     fn csv(columns: &'a [&'static Column]) -> Self {
         let every = columns.iter().map(|column| column.key).eq(Column::of_record().map(|column| column.key));
         if every { Self::Csv } else { Self::ChosenCsv(columns) }
@@ -54,22 +54,22 @@ impl<'a> RowFormat<'a> {
     }
 }
 
-/// Writes rows one by one as they come: ndjson, or csv with its header.
+/// A writer for rows that arrive one by one, as ndjson or csv.
 pub struct Stream<'a> {
     out: &'a mut (dyn Write + Send),
     line: RowFormat<'a>,
-    /// Lines that are not written yet.
+    /// The lines that are not written yet.
     buffer: Text,
 }
 
 impl<'a> Stream<'a> {
-    /// Begins ndjson, a JSON object a line.
+    /// Creates a writer for ndjson: one JSON object per line.
     pub fn ndjson(out: &'a mut (dyn Write + Send)) -> Self {
         Self { out, line: RowFormat::Ndjson, buffer: Text::with_capacity(CHUNK + 4096) }
     }
 
-    /// Begins csv of these columns (RFC 4180, with LF line ends), with a header line unless it is unwanted. The header is
-    /// written with the first rows, or by [`Self::finish`]: an answer that fails before any row leaves nothing.
+    /// Creates a writer for csv (RFC 4180, with LF line ends). The header line is written with the first rows or by
+    /// [`Self::finish`], so that a command that fails before any row writes nothing.
     pub fn csv(out: &'a mut (dyn Write + Send), columns: &'a [&'static Column], header: bool) -> Self {
         let mut buffer = Text::with_capacity(CHUNK + 4096);
         append_header(columns, header, &mut buffer);
@@ -86,7 +86,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Writes what is still buffered.
+    /// Writes the rest of the buffer.
     pub fn finish(self) -> io::Result<()> {
         self.out.write_all(self.buffer.as_bytes())
     }
@@ -105,9 +105,9 @@ fn facts_of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
     &facts[row.netns as usize]
 }
 
-/// Prefetches rows so that their cache misses overlap. In the order of a table, rows lie anywhere in memory.
+/// Prefetches rows so that their cache misses overlap. In sorted order, neighbouring rows are far apart in memory.
 ///
-/// Without it, `list` and `list --json` of 100,000 buckets take 1.11 times the processor time (whole commands, median of 21
+/// Without prefetching, `list` and `list --json` of 100,000 buckets take 1.11 times the processor time (whole commands, median of 21
 /// pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- prefetch` shows it for the rows alone.
 pub fn prefetch(rows: &[&Row]) {
     let read = |row: &&Row| row.bucket.tuple.local_bits() ^ u128::from(row.bucket.expires_ms ^ row.netns);
@@ -121,12 +121,12 @@ fn lines(out: &mut (dyn Write + Send), line: &RowFormat, rows: &[&Row], facts: &
     })
 }
 
-/// Writes the rows as ndjson; each with the facts of its network namespace, as everywhere here.
+/// Writes rows as ndjson. `facts` are those of each network namespace, by the index in the row.
 pub fn ndjson(out: &mut (dyn Write + Send), rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     lines(out, &RowFormat::Ndjson, rows, facts)
 }
 
-/// Writes the rows as csv.
+/// Writes rows as csv.
 pub fn csv(
     out: &mut (dyn Write + Send),
     rows: &[&Row],
@@ -140,7 +140,7 @@ pub fn csv(
     lines(out, &RowFormat::csv(columns), rows, facts)
 }
 
-/// Writes the JSON document of the rows; `source` is the interface that they came from.
+/// Writes rows as a JSON document. `source` is the kernel interface that they were read from.
 pub fn document(
     out: &mut (dyn Write + Send),
     envelope: Envelope,
@@ -162,27 +162,27 @@ pub fn document(
     out.write_all(b"]}\n")
 }
 
-/// What a table must know about all of its rows before it writes the first: the widths of its columns, and the totals of its
-/// last line.
+/// The facts about all rows that a table needs before it writes the first row: column widths, and the totals of the last
+/// line.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
     columns: Vec<&'static Column>,
     widest: Vec<usize>,
     usual: Option<Usual>,
     totals: Totals,
-    /// Room for a cell that is measured.
+    /// A buffer for the cell that is being measured.
     scratch: Text,
 }
 
 impl Survey {
-    /// A survey of no rows. The rows to come belong to the network namespaces of `facts`.
+    /// An empty survey for rows of these network namespaces.
     fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
         // The services of a port can differ between network namespaces.
         let usual = if let [facts] = facts { Usual::new(&columns, &facts.services) } else { None };
         Self { widest: vec![0; columns.len()], columns, usual, totals: Totals::default(), scratch: Text::default() }
     }
 
-    /// A survey of these rows.
+    /// Surveys rows on all cores.
     #[must_use]
     pub fn of_rows(rows: &[&Row], facts: &[Facts], columns: &[&'static Column]) -> Self {
         let part = |range: Range<usize>| {
@@ -212,7 +212,7 @@ impl Survey {
         }
     }
 
-    /// The survey of both parts.
+    /// Merges the surveys of two sets of rows.
     fn joined(mut self, other: Self) -> Self {
         for (widest, other) in self.widest.iter_mut().zip(other.widest) {
             *widest = (*widest).max(other);
@@ -221,13 +221,13 @@ impl Survey {
     }
 }
 
-/// What a table shows.
+/// A table of buckets.
 pub struct ListTable<'a> {
-    /// Its rows, in their order.
+    /// The rows to show, in order.
     pub rows: &'a [&'a Row],
-    /// The facts of their network namespaces.
+    /// The facts of each network namespace.
     pub facts: &'a [Facts],
-    /// The survey of its rows.
+    /// The survey of the rows.
     pub survey: Survey,
     /// The number of rows before a limit was applied.
     pub total: usize,
@@ -254,7 +254,7 @@ impl<'l> Rows for ListTable<'l> {
     }
 
     fn append_line(&self, row: usize, cells: &[(usize, usize)], text: &mut Text) -> Option<()> {
-        // The usual line has the services of one network namespace.
+        // The fast path knows the services of one network namespace only.
         let usual = self.survey.usual.as_ref().filter(|_| self.facts.len() == 1)?;
         usual.append(self.rows[row], cells.try_into().ok()?, text)
     }
@@ -268,7 +268,7 @@ impl<'l> Rows for ListTable<'l> {
     }
 }
 
-/// Writes the table and its last line.
+/// Writes the table with its last line.
 pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<()> {
     if list.rows.is_empty() && list.total == 0 {
         let several = among(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
@@ -296,8 +296,8 @@ pub(super) fn headings(columns: &[&'static Column]) -> Vec<Heading> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     fin_wait_2: usize,
-    /// The shortest remaining time of a TIME_WAIT bucket. That of a FIN_WAIT_2 bucket does not count: the bucket becomes
-    /// TIME_WAIT when its peer closes.
+    /// The shortest remaining time of a TIME_WAIT bucket. FIN_WAIT_2 buckets do not count, because they become TIME_WAIT when
+    /// the peer closes.
     next_free: Option<Duration>,
 }
 
@@ -328,7 +328,7 @@ impl Totals {
     }
 }
 
-/// `in 3 namespaces`, where there are several.
+/// `in 3 namespaces`; `None` for one namespace.
 fn among(facts: &[Facts]) -> Option<String> {
     (facts.len() > 1).then(|| format!("in {} namespaces", facts.len()))
 }
@@ -356,16 +356,16 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     parts.join(", ")
 }
 
-/// Writes the part of a filter that the kernel judges, and the part that is judged here. `None`: nothing.
+/// Writes which part of a filter the kernel evaluates and which part twtool evaluates. `None`: no test.
 pub fn explain(
     out: &mut (dyn Write + Send),
     filter: Option<&str>,
     by_kernel: Option<&str>,
     left: Option<&str>,
 ) -> io::Result<()> {
-    writeln!(out, "filter: {}", filter.unwrap_or("none, every bucket passes"))?;
-    writeln!(out, "judged by the kernel: {}", by_kernel.unwrap_or("nothing, it hands over every bucket"))?;
-    writeln!(out, "judged here: {}", left.unwrap_or("nothing is left"))
+    writeln!(out, "filter: {}", filter.unwrap_or("none, every bucket matches"))?;
+    writeln!(out, "evaluated by the kernel: {}", by_kernel.unwrap_or("nothing, it returns every bucket"))?;
+    writeln!(out, "evaluated by twtool: {}", left.unwrap_or("nothing"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Values in, bytes out: tables for eyes, JSON, NDJSON and CSV for programs.
+//! Output formats: tables and pages for people, JSON, ndjson and csv for programs.
 //!
-//! Every writer takes `&mut dyn Write`. Machine formats carry exact values; only tables round and shorten.
+//! Every function takes values and writes to a `&mut dyn Write`. Machine formats have exact values; only tables round and
+//! shorten.
 
 pub mod bind_test;
 pub mod capacity;

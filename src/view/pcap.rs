@@ -1,28 +1,28 @@
-//! Segments as a capture file that Wireshark reads: the classic format with nanoseconds
-//! (draft-ietf-opsawg-pcap), a header of 24 bytes and 16 before each frame.
+//! Capture files for Wireshark: the classic format with nanoseconds (draft-ietf-opsawg-pcap), with a header of 24 bytes and
+//! 16 bytes before each frame.
 
 use std::io::{self, Write};
 use std::time::SystemTime;
 
 use crate::model::experiment::Segment;
 
-/// Time stamps have nanoseconds.
+/// The magic number of files with time stamps in nanoseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;
 
-/// Frames begin with an Ethernet header; on `lo` its addresses are zero.
+/// The link type of frames with an Ethernet header. On `lo` its addresses are zero.
 const LINKTYPE_ETHERNET: u32 = 1;
 
-/// The longest frame that a reader should expect.
+/// The maximum length of a frame.
 const SNAP_LENGTH: u32 = 0x4_0000;
 
-/// Writes what stands before the first frame.
+/// Writes the header of a capture file.
 pub fn header(out: &mut dyn Write) -> io::Result<()> {
     // Version 2.4; time zone and accuracy are always 0.
     let words = [MAGIC, u32::from_le_bytes([2, 0, 4, 0]), 0, 0, SNAP_LENGTH, LINKTYPE_ETHERNET];
     words.iter().try_for_each(|word| out.write_all(&word.to_le_bytes()))
 }
 
-/// Writes one frame.
+/// Writes one segment as a frame.
 pub fn segment(out: &mut dyn Write, segment: &Segment) -> io::Result<()> {
     let since = segment.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = u32::try_from(since.as_secs()).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! The facts of ports, in each format.
+//! The facts of ports, in each output format.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::port::{Port, PortClass, PortUse};
 
-/// What is known of one port. Field order is the contract's key order; `None` is unknown.
+/// The facts of one port. The order of fields is the order of keys in the contract. `None` is unknown.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's keys")]
 pub struct PortRecord<'a> {
@@ -29,7 +29,7 @@ pub struct PortRecord<'a> {
 }
 
 impl<'a> PortRecord<'a> {
-    /// The record of a port.
+    /// Creates the record of a port.
     #[must_use]
     pub fn new(port: Port, facts: &'a Facts, usage: Option<PortUse>) -> Self {
         Self {
@@ -55,12 +55,12 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, ports: &[PortR
     json::document(out, envelope, Payload { ports })
 }
 
-/// Writes a record a line.
+/// Writes one JSON record per port.
 pub fn ndjson(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()> {
     ports.iter().try_for_each(|port| json::line(out, port))
 }
 
-/// Writes csv with its header.
+/// Writes csv with a header line.
 pub fn csv(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()> {
     const KEYS: &str = "port,class,service,reserved_by_rfc,ephemeral,locally_reserved,privileged,listening,time_wait";
     let yes = |value: Option<bool>| value.map_or(Value::Unknown, |yes| Value::Word(if yes { "true" } else { "false" }));
@@ -82,7 +82,7 @@ pub fn csv(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()>
     out.write_all(text.as_bytes())
 }
 
-/// Writes the table, and under it what its words mean for these ports.
+/// Writes the table, and below it the meaning of its columns.
 pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let yes = |value: Option<bool>| value.map_or("unknown", |yes| if yes { "yes" } else { "no" }).to_owned();
     let cells = |p: &PortRecord| {
@@ -113,7 +113,7 @@ pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, 
     explain(ports, facts).iter().try_for_each(|line| human::break_lines(out, line, "", "  ", style.width))
 }
 
-/// What the words of the table mean for these ports.
+/// Explains the columns of the table, as far as these ports need it.
 fn explain(ports: &[PortRecord], facts: &Facts) -> Vec<String> {
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
     let mut lines = vec![];
@@ -128,12 +128,12 @@ fn explain(ports: &[PortRecord], facts: &Facts) -> Vec<String> {
         }
     }
     lines.push(format!(
-        "ephemeral: in net.ipv4.ip_local_port_range ({}), where connect() and bind(0) look",
+        "ephemeral: in net.ipv4.ip_local_port_range ({}), from which connect() and bind(0) choose",
         or_unknown(facts.local_port_range.map(|range| range.0.to_string()))
     ));
     let reserved = facts.local_reserved_ports.as_ref().map(ToString::to_string);
     lines.push(format!(
-        "reserved: in net.ipv4.ip_local_reserved_ports ({}), which they skip",
+        "reserved: in net.ipv4.ip_local_reserved_ports ({}), which connect() and bind(0) skip",
         or_unknown(reserved.map(|list| if list.is_empty() { "empty".into() } else { list }))
     ));
     lines.push(format!(

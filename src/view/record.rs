@@ -1,4 +1,4 @@
-//! The record of a socket: what the columns of [`super::column`] read.
+//! The record of a socket, from which the columns of [`super::column`] take their values.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::model::port::Port;
 use crate::model::row::{Direction, Row};
 use crate::model::socket::{Cookie, FourTuple, Socket, TcpState, TimeWaitBucket};
 
-/// One socket with the facts that name its parts.
+/// One socket, with the facts that name its interface and services.
 #[derive(Clone, Debug)]
 pub struct SocketRecord<'a> {
     pub(super) tuple: &'a FourTuple,
@@ -21,14 +21,14 @@ pub struct SocketRecord<'a> {
 }
 
 impl<'a> SocketRecord<'a> {
-    /// The record of a list's row.
+    /// Creates the record of a row.
     #[must_use]
     #[inline]
     pub fn of_row(row: &'a Row, facts: &'a Facts) -> Self {
         Self::of_bucket(&row.bucket, row.direction, facts)
     }
 
-    /// The record of a bucket.
+    /// Creates the record of a bucket.
     #[inline]
     pub(super) fn of_bucket(bucket: &'a TimeWaitBucket, direction: Direction, facts: &'a Facts) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl<'a> SocketRecord<'a> {
         }
     }
 
-    /// The record of any socket.
+    /// Creates the record of any socket.
     #[must_use]
     pub fn new(socket: &'a Socket, direction: Direction, facts: &'a Facts) -> Self {
         match socket {
@@ -61,7 +61,7 @@ impl<'a> SocketRecord<'a> {
         }
     }
 
-    /// The other end. A socket without a connection has none: the zeros of the kernel are placeholders.
+    /// The remote end; `None` without a connection, because the zeros of the kernel are placeholders.
     pub(super) fn remote(&self) -> Option<(IpAddr, Port)> {
         let connected = !matches!(self.state, TcpState::Listen | TcpState::Closed | TcpState::BoundInactive);
         connected.then(|| (self.tuple.remote_addr(), self.tuple.remote_port()))

@@ -1,4 +1,4 @@
-//! Commands that help: what each does, and below it the line to type, whole, so that it can be copied.
+//! Commands that help: a title with the purpose, and below it the whole command on one line, so that it can be copied.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use super::human;
 use super::style::TextStyle;
 use crate::model::command::{Help, LONGEST_LINE, Lasting, Step};
 
-/// A step as scripts see it.
+/// A command and its purpose, in JSON.
 #[derive(Serialize)]
 pub struct StepRecord<'a> {
     command: &'a str,
@@ -18,7 +18,7 @@ pub struct StepRecord<'a> {
 }
 
 impl<'a> StepRecord<'a> {
-    /// A record for each step.
+    /// Creates a record for each step.
     #[must_use]
     pub fn all(steps: &'a [Step]) -> Vec<Self> {
         let record =
@@ -27,7 +27,7 @@ impl<'a> StepRecord<'a> {
     }
 }
 
-/// A line of a file as scripts see it.
+/// A line of a configuration file, in JSON.
 #[derive(Serialize)]
 pub struct LastingRecord<'a> {
     file: &'a str,
@@ -35,24 +35,24 @@ pub struct LastingRecord<'a> {
 }
 
 impl<'a> LastingRecord<'a> {
-    /// A record for each line.
+    /// Creates a record for each line.
     #[must_use]
     pub fn all(lasting: &'a [Lasting]) -> Vec<Self> {
         lasting.iter().map(|Lasting { file, line }| Self { file, line }).collect()
     }
 }
 
-/// Writes what helps, below this indentation: each command under what it does, then the lines of files, then the sentences.
-/// A command is never broken, whatever the width.
+/// Writes commands below their purposes, then lines of configuration files, then advice. Commands are never wrapped, whatever
+/// the width.
 pub fn write(out: &mut dyn Write, help: &Help, indent: &str, style: TextStyle) -> io::Result<()> {
     help.commands.iter().try_for_each(|step| titled(out, &title(step), &step.command, indent, style))?;
-    // One of the commands writes a longer line to its file.
+    // A longer line is omitted, because one of the commands writes it to the file.
     let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
     short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, style))?;
     help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, style.width))
 }
 
-/// Writes the commands that help now, each below an empty line.
+/// Writes commands that help now, each after an empty line.
 pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::Result<()> {
     steps.iter().try_for_each(|step| {
         writeln!(out)?;
@@ -60,7 +60,7 @@ pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::
     })
 }
 
-/// What a command does, and why it fails here: `allow more buckets (needs CAP_NET_ADMIN, which root lacks here)`.
+/// The title above a command: its purpose, and why it fails here: `allow more buckets (needs CAP_NET_ADMIN, which root lacks here)`.
 fn title(step: &Step) -> Cow<'_, str> {
     match &step.obstacle {
         Some(obstacle) => format!("{} ({obstacle})", step.purpose).into(),
@@ -68,7 +68,7 @@ fn title(step: &Step) -> Cow<'_, str> {
     }
 }
 
-/// What a line of a file is for.
+/// The title above a line of a configuration file.
 fn keep(lasting: &Lasting) -> String {
     format!("keep it after a restart, in {}", lasting.file)
 }

@@ -1,10 +1,10 @@
-//! Colour, where it is wanted. Whether it is, is decided once, by the caller.
+//! The style of text output: colours, width and character set. The caller decides once whether colours are used.
 
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
 
-/// What a text means.
+/// The meaning of a text, which selects its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the meanings themselves")]
 pub enum Meaning {
@@ -15,19 +15,19 @@ pub enum Meaning {
     Aside,
 }
 
-/// How output looks: colour or not, how many columns it may take, and of which characters it is.
+/// The style of text output: colours, width and character set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextStyle {
     /// Whether to colour.
     pub color: bool,
-    /// The terminal's width; `None`: no terminal, nothing is fitted or cut.
+    /// The width of the terminal in columns. `None`: there is no terminal, and no text is wrapped or cut.
     pub width: Option<usize>,
-    /// Whether characters beyond ASCII may be drawn with.
+    /// Whether drawings may use characters beyond ASCII.
     pub unicode: bool,
 }
 
 impl TextStyle {
-    /// The text in the colour of its meaning.
+    /// Wraps a text in the colour codes of its meaning.
     pub fn paint<T: fmt::Display>(self, meaning: Meaning, text: T) -> impl fmt::Display {
         let style = match meaning {
             _ if !self.color => Style::new(),

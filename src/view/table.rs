@@ -1,8 +1,8 @@
-//! Tables for eyes: fitted to the terminal, plain where there is none.
+//! Tables for people, fitted to the width of the terminal.
 //!
-//! comfy-table draws what a person can look at. Above a hundred rows it would cost several times the memory and time of all
-//! the rest, and a list of ten it would make longer than everything else: there the same lines are written one by one. Both
-//! have the same layout.
+//! comfy-table draws small tables. For more than [`DRAWN`] rows it would cost several times the memory and time of the rest of
+//! the command, and even for a list of ten rows it would take longer than the rest. Lists are therefore written line by line.
+//! Both ways have the same layout, and a property test compares their bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -14,60 +14,60 @@ use super::human::display_width;
 use super::style::{TextStyle, Meaning};
 use super::text::{self, Text};
 
-/// The most rows that comfy-table draws.
+/// The maximum number of rows that comfy-table draws.
 const DRAWN: usize = 100;
 
-/// Blanks between two columns.
+/// The number of spaces between two columns.
 const GAP: usize = 2;
 
-/// The narrowest that a column is made to fit.
+/// The minimum width to which a column is narrowed.
 const NARROWEST: usize = 6;
 
-/// A column's heading and alignment.
+/// The heading and the alignment of a column.
 #[derive(Clone, Copy, Debug)]
 pub struct Heading {
-    /// Its text.
+    /// The text of the heading.
     pub title: &'static str,
     /// Whether cells are aligned to the right.
     pub right: bool,
-    /// In a terminal that is too narrow, columns are left out by this number, the highest first; 0 always stays.
+    /// The order in which a narrow terminal drops columns: the highest number first. 0 is never dropped.
     pub spare: u8,
 }
 
 impl Heading {
-    /// A column that stays, aligned to the left.
+    /// Creates a heading that is aligned to the left and never dropped.
     #[must_use]
     pub const fn new(title: &'static str) -> Self {
         Self { title, right: false, spare: 0 }
     }
 
-    /// Aligned to the right.
+    /// Aligns the column to the right.
     #[must_use]
     pub const fn right(self) -> Self {
         Self { right: true, ..self }
     }
 }
 
-/// Rows that can be asked for their cells as often as the layout needs.
+/// The rows of a table, whose cells can be produced more than once.
 pub trait Rows: Sync {
-    /// What the cells of a row are made of.
+    /// The data of one row.
     type Row<'a>
     where
         Self: 'a;
-    /// How many rows there are.
+    /// The number of rows.
     fn count(&self) -> usize;
-    /// A row.
+    /// Returns the data of a row.
     fn row(&self, row: usize) -> Self::Row<'_>;
-    /// Appends the text of its cell in a column. Returns how many columns of a terminal that takes.
+    /// Appends the text of a cell. Returns its width in terminal columns.
     fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
-    /// Appends its whole line, each of whose cells begins and ends there; `None`, and nothing, where it is to be made cell by
-    /// cell.
+    /// Appends a whole line with cells at these positions. `None`: nothing is appended, and the caller must produce the line
+    /// cell by cell.
     fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
         None
     }
-    /// Called before these rows are written.
+    /// Prefetches rows that are about to be written.
     fn prefetch(&self, _rows: Range<usize>) {}
-    /// How many columns of a terminal the widest cell of each column takes.
+    /// The width of the widest cell of each column, in terminal columns.
     fn widest(&self) -> Vec<usize>;
 }
 
@@ -98,13 +98,13 @@ impl Rows for [Vec<String>] {
     }
 }
 
-/// Appends a text. Returns how many columns of a terminal it takes.
+/// Appends a text. Returns its width in terminal columns.
 fn append(text: &str, to: &mut Text) -> usize {
     to.push_str(text);
     display_width(text)
 }
 
-/// Writes a table of ready-made cells. Says which columns did not fit, by their titles.
+/// Writes a table of strings. Returns the titles of the columns that did not fit.
 pub fn write(
     out: &mut (dyn Write + Send),
     headings: &[Heading],
@@ -120,7 +120,7 @@ pub fn write(
     Ok(layout.left_out(headings))
 }
 
-/// The same of any number of rows, whose cells are made as they are written.
+/// Writes a table of any length, whose cells are produced as they are written. Returns the titles that did not fit.
 pub fn stream(
     out: &mut (dyn Write + Send),
     headings: &[Heading],
@@ -147,7 +147,7 @@ pub fn stream(
     Ok(layout.left_out(headings))
 }
 
-/// Which columns are shown, and how wide each is.
+/// The columns to show: the index and the width of each.
 struct Layout {
     columns: Vec<(usize, usize)>,
 }
@@ -163,7 +163,7 @@ impl Layout {
         Self { columns }
     }
 
-    /// Where in a line each column begins and ends.
+    /// The start and the end of each column within a line.
     fn cells(&self) -> Vec<(usize, usize)> {
         let mut begin = 0;
         let cell = |&(_, width): &(usize, usize)| {
@@ -174,13 +174,13 @@ impl Layout {
         self.columns.iter().map(cell).collect()
     }
 
-    /// The titles of columns that have no room.
+    /// The titles of the columns that did not fit.
     fn left_out(&self, headings: &[Heading]) -> Vec<&'static str> {
         let shown = |i: usize| self.columns.iter().any(|&(column, _)| column == i);
         headings.iter().enumerate().filter(|(i, _)| !shown(*i)).map(|(_, heading)| heading.title).collect()
     }
 
-    /// Appends the line of a row, or its lines where a cell is wider than its column. Cells are written where they stay.
+    /// Appends a row: one line, or several if a cell is wider than its column. Cells are written directly to `text`.
     fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
         let start = text.len();
         for &(column, width) in &self.columns {
@@ -221,7 +221,7 @@ fn total(columns: &[(usize, usize)]) -> usize {
     columns.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
 }
 
-/// Leaves out columns that can be spared, then narrows the widest; their cells then take several lines.
+/// Drops columns that may be dropped, then narrows the widest columns, whose cells then take several lines.
 fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
     while total(columns) > width {
         let spare = columns.iter().map(|&(i, _)| headings[i].spare).max().unwrap_or(0);
@@ -238,14 +238,14 @@ fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
     }
 }
 
-/// The lines of a cell that is wider than its column; breaks anywhere, for addresses have no blanks.
+/// Splits a cell that is wider than its column. It splits anywhere, because addresses have no spaces.
 fn wrap(text: &str, width: usize) -> Vec<&str> {
     let mut lines = vec![];
     let mut rest = text;
     while display_width(rest) > width {
         let fits = |&(at, c): &(usize, char)| display_width(&rest[..at + c.len_utf8()]) <= width;
         let end = rest.char_indices().take_while(fits).last().map_or(rest.len(), |(at, c)| at + c.len_utf8());
-        // A service behind an address goes to the next line whole.
+        // Keep the service behind an address in one piece.
         let end = rest[..end].rfind(' ').filter(|&at| at > 0).map_or(end, |at| at + 1);
         lines.push(rest[..end].trim_end());
         rest = &rest[end..];
@@ -254,7 +254,7 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
     lines
 }
 
-/// The most columns of a cell; a wider one takes several lines. comfy-table counts in 16 bits.
+/// The maximum width of a cell; a wider cell takes several lines. comfy-table counts in 16 bits.
 const WIDEST: usize = 4096;
 
 fn draw(
@@ -298,7 +298,7 @@ fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<TextStyl
     }
 }
 
-/// Blanks before the cell that begins there and ends the line so far, or behind it; and the gap to the next.
+/// Pads the last cell of the line, which begins at `cell`, on the left or on the right, and appends the gap.
 fn align(line: &mut Text, cell: usize, blanks: usize, right: bool) {
     if right {
         line.insert_blanks(cell, blanks);

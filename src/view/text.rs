@@ -1,5 +1,5 @@
-//! Text that is made piece by piece, for a million rows: numbers and addresses are written where they stay, and not made
-//! beside it and copied, which costs more than they do.
+//! A text buffer for the output of a million rows. It writes numbers and addresses directly to their final place, because a
+//! temporary string and its copy would cost more than the formatting.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,12 +10,12 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::parallel;
 
-/// Bytes that are UTF-8: only text is ever appended.
+/// A buffer of UTF-8 bytes. Only text is appended to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text(Vec<u8>);
 
 impl From<Vec<u8>> for Text {
-    /// An empty text that takes the room of these bytes.
+    /// Creates an empty text that reuses the memory of a vector.
     fn from(mut room: Vec<u8>) -> Self {
         room.clear();
         Self(room)
@@ -42,44 +42,44 @@ impl fmt::Write for Text {
 }
 
 impl Text {
-    /// An empty one with room for so many bytes.
+    /// Creates an empty text with this capacity in bytes.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
 
-    /// How many bytes there are.
+    /// The length in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether the text is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The bytes.
+    /// The text as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The bytes.
+    /// Converts the text into its bytes.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
-    /// How many columns of a terminal the bytes from there on take.
+    /// The width in terminal columns of the text from byte `start` on.
     pub(super) fn width_from(&self, start: usize) -> usize {
         let bytes = &self.0[start..];
-        // Nearly every cell is ASCII, where bytes are columns.
+        // Nearly every cell is ASCII, and a byte of ASCII takes one column.
         if bytes.is_ascii() { bytes.len() } else { str::from_utf8(bytes).unwrap_or_default().width() }
     }
 
-    /// Takes back all but so many bytes; what is left ends where something that was appended ended.
+    /// Shortens the text to this length in bytes, which must be a length that the text had before.
     pub fn truncate(&mut self, bytes: usize) {
         self.0.truncate(bytes);
     }
@@ -96,7 +96,7 @@ impl Text {
         self.push_str(c.encode_utf8(&mut [0; 4]));
     }
 
-    /// Appends what `make` writes into the room: its first bytes, as many as it returns, of ASCII.
+    /// Appends ASCII that `make` writes to a buffer. `make` returns its length.
     #[inline]
     fn push_made<const N: usize>(&mut self, make: impl FnOnce(&mut [u8; N]) -> usize) {
         let begin = self.0.len();
@@ -112,21 +112,21 @@ impl Text {
         self.push_str(itoa::Buffer::new().format(number));
     }
 
-    /// Appends an address.
+    /// Appends an IPv4 address.
     pub fn push_ipv4(&mut self, addr: Ipv4Addr) {
         self.push_made::<16>(|room| write_ipv4(addr, room) - 1);
     }
 
-    /// Appends an address and a port, `127.0.0.1:80`.
+    /// Appends an IPv4 address and a port: `127.0.0.1:80`.
     pub fn push_ipv4_end(&mut self, addr: Ipv4Addr, port: u16) {
         self.push_made(|room| write_ipv4_end(addr, port, room));
     }
 
-    /// Appends a line of this width, which `fill` writes into blanks; nothing if it returns `None`.
+    /// Appends a line of this width, which `fill` writes into a buffer of spaces. Appends nothing if `fill` returns `None`.
     #[inline]
     pub(super) fn push_line(&mut self, width: usize, fill: impl FnOnce(&mut [u8; LINE]) -> Option<()>) -> Option<()> {
         let begin = self.0.len();
-        // Always the same size, so that the compiler knows it.
+        // A constant size lets the compiler inline the copy.
         self.0.extend_from_slice(&[b' '; LINE]);
         let line = self.0[begin..].first_chunk_mut()?;
         let end = fill(line).and_then(|()| line.get_mut(width));
@@ -138,22 +138,22 @@ impl Text {
         length.map(drop)
     }
 
-    /// Appends blanks.
+    /// Appends spaces.
     #[inline]
     pub fn push_blanks(&mut self, count: usize) {
         let length = self.0.len() + count;
-        // Nearly always enough, and of one size.
+        // A constant size is faster, and 32 is nearly always enough.
         self.0.extend_from_slice(&[b' '; 32]);
         self.0.resize(length, b' ');
     }
 
-    /// Puts blanks before the bytes from there on.
+    /// Inserts spaces at byte `at`.
     pub fn insert_blanks(&mut self, at: usize, count: usize) {
         self.push_blanks(count);
         self.0[at..].rotate_right(count);
     }
 
-    /// Takes back the blanks at the end, and ends the line.
+    /// Removes the trailing spaces and appends a line feed.
     pub fn end_line(&mut self) {
         let end = self.0.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
         self.0.truncate(end);
@@ -161,7 +161,7 @@ impl Text {
     }
 }
 
-/// Writes the text of rows `0..rows` in order; `append` makes that of some of them, on any core.
+/// Writes the text of rows `0..rows` in order. `append` produces the text of a range of rows, on any core.
 pub(super) fn write(
     out: &mut (dyn Write + Send),
     rows: usize,
@@ -174,18 +174,18 @@ pub(super) fn write(
     })
 }
 
-/// How many digits a port has, without a branch.
+/// The number of digits of a port, computed without a branch.
 pub(super) fn digits_of_port(port: u16) -> usize {
     port.checked_ilog10().map_or(1, |tens| tens as usize + 1)
 }
 
-/// How many bytes an address takes.
+/// The length of an IPv4 address as text.
 pub(super) fn ipv4_width(addr: Ipv4Addr) -> usize {
     let digits = |octet: u8| 1 + usize::from(octet >= 10) + usize::from(octet >= 100);
     addr.octets().map(digits).iter().sum::<usize>() + "...".len()
 }
 
-/// Each octet's digits, left in their three bytes, and how many there are.
+/// The digits of each octet, left-aligned in three bytes, and their number.
 const OCTETS: [([u8; 3], u8); 256] = {
     let mut octets = [([b'0'; 3], 1); 256];
     let mut n = 0;
@@ -202,18 +202,18 @@ const OCTETS: [([u8; 3], u8); 256] = {
     octets
 };
 
-/// Room for a line that is written in one piece.
+/// The size of the buffer for a line that is written in one piece.
 pub(super) const LINE: usize = 192;
 
-/// Room for the longest `255.255.255.255:65535`, and what is written beyond it.
+/// The size of the buffer for `255.255.255.255:65535` and for the bytes that are written beyond its end.
 pub(super) const IPV4_END: usize = 24;
 
-/// Writes an address and a port, and blanks behind them; how many bytes they are.
+/// Writes an address, a port and spaces behind them. Returns the length without the spaces.
 #[inline]
 pub(super) fn write_ipv4_end(addr: Ipv4Addr, port: u16, room: &mut [u8; IPV4_END]) -> usize {
     let at = write_ipv4(addr, room);
     room[at - 1] = b':';
-    // All five digits, of which those that lead are shifted out: no branch, and every copy of one size.
+    // Compute five digits and shift out the leading zeros: this needs no branch, and all copies have one size.
     let digit = |tens: u16| b'0' + (port / tens % 10) as u8;
     let digits = [digit(10_000), digit(1000), digit(100), digit(10), digit(1), b' ', b' ', b' '];
     let length = digits_of_port(port);
@@ -224,13 +224,13 @@ pub(super) fn write_ipv4_end(addr: Ipv4Addr, port: u16, room: &mut [u8; IPV4_END
     at + length
 }
 
-/// Writes the address with a point behind it; how many bytes that are.
+/// Writes an address and a dot behind it. Returns the length with the dot.
 #[inline]
 fn write_ipv4(addr: Ipv4Addr, room: &mut [u8]) -> usize {
     let mut at = 0;
     for octet in addr.octets() {
         let (digits, length) = OCTETS[usize::from(octet)];
-        // The byte behind the digits is written over by the next.
+        // The next octet overwrites the bytes behind the digits.
         room[at..at + 3].copy_from_slice(&digits);
         at += usize::from(length);
         room[at] = b'.';

@@ -1,11 +1,11 @@
-//! The lines of the usual table of buckets, written cell by cell at fixed positions of a blank line.
+//! A fast path for the lines of the default table of buckets: it writes cells at fixed positions of a line of spaces.
 //!
-//! Through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command, median of 21
+//! Without the fast path, through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command, median of 21
 //! pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
 //!
-//! It covers the common case only. [`super::column`] makes the cells of all other rows: IPv6, a socket that is bound to an
-//! interface, a service whose name is not plain ASCII, a remaining time of 100 s or more. A property test in `list.rs` holds
-//! the two together. With other columns than [`KEYS`] it is not used.
+//! The fast path covers the common case only. [`super::column`] produces all other rows: IPv6, a socket that is bound to an
+//! interface, a service whose name is not plain ASCII, a remaining time of 100 s or more. Tables with other columns than
+//! [`KEYS`] do not use the fast path. A property test in `list.rs` compares the output of both ways.
 
 use std::net::Ipv4Addr;
 
@@ -16,18 +16,18 @@ use crate::model::port::{Port, PortClass};
 use crate::model::row::{Direction, Row};
 use crate::model::services::Services;
 
-/// The columns of the usual table.
+/// The columns of the default table.
 const KEYS: [&str; 6] = ["local", "local_class", "remote", "remote_class", "direction", "expires_ms"];
 
 const COLUMNS: usize = KEYS.len();
 
-/// The room for a word, which is copied as a whole.
+/// The size of a padded word, which is copied as a whole.
 const WORD: usize = 16;
 
-/// The bytes of `41.3s`.
+/// The length of `41.3s`.
 const DURATION: usize = 5;
 
-/// A word with blanks behind it.
+/// A word padded with spaces.
 #[derive(Clone, Copy)]
 struct PaddedWord {
     bytes: [u8; WORD],
@@ -56,15 +56,15 @@ const DIRECTIONS: [PaddedWord; Direction::ALL.len()] = {
     [PaddedWord::new(a.name()), PaddedWord::new(b.name()), PaddedWord::new(c.name())]
 };
 
-/// What writing usual lines needs.
+/// The writer of the fast path.
 #[derive(Clone, Debug)]
 pub(super) struct Usual {
-    /// The names are plain ASCII.
+    /// The services, whose names are all plain ASCII.
     services: Services,
 }
 
 impl Usual {
-    /// `None` unless these are the usual columns and every service has a plain name.
+    /// Returns `None` unless these are the default columns and every service has a name of plain ASCII.
     pub(super) fn new(columns: &[&'static Column], services: &Services) -> Option<Self> {
         let plain = |name: &str| name.is_ascii() && human::escape(name) == name;
         let fits = columns.iter().map(|column| column.key).eq(KEYS)
@@ -72,7 +72,7 @@ impl Usual {
         fits.then(|| Self { services: services.clone() })
     }
 
-    /// The widths of the cells of a row; `None` where [`super::column`] must make them.
+    /// The widths of the cells of a row; `None` if [`super::column`] must produce them.
     #[inline]
     pub(super) fn widths(&self, row: &Row) -> Option<[usize; COLUMNS]> {
         let (local, remote) = ipv4_ends(row)?;
@@ -91,15 +91,15 @@ impl Usual {
         ])
     }
 
-    /// Appends the line of a row, with its cells at these positions; `None`, and nothing, where [`super::column`] must make
-    /// them.
+    /// Appends the line of a row with its cells at these positions. `None`: nothing is appended, and [`super::column`] must
+    /// produce the line.
     #[inline]
     pub(super) fn append(&self, row: &Row, cells: &[(usize, usize); COLUMNS], text: &mut Text) -> Option<()> {
         let (local, remote) = ipv4_ends(row)?;
         let seconds = seconds(row)?;
         let &[local_cell, local_class, remote_cell, remote_class, direction, (_, end)] = cells;
         text.push_line(end, |line| {
-            // A word is copied with its padding. The next cell overwrites what lies beyond its own.
+            // A word is copied with its padding. The next cell overwrites the padding beyond the cell.
             self.write_end(local, local_cell, line)?;
             write_word(&CLASSES[local.1.class() as usize], local_class, line)?;
             self.write_end(remote, remote_cell, line)?;
@@ -124,7 +124,7 @@ impl Usual {
         let cell = line.get_mut(begin..)?;
         let length = text::write_ipv4_end(addr, port.0, cell.first_chunk_mut::<IPV4_END>()?);
         let Some(name) = self.services.name(port) else { return (length <= end - begin).then_some(()) };
-        // " (name)", of which the blank is there. A very long name does not fit into the line.
+        // " (name)": the space is already there. A very long name does not fit into the line.
         let close = length + 2 + name.len();
         let beside = cell.get_mut(length + 1..=close).filter(|_| close < end - begin)?;
         let [open, named @ .., shut] = beside else { return None };
@@ -140,7 +140,7 @@ fn write_word(word: &PaddedWord, (begin, end): (usize, usize), line: &mut [u8; L
     (word.length <= end - begin).then_some(())
 }
 
-/// Both ends, where they are IPv4 and the socket is bound to no interface.
+/// Both ends; `None` unless they are IPv4 and the socket is not bound to an interface.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
 fn ipv4_ends(row: &Row) -> Option<((Ipv4Addr, Port), (Ipv4Addr, Port))> {
@@ -150,7 +150,7 @@ fn ipv4_ends(row: &Row) -> Option<((Ipv4Addr, Port), (Ipv4Addr, Port))> {
     (tuple.family.ipv4_on_the_wire() && row.bucket.interface.is_none()).then_some(ends)
 }
 
-/// The remaining time in whole seconds, where it has two digits at most.
+/// The remaining time in whole seconds; `None` from 100 s on.
 #[inline]
 fn seconds(row: &Row) -> Option<u32> {
     let seconds = row.bucket.expires_ms / 1000;

@@ -1,7 +1,7 @@
-//! The value of a column, and its text: exact in csv and JSON, the same digits in both.
+//! The value of a column and its exact text in csv and JSON.
 //!
-//! A list of a million rows writes seventeen of these for each row, so they are appended to a buffer without fmt. The
-//! functions that [`super::column`] calls for each column are inlined there, where the compiler knows the variant.
+//! A list of a million rows has seventeen values per row, so values are appended to a buffer without `fmt`. The functions that
+//! [`super::column`] calls for each column are inlined there, where the compiler knows the variant.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -13,11 +13,11 @@ use super::text::Text;
 /// The value of a column in one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Not known: `null` in JSON, empty in csv, `-` in a table.
+    /// An unknown value: `null` in JSON, empty in csv, `-` in a table.
     Unknown,
     /// A number.
     Number(u64),
-    /// A number that JSON has as a string, because it can have 64 bits.
+    /// A 64-bit number, which JSON represents as a string.
     Digits(u64),
     /// A word of twtool, which needs no quoting.
     Word(&'static str),
@@ -25,12 +25,12 @@ pub enum Value<'a> {
     Text(&'a str),
     /// An address.
     Addr(IpAddr),
-    /// An address and a port, `127.0.0.1:80`, `[::1]:80`.
+    /// An address and a port: `127.0.0.1:80`, `[::1]:80`.
     End(IpAddr, u16),
 }
 
 impl Value<'_> {
-    /// Appends the exact text, as csv has it.
+    /// Appends the exact text without quotes.
     #[inline]
     pub fn append_text(self, text: &mut Text) {
         match self {
@@ -62,7 +62,7 @@ impl Value<'_> {
             }
             field.append_csv(csv);
         }
-        // One empty field alone would be a blank line, which readers pass over.
+        // A single empty field would be an empty line, which csv readers skip.
         if csv.len() == start {
             csv.push_str("\"\"");
         }

@@ -1,4 +1,4 @@
-//! A wait for a port: its answer as a line or as JSON, and the line that a terminal shows until then.
+//! A wait for a port: the result as text or JSON, and the status line of a terminal.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -19,43 +19,43 @@ use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::socket::Socket;
 
-/// The widest bar.
+/// The maximum width of the progress bar in columns.
 const BAR: usize = 30;
 
-/// Columns that the terminal itself writes behind the line at an interrupt: `^C` (termios(3), ECHOCTL).
+/// The width of `^C`, which the terminal echoes behind the line at an interrupt (termios(3), ECHOCTL).
 const ECHO: usize = 2;
 
-/// A bar narrower than this says nothing.
+/// The minimum width of the progress bar in columns.
 const LEAST_BAR: usize = 8;
 
-/// How a wait stands.
+/// The state or the result of a wait.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitReport<'a> {
-    /// Of the network namespace.
+    /// The facts of the network namespace.
     pub facts: &'a Facts,
-    /// What is waited for.
+    /// The port to wait for.
     pub port: Port,
-    /// On all of these.
+    /// The addresses to bind.
     pub addrs: &'a [BindAddr],
-    /// What the server sets.
+    /// The socket options that the server sets.
     pub with: ReuseOptions,
     /// Whether a bind works on every address.
     pub bindable: bool,
-    /// Whether it fails for a reason that waiting does not change.
+    /// Whether a bind fails for a reason that waiting does not change.
     pub denied: bool,
-    /// How long it has been waited for.
+    /// The time since the wait began.
     pub waited: Duration,
-    /// Binds made.
+    /// The number of bind attempts.
     pub attempts: u32,
-    /// The sockets that are in the way.
+    /// The sockets that block the bind.
     pub blocked_by: &'a [Holder],
-    /// What the binds run into.
+    /// The reason why the bind fails.
     pub cause: Cause,
-    /// Where only buckets are in the way, what is left of the longest timer.
+    /// The longest remaining time, if only buckets block the bind.
     pub remaining: Option<Duration>,
-    /// Whether the binds cost a server its note of SO_REUSEPORT.
+    /// Whether the kernel's SO_REUSEPORT note of a server may be lost because of the binds.
     pub note_lost: bool,
-    /// The commands that help now.
+    /// Commands that help now.
     pub next: &'a [Step],
 }
 
@@ -93,12 +93,12 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, wait: &WaitReport) -> i
     json::document(out, envelope, payload(wait))
 }
 
-/// Writes how it stands as one record.
+/// Writes the state as one JSON record.
 pub fn ndjson(out: &mut dyn Write, wait: &WaitReport) -> io::Result<()> {
     json::line(out, &payload(wait))
 }
 
-/// Writes the answer for eyes.
+/// Writes the result as text.
 pub fn page(out: &mut dyn Write, wait: &WaitReport, style: TextStyle) -> io::Result<()> {
     let WaitReport { facts, port, with, .. } = *wait;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
@@ -116,7 +116,7 @@ pub fn page(out: &mut dyn Write, wait: &WaitReport, style: TextStyle) -> io::Res
     }
 }
 
-/// What is in the way, in a few words; names that others chose among them.
+/// Describes in a few words what blocks the bind. The text contains process names, so the caller must escape it.
 fn obstacle(wait: &WaitReport) -> String {
     let full = || wait.blocked_by.iter().filter(|holder| matches!(holder.socket, Socket::Full(_)));
     match wait.cause {
@@ -140,7 +140,7 @@ fn obstacle(wait: &WaitReport) -> String {
     }
 }
 
-/// ` on d0`, where every one of them is bound to an interface: the port may be free on another.
+/// ` on eth0` if every holder is bound to an interface, because the port may be free on another interface.
 fn on_interfaces<'a>(holders: impl Iterator<Item = &'a Holder>, facts: &Facts) -> String {
     let names: Option<BTreeSet<String>> =
         holders.map(|holder| holder.socket.interface().map(|index| facts.interface_name(index))).collect();
@@ -148,7 +148,7 @@ fn on_interfaces<'a>(holders: impl Iterator<Item = &'a Holder>, facts: &Facts) -
     if names.is_empty() { String::new() } else { format!(" on {}", names.join(" and ")) }
 }
 
-/// The holders that the cause names.
+/// The holders that are listeners, or those that are not, depending on the cause.
 fn of_cause<'a>(wait: &WaitReport<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     let listeners = wait.cause == Cause::Listener;
     wait.blocked_by.iter().filter(move |holder| match holder.socket {
@@ -169,17 +169,17 @@ fn buckets(wait: &WaitReport) -> String {
     format!("{}{time}", advice::buckets_counted(holders()))
 }
 
-/// One line on a terminal that is drawn over and over, and taken away in the end. Made of carriage returns and blanks
-/// alone, which every terminal understands.
+/// A status line on a terminal that is redrawn in place and cleared at the end. It uses only carriage returns and spaces, which
+/// every terminal supports.
 #[derive(Debug, Default)]
 pub struct StatusLine {
     drawn: usize,
-    /// The longest timer that was seen: the whole of the bar.
+    /// The longest remaining time so far, which is the full bar.
     longest: Duration,
 }
 
 impl StatusLine {
-    /// Draws how it stands, in `width` columns. `timeout` ends the wait.
+    /// Draws the state in a terminal of `width` columns. `timeout` is the timeout of the whole wait.
     pub fn draw(&mut self, out: &mut dyn Write, wait: &WaitReport, timeout: Duration, width: usize) -> io::Result<()> {
         let left = timeout.saturating_sub(wait.waited);
         let (share, ends) = match wait.remaining {
@@ -192,7 +192,7 @@ impl StatusLine {
             None => (share(wait.waited, timeout), format!("; timeout in {}", human::duration(left))),
         };
         let text = format!("port {}: {}{ends}", wait.port, human::escape(&obstacle(wait)));
-        // In the last column some terminals go to the next line.
+        // Leave the last column empty, because some terminals wrap after it.
         let room = width.saturating_sub(1 + ECHO);
         let mut line = cut(&text, room);
         let bar = room.saturating_sub(line.width() + 3).min(BAR);
@@ -206,7 +206,7 @@ impl StatusLine {
         out.flush()
     }
 
-    /// Takes the line away, where there is one.
+    /// Clears the line if one was drawn.
     pub fn clear(&mut self, out: &mut dyn Write) -> io::Result<()> {
         let drawn = std::mem::take(&mut self.drawn);
         if drawn == 0 {
@@ -218,13 +218,13 @@ impl StatusLine {
     }
 }
 
-/// In hundredths.
+/// The share in percent.
 fn share(part: Duration, whole: Duration) -> usize {
     let share = (part.as_millis() * 100).checked_div(whole.as_millis()).unwrap_or(100);
     usize::try_from(share).unwrap_or(100).min(100)
 }
 
-/// As much of it as fits.
+/// Shortens a text to the width, with `...` at the end.
 fn cut(text: &str, room: usize) -> String {
     if text.width() <= room {
         return text.to_owned();

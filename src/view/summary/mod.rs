@@ -1,4 +1,4 @@
-//! A summary as one screen, or as JSON.
+//! A summary as a page or as JSON.
 
 mod record;
 
@@ -24,26 +24,26 @@ use record::{COUNTERS, SPANS, payload};
 /// The title of the chart.
 const CLOSES: &str = "closes a second over the last minute";
 
-/// Columns where the width is not known.
+/// The assumed width in columns if the width is unknown.
 const USUAL_WIDTH: usize = 80;
 
-/// Blanks between two tables side by side.
+/// The number of spaces between two tables side by side.
 const GAP: usize = 3;
 
-/// A summary, and what names its parts.
+/// A summary, with the facts that name its entries.
 #[derive(Clone, Copy)]
 pub struct Content<'a> {
-    /// What was counted.
+    /// The counts.
     pub summary: &'a Summary,
-    /// What is said of all of it.
+    /// The merged facts of all network namespaces.
     pub facts: &'a Facts,
-    /// The facts of each network namespace that was looked into.
+    /// The facts of each network namespace.
     pub namespaces: &'a [Facts],
-    /// Whether it may be about several.
+    /// Whether the summary can cover several network namespaces.
     pub several: bool,
-    /// What helps.
+    /// Commands and advice.
     pub help: &'a Help,
-    /// The interface that the buckets came from.
+    /// The kernel interface that the buckets were read from.
     pub source: &'static str,
 }
 
@@ -57,7 +57,7 @@ pub fn ndjson(out: &mut dyn Write, content: &Content) -> io::Result<()> {
     json::line(out, &payload(content))
 }
 
-/// Writes the screen: how many, when they came, what they are, and what to keep in mind.
+/// Writes the page: totals, what helps, the closes of the last minute, groups, counters and limits.
 pub fn page(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<()> {
     let summary = content.summary;
     head(out, content, style)?;
@@ -101,7 +101,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
         write!(out, " in {} network {noun}", human::grouped(count as u64))?;
     }
     writeln!(out)?;
-    // The maximum is one of both families.
+    // tcp_max_tw_buckets limits the buckets of both IP versions together.
     let counted = if summary.one_family { kernel.sockstat.map(|sockstat| sockstat.tw) } else { Some(totals.all()) };
     let mut parts = vec![];
     parts.push(match kernel.max_tw_buckets.zip(counted) {
@@ -109,15 +109,15 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
             Ok(0) => "tcp_max_tw_buckets is 0: no close leaves a bucket".into(),
             Ok(most) => {
                 let share = format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most));
-                if summary.one_family { format!("{share} with the other IP version's") } else { share }
+                if summary.one_family { format!("{share}, including the other IP version") } else { share }
             }
             Err(_) if content.facts.kernel_since(6, 1) == Some(true) => {
                 format!("tcp_max_tw_buckets is {most}: no maximum")
             }
-            Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 take for less than 0"),
+            Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 treat as less than 0"),
         },
-        None if content.several => "tcp_max_tw_buckets is each namespace's own".into(),
-        None => "tcp_max_tw_buckets is not known here".into(),
+        None if content.several => "each namespace has its own tcp_max_tw_buckets".into(),
+        None => "tcp_max_tw_buckets is unknown".into(),
     });
     let how = if memory.measured { "" } else { ", an estimate" };
     parts.push(format!(
@@ -129,7 +129,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
     human::break_lines(out, &summary.reconciliation(human::grouped), "", "", style.width)
 }
 
-/// In tenths, and never 0.0 % or 100 % of what is neither.
+/// A percentage with one decimal. Tiny non-zero values are "less than 0.1 %".
 fn percent(part: u64, whole: u64) -> String {
     if part == 0 || whole == 0 {
         return "0 %".into();
@@ -160,19 +160,19 @@ fn minute(out: &mut dyn Write, summary: &Summary, style: TextStyle) -> io::Resul
     if per_bar > 1 {
         parts.push(format!("a bar is the mean of {per_bar} s"));
     }
-    // The title is painted, so what is broken is measured without it.
+    // Colour codes would count as width, so the line is wrapped before the title is coloured.
     let mut text = vec![];
     human::break_lines(&mut text, &format!("{CLOSES}: {}", parts.join(", ")), "", "", style.width)?;
     let text = String::from_utf8_lossy(&text);
     match text.strip_prefix(CLOSES) {
         Some(rest) => write!(out, "{title}{rest}")?,
-        // A very narrow terminal breaks the title.
+        // In a very narrow terminal, the title itself is wrapped.
         None => write!(out, "{text}")?,
     }
     chart.write(out, style)
 }
 
-/// A small table, drawn into lines so that it can stand beside others.
+/// A small table as lines, to be printed beside others.
 struct Block {
     lines: Vec<String>,
     width: usize,
@@ -203,7 +203,7 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
     };
     let due = ("due".to_owned(), times.due());
     let mut rows: Vec<(String, u64)> = std::iter::once(due).chain(SPANS.iter().map(span)).collect();
-    // Mainline kernels have none beyond a minute.
+    // Mainline kernels have no bucket with more than 60 s left.
     rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
     Block::new("REMAINING", &rows, style)
@@ -219,7 +219,7 @@ fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Blo
         By::Destination => "DESTINATION",
         By::Netns => "NETNS",
     };
-    // Of many keys with one bucket each it says nothing to show some.
+    // Among many keys with one bucket each, an arbitrary selection is not useful.
     let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
     let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
     let mut rows: Vec<Vec<String>> = leading.iter().map(|(key, count)| row(label(key, content), count.all())).collect();
@@ -254,7 +254,7 @@ fn label(key: &Key, content: &Content) -> String {
     }
 }
 
-/// Writes tables beside each other as long as they fit, an empty line above each row of them.
+/// Writes as many tables side by side as fit, with an empty line above each row of tables.
 fn side_by_side(out: &mut dyn Write, blocks: &[Block], style: TextStyle) -> io::Result<()> {
     let room = style.width.unwrap_or(USUAL_WIDTH);
     let mut left = blocks;
@@ -293,9 +293,9 @@ fn counters(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Res
         .filter_map(|(_, name)| Some(format!("{name} {}", human::grouped(summary.kernel.counter(name)?))))
         .collect();
     if known.is_empty() {
-        return writeln!(out, "TcpExt counters are not known here");
+        return writeln!(out, "TcpExt counters are unknown");
     }
-    let since = if content.several { "each was made, together" } else { "this network namespace was made" };
+    let since = if content.several { "each network namespace was made, in total" } else { "this network namespace was made" };
     let text = format!("since {since}: {}", known.join(", "));
     human::break_lines(out, &text, "", "", style.width)
 }

@@ -1,4 +1,4 @@
-//! A summary as JSON has it.
+//! The JSON payload of a summary.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -9,7 +9,7 @@ use crate::analysis::summary::Summary;
 use crate::view::steps::StepRecord;
 use crate::view::summary::Content;
 
-/// `TcpExt` counters that concern TIME_WAIT, by their JSON key and the kernel's name. docs/commands/summary.md says what each counts.
+/// The `TcpExt` counters about TIME_WAIT: the JSON key and the name of the kernel. docs/commands/summary.md explains each.
 pub(super) const COUNTERS: [(&str, &str); 7] = [
     ("tw", "TW"),
     ("tw_recycled", "TWRecycled"),
@@ -20,7 +20,7 @@ pub(super) const COUNTERS: [(&str, &str); 7] = [
     ("tcp_ack_skipped_time_wait", "TCPACKSkippedTimeWait"),
 ];
 
-/// Bounds of the distribution of remaining times, in seconds: more than the first, at most the second.
+/// The intervals of remaining times in seconds: more than the first number, at most the second.
 pub(super) const SPANS: [(usize, Option<usize>); 6] =
     [(0, Some(1)), (1, Some(5)), (5, Some(15)), (15, Some(30)), (30, Some(60)), (60, None)];
 
@@ -37,7 +37,7 @@ pub(super) struct Payload<'a> {
     counters: Ordered<Option<u64>>,
 }
 
-/// An object with its keys in this order.
+/// A JSON object that keeps the order of its keys.
 struct Ordered<T>(Vec<(&'static str, T)>);
 
 impl<T: Serialize> Serialize for Ordered<T> {
@@ -63,7 +63,7 @@ struct GroupRecord<'a> {
     distinct: usize,
 }
 
-/// A line of a group; its keys are those of a list's records.
+/// An entry of a group. Its keys are those of a record of `twtool list`.
 struct LineRecord<'a> {
     key: Key,
     count: Count,
@@ -158,7 +158,7 @@ impl HistoryRecord {
     }
 }
 
-/// Everything, as a program reads it.
+/// Creates the JSON payload.
 pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
     let Content { summary, source, help, .. } = *content;
     let Summary { totals, times, history, memory, limits, kernel, .. } = summary;
