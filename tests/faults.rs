@@ -6,7 +6,7 @@
 //!
 //! strace counts `when=N` for each thread by itself. All commands here make their calls in one thread, except those with
 //! `--netns` and `--all-netns`: there the N-th call of the main thread and that of the one worker both fail, where both
-//! make so many. The test runs on one processor, so that there is no second worker. What a command starts is traced too.
+//! make thousands. The test runs on one processor, so that there is no second worker. What a command starts is traced too.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

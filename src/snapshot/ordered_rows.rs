@@ -1,6 +1,6 @@
 //! Collects rows in an order. The memory depends on the limit, not on the number of rows.
 //!
-//! 1. Each row is appended to a list, and a [`SortKey`] with its index to a second list.
+//! 1. Each row is appended to a list, and a `SortKey` with its index to a second list.
 //! 2. Every 4096 rows form a *run*. Runs are sorted and merged while the kernel prepares the next datagram.
 //! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
 //! 4. At the end the sort keys are sorted. Rows with equal keys are compared themselves.

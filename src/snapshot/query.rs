@@ -1,4 +1,4 @@
-//! Selects the buckets of a question: a [`Selection`] has names as they were typed, and a [`Query`] has resolved them
+//! Selects the buckets of a question: a [`Selection`] has names as they were typed, and a `Query` has resolved them
 //! from the facts of a source.
 
 use std::sync::atomic::{AtomicBool, Ordering};
