@@ -228,9 +228,11 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     assert_eq!(made, alone);
 
     let page = twtool([&["summary", "--by", "netns"], &args[..]].concat()).ok();
-    for words in
-        ["4 TIME_WAIT buckets in 3 network namespaces", "each namespace's own", &format!("{}:cat", a.resident.pid())]
-    {
+    for words in [
+        "4 TIME_WAIT buckets in 3 network namespaces",
+        "each namespace has its own tcp_max_tw_buckets",
+        &format!("{}:cat", a.resident.pid()),
+    ] {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
     // Each has its own maximum, and the one that has reached it is named.
