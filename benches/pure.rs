@@ -1,4 +1,4 @@
-//! What twtool does with 100,000 rows when the kernel's part is taken away: decoding, judging, formatting.
+//! Benchmarks of decoding, filtering and formatting 100,000 rows, without the kernel.
 
 use std::hint::black_box;
 use std::io;
@@ -26,7 +26,7 @@ use twtool::view::text::Text;
 
 const ROWS: u32 = 100_000;
 
-/// An expression with something of everything.
+/// A filter expression with every kind of test.
 const EXPRESSION: &str =
     "(sport = :443 or dport >= 8000) and dst 10.0.0.0/8 and not src [2001:db8::]/32 and expires < 30s";
 
@@ -78,7 +78,7 @@ fn payload(i: u32) -> Vec<u8> {
     .concat()
 }
 
-/// A kernel that has its datagrams ready.
+/// A transport that returns prepared datagrams.
 struct Ready<'a>(std::slice::Iter<'a, Vec<u8>>);
 
 impl Transport for Ready<'_> {
@@ -104,7 +104,7 @@ fn rows() -> Vec<Row> {
 
 fn decoding(c: &mut Criterion) {
     let messages: Vec<Vec<u8>> = (0..ROWS).map(|i| message(TCPDIAG_GETSOCK, &payload(i))).collect();
-    // As many in a datagram as the kernel's 32 KiB take.
+    // The kernel fills a datagram up to 32 KiB.
     let mut datagrams: Vec<Vec<u8>> = messages.chunks(340).map(<[_]>::concat).collect();
     datagrams.push(message(3, &[0; 4]));
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
@@ -132,7 +132,7 @@ fn formatting(c: &mut Criterion) {
         rows.iter().try_for_each(|row| stream.write(row, &facts)).and_then(|()| stream.finish()).expect("written");
     };
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
-    // What the generated code of view/column.rs saves.
+    // The gain from the generated code of view/column.rs.
     let mut text = Text::default();
     group.bench_function("ndjson in a loop over the columns", |b| {
         b.iter(|| {
@@ -161,14 +161,14 @@ fn formatting(c: &mut Criterion) {
         table(&mut io::sink(), &list, style).expect("written");
     };
     group.bench_function("table", |b| b.iter(|| draw(&facts)));
-    // What view/usual.rs saves: with a service of another name than plain ASCII it is not used.
+    // The gain from view/usual.rs, which is not used if a service has a name beyond plain ASCII.
     let named = Facts { services: Services::new([(Port(1), ["\u{f6}"])]), ..facts.clone() };
     group.bench_function("table without usual lines", |b| b.iter(|| draw(&named)));
     group.finish();
     prefetching(c, &rows, &facts);
 }
 
-/// What the prefetch of view/list.rs saves, on rows in an order that is not that of memory.
+/// The gain from the prefetch of view/list.rs, on rows whose order differs from their order in memory.
 fn prefetching(c: &mut Criterion, rows: &[Row], facts: &Facts) {
     let mut shuffled: Vec<&Row> = rows.iter().collect();
     shuffled.sort_by_key(|row| row.bucket.cookie.map(|cookie| cookie.number().wrapping_mul(0x9e37_79b9_7f4a_7c15)));
@@ -199,7 +199,7 @@ fn filtering(c: &mut Criterion) {
     group.bench_function("accepts", |b| b.iter(|| rows.iter().filter(|row| filter.accepts(row)).count()));
 }
 
-/// What it saves that the arguments of a command are described only if it was typed.
+/// The gain from declaring only the arguments of the command in use.
 fn arguments(c: &mut Criterion) {
     let words = ["twtool", "list"];
     let mut group = c.benchmark_group("arguments");

@@ -1,17 +1,17 @@
-//! The floor that twtool is held against: a process that asks the kernel for the buckets and throws away what comes.
+//! The floor that twtool is compared with: a process that requests the buckets from the kernel and discards the response.
 //!
-//! Made by hand, from nothing in `src/`: what makes twtool faster may not lower the floor.
+//! It uses nothing from `src/`, so that a faster twtool does not also lower the floor.
 
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-/// What is asked for.
+/// The requested sockets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floor {
     /// Every bucket.
     All,
-    /// Those of local port 443.
+    /// Buckets of local port 443.
     Port443,
 }
 
@@ -20,7 +20,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// NLM_F_REQUEST | NLM_F_DUMP
 const FLAGS: u16 = 0x301;
-/// LISTEN | TIME_WAIT, as twtool asks.
+/// LISTEN | TIME_WAIT, as twtool requests them.
 const STATES: u32 = 1 << 10 | 1 << 6;
 
 /// `struct nlmsghdr`, `struct inet_diag_req`, and the INET_DIAG_REQ_BYTECODE attribute (uapi/linux/inet_diag.h).
@@ -66,7 +66,7 @@ pub(crate) fn run(floor: Floor) -> io::Result<()> {
     }
 }
 
-/// Whether NLMSG_DONE is among the messages. Their headers are all that is looked at.
+/// Whether a datagram contains NLMSG_DONE. It reads only the message headers.
 fn ends(datagram: &[u8]) -> io::Result<bool> {
     let mut rest = datagram;
     while let Some(&[a, b, c, d, kind_a, kind_b]) = rest.first_chunk() {

@@ -25,8 +25,8 @@ use process::{Cost, Process, WATCH, on_one_core};
 use report::{Machine, Measured, Size};
 use twtool::sys::sandbox;
 
-/// The programs as they are when they are installed: copied. What a linker has written piece by piece the kernel maps in
-/// smaller pieces, which is a twentieth of a short list.
+/// Copies of the programs, as an installation makes them. The kernel maps a file that a linker wrote piece by piece in smaller
+/// pieces, which costs 5 % of a short list.
 const TWTOOL: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/twtool");
 const THIS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/whole");
 
@@ -35,7 +35,7 @@ fn install() -> io::Result<()> {
     fs::copy(env::current_exe()?, THIS).map(drop)
 }
 
-/// The hidden first argument of a process that is the floor.
+/// The hidden first argument of the floor process.
 const FLOOR: &str = "--be-the-floor";
 
 fn main() -> ExitCode {
@@ -69,19 +69,19 @@ fn floor_process(floor: Floor) -> Process {
     }
 }
 
-/// A command to measure, and what it should reach.
+/// A command to measure, with its targets.
 struct Case {
     name: &'static str,
     process: Process,
     floor: Floor,
     one_core: bool,
-    /// What it is held against beside the floor, by its name, and how many times faster it should be.
+    /// Another program to compare with, by name, and how many times faster twtool should be.
     rival: Option<(&'static str, f64)>,
-    /// Its wall time should be at most this many times the floor's.
+    /// The maximum wall time as a multiple of the floor.
     at_most: Option<f64>,
-    /// It leaves no bucket behind, so each of its runs needs a population of its own.
+    /// Whether the command removes the buckets, so that each run needs a new population.
     consumes: bool,
-    /// Its peak memory should be at most 8 MiB and this much a bucket.
+    /// The maximum peak memory above 8 MiB, per bucket.
     bytes_a_bucket: Option<u32>,
 }
 
@@ -109,7 +109,7 @@ impl Case {
         Self { process, consumes: true, ..Self::twtool("kill --all --yes --json", &[], at_most) }
     }
 
-    /// The one screen about all of them.
+    /// `twtool summary`.
     fn summary(at_most: Option<f64>) -> Self {
         Self { process: Process::new(TWTOOL, &["summary"]), ..Self::twtool("summary", &[], at_most) }
     }
@@ -128,7 +128,7 @@ impl Case {
         Process::installed(program).then_some(case)
     }
 
-    /// What is measured at a size, with the targets that hold there.
+    /// The commands to measure for a population of this size, with their targets.
     fn all(buckets: u32) -> Vec<Self> {
         let filter = "sport = :443";
         let others = [
@@ -155,12 +155,12 @@ impl Case {
                 Self { one_core: true, ..Self::twtool("list -o ndjson, one core", &["-o", "ndjson"], None) },
             ]
         };
-        // A million would take minutes to make for each run.
+        // A million buckets would take minutes to create for each run.
         let kill = (1000..=100_000).contains(&buckets).then(|| Self::kill(target(6.0)));
         twtool.into_iter().chain(others.into_iter().flatten()).chain(kill).collect()
     }
 
-    /// The process, and the floor before or after it.
+    /// Runs the process, and the floor before or after it.
     fn pair(&self, floor_first: bool) -> Result<(Cost, Cost), Box<dyn Error>> {
         let floor = floor_process(self.floor);
         let pair = || {
@@ -176,12 +176,12 @@ impl Case {
     }
 }
 
-/// Whether each pair is run once more before it, uncounted. A million outlasts what is in any cache, and its time is short.
+/// Whether each pair is preceded by an uncounted run. A million buckets fit into no cache, and their lifetime is short.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000
 }
 
-/// How many pairs of each command.
+/// The number of pairs per command.
 fn rounds(buckets: u32) -> u32 {
     match buckets {
         ..=1000 => 21,
@@ -210,7 +210,7 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The population that is there, made anew where its life would end before what comes next.
+/// The current population, which is created anew if it would expire during the next measurement.
 struct Supply {
     buckets: u32,
     now: Option<Population>,
@@ -228,7 +228,7 @@ impl Supply {
         self.look()
     }
 
-    /// To be called when a case has run.
+    /// Must be called after each case.
     fn after(&mut self, case: &Case) -> Result<(), Box<dyn Error>> {
         if case.consumes {
             self.now = None;
@@ -252,8 +252,8 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
     for round in 0..rounds(buckets) {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             supply.lasting(2 * *longest)?;
-            // The pair finds the caches as such a pair leaves them, and not as the case before did: after netstat even the
-            // program is not in them.
+            // This run fills the caches as such a pair does. The previous case may have evicted them: after netstat, even
+            // the program is not cached.
             if warms_up(buckets) && !case.consumes {
                 case.pair(round % 2 == 0)?;
             }

@@ -22,22 +22,22 @@ use super::process::Process;
 use super::report::{Machine, Measured, Spread, load, mib, ms};
 use super::{THIS, TWTOOL};
 
-/// The hidden first argument of a process that is the floor.
+/// The hidden first argument of the floor process.
 pub(crate) const FLOOR: &str = "--be-the-floor-of-namespaces";
 
-/// The hidden first argument of a process that makes the namespaces.
+/// The hidden first argument of the process that creates the namespaces.
 pub(crate) const MAKE: &str = "--make-namespaces";
 
 const NAMESPACES: usize = 200;
 const BUCKETS: usize = 100;
 const ROUNDS: usize = 11;
 
-/// How long the buckets are counted on.
+/// The time for which the buckets must exist.
 const LIFE: Duration = Duration::from_secs(50);
 
 const LOOP: &str = "for n in /run/netns/*; do nsenter --net=$n ss -tanoH state time-wait; done";
 
-/// Receives the whole dump in each.
+/// Receives the whole dump in each namespace.
 pub(crate) fn floor() -> Result<(), Box<dyn Error>> {
     let names: Vec<_> = fs::read_dir("/run/netns")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     let workers = thread::available_parallelism()?.get();
@@ -54,10 +54,10 @@ pub(crate) fn floor() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes the namespaces in place of those there are, and prints how many buckets they have together.
+/// Replaces the namespaces by new ones, and prints the total number of their buckets.
 pub(crate) fn make() -> Result<(), Box<dyn Error>> {
     let none = None::<&str>;
-    // Their names go, and they with them.
+    // Removing its name also removes a namespace.
     let _ = umount2("/run", MntFlags::MNT_DETACH);
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
     fs::create_dir("/run/netns")?;
@@ -78,7 +78,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     sandbox::enter_network_namespace()?;
-    // Of the children's pid namespace, with which they would all end.
+    // The first child is the init of the pid namespace: if it ended, all others would end too.
     let mut first = Command::new("cat").stdin(Stdio::piped()).spawn()?;
     Process::new("mount", &["-t", "proc", "proc", "/proc"]).run()?;
 

@@ -15,21 +15,21 @@ use twtool::sys::{sandbox, sysctl};
 /// TCP_TIMEWAIT_LEN.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// Connections that are open at once in a lane.
+/// The number of connections that a lane has open at once.
 const BATCH: usize = 16;
 
-/// Ports of each kind of listener in a lane.
+/// The number of ports per kind of listener in a lane.
 const PORTS: u16 = 10;
 
-/// Buckets in the main thread's network namespace.
+/// The buckets in the network namespace of the main thread.
 pub(crate) struct Population {
-    /// When the first of them was made.
+    /// The time when the first bucket was created.
     begun: Instant,
 }
 
 impl Population {
-    /// Moves the calling thread, which must be the main one, into a new namespace and makes this many buckets there. Those
-    /// of an earlier namespace go with it.
+    /// Moves the calling thread, which must be the main thread, into a new namespace and creates this many buckets there. The
+    /// buckets of the previous namespace end with it.
     pub(crate) fn make(buckets: usize) -> Result<Self, Box<dyn Error>> {
         sandbox::enter_network_namespace()?;
         sysctl::write("ipv4.tcp_max_tw_buckets", "4000000")?;
@@ -37,7 +37,7 @@ impl Population {
         sysctl::write("ipv4.tcp_tw_reuse", "0")?;
         let begun = Instant::now();
         let lanes = if buckets < 1000 { 1 } else { thread::available_parallelism()?.get() };
-        // All listeners first: a connection of another lane may take any port that nobody has.
+        // Create all listeners first, because a connection of another lane can take any free port.
         let open: Vec<Lane> = (0..lanes).map(Lane::open).collect::<io::Result<_>>()?;
         let made: io::Result<()> = thread::scope(|scope| {
             let share = |lane: usize| buckets / lanes + usize::from(lane < buckets % lanes);
@@ -49,12 +49,12 @@ impl Population {
         Ok(Self { begun })
     }
 
-    /// Whether all of them still live when something that takes this long has run.
+    /// Whether all buckets will still exist after this time.
     pub(crate) fn outlives(&self, next: Duration) -> bool {
         self.begun.elapsed() + next < LIFE
     }
 
-    /// How many there are now, by the kernel's own count of its namespace.
+    /// The current number of buckets, as the kernel counts them for the namespace.
     pub(crate) fn seen() -> Result<u32, Box<dyn Error>> {
         let sockstat = fs::read_to_string("/proc/thread-self/net/sockstat")?;
         let count = sockstat.lines().find(|line| line.starts_with("TCP:")).and_then(|line| line.split(" tw ").nth(1));
@@ -63,7 +63,7 @@ impl Population {
     }
 }
 
-/// Makes this many buckets in the calling thread's namespace, and says how many there are then.
+/// Creates this many buckets in the namespace of the calling thread, and returns their number.
 pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
     sysctl::write("ipv4.ip_local_port_range", "1024 65535")?;
     sysctl::write("ipv4.tcp_tw_reuse", "0")?;
@@ -71,7 +71,7 @@ pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
     Population::seen()
 }
 
-/// What one thread makes its share with: listeners that no other has, for it must accept its own connections.
+/// The listeners of one thread. Threads do not share listeners, because each must accept its own connections.
 struct Lane {
     ipv4: Vec<TcpListener>,
     dual: Vec<TcpListener>,
@@ -81,7 +81,7 @@ struct Lane {
 impl Lane {
     fn open(lane: usize) -> io::Result<Self> {
         let lane = u8::try_from(lane).map_err(io::Error::other)?;
-        // The ports of the lanes lie side by side, up to 255 of them.
+        // The lanes, at most 255, have adjacent ports.
         let first = 2000 + u16::from(lane) * 2 * PORTS;
         let listen = |addr: IpAddr, first: u16| -> io::Result<Vec<TcpListener>> {
             (first..first + PORTS).map(|port| TcpListener::bind((addr, port))).collect()
@@ -107,7 +107,7 @@ impl Lane {
         Ok(())
     }
 
-    /// The connection of this number: the end that closes first, and the other.
+    /// Opens the connection with this number. Returns the end that closes first, and the other end.
     fn connection(&self, i: usize) -> io::Result<(TcpStream, TcpStream)> {
         if i.is_multiple_of(100) {
             let client = TcpStream::connect(self.https.local_addr()?)?;

@@ -1,4 +1,4 @@
-//! Whole processes: how long one runs, and how much memory it takes at most.
+//! Measurements of whole processes: time and peak memory.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -12,12 +12,12 @@ use nix::unistd::Pid;
 
 use super::THIS;
 
-/// What a run takes.
+/// The cost of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
-    /// From before the fork until its end is known.
+    /// The wall time from before the fork until the end of the process.
     pub(crate) wall: Duration,
-    /// Of all its threads, in user and kernel mode. On a busy machine this says more than the wall clock.
+    /// The processor time of all threads, in user and kernel mode. It is more stable than wall time on a busy machine.
     pub(crate) processor: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Process {
         command
     }
 
-    /// Runs it for what it prints.
+    /// Runs the program and returns its output.
     pub(crate) fn answer(&self) -> Result<String, Box<dyn Error>> {
         let output = self.command().stdout(Stdio::piped()).stderr(Stdio::inherit()).output()?;
         if output.status.success() {
@@ -55,7 +55,7 @@ impl Process {
         }
     }
 
-    /// Runs it, output to /dev/null.
+    /// Runs the program with its output to /dev/null.
     pub(crate) fn run(&self) -> Result<Cost, Box<dyn Error>> {
         let (processor, begun) = (processor_time_of_children()?, Instant::now());
         let status = self.command().status()?;
@@ -63,15 +63,15 @@ impl Process {
         if status.success() { Ok(cost) } else { Err(format!("{self:?}: {status}").into()) }
     }
 
-    /// Its largest resident set in KiB. A small process of its own watches it, [`watch`], for the figure that the kernel
-    /// keeps is that of all children so far, and begins with what the parent had at the fork.
+    /// The peak resident set in KiB. A small separate process measures it ([`watch`]), because the kernel keeps one maximum for
+    /// all children so far, and it starts with the resident set of the parent at the fork.
     pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
         let mut watcher = Command::new(THIS);
         let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;
         Ok(String::from_utf8(output.stdout)?.trim().parse().map_err(|_| format!("no peak memory of {self:?}"))?)
     }
 
-    /// Whether it can be run at all.
+    /// Whether the program can be run.
     pub(crate) fn installed(program: &str) -> bool {
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     }
@@ -80,7 +80,7 @@ impl Process {
 /// The hidden first argument of a process that runs [`watch`].
 pub(crate) const WATCH: &str = "--watch-peak-memory";
 
-/// Runs the program of these arguments and prints its largest resident set in KiB.
+/// Runs the program with these arguments and prints its peak resident set in KiB.
 pub(crate) fn watch(words: &[String]) -> Result<(), Box<dyn Error>> {
     let (program, arguments) = words.split_first().ok_or("no program")?;
     let process = Process { program: program.clone(), arguments: arguments.to_vec() };
@@ -88,7 +88,7 @@ pub(crate) fn watch(words: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(writeln!(io::stdout(), "{}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss())?)
 }
 
-/// Runs something on the first core that the calling thread may use; so do the processes that it starts.
+/// Runs a closure, and the processes that it starts, on the first core that the calling thread may use.
 pub(crate) fn on_one_core<T>(run: impl FnOnce() -> T) -> nix::Result<T> {
     let own_thread = Pid::from_raw(0);
     let all = sched_getaffinity(own_thread)?;

@@ -11,7 +11,7 @@ use super::Case;
 use super::floor::Floor;
 use super::process::Cost;
 
-/// Where it was measured.
+/// The machine of the measurement.
 pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) kernel: String,
@@ -37,20 +37,20 @@ pub(crate) fn load() -> io::Result<String> {
     Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// What came of a case.
+/// The results of a case.
 #[derive(Default)]
 pub(crate) struct Measured {
-    /// The floor beside it, and itself, in the order of the rounds.
+    /// The costs of the floor and of the command, in the order of the rounds.
     pub(crate) pairs: Vec<(Cost, Cost)>,
     pub(crate) peak_kib: u32,
 }
 
-/// What came of a population.
+/// The results for a population.
 pub(crate) struct Size {
     pub(crate) buckets: u32,
-    /// Its number before and after each measurement.
+    /// The number of buckets before and after each measurement.
     pub(crate) seen: Vec<u32>,
-    /// The machine's load, before and after.
+    /// The load of the machine before and after.
     pub(crate) load: (String, String),
     pub(crate) floor_peak_kib: u32,
     pub(crate) cases: Vec<(Case, Measured)>,
@@ -73,12 +73,12 @@ impl Spread {
 }
 
 impl Measured {
-    /// How many times the floor's its wall time is.
+    /// The wall time as a multiple of the floor.
     pub(crate) fn ratio(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(floor, own)| own.wall.div_duration_f64(floor.wall)))
     }
 
-    /// The same of the processor time.
+    /// The processor time as a multiple of the floor.
     pub(crate) fn processor_ratio(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(floor, own)| own.processor.div_duration_f64(floor.processor)))
     }
@@ -93,7 +93,7 @@ impl Size {
         self.cases.iter().find(|(case, _)| case.name == name).map(|(_, measured)| measured)
     }
 
-    /// How many times longer the other takes, by rounds.
+    /// The time of the other program as a multiple of the time of twtool, per round.
     fn rival_ratio(&self, measured: &Measured, rival: &str) -> Option<f64> {
         let rounds = self.named(rival)?.pairs.iter().zip(&measured.pairs);
         Some(Spread::of(rounds.map(|((_, theirs), (_, ours))| theirs.wall.div_duration_f64(ours.wall))).median)
@@ -104,7 +104,7 @@ impl Size {
         Spread::of(cases.flat_map(|(_, measured)| &measured.pairs).map(|(floor, _)| floor.wall.as_secs_f64()))
     }
 
-    /// The population that was seen: the whole of it, or between which numbers.
+    /// The measured population: one number, or a range.
     fn population(&self) -> String {
         let (fewest, most) = (self.seen.iter().min(), self.seen.iter().max());
         match (fewest, most) {
@@ -140,7 +140,7 @@ fn or_blank(value: Option<String>) -> String {
     value.unwrap_or_default()
 }
 
-/// Writes it all.
+/// Writes the report.
 pub(crate) fn write(out: &mut dyn Write, machine: &Machine, sizes: &[Size]) -> Result<(), Box<dyn Error>> {
     let Machine { processor, kernel, date } = machine;
     writeln!(out, "{processor}, Linux {kernel}, {date}; `cargo bench --bench whole`. Whole processes, output to")?;
@@ -203,7 +203,7 @@ fn write_size(out: &mut dyn Write, size: &Size) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What a bucket costs more in a large list than in a small one, over what it costs the floor more.
+/// The additional cost of a bucket in a large list over a small one, as a multiple of that of the floor.
 fn write_growth(out: &mut dyn Write, small: &Size, large: &Size) -> Result<(), Box<dyn Error>> {
     let floor = large.floor_wall(Floor::All, false).median / small.floor_wall(Floor::All, false).median;
     writeln!(

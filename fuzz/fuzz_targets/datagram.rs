@@ -27,7 +27,7 @@ fuzz_target!(|case: &[u8]| {
         rows
     });
     assert!(rows.len() <= payloads.len(), "{} rows of {} messages", rows.len(), payloads.len());
-    // One that repeats one of the last before it is left out.
+    // twtool omits a socket that repeats one of the sockets just before it.
     let mut payloads = payloads.iter();
     for row in &rows {
         assert!(payloads.any(|payload| says(payload, row)), "{row:?} is invented, or not in order");

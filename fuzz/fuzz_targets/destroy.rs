@@ -1,5 +1,5 @@
-//! The kernel's answers to SOCK_DESTROY: any bytes answer the requests that they name, or are an error. No bucket is taken
-//! for destroyed before the last request of its batch was answered.
+//! The kernel's answers to SOCK_DESTROY: any bytes answer the requests that they name, or are an error. No bucket counts
+//! as destroyed before the last request of its batch was answered.
 //!
 //! A case is a list of datagrams, each with its length before it in two bytes; the last may be cut.
 #![no_main]

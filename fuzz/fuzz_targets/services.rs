@@ -7,7 +7,7 @@ use twtool::model::port::Port;
 use twtool::sys::services::parse;
 use twtool_fuzz::bounded;
 
-/// The port and the names of a line, by a reading that is not twtool's.
+/// The port and the names of a line, parsed independently of twtool.
 fn entry(line: &str) -> Option<(Port, Vec<&str>)> {
     let line = line.split('#').next()?;
     let mut words: Vec<&str> = line.split([' ', '\t', '\r', '\x0b', '\x0c']).filter(|word| !word.is_empty()).collect();

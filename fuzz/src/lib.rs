@@ -1,4 +1,4 @@
-//! What the fuzz targets share: facts, a second reading of netlink datagrams, and a count of the memory held.
+//! Shared code of the fuzz targets: facts, an independent parser of netlink datagrams, and a memory counter.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
@@ -16,7 +16,7 @@ use twtool::sock_diag::transport::{Commands, Transport};
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, counting.
+/// The system allocator with a counter of allocated bytes.
 struct Counting;
 
 impl Counting {
@@ -25,7 +25,7 @@ impl Counting {
     }
 }
 
-// SAFETY: every call is the system allocator's, with the caller's own arguments.
+// SAFETY: every call is passed on to the system allocator with unchanged arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size());
@@ -41,8 +41,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs a case and holds it to its memory: at no time more than 256 KiB (a table of service names has 128) and 64 bytes for
-/// each of the case's.
+/// Runs a case and checks its peak memory: at most 256 KiB (a table of service names takes 128 KiB) plus 64 bytes per byte of
+/// the case.
 pub fn bounded<T>(case: &[u8], run: impl FnOnce() -> T) -> T {
     let before = HELD.load(Relaxed);
     MOST.store(before, Relaxed);
@@ -52,7 +52,7 @@ pub fn bounded<T>(case: &[u8], run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The facts of some machine.
+/// Facts of an example machine.
 pub fn facts() -> Facts {
     Facts {
         taken_at: SystemTime::UNIX_EPOCH,
@@ -68,7 +68,7 @@ pub fn facts() -> Facts {
     }
 }
 
-/// A kernel that answers with these datagrams, and then with an error.
+/// A transport that returns these datagrams and then an error.
 pub struct Datagrams(pub std::vec::IntoIter<Vec<u8>>);
 
 impl Transport for Datagrams {
@@ -88,7 +88,7 @@ impl Commands for Datagrams {
     }
 }
 
-/// The datagrams of a case: each has its length before it in two bytes, and the last may be cut.
+/// The datagrams of a case. Each is preceded by its length in two bytes, and the last may be truncated.
 pub fn datagrams(case: &[u8]) -> Vec<&[u8]> {
     let mut datagrams = vec![];
     let mut rest = case;
@@ -100,13 +100,13 @@ pub fn datagrams(case: &[u8]) -> Vec<&[u8]> {
     datagrams
 }
 
-/// The codes of the messages that report an error, by a reading that is not twtool's (`struct nlmsgerr`).
+/// The codes of error messages, parsed independently of twtool (`struct nlmsgerr`).
 pub fn errors<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<i32> {
     let code = |payload: &[u8]| Some(i32::from_ne_bytes(*payload.first_chunk()?));
     messages(datagrams).into_iter().filter(|(kind, _)| *kind == 2).filter_map(|(_, payload)| code(payload)).collect()
 }
 
-/// The payloads of the messages that are sockets, by a reading that is not twtool's (`struct nlmsghdr`: length, type).
+/// The payloads of socket messages, parsed independently of twtool (`struct nlmsghdr`: length, type).
 pub fn sockets<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
     messages(datagrams).into_iter().filter(|(kind, _)| matches!(kind, 18 | 20)).map(|(_, payload)| payload).collect()
 }
@@ -128,7 +128,7 @@ fn messages<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<(u16, &'a [u8]
     found
 }
 
-/// Whether the socket is the one that these bytes say, as far as every socket has it.
+/// Whether a socket matches these bytes in the fields that every socket has.
 pub fn says(payload: &[u8], socket: &Socket) -> bool {
     let u16_at = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
     let u32_at = |at: usize| u32::from_ne_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
