@@ -99,7 +99,7 @@ fn negative_settings_are_values() {
 
     let maximum = check("tcp_max_tw_buckets");
     assert_eq!(maximum["value"], -1);
-    let meaning = if keeps { "no maximum" } else { "no close leaves a bucket" };
+    let meaning = if keeps { "there is no limit" } else { "no close leaves a bucket" };
     assert!(text(&maximum, "finding").contains(meaning), "{maximum}");
     let timeout = check("tcp_fin_timeout");
     assert_eq!((&timeout["value"], &timeout["status"]), (&json!(-7), &json!("note")), "{timeout}");
@@ -206,7 +206,7 @@ fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
         let expected = [ports.as_slice(), &[60_001]].concat();
         assert_eq!(reserved(), expected);
         let long = line.len() > 4096;
-        assert_eq!(check["advice"].to_string().contains("Only systemd-sysctl"), long);
+        assert_eq!(check["advice"].to_string().contains("Load the file with systemd-sysctl"), long);
         let systemd = ["/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl"];
         let reader = systemd.into_iter().find(|path| Path::new(path).exists());
         let reader =
