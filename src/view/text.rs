@@ -167,8 +167,8 @@ pub(super) fn write(
     rows: usize,
     append: &(impl Fn(Range<usize>, &mut Text) + Sync),
 ) -> io::Result<()> {
-    parallel::write(out, rows, &|range| {
-        let mut text = Text::default();
+    parallel::write(out, rows, &|range, buffer| {
+        let mut text = Text::from(buffer);
         append(range, &mut text);
         text.into_bytes()
     })
