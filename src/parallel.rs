@@ -131,8 +131,9 @@ fn in_order<'s, P: Send + 's>(
                 flow
             }),
             Some(receiver) => {
-                while let Ok(Some(piece)) = receiver.recv()
-                    && flow.is_continue()
+                // Not received after a break: the next piece may take long, and nobody wants it.
+                while flow.is_continue()
+                    && let Ok(Some(piece)) = receiver.recv()
                 {
                     flow = each(piece);
                 }

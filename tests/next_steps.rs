@@ -340,7 +340,7 @@ fn a_client_that_has_the_port_is_waited_for_before_it_is_ended() {
     let (first, second) = (&next[0], &next[1]);
     assert!(text(first, "command").contains(" wait 45000"), "{run}");
     assert!(text(second, "purpose").contains("a client whose connection uses the port"), "{run}");
-    // Of the server's own connections nothing is said that is a client's.
+    // The server's own connections are not called those of a client.
     let accepted = twtool(["bind-test", "443", "--json"]).code(1);
     assert!(
         !accepted.stdout.contains("client whose") && !accepted.stdout.contains("A client on this machine"),

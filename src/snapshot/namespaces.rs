@@ -136,7 +136,11 @@ impl Namespaces {
             cores.min(descriptors::workers()),
             &work,
             &mut |piece| match piece {
-                Piece::Part(part) => each(part),
+                Piece::Part(part) => {
+                // After a break the end of its namespace does not arrive.
+                merge.answered = true;
+                each(part)
+            }
                 Piece::End(number, answer) => {
                     merge.add(&namespaces[number as usize], answer);
                     ControlFlow::Continue(())
@@ -226,4 +230,27 @@ pub fn merged_facts(facts: &[Facts], several: bool) -> Facts {
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_is_enough_is_an_answer_although_another_namespace_fails() {
+        let own = || netns::open(&NetnsArg::Path("/proc/self/ns/net".into())).expect("it can be opened");
+        let namespaces = Namespaces(Which::Several(vec![own(), own()], vec![]));
+        let ask = |number, pass_on: &mut PassOn<u32>| {
+            if number == 0 {
+                return Err(SnapshotError::OneNamespace);
+            }
+            let _ = pass_on(number);
+            Ok(Answer::whole(()))
+        };
+        let answer = namespaces.ask(&ask, &mut |_| ControlFlow::Break(())).expect("the second one answers");
+        assert!(!answer.complete);
+        assert_eq!(answer.warnings.len(), 1, "{:?}", answer.warnings);
+        namespaces.ask(&|_, _: &mut PassOn<u32>| Err(SnapshotError::OneNamespace), &mut |_| ControlFlow::Break(()))
+            .expect_err("none answers");
+    }
 }
