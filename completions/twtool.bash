@@ -404,12 +404,16 @@ _twtool() {
             return 0
             ;;
         twtool__subcmd__man)
-            opts="-o -4 -6 -h --output --json --color --ipv4 --ipv6 --help"
+            opts="-o -4 -6 -h --dir --output --json --color --ipv4 --ipv6 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -W "table json ndjson csv" -- "${cur}"))
                     return 0

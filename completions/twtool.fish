@@ -46,7 +46,7 @@ complete -c twtool -n "__fish_twtool_needs_command" -f -a "doctor" -d 'Check TCP
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "kill" -d 'Remove TIME_WAIT sockets before they expire; never remove a live socket'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "demo" -d 'Run experiments that show why TIME_WAIT exists (private namespaces, no root, no effect on the host)'
 complete -c twtool -n "__fish_twtool_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print the manual page'
+complete -c twtool -n "__fish_twtool_needs_command" -f -a "man" -d 'Print a manual page, or write all of them'
 complete -c twtool -n "__fish_twtool_using_subcommand list" -s o -l output -d 'Output format' -r -f -a "table\t'Aligned columns for reading'
 json\t'One JSON document'
 ndjson\t'One JSON record per line'
@@ -267,6 +267,7 @@ complete -c twtool -n "__fish_twtool_using_subcommand completions" -l json -d 'S
 complete -c twtool -n "__fish_twtool_using_subcommand completions" -s 4 -l ipv4 -d 'Only IPv4 on the wire, including IPv4-mapped IPv6 sockets'
 complete -c twtool -n "__fish_twtool_using_subcommand completions" -s 6 -l ipv6 -d 'Only IPv6 on the wire'
 complete -c twtool -n "__fish_twtool_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c twtool -n "__fish_twtool_using_subcommand man" -l dir -d 'Write the page of twtool and of each command to this folder; create the folder if necessary' -r -F
 complete -c twtool -n "__fish_twtool_using_subcommand man" -s o -l output -d 'Output format' -r -f -a "table\t'Aligned columns for reading'
 json\t'One JSON document'
 ndjson\t'One JSON record per line'

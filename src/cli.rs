@@ -1,14 +1,17 @@
-//! The command line: argument parser, dispatch, error output, exit code, completions and manual page.
+//! The command line: argument parser, dispatch, error output, exit code, completions and manual pages.
+
+mod manual;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::{fs, iter};
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use clap_mangen::roff::{Roff, roman};
 
 use crate::commands::{
     self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Prompt,
@@ -91,13 +94,14 @@ Examples:
   twtool completions fish > ~/.config/fish/completions/twtool.fish
 ")]
     Completions(CompletionsArgs),
-    /// Print the manual page
+    /// Print a manual page, or write all of them
     #[command(after_long_help = "\
 Examples:
-  twtool man | man -l -
-  twtool man > /usr/local/share/man/man1/twtool.1
+  twtool man | man -l -                            show the page of twtool
+  twtool man list | man -l -                       show the page of a command
+  twtool man --dir /usr/local/share/man/man1       install the page of twtool and of each command
 ")]
-    Man,
+    Man(ManArgs),
 }
 
 /// Arguments that are declared to clap only when their command is used, or when a text lists every command.
@@ -148,6 +152,16 @@ struct CompletionsArgs {
     /// Shell to generate the script for
     #[arg(value_enum)]
     shell: CompletionShell,
+}
+
+#[derive(Args, Debug)]
+struct ManArgs {
+    /// Command whose page to print [default: the page of twtool]
+    #[arg(value_name = "COMMAND")]
+    command: Option<String>,
+    /// Write the page of twtool and of each command to this folder; create the folder if necessary
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -217,7 +231,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         }
     };
     // A completion script or a manual page is never csv, even with -o csv.
-    let csv = cli.global.format() == Format::Csv && !matches!(cli.command, Command::Completions(_) | Command::Man);
+    let csv = cli.global.format() == Format::Csv && !matches!(cli.command, Command::Completions(_) | Command::Man(_));
     let mut escaping;
     let out: &mut (dyn Write + Send) = if csv && *terminal {
         escaping = Escaping::new(&mut **out);
@@ -254,8 +268,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
             context.out.write_all(&completions(args.shell))?;
             ExitStatus::Yes
         }
-        Command::Man => {
-            context.out.write_all(&manual()?)?;
+        Command::Man(args) => {
+            manual_pages(args, context.out)?;
             ExitStatus::Yes
         }
     };
@@ -297,57 +311,28 @@ fn completions(shell: CompletionShell) -> Vec<u8> {
     script
 }
 
-/// Renders one manual page for the program and its commands. The sections of a command become subsections.
-fn manual() -> io::Result<Vec<u8>> {
-    let command = command();
-    let page = clap_mangen::Man::new(command.clone());
-    let mut text = vec![];
-    page.render_title(&mut text)?;
-    page.render_name_section(&mut text)?;
-    page.render_synopsis_section(&mut text)?;
-    page.render_description_section(&mut text)?;
-    page.render_options_section(&mut text)?;
-    // Subcommands as declared: after Command::build, each would repeat the global options of the program.
-    for subcommand in command.get_subcommands() {
-        let mut subcommand = subcommand.clone().disable_help_flag(true);
-        // Deferred arguments exist only after the build.
-        subcommand.build();
-        let name = format!("twtool {}", subcommand.get_name());
-        let page = clap_mangen::Man::new(subcommand.clone().bin_name(&name));
-        let mut sections = vec![];
-        page.render_synopsis_section(&mut sections)?;
-        page.render_description_section(&mut sections)?;
-        page.render_options_section(&mut sections)?;
-        writeln!(text, ".SH \"{}\"", name.to_uppercase())?;
-        demote(&sections, &mut text)?;
-        render_notes(&subcommand, "SS", &mut text)?;
+/// Prints one manual page, or writes all of them to a folder.
+fn manual_pages(args: &ManArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let pages = manual::pages(command());
+    if let Some(dir) = &args.dir {
+        let failed = |path: &Path, error| CommandError::Usage(format!("writing '{}' failed: {error}", path.display()));
+        fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
+        for page in pages {
+            let path = dir.join(page.name + ".1");
+            fs::write(&path, page.text).map_err(|error| failed(&path, error))?;
+        }
+        return Ok(());
     }
-    render_notes(&command, "SH", &mut text)?;
-    Ok(text)
+    let wanted = iter::once("twtool").chain(args.command.as_deref()).collect::<Vec<_>>().join("-");
+    match pages.iter().find(|page| page.name == wanted) {
+        Some(page) => Ok(out.write_all(page.text.as_bytes())?),
+        None => Err(no_page(args.command.as_deref().unwrap_or_default())),
+    }
 }
 
-/// Turns sections into subsections.
-fn demote(sections: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
-    for line in sections.split_inclusive(|byte| *byte == b'\n') {
-        match line.strip_prefix(b".SH ") {
-            Some(title) => text.write_all(&[b".SS ", title].concat())?,
-            None => text.write_all(line)?,
-        }
-    }
-    Ok(())
-}
-
-/// Renders the text below the options of the long help: indented lines verbatim, other lines as paragraphs.
-fn render_notes(command: &clap::Command, section: &str, text: &mut Vec<u8>) -> io::Result<()> {
-    let Some(notes) = command.get_after_long_help() else { return Ok(()) };
-    let mut page = Roff::new();
-    page.control(section, ["NOTES"]);
-    for line in notes.to_string().lines() {
-        if line.starts_with(' ') {
-            page.control("nf", []).text([roman(line)]).control("fi", []);
-        } else {
-            page.control("PP", []).text([roman(line)]);
-        }
-    }
-    page.to_writer(text)
+/// The usage error about a command that does not exist.
+fn no_page(name: &str) -> CommandError {
+    let program = command();
+    let names: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+    CommandError::Usage(format!("there is no command '{name}'; the commands are {}", names.join(", ")))
 }

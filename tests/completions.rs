@@ -9,7 +9,6 @@ suite! {
         the_bash_completions_are_current,
         the_zsh_completions_are_current,
         the_fish_completions_are_current,
-        the_manual_page_is_current,
         other_shells_are_refused,
         the_version_names_the_commit_and_the_features,
     ],
@@ -43,10 +42,6 @@ fn the_zsh_completions_are_current() {
 
 fn the_fish_completions_are_current() {
     current(&["completions", "fish"], "twtool.fish", include_str!("../completions/twtool.fish"));
-}
-
-fn the_manual_page_is_current() {
-    current(&["man"], "twtool.1", include_str!("../completions/twtool.1"));
 }
 
 fn other_shells_are_refused() {

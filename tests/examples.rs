@@ -105,7 +105,7 @@ fn lines() -> Vec<Line> {
 }
 
 /// The command line before two blanks and an explanation, where blanks between quotes do not count.
-fn without_explanation(line: &str) -> &str {
+pub(crate) fn without_explanation(line: &str) -> &str {
     let line = line.trim();
     let mut quoted = None;
     let mut before = 'x';

@@ -30,6 +30,7 @@ mod kill;
 mod layers;
 mod list;
 mod list_flags;
+mod manual;
 mod netns;
 mod netns_refused;
 mod next_steps;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         layers::suite(),
         list::suite(),
         list_flags::suite(),
+        manual::suite(),
         netns::suite(),
         netns_refused::suite(),
         next_steps::suite(),

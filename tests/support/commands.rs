@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use super::kernel::NotChecked;
 use super::twtool::Run;
 
 /// The shells that a command may be pasted into, as far as this machine has them.
@@ -29,4 +30,11 @@ pub(crate) fn succeeds(line: &str) -> Run {
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).stdout(Stdio::null()).status();
     found.is_ok_and(|status| status.success())
+}
+
+/// Reports the calling test as not checked if there is no such program.
+pub(crate) fn needs_program(program: &str) {
+    if !has(program) {
+        std::panic::resume_unwind(Box::new(NotChecked(format!("{program} is not installed"))));
+    }
 }
