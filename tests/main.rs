@@ -25,6 +25,7 @@ mod documents;
 mod examples;
 mod faults;
 mod filter;
+mod holder_identity;
 mod kernel_answers;
 mod kill;
 mod layers;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         examples::suite(),
         faults::suite(),
         filter::suite(),
+        holder_identity::suite(),
         kernel_answers::suite(),
         kill::suite(),
         layers::suite(),

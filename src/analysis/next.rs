@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
 use crate::model::command::{Help, Privilege, Shell, Step};
+use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
 use crate::model::port::Port;
@@ -221,12 +222,13 @@ fn stop(failure: &Failure) -> Vec<Step> {
         }
         let Owners::Found(processes) = &holder.owners else { continue };
         let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Capability(Capability::Kill) };
-        let is_started_by_another =
-            |process: &&Process| processes.iter().any(|other| Some(other.pid) == process.parent);
+        // A manager of systemd starts services that are independent of it.
+        let starts = |other: &Process, process: &Process| Some(other.pid) == process.parent && !other.is_manager();
+        let is_started_by_another = |process: &&Process| processes.iter().any(|other| starts(other, process));
         let roots: Vec<&Process> = processes.iter().filter(|process| !is_started_by_another(process)).collect();
         let others = processes.len() - roots.len();
         for process in &roots {
-            let mut step = stop_process(&here, privilege, process);
+            let Some(mut step) = stop_process(failure, &here, privilege, process) else { continue };
             if others > 0 {
                 let others = if others == 1 { "1 process".into() } else { format!("{others} processes") };
                 let parent = if roots.len() == 1 { "the parent of" } else { "one of the parents of" };
@@ -269,23 +271,74 @@ fn stop(failure: &Failure) -> Vec<Step> {
 /// The most commands about processes and orphans.
 const SHOWN: usize = 4;
 
-fn stop_process(shell: &Shell, privilege: Privilege, process: &Process) -> Step {
-    let pid = process.pid.to_string();
-    if process.pid == 1 && process.comm == "systemd" {
-        // systemd holds the sockets of its socket units.
-        return Step::new(
-            shell.run(Privilege::None, &["systemctl", "list-sockets", "--all"]),
-            "find the socket unit that has the port, then stop it with `systemctl stop`",
-        );
+/// The command that stops a process, or that shows what to stop. `None` if ending the process does not free the port.
+fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process: &Process) -> Option<Step> {
+    if process.forwards_to().is_some() {
+        // The container and its network stay when its proxy ends.
+        let published = format!("publish={}", failure.port);
+        return Some(Step::new(
+            shell.run(Privilege::Root, &["docker", "ps", "--filter", &published]),
+            "find the container that publishes the port, then stop it with `docker stop`",
+        ));
     }
-    match process.own_service() {
+    if let Some(step) = process.container().and_then(|container| stop_container(failure, shell, process, container)) {
+        return Some(step);
+    }
+    if process.is_manager() && process.container().is_none() {
+        return stop_socket_unit(failure, shell, process);
+    }
+    let pid = process.pid.to_string();
+    Some(match process.own_service() {
         Some(unit) => {
             Step::new(shell.run(Privilege::Root, &["systemctl", "stop", unit]), format!("stop the unit {unit}"))
         }
         None => {
             Step::new(shell.run(privilege, &["kill", &pid]), format!("end {} (pid {pid}) with SIGTERM", process.comm))
         }
-    }
+    })
+}
+
+/// A manager of systemd holds the sockets of its socket units. Ending the manager does not close them.
+fn stop_socket_unit(failure: &Failure, shell: &Shell, manager: &Process) -> Option<Step> {
+    let (privilege, user) = match manager.pid {
+        1 => (Privilege::Root, None),
+        _ if manager.user.as_ref().is_some_and(|user| user.uid == failure.uid) => (Privilege::None, Some("--user")),
+        // systemctl reaches the manager of another user only with the help of systemd-machined.
+        _ => return None,
+    };
+    let systemctl = |privilege, words: &[&str]| {
+        let words: Vec<&str> = ["systemctl"].into_iter().chain(user).chain(words.iter().copied()).collect();
+        shell.run(privilege, &words)
+    };
+    Some(match &manager.socket_unit {
+        Some(unit) if !unit.starts_with('-') => {
+            Step::new(systemctl(privilege, &["stop", unit]), format!("stop the socket unit {unit}"))
+        }
+        _ => Step::new(
+            systemctl(Privilege::None, &["list-sockets", "--all"]),
+            "find the socket unit that has the port, then stop it with `systemctl stop`",
+        ),
+    })
+}
+
+/// The command that stops a container, for runtimes whose own tool can do it. Processes of a rootless container are in a slice
+/// of the user who started it, and only that user's tool knows it.
+fn stop_container(failure: &Failure, shell: &Shell, process: &Process, container: Container) -> Option<Step> {
+    let tool = match container.runtime? {
+        Runtime::Docker => "docker",
+        Runtime::Podman => "podman",
+        Runtime::Containerd | Runtime::CriO => return None,
+    };
+    let owner = process.cgroup.as_deref().and_then(|path| path.strip_prefix("/user.slice/user-"));
+    let privilege = match owner {
+        None => Privilege::Root,
+        Some(path) => {
+            let uid: u32 = path.split_once(".slice/")?.0.parse().ok()?;
+            (uid == failure.uid).then_some(Privilege::None)?
+        }
+    };
+    let line = shell.run(privilege, &[tool, "stop", container.short_id()]);
+    Some(Step::new(line, format!("stop the {}, in which {} (pid {}) runs", container.text(), process.comm, process.pid)))
 }
 
 #[cfg(test)]
@@ -295,6 +348,63 @@ mod tests {
     use crate::model::facts::tests::facts;
     use crate::model::row::tests::row;
     use crate::model::socket::{FullSocket, TcpState};
+    use crate::model::user::User;
+
+    fn caller(root: bool) -> Shell {
+        Shell { netns: None, caller: Caller { root, ..Caller::default() } }
+    }
+
+    /// The command that stops a process for this user.
+    fn stops(uid: u32, process: &Process) -> Option<String> {
+        let shell = caller(uid == 0);
+        let failure = Failure {
+            shell: &shell,
+            uid,
+            facts: &facts(),
+            port: Port(8080),
+            addrs: &[],
+            with: ReuseOptions::REUSEADDR,
+            cause: Cause::Listener,
+            holders: &[],
+            free_in: None,
+            waited: false,
+            ends_orphans: None,
+        };
+        stop_process(&failure, &shell, Privilege::None, process).map(|step| step.command)
+    }
+
+    #[test]
+    fn a_process_is_stopped_through_what_started_it() {
+        let id = "0123456789abcdef".repeat(4);
+        let process = |pid, comm: &str, cgroup: &str| Process {
+            pid,
+            comm: comm.into(),
+            cgroup: Some(cgroup.replace("ID", &id)),
+            user: Some(User { uid: 1000, name: None }),
+            ..Process::default()
+        };
+        let socket = |process| Process { socket_unit: Some("ssh.socket".into()), ..process };
+        let manager = || process(1, "systemd", "/init.scope");
+        let own = "/user.slice/user-1000.slice/user@1000.service";
+        let users = || process(700, "systemd", &format!("{own}/init.scope"));
+        let words = "docker-proxy -container-ip 172.17.0.2 -container-port 80".split(' ').map(str::to_owned).collect();
+        let proxy = Process { cmdline: Some(words), ..process(9, "docker-proxy", "/system.slice/docker.service") };
+        for (process, as_root, as_user) in [
+            (process(7, "nginx", "/system.slice/nginx.service"), "systemctl stop nginx.service", "sudo systemctl stop nginx.service"),
+            (process(7, "nginx", "/"), "kill 7", "kill 7"),
+            (socket(manager()), "systemctl stop ssh.socket", "sudo systemctl stop ssh.socket"),
+            (manager(), "systemctl list-sockets --all", "systemctl list-sockets --all"),
+            (socket(users()), "", "systemctl --user stop ssh.socket"),
+            (users(), "", "systemctl --user list-sockets --all"),
+            (process(7, "nginx", "/docker/ID"), "docker stop 0123456789ab", "sudo docker stop 0123456789ab"),
+            (process(7, "nginx", &format!("{own}/user.slice/libpod-ID.scope/container")), "kill 7", "podman stop 0123456789ab"),
+            (process(7, "nginx", "/kubepods/besteffort/podx/ID"), "kill 7", "kill 7"),
+            (proxy, "docker ps --filter publish=8080", "sudo docker ps --filter publish=8080"),
+        ] {
+            let both = [0, 1000].map(|uid| stops(uid, &process).unwrap_or_default());
+            assert_eq!(both, [as_root, as_user], "{process:?}");
+        }
+    }
 
     #[test]
     fn an_orphan_that_the_kernel_does_not_end_is_waited_for() {
@@ -310,12 +420,11 @@ mod tests {
             cookie: None,
         };
         let (socket, direction) = (Socket::Full(orphan), Direction::Unknown);
-        let holders = [Holder { socket, direction, owners: Owners::Nobody, blocks: true }];
-        let caller =
-            Caller { root: true, ..Caller::default() };
+        let holders = [Holder::of(socket, direction, true)];
+        let shell = caller(true);
         let commands = |ends_orphans, waited| {
             let steps = steps(&Failure {
-                shell: &Shell { netns: None, caller: caller.clone() },
+                shell: &shell,
                 uid: 0,
                 facts: &facts(),
                 port: Port(8080),

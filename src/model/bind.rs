@@ -9,6 +9,7 @@ use super::port::Port;
 use super::process::Owners;
 use super::row::Direction;
 use super::socket::Socket;
+use super::user::User;
 
 /// Options that a socket sets before bind() (socket(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,8 +197,24 @@ pub struct Holder {
     pub direction: Direction,
     /// The processes that have it open.
     pub owners: Owners,
+    /// The user that created it; `None` for a bucket.
+    pub user: Option<User>,
+    /// The cgroup in which it was created, if it was looked up: the processes are unknown, or a manager of systemd holds it.
+    pub created_in: Option<String>,
     /// Whether it blocks the plain bind on at least one of the addresses.
     pub blocks: bool,
+}
+
+impl Holder {
+    /// A socket whose owners are not searched: no process, and no name of its user.
+    #[must_use]
+    pub fn of(socket: Socket, direction: Direction, blocks: bool) -> Self {
+        let user = match socket {
+            Socket::Full(full) => Some(User { uid: full.uid, name: None }),
+            Socket::Bucket(_) => None,
+        };
+        Self { socket, direction, owners: Owners::Nobody, user, created_in: None, blocks }
+    }
 }
 
 /// The verdict of a bind test.

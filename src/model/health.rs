@@ -9,6 +9,7 @@ use super::kernel_counts::BucketFacts;
 use super::process::Owners;
 use super::setting::{Form, SETTINGS};
 use super::socket::FullSocket;
+use super::user::User;
 
 /// The result of reading a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub struct CloseWait {
     pub socket: FullSocket,
     /// The processes that have it open.
     pub owners: Owners,
+    /// The user that created it.
+    pub user: User,
 }
 
 /// Listeners and sockets in CLOSE_WAIT of the network namespace.

@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod bind;
 pub mod command;
+pub mod container;
 pub mod demo;
 pub mod experiment;
 pub mod facts;
@@ -26,3 +27,4 @@ pub mod setting;
 pub mod socket;
 pub mod target;
 pub mod tw_reuse;
+pub mod user;

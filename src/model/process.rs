@@ -1,9 +1,13 @@
 //! The owners of a socket: processes, a part of the kernel, or the reason why none was found.
 
 use std::fmt;
+use std::net::SocketAddr;
+
+use super::container::{self, Container};
+use super::user::User;
 
 /// A process that has a socket open.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
     /// Its number in our pid namespace.
     pub pid: i32,
@@ -13,14 +17,66 @@ pub struct Process {
     pub parent: Option<i32>,
     /// Its path in the cgroup hierarchy, if it could be read.
     pub cgroup: Option<String>,
+    /// Its effective user, if it could be read.
+    pub user: Option<User>,
+    /// Its arguments, with the name of the program, if they could be read. The process can change them.
+    pub cmdline: Option<Vec<String>>,
+    /// The socket unit for which this process holds the socket, if it is a systemd manager and the kernel shows the unit.
+    pub socket_unit: Option<String>,
+}
+
+/// The systemd unit in a cgroup path: the last component with the suffix of a unit. An inference from systemd's naming.
+#[must_use]
+pub fn unit_of_cgroup(path: &str) -> Option<&str> {
+    let ends = [".service", ".socket", ".scope", ".slice"];
+    path.rsplit('/').find(|part| ends.iter().any(|end| part.ends_with(end)))
+}
+
+/// The container or the unit in a cgroup path, for a sentence: `docker container 0123456789ab`, `nginx.service`.
+#[must_use]
+pub fn place_of_cgroup(path: &str) -> Option<String> {
+    let container = Container::of_cgroup(path).map(|container| container.text());
+    container.or_else(|| unit_of_cgroup(path).map(str::to_owned))
 }
 
 impl Process {
-    /// The systemd unit in the cgroup path: the last component with the suffix of a unit. An inference from systemd's naming.
+    /// The socket unit that the process serves as a manager, else the unit in its cgroup path.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
-        let ends = [".service", ".socket", ".scope", ".slice"];
-        self.cgroup.as_deref()?.rsplit('/').find(|part| ends.iter().any(|end| part.ends_with(end)))
+        self.socket_unit.as_deref().or_else(|| unit_of_cgroup(self.cgroup.as_deref()?))
+    }
+
+    /// The container that it runs in, if its cgroup path names one.
+    #[must_use]
+    pub fn container(&self) -> Option<Container<'_>> {
+        Container::of_cgroup(self.cgroup.as_deref()?)
+    }
+
+    /// The address to which it forwards connections, if it is docker-proxy.
+    #[must_use]
+    pub fn forwards_to(&self) -> Option<SocketAddr> {
+        container::forward_target(&self.comm, self.cmdline.as_deref()?)
+    }
+
+    /// Whether it is a manager of systemd, which holds the sockets of its socket units.
+    #[must_use]
+    pub fn is_manager(&self) -> bool {
+        self.comm == "systemd"
+    }
+
+    /// Its container or unit, and where it forwards connections to, for a sentence.
+    #[must_use]
+    pub fn details(&self) -> Vec<String> {
+        let place = match (&self.socket_unit, self.cgroup.as_deref()) {
+            (Some(unit), _) => Some(unit.clone()),
+            (None, cgroup) => cgroup.and_then(place_of_cgroup),
+        };
+        let forward = match self.forwards_to() {
+            Some(to) => Some(format!("forwards to {to}")),
+            // podman passes the address to it through its standard input.
+            None => (self.comm == "rootlessport").then(|| "forwards to a container".to_owned()),
+        };
+        place.into_iter().chain(forward).collect()
     }
 
     /// The service that `systemctl stop` may stop to end this process: a system service of this machine that runs nothing
@@ -54,12 +110,12 @@ const SHARED_SERVICES: [&str; 10] = [
 const PIDS: usize = 20;
 
 /// The names of processes, with their pids: `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Processes of
-/// the same name and unit share an entry. Escape the text before a terminal sees it.
+/// the same name and details share an entry. Escape the text before a terminal sees it.
 fn name_all(processes: &[Process]) -> Vec<String> {
     let mut groups: Vec<(&Process, Vec<String>)> = vec![];
     for process in processes {
         let same =
-            |group: &&mut (&Process, Vec<String>)| group.0.comm == process.comm && group.0.unit() == process.unit();
+            |group: &&mut (&Process, Vec<String>)| group.0.comm == process.comm && group.0.details() == process.details();
         match groups.iter_mut().find(same) {
             Some((_, pids)) => pids.push(process.pid.to_string()),
             None => groups.push((process, vec![process.pid.to_string()])),
@@ -69,8 +125,9 @@ fn name_all(processes: &[Process]) -> Vec<String> {
         let word = if pids.len() == 1 { "pid" } else { "pids" };
         let shown = &pids[..pids.len().min(PIDS)];
         let more = if pids.len() > PIDS { format!(" and {} more", pids.len() - PIDS) } else { String::new() };
-        let unit = process.unit().map_or(String::new(), |unit| format!(", {unit}"));
-        format!("{} ({word} {}{more}{unit})", process.comm, shown.join(", "))
+        let pids = format!("{word} {}{more}", shown.join(", "));
+        let details = [vec![pids], process.details()].concat().join(", ");
+        format!("{} ({details})", process.comm)
     };
     groups.iter().map(name).collect()
 }
@@ -126,6 +183,25 @@ pub enum Owners {
 }
 
 impl Owners {
+    /// Whether the cgroup in which the socket was created adds to what is known.
+    #[must_use]
+    pub fn need_cgroup(&self) -> bool {
+        match self {
+            Self::Found(processes) => processes.iter().any(Process::is_manager),
+            Self::NotPermitted | Self::NotRead | Self::NotFound(_) => true,
+            Self::Nobody | Self::Kernel(_) => false,
+        }
+    }
+
+    /// Names the socket unit for which a manager of systemd holds the socket: systemd creates it in the cgroup of the unit.
+    pub fn name_socket_unit(&mut self, created_in: Option<&str>) {
+        let Self::Found(processes) = self else { return };
+        let Some(unit) = created_in.and_then(unit_of_cgroup).filter(|unit| unit.ends_with(".socket")) else { return };
+        for manager in processes.iter_mut().filter(|process| process.is_manager()) {
+            manager.socket_unit = Some(unit.to_owned());
+        }
+    }
+
     /// The names for a sentence, one entry for each: processes, or a phrase for the reason why none is known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
@@ -149,7 +225,7 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, comm: &str, cgroup: Option<&str>) -> Process {
-        Process { pid, comm: comm.into(), parent: None, cgroup: cgroup.map(str::to_owned) }
+        Process { pid, comm: comm.into(), cgroup: cgroup.map(str::to_owned), ..Process::default() }
     }
 
     #[test]
@@ -158,6 +234,21 @@ mod tests {
         assert_eq!(unit("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
         assert_eq!(unit("/system.slice/docker-abc.scope/app").as_deref(), Some("docker-abc.scope"));
         assert_eq!(unit("/"), None);
+    }
+
+    #[test]
+    fn a_process_is_named_with_its_container_its_socket_unit_and_its_forwarding() {
+        let names = |process: Process| Owners::Found(vec![process]).names().join(", ");
+        let id = "0123456789abcdef".repeat(4);
+        let nginx = process(7, "nginx", Some(&format!("/system.slice/docker-{id}.scope")));
+        assert_eq!(names(nginx), "nginx (pid 7, docker container 0123456789ab)");
+        let manager = Process { socket_unit: Some("ssh.socket".into()), ..process(1, "systemd", Some("/init.scope")) };
+        assert_eq!(names(manager.clone()), "systemd (pid 1, ssh.socket)");
+        assert_eq!(manager.unit(), Some("ssh.socket"));
+        let words = "docker-proxy -container-ip fd00::2 -container-port 80".split(' ').map(str::to_owned).collect();
+        let proxy = Process { cmdline: Some(words), ..process(9, "docker-proxy", Some("/system.slice/docker.service")) };
+        assert_eq!(names(proxy), "docker-proxy (pid 9, docker.service, forwards to [fd00::2]:80)");
+        assert_eq!(names(process(9, "rootlessport", None)), "rootlessport (pid 9, forwards to a container)");
     }
 
     #[test]

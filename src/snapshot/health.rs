@@ -144,7 +144,10 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
                 socket,
             })
             .collect(),
-        close_wait: close_wait.into_iter().map(|socket| CloseWait { owners: owners(&socket), socket }).collect(),
+        close_wait: close_wait
+            .into_iter()
+            .map(|socket| CloseWait { owners: owners(&socket), user: sys::users::user(socket.uid), socket })
+            .collect(),
         fallback: source.refusal(),
         complete: end.complete,
     })

@@ -17,7 +17,7 @@ use crate::model::listeners::Listeners;
 use crate::model::port::{Port, PortArg, PortRange};
 use crate::model::process::{Owners, Processes};
 use crate::model::row::Direction;
-use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
+use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::{self, Choice, Source};
 use crate::sys;
 use crate::sys::bind::Tried;
@@ -80,7 +80,9 @@ impl Snapshot {
             let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
             answer.complete = answer.warnings.is_empty();
             let addrs = addresses(question, &facts, &mut answer.warnings)?;
-            let Round { tried: Tried { attempts, note }, sockets, consistent } = bind_and_list(&addrs, port, listen)?;
+            let mut source = Source::kernel(Choice::Auto)?;
+            let Round { tried: Tried { attempts, note }, sockets, consistent } =
+                bind_and_list(&mut source, &addrs, port, listen)?;
             answer.complete &= sockets.complete && sockets.unread.is_none();
             answer.warnings.extend((!sockets.complete).then(interrupted));
             answer.warnings.extend((!consistent).then(|| {
@@ -98,7 +100,7 @@ impl Snapshot {
                 answer.warnings.push(format!("it is unknown whether a UDP socket uses the port: {error}"));
                 false
             });
-            let (holders, unread) = holders(&plain(&attempts), sockets.list, BTreeMap::new());
+            let (holders, unread) = holders(&mut source, &plain(&attempts), sockets.list, BTreeMap::new());
             answer.complete &= unread.is_none();
             answer.warnings.extend(unread);
             answer.warnings.extend(hidden_owners(&holders));
@@ -127,11 +129,15 @@ struct Round {
 }
 
 /// Lists the sockets and then binds. Repeats both if a socket came or went in between.
-fn bind_and_list(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Round, SnapshotError> {
-    let mut source = Source::kernel(Choice::Auto)?;
+fn bind_and_list(
+    source: &mut Source,
+    addrs: &[BindAddr],
+    port: Port,
+    listen: bool,
+) -> Result<Round, SnapshotError> {
     let mut rounds = 0;
     loop {
-        let sockets = sockets_on(&mut source, port)?;
+        let sockets = sockets_on(source, port)?;
         let tried = sys::bind::attempts(addrs, port, listen)?;
         rounds += 1;
         let shown: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
@@ -285,6 +291,7 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
 /// Finds the processes that have the sockets open, and whether each socket may be the reason why an attempt failed. The
 /// owners in `known` are not searched again. The second value is a sentence about holders that may be missing.
 pub(super) fn holders(
+    source: &mut Source,
     attempts: &[Attempt],
     sockets: Vec<(Socket, Direction)>,
     known: BTreeMap<NonZeroU32, Owners>,
@@ -303,13 +310,44 @@ pub(super) fn holders(
         found.failure.map(|why| format!("some processes could not be read, so holders may be missing: {why}"));
     let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
     let obstacles = Obstacles::new(attempts, &all.iter());
-    let holder = |(socket, direction)| Holder {
-        socket,
-        direction,
-        owners: inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody),
-        blocks: obstacles.has(&socket),
+    let mut created_in = creation_cgroups(source, &all, &owners);
+    let mut holder = |(socket, direction): (Socket, Direction)| {
+        let created_in = socket.cookie().and_then(|cookie| created_in.remove(&cookie));
+        let mut owners = inode(&socket).and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody);
+        owners.name_socket_unit(created_in.as_deref());
+        Holder {
+            socket,
+            direction,
+            owners,
+            user: full(&socket).map(|full| sys::users::user(full.uid)),
+            created_in,
+            blocks: obstacles.has(&socket),
+        }
     };
-    (sockets.into_iter().map(holder).collect(), failure)
+    (sockets.into_iter().map(&mut holder).collect(), failure)
+}
+
+/// The most sockets whose cgroup is looked up. Thousands of connections of one server have the same cgroup.
+const MOST_LOOK_UPS: usize = 64;
+
+/// The cgroups in which sockets were created, for those whose processes are unknown and those that a manager of systemd holds.
+/// A failure leaves them unknown, because they only add to what the owners show.
+fn creation_cgroups(
+    source: &mut Source,
+    sockets: &[Socket],
+    owners: &BTreeMap<NonZeroU32, Owners>,
+) -> BTreeMap<Cookie, String> {
+    let wanted = |socket: &&Socket| match socket {
+        Socket::Full(full) => full.inode.and_then(|inode| owners.get(&inode)).is_some_and(Owners::need_cgroup),
+        Socket::Bucket(_) => false,
+    };
+    let mut ids = BTreeMap::new();
+    for socket in sockets.iter().filter(wanted).take(MOST_LOOK_UPS) {
+        let id = source.cgroup(socket).ok().flatten();
+        ids.extend(socket.cookie().zip(id));
+    }
+    let paths = sys::cgroup::paths_of(&ids.values().copied().collect()).unwrap_or_default();
+    ids.into_iter().filter_map(|(cookie, id)| Some((cookie, paths.get(&id)?.clone()))).collect()
 }
 
 /// Sentences about holders whose processes are unknown.

@@ -403,7 +403,7 @@ impl Watch {
         // Reading the descriptors of every process costs more than the list. Without a bind since the last list, the
         // owners are not searched again.
         let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
-        let (holders, unread) = port::holders(&self.attempts, list, known);
+        let (holders, unread) = port::holders(&mut self.source, &self.attempts, list, known);
         self.unread = unlisted.or(unread);
         self.holders = holders.into_iter().map(|holder| (waiting::socket_key(&holder.socket), holder)).collect();
         Ok((sockets.clone(), conflict::explained(&last, &sockets)))

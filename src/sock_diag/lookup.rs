@@ -44,6 +44,20 @@ pub enum LookupError {
 
 /// Returns the current state of a socket, or `None` if the kernel does not find it any more.
 pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>, LookupError> {
+    ask(kernel, socket, |_, found| found)
+}
+
+/// Returns the number of the cgroup in which a socket was created. `None` if the kernel does not find the socket, or does not
+/// report the cgroup (before Linux 5.8, or without CONFIG_SOCK_CGROUP_DATA).
+pub fn cgroup(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<u64>, LookupError> {
+    Ok(ask(kernel, socket, |payload, _| response::cgroup(payload))?.flatten())
+}
+
+fn ask<T>(
+    kernel: &mut dyn Commands,
+    socket: &Socket,
+    take: impl FnOnce(&[u8], Socket) -> T,
+) -> Result<Option<T>, LookupError> {
     let cookie = socket.cookie().ok_or(LookupError::Unnamed)?;
     let request = request::for_one_socket(socket.tuple(), socket.interface(), Some(cookie));
     let datagram = request::message(SockDiagMessage::InetRequest(request), NLM_F_REQUEST);
@@ -64,7 +78,7 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
             if found.cookie() != Some(cookie) {
                 return Err(LookupError::Framing("it is about another socket".into()));
             }
-            Ok(Some(found))
+            Ok(Some(take(message.payload(), found)))
         }
         NLMSG_ERROR => match message.payload().first_chunk::<4>().copied().map(i32::from_ne_bytes) {
             Some(code @ i32::MIN..0) => {

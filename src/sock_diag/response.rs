@@ -27,6 +27,9 @@ use crate::model::socket::{Cookie, FourTuple, FullSocket, Socket, TcpState, Time
 /// The length of the fixed part in bytes.
 pub const LENGTH: usize = 72;
 
+/// The attribute with the cgroup of a socket, in uapi/linux/inet_diag.h.
+const INET_DIAG_CGROUP_ID: u16 = 21;
+
 /// The value of `idiag_timer` for a timewait bucket in any state (`inet_twsk_diag_fill` in net/ipv4/inet_diag.c). Full
 /// sockets have other values.
 const TIMER_TIMEWAIT: u8 = 3;
@@ -69,6 +72,21 @@ fn cookie_of(message: &[u8; LENGTH]) -> Option<Cookie> {
 #[must_use]
 pub fn cookie(payload: &[u8]) -> Option<Cookie> {
     cookie_of(payload.first_chunk()?)
+}
+
+/// Returns the number of the cgroup in which the socket of a well-formed message was created (`INET_DIAG_CGROUP_ID`).
+#[must_use]
+pub fn cgroup(payload: &[u8]) -> Option<u64> {
+    let mut rest = payload.get(LENGTH..)?;
+    loop {
+        let header = rest.first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = rest.get(4..length)?;
+        if u16::from_ne_bytes([header[2], header[3]]) == INET_DIAG_CGROUP_ID {
+            return value.first_chunk().copied().map(u64::from_ne_bytes);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// Decodes the socket in a message of type SOCK_DIAG_BY_FAMILY or TCPDIAG_GETSOCK.
@@ -222,6 +240,21 @@ mod tests {
         assert_eq!(with_info(&info), Some(61_234));
         assert_eq!(with_info(&info[..60]), Some(61_234));
         assert_eq!(with_info(&info[..56]), None);
+    }
+
+    #[test]
+    fn the_cgroup_of_a_socket_is_an_attribute_behind_others() {
+        let mut m = sample();
+        assert_eq!(cgroup(&m), None);
+        m.extend_from_slice(&12_u16.to_ne_bytes());
+        m.extend_from_slice(&INET_DIAG_CGROUP_ID.to_ne_bytes());
+        m.extend_from_slice(&0x1_0000_002c_u64.to_ne_bytes());
+        assert_eq!(cgroup(&m), Some(0x1_0000_002c));
+        let broken = m.len() - 1;
+        assert_eq!(cgroup(&m[..broken]), None);
+        // A length of 0 must not be read again and again.
+        m[LENGTH..LENGTH + 2].copy_from_slice(&[0, 0]);
+        assert_eq!(cgroup(&m), None);
     }
 
     #[test]

@@ -322,6 +322,14 @@ impl Source {
         matches!(self.carrier, Carrier::Kernel(_))
     }
 
+    /// Returns the number of the cgroup in which a socket was created; `None` if the kernel does not report it.
+    pub fn cgroup(&mut self, socket: &Socket) -> Result<Option<u64>, SourceError> {
+        match &mut self.carrier {
+            Carrier::Kernel(netlink) if socket.cookie().is_some() => Ok(lookup::cgroup(netlink, socket)?),
+            _ => Ok(None),
+        }
+    }
+
     /// Returns the current state of a socket, or `None` if the kernel does not find it any more. `sock_diag::lookup`
     /// describes for which sockets that is certain.
     pub fn look_up(&mut self, socket: &Socket) -> Result<Option<Socket>, SourceError> {

@@ -5,6 +5,7 @@ pub mod bind;
 #[cfg(feature = "cli")]
 pub mod caller;
 pub mod capabilities;
+pub mod cgroup;
 pub mod clock;
 pub mod counts;
 pub mod descriptors;
@@ -40,3 +41,4 @@ pub mod tcp_repair;
 pub mod terminal;
 pub mod udp;
 pub mod unlisted;
+pub mod users;

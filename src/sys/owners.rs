@@ -26,7 +26,7 @@ use procfs::process::Process as ProcProcess;
 
 use super::errno::{Refusal, retry};
 use super::folder::ProcGap;
-use super::{folder, kernel_sockets};
+use super::{cgroup, folder, kernel_sockets, users};
 use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
 use crate::model::socket::FullSocket;
@@ -125,6 +125,9 @@ impl From<io::Error> for ReadError {
 /// The most bytes that are read from a file of a process. The path of a cgroup has at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
 
+/// The most bytes of the arguments of a process. execve(2) passes at most 6 MiB, with the environment.
+const MOST_ARGUMENTS: u64 = 8 << 20;
+
 impl From<ProcError> for ReadError {
     fn from(error: ProcError) -> Self {
         match error {
@@ -162,22 +165,9 @@ impl DescriptorSearch {
         let of_main = self.read_descriptors(&format!("/proc/{}/fd", process.pid()), &mut held);
         let of_threads = self.read_threads(process.pid(), of_main.is_ok(), &mut held);
         if !held.is_empty() {
-            let comm = read(process, "comm")?;
-            let comm = text_of(comm.strip_suffix(b"\n").unwrap_or(&comm));
-            let cgroup = match read(process, "cgroup") {
-                Ok(cgroups) => cgroup_path(&cgroups),
-                Err(ReadError::Failed(why)) => return Err(ReadError::Failed(why)),
-                // A kernel without cgroups has no such file.
-                Err(ReadError::Gone | ReadError::Refused) => None,
-            };
-            let parent = match of_process(|| process.stat()) {
-                Ok(stat) => Some(stat.ppid).filter(|parent| *parent > 0),
-                Err(ReadError::Failed(why)) => return Err(ReadError::Failed(why)),
-                Err(ReadError::Gone | ReadError::Refused) => None,
-            };
+            let described = describe(process)?;
             for inode in held {
-                let described = Process { pid: process.pid(), comm: comm.clone(), parent, cgroup: cgroup.clone() };
-                self.found.entry(inode).or_default().push(described);
+                self.found.entry(inode).or_default().push(described.clone());
             }
         }
         // If the main thread has ended, it has no descriptors, and its folder belongs to root.
@@ -259,29 +249,58 @@ fn socket_inode(target: &Path) -> Option<NonZeroU32> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Reads a short file of the process. It belongs to the same process even if the pid has been reused.
-fn read(process: &ProcProcess, file: &str) -> Result<Vec<u8>, ReadError> {
-    let mut bytes = vec![];
-    let opened = of_process(|| process.open_relative(file))?;
-    opened.take(MOST).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// Reads what describes a process. Facts that the kernel does not have, or does not show, are unknown.
+fn describe(process: &ProcProcess) -> Result<Process, ReadError> {
+    let comm = read(process, "comm", MOST)?;
+    let cgroups = known(read(process, "cgroup", MOST))?;
+    let stat = known(of_process(|| process.stat()))?;
+    let uid = known(read(process, "status", MOST))?.and_then(|status| effective_uid(&status));
+    let cmdline = known(read(process, "cmdline", MOST_ARGUMENTS + 1))?;
+    Ok(Process {
+        pid: process.pid(),
+        comm: text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)),
+        parent: stat.map(|stat| stat.ppid).filter(|parent| *parent > 0),
+        cgroup: cgroups.and_then(|cgroups| cgroup::path_of_process(&cgroups)),
+        user: uid.map(users::user),
+        cmdline: cmdline.filter(|bytes| bytes.len() as u64 <= MOST_ARGUMENTS).and_then(|bytes| arguments(&bytes)),
+        socket_unit: None,
+    })
 }
 
-/// Finds the path of the cgroup in lines of the form `number:controllers:path` (cgroups(7)): the path in systemd's own
-/// hierarchy if cgroup v1 is mounted, otherwise the path in the unified hierarchy.
-#[must_use]
-pub fn cgroup_path(cgroups: &[u8]) -> Option<String> {
-    let find = |wanted: fn(&[u8], &[u8]) -> bool| {
-        cgroups.split(|byte| *byte == b'\n').find_map(|line| {
-            let mut fields = line.splitn(3, |byte| *byte == b':');
-            let (number, controllers) = (fields.next()?, fields.next()?);
-            fields.next().filter(|_| wanted(number, controllers)).map(text_of)
-        })
-    };
-    let systemd = |_: &[u8], controllers: &[u8]| {
-        controllers.split(|byte| *byte == b',').any(|controller| controller == b"name=systemd")
-    };
-    find(systemd).or_else(|| find(|number, controllers| number == b"0" && controllers.is_empty()))
+/// Converts "gone" and "refused" to `None`: the kernel has no such file, or does not show it to this user.
+fn known<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(ReadError::Gone | ReadError::Refused) => Ok(None),
+        Err(failed) => Err(failed),
+    }
+}
+
+/// The effective user in the line `Uid: real effective saved filesystem` of /proc/PID/status.
+fn effective_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// The arguments in /proc/PID/cmdline, each with a NUL behind it. `None` if there are none: the process has ended, or it is a
+/// thread of the kernel.
+fn arguments(bytes: &[u8]) -> Option<Vec<String>> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    let mut arguments: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
+    // A program that writes a title over its arguments (setproctitle(3)) fills the rest with NUL.
+    let is_title = arguments.first().is_some_and(|first| first.contains(&b' '));
+    while is_title && arguments.last().is_some_and(|last| last.is_empty()) {
+        arguments.pop();
+    }
+    (!bytes.is_empty()).then(|| arguments.into_iter().map(text_of).collect())
+}
+
+/// Reads a short file of the process. It belongs to the same process even if the pid has been reused.
+fn read(process: &ProcProcess, file: &str, most: u64) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = vec![];
+    let opened = of_process(|| process.open_relative(file))?;
+    opened.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -289,12 +308,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cgroup_is_that_of_systemd_or_of_the_unified_hierarchy() {
-        let path = |text: &[u8]| cgroup_path(text);
-        assert_eq!(path(b"0::/a:b\n").as_deref(), Some("/a:b"));
-        assert_eq!(path(b"3:cpu,cpuacct:/x\n1:name=systemd:/unit\n0::/\n").as_deref(), Some("/unit"));
-        assert_eq!(path(b"0::/\xff\n").as_deref(), Some(r"/\xff"));
-        assert_eq!((path(b"3:cpu:/x\n"), path(b"0::"), path(b"")), (None, Some(String::new()), None));
-        assert_eq!(path(b"0:cpu,:/x\n"), None);
+    fn arguments_are_separated_by_nul_and_a_title_is_one_argument() {
+        let of = |bytes: &[u8]| arguments(bytes).map(|arguments| arguments.join("|"));
+        assert_eq!(of(b"a\0-b\0c d\0").as_deref(), Some("a|-b|c d"));
+        assert_eq!(of(b"a\0\0\0").as_deref(), Some("a||"), "two empty arguments");
+        assert_eq!(of(b"nginx: master process\0\0\0\0").as_deref(), Some("nginx: master process"));
+        assert_eq!(of(b"no end").as_deref(), Some("no end"));
+        assert_eq!(of(b"a\xff\0").as_deref(), Some(r"a\xff"));
+        assert_eq!((of(b""), of(b"\0")), (None, None));
+    }
+
+    #[test]
+    fn the_user_of_a_process_is_the_effective_one() {
+        assert_eq!(effective_uid(b"Name:\tUid:\nUid:\t1000\t33\t34\t35\nGid:\t1\t2\t3\t4\n"), Some(33));
+        assert_eq!((effective_uid(b"Name:\tx\n"), effective_uid(b"Uid:\t1000\n")), (None, None));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::holder::HolderRecord;
+use super::holder::{self, HolderRecord};
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
@@ -21,7 +21,7 @@ use crate::model::command::{Help, Step};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
-use crate::model::process::Owners;
+use crate::model::process::{Owners, place_of_cgroup};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState};
 
@@ -163,7 +163,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
         writeln!(out)?;
         holders_table(out, holders, facts, style)?;
     }
-    Ok(())
+    holder::write_processes(out, holders, style)
 }
 
 /// The text behind the verdict in the first line. It contains process names, so the caller must escape it.
@@ -284,16 +284,18 @@ fn local(holder: &Holder, facts: &Facts) -> String {
 }
 
 fn held_by(holder: &Holder) -> String {
-    let uid = match holder.socket {
-        Socket::Bucket(_) => return "the kernel alone".into(),
-        Socket::Full(full) => full.uid,
+    let Some(user) = &holder.user else { return "the kernel alone".into() };
+    // The kernel shows the user and the cgroup of a socket to everybody.
+    let origin = || {
+        let place = holder.created_in.as_deref().and_then(place_of_cgroup);
+        let place = place.map_or(String::new(), |place| format!(", created in {place}"));
+        format!("{}{place}", user.text())
     };
     match &holder.owners {
         Owners::Nobody => "no process".into(),
-        // The kernel shows the user of a socket to everybody.
-        Owners::NotPermitted => format!("uid {uid}, not permitted to see the process"),
-        Owners::NotRead => format!("uid {uid}, not every process could be read"),
-        Owners::NotFound(_) => format!("uid {uid}, no process found"),
+        Owners::NotPermitted => format!("{}: not permitted to see the process", origin()),
+        Owners::NotRead => format!("{}: not every process could be read", origin()),
+        Owners::NotFound(_) => format!("{}: no process found", origin()),
         owners => owners.names().join(", "),
     }
 }

@@ -1,12 +1,26 @@
-//! The JSON record of a socket that holds a port, for bind tests and waits.
+//! The sockets that hold a port, and their processes, as JSON and as tables, for every command that names holders.
+
+use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::human;
 use super::record::SocketRecord;
+use super::style::{Meaning, TextStyle};
+use super::table::{self, Heading};
 use crate::model::bind::Holder;
+use crate::model::command::quoted;
+use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
 use crate::model::process::{Owners, Process};
 use crate::model::socket::Socket;
+use crate::model::user::User;
+
+/// The most processes in a table. JSON has all of them.
+const PROCESSES_SHOWN: usize = 12;
+
+/// The most columns of a command line in a table. JSON has the whole one.
+const COMMAND_WIDTH: usize = 80;
 
 /// A socket, the processes that have it open, and whether it blocks the bind.
 #[derive(Serialize)]
@@ -14,34 +28,125 @@ pub(super) struct HolderRecord<'a> {
     #[serde(flatten)]
     socket: SocketRecord<'a>,
     uid: Option<u32>,
+    user: Option<&'a str>,
     inode: Option<u32>,
     processes: Option<Vec<ProcessRecord<'a>>>,
+    created_in: Option<&'a str>,
     blocks: bool,
 }
 
+/// A process.
 #[derive(Serialize)]
-struct ProcessRecord<'a> {
+pub(super) struct ProcessRecord<'a> {
     pid: i32,
     comm: &'a str,
+    cmdline: Option<&'a [String]>,
+    uid: Option<u32>,
+    user: Option<&'a str>,
     cgroup: Option<&'a str>,
     unit: Option<&'a str>,
+    container: Option<ContainerRecord<'a>>,
+    forwards_to: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ContainerRecord<'a> {
+    runtime: Option<&'static str>,
+    id: &'a str,
+}
+
+impl<'a> ProcessRecord<'a> {
+    pub(super) fn new(process: &'a Process) -> Self {
+        let record = |container: Container<'a>| ContainerRecord {
+            runtime: container.runtime.map(Runtime::name),
+            id: container.id,
+        };
+        Self {
+            pid: process.pid,
+            comm: &process.comm,
+            cmdline: process.cmdline.as_deref(),
+            uid: process.user.as_ref().map(|user| user.uid),
+            user: name(process.user.as_ref()),
+            cgroup: process.cgroup.as_deref(),
+            unit: process.unit(),
+            container: process.container().map(record),
+            forwards_to: process.forwards_to().map(|to| to.to_string()),
+        }
+    }
+}
+
+fn name(user: Option<&User>) -> Option<&str> {
+    user.and_then(|user| user.name.as_deref())
 }
 
 impl<'a> HolderRecord<'a> {
     pub(super) fn new(holder: &'a Holder, facts: &'a Facts) -> Self {
-        let (uid, inode) = match holder.socket {
-            // The zeros of a bucket are placeholders.
-            Socket::Bucket(_) => (None, None),
-            Socket::Full(full) => (Some(full.uid), full.inode.map(std::num::NonZeroU32::get)),
+        let inode = match holder.socket {
+            // The zero of a bucket is a placeholder.
+            Socket::Bucket(_) => None,
+            Socket::Full(full) => full.inode.map(std::num::NonZeroU32::get),
         };
-        let record =
-            |p: &'a Process| ProcessRecord { pid: p.pid, comm: &p.comm, cgroup: p.cgroup.as_deref(), unit: p.unit() };
         let processes = match &holder.owners {
             Owners::Nobody | Owners::Kernel(_) => Some(vec![]),
-            Owners::Found(processes) => Some(processes.iter().map(record).collect()),
+            Owners::Found(processes) => Some(processes.iter().map(ProcessRecord::new).collect()),
             Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_) => None,
         };
-        let socket = SocketRecord::new(&holder.socket, holder.direction, facts);
-        Self { socket, uid, inode, processes, blocks: holder.blocks }
+        Self {
+            socket: SocketRecord::new(&holder.socket, holder.direction, facts),
+            uid: holder.user.as_ref().map(|user| user.uid),
+            user: name(holder.user.as_ref()),
+            inode,
+            processes,
+            created_in: holder.created_in.as_deref(),
+            blocks: holder.blocks,
+        }
     }
+}
+
+/// Writes the users and the command lines of the processes that hold the sockets, each process once. Writes nothing if no
+/// process is known.
+pub(super) fn write_processes<'a>(
+    out: &mut (dyn Write + Send),
+    holders: impl IntoIterator<Item = &'a Holder>,
+    style: TextStyle,
+) -> io::Result<()> {
+    let mut processes: Vec<&Process> = vec![];
+    for holder in holders {
+        let Owners::Found(found) = &holder.owners else { continue };
+        processes.extend(found.iter());
+    }
+    processes.sort_by_key(|process| process.pid);
+    processes.dedup_by_key(|process| process.pid);
+    if processes.is_empty() {
+        return Ok(());
+    }
+    let row = |process: &&Process| {
+        let unknown = || "-".to_owned();
+        let user = process.user.as_ref().map_or_else(unknown, |user| user.name.clone().unwrap_or(user.uid.to_string()));
+        let command = process.cmdline.as_deref().map_or_else(unknown, command_line);
+        vec![process.pid.to_string(), human::escape(&user).into_owned(), command]
+    };
+    let rows: Vec<Vec<String>> = processes.iter().take(PROCESSES_SHOWN).map(row).collect();
+    let headings = [Heading::new("PID").right(), Heading::new("USER"), Heading::new("COMMAND")];
+    writeln!(out)?;
+    table::write(out, &headings, true, rows.as_slice(), style)?;
+    if processes.len() > PROCESSES_SHOWN {
+        let more = format!("and {} more; -o json has all", processes.len() - PROCESSES_SHOWN);
+        writeln!(out, "{}", style.paint(Meaning::Aside, more))?;
+    }
+    Ok(())
+}
+
+/// The arguments as a shell reads them, cut to a width. Hidden characters are escaped. A title that the program wrote over its
+/// arguments stays as it is.
+pub(super) fn command_line(arguments: &[String]) -> String {
+    let text = match arguments {
+        [title] if title.contains(' ') => human::escape(title).into_owned(),
+        arguments => {
+            // Longer ones are cut anyway.
+            let words = arguments.iter().take(COMMAND_WIDTH);
+            words.map(|word| quoted(word.as_str())).collect::<Vec<_>>().join(" ")
+        }
+    };
+    human::cut(&text, COMMAND_WIDTH)
 }

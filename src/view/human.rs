@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::text::Text;
 use crate::model::name::is_hidden;
@@ -85,6 +85,26 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     } else {
         text.into()
     }
+}
+
+/// Shortens a text to the width, with `...` at the end.
+#[must_use]
+pub fn cut(text: &str, room: usize) -> String {
+    if text.width() <= room {
+        return text.to_owned();
+    }
+    let (mut line, mut used) = (String::new(), 0);
+    for letter in text.chars() {
+        used += letter.width().unwrap_or(0);
+        if used + 3 > room {
+            break;
+        }
+        line.push(letter);
+    }
+    if room >= 3 {
+        line.push_str("...");
+    }
+    line
 }
 
 /// Writes text wrapped at spaces to the width, with control characters escaped.

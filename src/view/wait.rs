@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde::Serialize;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
-use super::holder::HolderRecord;
+use super::holder::{self, HolderRecord};
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, StepRecord};
@@ -99,7 +99,7 @@ pub fn ndjson(out: &mut dyn Write, wait: &WaitReport) -> io::Result<()> {
 }
 
 /// Writes the result as text.
-pub fn page(out: &mut dyn Write, wait: &WaitReport, style: TextStyle) -> io::Result<()> {
+pub fn page(out: &mut (dyn Write + Send), wait: &WaitReport, style: TextStyle) -> io::Result<()> {
     let WaitReport { facts, port, with, .. } = *wait;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let waited = human::duration(wait.waited);
@@ -112,7 +112,8 @@ pub fn page(out: &mut dyn Write, wait: &WaitReport, style: TextStyle) -> io::Res
     } else {
         let not = style.paint(Meaning::Bad, "not bindable");
         writeln!(out, "{not} with {with}, after {waited}: {}", human::escape(&obstacle(wait)))?;
-        steps::write_next(out, wait.next, style)
+        steps::write_next(out, wait.next, style)?;
+        holder::write_processes(out, wait.blocked_by, style)
     }
 }
 
@@ -194,7 +195,7 @@ impl StatusLine {
         let text = format!("port {}: {}{ends}", wait.port, human::escape(&obstacle(wait)));
         // Leave the last column empty, because some terminals wrap after it.
         let room = width.saturating_sub(1 + ECHO);
-        let mut line = cut(&text, room);
+        let mut line = human::cut(&text, room);
         let bar = room.saturating_sub(line.width() + 3).min(BAR);
         if bar >= LEAST_BAR {
             let full = bar * share / 100;
@@ -224,25 +225,6 @@ fn share(part: Duration, whole: Duration) -> usize {
     usize::try_from(share).unwrap_or(100).min(100)
 }
 
-/// Shortens a text to the width, with `...` at the end.
-fn cut(text: &str, room: usize) -> String {
-    if text.width() <= room {
-        return text.to_owned();
-    }
-    let (mut line, mut used) = (String::new(), 0);
-    for letter in text.chars() {
-        used += letter.width().unwrap_or(0);
-        if used + 3 > room {
-            break;
-        }
-        line.push(letter);
-    }
-    if room >= 3 {
-        line.push_str("...");
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,8 +238,7 @@ mod tests {
     fn bucket(fin_wait_2: bool) -> Holder {
         let mut bucket = row("127.0.0.1", 80, "127.0.0.1", 40000).bucket;
         bucket.fin_wait_2 = fin_wait_2;
-        let (direction, owners) = (Direction::Unknown, Owners::Nobody);
-        Holder { socket: Socket::Bucket(bucket), direction, owners, blocks: true }
+        Holder::of(Socket::Bucket(bucket), Direction::Unknown, true)
     }
 
     fn listener(comm: &str) -> Holder {
@@ -272,8 +253,8 @@ mod tests {
             last_ack_ms: None,
             cookie: None,
         });
-        let owners = Owners::Found(vec![Process { pid: 7, comm: comm.into(), parent: None, cgroup: None }]);
-        Holder { socket, direction: Direction::Unknown, owners, blocks: true }
+        let owners = Owners::Found(vec![Process { pid: 7, comm: comm.into(), ..Process::default() }]);
+        Holder { owners, ..Holder::of(socket, Direction::Unknown, true) }
     }
 
     fn wait<'a>(facts: &'a Facts, blocked_by: &'a [Holder], cause: Cause, remaining: Option<u64>) -> WaitReport<'a> {
@@ -354,7 +335,7 @@ mod tests {
             text.starts_with("port 80 (http): not bindable with SO_REUSEADDR, after 5.0s: ") && !text.contains('\x1b'),
             "{text:?}"
         );
-        assert_eq!(text.lines().count(), 1);
+        assert_eq!(text.lines().collect::<Vec<_>>()[1..], ["", "PID  USER  COMMAND", "  7  -     -"]);
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 pub(crate) mod addresses;
 pub(crate) mod answers;
 pub(crate) mod bind;
+pub(crate) mod cgroup;
 pub(crate) mod commands;
 pub(crate) mod crowd;
 pub(crate) mod datagrams;

@@ -3,7 +3,7 @@
 use super::{BOTH_SIDES, Evidence, blocking, buckets_counted, client, fewest_that_work, set};
 use crate::analysis::states;
 use crate::model::bind::{Holder, ReuseOptions, Verdict};
-use crate::model::process::{KernelPart, Owners};
+use crate::model::process::{KernelPart, Owners, place_of_cgroup};
 use crate::model::row::Direction;
 use crate::model::socket::{FullSocket, Socket, TcpState};
 
@@ -24,15 +24,17 @@ pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     let total = holders.clone().count();
     let mut named: Vec<String> = vec![];
     for holder in holders {
-        // Every user may see the uid of a socket, even if its process is hidden.
-        let uid = match (&holder.owners, holder.socket) {
-            (Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_), Socket::Full(full)) => {
-                format!(" (uid {})", full.uid)
+        // Every user may see the uid and the cgroup of a socket, even if its process is hidden.
+        let origin = match (&holder.owners, &holder.user) {
+            (Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_), Some(user)) => {
+                let place = holder.created_in.as_deref().and_then(place_of_cgroup);
+                let place = place.map_or(String::new(), |place| format!("; the socket was created in {place}"));
+                format!(" ({}{place})", user.text())
             }
             _ => String::new(),
         };
         for name in holder.owners.names() {
-            let name = format!("{name}{uid}");
+            let name = format!("{name}{origin}");
             if !named.contains(&name) {
                 named.push(name);
             }
@@ -231,6 +233,7 @@ mod tests {
     use crate::model::port::Port;
     use crate::model::row::Direction;
     use crate::model::row::tests::row;
+    use crate::model::user::User;
 
     fn listener_of(uid: u32, owners: Owners) -> Holder {
         let socket = FullSocket {
@@ -244,7 +247,7 @@ mod tests {
             last_ack_ms: None,
             cookie: None,
         };
-        Holder { socket: Socket::Full(socket), direction: Direction::Unknown, owners, blocks: true }
+        Holder { owners, ..Holder::of(Socket::Full(socket), Direction::Unknown, true) }
     }
 
     fn advice(with: ReuseOptions, holder: Holder) -> String {
@@ -276,5 +279,12 @@ mod tests {
     fn the_user_of_a_hidden_process_is_named() {
         let text = advice(ReuseOptions::NONE, listener_of(33, Owners::NotPermitted));
         assert!(text.contains(" (uid 33) listens on port 80"), "{text}");
+        let named = Holder {
+            user: Some(User { uid: 33, name: Some("www-data".into()) }),
+            created_in: Some("/system.slice/nginx.service".into()),
+            ..listener_of(33, Owners::NotPermitted)
+        };
+        let text = advice(ReuseOptions::NONE, named);
+        assert!(text.contains(" (uid 33, www-data; the socket was created in nginx.service) listens"), "{text}");
     }
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::ports::chosen_by_the_kernel;
 use super::{Check, Datum, Leak, Status, Subject};
 use crate::model::command::Shell;
+use crate::model::container::Runtime;
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets};
 use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
+use crate::model::user::User;
 
 /// Servers and processes that a finding names. The evidence has all of them.
 const NAMED: usize = 3;
@@ -32,10 +34,9 @@ fn count(n: usize, one: &str) -> String {
 
 /// `nginx pid 7 (nginx.service)`.
 fn named(process: &Process) -> String {
-    match process.unit() {
-        Some(unit) => format!("{} pid {} ({unit})", process.comm, process.pid),
-        None => format!("{} pid {}", process.comm, process.pid),
-    }
+    let details = process.details().join(", ");
+    let details = if details.is_empty() { details } else { format!(" ({details})") };
+    format!("{} pid {}{details}", process.comm, process.pid)
 }
 
 /// The first few names, and the number of the others.
@@ -46,11 +47,26 @@ fn some_of(mut all: Vec<String>) -> String {
     format!("{}{more}", all.join(", "))
 }
 
+/// The text, or unknown.
+fn text<T: Into<String>>(text: Option<T>) -> Datum {
+    text.map_or(Datum::Unknown, |text| Datum::Text(text.into()))
+}
+
 fn process_record(process: &Process) -> Datum {
+    let words = |words: &Vec<String>| Datum::List(words.iter().cloned().map(Datum::Text).collect());
+    let user = process.user.as_ref();
+    let container = process.container().map_or(Datum::Unknown, |container| {
+        let runtime = text(container.runtime.map(Runtime::name));
+        Datum::Record(vec![("runtime", runtime), ("id", container.id.to_owned().into())])
+    });
     Datum::Record(vec![
         ("pid", Datum::from(u64::try_from(process.pid).ok())),
         ("comm", process.comm.clone().into()),
-        ("unit", process.unit().map_or(Datum::Unknown, |unit| Datum::Text(unit.into()))),
+        ("cmdline", process.cmdline.as_ref().map_or(Datum::Unknown, words)),
+        ("uid", user.map(|user| user.uid).into()),
+        ("user", text(user.and_then(|user| user.name.clone()))),
+        ("unit", text(process.unit())),
+        ("container", container),
     ])
 }
 
@@ -143,14 +159,14 @@ fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
 /// The owner of sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Debtor {
-    /// The first process that has them open.
-    Process(i32, String, Option<String>),
+    /// The first process that has them open: its pid, comm, unit and full name.
+    Process(i32, String, Option<String>, String),
     /// No process: the server that listens on this port has not accepted them.
     NotAccepted(Port),
     /// The kernel itself.
     Kernel(KernelPart),
-    /// No process was found; the uid of the sockets is known.
-    Unseen(u32),
+    /// No process was found; the user of the sockets is known.
+    Unseen(User),
 }
 
 impl Debtor {
@@ -158,23 +174,22 @@ impl Debtor {
         match &socket.owners {
             Owners::Found(processes) if !processes.is_empty() => {
                 let first = &processes[0];
-                Self::Process(first.pid, first.comm.clone(), first.unit().map(str::to_owned))
+                Self::Process(first.pid, first.comm.clone(), first.unit().map(str::to_owned), named(first))
             }
             Owners::Nobody => Self::NotAccepted(socket.socket.tuple.local_port()),
             Owners::Kernel(part) => Self::Kernel(*part),
             Owners::Found(_) | Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_) => {
-                Self::Unseen(socket.socket.uid)
+                Self::Unseen(socket.user.clone())
             }
         }
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Process(pid, comm, Some(unit)) => format!("{comm} pid {pid} ({unit})"),
-            Self::Process(pid, comm, None) => format!("{comm} pid {pid}"),
+            Self::Process(_, _, _, name) => name.clone(),
             Self::NotAccepted(port) => format!("the accept queue of port {port}"),
             Self::Kernel(part) => part.to_string(),
-            Self::Unseen(uid) => format!("an unknown process of uid {uid}"),
+            Self::Unseen(user) => format!("an unknown process of {}", user.text()),
         }
     }
 }
@@ -260,12 +275,11 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
 
 fn debt_record(who: &Debtor, debt: Debt, ages_are_told: bool) -> Datum {
     let (pid, comm, unit, port, uid) = match who {
-        Debtor::Process(pid, comm, unit) => (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None),
+        Debtor::Process(pid, comm, unit, _) => (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None),
         Debtor::NotAccepted(port) => (None, None, None, Some(*port), None),
         Debtor::Kernel(_) => (None, None, None, None, None),
-        Debtor::Unseen(uid) => (None, None, None, None, Some(*uid)),
+        Debtor::Unseen(user) => (None, None, None, None, Some(user.uid)),
     };
-    let text = |text: Option<String>| text.map_or(Datum::Unknown, Datum::Text);
     Datum::Record(vec![
         ("pid", pid.into()),
         ("comm", text(comm)),

@@ -16,6 +16,7 @@ use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::port_set::PortSet;
 use crate::model::process::{Owners, Process};
 use crate::model::setting::{DefaultValue, Form, SETTINGS};
+use crate::model::user::User;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
@@ -156,7 +157,7 @@ fn full(state: TcpState, port: u16, last_ack_ms: Option<u32>) -> FullSocket {
 
 fn nginx() -> Owners {
     let cgroup = Some("/system.slice/nginx.service".into());
-    Owners::Found(vec![Process { pid: 7, comm: "nginx".into(), parent: None, cgroup }])
+    Owners::Found(vec![Process { pid: 7, comm: "nginx".into(), cgroup, ..Process::default() }])
 }
 
 fn listens(port: u16, autobound: Option<bool>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
@@ -171,7 +172,8 @@ fn forgets(count: usize, last_ack_ms: Option<u32>, owners: fn() -> Owners) -> im
     move |health| {
         let socket = full(TcpState::CloseWait, 8080, last_ack_ms);
         let open = health.sockets.as_mut().expect("sockets");
-        open.close_wait.extend((0..count).map(|_| CloseWait { socket, owners: owners() }));
+        let user = User { uid: 1000, name: None };
+        open.close_wait.extend((0..count).map(|_| CloseWait { socket, owners: owners(), user: user.clone() }));
     }
 }
 

@@ -192,7 +192,7 @@ const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'
 
 /// Writes and flushes, unless `--quiet` is given. If a command follows, standard output belongs to it and the text goes to
 /// standard error, where a write error does not prevent the command from running.
-fn write_now(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn write_now(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>) -> io::Result<()> {
     if args.quiet {
         return Ok(());
     }

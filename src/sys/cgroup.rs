@@ -1,0 +1,95 @@
+//! Reads the control groups of processes and of sockets (cgroups(7)).
+//!
+//! - /proc/PID/cgroup has the paths of a process.
+//! - sock_diag reports the cgroup in which a socket was created as a number (`INET_DIAG_CGROUP_ID`), to every user. The number
+//!   is the inode of the cgroup's folder in the unified hierarchy. The cgroup stays the same when the socket is passed to
+//!   another process. systemd creates the sockets of a socket unit in the cgroup of that unit
+//!   (`socket_address_listen_in_cgroup` in systemd's src/core/socket.c), and keeps them in process 1.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
+
+use super::errno::{if_present, retry};
+use crate::model::name::text_of;
+
+/// Finds the path of the cgroup in lines of the form `number:controllers:path`: the path in systemd's own hierarchy if cgroup
+/// v1 is mounted, otherwise the path in the unified hierarchy.
+#[must_use]
+pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
+    let find = |wanted: fn(&[u8], &[u8]) -> bool| {
+        cgroups.split(|byte| *byte == b'\n').find_map(|line| {
+            let mut fields = line.splitn(3, |byte| *byte == b':');
+            let (number, controllers) = (fields.next()?, fields.next()?);
+            fields.next().filter(|_| wanted(number, controllers)).map(text_of)
+        })
+    };
+    let systemd = |_: &[u8], controllers: &[u8]| {
+        controllers.split(|byte| *byte == b',').any(|controller| controller == b"name=systemd")
+    };
+    find(systemd).or_else(|| find(|number, controllers| number == b"0" && controllers.is_empty()))
+}
+
+/// The folder of the unified hierarchy: where systemd mounts it alone, or beside cgroup v1.
+#[must_use]
+pub fn unified() -> Option<PathBuf> {
+    /// `CGROUP2_SUPER_MAGIC` in linux/magic.h.
+    const MAGIC: u64 = 0x6367_7270;
+    let is_unified = |path: &PathBuf| {
+        let mounted = retry(|| Ok(rustix::fs::statfs(path)?));
+        mounted.is_ok_and(|mounted| u64::try_from(mounted.f_type).is_ok_and(|magic| magic == MAGIC))
+    };
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from).into_iter().find(is_unified)
+}
+
+/// The most folders of the hierarchy that a search reads.
+const MOST: usize = 20_000;
+
+/// Finds the paths of these cgroups. A cgroup that has been removed, or that this cgroup namespace does not show, has none.
+///
+/// # Errors
+/// A folder could not be read for another reason than that it has been removed.
+pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
+    let mut found = BTreeMap::new();
+    let Some(root) = unified().filter(|_| !ids.is_empty()) else { return Ok(found) };
+    let mut unread = vec![root.clone()];
+    for _ in 0..MOST {
+        let Some(folder) = unread.pop().filter(|_| found.len() < ids.len()) else { break };
+        let Some(entries) = if_present(retry(|| fs::read_dir(&folder)))? else { continue };
+        for entry in entries {
+            let Some(entry) = if_present(entry)? else { break };
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = entry.path();
+            if ids.contains(&entry.ino()) {
+                found.insert(entry.ino(), below(&root, &path));
+            }
+            unread.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The path as /proc/PID/cgroup shows it.
+fn below(root: &Path, folder: &Path) -> String {
+    let relative = folder.strip_prefix(root).unwrap_or(folder);
+    format!("/{}", text_of(relative.as_os_str().as_encoded_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_is_that_of_systemd_or_of_the_unified_hierarchy() {
+        let path = |text: &[u8]| path_of_process(text);
+        assert_eq!(path(b"0::/a:b\n").as_deref(), Some("/a:b"));
+        assert_eq!(path(b"3:cpu,cpuacct:/x\n1:name=systemd:/unit\n0::/\n").as_deref(), Some("/unit"));
+        assert_eq!(path(b"0::/\xff\n").as_deref(), Some(r"/\xff"));
+        assert_eq!((path(b"3:cpu:/x\n"), path(b"0::"), path(b"")), (None, Some(String::new()), None));
+        assert_eq!(path(b"0:cpu,:/x\n"), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! What `bind-test`, `wait` and `doctor` tell about the processes that hold a port: user, command line, systemd unit,
+//! container, and where docker-proxy forwards to.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+
+use caps::Capability;
+use serde_json::{Value, json};
+use socket2::Socket;
+use twtool::model::bind::ReuseOptions;
+
+use crate::support::cgroup::Cgroup;
+use crate::support::limits::drop_capability;
+use crate::support::situations::addr;
+use crate::support::twtool::{Run, program, twtool};
+use crate::support::{not_checked, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        a_process_has_its_user_and_its_whole_command_line,
+        a_long_command_line_is_cut_and_escaped_in_a_table,
+        docker_proxy_is_named_with_the_address_that_it_forwards_to,
+        a_process_in_a_container_is_named_with_the_container,
+        a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit,
+        the_cgroup_of_a_hidden_process_is_named,
+        doctor_names_the_same_things,
+    ],
+}
+
+const ID: &str = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
+
+fn listener(at: &str) -> Socket {
+    let socket = twtool::sys::bind::socket(addr(at).ip(), ReuseOptions::NONE).expect("a socket");
+    socket.bind(&addr(at).into()).expect("bound");
+    socket.listen(1).expect("listening");
+    socket
+}
+
+/// A process that is ended with this value.
+struct Running(Child);
+
+impl Running {
+    /// Starts a program that has the socket as its standard input.
+    fn with(mut command: Command, socket: Socket) -> Self {
+        let socket: OwnedFd = socket.into();
+        Self(command.stdin(socket).stdout(Stdio::null()).spawn().expect("it can be started"))
+    }
+}
+
+fn sleep() -> Command {
+    let mut command = Command::new("sleep");
+    command.arg("60");
+    command
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+    }
+}
+
+/// The record of this process in the holders of port 8080, and the whole run.
+fn asked(pid: u32) -> (Value, Run) {
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let document = run.json();
+    let processes = document["holders"][0]["processes"].as_array().unwrap_or_else(|| panic!("no processes{run}"));
+    let process = processes.iter().find(|process| process["pid"] == pid).unwrap_or_else(|| panic!("no {pid}{run}"));
+    (process.clone(), run)
+}
+
+/// The words of /proc/PID/cmdline, read by the test.
+fn words(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).expect("our own child");
+    let bytes = bytes.strip_suffix(b"\0").expect("a NUL at the end");
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// The name of a user by getent(1), which asks the C library.
+fn name_of(uid: u32) -> Value {
+    let output = Command::new("getent").args(["passwd", &uid.to_string()]).output().expect("getent");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split(':').next().filter(|name| !name.is_empty()).map_or(Value::Null, Value::from)
+}
+
+fn a_process_has_its_user_and_its_whole_command_line() {
+    let long = "x".repeat(20_000);
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill -STOP $$; :", "it's", "", "a b", &long, ""]);
+    let child = Running::with(command, listener("127.0.0.1:8080"));
+    let (process, run) = asked(child.0.id());
+    assert_eq!(process["cmdline"], json!(words(child.0.id())), "{run}");
+    assert_eq!(process["cmdline"][6], json!(long), "the whole command line, not a part of it");
+    let uid = nix::unistd::geteuid().as_raw();
+    assert_eq!((&process["uid"], &process["user"]), (&json!(uid), &name_of(uid)), "{run}");
+    let holder = &run.json()["holders"][0];
+    assert_eq!((&holder["uid"], &holder["user"]), (&json!(uid), &name_of(uid)), "{run}");
+    assert_eq!((&process["container"], &process["forwards_to"]), (&json!(null), &json!(null)), "{run}");
+    let user = name_of(uid);
+    let page = twtool(["bind-test", "8080"]).code(1);
+    let row = page.stdout.lines().find(|line| line.contains("sh -c ")).unwrap_or_else(|| panic!("no command{page}"));
+    assert!(row.contains(r"sh -c 'kill -STOP $$; :' 'it'\''s' '' 'a b' xxx") && row.ends_with("..."), "{row}");
+    assert!(user.as_str().is_none_or(|user| row.contains(&format!(" {user} "))), "{row}");
+    let wait = twtool(["wait", "8080", "--timeout", "0"]).code(1);
+    assert!(wait.stdout.contains("sh -c 'kill -STOP $$; :'"), "{wait}");
+    let wait = twtool(["wait", "8080", "--timeout", "0", "--json"]).code(1);
+    assert_eq!(wait.json()["blocked_by"][0]["processes"], run.json()["holders"][0]["processes"], "{wait}");
+}
+
+fn a_long_command_line_is_cut_and_escaped_in_a_table() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill -STOP $$; :", "\x1b[2J\r\u{202e}", &"中".repeat(100)]);
+    let child = Running::with(command, listener("127.0.0.1:8080"));
+    let page = twtool(["bind-test", "8080"]).code(1);
+    assert!(!page.stdout.contains(['\x1b', '\r', '\u{202e}']), "{:?}", page.stdout);
+    let row = page.stdout.lines().find(|line| line.contains("sh -c ")).unwrap_or_else(|| panic!("no command{page}"));
+    let shown = row.split_once("sh -c ").expect("the command").1;
+    assert!(unicode_width::UnicodeWidthStr::width(shown) <= 80 - "sh -c ".len(), "{row}");
+    assert_eq!(asked(child.0.id()).0["cmdline"], json!(words(child.0.id())));
+}
+
+fn docker_proxy_is_named_with_the_address_that_it_forwards_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let link = folder.path().join("docker-proxy");
+    std::os::unix::fs::symlink(program("sh").expect("a shell"), &link).expect("a link");
+    let mut command = Command::new(&link);
+    command.arg0("/usr/bin/docker-proxy").args(["-c", "kill -STOP $$; :", "-proto", "tcp", "-host-ip", "127.0.0.1"]);
+    command.args(["-host-port", "8080", "-container-ip", "172.17.0.2", "-container-port", "80"]);
+    let child = Running::with(command, listener("127.0.0.1:8080"));
+    let (process, run) = asked(child.0.id());
+    assert_eq!(process["forwards_to"], "172.17.0.2:80", "{run}");
+    let step = run.json()["next"][0]["command"].to_string();
+    assert!(step.contains("docker ps --filter publish=8080"), "ending the proxy does not free the port{run}");
+    let page = twtool(["bind-test", "8080"]).code(1);
+    let first = page.stdout.lines().next().unwrap_or_default().to_owned();
+    assert!(first.contains("docker-proxy (pid ") && first.contains("forwards to 172.17.0.2:80)"), "{page}");
+}
+
+/// A cgroup of this name, or the reason why a test cannot have one.
+fn cgroup(name: &str) -> Option<Cgroup> {
+    Cgroup::make(name).map_err(|why| not_checked(format!("the cgroup {name} of a process: {why}"))).ok()
+}
+
+fn a_process_in_a_container_is_named_with_the_container() {
+    for (name, runtime) in [("docker", json!("docker")), ("libpod", json!("podman")), ("crio", json!("cri-o"))] {
+        let Some(cgroup) = cgroup(&format!("{name}-{ID}.scope")) else { return };
+        let child = Running::with(sleep(), listener("127.0.0.1:8080"));
+        if let Err(error) = cgroup.add(child.0.id()) {
+            return not_checked(format!("a process in a container: {error}"));
+        }
+        let (process, run) = asked(child.0.id());
+        assert_eq!(process["container"], json!({ "runtime": runtime, "id": ID }), "{run}");
+        assert_eq!(process["cgroup"], cgroup.path(), "{run}");
+        let first = twtool(["bind-test", "8080"]).code(1).stdout;
+        let runtime = runtime.as_str().expect("a name");
+        assert!(first.contains(&format!(", {runtime} container {})", &ID[..12])), "{first}");
+        let step = run.json()["next"][0]["command"].to_string();
+        match name {
+            "docker" => assert!(step.contains(&format!("docker stop {}", &ID[..12])), "{step}"),
+            "libpod" => assert!(step.contains(&format!("podman stop {}", &ID[..12])), "{step}"),
+            _ => assert!(step.contains(&format!("kill {}", child.0.id())), "{step}"),
+        }
+        drop(child);
+    }
+}
+
+/// A program that creates a listener in a cgroup, leaves that cgroup, and calls itself by another name.
+const CREATES: &str = "import socket, sys, time
+name, count = sys.argv[1], (len(sys.argv) - 2) // 2
+def move(files):
+    for file in files: open(file, 'w').write('0')
+move(sys.argv[2:2 + count])
+s = socket.socket()
+s.bind(('127.0.0.1', 8080))
+s.listen()
+move(sys.argv[2 + count:])
+open('/proc/self/comm', 'w').write(name)
+print('ready', flush=True)
+time.sleep(60)";
+
+/// Runs that program.
+fn creates_in(cgroup: &Cgroup, comm: &str) -> Option<Running> {
+    let Some(python) = program("python3") else {
+        not_checked("the cgroup of a socket: no python3");
+        return None;
+    };
+    let mut command = Command::new(python);
+    command.args(["-c", CREATES, comm]).args(cgroup.files()).args(cgroup.root_files());
+    let mut child = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3"));
+    let mut line = String::new();
+    BufReader::new(child.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    if line.trim() == "ready" {
+        return Some(child);
+    }
+    let mut why = String::new();
+    let _ = std::io::Read::read_to_string(&mut child.0.stderr.take().expect("a pipe"), &mut why);
+    not_checked(format!("the cgroup of a socket: {}", why.lines().last().unwrap_or_default()));
+    None
+}
+
+/// Whether this kernel reports the cgroups of sockets (5.8).
+fn reports_cgroups() -> bool {
+    let reports = twtool::source::kernel_facts().kernel_since(5, 8) != Some(false);
+    if !reports {
+        not_checked("the cgroup of a socket: this kernel does not report it");
+    }
+    reports
+}
+
+fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
+    let Some(cgroup) = cgroup("demo.socket") else { return };
+    let Some(child) = creates_in(&cgroup, "systemd").filter(|_| reports_cgroups()) else { return };
+    let pid = child.0.id();
+    let (process, run) = asked(pid);
+    assert_eq!((&process["unit"], &process["comm"]), (&json!("demo.socket"), &json!("systemd")), "{run}");
+    assert_ne!(process["cgroup"], cgroup.path(), "the process itself is elsewhere{run}");
+    assert_eq!(run.json()["holders"][0]["created_in"], cgroup.path(), "{run}");
+    let page = twtool(["bind-test", "8080"]).code(1);
+    assert!(page.stdout.contains(&format!("systemd (pid {pid}, demo.socket)")), "{page}");
+    // It is not process 1, so it is the manager of a user: its own.
+    assert_eq!(run.json()["next"][0]["command"], "systemctl --user stop demo.socket", "{run}");
+    drop(child);
+
+    // No evidence: another process with the same socket is no manager.
+    let Some(child) = creates_in(&cgroup, "inetd") else { return };
+    let (process, run) = asked(child.0.id());
+    assert_ne!(process["unit"], "demo.socket", "{run}");
+}
+
+fn the_cgroup_of_a_hidden_process_is_named() {
+    let Some(cgroup) = cgroup("demo.service") else { return };
+    let Some(_child) = creates_in(&cgroup, "demo").filter(|_| reports_cgroups()) else { return };
+    drop_capability(Capability::CAP_SYS_PTRACE);
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    let document = run.json();
+    let holder = &document["holders"][0];
+    assert_eq!((&holder["processes"], &holder["created_in"]), (&json!(null), &json!(cgroup.path())), "{run}");
+    let uid = nix::unistd::geteuid().as_raw();
+    let user = name_of(uid).as_str().map_or(String::new(), |name| format!(", {name}"));
+    let page = twtool(["bind-test", "8080"]).code(1);
+    page.prints(&format!(
+        "a process that this user may not see (uid {uid}{user}; the socket was created in demo.service)"
+    ))
+    .prints(&format!("uid {uid}{user}, created in demo.service: not permitted to see the process"));
+}
+
+fn doctor_names_the_same_things() {
+    let Some(cgroup) = cgroup(&format!("docker-{ID}.scope")) else { return };
+    let child = Running::with(sleep(), listener("127.0.0.1:40000"));
+    if let Err(error) = cgroup.add(child.0.id()) {
+        return not_checked(format!("a process in a container: {error}"));
+    }
+    let run = twtool(["doctor", "--json"]);
+    let document = run.json();
+    let checks = document["checks"].as_array().expect("checks");
+    let check = checks.iter().find(|check| check["id"] == "ephemeral_listeners").expect("the check");
+    let process = &check["evidence"]["listeners"][0]["processes"][0];
+    assert_eq!(process["container"], json!({ "runtime": "docker", "id": ID }), "{run}");
+    assert_eq!(process["cmdline"], json!(["sleep", "60"]), "{run}");
+    assert_eq!(process["uid"], nix::unistd::geteuid().as_raw(), "{run}");
+    let name = format!("sleep pid {} (docker container {})", child.0.id(), &ID[..12]);
+    assert!(check["finding"].as_str().is_some_and(|finding| finding.contains(&name)), "{run}");
+}

@@ -1,0 +1,66 @@
+//! Control groups that a test makes, where it may: in systemd's hierarchy and in the unified one, because twtool reads the
+//! former where both are mounted.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use twtool::sys::cgroup;
+
+/// A cgroup with a parent of its own. Both are removed when this is dropped; its processes must have ended before.
+pub(crate) struct Cgroup {
+    folders: Vec<PathBuf>,
+    name: String,
+}
+
+impl Cgroup {
+    /// Makes a cgroup of this name.
+    pub(crate) fn make(name: &str) -> Result<Self, String> {
+        let unified = cgroup::unified().ok_or("cgroup v2 is not mounted")?;
+        let systemd = PathBuf::from("/sys/fs/cgroup/systemd");
+        let parent = format!("twtool-test-{}-{name}.slice", std::process::id());
+        let roots = [unified].into_iter().chain(systemd.join("cgroup.procs").exists().then_some(systemd));
+        let made = Self { folders: roots.map(|root| root.join(&parent).join(name)).collect(), name: parent };
+        for folder in &made.folders {
+            fs::create_dir_all(folder).map_err(|error| format!("making a cgroup: {error}"))?;
+        }
+        Ok(made)
+    }
+
+    /// Its path, as /proc/PID/cgroup shows it.
+    pub(crate) fn path(&self) -> String {
+        let name = self.folders[0].file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        format!("/{}/{name}", self.name)
+    }
+
+    /// Files into which a process writes its number to move here.
+    pub(crate) fn files(&self) -> Vec<String> {
+        self.folders.iter().map(|folder| folder.join("cgroup.procs").to_string_lossy().into_owned()).collect()
+    }
+
+    /// The same files of the hierarchies' roots, to leave it.
+    pub(crate) fn root_files(&self) -> Vec<String> {
+        let root = |folder: &PathBuf| folder.parent()?.parent().map(|root| root.join("cgroup.procs"));
+        self.folders.iter().filter_map(root).map(|file| file.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Moves a process here.
+    pub(crate) fn add(&self, pid: u32) -> io::Result<()> {
+        self.files().iter().try_for_each(|file| fs::write(file, pid.to_string()))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            // A process that has just ended can still be in it for a moment.
+            for _ in 0..200 {
+                if fs::remove_dir(folder).is_ok() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let _ = folder.parent().map(fs::remove_dir);
+        }
+    }
+}
