@@ -143,8 +143,13 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     } else if args.streams(format) {
         stream(&snapshot, &selection, args, format, context)
     } else {
-        let buckets = snapshot.buckets(&selection, args.order(), args.shown())?;
-        print(buckets, args, format, context)
+        // A table of all rows is measured while they arrive. With a limit, only the rows that are shown count.
+        let measured = format == Format::Table && args.limit.is_none();
+        let survey = |buckets: &Buckets| {
+            measured.then(|| Survey::new(args.table_columns(buckets.with_state), &buckets.facts))
+        };
+        let answer = snapshot.observed_buckets(&selection, args.order(), args.shown(), &survey)?;
+        print(answer, args, format, context)
     }
 }
 
@@ -197,14 +202,14 @@ fn stream(
 
 /// Prints rows that are in memory.
 fn print(
-    answer: Answer<Buckets>,
+    answer: Answer<(Buckets, Vec<Option<Survey>>)>,
     args: &ListArgs,
     format: Format,
     context: &mut Context,
 ) -> Result<ExitStatus, CommandError> {
     context.warn(&answer.sentences());
     let warnings = answer.sentences();
-    let Answer { value: mut buckets, complete, .. } = answer;
+    let Answer { value: (mut buckets, surveys), complete, .. } = answer;
     let merged = buckets.merged_facts();
     let total = buckets.rows.total();
     let facts = &buckets.facts;
@@ -219,7 +224,8 @@ fn print(
         }
         Format::Table => {
             let columns = args.table_columns(buckets.with_state);
-            let survey = Survey::of_rows(&rows, facts, &columns);
+            let survey = surveys.into_iter().flatten().reduce(Survey::joined);
+            let survey = survey.unwrap_or_else(|| Survey::of_rows(&rows, facts, &columns));
             let table = ListTable { rows: &rows, facts, survey, total, header: !args.no_header };
             view::list::table(context.out, &table, context.style)?;
         }

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::facts::Facts;
 use super::port::Port;
 use super::socket::TimeWaitBucket;
 
@@ -118,6 +119,25 @@ impl Row {
                 | (second_port.0 as u128) << 31
         } else {
             1 << 127 | first >> 1
+        }
+    }
+}
+
+/// Observes the rows of a network namespace as they arrive, for example to measure them.
+pub trait RowObserver: Send {
+    /// Observes a row. If the dump has to be repeated, a new observer sees its rows.
+    fn observe(&mut self, row: &Row, facts: &Facts);
+}
+
+impl RowObserver for () {
+    fn observe(&mut self, _: &Row, _: &Facts) {}
+}
+
+impl<O: RowObserver> RowObserver for Option<O> {
+    #[inline]
+    fn observe(&mut self, row: &Row, facts: &Facts) {
+        if let Some(observer) = self {
+            observer.observe(row, facts);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Answer, PassOn, Snapshot, SnapshotError, interrupted, merged_facts};
 use crate::filter::Filter;
 use crate::model::facts::Facts;
 use crate::model::listeners::Listeners;
-use crate::model::row::{Order, Row};
+use crate::model::row::{Order, Row, RowObserver};
 use crate::model::socket::Socket;
 use crate::sock_diag::bytecode;
 use crate::source::{Origin, Source, WalkEnd};
@@ -41,6 +41,11 @@ impl Buckets {
     #[must_use]
     pub fn merged_facts(&self) -> Facts {
         merged_facts(&self.facts, self.several)
+    }
+
+    fn empty(facts: Facts, query: &Query, order: Option<Order>, limit: RowLimit, several: bool) -> Self {
+        let rows = OrderedRows::new(order, limit);
+        Self { rows, facts: vec![facts], origin: Origin::SockDiag, with_state: query.with_state(), several }
     }
 
     fn append(&mut self, mut other: Self) {
@@ -75,31 +80,51 @@ impl Snapshot {
         order: Option<Order>,
         limit: RowLimit,
     ) -> Result<Answer<Buckets>, SnapshotError> {
+        let answer = self.observed_buckets(selection, order, limit, &|_| ())?;
+        Ok(answer.map(|(buckets, _)| buckets))
+    }
+
+    /// Lists the selected buckets, and shows each row to an observer as soon as it arrives. The observer works while the
+    /// kernel prepares the next rows. `observer` creates one for each network namespace, from [`Buckets`] without rows;
+    /// they are returned in the order of the namespaces.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn observed_buckets<O: RowObserver>(
+        &self,
+        selection: &Selection,
+        order: Option<Order>,
+        limit: RowLimit,
+        observer: &(impl Fn(&Buckets) -> O + Sync),
+    ) -> Result<Answer<(Buckets, Vec<O>)>, SnapshotError> {
         let mut all: Option<Buckets> = None;
+        let mut observers = vec![];
         let several = self.namespaces.are_several();
         let answer = self.ask_buckets(
             selection,
             true,
             &|query, source, pass_on| {
-                let (mut buckets, answer) = collect(query, source, order, limit)?;
+                let empty = Buckets::empty(source.facts().clone(), query, order, limit, several);
+                let (mut buckets, observer, answer) = collect(query, source, empty, observer)?;
                 if several {
                     // The names are kept instead of a descriptor for each namespace, because there may be many
                     // namespaces.
                     buckets.facts[0].interfaces.keep(interfaces(buckets.rows.iter()));
                 }
-                let _ = pass_on(buckets);
+                let _ = pass_on((buckets, observer));
                 Ok(answer)
             },
-            &mut |buckets| {
+            &mut |(buckets, observer)| {
+                observers.push(observer);
                 match &mut all {
                     Some(all) => all.append(buckets),
-                    None => all = Some(Buckets { several, ..buckets }),
+                    None => all = Some(buckets),
                 }
                 ControlFlow::Continue(())
             },
         )?;
         match all {
-            Some(all) => Ok(answer.with(all)),
+            Some(all) => Ok(answer.with((all, observers))),
             None => Err(SnapshotError::NoNamespace(answer.warnings)),
         }
     }
@@ -224,29 +249,28 @@ fn interfaces<'a>(rows: impl Iterator<Item = &'a Row>) -> impl Iterator<Item = N
     rows.filter_map(|row| row.bucket.interface)
 }
 
-fn collect(
+fn collect<O: RowObserver>(
     query: &Query,
     source: &mut Source,
-    order: Option<Order>,
-    limit: RowLimit,
-) -> Result<(Buckets, Answer<()>), SnapshotError> {
-    let facts = source.facts().clone();
-    let ((_, rows), end) = source.collect(
+    empty: Buckets,
+    observer: &impl Fn(&Buckets) -> O,
+) -> Result<(Buckets, O, Answer<()>), SnapshotError> {
+    let facts = &empty.facts[0];
+    let ((_, observer, rows), end) = source.collect(
         query.states,
         &query.filter,
-        || (Listeners::default(), OrderedRows::new(order, limit)),
-        |(listeners, rows), socket| {
-            if let Some(row) = query.row(listeners, &facts, socket) {
+        || (Listeners::default(), observer(&empty), empty.rows.clone()),
+        |(listeners, observer, rows), socket| {
+            if let Some(row) = query.row(listeners, facts, socket) {
+                // Names are read now, so that the answer can report those that are missing.
+                facts.interfaces.look_up(row.bucket.interface);
+                observer.observe(&row, facts);
                 rows.push(row);
             }
         },
     )?;
-    // Names are read now, so that the answer can report those that are missing.
-    facts.interfaces.look_up(interfaces(rows.iter()));
-    let answer = rows_answer(query, source, &facts, end)?;
-    let buckets =
-        Buckets { rows, facts: vec![facts], origin: source.origin(), with_state: query.with_state(), several: false };
-    Ok((buckets, answer))
+    let answer = rows_answer(query, source, facts, end)?;
+    Ok((Buckets { rows, origin: source.origin(), ..empty }, observer, answer))
 }
 
 /// Passes on the rows in pieces.

@@ -161,6 +161,13 @@ impl<T> Answer<T> {
         Answer { value, complete: self.complete, about_words: self.about_words, warnings: self.warnings }
     }
 
+    /// Changes the value.
+    #[must_use]
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        let Self { value, complete, about_words, warnings } = self;
+        Answer { value: change(value), complete, about_words, warnings }
+    }
+
     /// All warnings.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {

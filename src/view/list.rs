@@ -15,7 +15,7 @@ use super::text::{self, Text};
 use super::usual::Usual;
 use super::value::Value;
 use crate::model::facts::Facts;
-use crate::model::row::Row;
+use crate::model::row::{Row, RowObserver};
 use crate::parallel;
 
 /// The number of bytes to collect before a write: the buffer size of standard output, which writes such a chunk directly.
@@ -176,7 +176,8 @@ pub struct Survey {
 
 impl Survey {
     /// An empty survey for rows of these network namespaces.
-    fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
+    #[must_use]
+    pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
         // The services of a port can differ between network namespaces.
         let usual = if let [facts] = facts { Usual::new(&columns, &facts.services) } else { None };
         Self { widest: vec![0; columns.len()], columns, usual, totals: Totals::default(), scratch: Text::default() }
@@ -213,11 +214,19 @@ impl Survey {
     }
 
     /// Merges the surveys of two sets of rows.
-    fn joined(mut self, other: Self) -> Self {
+    #[must_use]
+    pub fn joined(mut self, other: Self) -> Self {
         for (widest, other) in self.widest.iter_mut().zip(other.widest) {
             *widest = (*widest).max(other);
         }
         Self { totals: self.totals.joined(other.totals), ..self }
+    }
+}
+
+impl RowObserver for Survey {
+    #[inline]
+    fn observe(&mut self, row: &Row, facts: &Facts) {
+        self.add(row, facts);
     }
 }
 

@@ -31,7 +31,8 @@ pub enum Value<'a> {
 
 impl Value<'_> {
     /// Appends the exact text without quotes.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the variant is known where it is called")]
+    #[inline(always)]
     pub fn append_text(self, text: &mut Text) {
         match self {
             Self::Unknown => {}
