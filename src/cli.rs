@@ -11,7 +11,6 @@ use std::{fs, iter};
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
 
 use crate::commands::{
     self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Prompt,
@@ -102,6 +101,9 @@ Examples:
   twtool man --dir /usr/local/share/man/man1       install the page of twtool and of each command
 ")]
     Man(ManArgs),
+    /// Complete a word; the completion scripts call this command
+    #[command(name = "__complete", hide = true)]
+    Complete(Deferred<commands::complete::CompleteArgs>),
 }
 
 /// Arguments that are declared to clap only when their command is used, or when a text lists every command.
@@ -265,7 +267,11 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Command::Demo(args) => commands::demo::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
         Command::Completions(args) => {
-            context.out.write_all(&completions(args.shell))?;
+            context.out.write_all(completions(args.shell).as_bytes())?;
+            ExitStatus::Yes
+        }
+        Command::Complete(args) => {
+            commands::complete::run(args, command(), context.out)?;
             ExitStatus::Yes
         }
         Command::Man(args) => {
@@ -300,15 +306,13 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-fn completions(shell: CompletionShell) -> Vec<u8> {
-    let shell = match shell {
-        CompletionShell::Bash => Shell::Bash,
-        CompletionShell::Zsh => Shell::Zsh,
-        CompletionShell::Fish => Shell::Fish,
-    };
-    let mut script = vec![];
-    clap_complete::generate(shell, &mut command(), "twtool", &mut script);
-    script
+/// The completion script of a shell. Each asks `twtool __complete`.
+const fn completions(shell: CompletionShell) -> &'static str {
+    match shell {
+        CompletionShell::Bash => include_str!("../completions/twtool.bash"),
+        CompletionShell::Zsh => include_str!("../completions/_twtool"),
+        CompletionShell::Fish => include_str!("../completions/twtool.fish"),
+    }
 }
 
 /// Prints one manual page, or writes all of them to a folder.
@@ -333,6 +337,7 @@ fn manual_pages(args: &ManArgs, out: &mut dyn Write) -> Result<(), CommandError>
 /// The usage error about a command that does not exist.
 fn no_page(name: &str) -> CommandError {
     let program = command();
-    let names: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+    let commands = program.get_subcommands().filter(|command| !command.is_hide_set());
+    let names: Vec<&str> = commands.map(clap::Command::get_name).collect();
     CommandError::Usage(format!("there is no command '{name}'; the commands are {}", names.join(", ")))
 }

@@ -162,7 +162,7 @@ fn the_readme_has_at_most_300_lines() {
 }
 
 /// The long options of a subcommand, without those that every subcommand has.
-fn options(subcommand: &str) -> BTreeSet<String> {
+pub(crate) fn options(subcommand: &str) -> BTreeSet<String> {
     let help = twtool([subcommand, "--help"]).ok().stdout;
     let own = help.split("Global options:").next().unwrap_or_default();
     let lines = own.lines().map(str::trim_start).filter(|line| line.starts_with('-'));

@@ -7,6 +7,7 @@
 pub mod bind_test;
 pub mod capacity;
 mod columns;
+pub mod complete;
 pub mod demo;
 pub mod doctor;
 pub mod kill;

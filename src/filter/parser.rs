@@ -28,6 +28,12 @@ use crate::model::row::Direction;
 const TESTS: &str = "sport, dport, src, dst, dev, fwmark, autobound, mapped, expires, class, local-class, remote-class, \
                      direction, state, service, 'not' or '('";
 
+/// The words that begin a test or combine tests.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    TESTS.split(", ").filter(is_word).chain(["not", "and", "or"])
+}
+
 /// The deepest nesting of parentheses and nots.
 const DEEPEST: usize = 100;
 

@@ -13,6 +13,8 @@
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //!
+//! `names` reads what a shell offers to complete a word.
+//!
 //! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
 //! Two modules take longer: `port_watch` waits for a port, and `removal` removes sockets and verifies that they are
 //! gone.
@@ -21,6 +23,7 @@ pub mod buckets;
 pub mod capacity;
 pub mod error;
 pub mod health;
+pub mod names;
 pub mod namespaces;
 pub mod ordered_rows;
 pub mod port;

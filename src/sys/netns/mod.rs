@@ -29,6 +29,7 @@ use nix::sched::{CloneFlags, setns};
 
 pub use self::all::{NetnsList, all};
 pub use self::error::{NetnsError, NetnsErrorKind};
+pub use self::names::given_names;
 use self::names::{given_name, own_id};
 use self::open::{Handle, open_again};
 pub use self::open::{OpenNetns, open};

@@ -25,7 +25,9 @@ pub(super) fn own_id() -> io::Result<NetnsId> {
 }
 
 /// The names in /run/netns, sorted; empty if that folder does not exist.
-pub(super) fn given_names() -> io::Result<Vec<OsString>> {
+/// # Errors
+/// The folder cannot be read.
+pub fn given_names() -> io::Result<Vec<OsString>> {
     for place in NAMES {
         if let Some(mut names) = if_present(folder::names_in(place))? {
             names.sort_unstable();

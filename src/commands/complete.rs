@@ -1,0 +1,157 @@
+//! Completes a word of a command line, for the scripts in completions/. The scripts call the hidden command `__complete`.
+//!
+//! 1. The engine of clap_complete finds what the word belongs to: a command, an option, or the value of an argument.
+//! 2. Values that clap lists (formats, columns, scenarios) and paths come from the engine.
+//! 3. Values of this machine come from the snapshot layer. The name of the value decides, as the help shows it: `PORT`,
+//!    `FILTER`. So a new command needs no entry here.
+//!
+//! A value that cannot be read is not offered. Nothing is reported, because an error would appear in the prompt.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+
+use clap::builder::ValueHint;
+use clap::{Arg, Args, Command};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _, complete};
+
+use crate::filter::parser;
+use crate::model::netns::NetnsArg;
+use crate::model::port::Port;
+use crate::snapshot::{Namespaces, Snapshot, names};
+
+/// The most ports that are offered.
+const MOST_PORTS: usize = 40;
+
+/// Arguments of the hidden command.
+#[derive(Args, Clone, Debug)]
+pub struct CompleteArgs {
+    /// Number of the word to complete; 0 is the program
+    index: usize,
+    /// Words of the command line up to that word
+    #[arg(last = true)]
+    words: Vec<OsString>,
+}
+
+/// Writes a line for each completion: the whole word, a tab and a description.
+///
+/// # Errors
+/// The lines cannot be written.
+pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io::Result<()> {
+    let before = args.words.get(..args.index).unwrap_or_default();
+    let word = args.words.get(args.index).cloned().unwrap_or_default();
+    let context = Context { netns: selected_netns(before), previous: before.last().cloned().unwrap_or_default() };
+    program.build();
+    let commands: Vec<String> =
+        program.get_subcommands().filter(|one| !one.is_hide_set()).map(|one| one.get_name().to_owned()).collect();
+    let mut program = program.mut_subcommands(|command| command.mut_args(|arg| with_values(arg, &context, &commands)));
+    let folder = std::env::current_dir().ok();
+    let candidates =
+        complete(&mut program, args.words.clone(), args.index, folder.as_deref()).unwrap_or_default();
+    // Options are offered when they are asked for by a hyphen, or when there is nothing else.
+    let is_option = |one: &CompletionCandidate| one.get_value().as_encoded_bytes().starts_with(b"-");
+    let values = word.is_empty() && !candidates.iter().all(is_option);
+    for candidate in candidates.iter().filter(|one| !(values && is_option(one))) {
+        let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
+        // A name with a control character could imitate a line, and could change the terminal.
+        if let Some(value) = candidate.get_value().to_str()
+            && !value.contains(char::is_control)
+        {
+            writeln!(out, "{value}\t{}", help.lines().next().unwrap_or_default().replace(char::is_control, " "))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the words before the completed word say about it.
+#[derive(Clone, Debug)]
+struct Context {
+    /// The value of `--netns`.
+    netns: Option<OsString>,
+    previous: OsString,
+}
+
+impl Context {
+    /// A snapshot source for the selected namespace; `None` if it does not exist or cannot be opened.
+    fn snapshot(&self) -> Option<Snapshot> {
+        let netns = self.netns.clone().map(NetnsArg::try_from).transpose().ok()?;
+        Namespaces::named(netns.as_slice()).ok().map(Snapshot::of)
+    }
+}
+
+/// The last value of `--netns`.
+fn selected_netns(words: &[OsString]) -> Option<OsString> {
+    let joined = |word: &OsString| Some(OsString::from(word.to_str()?.strip_prefix("--netns=")?));
+    let apart = |at: usize| Some(words[at].clone()).filter(|_| at > 0 && words[at - 1] == "--netns");
+    (0..words.len()).rev().find_map(|at| joined(&words[at]).or_else(|| apart(at)))
+}
+
+/// Adds the values of this machine to an argument.
+fn with_values(arg: Arg, context: &Context, commands: &[String]) -> Arg {
+    let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string).unwrap_or_default();
+    let context = context.clone();
+    let remote = arg.get_id().as_str().starts_with("remote");
+    match name.as_str() {
+        "PORT" => offer(arg, move |word| ports(&context, remote, word)),
+        "FILTER" => offer(arg, move |_| filter_words(&context)),
+        "IFACE" | "INTERFACE" | "DEV" => offer(arg, move |_| interfaces(&context)),
+        "COMMAND" if arg.is_last_set() || arg.is_trailing_var_arg_set() => arg.value_hint(ValueHint::AnyPath),
+        "COMMAND" => {
+            let commands = commands.to_vec();
+            offer(arg, move |_| commands.iter().map(CompletionCandidate::new).collect())
+        }
+        _ if arg.get_id() == "netns" => offer(arg, namespaces),
+        _ => arg,
+    }
+}
+
+/// Offers those of the values that begin with the typed word.
+fn offer(arg: Arg, values: impl Fn(&str) -> Vec<CompletionCandidate> + Send + Sync + 'static) -> Arg {
+    arg.add(ArgValueCompleter::new(move |word: &OsStr| {
+        let Some(word) = word.to_str() else { return vec![] };
+        let mut values = values(word);
+        values.retain(|value| value.get_value().to_str().is_some_and(|value| value.starts_with(word)));
+        values
+    }))
+}
+
+/// Ports in use: listeners first, then those with the most TIME_WAIT sockets. Names of services once a letter is typed.
+fn ports(context: &Context, remote: bool, word: &str) -> Vec<CompletionCandidate> {
+    let Some((ports, services)) = context.snapshot().and_then(|snapshot| snapshot.used_ports(remote).ok()) else {
+        return vec![];
+    };
+    let mut ports: Vec<_> = ports.into_iter().filter(|(port, _)| port.to_string().starts_with(word)).collect();
+    ports.sort_by_key(|(_, used)| (!used.listening, std::cmp::Reverse(used.time_wait)));
+    let port = |(port, used): (Port, names::UsedPort)| {
+        let name = services.name(port).map(str::to_owned);
+        let listening = used.listening.then(|| "listening".to_owned());
+        let waiting = (used.time_wait > 0).then(|| format!("{} TIME_WAIT", used.time_wait));
+        let help = name.into_iter().chain(listening).chain(waiting).collect::<Vec<_>>().join(", ");
+        CompletionCandidate::new(port.to_string()).help(Some(help.into()))
+    };
+    let mut offered: Vec<_> = ports.into_iter().take(MOST_PORTS).map(port).collect();
+    if word.starts_with(char::is_alphabetic) {
+        for (port, names) in services.entries() {
+            let name = |name: &str| CompletionCandidate::new(name).help(Some(port.to_string().into()));
+            offered.extend(names.map(name));
+        }
+    }
+    offered
+}
+
+/// Names of ip-netns(8), or files once a slash is typed.
+fn namespaces(word: &str) -> Vec<CompletionCandidate> {
+    if word.contains('/') {
+        return PathCompleter::any().complete(OsStr::new(word));
+    }
+    names::netns_names().into_iter().map(CompletionCandidate::new).collect()
+}
+
+fn interfaces(context: &Context) -> Vec<CompletionCandidate> {
+    let names = context.snapshot().and_then(|snapshot| snapshot.interface_names().ok()).unwrap_or_default();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// The words that begin a test, and interfaces after `dev`.
+fn filter_words(context: &Context) -> Vec<CompletionCandidate> {
+    if context.previous == "dev" { interfaces(context) } else { parser::words().map(CompletionCandidate::new).collect() }
+}

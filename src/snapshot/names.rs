@@ -1,0 +1,67 @@
+//! Reads the names and ports that a user may type next, for the completions of a shell: quickly, and without certainty.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::ops::ControlFlow;
+
+use super::{Snapshot, SnapshotError};
+use crate::filter::Filter;
+use crate::model::port::Port;
+use crate::model::services::Services;
+use crate::model::socket::{Socket, StateSet, TcpState};
+use crate::source::{self, Choice, Source};
+use crate::sys;
+
+/// The most sockets that are read, about 4 ms (Linux 6.18, 2026-11-28). Listeners come first.
+const MOST_SOCKETS: usize = 10_000;
+
+/// Sockets on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsedPort {
+    /// Whether a socket listens there.
+    pub listening: bool,
+    /// TIME_WAIT sockets among those that were read.
+    pub time_wait: usize,
+}
+
+/// The names of network namespaces that ip-netns(8) keeps; empty if they cannot be read.
+#[must_use]
+pub fn netns_names() -> Vec<OsString> {
+    sys::netns::given_names().unwrap_or_default()
+}
+
+impl Snapshot {
+    /// The names of the interfaces of one network namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn interface_names(&self) -> Result<Vec<String>, SnapshotError> {
+        self.namespaces.within(|| Ok(sys::interfaces::here().list().into_values().collect()))
+    }
+
+    /// The local or remote ports of listeners and of TIME_WAIT sockets in one network namespace, and names of services.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or its sockets cannot be read.
+    pub fn used_ports(&self, remote: bool) -> Result<(BTreeMap<Port, UsedPort>, Services), SnapshotError> {
+        self.namespaces.within(|| {
+            let mut ports: BTreeMap<Port, UsedPort> = BTreeMap::new();
+            let mut read = 0;
+            let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
+            Source::kernel(Choice::Auto)?.walk(states, &Filter::TRUE, &mut |socket| {
+                let tuple = socket.tuple();
+                match socket {
+                    Socket::Full(_) if remote => {}
+                    Socket::Full(_) => ports.entry(tuple.local_port()).or_default().listening = true,
+                    Socket::Bucket(_) => {
+                        let port = if remote { tuple.remote_port() } else { tuple.local_port() };
+                        ports.entry(port).or_default().time_wait += 1;
+                    }
+                }
+                read += 1;
+                if read < MOST_SOCKETS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            Ok((ports, source::kernel_facts().services))
+        })
+    }
+}
