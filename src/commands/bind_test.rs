@@ -81,8 +81,8 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
     let (facts, port, with) = (&state.facts, state.port, args.with.options());
     let conclusion = state.conclude(with);
-    // The kernel interface may not list the socket that blocks the port.
-    let unseen = conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
+    // The kernel interface may not list the socket that blocks the port. A port that is denied has no such socket.
+    let unseen = conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;
     let complete = complete && !unseen && !doubtful;
     let evidence = Evidence {
