@@ -74,6 +74,12 @@ pub(crate) fn time_wait() -> Vec<Entry> {
     buckets().into_iter().filter(|entry| entry.state == 6).collect()
 }
 
+/// Whether any connection is between its first FIN and its end or its bucket.
+pub(crate) fn any_closing() -> bool {
+    // FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK and CLOSING of net/tcp_states.h.
+    sockets().iter().any(|entry| !entry.is_bucket() && matches!(entry.state, 4 | 5 | 8 | 9 | 11))
+}
+
 /// The number of timewait buckets by the kernel's own count, in /proc/net/sockstat.
 pub(crate) fn bucket_count() -> usize {
     let text = std::fs::read_to_string("/proc/thread-self/net/sockstat").expect("sockstat can be read");

@@ -1,7 +1,7 @@
 //! `twtool wait` while it waits: its records as they come, and what it cost.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,6 +13,7 @@ pub(crate) struct Waiter {
     command: Command,
     child: Child,
     records: BufReader<ChildStdout>,
+    errors: BufReader<ChildStderr>,
     began: Instant,
 }
 
@@ -32,7 +33,8 @@ impl Waiter {
         let started = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = started.expect("twtool can be started");
         let records = BufReader::new(child.stdout.take().expect("a pipe"));
-        Self { command, child, records, began: Instant::now() }
+        let errors = BufReader::new(child.stderr.take().expect("a pipe"));
+        Self { command, child, records, errors, began: Instant::now() }
     }
 
     /// The next record.
@@ -41,6 +43,14 @@ impl Waiter {
         let mut line = String::new();
         self.records.read_line(&mut line).expect("a line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is no record: {error}"))
+    }
+
+    /// The next line on standard error, where the records of a wait with a command are.
+    #[track_caller]
+    pub(crate) fn error_line(&mut self) -> String {
+        let mut line = String::new();
+        self.errors.read_line(&mut line).expect("a line");
+        line
     }
 
     /// The next record, which says that the port is blocked for this reason.
@@ -78,7 +88,7 @@ impl Waiter {
     pub(crate) fn end(mut self) -> Ended {
         let (mut stdout, mut stderr) = (vec![], vec![]);
         self.records.read_to_end(&mut stdout).expect("its records");
-        self.child.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("its warnings");
+        self.errors.read_to_end(&mut stderr).expect("its warnings");
         let status = self.child.wait().expect("our own child");
         let run = Run::ended(&self.command, &Output { status, stdout, stderr });
         let last = run.ndjson().pop().unwrap_or(Value::Null);
