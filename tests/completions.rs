@@ -70,6 +70,8 @@ fn every_command_and_option_is_offered() {
     assert_eq!(commands, subcommands());
     for command in subcommands() {
         let offered = values(&format!("twtool {command} --"));
+        let place = |option: &str| offered.iter().position(|value| value == option);
+        assert!(place("--help") < place("--output"), "{command}: the options of the command come first: {offered:?}");
         for option in crate::documents::options(&command).into_iter().chain(["--output".into(), "--help".into()]) {
             assert!(offered.contains(&option), "{command} {option}: {offered:?}");
         }
@@ -259,17 +261,20 @@ fn fish_offers_each_value() {
 fn zsh_inserts_each_value_as_one_word() {
     needs_program("zsh");
     let stage = stage();
-    let ask = |typed: &str| {
+    let ask = |typed: &str, end: &str, until: &str| {
         let script = format!(
             "zmodload zsh/zpty || exit 3
             zpty z zsh -f -i
             zpty -w z \"PS1=; fpath=($SCRIPTS \\$fpath); autoload -Uz compinit; compinit -u -D; echo REA''DY\"
             zpty -r z line '*READY*'
-            zpty -w -n z \"twtool \"{typed}$'\\t\\n'
-            zpty -r z line '*>END*'
+            zpty -w -n z \"twtool \"{typed}$'\\t'\"{end}\"
+            zpty -r z line '*{until}*'
             print -r -- \"$line\""
         );
-        let shown = shell("zsh", &["-f"], &script, &stage);
+        shell("zsh", &["-f"], &script, &stage)
+    };
+    let run = |typed: &str| {
+        let shown = ask(typed, "\n", ">END");
         let (_, ran) = shown.split_once("RAN").unwrap_or_else(|| panic!("twtool was not run: {shown}"));
         ran.split(">END").next().unwrap_or_default().to_owned()
     };
@@ -283,8 +288,11 @@ fn zsh_inserts_each_value_as_one_word() {
         ("'list --netns \\$'", "<list><--netns><$(touch owned)>"),
         ("'list --columns local,remote_p'", "<list><--columns><local,remote_port>"),
     ] {
-        assert_eq!(format!("{}>", ask(typed)), format!("{expected}>"), "{typed}");
+        assert_eq!(format!("{}>", run(typed)), format!("{expected}>"), "{typed}");
     }
+    // Each value is shown in full, with its description.
+    let shown = ask("'summary --by local-port,'", "", "Network namespace");
+    assert!(shown.contains("local-port,destination  Remote address and port"), "{shown}");
 }
 
 fn other_shells_are_refused() {

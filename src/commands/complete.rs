@@ -22,6 +22,9 @@ use crate::snapshot::{Namespaces, Snapshot, names};
 /// The most ports that are offered.
 const MOST_PORTS: usize = 40;
 
+/// The heading of the options of every command.
+const GLOBAL: &str = "Global options";
+
 /// Arguments of the hidden command.
 #[derive(Args, Clone, Debug)]
 pub struct CompleteArgs {
@@ -45,8 +48,10 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
         program.get_subcommands().filter(|one| !one.is_hide_set()).map(|one| one.get_name().to_owned()).collect();
     let mut program = program.mut_subcommands(|command| command.mut_args(|arg| with_values(arg, &context, &commands)));
     let folder = std::env::current_dir().ok();
-    let candidates =
+    let mut candidates =
         complete(&mut program, args.words.clone(), args.index, folder.as_deref()).unwrap_or_default();
+    // As in the help, the options of every command come last.
+    candidates.sort_by_key(|one| one.get_tag().is_some_and(|tag| tag.to_string() == GLOBAL));
     // Options are offered when they are asked for by a hyphen, or when there is nothing else.
     let is_option = |one: &CompletionCandidate| one.get_value().as_encoded_bytes().starts_with(b"-");
     let values = word.is_empty() && !candidates.iter().all(is_option);
