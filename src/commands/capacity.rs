@@ -30,7 +30,7 @@ TIME_WAIT sockets that connect() may reuse at once (tcp_tw_reuse) count as free.
 connection. The kernel does not report them for a TIME_WAIT socket, so twtool assumes the setting net.ipv4.tcp_timestamps.
 
 The kernel does not list which ports of connections are explicitly bound. twtool tests them one by one with connects to an \
-unused loopback address, which send nothing and hold the port for 1-2 microseconds. With --no-probe, or where the test is not \
+unused loopback address, which send nothing and hold the port for 1-2 microseconds. With --no-probe, or if the test is not \
 possible, these ports count as free and as uncertain.
 
 The time to exhaustion is an inference from a model. It assumes that connections are opened as fast as they are closed, at \

@@ -26,8 +26,8 @@ way, drops a segment, or delivers an old one late. In the other scenarios, the c
 measured in that run.
 
 How to read the ladder: an arrow stands between the state of the sender while the segment was under way and the state of the \
-receiver after it arrived. Sequence numbers start at the first of each side. States are those of sock_diag; 'gone' means that \
-there is no socket.
+receiver after it arrived. Sequence numbers are relative: the first number of each side is shown as 0. sock_diag reports the \
+states; 'gone' means that there is no socket.
 
 Exit codes: 0 the kernel behaved as expected, 1 it did not, 2 the namespaces could not be created.
 
@@ -142,7 +142,7 @@ fn list(format: Format, facts: &Facts, context: &mut Context) -> Result<ExitStat
     Ok(ExitStatus::Yes)
 }
 
-/// Draws while it happens; or, with `--step`, afterwards.
+/// Draws each event when it happens; with `--step`, after the experiment.
 fn page(
     args: &DemoArgs,
     scenario: Scenario,

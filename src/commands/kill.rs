@@ -32,7 +32,8 @@ use crate::view::kill::{Plan, Report};
 #[command(after_long_help = "\
 Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 select too. kill selects only TIME_WAIT, \
 unless --fin-wait-2 is given or the filter names FIN_WAIT_2. --orphans adds FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK sockets that no \
-process has: the kernel reports inode 0 for them. Orphans have no remaining time, so a test of it excludes them. twtool \
+process has open: the kernel reports inode 0 for them. Orphans have no remaining time, so a filter with expires excludes \
+them. twtool \
 looks up each orphan again just before it removes it.
 
 kill never removes a live socket. Each request names both ends, the interface and the kernel's cookie of the bucket, so it \
@@ -45,7 +46,7 @@ SO_REUSEADDR, that is the better solution: `twtool bind-test PORT` shows whether
 Requirements: CAP_NET_ADMIN in the user namespace that owns the network namespace, and a kernel with \
 CONFIG_INET_DIAG_DESTROY. kill asks before it removes anything; --yes is required if stdin or stderr is not a terminal.
 
-Exit codes: 0 all selected sockets are gone, 1 nothing matched, 2 otherwise, including the answer no. With --dry-run: 0 \
+Exit codes: 0 all selected sockets are gone, 1 nothing matched, 2 otherwise, also if you answer no. With --dry-run: 0 \
 something matches, 1 nothing matches.
 
 Examples:
@@ -61,7 +62,7 @@ Examples:
 pub struct KillArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Include closing sockets that no process has (FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK)
+    /// Include closing sockets that no process has open (FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK)
     #[arg(long)]
     orphans: bool,
     /// Allow running without a filter

@@ -26,7 +26,7 @@ an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine
 nothing between two tests means and. As in ss, and and or have the same precedence, from left to right. Not in ss: expires \
 < 10s, class = dynamic (of the local port; also remote-class), direction = inbound, state = fin-wait-2, service = https, \
 mapped. Flags are shorthands for the same tests, and all of them must match. For a TIME_WAIT socket, autobound means only that \
-the local port lies in the ephemeral range, because the kernel does not keep how the port was chosen.
+the local port lies in the ephemeral range, because the kernel does not store how the port was chosen.
 
 Examples:
   twtool list                                      list every TIME_WAIT socket, the next to expire first

@@ -15,7 +15,7 @@ use crate::view::port::PortRecord;
 Examples:
   twtool port 443                  show class, service, listeners and TIME_WAIT sockets
   twtool port https 8080 1020-1026
-  twtool port 0                    show the reserved port, with which the kernel chooses
+  twtool port 0                    show port 0, with which bind() lets the kernel choose a port
   twtool port 8080 --netns web     use the network namespace web of `ip netns`
   twtool port 8000-8099 --json | jq '.ports[] | select(.listening)'
 ")]

@@ -12,7 +12,7 @@ pub(super) struct RecordingArgs {
     /// Record the data of the kernel and all facts that the output depends on
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Overwrite an existing file of --record once there is an answer
+    /// Let --record overwrite an existing file, unless the command fails
     #[arg(long, requires = "record")]
     force: bool,
     /// Read from a recording instead of the kernel

@@ -23,7 +23,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    /// Every scenario, in the order in which they are best watched.
+    /// Every scenario, in the recommended order.
     pub const ALL: [Self; 8] = [
         Self::FourWay,
         Self::LostAck,
@@ -50,7 +50,7 @@ impl Scenario {
         }
     }
 
-    /// A line that says what it shows.
+    /// Its title, in one line.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Scenario {
             Self::StaleSegment => "reason two: old data must not land in a new connection",
             Self::Assassination => "a RST can end TIME_WAIT early (RFC 1337)",
             Self::Reuse => "which options let a server bind over TIME_WAIT: 16 cases",
-            Self::Exhaustion => "eight ephemeral ports used up, and how long until it heals",
+            Self::Exhaustion => "all eight ephemeral ports in use, and when connect() works again",
             Self::Length => "how long TIME_WAIT really lasts here (takes about 62 s)",
             Self::PortZero => "which port the kernel chooses for bind(0) and for connect()",
         }
@@ -136,7 +136,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The names of those that are set.
+    /// The names of the bits that are set.
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {
         [(self.syn, "SYN"), (self.fin, "FIN"), (self.rst, "RST"), (self.psh, "PSH"), (self.ack, "ACK")]
@@ -155,13 +155,13 @@ impl fmt::Display for Flags {
 /// A TCP segment as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Who sent it.
+    /// The side that sent it.
     pub from: Side,
     /// Its control bits.
     pub flags: Flags,
-    /// Its sequence number, counted from the sender's first one in this connection.
+    /// Its sequence number, relative to the first number of the sender in this connection.
     pub seq: u32,
-    /// The acknowledgement number, counted from the other side's first one; `None` without ACK.
+    /// The acknowledgement number, relative to the first number of the other side; `None` without ACK.
     pub ack: Option<u32>,
     /// The sequence number on the wire.
     pub raw_seq: u32,

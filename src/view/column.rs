@@ -204,7 +204,7 @@ columns! {
     };
     "direction" => Column {
         title: "DIRECTION",
-        help: "Who opened the connection, an inference: inbound, outbound or unknown",
+        help: "Side that opened the connection, inferred: inbound, outbound or unknown",
         spare: 1,
         in_table: InTable::Always,
         value: |r| Value::Word(r.direction.name()),
@@ -227,7 +227,7 @@ columns! {
     };
     "mark" => Column {
         title: "MARK",
-        help: "Mark of the socket (SO_MARK), which the kernel reports to CAP_NET_ADMIN alone",
+        help: "Mark of the socket (SO_MARK), which the kernel reports only to callers with CAP_NET_ADMIN",
         value: |r| number(r.mark),
         ..PLAIN
     };
