@@ -122,7 +122,7 @@ fn a_reset_leaves_no_time_wait() {
 fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
     let story = Story::of("lost-ack");
     let to_last_ack = ["server FIN ACK", "client ACK", "client FIN ACK"];
-    let part = "The last ACK is lost, and TIME_WAIT is there";
+    let part = "The last ACK is lost, with TIME_WAIT";
     sent(&story, part, &[to_last_ack.as_slice(), &["client FIN ACK", "server ACK"]].concat());
     assert_eq!(story.lost(part), ["server ACK", "client FIN ACK", "client FIN ACK"]);
     let look = story.one(part, "look");
@@ -130,10 +130,10 @@ fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
     assert_eq!((text(&look["states"], "client"), text(&look["states"], "server")), ("last-ack", "time-wait"));
     // Two retransmission timers have run out in between, each of 200 ms at least.
     assert!(number(look, "timer_ms") <= 59_700, "{look}");
-    assert!(number(again, "timer_ms") > number(look, "timer_ms"), "the timer starts anew: {look} {again}");
+    assert!(number(again, "timer_ms") > number(look, "timer_ms"), "the timer restarts: {look} {again}");
     assert_eq!(story.errnos(part), [""; 0]);
 
-    let part = "The last ACK is lost, and there is no TIME_WAIT";
+    let part = "The last ACK is lost, without TIME_WAIT";
     sent(&story, part, &[to_last_ack.as_slice(), &["client FIN ACK", "server RST"]].concat());
     assert_eq!(story.lost(part), ["server ACK"]);
     assert_eq!(story.errnos(part), ["ECONNRESET"], "a connection that ended well looks broken");
@@ -215,7 +215,7 @@ fn eight_ports_are_used_up_by_one_destination_and_heal_in_a_second() {
     }
     assert_eq!(story.call(part, "bind(0)")["errno"], "EADDRINUSE");
 
-    let part = "How long until it heals";
+    let part = "How long until connect() works again";
     let tried: Vec<_> = story.calls(part, "connect() to 127.0.0.1:8080").iter().map(|e| e["errno"].clone()).collect();
     let (failed, worked) = (json!("EADDRNOTAVAIL"), json!(null));
     assert_eq!(tried[tried.len() - 3..], [worked.clone(), failed, worked], "tcp_tw_reuse = 1, 0, 2");
@@ -236,7 +236,7 @@ fn bind_and_connect_begin_with_different_halves_of_the_range() {
         assert!(ports[8..].iter().all(|port| port % 2 != first), "{call} goes on with {ports:?}");
         assert_eq!(story.call(part, &format!("{call} once more"))["errno"], errno);
     }
-    let part = "Ports that are kept free";
+    let part = "Reserved ports";
     let chosen = ports(part, "bind(0), 12 times");
     assert!(chosen.iter().all(|port| !(40_002..=40_005).contains(port)), "{chosen:?}");
     assert_eq!(story.call(part, "bind(40002)")["errno"], json!(null));

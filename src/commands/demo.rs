@@ -192,7 +192,7 @@ fn play(
     mut capture: Option<&mut Capture>,
     countdown: bool,
     err: &mut dyn Write,
-    sink: lab::EventSink,
+    sink: lab::LabEventSink,
 ) -> Result<Vec<Comparison>, CommandError> {
     let mut counting = false;
     let checks = lab::run(scenario, &mut |event: &LabEvent| {

@@ -16,8 +16,8 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
 
 fn attempt(transcript: &mut Transcript, protected: bool) -> Result<(), LabError> {
     let (title, value) = if protected { ("tcp_rfc1337 = 1", "1") } else { ("tcp_rfc1337 = 0, the default", "0") };
-    transcript.part(title, "An old data segment comes after the end, as in 'stale-segment'.")?;
-    let mut wire = Wire::lay()?;
+    transcript.part(title, "An old data segment arrives after the connection has ended, as in 'stale-segment'.")?;
+    let mut wire = Wire::create()?;
     wire.set(Side::Server, "ipv4.tcp_rfc1337", value)?;
     transcript.call(Actor::Lab, &format!("tcp_rfc1337 = {value} at the server"), "")?;
     let Connection { mut client, mut server } = wire.connect(transcript, 0, false)?;
@@ -29,13 +29,21 @@ fn attempt(transcript: &mut Transcript, protected: bool) -> Result<(), LabError>
     server.read_exact(&mut [0; 10]).map_err(step("read()"))?;
     transcript.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
-    wire.close_behind_the_server(transcript, client, Some(TimeWait))?;
-    wire.arrive_late(transcript, &old, (None, Some(TimeWait)), "The copy arrives at last.")?;
-    wire.carry(transcript, Side::Server, (Some(TimeWait), None), "TIME_WAIT answers with an ACK, to nobody.")?;
+    wire.finish_close(transcript, client, Some(TimeWait))?;
+    wire.arrive_late(transcript, &old, (None, Some(TimeWait)), "The copy arrives after the connection has ended.")?;
+    wire.carry(
+        transcript,
+        Side::Server,
+        (Some(TimeWait), None),
+        "TIME_WAIT answers with an ACK, but the client has no socket for it.",
+    )?;
     let (left, note) = if protected {
-        (Some(TimeWait), "The kernel ignores the RST: TIME_WAIT stays.")
+        (Some(TimeWait), "The server's kernel ignores the RST, so TIME_WAIT stays.")
     } else {
-        (None, "The client's kernel knows no such connection and resets it: TIME_WAIT is gone, long before its time.")
+        (
+            None,
+            "The client's kernel knows no such connection and sends a RST. The RST ends TIME_WAIT long before its timer.",
+        )
     };
     wire.carry(transcript, Side::Client, (None, left), note)?;
     let observed = wire.find(Side::Server)?.map(|socket| socket.state());

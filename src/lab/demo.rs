@@ -1,4 +1,4 @@
-//! The experiment of `bind-test --demo`: a server closes a connection first, and its port is bound again at once.
+//! The experiment of `bind-test --demo`: a server closes a connection first, and new sockets bind its port at once.
 //!
 //! There are two runs: the old server without SO_REUSEADDR, and with it. Each has its own network namespace, so that the
 //! bucket of the first run does not disturb the second.
@@ -13,14 +13,14 @@ use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
 use crate::sys;
 use crate::sys::sandbox;
 
-/// Does both runs. It moves the process permanently into new namespaces, so the process must have a single thread.
+/// Plays both runs. It moves the process permanently into new namespaces, so the process must have a single thread.
 pub fn run(port: Port) -> Result<Vec<DemoRun>, LabError> {
     sandbox::enter_user_namespace()?;
     [ReuseOptions::NONE, ReuseOptions::REUSEADDR]
         .into_iter()
         .map(|options| {
             sandbox::enter_network_namespace()?;
-            one(port, options, &mut |_, _| Ok(()))
+            play_run(port, options, &mut |_, _| Ok(()))
         })
         .collect()
 }
@@ -28,8 +28,8 @@ pub fn run(port: Port) -> Result<Vec<DemoRun>, LabError> {
 /// A callback for each stage, with the bucket if the server's end has become one.
 pub(super) type EachStage<'a> = &'a mut dyn FnMut(&Stage, Option<TimeWaitBucket>) -> Result<(), LabError>;
 
-/// Does one run in the namespace of the calling thread, and calls `each` at every stage.
-pub(super) fn one(port: Port, old_socket: ReuseOptions, each: EachStage) -> Result<DemoRun, LabError> {
+/// Plays one run in the namespace of the calling thread, and calls `each` at every stage.
+pub(super) fn play_run(port: Port, old_socket: ReuseOptions, each: EachStage) -> Result<DemoRun, LabError> {
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let addr = SocketAddr::new(localhost, port.0);
     let server = Server::listen(addr, old_socket)?;

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part(
         "Eight ports, one destination",
-        "Every connection is closed by the client first: TIME_WAIT is on its port.",
+        "The client closes every connection first, so its port gets the TIME_WAIT.",
     )?;
     let mut lo = Loopback::enter()?;
     set(transcript, "ipv4.ip_local_port_range", RANGE, "")?;
@@ -30,7 +30,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
         transcript,
         "ipv4.tcp_tw_reuse",
         "0",
-        "By default (2) the kernel would reuse TIME_WAIT on loopback after about 1 s.",
+        "By default (2), the kernel would reuse TIME_WAIT on loopback after about 1 s.",
     )?;
     let server = listen(8080)?;
     let other = listen(8081)?;
@@ -41,21 +41,29 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
         used.push(connect(transcript, &mut lo, &server, to, "", number > 1)?);
     }
     let used_up = Instant::now();
-    let ninth = connect(transcript, &mut lo, &server, to, "Each port is taken, for this destination.", false)?;
+    let ninth = connect(
+        transcript,
+        &mut lo,
+        &server,
+        to,
+        "Every port of the range has a TIME_WAIT to this destination.",
+        false,
+    )?;
     let elsewhere = SocketAddr::from((LOCALHOST, 8081));
-    let note = "Another port of the same host is another destination, and has all eight for itself.";
+    let note = "Another port of the same host is another destination: all eight ports are free for it.";
     let other_port = connect(transcript, &mut lo, &other, elsewhere, note, false)?;
     let elsewhere = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 8080));
-    let other_address = connect(transcript, &mut lo, &server, elsewhere, "So is another address.", true)?;
+    let other_address =
+        connect(transcript, &mut lo, &server, elsewhere, "Another address is another destination, too.", true)?;
     let bound = loopback::bind_to_zero()?;
-    let note = "bind(0) does not know the destination yet, so it needs a port that nobody has.";
+    let note = "bind(0) does not know the destination yet, so it needs a port without any socket.";
     transcript.called(CLIENT, "bind(0)", outcome(&bound), Details { note, ..Details::default() })?;
     transcript.check(format!("connects 1 to {PORTS}"), vec!["ok"; used.len()].join(", "), used.join(", "))?;
     transcript.check("connect 9 to the same destination", "EADDRNOTAVAIL", ninth)?;
     transcript.check("connect to another port", "ok", other_port)?;
     transcript.check("connect to another address", "ok", other_address)?;
     transcript.check("bind(0)", "EADDRINUSE", word(&bound))?;
-    healing(transcript, &mut lo, &server, [began, used_up])
+    recovery(transcript, &mut lo, &server, [began, used_up])
 }
 
 /// Connects to a server, and closes first. Returns the result of connect().
@@ -68,13 +76,18 @@ fn connect(
     routine: bool,
 ) -> Result<&'static str, LabError> {
     let chosen = loopback::connect(to)?;
-    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&chosen), Details { note, ..Details::default() })?;
-    let said = word(&chosen);
+    transcript.called(
+        CLIENT,
+        &format!("connect() to {to}"),
+        outcome(&chosen),
+        Details { note, ..Details::default() },
+    )?;
+    let result = word(&chosen);
     if let Ok((client, _)) = chosen {
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
     }
     lo.report_segments(transcript, routine)?;
-    Ok(said)
+    Ok(result)
 }
 
 /// Repeats connect() until it works, at most [`PATIENCE`].
@@ -89,13 +102,14 @@ fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
     }
 }
 
-fn healing(
+fn recovery(
     transcript: &mut Transcript,
     lo: &mut Loopback,
     server: &Server,
     [began, used_up]: [Instant; 2],
 ) -> Result<(), LabError> {
-    transcript.part("How long until it heals", "Left alone, when the first timer ends. With tcp_tw_reuse, much sooner.")?;
+    let note = "Without tcp_tw_reuse: when the first timer ends. With tcp_tw_reuse: much sooner.";
+    transcript.part("How long until connect() works again", note)?;
     let to = SocketAddr::from((LOCALHOST, 8080));
     let mut first = None::<Duration>;
     super::for_each_socket(&mut |socket| {
@@ -105,17 +119,23 @@ fn healing(
             first = Some(first.map_or(bucket.expires(), |first| first.min(bucket.expires())));
         }
     })?;
-    let note = "The remaining time of the first bucket to go, with tcp_tw_reuse = 0.";
+    let note = "The shortest remaining time of a bucket. With tcp_tw_reuse = 0, connect() fails until then.";
     transcript.observe(Actor::Lab, Details { timer: first, note, ..Details::default() })?;
     set(transcript, "ipv4.tcp_tw_reuse", "1", "connect() may take over a bucket that is older than about 1 s.")?;
     let early = loopback::connect(to)?;
     transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&early), Details::default())?;
-    let healed = if early.is_ok() { early } else { connect_at_last(to)? };
+    let recovered = if early.is_ok() { early } else { connect_at_last(to)? };
     let after = began.elapsed();
-    let said = word(&healed);
-    let note = "Tried again every 10 ms. The peer has no bucket, and timestamps tell old segments from new.";
-    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&healed), Details { note, ..Details::default() })?;
-    if let Ok((client, _)) = healed {
+    let result = word(&recovered);
+    let note = "twtool repeats connect() every 10 ms. Reuse is safe here: the peer has no bucket, and timestamps show which \
+                segments are old.";
+    transcript.called(
+        CLIENT,
+        &format!("connect() to {to}"),
+        outcome(&recovered),
+        Details { note, ..Details::default() },
+    )?;
+    if let Ok((client, _)) = recovered {
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
     }
     lo.report_segments(transcript, true)?;
@@ -128,11 +148,11 @@ fn healing(
     // Wait until every bucket is old enough to be taken over.
     std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
     set(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
-    let note = "Every other bucket is as old by now; without tcp_tw_reuse that does not matter.";
+    let note = "Every other bucket is old enough by now, but without tcp_tw_reuse the age does not matter.";
     let without = connect(transcript, lo, server, to, note, true)?;
-    set(transcript, "ipv4.tcp_tw_reuse", "2", "The default: as 1, on loopback alone.")?;
+    set(transcript, "ipv4.tcp_tw_reuse", "2", "The default: like 1, but only on loopback.")?;
     let default = connect_at_last(to)?;
-    let default_said = word(&default);
+    let default_result = word(&default);
     transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&default), Details::default())?;
     drop(default);
     lo.report_segments(transcript, true)?;
@@ -140,14 +160,21 @@ fn healing(
     let left =
         |time: Option<Duration>| time.map_or("no timer".into(), |time| format!("in {:.1} s", time.as_secs_f64()));
     let near_60 = first.is_some_and(|first| first > Duration::from_secs(50));
-    transcript.judged("with tcp_tw_reuse = 0 the first port is free", "in less than 60 s", left(first), near_60)?;
+    transcript.report_comparison(
+        "with tcp_tw_reuse = 0 the first port is free",
+        "in less than 60 s",
+        left(first),
+        near_60,
+    )?;
     let expected = match setting {
         Some(delay) => format!("ok when the first bucket is {} ms old", delay.as_millis()),
-        None => "ok in the second of the kernel's clock after that of the first bucket, or the next".into(),
+        None => {
+            "ok when the kernel's clock begins the next second after the first bucket, or the second after that".into()
+        }
     };
-    let observed = format!("{said} after {} ms", after.as_millis());
+    let observed = format!("{result} after {} ms", after.as_millis());
     let in_time = setting.is_none_or(|delay| after >= delay);
-    transcript.judged("with tcp_tw_reuse = 1", expected, observed, said == "ok" && in_time)?;
+    transcript.report_comparison("with tcp_tw_reuse = 1", expected, observed, result == "ok" && in_time)?;
     transcript.check("with tcp_tw_reuse = 0 at the same time", "EADDRNOTAVAIL", without)?;
-    transcript.check("with tcp_tw_reuse = 2, on loopback", "ok", default_said)
+    transcript.check("with tcp_tw_reuse = 2, on loopback", "ok", default_result)
 }

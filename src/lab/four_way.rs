@@ -1,4 +1,4 @@
-//! How a connection ends (RFC 9293, section 3.6): either end first, both at once, one direction alone, and by a reset.
+//! How a connection ends (RFC 9293, section 3.6): one side closes first, both close at once, half-close, and a reset.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -22,17 +22,23 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     reset(transcript)
 }
 
-/// The states of both ends after they connected, each followed by what is its own.
-fn after_connecting(client: &str, server: &str) -> [String; 2] {
+/// Puts the states of the handshake before the other states of each side.
+fn with_handshake(client: &str, server: &str) -> [String; 2] {
     [format!("{}, {client}", CONNECTED[0]), format!("{}, {server}", CONNECTED[1])]
 }
 
-fn check(transcript: &mut Transcript, wire: &mut Wire, client: &str, server: &str, segments: &str) -> Result<(), LabError> {
-    let [client, server] = after_connecting(client, server);
+fn check(
+    transcript: &mut Transcript,
+    wire: &mut Wire,
+    client: &str,
+    server: &str,
+    segments: &str,
+) -> Result<(), LabError> {
+    let [client, server] = with_handshake(client, server);
     wire.check(transcript, [&client, &server], &format!("SYN, SYN ACK, ACK, {segments}"))
 }
 
-/// The four segments, this side first.
+/// Closes with four segments. `first` closes first.
 fn orderly(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
     let second = first.other();
     let (title, why) = match first {
@@ -40,20 +46,21 @@ fn orderly(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
         Side::Client => ("The client closes first", "So TIME_WAIT will be on the client's ephemeral port."),
     };
     transcript.part(title, why)?;
-    let mut wire = Wire::lay()?;
+    let mut wire = Wire::create()?;
     let Connection { client, server } = wire.connect(transcript, 0, first == Side::Server)?;
     let (one, other) = if first == Side::Server { (server, client) } else { (client, server) };
     transcript.call(Actor::Side(first), "close()", "")?;
     drop(one);
     wire.carry(transcript, first, (Some(FinWait1), Some(CloseWait)), "FIN: \"I have nothing more to send.\"")?;
-    let note = "The kernel acknowledges it by itself. The program has not closed yet, and may go on sending.";
+    let note =
+        "The kernel acknowledges the FIN by itself. The program has not closed its socket yet, and can still send.";
     wire.carry(transcript, second, (Some(CloseWait), Some(FinWait2)), note)?;
     transcript.call(Actor::Side(second), "close()", "")?;
     drop(other);
-    let note = "The other direction ends too. Whoever closed first now waits, without a process.";
+    let note = "The other direction ends too. The side that closed first now waits in TIME_WAIT, without a process.";
     wire.carry(transcript, second, (Some(LastAck), Some(TimeWait)), note)?;
-    let note = "The last ACK. Nobody acknowledges it, so its sender cannot know whether it arrived: that is what \
-                TIME_WAIT is for.";
+    let note = "The last ACK. No segment acknowledges it, so its sender cannot know whether it arrived. That is why \
+                TIME_WAIT exists.";
     wire.carry(transcript, first, (Some(TimeWait), None), note)?;
     let waiting = "fin-wait-1, fin-wait-2, time-wait";
     let passive = "close-wait, last-ack, gone";
@@ -63,33 +70,39 @@ fn orderly(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
 
 /// Both FINs are under way before either arrives.
 fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript.part("Both close at the same time", "Each FIN is under way when the other is sent.")?;
-    let mut wire = Wire::lay()?;
+    transcript
+        .part("Both close at the same time", "Each side sends its FIN before the FIN of the other side arrives.")?;
+    let mut wire = Wire::create()?;
     let Connection { client, server } = wire.connect(transcript, 0, false)?;
     transcript.call(Actor::Side(Side::Client), "close()", "")?;
     drop(client);
     transcript.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
-    let note = "A FIN came where an ACK was awaited: CLOSING.";
+    let note = "Each side expects an ACK but gets a FIN, so it enters CLOSING.";
     wire.cross(transcript, (Some(FinWait1), Some(Closing)), note)?;
-    let note = "Both were first, so both ends keep TIME_WAIT.";
+    let note = "Both sides closed first, so both keep TIME_WAIT.";
     wire.cross(transcript, (Some(Closing), Some(TimeWait)), note)?;
     let states = "fin-wait-1, closing, time-wait";
     check(transcript, &mut wire, states, states, "FIN ACK, FIN ACK, ACK, ACK")
 }
 
-/// One direction ends, and the other goes on.
+/// One direction ends, and the other stays open.
 fn half(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript.part("Half-close", "shutdown(SHUT_WR) ends one direction; the other goes on as long as it likes.")?;
-    let mut wire = Wire::lay()?;
+    transcript.part("Half-close", "shutdown(SHUT_WR) ends one direction. The other direction stays open.")?;
+    let mut wire = Wire::create()?;
     let Connection { mut client, mut server } = wire.connect(transcript, 0, false)?;
     transcript.call(Actor::Side(Side::Client), "shutdown(SHUT_WR)", "")?;
     client.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
     wire.carry(transcript, Side::Client, (Some(FinWait1), Some(CloseWait)), "")?;
-    wire.carry(transcript, Side::Server, (Some(CloseWait), Some(FinWait2)), "The client still reads.")?;
+    wire.carry(transcript, Side::Server, (Some(CloseWait), Some(FinWait2)), "The client can still read.")?;
     transcript.call(Actor::Side(Side::Server), "write(\"more\")", "")?;
     server.write_all(b"more").map_err(step("write()"))?;
-    wire.carry(transcript, Side::Server, (Some(CloseWait), Some(FinWait2)), "Data after the FIN of the other side.")?;
+    wire.carry(
+        transcript,
+        Side::Server,
+        (Some(CloseWait), Some(FinWait2)),
+        "The server sends data after the FIN of the client.",
+    )?;
     wire.carry(transcript, Side::Client, (Some(FinWait2), Some(CloseWait)), "")?;
     let mut buffer = [0; 64];
     let length = client.read(&mut buffer).map_err(step("read()"))?;
@@ -98,7 +111,8 @@ fn half(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
     wire.carry(transcript, Side::Server, (Some(LastAck), Some(TimeWait)), "")?;
-    let note = "CLOSE_WAIT lasted as long as the server's program wanted; a program that never closes is the leak.";
+    let note =
+        "CLOSE_WAIT lasts until the server's program closes the socket. A program that never does so leaks sockets.";
     wire.carry(transcript, Side::Client, (Some(TimeWait), None), note)?;
     let (client, server) = ("fin-wait-1, fin-wait-2, time-wait", "close-wait, last-ack, gone");
     check(transcript, &mut wire, client, server, "FIN ACK, ACK, PSH ACK, ACK, FIN ACK, ACK")?;
@@ -107,13 +121,13 @@ fn half(transcript: &mut Transcript) -> Result<(), LabError> {
 
 /// SO_LINGER with 0 s.
 fn reset(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript.part("A reset", "SO_LINGER with 0 s makes close() throw the connection away.")?;
-    let mut wire = Wire::lay()?;
+    transcript.part("A reset", "With SO_LINGER and 0 s, close() drops the connection at once.")?;
+    let mut wire = Wire::create()?;
     let Connection { mut client, server } = wire.connect(transcript, 0, false)?;
     transcript.call(Actor::Side(Side::Server), "close() with SO_LINGER {1, 0}", "")?;
     server.set_linger(Some(Duration::ZERO)).map_err(step("SO_LINGER"))?;
     drop(server);
-    let note = "No goodbye, so no TIME_WAIT, and what was still under way is lost. It is no cure.";
+    let note = "The server sends a RST instead of a FIN, so there is no TIME_WAIT. Data under way is lost: this is no solution.";
     wire.carry(transcript, Side::Server, (None, None), note)?;
     let failed = client.read(&mut [0; 64]).err();
     let outcome = failed.map_or(ReturnValue::Done, |error| ReturnValue::Failed(sys::bind::errno(&error)));

@@ -35,7 +35,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Makes a host, and moves the calling thread into its namespace. The neighbour's MAC address is entered, so that the host
+    /// Makes a host, and moves the calling thread into its namespace. It knows the neighbour's MAC address, so it
     /// sends no ARP requests.
     pub(super) fn create(place: HostAddress, neighbour: HostAddress) -> Result<Self, LabError> {
         let netns = PrivateNetns::create()?;
@@ -50,7 +50,7 @@ impl Host {
             rtnetlink::add_neighbour(CARD, neighbour.address, neighbour.mac)?;
             Ok((PacketSocket::open()?, Interface::named(CABLE_NAME)?))
         };
-        let (packets, cable) = plugged().map_err(super::step("plugging a veth pair"))?;
+        let (packets, cable) = plugged().map_err(super::step("setting up a veth pair"))?;
         Ok(Self { netns, packets, cable })
     }
 

@@ -16,18 +16,18 @@ use crate::sys;
 /// `TCP_TIMEWAIT_LEN` of net/tcp.h.
 const LENGTH: Duration = Duration::from_secs(60);
 
-/// How late the timer wheel may end it. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and 4096
+/// How late the timer wheel may end TIME_WAIT. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and 4096
 /// jiffies if it is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
 const LATE: Duration = Duration::from_millis(5120 + 1000);
 
-/// The lab may see a bucket this long after it was made.
-const SEEN: Duration = Duration::from_millis(500);
+/// The lab may first see a bucket this long after the kernel has created it.
+const FIRST_SEEN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long the lab waits for the end of the buckets.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A bucket that is watched.
-struct Watched {
+/// A bucket whose end the lab waits for.
+struct WatchedBucket {
     port: Port,
     born: Instant,
     /// Whether its timer has reached 0.
@@ -36,8 +36,8 @@ struct Watched {
 }
 
 pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
-    let title = "Two buckets, and tcp_fin_timeout changed in between";
-    transcript.part(title, "This takes about 62 s, for no setting of Linux shortens it.")?;
+    let title = "Two buckets, with different values of tcp_fin_timeout";
+    transcript.part(title, "This takes about 62 s, because no setting of Linux shortens TIME_WAIT.")?;
     let mut lo = Loopback::enter()?;
     let mut watched = vec![];
     for (port, fin_timeout) in [(8080, "60"), (8081, "5")] {
@@ -53,21 +53,21 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
         // The end is measured in milliseconds, so poll faster near it.
         std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
     }
-    let free = bind(transcript, Port(8080), "Free again.")?;
+    let free = bind(transcript, Port(8080), "The bucket is gone, so the port is free again.")?;
     for (bucket, fin_timeout) in watched.iter().zip([60, 5]) {
         let what = format!("TIME_WAIT with tcp_fin_timeout = {fin_timeout} lasted");
         let observed = bucket.gone.map_or("longer than 90 s".into(), |life| format!("{:.2} s", life.as_secs_f64()));
-        let agrees = bucket.gone.is_some_and(|life| life + SEEN >= LENGTH && life <= LENGTH + LATE);
-        transcript.judged(what, "60 s, and up to 5.12 s more for the timer wheel", observed, agrees)?;
+        let agrees = bucket.gone.is_some_and(|life| life + FIRST_SEEN_AFTER >= LENGTH && life <= LENGTH + LATE);
+        transcript.report_comparison(what, "60 s, and up to 5.12 s more for the timer wheel", observed, agrees)?;
     }
     if let Some(blocked) = blocked_when_due {
-        transcript.check("bind() when the timer had run out, and the bucket was there", "EADDRINUSE", blocked)?;
+        transcript.check("bind() while the bucket still exists, with its timer at 0", "EADDRINUSE", blocked)?;
     }
-    transcript.check("bind() when it was gone", "ok", free)
+    transcript.check("bind() after the bucket is gone", "ok", free)
 }
 
 /// Makes a connection that the server closes first.
-fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<Watched, LabError> {
+fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<WatchedBucket, LabError> {
     let at = SocketAddr::from((LOCALHOST, port));
     let server = Server::listen(at, ReuseOptions::NONE)?;
     let connection = server.connect(at, None)?;
@@ -82,7 +82,7 @@ fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<Watched, LabEr
         ReturnValue::Done,
         Details { timer, states: Some(states(timer)), note: "" },
     )?;
-    Ok(Watched { port: Port(port), born, due: false, gone: None })
+    Ok(WatchedBucket { port: Port(port), born, due: false, gone: None })
 }
 
 fn states(timer: Option<Duration>) -> States {
@@ -102,29 +102,29 @@ fn bucket(port: Port) -> Result<Option<Duration>, LabError> {
 /// Reports changes of the buckets, and returns the shortest remaining time.
 fn observe_buckets(
     transcript: &mut Transcript,
-    watched: &mut [Watched],
+    watched: &mut [WatchedBucket],
     blocked_when_due: &mut Option<&'static str>,
 ) -> Result<Duration, LabError> {
     let mut least = LENGTH;
-    for bucket_of in watched.iter_mut().filter(|bucket| bucket.gone.is_none()) {
-        let timer = bucket(bucket_of.port)?;
+    for entry in watched.iter_mut().filter(|bucket| bucket.gone.is_none()) {
+        let timer = bucket(entry.port)?;
         let seen = |note| Details { timer, states: Some(states(timer)), note };
         match timer {
             None => {
-                let life = bucket_of.born.elapsed();
-                bucket_of.gone = Some(life);
-                let what = format!("port {}: the bucket is gone, after {:.2} s", bucket_of.port, life.as_secs_f64());
+                let life = entry.born.elapsed();
+                entry.gone = Some(life);
+                let what = format!("port {}: the bucket is gone, after {:.2} s", entry.port, life.as_secs_f64());
                 transcript.called(Actor::Lab, &what, ReturnValue::Done, seen(""))?;
             }
-            Some(Duration::ZERO) if !bucket_of.due => {
-                bucket_of.due = true;
-                let note = "A timer set that far ahead ends at the next step of the timer wheel, not before.";
-                let what = format!("port {}: the timer is at 0", bucket_of.port);
+            Some(Duration::ZERO) if !entry.due => {
+                entry.due = true;
+                let note = "A timer of 60 s is coarse: it ends at the next step of the kernel's timer wheel.";
+                let what = format!("port {}: the timer is at 0", entry.port);
                 transcript.called(Actor::Lab, &what, ReturnValue::Done, seen(note))?;
-                if bucket_of.port == Port(8080) {
-                    let said = bind(transcript, bucket_of.port, "")?;
+                if entry.port == Port(8080) {
+                    let result = bind(transcript, entry.port, "")?;
                     // If the bucket ended in between, the result of the bind proves nothing.
-                    *blocked_when_due = bucket(bucket_of.port)?.map(|_| said);
+                    *blocked_when_due = bucket(entry.port)?.map(|_| result);
                 }
             }
             Some(_) => {}
@@ -138,7 +138,8 @@ fn observe_buckets(
 fn bind(transcript: &mut Transcript, port: Port, note: &str) -> Result<&'static str, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, port.0)).into());
-    let outcome = bound.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Value("ok".into()));
+    let outcome =
+        bound.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Value("ok".into()));
     let word = outcome.errno().map_or("ok", crate::model::bind::Errno::name);
     transcript.called(
         Actor::Side(Side::Server),

@@ -1,4 +1,4 @@
-//! A single host: a network namespace whose connections run over `lo`, where the lab captures every segment.
+//! A single host: a network namespace whose connections run over `lo`. The lab captures every segment there.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,7 +44,7 @@ impl Loopback {
             let sender = |port| if port >= FIRST_CLIENT_PORT { Side::Client } else { Side::Server };
             if let Some(segment) = self.numbers.entry(client).or_default().read(frame, sender) {
                 let before = std::mem::replace(&mut transcript.routine, routine);
-                transcript.passed(segment)?;
+                transcript.captured(segment)?;
                 transcript.routine = before;
             }
         }

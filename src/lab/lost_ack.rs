@@ -23,8 +23,8 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     without(transcript)
 }
 
-/// Makes a connection whose last ACK is lost. The server is `left` in TIME_WAIT, or gone. Both programs keep their sockets
-/// open, because the client's shows later how the connection ended.
+/// Makes a connection whose last ACK is lost. `left` is the state of the server after that: TIME_WAIT, or gone. Both programs
+/// keep their sockets open, because the client's socket reports later how the connection ended (SO_ERROR).
 fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpState>) -> Result<Connection, LabError> {
     let Connection { client, server } = wire.connect(transcript, 0, false)?;
     // With close() instead of shutdown(), the socket would already become a timewait bucket in FIN_WAIT_2.
@@ -35,12 +35,12 @@ fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpS
     transcript.call(Actor::Side(Side::Client), "shutdown(SHUT_WR)", "")?;
     client.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
     wire.carry(transcript, Side::Client, (Some(LastAck), left), "")?;
-    wire.lose(transcript, Side::Server, left, "The client is left in LAST_ACK, and does not know why.")?;
+    wire.lose(transcript, Side::Server, left, "The client stays in LAST_ACK. It cannot know that the ACK was lost.")?;
     Ok(Connection { client, server })
 }
 
-/// The result that the client's program reads: SO_ERROR.
-fn verdict(transcript: &mut Transcript, client: &Socket) -> Result<&'static str, LabError> {
+/// Reads the SO_ERROR of the client, and reports it.
+fn read_so_error(transcript: &mut Transcript, client: &Socket) -> Result<&'static str, LabError> {
     let error = client.take_error().map_err(step("SO_ERROR"))?;
     let outcome = error.map_or(ReturnValue::Value("0".into()), |error| ReturnValue::Failed(sys::bind::errno(&error)));
     let name = outcome.errno().map_or("0", Errno::name);
@@ -49,38 +49,51 @@ fn verdict(transcript: &mut Transcript, client: &Socket) -> Result<&'static str,
 }
 
 fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript.part("The last ACK is lost, and TIME_WAIT is there", "")?;
-    let mut wire = Wire::lay()?;
+    transcript.part("The last ACK is lost, with TIME_WAIT", "")?;
+    let mut wire = Wire::create()?;
     let Connection { client, server: _server } = lose_last_ack(transcript, &mut wire, Some(TimeWait))?;
-    for note in ["Its retransmission timer sends the FIN again. That one is lost too.", ""] {
+    for note in ["The retransmission timer of the client sends the FIN again. This FIN is lost too.", ""] {
         wire.lose(transcript, Side::Client, Some(LastAck), note)?;
     }
     let fin = wire.take(transcript, Side::Client)?;
     let before = wire.observe()?;
     let timer_before = before.timer;
-    transcript.observe(Actor::Lab, Details { note: "The timer, just before the FIN arrives once more.", ..before })?;
-    wire.arrive(transcript, fin, (Some(LastAck), Some(TimeWait)), "The FIN arrives: the timer starts anew.")?;
+    transcript.observe(
+        Actor::Lab,
+        Details { note: "The remaining time of TIME_WAIT, just before the FIN arrives again.", ..before },
+    )?;
+    wire.arrive(transcript, fin, (Some(LastAck), Some(TimeWait)), "The FIN arrives, so TIME_WAIT restarts its timer.")?;
     let timer_after = wire.observe()?.timer;
-    let note = "TIME_WAIT answers without any process, and now the client knows.";
+    let note = "The kernel answers from TIME_WAIT, without a process. This ACK ends the connection of the client.";
     wire.carry(transcript, Side::Server, (Some(TimeWait), None), note)?;
-    let so_error = verdict(transcript, &client)?;
+    let so_error = read_so_error(transcript, &client)?;
     let segments = "FIN ACK (lost), FIN ACK (lost), FIN ACK, ACK";
     wire.check(transcript, [CLIENT, &format!("{TO_FIN_WAIT_2}, time-wait")], &format!("{TO_LAST_ACK}, {segments}"))?;
     let seconds = |time: Option<Duration>| time.map_or("none".into(), |time| format!("{:.1} s", time.as_secs_f64()));
     let observed = format!("{} before, {} after", seconds(timer_before), seconds(timer_after));
-    transcript.judged("TIME_WAIT's timer when the FIN came again", "starts anew", observed, timer_after > timer_before)?;
+    transcript.report_comparison(
+        "timer of TIME_WAIT when the FIN arrived again",
+        "restarts",
+        observed,
+        timer_after > timer_before,
+    )?;
     transcript.check("SO_ERROR of the client", "0", so_error)
 }
 
 fn without(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript.part("The last ACK is lost, and there is no TIME_WAIT", "What would happen without TIME_WAIT.")?;
-    let mut wire = Wire::lay()?;
+    transcript.part("The last ACK is lost, without TIME_WAIT", "The same loss, but the server keeps no TIME_WAIT.")?;
+    let mut wire = Wire::create()?;
     wire.make_no_buckets(transcript, Side::Server)?;
     let Connection { client, server: _server } = lose_last_ack(transcript, &mut wire, None)?;
-    wire.carry(transcript, Side::Client, (Some(LastAck), None), "The FIN comes again, to nobody.")?;
-    let note = "A RST instead of the ACK: the client must take a connection that ended well for a broken one.";
+    wire.carry(
+        transcript,
+        Side::Client,
+        (Some(LastAck), None),
+        "The client sends the FIN again, but the server has no socket for it.",
+    )?;
+    let note = "The server's kernel sends a RST instead of an ACK. To the client, a connection that ended normally looks broken.";
     wire.carry(transcript, Side::Server, (None, None), note)?;
-    let so_error = verdict(transcript, &client)?;
+    let so_error = read_so_error(transcript, &client)?;
     wire.check(transcript, [CLIENT, &format!("{TO_FIN_WAIT_2}, gone")], &format!("{TO_LAST_ACK}, FIN ACK, RST"))?;
     transcript.check("SO_ERROR of the client", "ECONNRESET", so_error)
 }

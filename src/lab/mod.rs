@@ -3,8 +3,8 @@
 //! The caller has entered the namespace (`sys::sandbox`). `demo` is the experiment of `bind-test --demo`, and [`run`] plays
 //! the scenarios of `twtool demo`. The tests use the same functions to create situations.
 //!
-//! Where the order of single segments matters, two namespaces are two hosts (`host`), this program is the wire between
-//! them (`wire`), and each tells a `transcript`.
+//! If the order of single segments matters, two namespaces act as two hosts (`host`), and this program is the wire between
+//! them (`wire`). Every scenario reports its events to a `transcript`.
 
 mod assassination;
 pub mod demo;
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket as OsSocket;
 
-pub use self::transcript::EventSink;
+pub use self::transcript::LabEventSink;
 use self::transcript::Transcript;
 use crate::model::bind::ReuseOptions;
 use crate::model::experiment::{Comparison, Scenario, Side};
@@ -96,7 +96,7 @@ pub fn enter() -> Result<(), LabError> {
 
 /// Plays a scenario in new network namespaces, and returns the expected and observed results. The calling thread stays in the
 /// last namespace.
-pub fn run(scenario: Scenario, sink: EventSink) -> Result<Vec<Comparison>, LabError> {
+pub fn run(scenario: Scenario, sink: LabEventSink) -> Result<Vec<Comparison>, LabError> {
     let mut transcript = Transcript::begin(scenario, sink);
     let played = match scenario {
         Scenario::FourWay => four_way::play(&mut transcript),
@@ -111,10 +111,14 @@ pub fn run(scenario: Scenario, sink: EventSink) -> Result<Vec<Comparison>, LabEr
     match played {
         // No call failed, but this kernel behaves differently: that is a result.
         Err(LabError::Silent { side }) => {
-            transcript.check("the experiment goes on", format!("a segment from the {}", side.name()), "none within 5 s")?;
+            transcript.check(
+                "the experiment continues",
+                format!("a segment from the {}", side.name()),
+                "none within 5 s",
+            )?;
         }
         Err(LabError::Never { end, state }) => {
-            transcript.check("the experiment goes on", format!("the {end} in {}", state.name()), "not within 5 s")?;
+            transcript.check("the experiment continues", format!("the {end} in {}", state.name()), "not within 5 s")?;
         }
         played => played?,
     }

@@ -85,15 +85,15 @@ fn parity(ports: &[u16]) -> &'static str {
     }
 }
 
-/// The parity with which a call begins in a range: connect() with that of the lowest port, bind(0) with the other.
-const fn first_half(call: Call, low: u16) -> &'static str {
+/// The parity of the ports that a call chooses first: for connect() the parity of the lowest port, for bind(0) the other one.
+const fn first_parity(call: Call, low: u16) -> &'static str {
     if low.is_multiple_of(2) == matches!(call, Call::Connect) { "even ports" } else { "odd ports" }
 }
 
 fn sample(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part(
-        "The range as it is",
-        "Both calls choose in ip_local_port_range, but each begins with a half of its own.",
+        "The current range",
+        "Both calls choose a port from ip_local_port_range. One begins with the even ports, the other with the odd ports.",
     )?;
     let mut lo = Loopback::enter()?;
     let range = sys::sysctl::local_port_range();
@@ -107,8 +107,8 @@ fn sample(transcript: &mut Transcript) -> Result<(), LabError> {
     let (low, high) = range.map_or((0, 0), |range| (range.0.first().0, range.0.last().0));
     let inside = bound.iter().chain(&connected).filter(|&&port| low <= port && port <= high).count();
     transcript.check(format!("ports inside {text}"), (2 * SAMPLE).to_string(), inside.to_string())?;
-    transcript.check("bind(0) takes", first_half(Call::Bind, low), parity(&bound))?;
-    transcript.check("connect() takes", first_half(Call::Connect, low), parity(&connected))
+    transcript.check("bind(0) chooses", first_parity(Call::Bind, low), parity(&bound))?;
+    transcript.check("connect() chooses", first_parity(Call::Connect, low), parity(&connected))
 }
 
 fn narrow(transcript: &mut Transcript) -> Result<Loopback, LabError> {
@@ -119,7 +119,7 @@ fn narrow(transcript: &mut Transcript) -> Result<Loopback, LabError> {
 
 fn until_full(transcript: &mut Transcript, call: Call) -> Result<(), LabError> {
     let title = format!("{} until sixteen ports are used up", call.name());
-    transcript.part(&title, "Only when its half is used up does it go on with the other.")?;
+    transcript.part(&title, "The call first takes the ports of one parity. After that, it takes the others.")?;
     let mut lo = narrow(transcript)?;
     let _server = listen(8080)?;
     let (ports, failed) = choose(transcript, call, usize::MAX)?;
@@ -129,14 +129,16 @@ fn until_full(transcript: &mut Transcript, call: Call) -> Result<(), LabError> {
     let other = if call == Call::Bind { Call::Connect } else { Call::Bind };
     let count = usize::from(LAST - FIRST) + 1;
     transcript.check("ports", count.to_string(), ports.len().to_string())?;
-    transcript.check("first it takes", first_half(call, FIRST), first)?;
-    transcript.check("then", first_half(other, FIRST), second)?;
-    transcript.check("and when all are used up", call.full().name(), failed.map_or("ok", Errno::name))
+    transcript.check("chosen first", first_parity(call, FIRST), first)?;
+    transcript.check("chosen after that", first_parity(other, FIRST), second)?;
+    transcript.check("when all are used up", call.full().name(), failed.map_or("ok", Errno::name))
 }
 
 fn reserved(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript
-        .part("Ports that are kept free", "ip_local_reserved_ports: never chosen, and yet anybody may ask for them.")?;
+    transcript.part(
+        "Reserved ports",
+        "The kernel never chooses a port from ip_local_reserved_ports. An explicit bind() can still use it.",
+    )?;
     let lo = narrow(transcript)?;
     let text = format!("{}-{}", RESERVED.start(), RESERVED.end());
     set(transcript, "ipv4.ip_local_reserved_ports", &text, "")?;

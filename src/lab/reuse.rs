@@ -14,8 +14,8 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     for old in ReuseOptions::ALL {
         let first = old == ReuseOptions::NONE;
         transcript.routine = !first;
-        let note = "A server on port 8080 closes first, which leaves TIME_WAIT on its port. Then the port is bound again: \
-                    with each set of options, after an old socket with each.";
+        let note = "A server on port 8080 closes first, which leaves TIME_WAIT on its port. Then a new socket binds the port. \
+                    A row is a set of options of the old socket, and a column is a set of the new one.";
         transcript.part(&old.to_string(), if first { note } else { "" })?;
         row(transcript, old)?;
         transcript.routine = false;
@@ -26,7 +26,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
 /// One old socket, and a new one with each set of options.
 fn row(transcript: &mut Transcript, old: ReuseOptions) -> Result<(), LabError> {
     let mut lo = Loopback::enter()?;
-    let run = demo::one(PORT, old, &mut |stage, bucket| {
+    let run = demo::play_run(PORT, old, &mut |stage, bucket| {
         let states = Some(States { client: stage.client, server: stage.server });
         let timer = bucket.map(|bucket| bucket.expires());
         transcript.called(Actor::Lab, stage.step, ReturnValue::Done, Details { states, timer, note: "" })?;

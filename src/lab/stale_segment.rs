@@ -10,14 +10,14 @@ use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, ReturnValue, Segment, Side};
 use crate::model::socket::TcpState::{self, Established, TimeWait};
 
-/// The initial sequence number of the first connection. That of the second connection is lower by the length of the new data,
-/// so that the old segment begins exactly with the number that the server expects next. In practice this can happen when
+/// The initial sequence number of the first connection. The number of the second connection is lower by the length of the new
+/// data, so that the old segment begins exactly with the number that the server expects next. In practice this can happen when
 /// sequence numbers wrap around, after 4 GiB.
 const OLD_SEQUENCE: u32 = 1000;
 const NEW_SEQUENCE: u32 = 990;
 const OLD: &str = "old-bytes!";
 const NEW: &str = "new-bytes.";
-/// As long as the new data: see [`new_connection`].
+/// The server's response. It has the length of the new data; [`new_connection`] explains why.
 const ANSWER: &str = "an-answer.";
 
 /// How often a new connection is tried until its numbers match. One in a thousand does not match, on a slow machine one in 40.
@@ -39,8 +39,9 @@ fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<Str
     Ok(text)
 }
 
-/// The first connection, from SYN to its end, which `left` the server in TIME_WAIT or with nothing. Returns its data
-/// segment, of which the wire keeps a copy, and the server's socket, which the application still has open.
+/// Plays the first connection, from SYN to its end. `left` is the state of the server after that: TIME_WAIT, or gone. Returns
+/// the data segment, of which the wire keeps a copy, the server's socket, which the application still has open, and the data
+/// that it has read.
 fn first_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,
@@ -52,29 +53,30 @@ fn first_connection(
         wire.set(side, "ipv4.tcp_timestamps", "0")?;
     }
     wire.show_raw_client_numbers();
-    let note = "With timestamps (RFC 7323) the kernel would know old segments by them; not every peer has them.";
+    let note = "With timestamps (RFC 7323), the kernel would detect the old segment. Not every peer uses timestamps.";
     transcript.call(Actor::Lab, "tcp_timestamps = 0 at both ends", note)?;
     let Connection { mut client, mut server } = wire.connect(transcript, OLD_SEQUENCE, left.is_some())?;
     transcript.call(Actor::Side(Side::Client), &format!("write(\"{OLD}\")"), "")?;
     client.write_all(OLD.as_bytes()).map_err(step("write()"))?;
-    let note = "The wire keeps a copy, as a network does that delays a segment and delivers its repetition.";
+    let note = "The wire keeps a copy. In a real network, a delayed segment can arrive after its retransmission.";
     let old = wire.carry(transcript, Side::Client, (Some(Established), Some(Established)), note)?;
     wire.carry(transcript, Side::Server, (Some(Established), Some(Established)), "")?;
     let text = read(transcript, &mut server)?;
     transcript.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
     server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
-    wire.close_behind_the_server(transcript, client, left)?;
+    wire.finish_close(transcript, client, left)?;
     transcript.routine = false;
     Ok((old, server, text))
 }
 
 fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
-    transcript.part("The old data meets TIME_WAIT", "The client's sequence numbers are shown as they are on the wire.")?;
-    let mut wire = Wire::lay()?;
+    let note = "The client's sequence numbers are not relative here. They are the numbers on the wire.";
+    transcript.part("The old data meets TIME_WAIT", note)?;
+    let mut wire = Wire::create()?;
     let (old, mut server, mut text) = first_connection(transcript, &mut wire, Some(TimeWait))?;
-    wire.arrive_late(transcript, &old, (None, Some(TimeWait)), "The copy arrives at last, after the connection has ended.")?;
-    let note = "TIME_WAIT says what it awaits, and delivers nothing. (The wire loses this one; 'assassination' shows what \
-                it could do.)";
+    wire.arrive_late(transcript, &old, (None, Some(TimeWait)), "The copy arrives after the connection has ended.")?;
+    let note = "TIME_WAIT answers with the number that it expects, and delivers no data. (The wire drops this ACK. \
+                'assassination' shows what it can cause.)";
     wire.lose(transcript, Side::Server, Some(TimeWait), note)?;
     text += &read(transcript, &mut server)?;
     let client = "syn-sent, established, close-wait, last-ack, gone";
@@ -85,25 +87,24 @@ fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
 
 fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     for left in (0..TRIES).rev() {
-        let note = "Without TIME_WAIT the same two ports can be connected again at once.";
+        let note = "Without TIME_WAIT, the same two ports can be connected again at once.";
         transcript.part("The old data meets a new connection", note)?;
-        let mut wire = Wire::lay()?;
+        let mut wire = Wire::create()?;
         wire.make_no_buckets(transcript, Side::Server)?;
         wire.use_syn_cookies()?;
-        let note =
-            "The server's initial number then depends on the client's, and the experiment need not wait for a wrap.";
+        let note = "With SYN cookies, the server derives its first number from the client's. So the numbers match without a wrap-around.";
         transcript.call(Actor::Lab, "tcp_syncookies = 2 at the server", note)?;
         let (old, server, _) = first_connection(transcript, &mut wire, None)?;
         drop(server);
         let connection = wire.connect(transcript, NEW_SEQUENCE, true)?;
-        let awaited = old.raw_ack.map(|number| number.wrapping_sub(1 + OLD_SEQUENCE - NEW_SEQUENCE));
-        if wire.last_sequence(Side::Server) == awaited || left == 0 {
+        let expected = old.raw_ack.map(|number| number.wrapping_sub(1 + OLD_SEQUENCE - NEW_SEQUENCE));
+        if wire.last_sequence(Side::Server) == expected || left == 0 {
             return new_connection(transcript, &mut wire, &old, connection);
         }
         transcript.call(
             Actor::Lab,
-            "once more",
-            "The kernel's count of minutes went on, and the server's number does not fit.",
+            "start again",
+            "The kernel's minute counter has changed, so the server's first number does not match.",
         )?;
     }
     Ok(())
@@ -112,20 +113,25 @@ fn without(transcript: &mut Transcript) -> Result<(), LabError> {
 /// Delivers the old segment when the new connection expects exactly its numbers: client and server have each sent as many
 /// bytes as lie between the two initial numbers. (A kernel drops a segment that acknowledges data that was never sent in this
 /// connection, RFC 5961, section 5.2.)
-fn new_connection(transcript: &mut Transcript, wire: &mut Wire, old: &Segment, connection: Connection) -> Result<(), LabError> {
+fn new_connection(
+    transcript: &mut Transcript,
+    wire: &mut Wire,
+    old: &Segment,
+    connection: Connection,
+) -> Result<(), LabError> {
     let established = (Some(Established), Some(Established));
     let Connection { mut client, mut server } = connection;
     transcript.call(Actor::Side(Side::Client), &format!("write(\"{NEW}\")"), "")?;
     client.write_all(NEW.as_bytes()).map_err(step("write()"))?;
     wire.carry(transcript, Side::Client, established, "")?;
-    wire.carry(transcript, Side::Server, established, "The server awaits number 1001 next.")?;
+    wire.carry(transcript, Side::Server, established, "The server expects number 1001 next.")?;
     transcript.call(Actor::Side(Side::Server), &format!("write(\"{ANSWER}\")"), "")?;
     server.write_all(ANSWER.as_bytes()).map_err(step("write()"))?;
     wire.carry(transcript, Side::Server, established, "")?;
     wire.carry(transcript, Side::Client, established, "")?;
-    let note = "The copy of the old segment begins with just that number. Nothing in it says that it is old.";
+    let note = "The copy of the old segment begins with exactly that number. Nothing in it shows that it is old.";
     wire.arrive_late(transcript, old, established, note)?;
-    let note = "The server acknowledges bytes that this client has never sent.";
+    let note = "The server acknowledges bytes that the client has not sent in this connection.";
     wire.carry(transcript, Side::Server, established, note)?;
     let text = read(transcript, &mut server)?;
     let client = "syn-sent, established, close-wait, last-ack, gone, syn-sent, established";

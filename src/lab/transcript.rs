@@ -5,11 +5,11 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::LabError;
-use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, States};
+use crate::model::experiment::{Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, States};
 use crate::sys::clock;
 
 /// A callback for events. Its error ends the experiment.
-pub type EventSink<'a> = &'a mut dyn FnMut(&LabEvent) -> io::Result<()>;
+pub type LabEventSink<'a> = &'a mut dyn FnMut(&LabEvent) -> io::Result<()>;
 
 /// The optional details of an event.
 #[derive(Clone, Copy, Default)]
@@ -25,22 +25,22 @@ pub(super) struct Transcript<'a> {
     part: String,
     began: SystemTime,
     step: u32,
-    /// Whether the step already has its segment.
-    full: bool,
+    /// Whether the current step already has a segment.
+    has_segment: bool,
     /// Whether the events only prepare the part, so that a page may shorten them.
     pub(super) routine: bool,
-    sink: EventSink<'a>,
+    sink: LabEventSink<'a>,
     checks: Vec<Comparison>,
 }
 
 impl<'a> Transcript<'a> {
-    pub(super) fn begin(scenario: Scenario, sink: EventSink<'a>) -> Self {
+    pub(super) fn begin(scenario: Scenario, sink: LabEventSink<'a>) -> Self {
         Self {
             scenario,
             part: String::new(),
             began: clock::now(),
             step: 0,
-            full: false,
+            has_segment: false,
             routine: false,
             sink,
             checks: vec![],
@@ -69,13 +69,13 @@ impl<'a> Transcript<'a> {
 
     fn next_step(&mut self) {
         self.step += 1;
-        self.full = false;
+        self.has_segment = false;
     }
 
     /// Begins a part.
     pub(super) fn part(&mut self, title: &str, note: &str) -> Result<(), LabError> {
         self.next_step();
-        self.full = true;
+        self.has_segment = true;
         title.clone_into(&mut self.part);
         self.event(clock::now(), Actor::Lab, EventKind::Part, Details { note, ..Details::default() })
     }
@@ -86,23 +86,29 @@ impl<'a> Transcript<'a> {
     }
 
     /// Reports a call with its result, and details observed after it.
-    pub(super) fn called(&mut self, actor: Actor, call: &str, outcome: ReturnValue, seen: Details) -> Result<(), LabError> {
+    pub(super) fn called(
+        &mut self,
+        actor: Actor,
+        call: &str,
+        outcome: ReturnValue,
+        seen: Details,
+    ) -> Result<(), LabError> {
         self.next_step();
         self.event(clock::now(), actor, EventKind::Call { call: call.to_owned(), outcome }, seen)
     }
 
     /// Reports a segment.
     pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: Details) -> Result<(), LabError> {
-        if self.full {
+        if self.has_segment {
             self.next_step();
         }
-        self.full = true;
+        self.has_segment = true;
         let (at, actor) = (segment.at, Actor::Side(segment.from));
         self.event(at, actor, EventKind::Segment { segment, fate }, seen)
     }
 
     /// Reports a captured segment that the lab did not deliver itself, so that the states are unknown.
-    pub(super) fn passed(&mut self, segment: Segment) -> Result<(), LabError> {
+    pub(super) fn captured(&mut self, segment: Segment) -> Result<(), LabError> {
         let (at, actor) = (segment.at, Actor::Side(segment.from));
         self.event(at, actor, EventKind::Segment { segment, fate: Fate::Arrived }, Details::default())
     }
@@ -127,11 +133,11 @@ impl<'a> Transcript<'a> {
     ) -> Result<(), LabError> {
         let (expected, observed) = (expected.into(), observed.into());
         let agrees = expected == observed;
-        self.judged(what, expected, observed, agrees)
+        self.report_comparison(what, expected, observed, agrees)
     }
 
     /// Reports a comparison whose result is not mere equality.
-    pub(super) fn judged(
+    pub(super) fn report_comparison(
         &mut self,
         what: impl Into<String>,
         expected: impl Into<String>,

@@ -54,7 +54,7 @@ pub(super) struct Wire {
 
 impl Wire {
     /// Makes both hosts.
-    pub(super) fn lay() -> Result<Self, LabError> {
+    pub(super) fn create() -> Result<Self, LabError> {
         let client = Host::create(CLIENT, SERVER)?;
         let server = Host::create(SERVER, CLIENT)?;
         let (numbers, under_way) = (Numbers::default(), VecDeque::new());
@@ -62,8 +62,8 @@ impl Wire {
         Ok(Self { client, server, numbers, under_way, last: [None, None], paths, carried, syn_cookies: false })
     }
 
-    /// Makes the server answer every SYN with a cookie. Of two connections between the same ports, the server's initial
-    /// sequence numbers then differ by as much as the client's, as long as the kernel's count of minutes stays
+    /// Makes the server answer every SYN with a cookie. Then the server's initial sequence numbers of two connections between
+    /// the same ports differ by as much as the client's, unless the kernel's minute counter changes in between
     /// (`secure_tcp_syn_cookie` in net/ipv4/syncookies.c).
     pub(super) fn use_syn_cookies(&mut self) -> Result<(), LabError> {
         self.syn_cookies = true;
@@ -147,7 +147,7 @@ impl Wire {
         match client.connect(&at.into()) {
             Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok((server, client)),
             Err(error) => Err(step("connect()")(error)),
-            Ok(()) => Err(step("connect()")(io::Error::other("it was answered before anything was carried"))),
+            Ok(()) => Err(step("connect()")(io::Error::other("it succeeded before the lab delivered a segment"))),
         }
     }
 
@@ -179,7 +179,7 @@ impl Wire {
 
     /// Delivers the server's FIN and all that follows, until the server is `left` in TIME_WAIT, or gone if it makes no
     /// buckets. The client closes in between.
-    pub(super) fn close_behind_the_server(
+    pub(super) fn finish_close(
         &mut self,
         transcript: &mut Transcript,
         client: OsSocket,
@@ -242,7 +242,7 @@ impl Wire {
     ) -> Result<Segment, LabError> {
         let segment = self.take(transcript, from)?;
         let (one, other) = (self.settle(from, sender)?, self.find(from.other())?);
-        // The other side will retransmit what this segment acknowledges, so its next repetition is expected.
+        // The other side will retransmit the segment that this one acknowledges, so the retransmission is expected.
         self.last[from.other() as usize] = None;
         self.carried.push(format!("{} (lost)", segment.flags));
         transcript.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
@@ -250,7 +250,12 @@ impl Wire {
     }
 
     /// Delivers one segment of each side after both were sent, the client's first.
-    pub(super) fn cross(&mut self, transcript: &mut Transcript, expected: Expected, note: &str) -> Result<(), LabError> {
+    pub(super) fn cross(
+        &mut self,
+        transcript: &mut Transcript,
+        expected: Expected,
+        note: &str,
+    ) -> Result<(), LabError> {
         let (sender, receiver) = expected;
         let segments = [self.take(transcript, Side::Client)?, self.take(transcript, Side::Server)?];
         let before = [self.settle(Side::Client, sender)?, self.settle(Side::Server, sender)?];
@@ -328,15 +333,24 @@ impl Wire {
     pub(super) fn make_no_buckets(&self, transcript: &mut Transcript, side: Side) -> Result<(), LabError> {
         self.set(side, "ipv4.tcp_max_tw_buckets", "0")?;
         let call = format!("tcp_max_tw_buckets = 0 at the {}", side.name());
-        transcript.call(Actor::Lab, &call, "The kernel makes no timewait bucket, so the connection ends without TIME_WAIT.")
+        transcript.call(
+            Actor::Lab,
+            &call,
+            "The kernel makes no timewait bucket, so the connection ends without TIME_WAIT.",
+        )
     }
 
     /// Compares the states of both sides and the delivered segments with the expected ones.
-    pub(super) fn check(&mut self, transcript: &mut Transcript, states: [&str; 2], segments: &str) -> Result<(), LabError> {
+    pub(super) fn check(
+        &mut self,
+        transcript: &mut Transcript,
+        states: [&str; 2],
+        segments: &str,
+    ) -> Result<(), LabError> {
         for (side, expected) in [Side::Client, Side::Server].into_iter().zip(states) {
             let path = std::mem::take(&mut self.paths[side as usize]);
-            let went: Vec<&str> = path.into_iter().map(state_name).collect();
-            transcript.check(format!("states of the {}", side.name()), expected, went.join(", "))?;
+            let observed: Vec<&str> = path.into_iter().map(state_name).collect();
+            transcript.check(format!("states of the {}", side.name()), expected, observed.join(", "))?;
         }
         transcript.check("segments", segments, std::mem::take(&mut self.carried).join(", "))
     }

@@ -166,7 +166,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     holder::write_processes(out, holders, style)
 }
 
-/// The text behind the verdict in the first line. It contains process names, so the caller must escape it.
+/// The text after the verdict in the first line. It contains process names, so the caller must escape it.
 fn headline(evidence: &Evidence) -> String {
     match evidence.conclusion.verdict {
         Verdict::Free => String::new(),
@@ -379,7 +379,7 @@ pub fn demo_page(
         table::write(out, &["STEP", "SERVER'S END", "CLIENT'S END"].map(Heading::new), true, stages.as_slice(), style)?;
         for bucket in &run.buckets {
             let left = human::duration(bucket.expires());
-            writeln!(out, "left on port {port}: a TIME_WAIT bucket, {left} to go, no process owns it")?;
+            writeln!(out, "left on port {port}: a TIME_WAIT bucket that ends in {left}; no process owns it")?;
         }
         for attempt in &run.attempts {
             let (mark, outcome) = match attempt.outcome() {
