@@ -310,7 +310,7 @@ const FORMS: &[(&str, &str)] = &[
     ("fwmark != 0", "efhs"), ("fwmark = 0", "abcdgijklmnopqrt"), ("fwmark = 0/0", "abcdefghijklmnopqrst"), ("fwmark = 0x13/0x3", ""),
     // The ephemeral range is 32768-60999.
     ("autobound", "dhilnpr"), ("not autobound", "abcefgjkmoqst"), ("autobound and dport = :443", "dh"),
-    // Joints: and, or and nothing bind equally, left to right; not takes the next test.
+    // and, or and a missing operator have the same precedence, from left to right. not applies to the next test only.
     ("sport = :443 and dport = :1024", "a"), ("sport = :443 & dport = :1024", "a"), ("sport = :443 && dport = :1024", "a"), ("sport = :443 dport = :1024", "a"),
     ("sport = :22 or sport = :80", "efg"), ("sport = :22 | sport = :80", "efg"), ("sport = :22 || sport = :80", "efg"), ("sport=22||sport=80", "efg"),
     ("not sport < :50000", "jpt"), ("! sport < :50000", "jpt"), ("!sport<:50000", "jpt"), ("not not sport = :22", "ef"), ("!(sport=22 or sport ne 22)", ""),

@@ -16,7 +16,7 @@ pub enum TokenKind<'a> {
     /// `|`, `||`, `or`
     Or,
     /// `=`, `<`, `ge` and other comparisons.
-    Compare(Comparison),
+    Compare(ComparisonOperator),
     /// Anything else.
     Word(&'a str),
 }
@@ -24,7 +24,7 @@ pub enum TokenKind<'a> {
 /// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the six operators of arithmetic")]
-pub enum Comparison {
+pub enum ComparisonOperator {
     Equal,
     NotEqual,
     Less,
@@ -45,15 +45,15 @@ pub struct Token<'a> {
 const SIGNS: [(&str, TokenKind); 13] = [
     ("&&", TokenKind::And),
     ("||", TokenKind::Or),
-    ("==", TokenKind::Compare(Comparison::Equal)),
-    ("!=", TokenKind::Compare(Comparison::NotEqual)),
-    ("<=", TokenKind::Compare(Comparison::LessOrEqual)),
-    (">=", TokenKind::Compare(Comparison::GreaterOrEqual)),
+    ("==", TokenKind::Compare(ComparisonOperator::Equal)),
+    ("!=", TokenKind::Compare(ComparisonOperator::NotEqual)),
+    ("<=", TokenKind::Compare(ComparisonOperator::LessOrEqual)),
+    (">=", TokenKind::Compare(ComparisonOperator::GreaterOrEqual)),
     ("&", TokenKind::And),
     ("|", TokenKind::Or),
-    ("=", TokenKind::Compare(Comparison::Equal)),
-    ("<", TokenKind::Compare(Comparison::Less)),
-    (">", TokenKind::Compare(Comparison::Greater)),
+    ("=", TokenKind::Compare(ComparisonOperator::Equal)),
+    ("<", TokenKind::Compare(ComparisonOperator::Less)),
+    (">", TokenKind::Compare(ComparisonOperator::Greater)),
     ("(", TokenKind::Open),
     (")", TokenKind::Close),
 ];
@@ -95,12 +95,12 @@ fn word(text: &str) -> TokenKind<'_> {
         "not" => TokenKind::Not,
         "and" => TokenKind::And,
         "or" => TokenKind::Or,
-        "eq" => TokenKind::Compare(Comparison::Equal),
-        "ne" | "neq" => TokenKind::Compare(Comparison::NotEqual),
-        "lt" => TokenKind::Compare(Comparison::Less),
-        "le" | "leq" => TokenKind::Compare(Comparison::LessOrEqual),
-        "gt" => TokenKind::Compare(Comparison::Greater),
-        "ge" | "geq" => TokenKind::Compare(Comparison::GreaterOrEqual),
+        "eq" => TokenKind::Compare(ComparisonOperator::Equal),
+        "ne" | "neq" => TokenKind::Compare(ComparisonOperator::NotEqual),
+        "lt" => TokenKind::Compare(ComparisonOperator::Less),
+        "le" | "leq" => TokenKind::Compare(ComparisonOperator::LessOrEqual),
+        "gt" => TokenKind::Compare(ComparisonOperator::Greater),
+        "ge" | "geq" => TokenKind::Compare(ComparisonOperator::GreaterOrEqual),
         other => TokenKind::Word(other),
     }
 }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn operators_need_no_blanks_and_may_be_words() {
-        let equal = Compare(Comparison::Equal);
+        let equal = Compare(ComparisonOperator::Equal);
         assert_eq!(kinds("sport=:443"), [Word("sport"), equal, Word(":443")]);
         assert_eq!(kinds("sport eq :443"), kinds("sport == :443"));
         assert_eq!(kinds("!(a&&b||not c)"), [Not, Open, Word("a"), And, Word("b"), Or, Not, Word("c"), Close]);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::lexer::{Comparison, Token, TokenKind, tokens};
+use super::lexer::{ComparisonOperator, Token, TokenKind, tokens};
 use super::{End, Filter};
 use crate::model::addr::{Prefix, ScopedPrefix};
 use crate::model::facts::Facts;
@@ -206,7 +206,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Consumes a comparison operator, if the next token is one.
-    fn comparison(&mut self) -> Option<Comparison> {
+    fn comparison(&mut self) -> Option<ComparisonOperator> {
         match self.peek()?.kind {
             TokenKind::Compare(comparison) => {
                 self.next += 1;
@@ -231,8 +231,8 @@ impl<'a> Parser<'a> {
     ) -> Result<Filter> {
         let at = self.next;
         let negated = match self.comparison() {
-            None | Some(Comparison::Equal) => false,
-            Some(Comparison::NotEqual) => true,
+            None | Some(ComparisonOperator::Equal) => false,
+            Some(ComparisonOperator::NotEqual) => true,
             Some(_) => return Err(self.expected(self.tokens.get(at), "= or !=")),
         };
         let (value, token) = self.value(what)?;
@@ -241,13 +241,13 @@ impl<'a> Parser<'a> {
     }
 
     fn port(&mut self, end: End) -> Result<Filter> {
-        let comparison = self.comparison().unwrap_or(Comparison::Equal);
+        let comparison = self.comparison().unwrap_or(ComparisonOperator::Equal);
         let what = format!("a port: {PORT_ARG_FORMS}");
         let (word, token) = self.value(&what)?;
         let word = word.strip_prefix(':').unwrap_or(word);
-        let equal = matches!(comparison, Comparison::Equal | Comparison::NotEqual);
+        let equal = matches!(comparison, ComparisonOperator::Equal | ComparisonOperator::NotEqual);
         if word == "*" && equal {
-            return Ok(if comparison == Comparison::Equal { Filter::TRUE } else { Filter::FALSE });
+            return Ok(if comparison == ComparisonOperator::Equal { Filter::TRUE } else { Filter::FALSE });
         }
         let range = self.port_range(word, &token.span)?;
         if !equal && range.first() != range.last() {
@@ -260,12 +260,12 @@ impl<'a> Parser<'a> {
         };
         let (lowest, highest) = (Some(Port(0)), Some(Port(u16::MAX)));
         Ok(match comparison {
-            Comparison::Equal => Filter::Port(end, range),
-            Comparison::NotEqual => Filter::Port(end, range).negated(),
-            Comparison::Less => within(lowest, port.0.checked_sub(1).map(Port)),
-            Comparison::LessOrEqual => within(lowest, Some(port)),
-            Comparison::Greater => within(port.0.checked_add(1).map(Port), highest),
-            Comparison::GreaterOrEqual => within(Some(port), highest),
+            ComparisonOperator::Equal => Filter::Port(end, range),
+            ComparisonOperator::NotEqual => Filter::Port(end, range).negated(),
+            ComparisonOperator::Less => within(lowest, port.0.checked_sub(1).map(Port)),
+            ComparisonOperator::LessOrEqual => within(lowest, Some(port)),
+            ComparisonOperator::Greater => within(port.0.checked_add(1).map(Port), highest),
+            ComparisonOperator::GreaterOrEqual => within(Some(port), highest),
         })
     }
 
@@ -351,12 +351,12 @@ impl<'a> Parser<'a> {
             if whole == limit { Filter::all(vec![at_most(), below(limit).negated()]) } else { Filter::FALSE }
         };
         Ok(match comparison {
-            Comparison::Less => below(limit),
-            Comparison::LessOrEqual => at_most(),
-            Comparison::Greater => at_most().negated(),
-            Comparison::GreaterOrEqual => below(limit).negated(),
-            Comparison::Equal => equal(),
-            Comparison::NotEqual => equal().negated(),
+            ComparisonOperator::Less => below(limit),
+            ComparisonOperator::LessOrEqual => at_most(),
+            ComparisonOperator::Greater => at_most().negated(),
+            ComparisonOperator::GreaterOrEqual => below(limit).negated(),
+            ComparisonOperator::Equal => equal(),
+            ComparisonOperator::NotEqual => equal().negated(),
         })
     }
 
@@ -576,7 +576,7 @@ pub(crate) mod tests {
         assert_eq!(
             message("dst 10.0.0.0/8 and sport = httpz"),
             format!(
-                "invalid filter: 'httpz' is no port and no TCP service of /etc/services; a port is {PORT_ARG_FORMS}\n  \
+                "invalid filter: 'httpz' is neither a port nor a TCP service of /etc/services; a port is {PORT_ARG_FORMS}\n  \
                  dst 10.0.0.0/8 and sport = httpz\n  {:27}^^^^^",
                 ""
             )

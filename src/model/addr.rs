@@ -1,6 +1,6 @@
 //! Addresses as people type them: with a scope (`fe80::1%eth0`), or as a prefix (`10.0.0.0/8`).
 //!
-//! Parsing only; whether the interface of a scope exists is asked later, of the facts. Host names are never resolved.
+//! This module only parses. The caller checks later whether the interface of a scope exists. Host names are never resolved.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::port::PortArg;
 use super::socket::Family;
 
-/// Why a text is no address or prefix.
+/// The error for a text that is not an address or prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddrError(String);
 
@@ -25,7 +25,7 @@ fn parse_addr(text: &str) -> Result<IpAddr, AddrError> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     bare.parse().map_err(|_| {
         AddrError(format!(
-            "'{text}' is no address; an address is IPv4 like 192.0.2.1 or IPv6 like 2001:db8::1 (host names are not resolved)"
+            "'{text}' is not an address; use IPv4 like 192.0.2.1 or IPv6 like 2001:db8::1 (host names are not resolved)"
         ))
     })
 }
@@ -38,7 +38,7 @@ fn parse_scoped(text: &str) -> Result<(IpAddr, Option<String>), AddrError> {
     let addr = parse_addr(addr)?;
     if scope.is_empty() || addr.is_ipv4() {
         return Err(AddrError(format!(
-            "'%{scope}' is no scope; a scope is an interface after an IPv6 address, like fe80::1%eth0"
+            "'%{scope}' is not a scope; a scope is an interface after an IPv6 address, like fe80::1%eth0"
         )));
     }
     Ok((addr, Some(scope.to_owned())))
@@ -47,9 +47,9 @@ fn parse_scoped(text: &str) -> Result<(IpAddr, Option<String>), AddrError> {
 /// An address with an optional scope, by interface name or number (RFC 4007, section 11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopedAddr {
-    /// The address as typed: IPv4-mapped stays mapped, for bind() tells the two apart.
+    /// The address as typed. An IPv4-mapped address stays mapped, because bind() does not treat it like IPv4.
     pub addr: IpAddr,
-    /// The text behind `%`.
+    /// The text after `%`.
     pub scope: Option<String>,
 }
 
@@ -69,12 +69,12 @@ impl fmt::Display for ScopedAddr {
     }
 }
 
-/// An address, and perhaps a port, as somebody typed them: `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`.
+/// An address with an optional port, as typed: `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopedEnd {
     /// The address.
     pub addr: ScopedAddr,
-    /// The port, where one was given.
+    /// The port, if one was typed.
     pub port: Option<PortArg>,
 }
 
@@ -83,10 +83,10 @@ impl FromStr for ScopedEnd {
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
-        // Without brackets, the colons of an IPv6 address are its own.
+        // Without brackets, every colon belongs to the IPv6 address.
         let parts = bracketed.or_else(|| text.split_once(':').filter(|(_, port)| !port.contains(':')));
         let Some((addr, port)) = parts else { return Ok(Self { addr: text.parse()?, port: None }) };
-        let port = port.parse().map_err(|why| AddrError(format!("'{port}' is no port: {why}")))?;
+        let port = port.parse().map_err(|why| AddrError(format!("'{port}' is not a port: {why}")))?;
         Ok(Self { addr: addr.parse()?, port: Some(port) })
     }
 }
@@ -104,23 +104,25 @@ impl fmt::Display for ScopedEnd {
     }
 }
 
-/// An address or a prefix to compare addresses with, by the kernel's rule (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
-/// an IPv4 one holds IPv4 and IPv4-mapped sockets, an IPv6 one holds `AF_INET6` sockets, mapped ones by their mapped form.
+/// A prefix, or a single address, to compare the addresses of sockets with. It follows the kernel's rule (`inet_diag_bc_run`
+/// in net/ipv4/inet_diag.c):
+/// - An IPv4 prefix contains IPv4 and IPv4-mapped addresses.
+/// - An IPv6 prefix contains addresses of `AF_INET6` sockets, and compares mapped addresses in their mapped form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// Host bits are zero; IPv4 in its mapped form.
+    /// The address. Its host bits are zero, and IPv4 is in its mapped form.
     bits: u128,
-    /// Leading bits that count: 96 more than was typed for IPv4.
+    /// The number of leading bits to compare. For IPv4 this is the typed length plus 96.
     length: u8,
     ipv4: bool,
 }
 
-/// A prefix as somebody typed it.
+/// A prefix with an optional scope, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopedPrefix {
     /// The prefix itself.
     pub prefix: Prefix,
-    /// The text behind `%`, where one was given: the socket must be bound to that interface.
+    /// The text after `%`, if there is one: the socket must be bound to that interface.
     pub scope: Option<String>,
 }
 
@@ -131,11 +133,11 @@ impl Prefix {
     /// Every IPv6 address.
     pub const ANY_IPV6: Self = Self { bits: 0, length: 0, ipv4: false };
 
-    /// The IPv4-mapped addresses, as such.
+    /// The IPv4-mapped addresses, without plain IPv4.
     pub const MAPPED: Self = Self { bits: 0xffff_0000_0000, length: 96, ipv4: false };
 
-    /// Whether an address of a socket of this family lies in the prefix; its bits as [`super::socket::FourTuple`] has
-    /// them, IPv4 mapped.
+    /// Whether the prefix contains an address of a socket of this family. `bits` is the address as
+    /// [`super::socket::FourTuple`] stores it, IPv4 in its mapped form.
     #[must_use]
     pub fn contains(&self, family: Family, bits: u128) -> bool {
         let family_fits = if self.ipv4 { family.ipv4_on_the_wire() } else { family != Family::Ipv4 };
@@ -149,7 +151,7 @@ impl Prefix {
         if self.ipv4 { v6.to_canonical() } else { v6.into() }
     }
 
-    /// Leading bits of [`Self::addr`] that count.
+    /// The number of leading bits of [`Self::addr`] to compare.
     #[must_use]
     pub const fn length(&self) -> u8 {
         if self.ipv4 { self.length - 96 } else { self.length }
@@ -174,7 +176,7 @@ impl FromStr for ScopedPrefix {
             match length_text {
                 None => width,
                 Some(l) => l.parse().ok().filter(|&n| n <= width && l.bytes().all(|b| b.is_ascii_digit())).ok_or_else(
-                    || AddrError(format!("'/{l}' is no prefix length of {addr}; it is a number 0-{width}")),
+                    || AddrError(format!("'/{l}' is not a prefix length for {addr}; use a number 0-{width}")),
                 )?,
             };
         let (bits, ipv4) = match addr {
@@ -197,7 +199,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// `10.0.0.0/8`, `fe80::1%eth0`: as it was typed.
+/// `10.0.0.0/8`, `fe80::1%eth0`: in the typed notation, but with host bits of zero.
 impl fmt::Display for ScopedPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.prefix.addr())?;
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_prints_as_it_can_be_typed_again() {
+    fn a_printed_prefix_can_be_parsed_again() {
         for text in ["10.0.0.0/8", "127.0.0.1", "[2001:db8::1]", "[2001:db8::]/32", "0.0.0.0/0", "[::]/0"] {
             assert_eq!(text.parse::<ScopedPrefix>().map(|typed| typed.prefix.to_string()).as_deref(), Ok(text));
         }
@@ -291,7 +293,11 @@ mod tests {
         assert_eq!(colon.parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok(colon));
         assert_eq!("[::1]".parse::<ScopedEnd>().map(|end| end.to_string()).as_deref(), Ok("::1"));
         let port = |text: &str| text.parse::<ScopedEnd>().expect(text).port;
-        assert_eq!((port("::1:443"), port("[::1]:443").is_some()), (None, true), "without brackets it is all address");
+        assert_eq!(
+            (port("::1:443"), port("[::1]:443").is_some()),
+            (None, true),
+            "without brackets the whole text is the address"
+        );
         for (bad, word) in [
             ("localhost:443", "'localhost'"),
             ("192.0.2.1:", "''"),

@@ -56,7 +56,7 @@ impl Default for Caller {
     }
 }
 
-/// The shell in which twtool ran, and the network namespace that it looked into.
+/// The shell in which twtool ran, and the network namespace that it read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shell {
     /// The namespace given by `--netns`; `None` for the caller's own.

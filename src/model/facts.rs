@@ -174,7 +174,7 @@ impl Facts {
                 if let Some(why) = self.unread.reason(SERVICES) {
                     return format!("{SERVICES} could not be read: {why}");
                 }
-                format!("'{name}' is no port and no TCP service of /etc/services; a port is {PORT_ARG_FORMS}")
+                format!("'{name}' is neither a port nor a TCP service of /etc/services; a port is {PORT_ARG_FORMS}")
             }),
         }
     }

@@ -1,4 +1,4 @@
-//! Port numbers and the separate facts about one: its RFC 6335 class, and the ranges that Linux keeps.
+//! Port numbers, and two separate facts about a port: its RFC 6335 class, and the ranges that Linux configures.
 //!
 //! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). They are separate
 //! types because mixing them up (49152-65535 as "Linux's ephemeral range") is a classic error.
@@ -21,7 +21,8 @@ impl Port {
         }
     }
 
-    /// Whether RFC 6335 (section 6) reserves the number itself. Only 0 is; given to bind() it asks the kernel to choose.
+    /// Whether RFC 6335 (section 6) reserves the number itself. It reserves only port 0. bind() to port 0 asks the kernel
+    /// to choose a port.
     #[must_use]
     pub const fn reserved_by_rfc(self) -> bool {
         self.0 == 0
@@ -34,7 +35,7 @@ impl fmt::Display for Port {
     }
 }
 
-/// The three classes of RFC 6335, section 6. A name for a number, nothing that the kernel enforces.
+/// The three classes of RFC 6335, section 6. A class is only a name for a number. The kernel does not enforce it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PortClass {
     /// System Ports, 0-1023.
@@ -46,7 +47,7 @@ pub enum PortClass {
 }
 
 impl PortClass {
-    /// Every class, in the order of its numbers.
+    /// Every class, the lowest numbers first.
     pub const ALL: [Self; 3] = [Self::WellKnown, Self::Registered, Self::Dynamic];
 
     /// The name that scripts see.
@@ -71,7 +72,7 @@ impl PortClass {
     }
 }
 
-/// Ports from `first` to `last`, both included; never backwards.
+/// Ports from `first` to `last`, both included. `first` is never greater than `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortRange {
     first: Port,
@@ -79,7 +80,7 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// The range, or `None` when it would go backwards.
+    /// The range; `None` if `first` is greater than `last`.
     #[must_use]
     pub fn new(first: Port, last: Port) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
@@ -127,7 +128,8 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// `net.ipv4.ip_local_port_range`: where connect() and bind(0) of this network namespace look for a port (ip-sysctl).
+/// `net.ipv4.ip_local_port_range`: the range from which connect() and bind(0) choose a port in this network namespace
+/// (ip-sysctl).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalPortRange(pub PortRange);
 
@@ -139,8 +141,8 @@ impl LocalPortRange {
     }
 }
 
-/// `net.ipv4.ip_local_reserved_ports`: ports that the kernel never chooses by itself; an explicit bind may (ip-sysctl).
-/// Its ranges are in the kernel's order: the lowest first, none touching the next.
+/// `net.ipv4.ip_local_reserved_ports`: ports that the kernel never chooses by itself. An explicit bind() can still use them
+/// (ip-sysctl). The ranges have the kernel's order: the lowest first, and no range is adjacent to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalReservedPorts(pub Vec<PortRange>);
 
@@ -153,7 +155,7 @@ impl LocalReservedPorts {
         self.0.get(at).is_some_and(|range| range.contains(port))
     }
 
-    /// The list with these ports added, in the kernel's order and with neighbours joined as the kernel joins them.
+    /// The list with these ports added. Like the kernel, it sorts the ranges and joins adjacent ones.
     #[must_use]
     pub fn with(&self, ports: impl IntoIterator<Item = Port>) -> Self {
         let mut ranges: Vec<PortRange> = self.0.iter().copied().chain(ports.into_iter().map(PortRange::one)).collect();
@@ -170,9 +172,9 @@ impl LocalReservedPorts {
         Self(joined)
     }
 
-    /// How many ports of the range are not in the list.
+    /// The number of ports of the range that are not in the list.
     #[must_use]
-    pub fn leaves(&self, range: PortRange) -> usize {
+    pub fn count_unreserved(&self, range: PortRange) -> usize {
         range.ports().filter(|port| !self.contains(*port)).count()
     }
 }
@@ -195,12 +197,12 @@ pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> 
     Ok(())
 }
 
-/// A port as somebody typed it: a number, a range, or a name still to be looked up in /etc/services.
+/// A port argument as typed: a number, a range, or a name that must still be looked up in /etc/services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortArg {
     /// `443`, or `8000-8099`.
     Range(PortRange),
-    /// `https`. Whether there is such a service is not known yet.
+    /// `https`. The name may not exist in /etc/services.
     Name(String),
 }
 
@@ -214,10 +216,10 @@ impl fmt::Display for PortArg {
     }
 }
 
-/// What a port argument may be; ends every message about a bad one.
+/// The allowed forms of a port argument. Every message about a bad port argument ends with them.
 pub const PORT_ARG_FORMS: &str = "a number 0-65535, a range like 8000-8099, or a TCP service name of /etc/services";
 
-/// Why a text is no port argument.
+/// The error for a text that is not a port argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortArgError(String);
 
@@ -236,7 +238,7 @@ impl FromStr for PortArg {
         let decimal = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
         let port = |s: &str| s.parse().map(Port).map_err(|_| PortArgError(format!("{s} is above 65535")));
         if text.is_empty() {
-            return Err(PortArgError("nothing was given".into()));
+            return Err(PortArgError("the port is empty".into()));
         }
         if decimal(text) {
             return Ok(Self::Range(PortRange::one(port(text)?)));
@@ -247,12 +249,12 @@ impl FromStr for PortArg {
         {
             return PortRange::new(port(first)?, port(last)?)
                 .map(Self::Range)
-                .ok_or_else(|| PortArgError(format!("the range {text} goes backwards")));
+                .ok_or_else(|| PortArgError(format!("the range {text} is reversed")));
         }
-        // RFC 6335, section 5.1: a service name has at least one letter. What cannot be one needs no look-up.
+        // RFC 6335, section 5.1: a service name has at least one letter. Other texts need no look-up.
         let name = text.bytes().all(|b| b.is_ascii_graphic()) && text.bytes().any(|b| b.is_ascii_alphabetic());
         if !name || text.starts_with('-') {
-            return Err(PortArgError("this is no port".into()));
+            return Err(PortArgError("this is not a port".into()));
         }
         Ok(Self::Name(text.to_owned()))
     }
@@ -261,9 +263,9 @@ impl FromStr for PortArg {
 /// What the sockets of a network namespace show about a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortUse {
-    /// Whether something listens on it; `None` if it is unknown whether a listener takes the family that was asked for.
+    /// Whether a listener is on the port; `None` if it is unknown whether a listener accepts the requested family.
     pub listening: Option<bool>,
-    /// TIME_WAIT buckets that have it as their local port.
+    /// The number of TIME_WAIT buckets with this local port.
     pub time_wait: u64,
 }
 
@@ -277,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_classes_are_those_of_rfc_6335_and_cover_every_number_once() {
+    fn every_port_has_exactly_one_class_of_rfc_6335() {
         for number in 0..=u16::MAX {
             let port = Port(number);
             let holding: Vec<_> = PortClass::ALL.into_iter().filter(|c| c.bounds().contains(port)).collect();
@@ -310,7 +312,7 @@ mod tests {
             assert_eq!(list(before).with(added.iter().copied().map(Port)).to_string(), after);
         }
         let range = PortRange::new(Port(100), Port(109)).expect("forwards");
-        assert_eq!(list("90-101,105").leaves(range), 7);
+        assert_eq!(list("90-101,105").count_unreserved(range), 7);
     }
 
     #[test]
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_port_argument_is_refused_with_what_is_allowed() {
+    fn the_error_of_a_bad_port_argument_lists_the_allowed_forms() {
         for bad in ["", "65536", "-1", "80-70", "80-", "-80", "80-65536", "99999999999999999999", "8 0", "80,81", "+80"]
         {
             let error = bad.parse::<PortArg>().expect_err(bad).to_string();

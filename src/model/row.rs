@@ -13,7 +13,7 @@ pub enum Direction {
     Inbound,
     /// This end called connect(): `analysis::direction` lists the evidence.
     Outbound,
-    /// There is no evidence for either.
+    /// There is no evidence for one of the two.
     Unknown,
 }
 
@@ -39,16 +39,16 @@ pub struct Row {
     pub bucket: TimeWaitBucket,
     /// The inferred direction.
     pub direction: Direction,
-    /// The index of its network namespace among those of the answer.
+    /// The index of its network namespace in the answer's list of namespaces.
     pub netns: u32,
 }
 
-/// A sort order of rows. It compares the field of its name first, then the rest of both ends, the namespace and the cookie,
-/// so that every order is total. IPv4 on the wire comes before IPv6.
+/// A sort order of rows. Each order compares the field in its name first. Then it compares the rest of both ends, the namespace
+/// and the cookie, so that every order is total. IPv4 on the wire comes before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// By remaining time, then by both ports, then by both addresses. Ports come first, because buckets of the same
-    /// millisecond mostly have few addresses and many ports.
+    /// By remaining time, then by both ports, then by both addresses. Ports come before addresses, because buckets
+    /// that expire in the same millisecond mostly have few addresses and many ports.
     Expires,
     /// By local address and port.
     Local,
@@ -77,7 +77,7 @@ impl Order {
         }
     }
 
-    /// Which of two rows goes first.
+    /// Compares two rows. The lesser row comes first.
     #[must_use]
     #[inline]
     pub fn compare(self, a: &Row, b: &Row) -> Ordering {

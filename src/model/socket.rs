@@ -50,7 +50,7 @@ impl TcpState {
         Self::BoundInactive,
     ];
 
-    /// The state of a kernel number, where there is one.
+    /// The state with this kernel number, if there is one.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
@@ -133,7 +133,7 @@ impl StateSet {
         Self(self.0 | other.0)
     }
 
-    /// The states of this set that the other has not.
+    /// The states of this set that are not in the other set.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -158,7 +158,7 @@ impl StateSet {
     }
 }
 
-/// Which family the socket is of, and which protocol it speaks on the wire.
+/// The address family of a socket, and the IP version of its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// `AF_INET`.
@@ -195,7 +195,7 @@ struct Halves(u64, u64);
 
 impl Halves {
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "that is what halves are")]
+    #[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
     const fn of(bits: u128) -> Self {
         Self((bits >> 64) as u64, bits as u64)
     }
@@ -288,7 +288,7 @@ impl FourTuple {
         Ipv6Addr::from_bits(self.local_bits()).to_canonical()
     }
 
-    /// The address of the other end; mapped ones as plain IPv4. Unspecified where there is no other end (a listener).
+    /// The address of the other end; mapped ones as plain IPv4. Unspecified if there is no other end (a listener).
     #[must_use]
     pub fn remote_addr(&self) -> IpAddr {
         Ipv6Addr::from_bits(self.remote_bits()).to_canonical()
@@ -312,7 +312,7 @@ impl FourTuple {
         self.ports.local()
     }
 
-    /// The port of the other end; 0 where there is no other end.
+    /// The port of the other end; 0 if there is no other end.
     #[must_use]
     pub const fn remote_port(&self) -> Port {
         self.ports.remote()
@@ -419,7 +419,7 @@ pub struct FullSocket {
     pub cookie: Option<Cookie>,
 }
 
-/// What a dump returns.
+/// A socket in a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the two types say it")]
 pub enum Socket {

@@ -1,4 +1,4 @@
-//! `tcp_tw_reuse`: when connect() may take over a bucket of the very connection that it would make
+//! `tcp_tw_reuse`: when connect() may take over a timewait bucket that has the same addresses and ports as the new connection
 //! (`tcp_twsk_unique` in net/ipv4/tcp_ipv4.c; ip-sysctl in the kernel's documentation).
 
 use std::net::IpAddr;
@@ -12,12 +12,12 @@ pub enum ReuseMode {
     Off,
     /// 1: any outgoing connection.
     On,
-    /// 2, the default: where one of the two addresses is a loopback one, or the socket is bound to `lo`.
+    /// 2, the default: only if one of the two addresses is a loopback address, or the socket is bound to `lo`.
     LoopbackOnly,
 }
 
 impl ReuseMode {
-    /// The mode of the setting's number, where it has that value.
+    /// The mode with this number, if there is one.
     #[must_use]
     pub const fn from_number(number: u64) -> Option<Self> {
         match number {
@@ -39,19 +39,20 @@ impl ReuseMode {
     }
 }
 
-/// The settings that decide. `None` is "could not be read".
+/// The settings that decide whether connect() may take over a bucket. `None` means that a setting could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TwReuse {
     /// `net.ipv4.tcp_tw_reuse`.
     pub mode: Option<ReuseMode>,
-    /// `net.ipv4.tcp_tw_reuse_delay`: from this age on connect() may take a bucket over. See [`Self::whole_seconds`].
+    /// `net.ipv4.tcp_tw_reuse_delay`: the age at which connect() may take over a bucket. See [`Self::whole_seconds`].
     pub delay: Duration,
-    /// The kernel has no `tcp_tw_reuse_delay` (before 6.14). It compares the seconds of its monotonic clock then
-    /// (`ktime_get_seconds`), so a bucket can be taken over as soon as the next second begins: from an age between 0 and
-    /// 1 s on, and [`Self::delay`] is the upper end. Such kernels may also take over a FIN_WAIT_2 bucket.
+    /// Whether the kernel compares whole seconds, because it has no `tcp_tw_reuse_delay` (before 6.14). It reads the seconds
+    /// of its monotonic clock (`ktime_get_seconds`). So connect() may take over a bucket when the next second of that clock
+    /// begins, at an age between 0 and 1 s. [`Self::delay`] is the maximum, 1 s. Such kernels may also take over a
+    /// FIN_WAIT_2 bucket.
     pub whole_seconds: bool,
-    /// Whether `net.ipv4.tcp_timestamps` is on. A bucket whose connection had none is never taken over; the kernel does not
-    /// tell that of a bucket, so this is the best evidence there is.
+    /// Whether `net.ipv4.tcp_timestamps` is on. connect() never takes over a bucket whose connection had no timestamps. The
+    /// kernel does not report whether it had them, so this setting is the best available evidence.
     pub timestamps: Option<bool>,
 }
 
@@ -59,10 +60,11 @@ pub struct TwReuse {
 const LOOPBACK: u32 = 1;
 
 impl TwReuse {
-    /// The age from which on every bucket can be taken over where the kernel counts in whole seconds.
+    /// The age at which every bucket can be taken over if the kernel compares whole seconds.
     pub const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
-    /// Whether connections between these addresses may take over buckets; `interface`: what the sockets are bound to.
+    /// Whether connections between these addresses may take over buckets; `None` if that is unknown. `interface` is the
+    /// interface that the sockets are bound to.
     #[must_use]
     pub fn applies(&self, local: IpAddr, remote: IpAddr, interface: Option<NonZeroU32>) -> Option<bool> {
         let loopback = || {
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_only_asks_for_one_loopback_address_of_the_two() {
+    fn loopback_only_needs_one_loopback_address() {
         for (local, remote, expected) in [
             ("127.0.0.1", "127.0.0.1", true),
             ("10.0.0.1", "127.0.0.1", true),
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn without_timestamps_nothing_is_taken_over_and_what_was_not_read_is_unknown() {
+    fn without_timestamps_there_is_no_reuse_and_unread_settings_give_unknown() {
         assert_eq!(applies(Some(ReuseMode::On), Some(false), "127.0.0.1", "127.0.0.1"), Some(false));
         assert_eq!(applies(None, Some(false), "127.0.0.1", "127.0.0.1"), Some(false));
         assert_eq!(applies(None, Some(true), "127.0.0.1", "127.0.0.1"), None);

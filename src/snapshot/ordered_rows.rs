@@ -1,6 +1,6 @@
 //! Collects rows in an order. The memory depends on the limit, not on the number of rows.
 //!
-//! 1. Each row is appended to a list, and a `SortKey` with its index to a second list.
+//! 1. Each row is appended to a list, and a `RowKey` with its index to a second list.
 //! 2. Every 4096 rows form a *run*. Runs are sorted and merged while the kernel prepares the next datagram.
 //! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
 //! 4. At the end the sort keys are sorted. Rows with equal keys are compared themselves.
@@ -40,7 +40,7 @@ pub struct OrderedRows {
     /// `None`: the order of arrival.
     order: Option<Order>,
     /// A key for each row, if there is an order.
-    keys: Vec<SortKey>,
+    keys: Vec<RowKey>,
 }
 
 impl OrderedRows {
@@ -59,7 +59,7 @@ impl OrderedRows {
             return;
         };
         self.rows.push(row);
-        self.keys.push(SortKey::new(order.key(&row), index));
+        self.keys.push(RowKey::new(order.key(&row), index));
         if self.keys.len().is_multiple_of(RUN) {
             self.sort_last_run();
             self.drop_hidden();
@@ -70,7 +70,7 @@ impl OrderedRows {
     fn drop_hidden(&mut self) {
         let Some(order) = self.order.filter(|_| self.rows.len() / 2 >= self.limit.rows) else { return };
         let kept: Vec<Row> = self.sorted().into_iter().copied().collect();
-        self.keys = kept.iter().enumerate().map(|(index, row)| SortKey::new(order.key(row), index)).collect();
+        self.keys = kept.iter().enumerate().map(|(index, row)| RowKey::new(order.key(row), index)).collect();
         self.rows = kept;
     }
 
@@ -133,9 +133,9 @@ impl OrderedRows {
 /// The first 96 bits of a row's key, and then its index in 32 bits. Sorting moves only these small values, and compares
 /// rows only if the bits are equal. The type has two halves because a `u128` needs an alignment of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SortKey(u64, u64);
+struct RowKey(u64, u64);
 
-impl SortKey {
+impl RowKey {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
     const fn new(key: u128, index: usize) -> Self {
@@ -158,7 +158,7 @@ impl SortKey {
     }
 }
 
-impl Ord for SortKey {
+impl Ord for RowKey {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         // Comparing one number needs no branch.
@@ -167,7 +167,7 @@ impl Ord for SortKey {
     }
 }
 
-impl PartialOrd for SortKey {
+impl PartialOrd for RowKey {
     #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))

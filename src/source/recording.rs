@@ -54,7 +54,7 @@ pub enum RecordingError {
         /// The file.
         path: PathBuf,
     },
-    /// The recording was not made, because no replay would accept it.
+    /// The recording was not written, because no replay would accept it.
     #[error("the recording '{}' cannot be made: {what}", path.display())]
     Unfit {
         /// The file.
@@ -177,9 +177,9 @@ impl Header {
         let mut line = json_escaped(serde_json::to_string(self).map_err(|error| error.to_string())?);
         line.push('\n');
         let header = Self::read(line.as_bytes())?;
-        if line.len() as u64 > LONGEST_HEADER {
+        if line.len() as u64 > MAX_HEADER_LENGTH {
             return Err(format!(
-                "its facts need more than {LONGEST_HEADER} bytes; /etc/services may have too many names"
+                "its facts need more than {MAX_HEADER_LENGTH} bytes; /etc/services may have too many names"
             ));
         }
         let taken_at_ms = header.taken_at_ms;
@@ -215,8 +215,7 @@ impl Header {
             ));
         }
         let range = |(first, last): (u16, u16)| {
-            PortRange::new(Port(first), Port(last))
-                .ok_or_else(|| format!("the port range {first}-{last} is reversed"))
+            PortRange::new(Port(first), Port(last)).ok_or_else(|| format!("the port range {first}-{last} is reversed"))
         };
         let index = |(index, name)| Some((NonZeroU32::new(index)?, name));
         Ok(Facts {
@@ -241,11 +240,11 @@ impl Header {
     }
 }
 
-/// The most bytes of the first line. The facts of a machine with 10,000 interfaces and services need less than 1 MiB.
-const LONGEST_HEADER: u64 = 16 << 20;
+/// The maximum length of the first line in bytes. The facts of a machine with 10,000 interfaces and services need less than 1 MiB.
+const MAX_HEADER_LENGTH: u64 = 16 << 20;
 
-/// The most bytes of any other line: two digits for each byte of a datagram, and the JSON around them.
-const LONGEST_LINE: u64 = 4 * transport::BUFFER as u64;
+/// The maximum length of any other line in bytes: two digits for each byte of a datagram, and the JSON around them.
+const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
 
 /// 9999-12-31 in ms since 1970: the last day that RFC 3339 can write.
 const LATEST_MS: u64 = 253_402_214_400_000;
@@ -282,7 +281,7 @@ impl RecordingFile {
     fn line(&mut self, line: &RecordingLine) -> io::Result<()> {
         let mut line = serde_json::to_string(line)?;
         line.push('\n');
-        if line.len() as u64 > LONGEST_LINE {
+        if line.len() as u64 > MAX_LINE_LENGTH {
             let why = "the kernel sent a datagram that is too long for a recording";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
@@ -295,8 +294,8 @@ impl RecordingFile {
         self.file.write_all(line.as_bytes())
     }
 
-    /// Ends the recording of a failure. It replaces no file, because an older recording may hold an answer. If such a file
-    /// exists, the result is its path.
+    /// Ends the recording of a failure. It does not replace an existing file, because that may be the recording of an answer.
+    /// Returns the path of the existing file, if there is one.
     pub fn finish_failed(mut self) -> Result<Option<PathBuf>, RecordingError> {
         self.file.keep_existing();
         match self.finish() {
@@ -370,7 +369,7 @@ fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
             Err(error) => Err(Problem::Unread(error)),
         }
     };
-    next(LONGEST_HEADER, &mut line)?;
+    next(MAX_HEADER_LENGTH, &mut line)?;
     if line.is_empty() {
         return Err(Problem::Damaged("it is empty".into()));
     }
@@ -379,7 +378,7 @@ fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
     let mut events = vec![];
     loop {
         checksum.update(&line);
-        let number: u64 = next(LONGEST_LINE, &mut line)?;
+        let number: u64 = next(MAX_LINE_LENGTH, &mut line)?;
         if line.is_empty() {
             return Err(Problem::Damaged("its end is missing, so it was cut off".into()));
         }
@@ -394,7 +393,7 @@ fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
             }
             RecordingLine::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
             RecordingLine::End { lines, crc32 } => {
-                next(LONGEST_LINE, &mut line)?;
+                next(MAX_LINE_LENGTH, &mut line)?;
                 if !line.is_empty() {
                     return Err(bad("the file continues after its end").into());
                 }
@@ -473,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recorded_comes_back() {
+    fn a_recording_is_read_back_unchanged() {
         assert_eq!(parse(&written()), Ok(Recorded { facts: facts(), buckets: buckets(), events: events() }));
     }
 
@@ -486,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_cut_anywhere_or_added_to_is_refused() {
+    fn a_recording_that_is_too_short_or_too_long_is_rejected() {
         let whole = written();
         // Only the line feed of the last line may be missing.
         for cut in 0..whole.len() - 1 {
@@ -529,14 +528,14 @@ mod tests {
     }
 
     #[test]
-    fn names_that_steer_a_terminal_are_escaped_in_the_file_and_come_back() {
+    fn control_characters_in_names_are_escaped_in_the_file_and_read_back() {
         let facts = Facts { netns_name: Some("1:\u{9b}2J\u{202e}\x7f\u{1f600}".into()), ..facts() };
         let line = Header::new(&facts, &buckets()).line(&facts, &buckets()).expect("a header");
         assert!(line.contains(r"1:\u009b2J\u202e\u007f"), "{line}");
     }
 
     #[test]
-    fn an_existing_file_is_refused_and_replaced_only_on_demand() {
+    fn an_existing_file_is_replaced_only_on_request() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("recording");
         std::fs::write(&path, "mine").expect("written");

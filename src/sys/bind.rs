@@ -110,7 +110,7 @@ pub fn attempt_alone(
     Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Kept } else { ReuseportNote::Lost }))
 }
 
-/// Makes an attempt and clears its note. The flag is false if no bind could clear the note.
+/// Makes an attempt and clears its note. Returns false with the attempt if no bind could clear the note.
 fn attempt_and_clear(
     at: BindAddr,
     port: Port,

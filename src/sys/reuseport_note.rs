@@ -7,7 +7,7 @@
 //! bind without SO_REUSEPORT clears the note. So a test that ends right after a bind with SO_REUSEPORT leaves a port on
 //! which a second server can bind and listen.
 //!
-//! The bind that clears the note needs an address without conflicts. These are tried in order (measured on Linux 6.18):
+//! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these in order (measured on Linux 6.18):
 //! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. It succeeds beside every IPv4 holder, and beside a `::`
 //!    holder that has SO_REUSEADDR and does not listen;
 //! 2. an unused IPv4 address with SO_REUSEADDR. It succeeds beside every holder that is IPv6 only, and beside a
@@ -38,8 +38,8 @@ impl NoteGuard {
     /// Creates the sockets that can clear a note. This comes before the bind that leaves a note, so that a lack of
     /// descriptors or memory is an error before the bind.
     pub(super) fn prepare() -> io::Result<Self> {
-        let ipv6 = absent_where_refused(retry(|| socket(Domain::IPV6)))?;
-        let ipv4 = absent_where_refused(retry(|| socket(Domain::IPV4)))?;
+        let ipv6 = none_if_refused(retry(|| socket(Domain::IPV6)))?;
+        let ipv4 = none_if_refused(retry(|| socket(Domain::IPV4)))?;
         Ok(Self { ipv6, ipv4, port: None })
     }
 
@@ -88,6 +88,6 @@ fn socket(domain: Domain) -> io::Result<Socket> {
 
 /// Converts a refusal to `None`: the family is missing, a sandbox refuses it, or the kernel lacks an option
 /// (IPV6_FREEBIND exists since 4.15).
-fn absent_where_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
+fn none_if_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
     if_visible(socket)
 }

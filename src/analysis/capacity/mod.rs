@@ -339,7 +339,7 @@ mod tests {
         TwReuse { mode: Some(ReuseMode::On), delay: Duration::from_millis(delay_ms), ..off() }
     }
 
-    /// The destinations of these sockets in a range of so many ports, none of them reserved or bound.
+    /// The destinations of these sockets in a range of this size, in which no port is reserved or bound.
     fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
         let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
         let mut sockets = RangeSockets::new(range);

@@ -45,7 +45,7 @@ pub(super) fn local_reserved_ports(health: &Health) -> Check {
     let list = reserved.0.iter().map(|range| Datum::Text(range.to_string())).collect();
     let check = Check::ok(subject, Datum::List(list), default);
     let Some(range) = health.facts.local_port_range else { return check };
-    let left = reserved.leaves(range.0);
+    let left = reserved.count_unreserved(range.0);
     let size = usize::from(range.0.last().0 - range.0.first().0) + 1;
     let check = check.with("ports_left_in_ephemeral_range", left);
     match (left, size - left) {

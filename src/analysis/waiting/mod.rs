@@ -6,7 +6,7 @@
 //! 1. Bind once on every address. If that works, the wait ends.
 //! 2. List the sockets that block the bind.
 //! 3. Look up each of them by cookie, ten times a second. A bucket can end later than its timer (the timer wheel is coarse),
-//!    or earlier (SOCK_DESTROY), and a retransmitted FIN restarts the timer, so the timer alone does not tell.
+//!    or earlier (SOCK_DESTROY), and a retransmitted FIN restarts the timer, so the timer alone is not enough.
 //! 4. List all sockets again about once a second if an exact look-up cannot find some of them.
 //! 5. When a blocking socket is gone, bind again.
 //!
@@ -101,7 +101,7 @@ pub const fn socket_key(socket: &Socket) -> SocketKey {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     socket: Socket,
-    /// When the kernel reported this.
+    /// When the kernel reported this socket.
     seen: Duration,
     /// Whether a look-up failed to find it although the list contains it.
     elusive: bool,
@@ -110,7 +110,7 @@ struct Known {
 }
 
 impl Known {
-    /// The rest of a bucket's timer; `None` for a full socket.
+    /// The remaining time of a bucket; `None` for a full socket.
     fn remaining(&self, now: Duration) -> Option<Duration> {
         match self.socket {
             Socket::Bucket(bucket) => Some(bucket.expires().saturating_sub(now.saturating_sub(self.seen))),
@@ -124,8 +124,9 @@ impl Known {
         self.socket.cookie().is_some() && !bound && !self.elusive
     }
 
-    /// Whether a failed look-up proves that it is gone. For a listener it does not, because it may share its port with others.
-    const fn is_found_for_certain(&self) -> bool {
+    /// Whether a failed look-up proves that the socket is gone. It does not for a listener, because several listeners can share
+    /// a port, and the look-up finds only one of them.
+    const fn has_reliable_look_up(&self) -> bool {
         !matches!(self.socket.state(), TcpState::Listen)
     }
 }
@@ -142,7 +143,7 @@ enum Todo {
     LookUps {
         next: usize,
     },
-    /// Wait for the next bind, with nothing to watch.
+    /// Wait for the next bind without look-ups.
     Rest {
         until: Duration,
     },
@@ -206,7 +207,7 @@ impl Waiting {
         self.known.iter().map(|known| &known.socket)
     }
 
-    /// The rest of the longest timer, if only buckets block the bind.
+    /// The longest remaining time, if only buckets block the bind.
     #[must_use]
     pub fn remaining(&self, now: Duration) -> Option<Duration> {
         let longest = |longest: Duration, known: &Known| Some(longest.max(known.remaining(now)?));
@@ -273,8 +274,8 @@ impl Waiting {
         }
     }
 
-    /// Reports the sockets that may block the last bind. `explained`: whether each address that failed has one. `took`: how
-    /// long listing took.
+    /// Reports the sockets that may have blocked the last bind. `explained`: whether there is one for each address whose bind
+    /// failed. `took`: how long listing took.
     pub fn listed(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
         (self.last_list, self.list_took) = (now, took);
         let before: HashSet<SocketKey> = self.known().map(socket_key).collect();
@@ -328,7 +329,7 @@ impl Waiting {
                     self.end_round(now, true);
                 }
             }
-            None if known.is_found_for_certain() => known.gone = true,
+            None if known.has_reliable_look_up() => known.gone = true,
             None => known.elusive = true,
         }
     }
@@ -393,7 +394,8 @@ impl Waiting {
             self.todo = Todo::List { after_bind: false };
             return;
         }
-        self.round = self.look_up_candidates().take(LOOK_UPS_PER_ROUND).map(|known| socket_key(&known.socket)).collect();
+        self.round =
+            self.look_up_candidates().take(LOOK_UPS_PER_ROUND).map(|known| socket_key(&known.socket)).collect();
         self.todo = Todo::LookUps { next: 0 };
     }
 
@@ -403,7 +405,7 @@ impl Waiting {
         self.known.retain(|known| !known.gone);
         let gone = self.known.len() < before;
         self.changes += u32::from(gone);
-        // Sockets that look-ups cannot find may still block a plain bind, so list them first.
+        // A socket that look-ups cannot find may still block a plain bind, so the next step is a list.
         let bind = gone && !fails && (!self.plain || self.known.iter().all(Known::can_be_looked_up));
         self.todo = if bind { Todo::Bind } else { self.until_next_round(now) };
     }

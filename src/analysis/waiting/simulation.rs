@@ -33,7 +33,7 @@ struct SimulatedSocket {
     kind: SimulatedKind,
     born: Duration,
     dies: Duration,
-    /// Whether it blocks the bind. Otherwise it has the options that the bind has.
+    /// Whether it blocks the bind. If not, its options allow the bind.
     blocks: bool,
 }
 
@@ -86,7 +86,13 @@ struct SimulatedWait {
 }
 
 /// Runs a wait against these sockets. The simulation decides whether a bind works.
-fn wait(world: &[SimulatedSocket], plain: bool, looks_up: bool, timeout: Duration, list_takes: Duration) -> SimulatedWait {
+fn wait(
+    world: &[SimulatedSocket],
+    plain: bool,
+    looks_up: bool,
+    timeout: Duration,
+    list_takes: Duration,
+) -> SimulatedWait {
     let mut waiting = Waiting::new(plain, looks_up, timeout);
     let (mut now, mut lists, mut look_ups) = (Duration::ZERO, 0, 0);
     let socket = |number: usize, now| world[number].socket(number, now, looks_up);
@@ -108,12 +114,12 @@ fn wait(world: &[SimulatedSocket], plain: bool, looks_up: bool, timeout: Duratio
                 look_ups += 1;
                 now += Duration::from_micros(5);
                 let number = usize::from(wanted.tuple().remote_port().0);
-                let found =
-                    world[number].alive(now) && !matches!(world[number].kind, SimulatedKind::HiddenListener | SimulatedKind::Bound);
+                let found = world[number].alive(now)
+                    && !matches!(world[number].kind, SimulatedKind::HiddenListener | SimulatedKind::Bound);
                 waiting.looked_up(found.then(|| socket(number, now)), now);
             }
             WaitStep::Pause(pause) => {
-                assert!(!pause.is_zero(), "a pause of nothing");
+                assert!(!pause.is_zero(), "a pause of zero");
                 now += pause;
             }
             WaitStep::End(ended) => return SimulatedWait { ended, at: now, binds: waiting.binds(), lists, look_ups },
@@ -122,7 +128,7 @@ fn wait(world: &[SimulatedSocket], plain: bool, looks_up: bool, timeout: Duratio
     panic!("no end at {now:?} after {} binds, {lists} lists and {look_ups} look-ups", waiting.binds());
 }
 
-/// When the port has been free for this long.
+/// The first time at which the port has been free for this long.
 fn free_for(world: &[SimulatedSocket], long: Duration, until: Duration) -> Option<Duration> {
     let mut ends: Vec<Duration> = world.iter().map(|simulated| simulated.dies).collect();
     ends.push(Duration::ZERO);
@@ -132,7 +138,12 @@ fn free_for(world: &[SimulatedSocket], long: Duration, until: Duration) -> Optio
 }
 
 fn bucket(timer: u64, late: u64) -> SimulatedSocket {
-    SimulatedSocket { kind: SimulatedKind::Bucket { timer: ms(timer) }, born: Duration::ZERO, dies: ms(timer + late), blocks: true }
+    SimulatedSocket {
+        kind: SimulatedKind::Bucket { timer: ms(timer) },
+        born: Duration::ZERO,
+        dies: ms(timer + late),
+        blocks: true,
+    }
 }
 
 fn wait_with_look_ups(world: &[SimulatedSocket], plain: bool) -> SimulatedWait {
@@ -140,13 +151,13 @@ fn wait_with_look_ups(world: &[SimulatedSocket], plain: bool) -> SimulatedWait {
 }
 
 #[test]
-fn a_free_port_takes_one_bind_and_no_look() {
+fn a_free_port_takes_one_bind_and_no_list() {
     let free = wait_with_look_ups(&[], false);
     assert_eq!((free.ended, free.binds, free.lists, free.at < ms(1)), (Ended::Bindable, 1, 0, true));
 }
 
 #[test]
-fn a_bucket_is_waited_for_through_its_whole_life() {
+fn a_wait_lasts_as_long_as_the_bucket() {
     for plain in [true, false] {
         let one = wait_with_look_ups(&[bucket(60_000, 1_900)], plain);
         assert_eq!(one.ended, Ended::Bindable);
@@ -167,7 +178,7 @@ fn thousands_of_buckets_cost_a_plain_wait_one_look_up_a_round() {
 }
 
 #[test]
-fn a_wait_of_no_time_binds_once_and_says_what_it_saw() {
+fn a_timeout_of_zero_binds_once_and_lists_once() {
     let blocked = wait(&[bucket(60_000, 0)], false, true, Duration::ZERO, ms(1));
     assert_eq!((blocked.ended, blocked.binds, blocked.lists), (Ended::TimedOut, 1, 1));
     let free = wait(&[], false, true, Duration::ZERO, ms(1));
@@ -175,7 +186,7 @@ fn a_wait_of_no_time_binds_once_and_says_what_it_saw() {
 }
 
 #[test]
-fn what_cannot_be_looked_up_is_looked_for_once_a_second_and_less_often_where_that_takes_long() {
+fn sockets_without_look_up_are_listed_once_a_second_and_less_often_if_listing_is_slow() {
     let bound = SimulatedSocket { kind: SimulatedKind::Bound, dies: ms(30_500), ..bucket(0, 0) };
     let hidden = SimulatedSocket { kind: SimulatedKind::HiddenListener, ..bound };
     for simulated in [bound, hidden] {
@@ -189,7 +200,7 @@ fn what_cannot_be_looked_up_is_looked_for_once_a_second_and_less_often_where_tha
 }
 
 #[test]
-fn a_holder_that_is_not_listed_is_tried_once_a_second() {
+fn an_unlisted_holder_causes_one_bind_a_second() {
     let mut waiting = Waiting::new(false, true, ms(10_000));
     let mut now = Duration::ZERO;
     loop {
@@ -205,7 +216,7 @@ fn a_holder_that_is_not_listed_is_tried_once_a_second() {
 }
 
 #[test]
-fn an_address_that_is_missing_is_tried_once_a_second_and_a_refusal_never_again() {
+fn a_missing_address_is_retried_once_a_second_and_a_denied_bind_is_not_retried() {
     let mut waiting = Waiting::new(false, true, ms(10_000));
     assert_eq!(waiting.next(ms(0)), WaitStep::Bind { every_address: true });
     waiting.bound(Bound::NotAvailable, 2, ms(0));
@@ -216,7 +227,7 @@ fn an_address_that_is_missing_is_tried_once_a_second_and_a_refusal_never_again()
 }
 
 #[test]
-fn a_timer_that_starts_again_is_followed() {
+fn a_restarted_timer_changes_the_remaining_time() {
     let mut waiting = Waiting::new(true, true, ms(120_000));
     let at = |now: u64| bucket(now + 30_000, 0).socket(0, ms(now), true);
     assert_eq!(waiting.next(ms(0)), WaitStep::Bind { every_address: true });
@@ -236,16 +247,18 @@ fn world(shared: bool) -> impl Strategy<Value = Vec<SimulatedSocket>> {
             (SimulatedKind::Bucket { timer: ms(timer) }, killed.unwrap_or(timer + late).min(timer + late))
         });
     let other = (
-        prop_oneof![Just(SimulatedKind::Connection), Just(SimulatedKind::Listener), Just(SimulatedKind::HiddenListener), Just(SimulatedKind::Bound)],
+        prop_oneof![
+            Just(SimulatedKind::Connection),
+            Just(SimulatedKind::Listener),
+            Just(SimulatedKind::HiddenListener),
+            Just(SimulatedKind::Bound)
+        ],
         0_u64..50_000,
     );
     let blocks = if shared { any::<bool>().boxed() } else { Just(true).boxed() };
     let born = prop_oneof![4 => Just(0_u64), 1 => 0_u64..50_000];
-    let simulated = (prop_oneof![5 => bucket, 1 => other], blocks, born).prop_map(|((kind, dies), blocks, born)| SimulatedSocket {
-        kind,
-        born: ms(born),
-        dies: ms(dies.max(born)),
-        blocks,
+    let simulated = (prop_oneof![5 => bucket, 1 => other], blocks, born).prop_map(|((kind, dies), blocks, born)| {
+        SimulatedSocket { kind, born: ms(born), dies: ms(dies.max(born)), blocks }
     });
     prop::collection::vec(simulated, 0..40)
 }
@@ -253,8 +266,11 @@ fn world(shared: bool) -> impl Strategy<Value = Vec<SimulatedSocket>> {
 fn check(world: &[SimulatedSocket], plain: bool, looks_up: bool) -> Result<(), TestCaseError> {
     const TIMEOUT: Duration = ms(70_000);
     let got = wait(world, plain, looks_up, TIMEOUT, ms(1));
-    let watched = |simulated: &SimulatedSocket| matches!(simulated.kind, SimulatedKind::Bucket { .. } | SimulatedKind::Connection);
-    // From a disappearance to the end; what cannot be looked up is looked for once a second.
+    let watched = |simulated: &SimulatedSocket| {
+        matches!(simulated.kind, SimulatedKind::Bucket { .. } | SimulatedKind::Connection)
+    };
+    // The longest time from the end of the last blocking socket to the end of the wait. Sockets without look-up are listed once
+    // a second.
     let patience = if looks_up && world.iter().all(watched) { ms(150) } else { ms(1_200) };
     let blocked = world.iter().any(|simulated| simulated.alive(got.at) && simulated.blocks);
     match got.ended {
@@ -272,12 +288,12 @@ fn check(world: &[SimulatedSocket], plain: bool, looks_up: bool) -> Result<(), T
 
 proptest! {
     #[test]
-    fn a_plain_wait_ends_when_the_last_has_gone(world in world(false)) {
+    fn a_plain_wait_ends_after_the_last_socket(world in world(false)) {
         check(&world, true, true)?;
     }
 
     #[test]
-    fn a_wait_with_options_ends_when_the_last_that_does_not_share_has_gone(world in world(true)) {
+    fn a_wait_with_options_ends_after_the_last_blocking_socket(world in world(true)) {
         check(&world, false, true)?;
     }
 

@@ -12,7 +12,7 @@ pub enum DumpError {
     /// The request could not be sent.
     #[error("sending a request for {walk} sockets to the kernel failed: {source}")]
     Send {
-        /// The walk that was asked for.
+        /// The requested walk.
         walk: Walk,
         /// The reason.
         source: io::Error,
@@ -20,7 +20,7 @@ pub enum DumpError {
     /// A datagram could not be received. ENOBUFS is one of the possible reasons.
     #[error("receiving {walk} sockets from the kernel failed: {source}")]
     Recv {
-        /// The walk that was asked for.
+        /// The requested walk.
         walk: Walk,
         /// The reason.
         source: io::Error,
@@ -28,7 +28,7 @@ pub enum DumpError {
     /// NLMSG_ERROR before any socket: the kernel refuses the request.
     #[error("the kernel refuses to list {walk} sockets: {errno}")]
     Refused {
-        /// The walk that was asked for.
+        /// The requested walk.
         walk: Walk,
         /// The kernel's reason.
         errno: io::Error,
@@ -36,7 +36,7 @@ pub enum DumpError {
     /// NLMSG_DONE or NLMSG_ERROR with an errno after the first socket.
     #[error("the kernel broke off the list of {walk} sockets: {errno}")]
     BrokenOff {
-        /// The walk that was asked for.
+        /// The requested walk.
         walk: Walk,
         /// The kernel's reason.
         errno: io::Error,
@@ -44,7 +44,7 @@ pub enum DumpError {
     /// NLMSG_OVERRUN: the kernel lost data.
     #[error("the kernel lost part of the list of {walk} sockets (NLMSG_OVERRUN)")]
     Overrun {
-        /// The walk that was asked for.
+        /// The requested walk.
         walk: Walk,
     },
     /// A datagram that did not fit into the buffer.
@@ -69,7 +69,7 @@ pub enum DumpError {
 impl DumpError {
     /// Converts an error of the second dump. The caller has received sockets by then, so it must not fall back to
     /// another source, which would repeat them.
-    pub(super) fn after_the_first_dump(self) -> Self {
+    pub(super) fn of_second_dump(self) -> Self {
         match self {
             Self::Send { walk, source } => Self::Recv { walk, source },
             Self::Refused { walk, errno } => Self::BrokenOff { walk, errno },

@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! the datagram ends after c, at number 3      a b c | d e
-//! b goes: number 3 is now d                   a c d | e        d is lost
-//! x comes: number 3 is now c again            x a b | c d e    c is repeated
+//! b is removed: number 3 is now d             a c d | e        d is lost
+//! x is added: number 3 is now c again         x a b | c d e    c is repeated
 //! ```
 //!
 //! What this module does about it:
@@ -23,7 +23,7 @@
 //! 5. If the second dump does not contain known sockets on both sides of a resumption, the dump counts as interrupted.
 //!
 //! What it cannot detect:
-//! - a socket that goes during a shorter pause;
+//! - a socket that is removed during a shorter pause;
 //! - a socket in the same chain that the request excludes, because it counts in the kernel's position, too;
 //! - a resumption inside a chain of more than 16 sockets, which the kernel describes in pieces;
 //! - on kernels on which a bucket does not replace its closing socket in the chain, a socket that closes during the
@@ -59,10 +59,10 @@ use crate::model::socket::{Socket, TcpState};
 use crate::parallel::Workers;
 
 /// Datagrams that one thread receives and reads before a second thread may start. A short dump ends before that.
-const IN_TURN: usize = 5;
+const SEQUENTIAL_DATAGRAMS: usize = 5;
 
-/// A second thread starts if reading takes more than this fraction (1/5) of the time that receiving takes.
-const WORTH_A_THREAD: u32 = 5;
+/// A second thread starts if reading takes more than 1/5 of the time that receiving takes.
+const RECEIVING_TO_READING: u32 = 5;
 
 /// Datagrams that are sent to the other thread together, because waking it takes a large part of the time of receiving
 /// one.
@@ -70,7 +70,7 @@ const BATCH: usize = 8;
 
 /// Batches in the queue to the other thread. If the queue is full, the kernel waits. So a slow reader of the output
 /// costs neither memory nor rows.
-const AHEAD: usize = 2;
+const QUEUED_BATCHES: usize = 2;
 
 /// Dumps the sockets of the request and passes every one to `each`, until `each` breaks or the dump ends. Skips sockets
 /// in states that the request excludes, because a recording may contain more states.
@@ -85,8 +85,9 @@ pub fn run(
     request: &Request,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
-    let pays =
-        |receiver: &Receiver| receiver.datagrams >= IN_TURN && receiver.reading * WORTH_A_THREAD > receiver.receiving;
+    let pays = |receiver: &Receiver| {
+        receiver.datagrams >= SEQUENTIAL_DATAGRAMS && receiver.reading * RECEIVING_TO_READING > receiver.receiving
+    };
     run_with(transport, request, &pays, each)
 }
 
@@ -100,7 +101,7 @@ fn run_with(
     // A recording holds one dump. It cannot answer look-ups, and a second replay gives the same sockets.
     let resumptions = if transport.commands().is_some() { Resumptions::checked() } else { Resumptions::unchecked() };
     let mut reader = Reader::new(request, resumptions);
-    let mut receiver = Receiver::ask(transport, request)?;
+    let mut receiver = Receiver::start(transport, request)?;
     let mut end = receive(&mut receiver, &mut reader, overlaps, each)?;
     if end.stopped {
         return Ok(end);
@@ -108,7 +109,7 @@ fn run_with(
     let suspicious = reader.resumptions.suspicious(transport)?;
     if !suspicious.is_empty() {
         let Recovery { sockets, complete } =
-            recover(&suspicious, transport, request).map_err(DumpError::after_the_first_dump)?;
+            recover(&suspicious, transport, request).map_err(DumpError::of_second_dump)?;
         // The caller has inferred the direction of earlier rows without this listener.
         let late_listener = sockets.iter().any(|socket| socket.state() == TcpState::Listen);
         end.interrupted |= !complete || late_listener;
@@ -127,7 +128,7 @@ fn receive(
     let mut may_overlap = true;
     loop {
         if may_overlap && overlaps(receiver) {
-            match read_beside(receiver, reader, each) {
+            match read_on_worker(receiver, reader, each) {
                 Some(end) => return end,
                 None => may_overlap = false,
             }
@@ -141,14 +142,14 @@ fn receive(
 
 /// Receives the rest of a dump on this thread while a worker reads it. Returns `None` if no worker is free. The
 /// kernel's walk stays on this core, because a core that has not walked the table recently takes a quarter longer.
-fn read_beside(
+fn read_on_worker(
     receiver: &mut Receiver,
     reader: &mut Reader,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Option<Result<DumpEnd, DumpError>> {
     let mut end = Err(DumpError::Framing("the list ends without NLMSG_DONE".into()));
     Workers::take()?.beside(|scope| {
-        let (full, batches) = mpsc::sync_channel::<Vec<(Received, Vec<u8>)>>(AHEAD);
+        let (full, batches) = mpsc::sync_channel::<Vec<(Received, Vec<u8>)>>(QUEUED_BATCHES);
         let (recycle, used) = mpsc::channel();
         let end = &mut end;
         scope.spawn(move |_| {

@@ -56,8 +56,8 @@ impl Clocks {
 }
 
 impl<'a> Receiver<'a> {
-    /// Sends the request.
-    pub(super) fn ask(transport: &'a mut dyn Transport, request: &Request) -> Result<Self, DumpError> {
+    /// Sends the request and starts the clocks.
+    pub(super) fn start(transport: &'a mut dyn Transport, request: &Request) -> Result<Self, DumpError> {
         let clocks = Clocks::read();
         transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
         Ok(Self {

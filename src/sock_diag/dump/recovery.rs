@@ -36,7 +36,7 @@ pub(super) fn recover(
     request: &Request,
 ) -> Result<Recovery, DumpError> {
     let mut search = LostSocketSearch::new(resumptions);
-    let mut receiver = Receiver::ask(transport, request)?;
+    let mut receiver = Receiver::start(transport, request)?;
     let mut reader = Reader::new(request, Resumptions::unchecked());
     let mut buffer = Vec::new();
     loop {

@@ -12,8 +12,8 @@ use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::response;
 use crate::sock_diag::transport::Transport;
 
-/// Pauses up to this length are not checked: of the sockets that live for a minute, one in 200,000 goes during it. A
-/// look-up costs 1.3 µs (Linux 6.18, 2026-11-25), which is little compared with a longer pause.
+/// Pauses up to this length are not checked. Of the sockets that live for a minute, one in 200,000 is removed during such a
+/// pause. A look-up costs 1.3 µs (Linux 6.18, 2026-11-25), which is little compared with a longer pause.
 const SHORT: Duration = Duration::from_micros(300);
 
 /// The number of sockets before a pause that are looked up. Only rare chains have more sockets.
@@ -43,7 +43,7 @@ pub(super) struct Resumption {
 
 impl Resumption {
     /// Whether one of the last sockets before it is gone, or cannot be looked up.
-    fn lost_one(&self, transport: &mut dyn Transport) -> Result<bool, DumpError> {
+    fn may_have_lost_a_socket(&self, transport: &mut dyn Transport) -> Result<bool, DumpError> {
         let Some(kernel) = transport.commands() else { return Ok(false) };
         for socket in &self.last {
             match lookup::find(kernel, socket) {
@@ -154,7 +154,7 @@ impl Resumptions {
     pub(super) fn suspicious(self, transport: &mut dyn Transport) -> Result<Vec<Resumption>, DumpError> {
         let mut suspicious = vec![];
         for resumption in self.kept.into_iter().flatten() {
-            if resumption.lost_one(transport)? {
+            if resumption.may_have_lost_a_socket(transport)? {
                 suspicious.push(resumption);
             }
         }

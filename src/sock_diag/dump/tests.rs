@@ -110,7 +110,7 @@ fn the_callback_can_stop_a_dump_on_two_threads() {
 }
 
 #[test]
-fn a_worker_reads_in_order_what_this_thread_receives() {
+fn a_worker_reads_the_received_datagrams_in_order() {
     let request = Request { walk: Walk::Ipv4, states: StateSet::ALL, program: None, tcp_info: false };
     let datagrams = (1..=100).map(|port| Ok(bucket(port))).chain([Ok(done(0))]).collect();
     let (mut ports, mut threads) = (vec![], HashSet::new());
@@ -135,7 +135,7 @@ fn a_dump_is_interrupted_also_when_only_its_end_is_flagged() {
 }
 
 #[test]
-fn a_connection_that_lost_its_port_while_it_was_described_is_an_interruption_where_its_bucket_is_looked_for_too() {
+fn a_connection_without_its_local_port_interrupts_a_dump_that_includes_its_bucket() {
     // What a 6.18 kernel sent: state TCP_CLOSE or still FIN_WAIT_1, no local port, remote port 443, no timer.
     let lost = |state: TcpState, remote_port: u16| {
         let mut m = bucket(0);
@@ -148,13 +148,13 @@ fn a_connection_that_lost_its_port_while_it_was_described_is_an_interruption_whe
         assert!(interrupted(StateSet::ALL, state, 443));
         // A listener that closed leaves nothing behind.
         assert!(!interrupted(StateSet::ALL, state, 0));
-        // The bucket was not there when the dump began.
+        // This request does not include connections before their close.
         assert!(!interrupted(StateSet::of(&[TcpState::FinWait2, TcpState::TimeWait]), state, 443));
     }
 }
 
 #[test]
-fn an_error_before_any_socket_is_a_refusal_and_later_a_list_broken_off() {
+fn an_error_before_the_first_socket_is_a_refusal_and_a_later_one_breaks_off_the_list() {
     let enoent = message(NLMSG_ERROR, 0, SEQUENCE, &(-2_i32).to_ne_bytes());
     let (_, end) = dump(vec![Ok(enoent.clone())]);
     assert!(matches!(end, Err(DumpError::Refused { errno, .. }) if errno.raw_os_error() == Some(2)));
@@ -168,14 +168,14 @@ fn an_error_before_any_socket_is_a_refusal_and_later_a_list_broken_off() {
 }
 
 #[test]
-fn an_acknowledgement_and_a_noop_are_passed_over() {
+fn an_acknowledgement_and_a_noop_are_skipped() {
     let ack = message(NLMSG_ERROR, 0, SEQUENCE, &0_i32.to_ne_bytes());
     let (ports, end) = dump(vec![Ok(ack), Ok([message(NLMSG_NOOP, 0, SEQUENCE, &[]), bucket(1), done(0)].concat())]);
     assert!(end.is_ok() && ports == [1]);
 }
 
 #[test]
-fn lost_cut_foreign_and_failed_datagrams_are_errors() {
+fn malformed_and_unexpected_datagrams_are_errors() {
     let overrun = message(NLMSG_OVERRUN, 0, SEQUENCE, &[]);
     assert!(matches!(dump(vec![Ok(overrun)]).1, Err(DumpError::Overrun { .. })));
     let enobufs = io::Error::from_raw_os_error(105);
@@ -191,7 +191,8 @@ fn lost_cut_foreign_and_failed_datagrams_are_errors() {
         assert!(matches!(dump(vec![Ok(bad)]).1, Err(DumpError::Framing(_))));
     }
     let short = message(SOCK_DIAG_BY_FAMILY, 0, SEQUENCE, &[0; 71]);
-    // After a socket record that cannot be decoded, the dump continues.
+    // The dump fails at this record. With two threads, the receiving thread still receives the next datagram, because only the
+    // other thread decodes records.
     assert!(matches!(dump(vec![Ok(short), Ok(done(0))]).1, Err(DumpError::Malformed(Malformed::Short(71)))));
 }
 

@@ -20,8 +20,8 @@ use crate::model::netns::{Netns, NetnsId, NetnsName};
 use crate::sys::errno::Refusal;
 use crate::sys::folder::{metadata, pids, proc_gap};
 
-/// The most processes that one warning names.
-const NAMED: usize = 8;
+/// The maximum number of processes that one warning names.
+const NAMED_PROCESSES: usize = 8;
 
 /// The result of [`all`].
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub fn all() -> NetnsList {
                 netns.name.get_or_insert(NetnsName::Given(name));
             }
             // The name remains, but its namespace is gone.
-            Err(NetnsErrorKind::AnotherThing(_)) => {}
+            Err(NetnsErrorKind::NotNetns(_)) => {}
             Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => {}
             Err(why) => unseen.push(format!("network namespace '{}': {why}", text_of(name.as_bytes()))),
         }
@@ -105,17 +105,18 @@ fn refusals(refused: &[(u32, io::Error)]) -> Option<String> {
     let (_, why) = refused.first()?;
     let called =
         |(pid, _): &(u32, io::Error)| comm(*pid).map_or_else(|_| pid.to_string(), |comm| format!("{pid}:{comm}"));
-    let mut names: Vec<String> = refused.iter().take(NAMED).map(called).collect();
-    if refused.len() > NAMED {
-        names.push(format!("{} more", refused.len() - NAMED));
+    let mut names: Vec<String> = refused.iter().take(NAMED_PROCESSES).map(called).collect();
+    if refused.len() > NAMED_PROCESSES {
+        names.push(format!("{} more", refused.len() - NAMED_PROCESSES));
     }
     let advice = if Refusal::of(why) == Refusal::Refused {
-        "; root or CAP_SYS_PTRACE may look into every /proc/PID/ns/net"
+        "; root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net"
     } else {
         ""
     };
+    let namespaces = if refused.len() == 1 { "the namespace" } else { "the namespaces" };
     Some(format!(
-        "network namespaces may be missing: those of {} cannot be looked into: {why}{advice}",
+        "network namespaces may be missing: {namespaces} of {} cannot be read: {why}{advice}",
         names.join(", ")
     ))
 }

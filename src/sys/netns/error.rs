@@ -21,7 +21,7 @@ pub struct NetnsError {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum NetnsErrorKind {
-    #[error("there is no such name in /run/netns; {}", there_are(.0))]
+    #[error("there is no such name in /run/netns; {}", list_names(.0))]
     NoSuchName(io::Result<Vec<OsString>>),
     #[error("there is no such process")]
     NoSuchProcess,
@@ -30,7 +30,7 @@ pub enum NetnsErrorKind {
     #[error("it is gone, and only a plain file in /run/netns remains")]
     MountGone,
     #[error("that is not a network namespace, but {0}")]
-    AnotherThing(String),
+    NotNetns(String),
     #[error("it is gone")]
     Gone,
     #[error("it cannot be opened: {0}")]
@@ -43,7 +43,7 @@ pub enum NetnsErrorKind {
     NoThread(io::Error),
 }
 
-fn there_are(names: &io::Result<Vec<OsString>>) -> String {
+fn list_names(names: &io::Result<Vec<OsString>>) -> String {
     match names {
         Ok(names) if names.is_empty() => "it has no names".into(),
         Ok(names) => {
@@ -65,7 +65,7 @@ impl NetnsError {
         Self { word: word.to_string(), why }
     }
 
-    /// What the user can do about it.
+    /// Advice for the user, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match &self.why {
@@ -75,9 +75,9 @@ impl NetnsError {
                  `nsenter -t PID -U --preserve-credentials -n twtool ...`",
             ),
             NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Some("root or CAP_SYS_PTRACE may look into every /proc/PID/ns/net")
+                Some("root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net")
             }
-            NetnsErrorKind::MountGone => Some("ip netns delete removes what is left of it"),
+            NetnsErrorKind::MountGone => Some("`ip netns delete NAME` removes the remaining file"),
             _ => None,
         }
     }

@@ -44,8 +44,8 @@ thread_local! {
 
 /// The calling thread's namespace; `None` if /proc does not show it.
 ///
-/// Outside [`within`], its name is searched only where that is cheap: in /run/netns, and in process 1, because no
-/// process has a lower pid. Otherwise the namespace has no name here.
+/// Outside [`within`], the search for its name is limited to the cheap places: /run/netns, and process 1, because no process
+/// has a lower pid. If neither has the name, the namespace has no name here.
 pub fn current() -> io::Result<Option<Netns>> {
     if let Some(entered) = ENTERED.with_borrow(Clone::clone) {
         return Ok(Some(entered));
@@ -74,7 +74,7 @@ pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Res
                 }
             };
             setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-                Errno::EINVAL => NetnsErrorKind::AnotherThing("a namespace of another kind".into()),
+                Errno::EINVAL => NetnsErrorKind::NotNetns("a namespace of another kind".into()),
                 errno => NetnsErrorKind::NotEntered(errno.into()),
             })?;
         }

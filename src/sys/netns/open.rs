@@ -63,7 +63,7 @@ fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
             Ok(opened)
         }
         Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchName(given_names())),
-        Err(NetnsErrorKind::AnotherThing(_)) if is_file(&path) => Err(NetnsErrorKind::MountGone),
+        Err(NetnsErrorKind::NotNetns(_)) if is_file(&path) => Err(NetnsErrorKind::MountGone),
         Err(why) => Err(why),
     }
 }
@@ -92,12 +92,12 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     let itself = format!("/proc/thread-self/fd/{}", seen.as_raw_fd());
     let stat = retry(|| Ok(fstatfs(&seen)?)).map_err(NetnsErrorKind::NotOpened)?;
     if stat.filesystem_type() != NSFS_MAGIC {
-        return Err(NetnsErrorKind::AnotherThing(what_it_is(&seen).into()));
+        return Err(NetnsErrorKind::NotNetns(what_it_is(&seen).into()));
     }
     let link = retry(|| fs::read_link(&itself)).map_err(NetnsErrorKind::NotOpened)?;
     let link = link.to_string_lossy();
     if !link.starts_with('/') && !link.starts_with("net:") {
-        return Err(NetnsErrorKind::AnotherThing(format!("a namespace of another kind, {link}")));
+        return Err(NetnsErrorKind::NotNetns(format!("a namespace of another kind, {link}")));
     }
     let file = open(Path::new(&itself), 0).map_err(NetnsErrorKind::NotOpened)?;
     let id = id(&retry(|| file.metadata()).map_err(NetnsErrorKind::NotOpened)?);

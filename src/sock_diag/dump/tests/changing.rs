@@ -11,8 +11,8 @@ use crate::sock_diag::transport::Commands;
 /// A new socket at the head of a chain, or a socket that is removed.
 #[derive(Clone, Copy, Debug)]
 enum Change {
-    Come(usize),
-    Go(u64),
+    Add(usize),
+    Remove(u64),
 }
 
 /// A kernel whose table changes during the dump. It keeps the cookies of sockets in chains. At each receive it returns
@@ -24,10 +24,10 @@ struct ChangingKernel {
     /// How long the kernel pauses for changes.
     pause: Duration,
     /// Sockets in a datagram.
-    room: usize,
-    place: (usize, usize),
-    made: Vec<u8>,
-    answer: Option<Vec<u8>>,
+    per_datagram: usize,
+    position: (usize, usize),
+    prepared: Vec<u8>,
+    look_up_response: Option<Vec<u8>>,
     dumps: usize,
     newest: u64,
     /// The errno with which sending a look-up fails.
@@ -40,10 +40,10 @@ impl ChangingKernel {
             chains: chains.iter().map(|chain| chain.to_vec()).collect(),
             changes: changes.iter().map(|changes| changes.to_vec()).collect(),
             pause,
-            room: 3,
-            place: (0, 0),
-            made: vec![],
-            answer: None,
+            per_datagram: 3,
+            position: (0, 0),
+            prepared: vec![],
+            look_up_response: None,
             dumps: 0,
             newest: 1000,
             refuses_look_ups: None,
@@ -58,19 +58,19 @@ impl ChangingKernel {
 
     fn make(&mut self) {
         let mut records = vec![];
-        let (first, numbered) = self.place;
+        let (first, numbered) = self.position;
         for (at, chain) in self.chains.iter().enumerate().skip(first) {
             for (number, cookie) in chain.iter().enumerate().skip(if at == first { numbered } else { 0 }) {
-                if records.len() == self.room {
-                    self.place = (at, number);
-                    self.made = records.concat();
+                if records.len() == self.per_datagram {
+                    self.position = (at, number);
+                    self.prepared = records.concat();
                     return;
                 }
                 records.push(Self::record(*cookie));
             }
         }
-        self.place = (self.chains.len(), 0);
-        self.made = if records.is_empty() { done(0) } else { records.concat() };
+        self.position = (self.chains.len(), 0);
+        self.prepared = if records.is_empty() { done(0) } else { records.concat() };
     }
 
     fn change(&mut self) {
@@ -82,13 +82,13 @@ impl ChangingKernel {
         }
         for change in changes {
             match change {
-                Change::Come(chain) => {
+                Change::Add(chain) => {
                     self.newest += 1;
                     let newest = self.newest;
                     let at = chain % self.chains.len();
                     self.chains[at].insert(0, newest);
                 }
-                Change::Go(cookie) => self.chains.iter_mut().for_each(|chain| chain.retain(|&c| c != cookie)),
+                Change::Remove(cookie) => self.chains.iter_mut().for_each(|chain| chain.retain(|&c| c != cookie)),
             }
         }
     }
@@ -114,14 +114,14 @@ impl ChangingKernel {
 impl Transport for ChangingKernel {
     fn send(&mut self, _: &Request) -> io::Result<()> {
         self.dumps += 1;
-        self.place = (0, 0);
+        self.position = (0, 0);
         self.make();
         Ok(())
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        *buffer = self.answer.take().unwrap_or_else(|| {
-            let datagram = std::mem::take(&mut self.made);
+        *buffer = self.look_up_response.take().unwrap_or_else(|| {
+            let datagram = std::mem::take(&mut self.prepared);
             self.change();
             self.make();
             datagram
@@ -143,7 +143,7 @@ impl Commands for ChangingKernel {
         let cookie = u64::from_le_bytes(look_up[16 + 48..16 + 56].try_into().expect("8 bytes"));
         let there = self.chains.iter().flatten().any(|&c| c == cookie);
         let gone = || message(NLMSG_ERROR, 0, SEQUENCE, &(-2_i32).to_ne_bytes());
-        self.answer = Some(if there { Self::record(cookie) } else { gone() });
+        self.look_up_response = Some(if there { Self::record(cookie) } else { gone() });
         Ok(())
     }
 }
@@ -158,16 +158,16 @@ fn read(mut kernel: ChangingKernel) -> (Vec<u64>, DumpEnd, usize) {
 }
 
 #[test]
-fn a_socket_that_is_passed_over_because_another_went_is_found_again() {
-    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Go(2)]]);
+fn a_socket_skipped_after_a_removal_is_recovered() {
+    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Remove(2)]]);
     let (cookies, end, dumps) = read(kernel);
     assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 moved to the position of 4, at which the kernel resumed");
     assert_eq!((end.interrupted, dumps), (false, 2));
 }
 
 #[test]
-fn a_look_up_that_fails_is_no_malformed_message() {
-    let mut kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Go(6)]]);
+fn a_failed_look_up_is_not_reported_as_a_malformed_message() {
+    let mut kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Remove(6)]]);
     kernel.refuses_look_ups = Some(libc::ENOBUFS);
     let error = kernel.fail();
     assert!(matches!(error, DumpError::LookUp(_)), "{error:?}");
@@ -177,53 +177,57 @@ fn a_look_up_that_fails_is_no_malformed_message() {
 }
 
 #[test]
-fn a_socket_that_is_repeated_because_another_came_is_handed_out_once() {
-    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Come(1)]]);
+fn a_socket_repeated_after_an_addition_is_reported_once() {
+    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Add(1)]]);
     let (cookies, end, dumps) = read(kernel);
     assert_eq!((cookies, end.interrupted, dumps), (vec![1, 2, 3, 4, 5, 6], false, 1));
 }
 
 #[test]
 fn the_last_socket_is_not_repeated_however_short_the_pause() {
-    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], Duration::ZERO, &[&[Change::Come(1)]]);
+    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], Duration::ZERO, &[&[Change::Add(1)]]);
     let (cookies, end, dumps) = read(kernel);
     assert_eq!((cookies, end.interrupted, dumps), (vec![1, 2, 3, 4, 5, 6], false, 1));
 }
 
 #[test]
-fn a_pause_in_which_nothing_went_costs_no_second_dump() {
-    let kernel = ChangingKernel::new(&[&[1, 2], &[3, 4, 5, 6], &[7]], PAUSE, &[&[Change::Go(7)]]);
+fn a_removal_after_the_position_causes_no_second_dump() {
+    let kernel = ChangingKernel::new(&[&[1, 2], &[3, 4, 5, 6], &[7]], PAUSE, &[&[Change::Remove(7)]]);
     let (cookies, end, dumps) = read(kernel);
     assert_eq!((cookies, end.interrupted, dumps), (vec![1, 2, 3, 4, 5, 6], false, 1));
 }
 
 #[test]
 fn a_resumption_that_is_not_found_is_an_interruption() {
-    let all = [Change::Go(1), Change::Go(2), Change::Go(3)];
+    let all = [Change::Remove(1), Change::Remove(2), Change::Remove(3)];
     let chains: [&[u64]; 4] = [&[7, 8, 9], &[1], &[2, 3, 4, 5], &[6]];
     let mut kernel = ChangingKernel::new(&chains, PAUSE, &[&[], &all]);
     let (cookies, end) = kernel.read();
-    assert_eq!((cookies, end.interrupted), (vec![7, 8, 9, 1, 2, 3, 6], true), "4 and 5 may or may not have been there");
+    assert_eq!(
+        (cookies, end.interrupted),
+        (vec![7, 8, 9, 1, 2, 3, 6], true),
+        "it is unknown whether 4 and 5 existed before"
+    );
 }
 
 #[test]
-fn the_beginning_is_a_landmark_when_the_first_sockets_went() {
-    let all = [Change::Go(1), Change::Go(2), Change::Go(3)];
+fn the_start_of_the_dump_is_a_landmark_if_the_first_sockets_are_removed() {
+    let all = [Change::Remove(1), Change::Remove(2), Change::Remove(3)];
     let mut kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&all]);
     let (cookies, end) = kernel.read();
     assert_eq!((cookies, end.interrupted), (vec![1, 2, 3, 6, 4, 5], false));
 }
 
 #[test]
-fn the_last_socket_is_found_again_although_only_the_end_comes_behind_it() {
-    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4]], PAUSE, &[&[Change::Go(2)]]);
+fn a_lost_last_socket_is_recovered_at_the_end_of_the_dump() {
+    let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4]], PAUSE, &[&[Change::Remove(2)]]);
     let (cookies, end, dumps) = read(kernel);
     assert_eq!((cookies, end.interrupted, dumps), (vec![1, 2, 3, 4], false, 2));
 }
 
 #[test]
-fn the_end_is_a_landmark_when_the_last_sockets_went() {
-    let changes: [&[Change]; 2] = [&[Change::Go(2)], &[Change::Go(5), Change::Go(6)]];
+fn the_end_of_the_dump_is_a_landmark_if_the_last_sockets_are_removed() {
+    let changes: [&[Change]; 2] = [&[Change::Remove(2)], &[Change::Remove(5), Change::Remove(6)]];
     let mut kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &changes);
     let (cookies, end) = kernel.read();
     assert_eq!((cookies, end.interrupted), (vec![1, 2, 3, 5, 6, 4], false));
@@ -233,24 +237,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn what_stays_is_handed_out_once_or_the_dump_is_interrupted(
+    fn a_lasting_socket_is_reported_once_or_the_dump_is_interrupted(
         lengths in proptest::collection::vec(0_usize..4, 10..30),
         // A real datagram has room for hundreds of sockets, which is more than a chain has.
-        room in 8_usize..16,
+        per_datagram in 8_usize..16,
         changes in proptest::collection::vec(proptest::collection::vec((any::<bool>(), 0_usize..50), 0..8), 0..8),
     ) {
         let mut numbers = 1..;
         let chains: Vec<Vec<u64>> = lengths.iter().map(|&n| numbers.by_ref().take(n).collect()).collect();
         let all: Vec<u64> = chains.iter().flatten().copied().collect();
-        let change = |&(comes, at): &(bool, usize)| if comes { Change::Come(at) } else { Change::Go(at as u64 + 1) };
+        let change = |&(adds, at): &(bool, usize)| if adds { Change::Add(at) } else { Change::Remove(at as u64 + 1) };
         let changes: Vec<Vec<Change>> = changes.iter().map(|c| c.iter().map(change).collect()).collect();
         let mut kernel = ChangingKernel::new(&[], PAUSE, &[]);
-        (kernel.chains, kernel.room, kernel.changes) = (chains, room, changes.clone().into());
+        (kernel.chains, kernel.per_datagram, kernel.changes) = (chains, per_datagram, changes.clone().into());
         let (cookies, end) = kernel.read();
         let times = |cookie| cookies.iter().filter(|&&c| c == cookie).count();
         prop_assert!(cookies.iter().all(|&cookie| times(cookie) == 1), "{cookies:?}");
         prop_assert!(cookies.iter().all(|cookie| all.contains(cookie) || (1001..=kernel.newest).contains(cookie)));
-        let gone = |cookie| changes.iter().flatten().any(|change| matches!(change, Change::Go(c) if *c == cookie));
+        let gone = |cookie| changes.iter().flatten().any(|change| matches!(change, Change::Remove(c) if *c == cookie));
         let missed: Vec<_> = all.iter().filter(|&&cookie| !gone(cookie) && times(cookie) == 0).collect();
         prop_assert!(missed.is_empty() || end.interrupted, "{missed:?} of {all:?}, {cookies:?}");
     }
