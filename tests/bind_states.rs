@@ -1,4 +1,4 @@
-//! What `bind-test` says of sockets that are closing, of devices, of users and of UDP.
+//! The answers of `bind-test` about closing sockets, devices, users and UDP.
 
 use std::any::Any;
 use std::io::ErrorKind;
@@ -18,17 +18,16 @@ suite! {
     pure: [],
     netns: [
         each_closing_state_is_explained,
-        an_orphan_is_ended_by_the_command_that_is_printed,
+        the_printed_command_ends_an_orphan,
         a_port_in_use_on_one_device_is_free_on_another,
-        reuseport_that_is_refused_is_explained_by_users_and_options,
-        a_port_of_udp_alone_is_free_and_the_answer_says_why,
+        the_advice_about_refused_reuseport_names_user_and_options,
+        a_port_that_only_udp_uses_is_free_and_the_advice_mentions_udp,
         an_address_may_have_brackets_around_its_scope,
     ],
 }
 
-/// The server's end of a connection whose client does not read, with more written to it than the client has room for; then
-/// the client's end.
-fn stuck() -> (Socket, Socket) {
+/// Both ends of a connection, the server's first. The client does not read, and the server has written until its buffer is full.
+fn full_connection() -> (Socket, Socket) {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     let open = connect(&server, "127.0.0.1:8080");
     open.server.set_nonblocking(true).expect("O_NONBLOCK");
@@ -41,8 +40,8 @@ fn stuck() -> (Socket, Socket) {
     (open.server, open.client)
 }
 
-/// Waits until the socket on port 8080 has this state, by its number in net/tcp_states.h.
-fn until(state: u8, kept: impl Any) -> Kept {
+/// Waits until a socket on port 8080 has this state (the number of net/tcp_states.h). Returns `kept`.
+fn wait_for_state(state: u8, kept: impl Any) -> Kept {
     let has_it = |entry: &procfs::Entry| entry.local.1 == 8080 && entry.state == state;
     while !procfs::sockets().iter().any(has_it) {
         std::thread::yield_now();
@@ -51,38 +50,38 @@ fn until(state: u8, kept: impl Any) -> Kept {
 }
 
 fn fin_wait_1_orphan() -> Kept {
-    let (server, client) = stuck();
+    let (server, client) = full_connection();
     drop(server);
-    until(4, client)
+    wait_for_state(4, client)
 }
 
 fn fin_wait_1() -> Kept {
-    let (server, client) = stuck();
+    let (server, client) = full_connection();
     server.shutdown(Shutdown::Write).expect("shutdown");
-    until(4, (server, client))
+    wait_for_state(4, (server, client))
 }
 
 fn fin_wait_2() -> Kept {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     let open = connect(&server, "127.0.0.1:8080");
     open.server.shutdown(Shutdown::Write).expect("shutdown");
-    until(5, (open.server, open.client))
+    wait_for_state(5, (open.server, open.client))
 }
 
-/// Both ends have sent their FIN, and the server's waits behind data.
+/// Both ends have called shutdown(). The server's FIN waits behind unsent data.
 fn closing() -> Kept {
-    let (server, client) = stuck();
+    let (server, client) = full_connection();
     server.shutdown(Shutdown::Write).expect("shutdown");
     client.shutdown(Shutdown::Write).expect("shutdown");
-    until(11, (server, client))
+    wait_for_state(11, (server, client))
 }
 
 /// The client has sent its FIN first.
 fn last_ack() -> Kept {
-    let (server, client) = stuck();
+    let (server, client) = full_connection();
     client.shutdown(Shutdown::Write).expect("shutdown");
     drop(server);
-    until(9, client)
+    wait_for_state(9, client)
 }
 
 fn each_closing_state_is_explained() {
@@ -103,7 +102,7 @@ fn each_closing_state_is_explained() {
     ]);
 }
 
-fn an_orphan_is_ended_by_the_command_that_is_printed() {
+fn the_printed_command_ends_an_orphan() {
     for orphan in [fin_wait_1_orphan, last_ack] {
         let kept = orphan();
         let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
@@ -132,7 +131,7 @@ fn a_port_in_use_on_one_device_is_free_on_another() {
     let listener = bound(b"lo").expect("bound");
     listener.listen(1).expect("listening");
     twtool(["bind-test", "8080"]).code(1).prints("0.0.0.0%lo:8080").prints("another device can use it");
-    // Anywhere is every device.
+    // A listener that is not bound to a device blocks every device.
     let anywhere = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
     let run = twtool(["bind-test", "8080"]).code(1);
     assert!(!run.stdout.contains("another device"), "{run}");
@@ -145,14 +144,14 @@ fn a_port_in_use_on_one_device_is_free_on_another() {
     bound(b"d0").expect("it is free there");
 }
 
-fn reuseport_that_is_refused_is_explained_by_users_and_options() {
+fn the_advice_about_refused_reuseport_names_user_and_options() {
     let _listener = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::REUSEADDR).expect("listening");
     let advice = |with| twtool(["bind-test", "8080", "--with", with, "--json"]).code(1).json()["advice"].to_string();
     assert!(advice("reuseport").contains("the same (uid 0)"), "{}", advice("reuseport"));
     assert!(!advice("reuseaddr").contains("uid"), "{}", advice("reuseaddr"));
 }
 
-fn a_port_of_udp_alone_is_free_and_the_answer_says_why() {
+fn a_port_that_only_udp_uses_is_free_and_the_advice_mentions_udp() {
     let advice = || twtool(["bind-test", "8080", "--json"]).ok().json()["advice"].clone();
     assert_eq!(advice(), serde_json::json!([]));
     for at in ["127.0.0.1:8080", "[::1]:8080"] {

@@ -12,8 +12,7 @@ use socket2::Socket;
 
 use crate::support::limits::{drop_capability, refuse};
 use crate::support::outbound::{
-    LOW, bound, buckets, close_client_first, connect, connect_with, connects_until_none_is_left, narrow_range, serve,
-    set,
+    LOW, bound, buckets, close_client_first, connect, connect_with, count_connects_until_full, narrow_range, serve, set,
 };
 use crate::support::records::number;
 use crate::support::situations::addr;
@@ -148,7 +147,7 @@ fn compare(name: &str, make: fn(&World) -> Kept, from: &str, to: &str) -> (u64, 
         let (destination, run) = ask(Some(from), to, &[]);
         assert_eq!(procfs::sockets().len(), before, "{name}: the look leaves the sockets as they are");
         let from = Some(from.parse().expect("an address"));
-        let further = connects_until_none_is_left(|| connect(from, addr(to)));
+        let further = count_connects_until_full(|| connect(from, addr(to)));
         drop(kept);
         let (free, uncertain) = (number(&destination, "free"), number(&destination, "uncertain"));
         let further = further as u64;
@@ -191,7 +190,7 @@ fn connections_and_buckets_of_the_same_destination_take_ports() {
         let kept = World::open(SIZE.into(), "127.0.0.1", "127.0.0.1:443");
         let (destination, _) = ask(Some("127.0.0.1"), "127.0.0.1:443", &[]);
         assert_eq!((&destination["free"], &destination["exhausted_in_ms"]), (&json!(0), &json!(0)));
-        assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))), 0);
+        assert_eq!(count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))), 0);
         drop(kept);
     });
 }
@@ -391,10 +390,10 @@ fn a_source_address_chosen_by_the_routes_is_answered_for() {
     assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
     let (destination, run) = ask(None, "127.0.0.1:443", &[]);
     assert_eq!(destination["local_addr"], "127.0.0.1", "{run}");
-    let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443")));
+    let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443")));
     assert_eq!((number(&destination, "free"), further), (13, 13), "{run}");
     let (destination, run) = ask(None, "[2001:db8::1]:443", &[]);
-    let further = connects_until_none_is_left(|| connect(None, addr("[2001:db8::1]:443")));
+    let further = count_connects_until_full(|| connect(None, addr("[2001:db8::1]:443")));
     assert_eq!((number(&destination, "free"), further), (16, 16), "{run}");
     drop((kept, elsewhere));
 }
@@ -409,13 +408,13 @@ fn the_routes_are_asked_without_a_port_of_the_range() {
         let (destination, run) = ask(from, "127.0.0.1:443", &[]);
         assert_eq!(number(&destination, "free"), 16, "{run}");
     }
-    assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))), 16);
+    assert_eq!(count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))), 16);
     drop(udp);
     // And where every port is reserved there is an answer, too: none.
     sysctl::write("ipv4.ip_local_reserved_ports", &format!("{low}-{}", low + SIZE - 1)).expect("ours");
     let (destination, run) = ask(None, "10.0.0.1:443", &[]);
     assert_eq!((number(&destination, "free"), &destination["exhausted_in_ms"]), (0, &json!(0)), "{run}");
-    assert_eq!(connects_until_none_is_left(|| connect(None, addr("10.0.0.1:443"))), 0);
+    assert_eq!(count_connects_until_full(|| connect(None, addr("10.0.0.1:443"))), 0);
     twtool(["capacity", "--to", "10.0.0.1:443", "--min-free", "1"]).code(1);
     drop(world);
 }
@@ -432,8 +431,8 @@ fn sockets_of_an_interface_have_ports_of_their_own() {
     // One without an interface is in the way of those with one, and not the other way round.
     let expected = [(json!("lo"), 13, 2), (Value::Null, 15, 1)];
     assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
-    assert_eq!(connects_until_none_is_left(on_lo), 13);
-    assert_eq!(connects_until_none_is_left(|| connect(None, to)), 15);
+    assert_eq!(count_connects_until_full(on_lo), 13);
+    assert_eq!(count_connects_until_full(|| connect(None, to)), 15);
     drop((kept, plain));
 }
 
@@ -446,7 +445,7 @@ fn of_an_odd_range_one_port_is_uncertain() {
             let (free, uncertain) = (number(&destination, "free"), number(&destination, "uncertain"));
             assert_eq!(free, u64::from(size), "{run}");
             assert!(uncertain == 1 || !kernel::has_port_range_option() && uncertain > 1, "{run}");
-            let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))) as u64;
+            let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))) as u64;
             assert!((free - uncertain..=free).contains(&further), "{further} succeeded{run}");
         });
     }
@@ -500,7 +499,7 @@ fn where_the_kernel_cannot_be_asked_it_is_said() {
     assert_eq!((&destination["free"], &destination["uncertain"]), (&json!(16), &json!(1)), "{run}");
     let uncertain = (run.json()["uncertain"].clone(), run.json()["explicitly_bound"].clone());
     assert_eq!(uncertain, (json!(1), json!(0)), "{run}");
-    assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:444"))), 15);
+    assert_eq!(count_connects_until_full(|| connect(None, addr("127.0.0.1:444"))), 15);
     drop((kept, world));
 }
 
@@ -516,7 +515,7 @@ fn without_sock_diag_the_answer_is_the_same() {
         twtool(["capacity", "--json", "--to", "127.0.0.1:443", "--from", "127.0.0.1"]).code(0).says("/proc/net/tcp");
     let destination = run.records("destinations").remove(0);
     assert_eq!((run.json()["source"].clone(), run.json()["explicitly_bound"].clone()), (json!("procfs"), json!(2)));
-    let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443")));
+    let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443")));
     assert_eq!((number(&destination, "free"), further), (11, 11), "{run}");
     drop((kept, open));
 }
@@ -540,7 +539,7 @@ fn sockets_that_no_list_has_are_bounded_by_the_kernels_counts() {
     let idle = [bound("127.0.0.9:40003"), bound("[::1]:40004"), bound("127.0.0.9:0")];
     let (less, most) = range();
     assert!(less <= least - 3 + 1 && less > 4, "{least}, and with three more sockets {less}");
-    let further = connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))) as u64;
+    let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))) as u64;
     assert!(further == 13 && (less..=most).contains(&further), "{further} in {less}..={most}");
     drop(idle);
 }
@@ -557,5 +556,5 @@ fn a_plain_user_gets_an_answer_where_high_ports_are_privileged() {
             assert_eq!(number(&destination, "free"), 16, "{run}");
         }
     }
-    assert_eq!(connects_until_none_is_left(|| connect(None, addr("127.0.0.1:443"))), 16);
+    assert_eq!(count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))), 16);
 }

@@ -1,4 +1,4 @@
-//! Long lists: whole while buckets come and go beside them, and for readers that are slow or go away.
+//! Long lists: they are complete while other buckets appear and end, and work with a reader that is slow or closes the pipe.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::crowd::{Killer, come_and_go, gather, make_room};
+use crate::support::crowd::{Killer, churn, gather, make_room};
 use crate::support::twtool::{Run, command, twtool};
 use crate::support::{kernel, measured, netns, not_checked, records, suite};
 
@@ -18,17 +18,18 @@ suite! {
     pure: [],
     netns: [
         dumps_under_churn_miss_none_and_repeat_none,
-        nor_where_many_share_a_chain,
-        what_goes_while_the_reader_stands_still_takes_no_other_with_it,
+        dumps_of_long_chains_miss_none_and_repeat_none,
+        removals_during_a_pause_of_the_reader_hide_no_other_bucket,
         a_slow_reader_gets_every_row_from_little_memory,
-        a_reader_that_goes_away_ends_a_long_list,
+        closing_the_pipe_ends_a_long_list,
     ],
 }
 
 /// Rows of the long lists.
 const MANY: usize = 30_000;
 
-/// Long-lived buckets, short-lived ones a second, dumps. `TWTOOL_FULL=1` for the numbers of a busy server.
+/// The number of long-lived buckets, of short-lived buckets per second, and of dumps. `TWTOOL_FULL=1` gives the numbers of a busy
+/// server.
 fn numbers() -> (usize, usize, usize) {
     if std::env::var_os("TWTOOL_FULL").is_some() { (50_000, 5_000, 200) } else { (5_000, 1_000, 30) }
 }
@@ -39,39 +40,39 @@ fn cookies(args: &[&str]) -> Vec<u64> {
 }
 
 fn dumps_under_churn_miss_none_and_repeat_none() {
-    churn();
+    dump_under_churn();
 }
 
-/// As on a busy server whose namespaces have hash tables of their own: the kernel pauses within a chain much more often.
-fn nor_where_many_share_a_chain() {
+/// As on a busy server whose namespaces have their own hash tables: there, the kernel pauses within a chain much more often.
+fn dumps_of_long_chains_miss_none_and_repeat_none() {
     let chains = u32::try_from(numbers().0).expect("few");
-    if netns::with_chains(chains, churn).is_none() {
+    if netns::with_chains(chains, dump_under_churn).is_none() {
         not_checked("dumps of long chains: this kernel has no tcp_child_ehash_entries");
     }
 }
 
-fn churn() {
+fn dump_under_churn() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let (long_lived, a_second, dumps) = numbers();
     make_room();
     let born = Instant::now();
     gather(long_lived);
     let expected: HashSet<u64> = cookies(&[]).into_iter().collect();
-    assert_eq!(expected.len(), long_lived, "the long-lived ones, before anything comes and goes");
+    assert_eq!(expected.len(), long_lived, "the long-lived buckets, before the churn starts");
 
     let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (mut done, mut missed, mut repeated) = (0, 0, 0);
     let (mut short_lived, mut most) = (HashSet::new(), 0);
     let began = Instant::now();
     let traffic = thread::scope(|scope| {
-        let traffic = scope.spawn(|| come_and_go(a_second, &stop, &made));
+        let traffic = scope.spawn(|| churn(a_second, &stop, &made));
         while made.load(Ordering::Relaxed) == 0 && !traffic.is_finished() {
             thread::yield_now();
         }
-        // Long enough for some to go, too.
+        // Long enough that some buckets also end.
         let enough = |done| done >= dumps && made.load(Ordering::Relaxed) > a_second / 2;
         while !enough(done) && kernel::lasts(born) {
-            // Every other time with those in FIN_WAIT_2.
+            // Every other dump includes the buckets in FIN_WAIT_2.
             let found = cookies(if done % 2 == 0 { &[] } else { &["--fin-wait-2"] });
             let mut times: HashMap<u64, usize> = HashMap::new();
             for cookie in found {
@@ -85,7 +86,7 @@ fn churn() {
             done += 1;
         }
         stop.store(true, Ordering::Relaxed);
-        traffic.join().expect("the churn goes on to the end")
+        traffic.join().expect("the churn thread does not panic")
     });
     let took = began.elapsed();
     measured(format!(
@@ -105,17 +106,21 @@ fn churn() {
             dumps - done
         ));
     }
-    assert!(short_lived.len() > most, "buckets came and went: {} in all, {most} at once", short_lived.len());
+    assert!(
+        short_lived.len() > most,
+        "buckets appeared and ended: {} in all, {most} at the same time",
+        short_lived.len()
+    );
 }
 
-fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
+fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
     const ROWS: usize = 20_000;
     // About three datagrams of the kernel.
     const PIECE: u64 = 256 * 1024;
-    // Longer than the kernel's pauses of which nothing is feared.
+    // Longer than the pauses that twtool does not check.
     const PAUSE: Duration = Duration::from_millis(30);
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
-    let stand_still = || {
+    let pause_the_reader = || {
         make_room();
         let born = Instant::now();
         gather(ROWS);
@@ -129,7 +134,7 @@ fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
             if (&mut pipe).take(PIECE).read_to_end(&mut text).expect("some bytes") == 0 {
                 break;
             }
-            // It has come as far as it can; now some go, everywhere in the table, and never many neighbours.
+            // twtool waits for the reader now. The test removes buckets everywhere in the table, but never many adjacent ones.
             thread::sleep(PAUSE);
             for record in before.iter().skip(turn * 7 % 40).step_by(40) {
                 if gone.insert(cookie_of(record)) {
@@ -150,15 +155,15 @@ fn what_goes_while_the_reader_stands_still_takes_no_other_with_it() {
         let missed = stayed.iter().filter(|&cookie| !times.contains_key(cookie)).count();
         let repeated = times.values().filter(|&&n| n > 1).count();
         measured(format!(
-            "a reader that stands still for {PAUSE:?}: {missed} of {} missed, {repeated} repeated, while {} went",
+            "a reader that pauses for {PAUSE:?}: {missed} of {} missed, {repeated} repeated, while {} were removed",
             stayed.len(),
             gone.len(),
         ));
         assert_eq!((missed, repeated), (0, 0), "missed and repeated, {PAUSE:?}");
         assert!(gone.len() > ROWS / 4 && stayed.len() > ROWS / 4);
     };
-    if netns::with_chains(1000, stand_still).is_none() {
-        not_checked("a reader that stands still over long chains: this kernel has no tcp_child_ehash_entries");
+    if netns::with_chains(1000, pause_the_reader).is_none() {
+        not_checked("a reader that pauses over long chains: this kernel has no tcp_child_ehash_entries");
     }
 }
 
@@ -174,7 +179,7 @@ fn ends(record: &Value) -> (SocketAddr, SocketAddr) {
     (end("local_addr", "local_port"), end("remote_addr", "remote_port"))
 }
 
-/// The most memory that a running child has had, in KiB; `None` when it is no more.
+/// The peak memory of a running child in KiB; `None` if it has ended.
 fn peak_kib(child: &Child) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -201,7 +206,7 @@ fn a_slow_reader_gets_every_row_from_little_memory() {
             }
             text.extend_from_slice(&buffer[..length]);
             peak = peak_kib(&child).unwrap_or(peak);
-            // 1 MB a second, and the rest as it comes.
+            // 1 MB per second at first, and then as fast as possible.
             if text.len() < 2_000_000 {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -223,13 +228,13 @@ fn a_slow_reader_gets_every_row_from_little_memory() {
         assert_eq!(found.len(), MANY, "{format}: every row, once");
         assert_eq!(found.into_iter().collect::<HashSet<_>>(), expected, "{format}");
         measured(format!("a slow reader: {MANY} rows of {format} from {peak} KiB of memory"));
-        // Not optimised, the program itself is larger.
+        // Without optimization, the program itself is larger.
         let bound = if cfg!(debug_assertions) { 16 * 1024 } else { 8 * 1024 };
-        assert!(peak > 0 && peak <= bound, "{format}: {peak} KiB of memory, where {bound} may be");
+        assert!(peak > 0 && peak <= bound, "{format}: {peak} KiB of memory, and the limit is {bound} KiB");
     }
 }
 
-fn a_reader_that_goes_away_ends_a_long_list() {
+fn closing_the_pipe_ends_a_long_list() {
     make_room();
     gather(MANY);
     for format in ["ndjson", "csv"] {

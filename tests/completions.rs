@@ -11,7 +11,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::support::commands::needs_program;
-use crate::support::island::{folders, hop, name};
+use crate::support::island::{folders, in_new_namespace, name};
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, subcommands, twtool};
 use crate::support::{measured, suite};
@@ -136,7 +136,7 @@ const FOREIGN: [&str; 6] = ["a b", "q'uote", "d\"quote", "*", "$(touch owned)", 
 fn stage() -> TempDir {
     folders();
     for foreign in FOREIGN.into_iter().chain(["web"]) {
-        hop(|| name(foreign));
+        in_new_namespace(|| name(foreign));
     }
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("twtool");
@@ -162,9 +162,9 @@ fn shell(program: &str, options: &[&str], script: &str, stage: &TempDir) -> Stri
 fn namespaces_are_offered_but_no_name_that_could_imitate_a_line() {
     folders();
     for foreign in FOREIGN.into_iter().chain(["web", "new\nline", "esc\u{1b}[31m", "tab\tb"]) {
-        hop(|| name(foreign));
+        in_new_namespace(|| name(foreign));
     }
-    hop(|| name(std::ffi::OsStr::from_bytes(b"\xff")));
+    in_new_namespace(|| name(std::ffi::OsStr::from_bytes(b"\xff")));
     let mut expected = FOREIGN.map(str::to_owned).to_vec();
     expected.push("web".into());
     expected.sort();
@@ -193,7 +193,7 @@ fn ports_in_use_and_names_of_services_are_offered() {
 fn values_come_from_the_namespace_that_the_line_selects() {
     folders();
     let mut kept = vec![];
-    hop(|| {
+    in_new_namespace(|| {
         name("web");
         kept.push(listen("127.0.0.1:7777"));
     });

@@ -7,7 +7,7 @@ use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
 
 use crate::support::bind::own_netns;
-use crate::support::experiment::{self, SCENARIOS, Story, demo};
+use crate::support::experiment::{self, DemoRun, SCENARIOS, demo};
 use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
 use crate::support::records::{DOCUMENT_KEYS, number, text};
 use crate::support::suite;
@@ -43,7 +43,7 @@ suite! {
 
 /// The states that a side passes through, by sides, in a part.
 #[track_caller]
-fn passed(story: &Story, part: &str, client: &[&str], server: &[&str]) {
+fn passed(story: &DemoRun, part: &str, client: &[&str], server: &[&str]) {
     assert_eq!(story.states(part, "client"), client, "states of the client in {part:?}");
     assert_eq!(story.states(part, "server"), server, "states of the server in {part:?}");
 }
@@ -51,12 +51,12 @@ fn passed(story: &Story, part: &str, client: &[&str], server: &[&str]) {
 const CONNECT: [&str; 3] = ["client SYN", "server SYN ACK", "client ACK"];
 
 #[track_caller]
-fn sent(story: &Story, part: &str, after_connecting: &[&str]) {
+fn sent(story: &DemoRun, part: &str, after_connecting: &[&str]) {
     assert_eq!(story.segments(part), [CONNECT.as_slice(), after_connecting].concat(), "segments in {part:?}");
 }
 
 fn a_connection_ends_by_four_segments_and_its_first_closer_waits() {
-    let story = Story::of("four-way");
+    let story = DemoRun::of("four-way");
     let active = |first| [first, "established", "fin-wait-1", "fin-wait-2", "time-wait"];
     let passive = |first| [first, "established", "close-wait", "last-ack", "gone"];
     let part = "The server closes first";
@@ -76,7 +76,7 @@ fn a_connection_ends_by_four_segments_and_its_first_closer_waits() {
 }
 
 fn both_ends_that_close_at_once_wait() {
-    let story = Story::of("four-way");
+    let story = DemoRun::of("four-way");
     let part = "Both close at the same time";
     let states: Vec<Value> = story.carried(part)[3..].iter().map(|event| event["states"].clone()).collect();
     // The sender's while its segment was under way, the receiver's after it had arrived.
@@ -98,7 +98,7 @@ fn both_ends_that_close_at_once_wait() {
 }
 
 fn one_direction_may_end_and_the_other_go_on() {
-    let story = Story::of("four-way");
+    let story = DemoRun::of("four-way");
     let part = "Half-close";
     passed(
         &story,
@@ -112,7 +112,7 @@ fn one_direction_may_end_and_the_other_go_on() {
 }
 
 fn a_reset_leaves_no_time_wait() {
-    let story = Story::of("four-way");
+    let story = DemoRun::of("four-way");
     let part = "A reset";
     passed(&story, part, &["syn-sent", "established", "gone"], &["syn-recv", "established", "gone"]);
     sent(&story, part, &["server RST ACK"]);
@@ -120,7 +120,7 @@ fn a_reset_leaves_no_time_wait() {
 }
 
 fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
-    let story = Story::of("lost-ack");
+    let story = DemoRun::of("lost-ack");
     let to_last_ack = ["server FIN ACK", "client ACK", "client FIN ACK"];
     let part = "The last ACK is lost, with TIME_WAIT";
     sent(&story, part, &[to_last_ack.as_slice(), &["client FIN ACK", "server ACK"]].concat());
@@ -140,7 +140,7 @@ fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
 }
 
 fn an_old_segment_lands_in_a_new_connection_only_without_time_wait() {
-    let story = Story::of("stale-segment");
+    let story = DemoRun::of("stale-segment");
     let part = "The old data meets TIME_WAIT";
     let late = story.one(part, "late");
     assert_eq!((number(&late["segment"], "raw_seq"), text(&late["segment"], "data")), (1001, "old-bytes!"));
@@ -170,7 +170,7 @@ fn an_old_segment_lands_in_a_new_connection_only_without_time_wait() {
 }
 
 fn a_reset_ends_time_wait_unless_rfc_1337_is_heeded() {
-    let story = Story::of("assassination");
+    let story = DemoRun::of("assassination");
     for (part, left) in [("tcp_rfc1337 = 0, the default", json!(null)), ("tcp_rfc1337 = 1", json!("time-wait"))] {
         let carried = story.carried(part);
         let reset = carried.last().expect("segments");
@@ -180,7 +180,7 @@ fn a_reset_ends_time_wait_unless_rfc_1337_is_heeded() {
 }
 
 fn reuse_has_sixteen_cells() {
-    let story = Story::of("reuse");
+    let story = DemoRun::of("reuse");
     let sets = ["no option", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
     // socket(7): both sides must have the same option.
     let expected = ["0000", "0101", "0011", "0111"];
@@ -198,7 +198,7 @@ fn reuse_has_sixteen_cells() {
 }
 
 fn eight_ports_are_used_up_by_one_destination_and_heal_in_a_second() {
-    let story = Story::of("exhaustion");
+    let story = DemoRun::of("exhaustion");
     let part = "Eight ports, one destination";
     let connects: Vec<&Value> = story
         .events
@@ -222,7 +222,7 @@ fn eight_ports_are_used_up_by_one_destination_and_heal_in_a_second() {
 }
 
 fn bind_and_connect_begin_with_different_halves_of_the_range() {
-    let story = Story::of("port-zero");
+    let story = DemoRun::of("port-zero");
     let ports = |part: &str, call: &str| -> Vec<u16> {
         text(story.call(part, call), "data").split(' ').map(|port| port.parse().expect("a port")).collect()
     };
@@ -326,8 +326,8 @@ fn where_veth_is_missing_what_needs_none_runs() {
             assert!(run.stderr.contains(other), "{other} needs none{run}");
         }
     }
-    Story::of("reuse");
-    Story::of("port-zero");
+    DemoRun::of("reuse");
+    DemoRun::of("port-zero");
 }
 
 fn where_namespaces_are_forbidden_it_says_how_to_allow_them() {
@@ -342,7 +342,7 @@ fn where_namespaces_are_forbidden_it_says_how_to_allow_them() {
 fn no_privilege_is_needed() {
     drop_capabilities_but_setfcap();
     for scenario in SCENARIOS.iter().filter(|scenario| **scenario != "length") {
-        Story::of(scenario);
+        DemoRun::of(scenario);
     }
 }
 

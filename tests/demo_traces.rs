@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::dialogue::Dialogue;
-use crate::support::experiment::{Lines, SCENARIOS, Story, demo};
+use crate::support::experiment::{DemoRun, Lines, SCENARIOS, demo};
 use crate::support::not_checked;
 use crate::support::procfs::{self, Entry};
 use crate::support::records::number;
@@ -86,7 +86,7 @@ fn busy_host() -> (twtool::lab::Server, Host) {
 fn the_host_is_the_same_afterwards() {
     let (_server, host) = busy_host();
     for scenario in SCENARIOS.iter().filter(|scenario| **scenario != "length") {
-        Story::of(scenario);
+        DemoRun::of(scenario);
         host.same();
     }
 }

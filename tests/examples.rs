@@ -17,8 +17,8 @@ use crate::support::addresses;
 use crate::support::bind::Kept;
 use crate::support::commands::has;
 use crate::support::dialogue::Dialogue;
-use crate::support::island::{Island, Resident, folders, hop, name};
-use crate::support::places::closed;
+use crate::support::island::{Island, Resident, folders, in_new_namespace, name};
+use crate::support::places::show_only_the_island;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, half_closed, listen};
 use crate::support::twtool::{PATH, Run, command, subcommands, twtool};
 use crate::support::{kernel, measured, not_checked, suite};
@@ -149,7 +149,7 @@ impl Stage {
         let mut kept = vec![];
         let mut resident = None;
         for netns in ["cache", "db", "web"] {
-            hop(|| {
+            in_new_namespace(|| {
                 name(netns);
                 kept.push(make());
                 resident = Some(Resident::start());
@@ -289,7 +289,7 @@ fn run_all(chosen: fn(&str) -> bool) {
     let mut wrong = vec![];
     for line in &lines {
         let waits = line.text.contains("twtool wait");
-        let ended = hop(|| {
+        let ended = in_new_namespace(|| {
             let _kept = if waits { free() } else { situation() };
             stage.run(line)
         });
@@ -303,7 +303,7 @@ fn every_written_command_line_over_all_namespaces_runs() {
     let island = Island::enter();
     let stage = Stage::set(situation);
     let _kept = situation();
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     for line in lines().iter().filter(|line| line.text.contains("--all-netns")) {

@@ -1,12 +1,12 @@
-//! Single system calls that fail, by strace's `inject`: every command gives the same answer, or ends with exit code 2 and a
-//! reason, or says that its answer is not complete. After EINTR it gives the same answer.
+//! Makes single system calls fail with strace's `inject`. Then every command must give the same answer, or end with exit code 2
+//! and a reason, or report that its answer is incomplete. After EINTR it must give the same answer.
 //!
-//! The matrix: each command, each call that it makes of these kinds, the 1st to the 24th, with the errors that the kernel
-//! gives there. A normal run takes every n-th of them, always the same ones; `TWTOOL_FULL=1` takes all.
+//! The matrix of runs: each command, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
+//! the kernel can return there. A normal run takes every 41st of them (`SAMPLE`), always the same ones. `TWTOOL_FULL=1` takes all.
 //!
-//! strace counts `when=N` for each thread by itself. All commands here make their calls in one thread, except those with
-//! `--netns` and `--all-netns`: there the N-th call of the main thread and that of the one worker both fail, where both
-//! make thousands. The test runs on one processor, so that there is no second worker. What a command starts is traced too.
+//! strace counts `when=N` separately for each thread. All commands here make their calls in one thread, except the commands with
+//! `--netns` and `--all-netns`: there, the N-th call of the main thread and the N-th call of the only worker both fail. The test
+//! runs on one processor, so that there is no second worker. strace also traces the children of a command.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -25,7 +25,7 @@ use crate::support::answers::{Answer, COMMANDS, Situation};
 use crate::support::island::Island;
 use crate::support::limits::refuse;
 use crate::support::netns::elsewhere;
-use crate::support::places::{Place, closed};
+use crate::support::places::{Place, show_only_the_island};
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{measured, not_checked, procfs, suite};
 
@@ -67,13 +67,13 @@ const CALLS: [(&str, &[&str]); 25] = [
     ("getrandom", &["EINTR", "ENOSYS"]),
 ];
 
-/// The calls of one kind that fail, one in each run.
+/// The number of calls of one kind that are tested. One of them fails in each run.
 const CALLS_OF_A_KIND: u32 = 24;
 
-/// A normal run takes every so many-th.
+/// A normal run tests one of this many cases of the matrix.
 const SAMPLE: u32 = 41;
 
-/// The exit code where the loader cannot load the program.
+/// The exit code if the loader cannot load the program.
 const NOT_LOADED: i32 = 127;
 
 fn full() -> bool {
@@ -107,7 +107,7 @@ fn counted(trace: &Path, args: &[impl AsRef<OsStr>]) -> BTreeMap<&'static str, u
     CALLS.iter().map(|(call, _)| (*call, most(call).unwrap_or(0))).collect()
 }
 
-/// Why there can be no faults here.
+/// The reason why strace cannot inject faults here; `None` if it can.
 pub(crate) fn missing_strace() -> Option<String> {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=chdir:error=EINTR:when=1", "true"]);
@@ -122,7 +122,7 @@ pub(crate) fn missing_strace() -> Option<String> {
 struct Subject {
     name: &'static str,
     args: Vec<String>,
-    /// What it does besides its answer.
+    /// What it does besides its output.
     does: Does,
 }
 
@@ -131,9 +131,9 @@ enum Does {
     Nothing,
     /// It removes sockets, so that each run needs new ones.
     Removes,
-    /// It writes the file; before each run there is none, or this recording, which only an answer replaces.
+    /// It writes this file. Before each run the file is missing, or contains these bytes, which only a successful run replaces.
     Writes(PathBuf, Option<Vec<u8>>),
-    /// It may not start its command.
+    /// It must not start its command.
     Waits,
 }
 
@@ -142,12 +142,12 @@ impl Subject {
         Self { name, args: args.split(' ').map(str::to_owned).collect(), does }
     }
 
-    /// As they are in this world.
+    /// The arguments, with the process ID of this world.
     fn args(&self, world: &World) -> Vec<String> {
         self.args.iter().map(|arg| arg.replace("PID", &world.place.resident.pid())).collect()
     }
 
-    /// Makes what each run finds.
+    /// Restores the situation before each run.
     fn prepare(&self, world: &mut World) {
         match &self.does {
             Does::Removes => world.renew(),
@@ -161,14 +161,15 @@ impl Subject {
         }
     }
 
-    /// What is wrong with what the run did; `before`: the number of buckets.
+    /// The wrong effect of the run, if there is one. `before` is the number of buckets before the run.
     fn fault(&self, run: &Run, before: usize) -> Option<&'static str> {
         match &self.does {
             Does::Nothing => None,
             Does::Removes => {
                 let document: Option<Value> = serde_json::from_str(&run.stdout).ok();
                 let count = |key: &str| document.as_ref().map(|document| document[key].as_u64().unwrap_or(0));
-                // The orphans of the situation are no buckets. Where an answer of the kernel is lost, a bucket may count as gone.
+                // The orphans of the situation are not buckets. If a response of the kernel is lost, a removed bucket may be
+                // reported as gone.
                 let lost = run.code == Some(2) && run.stderr.contains("some responses of the kernel are missing");
                 let removed = count("destroyed")? + if lost { count("gone")? } else { 0 };
                 let gone = before.saturating_sub(procfs::bucket_count()) as u64;
@@ -177,14 +178,14 @@ impl Subject {
             Does::Writes(file, before) => {
                 let folder = file.parent().expect("a folder");
                 let others = fs::read_dir(folder).expect("the folder").count() > usize::from(file.exists());
-                // The recording of a failure replays the failure.
+                // A replay of a failure's recording fails in the same way.
                 let faithful = || {
                     let replay = twtool(["list", "--replay", file.to_str().expect("UTF-8"), "-o", "csv"]);
                     let same = replay.code == run.code && replay.stdout == run.stdout;
                     same || (run.code == Some(2) && !replay.stderr.contains("is not a complete twtool recording"))
                 };
                 let kept = before.is_some() && fs::read(file).ok() == *before;
-                // An answer that cannot be printed is recorded.
+                // If the answer cannot be printed, it is still recorded.
                 let failed = run.code == Some(NOT_LOADED)
                     || (run.stderr.contains("error: ") && !run.stderr.contains("writing the answer failed"));
                 if others {
@@ -204,7 +205,7 @@ impl Subject {
     }
 }
 
-/// What the commands look at, which lasts for less than a minute.
+/// The situation that the commands read. It exists for less than a minute.
 struct World {
     situation: Situation,
     /// Another namespace.
@@ -216,14 +217,14 @@ impl World {
         Self { situation: Situation::make(), place: Place::make(42_001) }
     }
 
-    /// Makes it again, in a new namespace.
+    /// Makes the situation again in a new namespace.
     fn renew(&mut self) {
         sandbox::enter_network_namespace().expect("another namespace");
         *self = Self::make();
     }
 }
 
-/// The commands of `answers`, and those that change something, look into other namespaces or start a command.
+/// The commands of `answers`, and the commands that change something, read other namespaces or start a command.
 fn subjects(folder: &Path) -> Vec<Subject> {
     let file = |name: &str| {
         let own = folder.join(name);
@@ -231,7 +232,7 @@ fn subjects(folder: &Path) -> Vec<Subject> {
         own.join("bug.twrec")
     };
     let (new, old, replayed) = (file("new"), file("old"), folder.join("replayed.twrec"));
-    // Of another namespace, so that it replays another answer.
+    // This recording is from another namespace, so that its replay gives another answer.
     let before = elsewhere(|| {
         twtool(["list", "--record", old.to_str().expect("UTF-8")]).ok();
         fs::read(&old).expect("a recording")
@@ -258,7 +259,7 @@ fn subjects(folder: &Path) -> Vec<Subject> {
     subjects
 }
 
-/// How the runs ended, and those that ended wrongly.
+/// How many runs ended in each way, and a description of the wrong ones.
 #[derive(Default)]
 struct Findings {
     number: u32,
@@ -267,7 +268,7 @@ struct Findings {
 }
 
 impl Findings {
-    /// Whether the next one of the matrix is run.
+    /// Whether the next case of the matrix is tested.
     fn takes_next(&mut self) -> bool {
         self.number += 1;
         full() || self.number.is_multiple_of(SAMPLE)
@@ -275,7 +276,7 @@ impl Findings {
 
     fn add(&mut self, end: &'static str, what: impl FnOnce() -> String) {
         *self.ends.entry(end).or_default() += 1;
-        if !ACCEPTED.contains(&end) {
+        if !ACCEPTED_ENDS.contains(&end) {
             self.wrong.push(format!("{end}: {}", what()));
         }
     }
@@ -337,14 +338,14 @@ fn a_call_that_fails_once_changes_no_answer_silently() {
     findings.conclude();
 }
 
-/// Without a fault.
+/// The answer of a run without a fault.
 fn answer(subject: &Subject, world: &mut World) -> Answer {
     subject.prepare(world);
     Answer::of(&twtool(subject.args(world)))
 }
 
-/// Over all namespaces of an island. They cannot be made again: once /proc shows the island alone, the test's thread has no
-/// /proc/thread-self there.
+/// Tests all namespaces of an island. They cannot be made again: after /proc shows only the island, the test's thread has no
+/// /proc/thread-self.
 fn a_call_that_fails_once_hides_no_namespace() {
     const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
     if let Some(why) = missing_strace() {
@@ -356,7 +357,7 @@ fn a_call_that_fails_once_hides_no_namespace() {
     let island = Island::enter();
     let _there = [Place::make(42_001), Place::make(42_002)];
     let began = Instant::now();
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     let usual = Answer::now(&ARGS);
@@ -406,11 +407,11 @@ fn a_file_that_cannot_be_read_is_named() {
     ] {
         without(file, "EIO", args).code(2).says(text);
     }
-    // What is absent or refused is no failure.
+    // A file that is absent or that may not be read is not a failure.
     for error in ["ENOENT", "EACCES"] {
         without(udp, error, &bind_test).code(0);
     }
-    // The counts matter where sock_diag does not list every socket.
+    // The counts matter if sock_diag does not list every socket.
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, 16)), libc::EPERM);
     for file in ["sockstat", "sockstat6"] {
         let path = format!("/proc/thread-self/net/{file}");
@@ -420,11 +421,11 @@ fn a_file_that_cannot_be_read_is_named() {
     without("/proc/thread-self/net/sockstat6", "ENOENT", &["capacity"]).code(0);
 }
 
-const ACCEPTED: [&str; 5] = [
+const ACCEPTED_ENDS: [&str; 5] = [
     "the same answer",
     "exit code 2 and a reason",
     "not loaded",
-    "what may not be seen is null",
+    "a privileged value is null",
     "an option that kernels may lack",
 ];
 
@@ -439,13 +440,13 @@ fn judge(run: &Run, usual: &Answer, error: &str) -> &'static str {
         _ if error == "EINTR" => "EINTR changed the answer",
         Some(2) if run.stderr.is_empty() => "exit code 2 without a reason",
         Some(2) => "exit code 2 and a reason",
-        // Where a plain user may not look, these are null in every answer.
-        _ if error == "EACCES" && answer.without_the_hidden() == usual.without_the_hidden() => {
-            "what may not be seen is null"
+        // These values are null in every answer to a user without privileges.
+        _ if error == "EACCES" && answer.without_privileged_values() == usual.without_privileged_values() => {
+            "a privileged value is null"
         }
         // Before 6.3 there is no IP_LOCAL_PORT_RANGE: `capacity` names the ports that are uncertain for that reason.
         _ if error == "ENOPROTOOPT" && !run.stderr.is_empty() => "an option that kernels may lack",
-        _ if run.stderr.is_empty() => "another answer without a word",
+        _ if run.stderr.is_empty() => "another answer without a warning",
         _ => "another answer with a warning",
     }
 }

@@ -677,7 +677,7 @@ fn ports_may_be_listed_with_commas() {
 fn this_kernel_is_tried_before_an_orphan_is_destroyed() {
     // What the experiment finds is what the kernel does here.
     let before = (owned(), procfs::buckets());
-    let ends = lab::orphan::ends_when_destroyed().expect("a private network namespace");
+    let ends = lab::orphan::test_sock_destroy().expect("a private network namespace");
     assert_eq!((owned(), procfs::buckets()), before, "it leaves nothing here");
     let _orphans = Orphans::make();
     let run = kill(&["--orphans", "--all"]);

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use twtool::lab::Server;
 use twtool::sys::sysctl;
 
-use crate::support::island::{self, Island, Resident, hop, inode};
-use crate::support::places::{Place, bucket, clients, closed, list};
+use crate::support::island::{self, Island, Resident, in_new_namespace, inode};
+use crate::support::places::{Place, bucket, clients, list, show_only_the_island};
 use crate::support::procfs;
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, listen, many_buckets};
@@ -87,7 +87,7 @@ fn settings_and_listeners_are_those_of_each_namespace() {
     let a = Place::make(42_001);
     let b = Place::make(42_002);
     drop(b.server);
-    let (c, resident) = hop(|| {
+    let (c, resident) = in_new_namespace(|| {
         sysctl::write("ipv4.ip_local_port_range", "8080 8090").expect("the namespace is ours");
         bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
         (inode(), Resident::start())
@@ -107,7 +107,7 @@ fn settings_and_listeners_are_those_of_each_namespace() {
 fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
     island::folders();
     let (place, other) = (
-        hop(|| {
+        in_new_namespace(|| {
             island::name("web");
             Place::here(42_001)
         }),
@@ -129,7 +129,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
 }
 
 fn hop_into<T>(place: &Place, run: impl FnOnce() -> T) -> T {
-    hop(|| {
+    in_new_namespace(|| {
         let there = fs::File::open(format!("/proc/{}/ns/net", place.resident.pid())).expect("a namespace");
         nix::sched::setns(there, nix::sched::CloneFlags::CLONE_NEWNET).expect("entered");
         run()
@@ -141,7 +141,7 @@ fn a_namespace_that_ip_netns_names_has_its_own_services() {
     fs::write("/etc/services", "everywhere 8080/tcp\n").expect("written");
     fs::create_dir("/etc/netns/web").expect("a folder");
     fs::write("/etc/netns/web/services", "inside 8080/tcp\n").expect("written");
-    let place = hop(|| {
+    let place = in_new_namespace(|| {
         island::name("web");
         Place::here(42_001)
     });
@@ -198,7 +198,7 @@ fn the_other_commands_answer_for_the_other_namespace() {
 
 fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     let (a, b) = (Place::make(42_001), Place::make(42_002));
-    let (resident, c) = hop(|| {
+    let (resident, c) = in_new_namespace(|| {
         // The same address and port as a client of another namespace: one destination to both together.
         bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_001);
         bucket(&listen("127.0.0.1:8081"), "127.0.0.1:8081", 42_003);
@@ -236,7 +236,7 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
     // Each has its own maximum, and the one that has reached it is named.
-    let full = hop(|| {
+    let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
         Place::here(42_004)
     });
@@ -257,7 +257,7 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
 
 fn capacity_and_doctor_read_and_ask_the_kernel_there() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
-    let (there, resident, kept) = hop(|| {
+    let (there, resident, kept) = in_new_namespace(|| {
         sysctl::write("ipv4.ip_local_port_range", "42000 42015").expect("the namespace is ours");
         let server = listen("127.0.0.1:42000");
         // Its client called bind(), which the kernel tells only to one that asks it there.
@@ -333,11 +333,11 @@ fn every_namespace_is_found_once_with_its_name() {
     let island = Island::enter();
     let own = inode();
     bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
-    let with_process = hop(|| {
+    let with_process = in_new_namespace(|| {
         island::name("web");
         Place::here(42_001)
     });
-    let without = hop(|| {
+    let without = in_new_namespace(|| {
         // Two names, and no process.
         island::name("db");
         island::name("attic");
@@ -354,7 +354,7 @@ fn every_namespace_is_found_once_with_its_name() {
         (unnamed.inode, format!("{first}:cat")),
     ]);
     fs::write("/run/netns/stale", "").expect("written");
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     let json = list(&["--all-netns", "--json"]).ok();
@@ -378,13 +378,13 @@ fn namespaces_and_processes_that_come_and_go_are_passed_over() {
     let mut comers: Vec<Vec<Resident>> = vec![];
     // Made before /proc is the island's: entering a namespace reads it.
     for _ in 0..ROUNDS {
-        comers.push((0..4).map(|_| hop(Resident::start)).collect());
+        comers.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
     }
     // Last, for its bucket has a minute to live.
     let place = Place::make(42_001);
     let born = Instant::now();
     let expected = (place.inode, 42_001);
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     for round in 0..ROUNDS {
@@ -423,7 +423,7 @@ fn limit_counts_over_all_namespaces() {
 
 fn rows_of_many_pieces_stay_together_and_whole() {
     let crowded = || {
-        hop(|| {
+        in_new_namespace(|| {
             let server = listen("127.0.0.1:8080");
             many_buckets(&server, "127.0.0.1:8080", 2500);
             (inode(), Resident::start(), procfs::time_wait().len())
@@ -452,12 +452,12 @@ fn more_namespaces_than_descriptors_are_allowed_are_listed() {
     let island = Island::enter();
     let names: Vec<String> = (10..40).map(|i| format!("box{i}")).collect();
     for name in &names {
-        hop(|| {
+        in_new_namespace(|| {
             island::name(name);
             bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         });
     }
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     for ulimit in ["-Sn 16", "-n 16", "-n 11"] {
@@ -479,8 +479,8 @@ fn an_interface_of_one_namespace_passes_nothing_in_the_others() {
         bucket(&server, "127.0.0.1:8080", client);
         (inode(), Resident::start())
     };
-    let (a, resident_a) = hop(|| bound(42_001));
-    let (b, resident_b) = hop(|| {
+    let (a, resident_a) = in_new_namespace(|| bound(42_001));
+    let (b, resident_b) = in_new_namespace(|| {
         crate::support::addresses::rename_loopback("inner0");
         bound(42_002)
     });
@@ -526,7 +526,7 @@ fn the_name_of_a_process_does_not_reach_the_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let evil = folder.path().join("\x1b[31m,\"\n");
     fs::copy(cat(), &evil).expect("copied");
-    let resident = hop(|| {
+    let resident = in_new_namespace(|| {
         bucket_of_client(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         Resident::start_as(&evil)
     });
@@ -546,7 +546,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     let own = inode();
     let named: Vec<(u64, String)> = [(b"web\xff", 42_001), (b"web\xfe", 42_002)]
         .map(|(name, client)| {
-            hop(|| {
+            in_new_namespace(|| {
                 island::name(bytes(name));
                 bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", client);
                 (inode(), format!(r"web\x{:02x}", name[3]))
@@ -556,7 +556,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join(bytes(b"cat\xff"));
     fs::copy(cat(), &program).expect("copied");
-    let (of_process, resident) = hop(|| {
+    let (of_process, resident) = in_new_namespace(|| {
         bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
         (inode(), Resident::start_as(&program))
     });
@@ -576,7 +576,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
 
     let mut expected = BTreeMap::from_iter(named);
     expected.insert(of_process, format!(r"{}:cat\xff", resident.inner_pid()));
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     let run = list(&["--all-netns", "--json"]).ok();

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::support::island::{self, Island, hop, inode};
+use crate::support::island::{self, Island, in_new_namespace, inode};
 use crate::support::limits::drop_capabilities_but_setfcap;
-use crate::support::places::{Place, bucket, clients, closed, list};
+use crate::support::places::{Place, bucket, clients, list, show_only_the_island};
 use crate::support::situations::listen;
 use crate::support::suite;
 use crate::support::twtool::{subcommands, twtool};
@@ -60,13 +60,13 @@ fn without_privilege_what_can_be_read_is_listed_and_the_rest_is_named() {
     let island = Island::enter();
     let own = inode();
     bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
-    let named = hop(|| {
+    let named = in_new_namespace(|| {
         island::name("web");
         Place::here(42_001)
     });
     let unnamed = Place::make(42_002);
     let pid = unnamed.resident.inner_pid().to_string();
-    if !closed(&island) {
+    if !show_only_the_island(&island) {
         return;
     }
     drop_capabilities_but_setfcap();

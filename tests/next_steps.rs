@@ -15,7 +15,7 @@ use twtool::sys::sysctl;
 use crate::support::addresses;
 use crate::support::bind::{Kept, bind};
 use crate::support::dialogue::Dialogue;
-use crate::support::island::{Resident, hop};
+use crate::support::island::{Resident, in_new_namespace};
 use crate::support::limits::{drop_capabilities_but_setfcap, drop_capability};
 use crate::support::netns::elsewhere;
 use crate::support::records::text;
@@ -205,7 +205,7 @@ fn orphans_on_other_addresses_stay() {
 }
 
 fn buckets_of_another_namespace_are_waited_for_and_removed_there() {
-    let (resident, there) = hop(|| {
+    let (resident, there) = in_new_namespace(|| {
         bucket(ReuseOptions::NONE);
         (Resident::start(), fs::File::open("/proc/thread-self/ns/net").expect("a namespace"))
     });

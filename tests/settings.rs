@@ -13,7 +13,7 @@ use twtool::sys::sysctl;
 use crate::faults::missing_strace;
 use crate::support::answers::{COMMANDS, Situation};
 use crate::support::commands;
-use crate::support::island::{Resident, folders, hop, name};
+use crate::support::island::{Resident, folders, in_new_namespace, name};
 use crate::support::outbound::{LOW, connect, narrow_range, serve};
 use crate::support::records::{number, text};
 use crate::support::settings::{every_second, read, reserve, reserved};
@@ -148,7 +148,7 @@ fn the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell() {
 fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
     folders();
     let home = File::open(OWN).expect("a namespace");
-    let (there, _server, resident) = hop(|| {
+    let (there, _server, resident) = in_new_namespace(|| {
         name("web");
         let server = TcpListener::bind("127.0.0.1:50003").expect("a server");
         (File::open(OWN).expect("a namespace"), server, Resident::start())

@@ -238,7 +238,7 @@ fn no_name_from_elsewhere_steers_a_terminal() {
     let folders = std::env::var_os("PATH").expect("a PATH");
     let cat = std::env::split_paths(&folders).map(|folder| folder.join("cat")).find(|path| path.exists());
     std::fs::copy(cat.expect("a cat"), &program).expect("copied");
-    let (there, resident) = island::hop(|| {
+    let (there, resident) = island::in_new_namespace(|| {
         let server = listen("127.0.0.1:8080");
         bucket_of_server(&server, "127.0.0.1:8080");
         (server, Resident::start_as(&program))

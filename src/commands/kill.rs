@@ -175,7 +175,7 @@ fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
         (!targets.is_empty()).then(|| format!("{} {verb}; {}", counted(targets.iter()), next()))
     };
     let fin_wait_2 = hint(&others.fin_wait_2, "--fin-wait-2", |facts| facts.destroys_buckets() != Some(false));
-    let orphans = hint(&others.orphans, "--orphans", |facts| lab::orphan::are_ended(facts).unwrap_or(true));
+    let orphans = hint(&others.orphans, "--orphans", |facts| lab::orphan::sock_destroy_works(facts).unwrap_or(true));
     [fin_wait_2, orphans].into_iter().flatten().collect()
 }
 
@@ -197,7 +197,7 @@ fn check_orphans(targets: &[Target], facts: &Facts) -> Result<(), CommandError> 
     if !targets.iter().any(Target::is_orphan) {
         return Ok(());
     }
-    match lab::orphan::are_ended(facts) {
+    match lab::orphan::sock_destroy_works(facts) {
         Ok(true) => Ok(()),
         Ok(false) => Err(CommandError::OrphansStay("this kernel does not end a destroyed orphan".into())),
         Err(error) => Err(CommandError::OrphansStay(format!(

@@ -80,7 +80,7 @@ impl GlobalArgs {
 /// Whether this kernel ends an orphan that is destroyed. The kernel is tested only if an orphan blocks the port. The result is
 /// unknown if no private network namespace can be created.
 fn ends_orphans(facts: &Facts, holders: &[Holder]) -> Option<bool> {
-    if next::is_blocked_by_orphan(holders) { lab::orphan::are_ended(facts).ok() } else { None }
+    if next::is_blocked_by_orphan(holders) { lab::orphan::sock_destroy_works(facts).ok() } else { None }
 }
 
 /// Output formats.

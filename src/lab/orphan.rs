@@ -1,8 +1,8 @@
 //! A test whether SOCK_DESTROY ends an orphan on this kernel, in a private network namespace.
 //!
 //! Before Linux 6.11 `tcp_abort` (net/ipv4/tcp.c) emptied the write queue of such a socket and left it in its state. A socket
-//! in FIN_WAIT_1 then has no timer any more and stays until its peer speaks: measured on 5.10.0-32 of Debian. Distributions
-//! have the fix in some older kernels (Debian's 6.1.176), so the version alone does not tell.
+//! in FIN_WAIT_1 then has no timer any more, and stays until its peer sends a segment (measured on Debian's 5.10.0-32).
+//! Distributions have the fix in some older kernels (Debian's 6.1.176), so the version number alone is not enough.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
@@ -20,16 +20,16 @@ use crate::sys::{sandbox, sysctl};
 /// Whether SOCK_DESTROY ends an orphan. It does since Linux 6.11. An older kernel is tested, because it may have the fix.
 ///
 /// # Errors
-/// As [`ends_when_destroyed`].
-pub fn are_ended(facts: &Facts) -> Result<bool, LabError> {
-    if facts.kernel_since(6, 11) == Some(true) { Ok(true) } else { ends_when_destroyed() }
+/// As [`test_sock_destroy`].
+pub fn sock_destroy_works(facts: &Facts) -> Result<bool, LabError> {
+    if facts.kernel_since(6, 11) == Some(true) { Ok(true) } else { test_sock_destroy() }
 }
 
 /// Tests this kernel with an orphan in FIN_WAIT_2 that is a full socket.
 ///
 /// # Errors
 /// A step that failed, such as making the namespace, which needs CAP_SYS_ADMIN.
-pub fn ends_when_destroyed() -> Result<bool, LabError> {
+pub fn test_sock_destroy() -> Result<bool, LabError> {
     thread::scope(|scope| {
         let experiment = scope.spawn(|| {
             sandbox::enter_network_namespace()?;

@@ -1,4 +1,4 @@
-//! More addresses on `lo` than 127.0.0.0/8 and ::1, and another name for it (rtnetlink(7)).
+//! Adds addresses to `lo`, and renames `lo` (rtnetlink(7)).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::kernel;
 
-/// Gives `lo` the address, as a prefix of full length.
+/// Adds the address to `lo`, with the full prefix length.
 #[track_caller]
 pub(crate) fn add(addr: &str) {
     const RTM_NEWADDR: u16 = 20;
@@ -22,7 +22,7 @@ pub(crate) fn add(addr: &str) {
         IpAddr::V6(v6) => (10, v6.octets().to_vec()),
     };
     let length = u8::try_from(bytes.len()).expect("short");
-    // struct ifaddrmsg, and twice the address: lo is its own peer. IFA_F_NODAD: it can be bound to at once.
+    // struct ifaddrmsg, and the address twice, because lo is its own peer. IFA_F_NODAD: bind() works at once.
     let mut body = vec![family, length * 8, IFA_F_NODAD, 0];
     body.extend(LOOPBACK.to_ne_bytes());
     for kind in [IFA_LOCAL, IFA_ADDRESS] {
@@ -43,7 +43,7 @@ pub(crate) fn rename_loopback(name: &str) {
     const IFLA_IFNAME: u16 = 3;
     const IFF_UP: u32 = 1;
     let link = |flags: u32| [0_u32, 1, flags, IFF_UP].map(u32::to_ne_bytes).concat();
-    // Older kernels rename what is down only.
+    // Older kernels rename an interface only if it is down.
     ask(RTM_NEWLINK, 0, &link(0), "lo goes down");
     let length = u16::try_from(5 + name.len()).expect("short");
     let mut named = link(IFF_UP);
@@ -53,7 +53,7 @@ pub(crate) fn rename_loopback(name: &str) {
     ask(RTM_NEWLINK, 0, &named, &format!("lo is called {name}"));
 }
 
-/// One request to rtnetlink, which must work.
+/// Sends one request to rtnetlink, and panics if it fails.
 #[track_caller]
 fn ask(kind: u16, flags: u16, body: &[u8], what: &str) {
     let mut request = u32::try_from(16 + body.len()).expect("short").to_ne_bytes().to_vec();
@@ -72,8 +72,8 @@ fn ask(kind: u16, flags: u16, body: &[u8], what: &str) {
     assert_eq!(code, Some(0), "{what}");
 }
 
-/// Waits until the kernel takes packets to the IPv6 address for its own: a work queue makes that route, and until then they
-/// are answered by "network unreachable".
+/// Waits until the kernel has the local route of the IPv6 address. A work queue adds that route. Until then, packets to the
+/// address fail with "network unreachable".
 #[track_caller]
 fn wait_until_local(addr: Ipv6Addr) {
     const RTF_LOCAL: u32 = 0x8000_0000;

@@ -1,4 +1,4 @@
-//! Every command that reads the kernel, on one situation, and its answer without what differs from one run to the next.
+//! Runs every command that reads the kernel in one situation, and removes from its answer the values that differ between runs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,15 +26,15 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
     ("kill", &["kill", "--all", "--dry-run", "--json"]),
 ];
 
-/// A listener, one whose port the kernel chose, a client's bucket whose socket was bound to `lo`, an orphan in FIN_WAIT_2, and
-/// port 7100 taken on `::` for IPv6 alone: a server can bind it on IPv4.
+/// A situation with these sockets: a listener, a listener whose port the kernel chose, a client's bucket whose socket was bound
+/// to `lo`, an orphan in FIN_WAIT_2, and a listener on port 7100 of `::` for IPv6 only, so that a server can bind 7100 on IPv4.
 pub(crate) struct Situation {
     _open: [Socket; 4],
     made: Instant,
 }
 
 impl Situation {
-    /// Makes it in the calling thread's namespace.
+    /// Makes the situation in the namespace of the calling thread.
     pub(crate) fn make() -> Self {
         // A bucket that becomes reusable after a second would change answers.
         sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
@@ -45,7 +45,7 @@ impl Situation {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         listener.bind(&addr("127.0.0.1:443").into()).expect("bind()");
         listener.listen(1).expect("listen()");
-        // Its port is the kernel's choice.
+        // listen() without bind(): the kernel chooses the port.
         let chosen = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         chosen.listen(1).expect("listen()");
         let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -74,12 +74,12 @@ impl Situation {
         Self { _open: [taken, listener, chosen, open], made }
     }
 
-    /// Whether its bucket lasts for another while.
+    /// Whether its bucket exists for at least 10 s more.
     pub(crate) fn lasts(&self) -> bool {
         self.made.elapsed() < Duration::from_secs(40)
     }
 
-    /// Makes it again, in a new namespace, if its bucket goes soon.
+    /// Makes the situation again in a new namespace if its bucket ends soon.
     pub(crate) fn refresh(&mut self) {
         if !self.lasts() {
             sandbox::enter_network_namespace().expect("another namespace");
@@ -88,7 +88,7 @@ impl Situation {
     }
 }
 
-/// The exit code, and standard output without what differs from one run to the next.
+/// The exit code, and standard output without the values that differ between runs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) code: Option<i32>,
@@ -96,14 +96,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Of a run: a JSON document, csv, or text of another program.
+    /// Reads the answer of a run: a JSON document, csv, or the text of another program.
     pub(crate) fn of(run: &Run) -> Self {
-        let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), lasting);
+        let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), comparable);
         Self { code: run.code, content }
     }
 
-    /// Without what is null where the caller may not look: processes of others, the size of a bucket.
-    pub(crate) fn without_the_hidden(&self) -> Self {
+    /// Removes the values that are null for a caller without privileges: processes of other users, the size of a bucket.
+    pub(crate) fn without_privileged_values(&self) -> Self {
         fn hide(value: &mut Value) {
             match value {
                 Value::Object(map) => {
@@ -114,7 +114,7 @@ impl Answer {
                 }
                 Value::Array(list) => {
                     list.iter_mut().for_each(hide);
-                    // A namespace whose first process may not be looked into is found through another one, later.
+                    // If the first process of a namespace may not be read, the namespace is found later, through another process.
                     list.sort_by_cached_key(Value::to_string);
                 }
                 _ => {}
@@ -125,15 +125,15 @@ impl Answer {
         hidden
     }
 
-    /// Of the command, now.
+    /// Runs the command and reads its answer.
     pub(crate) fn now(args: &[&str]) -> Self {
         Self::of(&twtool(args))
     }
 }
 
-/// Without times, rates and the kernel's own counts: a number of those is `#`, and so is each number in a text about them,
-/// so that what is unknown, what is missing and what else is written still differ.
-fn lasting(value: Value) -> Value {
+/// Removes times and rates, and replaces each number of the kernel's counts, and each number in a text about them, by `#`. So
+/// two answers still differ if a value is unknown or missing in one of them, or if a text has other words.
+fn comparable(value: Value) -> Value {
     const VARIES: [&str; 13] = [
         "netns",
         "counters",
@@ -149,20 +149,20 @@ fn lasting(value: Value) -> Value {
         "text",
         "attempts",
     ];
-    // Warnings are judged by what the rest of the answer is: a run with a failed call may have one more.
+    // Warnings are dropped, because a run with a failed call may have one more.
     let dropped = |key: &str| key.ends_with("_ms") || key.contains("per_s") || ["taken_at", "warnings"].contains(&key);
     match value {
         Value::Object(map) => {
             let kept = map.into_iter().filter(|(key, _)| !dropped(key));
             let kept = kept.map(|(key, value)| {
-                // The attempts of bind-test are a list, and those of wait their number.
+                // In bind-test, attempts is a list. In wait, it is a number.
                 let masked = VARIES.contains(&key.as_str()) && !(key == "attempts" && value.is_array());
-                let value = lasting(value);
+                let value = comparable(value);
                 (key, if masked { without_numbers(value) } else { value })
             });
             Value::Object(kept.collect::<Map<_, _>>())
         }
-        Value::Array(list) => Value::Array(list.into_iter().map(lasting).collect()),
+        Value::Array(list) => Value::Array(list.into_iter().map(comparable).collect()),
         value => value,
     }
 }

@@ -1,5 +1,5 @@
-//! One situation of `bind-test`: made on the real kernel, asked of twtool, and compared with what the test finds out by
-//! itself: its own binds, and its own reading of /proc/net/tcp and tcp6.
+//! One situation of `bind-test`. A test makes the situation on the real kernel, runs twtool, and compares the answer with its own
+//! binds and its own reading of /proc/net/tcp and tcp6.
 
 use std::any::Any;
 use std::io;
@@ -41,14 +41,14 @@ pub(crate) const KEYS: [&str; 17] = [
 pub(crate) const OPTION_SETS: [&[&str]; 4] =
     [&[], &["SO_REUSEADDR"], &["SO_REUSEPORT"], &["SO_REUSEADDR", "SO_REUSEPORT"]];
 
-/// Folk remedies, and remedies for something else; no advice may have them.
+/// Common but wrong remedies, and remedies for other problems. No advice may contain them.
 const NEVER: [&str; 7] =
     ["tcp_fin_timeout", "tcp_tw_recycle", "tcp_tw_reuse", "tcp_max_tw_buckets", "sudo", "kill ", "as root"];
 
-/// What must stay open for the situation to last.
+/// The sockets that must stay open while the situation is tested.
 pub(crate) type Kept = Box<dyn Any>;
 
-/// A situation and the answer that it must get.
+/// A situation and the expected answer.
 pub(crate) struct Situation {
     name: &'static str,
     make: fn() -> Kept,
@@ -62,7 +62,7 @@ pub(crate) struct Situation {
     warnings: Vec<&'static str>,
 }
 
-/// `args` as typed, the port first. Without more it is expected to be free, held by nobody.
+/// A situation whose port is expected to be free and without holders. `args` are the typed arguments, the port first.
 pub(crate) fn situation(name: &'static str, make: fn() -> Kept, args: &'static str) -> Situation {
     Situation {
         name,
@@ -79,35 +79,35 @@ pub(crate) fn situation(name: &'static str, make: fn() -> Kept, args: &'static s
 }
 
 impl Situation {
-    /// The verdict and the cause.
+    /// Expects this verdict and this cause.
     pub(crate) fn is(self, verdict: &'static str, cause: &'static str) -> Self {
         Self { verdict, cause, ..self }
     }
 
-    /// The addresses of the attempts, where they are not those of the arguments or the default.
+    /// Expects attempts on these addresses, which differ from the typed ones and from the default.
     pub(crate) fn on(self, addrs: &'static [&'static str]) -> Self {
         Self { addrs: Some(addrs), ..self }
     }
 
-    /// A holder's state, and whether it is in the way.
+    /// Expects a holder in this state, and whether it blocks the bind.
     pub(crate) fn held(mut self, state: &'static str, blocks: bool) -> Self {
         self.holders.push((state, blocks));
         self
     }
 
-    /// This stands in the advice.
+    /// Expects this text in the advice.
     pub(crate) fn advises(mut self, text: &'static str) -> Self {
         self.advice.push(text);
         self
     }
 
-    /// This does not.
+    /// Expects that this text is not in the advice.
     pub(crate) fn does_not_advise(mut self, text: &'static str) -> Self {
         self.not_advice.push(text);
         self
     }
 
-    /// A warning with this text, and no others.
+    /// Expects a warning with this text. Other warnings are not allowed.
     pub(crate) fn warns(mut self, text: &'static str) -> Self {
         self.warnings.push(text);
         self
@@ -140,14 +140,14 @@ impl Situation {
         i32::from(!matches!(self.verdict, "free" | "reusable"))
     }
 
-    /// Makes it, and checks the whole answer.
+    /// Makes the situation, and checks the whole answer.
     fn check(&self) {
-        let mut independent = self.own_attempts();
+        let mut independent = self.attempts_with_reuseport();
         let _kept = (self.make)();
         let before = rows(self.port());
         let run = self.run("json").code(self.code());
-        // At once: what the kernel says may change with the next timer.
-        self.attempt_after(&mut independent);
+        // The test binds at once, because the next timer may change the result.
+        self.remaining_attempts(&mut independent);
         let after = rows(self.port());
         assert_eq!(identities(&before), identities(&after), "the probe leaves the port as it was");
 
@@ -164,17 +164,18 @@ impl Situation {
         );
         let independent: Value = independent.iter().map(Attempt::json).collect();
         assert_eq!(document["attempts"], independent, "twtool's attempts, and the same binds made by the test{run}");
-        assert_eq!(document["note_lost"], false, "no server here had a note{run}");
+        assert_eq!(document["note_lost"], false, "no server of this test has a note{run}");
         self.check_facts(&document);
         self.check_holders(&document, &before, &after, &run);
         self.check_words(&document, &run);
-        assert!(document["next"] == json!([]) || self.code() == 1, "no step is needed where a bind works{run}");
+        assert!(document["next"] == json!([]) || self.code() == 1, "no step is needed if a bind works{run}");
         self.check_page();
     }
 
-    /// The same binds by code that shares nothing with twtool's. A successful one with SO_REUSEPORT changes what the kernel
-    /// answers to the next, so each of those is made in a situation of its own; the others follow twtool in its own.
-    fn own_attempts(&self) -> Vec<Attempt> {
+    /// Returns all attempts, and makes the ones with SO_REUSEPORT, with code that is independent of twtool. A successful bind with SO_REUSEPORT changes
+    /// the results of later binds, so each of them gets its own situation. [`Self::remaining_attempts`] makes the other binds after
+    /// twtool, in the situation that twtool has tested.
+    fn attempts_with_reuseport(&self) -> Vec<Attempt> {
         let listen = self.args.split(' ').any(|word| word == "--listen");
         let of = |addr: &'static str| {
             OPTION_SETS.map(|options| {
@@ -191,9 +192,9 @@ impl Situation {
         self.addrs().into_iter().flat_map(of).collect()
     }
 
-    /// Makes the attempts that are still to be made; and the last with SO_REUSEPORT again, for twtool must not have
-    /// changed what it gets.
-    fn attempt_after(&self, attempts: &mut [Attempt]) {
+    /// Makes the remaining attempts. Also repeats the last attempt with SO_REUSEPORT, because twtool must not have changed its
+    /// result.
+    fn remaining_attempts(&self, attempts: &mut [Attempt]) {
         let again = |attempt: &Attempt| bind(attempt.addr, self.port(), attempt.options, attempt.listen);
         let shared =
             attempts.iter().rfind(|attempt| attempt.options == ["SO_REUSEPORT"]).expect("one for each address");
@@ -273,14 +274,14 @@ impl Situation {
         for text in &self.advice {
             assert!(advice.contains(text), "expected {text:?} in the advice{run}");
         }
-        // It is the timer of an orphan in FIN_WAIT_2, and of nothing else.
+        // tcp_fin_timeout is the timer of an orphan in FIN_WAIT_2, and of no other socket.
         let fin_wait_2 = self.holders.iter().any(|(state, _)| *state == "fin-wait-2");
         let never = NEVER.iter().filter(|text| !(fin_wait_2 && **text == "tcp_fin_timeout"));
         for text in self.not_advice.iter().chain(never) {
             assert!(!advice.contains(text), "expected no {text:?} in the advice{run}");
         }
         assert_eq!(self.verdict == "blocked" || self.verdict == "denied", !advice.is_empty() && self.code() == 1);
-        // Where an owner is not known, a warning says why; root has another reason than others.
+        // If an owner is unknown, a warning gives the reason, which is different for root.
         let unknown = document["holders"].as_array().expect("an array").iter().any(|h| h["processes"].is_null());
         assert_eq!(warnings.len(), self.warnings.len() + usize::from(unknown), "warnings{run}");
         for text in &self.warnings {
@@ -303,12 +304,12 @@ impl Situation {
     }
 }
 
-/// A bind of the test's own.
+/// A bind that the test makes itself.
 struct Attempt {
     addr: &'static str,
     options: &'static [&'static str],
     listen: bool,
-    /// What bind() gave, and listen() where it was asked for.
+    /// The results of bind(), and of listen() if it was requested.
     result: Option<(String, Option<String>)>,
 }
 
@@ -319,7 +320,7 @@ impl Attempt {
     }
 }
 
-/// Checks each in a network namespace of its own, and reports all that fail.
+/// Checks each situation in its own network namespace, and reports all failures.
 pub(crate) fn check_all(situations: &[Situation]) {
     let mut failures = vec![];
     for situation in situations {
@@ -334,7 +335,7 @@ pub(crate) fn check_all(situations: &[Situation]) {
     assert!(failures.is_empty(), "{failed} of {all} situations:\n{}", failures.join("\n"));
 }
 
-/// Between what procfs had before and after; neither where nothing is expected.
+/// Asserts that the value lies between the values of procfs before and after, or is null if `expected` is `None`.
 #[track_caller]
 fn between(value: &Value, expected: Option<(Option<u64>, Option<u64>)>, run: &Run) {
     let Some((before, after)) = expected else {
@@ -349,7 +350,7 @@ fn between(value: &Value, expected: Option<(Option<u64>, Option<u64>)>, run: &Ru
     assert!(fits, "expected {before} ms >= {value} ms >= {after} ms{run}");
 }
 
-/// Which socket it is: family, local address, remote address and port, `st`.
+/// The identity of a socket: family, local address, remote address and port, `st`.
 type Identity = (&'static str, String, String, u16, u8);
 
 fn identity(entry: &Entry) -> Identity {
@@ -366,7 +367,7 @@ fn identities(entries: &[Entry]) -> Vec<Identity> {
     sorted(entries.iter().map(identity))
 }
 
-/// The same of a holder. The numbers are those of net/tcp_states.h.
+/// The identity of a holder. The state numbers are from net/tcp_states.h.
 fn holder_identity(holder: &Value) -> Identity {
     const STATES: [&str; 13] = [
         "established",
@@ -409,7 +410,7 @@ pub(crate) fn own_netns() -> u64 {
     text.and_then(|inode| inode.parse().ok()).expect("net:[inode]")
 }
 
-/// What bind() says, and listen() where it is wanted and bind() works: `ok`, or the errno's name.
+/// The result of bind(), and of listen() if it is requested and bind() succeeds: `ok`, or the name of the errno.
 pub(crate) fn bind(addr: &str, port: u16, options: &[&str], listen: bool) -> (String, Option<String>) {
     let name = |result: io::Result<()>| match result {
         Ok(()) => "ok".to_owned(),

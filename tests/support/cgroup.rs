@@ -1,5 +1,5 @@
-//! Control groups that a test makes, where it may: in systemd's hierarchy and in the unified one, because twtool reads the
-//! former where both are mounted.
+//! Control groups that a test makes if it is allowed to. A group is made in the unified hierarchy and, if it is mounted, in
+//! systemd's hierarchy, because twtool reads the latter if both are mounted.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use twtool::sys::cgroup;
 
-/// A cgroup with a parent of its own. Both are removed when this is dropped; its processes must have ended before.
+/// A cgroup with its own parent. Dropping it removes both. Its processes must have ended before.
 pub(crate) struct Cgroup {
     folders: Vec<PathBuf>,
     name: String,
@@ -33,18 +33,18 @@ impl Cgroup {
         format!("/{}/{name}", self.name)
     }
 
-    /// Files into which a process writes its number to move here.
+    /// The files to which a process writes its ID to move into this cgroup.
     pub(crate) fn files(&self) -> Vec<String> {
         self.folders.iter().map(|folder| folder.join("cgroup.procs").to_string_lossy().into_owned()).collect()
     }
 
-    /// The same files of the hierarchies' roots, to leave it.
+    /// The files to which a process writes its ID to leave this cgroup: they belong to the roots of the hierarchies.
     pub(crate) fn root_files(&self) -> Vec<String> {
         let root = |folder: &PathBuf| folder.parent()?.parent().map(|root| root.join("cgroup.procs"));
         self.folders.iter().filter_map(root).map(|file| file.to_string_lossy().into_owned()).collect()
     }
 
-    /// Moves a process here.
+    /// Moves a process into this cgroup.
     pub(crate) fn add(&self, pid: u32) -> io::Result<()> {
         self.files().iter().try_for_each(|file| fs::write(file, pid.to_string()))
     }

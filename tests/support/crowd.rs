@@ -1,7 +1,7 @@
-//! Many buckets at once, and some that come and go beside them.
+//! Many buckets at the same time, and short-lived buckets that appear and end in the meantime.
 //!
-//! Every client closes first, so each bucket lies on the port that the kernel chose for it, and the kernel gives that port
-//! to no second connection: nothing ends a bucket by chance.
+//! Every client closes first, so each bucket is on a port that the kernel has chosen. The kernel does not choose that port again,
+//! so no new connection ends a bucket by accident.
 
 use std::collections::VecDeque;
 use std::io::Read as _;
@@ -19,21 +19,21 @@ use twtool::sys::sysctl;
 
 use super::{kernel, procfs};
 
-/// Buckets of one destination; the kernel has 60,000 ports for each.
+/// The number of buckets of each destination. The kernel has 60,000 ports for each.
 const OF_ONE_DESTINATION: usize = 5000;
 
 /// Prepares the namespace for many buckets.
 pub(crate) fn make_room() {
     sysctl::write("ipv4.ip_local_port_range", "2000 65000").expect("the namespace is ours");
     sysctl::write("ipv4.tcp_max_tw_buckets", "1000000").expect("the namespace is ours");
-    // Else a connect() may take a bucket's port after a second.
+    // With tcp_tw_reuse, connect() may take over a bucket after 1 s.
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
-    // The least that there is; TIME_WAIT does not go by it.
+    // The minimum. It does not affect TIME_WAIT.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
 }
 
-/// Makes this many buckets in TIME_WAIT, half of them IPv6, in a namespace with room. The test ends as not checked if that takes
-/// longer than they last.
+/// Makes this many buckets in TIME_WAIT, half of them IPv6. [`make_room`] comes before. If this takes longer than the buckets
+/// last, the test ends as not checked.
 #[track_caller]
 pub(crate) fn gather(count: usize) {
     let began = Instant::now();
@@ -71,29 +71,28 @@ fn connect(server: &TcpListener) -> (TcpStream, TcpStream) {
     (client, server.accept().expect("a connection").0)
 }
 
-/// What [`come_and_go`] did.
+/// The numbers of buckets that [`churn`] has made.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    /// Buckets in TIME_WAIT, each destroyed after a moment (SOCK_DESTROY).
+    /// Buckets in TIME_WAIT. SOCK_DESTROY removed each after 50 ms.
     pub(crate) destroyed: usize,
-    /// Buckets in FIN_WAIT_2, each ended after a moment by a RST from the other end.
+    /// Buckets in FIN_WAIT_2. A RST from the other end removed each after 50 ms.
     pub(crate) reset: usize,
-    /// Buckets in FIN_WAIT_2, each left to its timer of a second.
+    /// Buckets in FIN_WAIT_2 that ended with their timer after 1 s.
     pub(crate) expired: usize,
-    /// How long it did.
+    /// How long it took.
     pub(crate) took: Duration,
 }
 
 impl Traffic {
-    /// All of them.
+    /// The sum of all three.
     pub(crate) const fn all(&self) -> usize {
         self.destroyed + self.reset + self.expired
     }
 }
 
-/// Lets buckets appear at this rate, or as fast as it can, until told to stop; each goes after 50 ms, or after a second.
-/// Counts those that it made.
-pub(crate) fn come_and_go(a_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> Traffic {
+/// Makes buckets at this rate, or as fast as possible, until `stop` is true. Each ends after 50 ms or 1 s. `made` counts them.
+pub(crate) fn churn(a_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> Traffic {
     const MOMENT: Duration = Duration::from_millis(50);
     const TURN: Duration = Duration::from_millis(5);
     let server = TcpListener::bind(("127.0.0.9", 1400)).expect("a server");
@@ -133,7 +132,7 @@ pub(crate) fn come_and_go(a_second: usize, stop: &AtomicBool, made: &AtomicUsize
         while to_reset.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > MOMENT) {
             to_reset.pop_front().into_iter().for_each(|(_, accepted)| reset(accepted));
         }
-        // Closing says FIN to a bucket that is gone, or makes a late one a TIME_WAIT.
+        // The buckets have expired. A plain close would send a FIN, which turns a bucket that still exists into TIME_WAIT.
         while to_forget.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > 25 * MOMENT) {
             to_forget.pop_front().into_iter().for_each(|(_, accepted)| reset(accepted));
         }
@@ -151,7 +150,7 @@ fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Sends SOCK_DESTROY, and passes over what comes back: that a bucket has gone by itself is no matter.
+/// Sends SOCK_DESTROY requests. It ignores the responses, because a bucket may already have ended.
 pub(crate) struct Killer(Socket);
 
 impl Killer {
@@ -163,14 +162,14 @@ impl Killer {
         Self(socket)
     }
 
-    /// The socket with these ends; IPv4-mapped ones have mapped addresses.
+    /// Destroys the socket with these ends. IPv4-mapped sockets need mapped addresses.
     pub(crate) fn destroy(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
         let socket_id = SocketId {
             source_port: local.port(),
             destination_port: remote.port(),
             source_address: local.ip(),
             destination_address: remote.ip(),
-            // INET_DIAG_NOCOOKIE: whichever is there.
+            // INET_DIAG_NOCOOKIE: any socket with these ends.
             cookie: [0xff; 8],
             ..SocketId::new_v4()
         };

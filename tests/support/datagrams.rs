@@ -1,5 +1,5 @@
-//! Netlink datagrams made by hand, after uapi/linux/netlink.h and inet_diag.h and not after twtool's own decoder, and
-//! recordings that hold them: kernels that cannot be had here.
+//! Netlink datagrams that the tests build by hand, and recordings of them. They imitate kernels that this machine does not run.
+//! The formats come from uapi/linux/netlink.h and inet_diag.h, not from twtool's decoder.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -35,7 +35,7 @@ pub(crate) const TIME_WAIT: u8 = 6;
 pub(crate) const FIN_WAIT_2: u8 = 5;
 pub(crate) const LISTEN: u8 = 10;
 
-/// A message of this kind, in answer to request 1.
+/// A message of this kind, as a response to request 1.
 pub(crate) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + payload.len()).expect("short");
     let mut bytes = length.to_ne_bytes().to_vec();
@@ -47,7 +47,7 @@ pub(crate) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The same with more flags.
+/// Adds flags to a message.
 pub(crate) fn flagged(mut message: Vec<u8>, flags: u16) -> Vec<u8> {
     let flags = u16::from_ne_bytes([message[6], message[7]]) | flags;
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
@@ -59,12 +59,12 @@ pub(crate) fn done(errno: i32) -> Vec<u8> {
     message(NLMSG_DONE, &(-errno).to_ne_bytes())
 }
 
-/// The kernel's no.
+/// An NLMSG_ERROR message with this errno.
 pub(crate) fn refusal(errno: i32) -> Vec<u8> {
     message(NLMSG_ERROR, &[(-errno).to_ne_bytes().as_slice(), &[0; 16]].concat())
 }
 
-/// A socket as a dump has it.
+/// A socket as a dump contains it.
 #[derive(Clone, Copy)]
 pub(crate) struct Sock {
     pub(crate) kind: u16,
@@ -131,7 +131,7 @@ pub(crate) fn facts() -> Facts {
     }
 }
 
-/// A request for every state, and its answer.
+/// A request for every state, and the datagrams of its response.
 pub(crate) fn asked(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
     const EVERY_STATE: u32 = 0x3ffe;
     const TCP: u8 = 6;
@@ -153,12 +153,12 @@ pub(crate) fn asked(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Ve
     std::iter::once(Event::Request(request)).chain(answer.into_iter().map(Event::Datagram)).collect()
 }
 
-/// A recording of these events; the file goes with the folder.
+/// A recording of these events. Dropping the folder removes the file.
 pub(crate) fn recording(facts: &Facts, events: &[Event]) -> (TempDir, String) {
     recording_with_counts(facts, &BucketFacts::default(), events)
 }
 
-/// The same, with what the kernel counted.
+/// A recording of these events, with the kernel's counts.
 pub(crate) fn recording_with_counts(facts: &Facts, buckets: &BucketFacts, events: &[Event]) -> (TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recording");

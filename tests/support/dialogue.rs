@@ -1,4 +1,4 @@
-//! A run of the binary with a person at it: stdin and stderr are a terminal of 80 columns, stdout is a pipe.
+//! An interactive run of the binary: stdin and stderr are a terminal of 80 columns, and stdout is a pipe.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,16 +12,16 @@ use super::twtool::{Run, command};
 pub(crate) struct Dialogue {
     command: Command,
     child: Child,
-    /// The person's side of the terminal.
-    person: File,
-    /// What has been shown so far, the echo of what was typed too.
+    /// The user's side of the terminal.
+    user: File,
+    /// The text on the terminal so far, including the echo of typed text.
     screen: String,
-    /// How often it was asked for one more of the same.
+    /// The number of calls of [`Self::asks`].
     asked: usize,
 }
 
 impl Dialogue {
-    /// Starts it.
+    /// Starts `twtool` with these arguments.
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::of(command(args))
     }
@@ -33,12 +33,12 @@ impl Dialogue {
         let program = File::from(terminal.slave);
         command.stdin(program.try_clone().expect("a copy")).stdout(Stdio::piped()).stderr(program);
         let child = command.spawn().expect("twtool can be started");
-        // Its own copies of the other side, so that the end of the child is the end of what is shown.
+        // Drops this process's copies of the other side, so that the terminal ends when the child ends.
         command.stdin(Stdio::null()).stderr(Stdio::null());
-        Self { command, child, person: terminal.master.into(), screen: String::new(), asked: 0 }
+        Self { command, child, user: terminal.master.into(), screen: String::new(), asked: 0 }
     }
 
-    /// Reads until the screen shows this.
+    /// Reads until the screen contains this text.
     #[track_caller]
     pub(crate) fn until(&mut self, text: &str) {
         while !self.screen.contains(text) {
@@ -46,7 +46,7 @@ impl Dialogue {
         }
     }
 
-    /// Reads until the screen shows this once more than was asked for before; false where it ends first.
+    /// Reads until the screen contains this text once for each call so far. Returns false if the run ends first.
     pub(crate) fn asks(&mut self, text: &str) -> bool {
         self.asked += 1;
         while self.shown(text) < self.asked {
@@ -57,26 +57,26 @@ impl Dialogue {
         true
     }
 
-    /// How often the screen shows this.
+    /// The number of times that the screen contains this text.
     pub(crate) fn shown(&self, text: &str) -> usize {
         self.screen.matches(text).count()
     }
 
-    /// Reads a little; false at the end.
+    /// Reads the available output; false at its end.
     fn read(&mut self) -> bool {
         let mut bytes = [0; 4096];
         // The other side was closed: EIO (pty(7)).
-        let count = self.person.read(&mut bytes).unwrap_or(0);
+        let count = self.user.read(&mut bytes).unwrap_or(0);
         self.screen.push_str(&String::from_utf8_lossy(&bytes[..count]));
         count > 0
     }
 
     /// Types a line.
     pub(crate) fn types(&mut self, line: &str) {
-        writeln!(self.person, "{line}").expect("typed");
+        writeln!(self.user, "{line}").expect("typed");
     }
 
-    /// Reads to the end of the run, whose stderr is what the screen has shown.
+    /// Reads to the end of the run. Its stderr is the text on the screen.
     pub(crate) fn end(mut self) -> Run {
         while self.read() {}
         let mut output = self.child.wait_with_output().expect("it ends");

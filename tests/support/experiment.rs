@@ -1,4 +1,4 @@
-//! Runs of `twtool demo`, and their events as the tests ask for them.
+//! Runs `twtool demo`, and finds events in its output.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -13,24 +13,24 @@ use super::twtool::{Run, twtool};
 pub(crate) const SCENARIOS: [&str; 8] =
     ["four-way", "lost-ack", "stale-segment", "assassination", "reuse", "exhaustion", "length", "port-zero"];
 
-/// `twtool demo SCENARIO` and more arguments.
+/// Runs `twtool demo SCENARIO` with more arguments.
 pub(crate) fn demo(scenario: &str, more: &[&str]) -> Run {
     twtool([["demo", scenario].as_slice(), more].concat())
 }
 
-/// A run that agreed with what was expected.
-pub(crate) struct Story {
+/// The events and checks of a run in which every check agreed.
+pub(crate) struct DemoRun {
     pub(crate) events: Vec<Value>,
     pub(crate) checks: Vec<Value>,
 }
 
-/// A segment that the kernel sent again while nobody could carry it, for the machine was slow. It is told, and no part of
+/// Whether the event is a retransmission that the kernel sent because the machine was slow. It is reported, but is not part of
 /// the experiment.
-pub(crate) fn is_repetition(event: &Value) -> bool {
+pub(crate) fn is_unexpected_retransmission(event: &Value) -> bool {
     event["event"] == "lost" && event["states"].is_null()
 }
 
-impl Story {
+impl DemoRun {
     /// Plays a scenario.
     #[track_caller]
     pub(crate) fn of(scenario: &str) -> Self {
@@ -38,7 +38,7 @@ impl Story {
         let document = run.json();
         assert_eq!(document["scenario"], scenario);
         assert_eq!(document["agrees"], true, "{run}");
-        let events = run.records("events").into_iter().filter(|event| !is_repetition(event)).collect();
+        let events = run.records("events").into_iter().filter(|event| !is_unexpected_retransmission(event)).collect();
         Self { events, checks: run.records("checks") }
     }
 
@@ -48,26 +48,26 @@ impl Story {
         events
     }
 
-    /// The segments that arrived.
+    /// The segments of this part that arrived.
     #[track_caller]
     pub(crate) fn carried<'a>(&'a self, part: &'a str) -> Vec<&'a Value> {
         self.of_part(part).filter(|event| event["event"] == "segment").collect()
     }
 
-    /// The same as `client FIN ACK`.
+    /// The segments of this part that arrived, as text like `client FIN ACK`.
     #[track_caller]
     pub(crate) fn segments(&self, part: &str) -> Vec<String> {
         self.carried(part).into_iter().map(segment).collect()
     }
 
-    /// The segments that did not.
+    /// The lost segments of this part, as text.
     #[track_caller]
     pub(crate) fn lost(&self, part: &str) -> Vec<String> {
         self.of_part(part).filter(|event| event["event"] == "lost").map(segment).collect()
     }
 
-    /// The states that this side was seen in with segments, each once, in order; `gone` where no socket is listed. While a
-    /// side waits for its first segment it has none yet.
+    /// The states of this side in the events of segments, in order and without repetitions; `gone` if no socket is listed. The
+    /// state before the first segment is not included.
     #[track_caller]
     pub(crate) fn states(&self, part: &str, side: &str) -> Vec<String> {
         let states = self.carried(part).into_iter().map(|event| event["states"][side].as_str().unwrap_or("gone"));
@@ -76,7 +76,7 @@ impl Story {
         states
     }
 
-    /// What applications read, all of it.
+    /// All data that applications have read in this part.
     #[track_caller]
     pub(crate) fn read(&self, part: &str) -> String {
         self.of_part(part)
@@ -85,13 +85,13 @@ impl Story {
             .collect()
     }
 
-    /// The errnos of calls.
+    /// The errnos of the calls of this part.
     #[track_caller]
     pub(crate) fn errnos<'a>(&'a self, part: &'a str) -> Vec<&'a str> {
         self.of_part(part).filter_map(|event| event["errno"].as_str()).collect()
     }
 
-    /// The one event of this kind.
+    /// The only event of this kind.
     #[track_caller]
     pub(crate) fn one<'a>(&'a self, part: &'a str, kind: &str) -> &'a Value {
         let events: Vec<_> = self.of_part(part).filter(|event| event["event"] == kind).collect();
@@ -99,13 +99,13 @@ impl Story {
         event
     }
 
-    /// The calls of these words.
+    /// The calls with this text.
     #[track_caller]
     pub(crate) fn calls<'a>(&'a self, part: &'a str, what: &str) -> Vec<&'a Value> {
         self.of_part(part).filter(|event| event["event"] == "call" && event["what"] == what).collect()
     }
 
-    /// The one call of these words.
+    /// The only call with this text.
     #[track_caller]
     pub(crate) fn call<'a>(&'a self, part: &'a str, what: &str) -> &'a Value {
         let calls = self.calls(part, what);
@@ -122,7 +122,7 @@ pub(crate) fn segment(event: &Value) -> String {
     format!("{} {}", text(&event["segment"], "from"), names.join(" "))
 }
 
-/// The events of a run that still goes on.
+/// The events of a run that has not ended.
 pub(crate) struct Lines {
     reader: BufReader<ChildStdout>,
     pub(crate) events: Vec<Value>,
@@ -142,7 +142,7 @@ impl Lines {
         true
     }
 
-    /// Reads until one fits, and no further.
+    /// Reads up to and including the first event for which `fits` is true.
     #[track_caller]
     pub(crate) fn until(&mut self, fits: impl Fn(&Value) -> bool) {
         while !self.events.last().is_some_and(&fits) {
@@ -150,12 +150,12 @@ impl Lines {
         }
     }
 
-    /// Reads the rest.
+    /// Reads all remaining events.
     pub(crate) fn rest(&mut self) {
         while self.next() {}
     }
 
-    /// The last event of this kind whose words begin so.
+    /// The last event of this kind whose text starts with `what`.
     #[track_caller]
     pub(crate) fn find(&self, kind: &str, what: &str) -> &Value {
         let fits =
@@ -164,8 +164,8 @@ impl Lines {
     }
 }
 
-/// The local ports of TIME_WAIT sockets in the network namespace that a process is in, by /proc/PID/net/tcp: the second
-/// column is the local end, the fourth the state (06).
+/// The local ports of the TIME_WAIT sockets in the network namespace of a process. Reads /proc/PID/net/tcp: the second column is
+/// the local end, and the fourth is the state (06).
 pub(crate) fn time_wait_of(pid: u32) -> BTreeSet<u16> {
     let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("our own child's namespace");
     let ports = table.lines().skip(1).filter_map(|line| {

@@ -1,8 +1,7 @@
-//! Several network namespaces, and nothing else of the machine to be seen: a pid namespace, a /proc, a /run and an /etc of
-//! the test's own.
+//! An *island*: a pid namespace and a private /proc, /run and /etc, so that twtool sees only the network namespaces of the test.
 //!
-//! A thread whose children are of another pid namespace can start no threads (clone(2)), so the test's thread goes from
-//! one network namespace to the next by itself, and comes back.
+//! A thread whose children belong to another pid namespace cannot start threads (clone(2)). So the test's thread itself enters
+//! one network namespace after the other, and returns.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -20,8 +19,8 @@ pub(crate) fn inode() -> u64 {
     fs::metadata(OWN).expect("a namespace").ino()
 }
 
-/// Runs this in another new network namespace, on the same thread, and returns to the caller's.
-pub(crate) fn hop<T>(run: impl FnOnce() -> T) -> T {
+/// Runs a function in a new network namespace on the same thread, and returns to the caller's namespace.
+pub(crate) fn in_new_namespace<T>(run: impl FnOnce() -> T) -> T {
     let home = File::open(OWN).expect("a namespace");
     sandbox::enter_network_namespace().expect("another network namespace");
     let result = run();
@@ -33,23 +32,23 @@ pub(crate) fn hop<T>(run: impl FnOnce() -> T) -> T {
 pub(crate) struct Resident(Child);
 
 impl Resident {
-    /// `cat`, waiting for something to read.
+    /// Starts `cat`, which waits for input.
     pub(crate) fn start() -> Self {
         Self::start_as(Path::new("cat"))
     }
 
-    /// The same by another name.
+    /// Starts this copy of `cat`, which can have another name.
     pub(crate) fn start_as(program: &Path) -> Self {
         let child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
     }
 
-    /// Its number in the test's own pid namespace.
+    /// Its process ID in the pid namespace of the test.
     pub(crate) fn pid(&self) -> String {
         self.0.id().to_string()
     }
 
-    /// Its number in its own.
+    /// Its process ID in its own pid namespace.
     pub(crate) fn inner_pid(&self) -> u32 {
         // The name of a process need not be UTF-8.
         let status = fs::read(format!("/proc/{}/status", self.0.id())).expect("it is there");
@@ -58,7 +57,7 @@ impl Resident {
         numbers.split_whitespace().last().and_then(|number| number.parse().ok()).expect("a number")
     }
 
-    /// Ends it, and leaves it as a zombie: nobody asks how it ended.
+    /// Ends it and leaves it as a zombie, because no process reads its exit status.
     pub(crate) fn become_zombie(&mut self) {
         self.0.kill().expect("it can be killed");
         let stat = || fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("a zombie is there");
@@ -75,13 +74,13 @@ impl Drop for Resident {
     }
 }
 
-/// The folders, and the first process of the pid namespace, with which all others of it end.
+/// The private folders, and the first process of the pid namespace. If that ends, the kernel ends all other processes there.
 pub(crate) struct Island {
     _init: Resident,
 }
 
 impl Island {
-    /// Moves the calling thread's view of files there, and the children that it will have.
+    /// Gives the calling thread the private folders, and its future children the new pid namespace.
     pub(crate) fn enter() -> Self {
         folders();
         unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
@@ -91,14 +90,15 @@ impl Island {
     }
 }
 
-/// Shows an island's processes in /proc, to twtool: the calling thread is not among them. A process of the island must do
-/// that. False where the kernel does not allow it, for something of the machine's /proc is covered (a container).
+/// Mounts a /proc that shows only the processes of the island; the calling thread is not one of them. A process of the island must
+/// do this. Returns false if the kernel does not allow it, because parts of the machine's /proc are covered (a container).
 #[must_use]
 pub(crate) fn show_its_processes() -> bool {
     mount_proc("hidepid=0")
 }
 
-/// The same, without the processes that the caller may not trace. (hidepid=2 shows all of them to the group of root.)
+/// Mounts a /proc that also hides the processes that the caller may not trace. (hidepid=2 would show all of them to the group of
+/// root.)
 #[must_use]
 pub(crate) fn hide_its_processes() -> bool {
     mount_proc("hidepid=4")
@@ -110,7 +110,8 @@ fn mount_proc(option: &str) -> bool {
     mount.status().is_ok_and(|status| status.success())
 }
 
-/// A /run and an /etc for the calling thread and its children, with folders for ip-netns(8) and /etc/services as it was.
+/// Mounts a private /run and /etc for the calling thread and its children. They contain the folders of ip-netns(8) and a copy of
+/// /etc/services.
 pub(crate) fn folders() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none = None::<&str>;

@@ -1,5 +1,5 @@
-//! What this kernel can do, asked of the kernel by the test itself: older and newer ones than the developers' run the
-//! suite too. A test about something that the kernel lacks calls [`needs`] and is reported as not checked.
+//! Tests which features this kernel has, because the suite also runs on older and newer kernels. A test that needs a missing
+//! feature calls [`needs`], and is reported as not checked.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
@@ -14,43 +14,43 @@ use twtool::sys::sysctl;
 use super::crowd::Killer;
 use super::{netns, procfs};
 
-/// The panic that ends a test which cannot be done here, with the reason.
+/// The panic that ends a test that is not possible here, with the reason.
 pub(crate) struct NotChecked(pub(crate) String);
 
-/// Ends the test as not checked where the kernel cannot do this.
+/// Ends the test as not checked if the kernel lacks this feature.
 pub(crate) fn needs(can: bool, what: &str) {
     if !can {
         std::panic::resume_unwind(Box::new(NotChecked(format!("this kernel has no {what}"))));
     }
 }
 
-/// TIME_WAIT is 60 s. A question that ends later than this after the bucket was made might miss what is rightly gone.
-pub(crate) const LIFE: Duration = Duration::from_secs(50);
+/// TIME_WAIT lasts 60 s. Later than this after a bucket was made, the bucket may be missing because it has expired.
+pub(crate) const SAFE_AGE: Duration = Duration::from_secs(50);
 
-/// Whether buckets that were made then are still there for certain.
+/// Whether buckets that were made at this time certainly still exist.
 pub(crate) fn lasts(made: Instant) -> bool {
-    made.elapsed() < LIFE
+    made.elapsed() < SAFE_AGE
 }
 
-/// Ends the test as not checked if the machine was too slow for the life of buckets that were made then.
+/// Ends the test as not checked if buckets that were made at this time may have expired.
 pub(crate) fn needs_life(made: Instant) {
     if !lasts(made) {
         std::panic::resume_unwind(Box::new(NotChecked("this machine is too slow for a bucket's life".into())));
     }
 }
 
-/// Whether it has this setting, in the calling thread's network namespace.
+/// Whether the kernel has this setting, in the network namespace of the calling thread.
 pub(crate) fn has_setting(name: &str) -> bool {
     sysctl::read(name).is_ok()
 }
 
-/// Whether a bucket's age is exact for connect(), to the millisecond of `tcp_tw_reuse_delay` (since 6.14). Before, whole
-/// seconds of the kernel's clock count.
+/// Whether connect() compares the age of a bucket in milliseconds, with `tcp_tw_reuse_delay` (since 6.14). Older kernels compare
+/// whole seconds of their clock.
 pub(crate) fn has_exact_ages() -> bool {
     has_setting("ipv4.tcp_tw_reuse_delay")
 }
 
-/// Whether a socket may be given a range of ports of its own (since 6.3), by which twtool asks for single ports.
+/// Whether the kernel has IP_LOCAL_PORT_RANGE (since 6.3), with which twtool tests single ports.
 pub(crate) fn has_port_range_option() -> bool {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let asked = nix::sys::socket::setsockopt(&socket, PortRange, &0);
@@ -58,7 +58,7 @@ pub(crate) fn has_port_range_option() -> bool {
     asked.is_ok()
 }
 
-/// Of uapi/linux/in.h.
+/// From uapi/linux/in.h.
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 sockopt_impl!(PortRange, SetOnly, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32);
@@ -97,7 +97,7 @@ fn dump(states: u32) -> Vec<u8> {
     answer
 }
 
-/// Leaves a bucket of the client in the calling thread's namespace, and returns its ends.
+/// Makes a bucket of a client in the namespace of the calling thread, and returns its ends.
 fn make_bucket() -> (SocketAddr, SocketAddr) {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
     let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
@@ -124,12 +124,12 @@ pub(crate) fn destroys_buckets() -> bool {
     })
 }
 
-/// Whether SOCK_DESTROY ends a socket that no process has (since 6.11); before, it keeps its port.
+/// Whether SOCK_DESTROY ends an orphan (since 6.11). On older kernels the orphan keeps its port.
 pub(crate) fn ends_orphans() -> bool {
-    twtool::lab::orphan::ends_when_destroyed().expect("a private network namespace")
+    twtool::lab::orphan::test_sock_destroy().expect("a private network namespace")
 }
 
-/// Whether the mark of a bucket is listed (not on 5.10), to a caller with CAP_NET_ADMIN.
+/// Whether the kernel reports the mark of a bucket to a caller with CAP_NET_ADMIN (not on 5.10).
 pub(crate) fn lists_marks_of_buckets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
@@ -144,14 +144,14 @@ pub(crate) fn lists_marks_of_buckets() -> bool {
     })
 }
 
-/// How many times slower than a developer's machine this one is: `TWTOOL_SLOWNESS`, which is set where the processor is
+/// How many times slower this machine is than a developer's machine: `TWTOOL_SLOWNESS`, which is set if the processor is
 /// emulated.
 pub(crate) fn slowness() -> u32 {
     let factor = std::env::var("TWTOOL_SLOWNESS").ok();
     factor.map_or(1, |factor| factor.parse().expect("TWTOOL_SLOWNESS is a whole number"))
 }
 
-/// How long to wait for what takes this long on a developer's machine.
+/// Scales a time limit of a developer's machine to this machine.
 pub(crate) fn patience(time: Duration) -> Duration {
     time * slowness()
 }

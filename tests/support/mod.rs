@@ -1,8 +1,8 @@
-//! What the tests share: suites, a runner of the binary, readings of the kernel that owe nothing to twtool's own code,
-//! and situations made on it.
+//! Code that the tests share: suites, a runner of the binary, code that reads the kernel without twtool's own code, and
+//! situations on the kernel.
 //!
-//! A test is a plain function with a sentence for a name. A file lists its tests once, with [`suite!`]; one that was
-//! forgotten there is dead code, which the compiler reports.
+//! A test is a plain function whose name is a sentence. A file lists its tests once, with [`suite!`]. If a test is missing there,
+//! the compiler reports it as dead code.
 
 pub(crate) mod addresses;
 pub(crate) mod answers;
@@ -59,7 +59,7 @@ macro_rules! suite {
 pub(crate) use suite;
 
 impl Suite {
-    /// As the harness runs them: `list::an_empty_table_is_said`.
+    /// The tests as the harness runs them, with names like `demo::steps_need_a_terminal`.
     pub(crate) fn trials(&self, namespaces: &Result<(), String>) -> Vec<Trial> {
         let file = self.module.rsplit("::").next().unwrap_or(self.module);
         let named = |name: &str| format!("{file}::{name}");
@@ -79,7 +79,7 @@ impl Suite {
     }
 }
 
-/// Runs a test. One that cannot be done on this kernel or machine is reported as ignored, and noted as not checked.
+/// Runs a test. If it is not possible on this kernel or machine, it is reported as ignored and noted as not checked.
 fn checked(name: &str, test: impl FnOnce()) -> Completion {
     match catch_unwind(AssertUnwindSafe(test)) {
         Ok(()) => Completion::Completed,
@@ -96,22 +96,22 @@ fn checked(name: &str, test: impl FnOnce()) -> Completion {
 static GAPS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static MEASURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes something that a test could not check here; said out loud at the end of the run.
+/// Notes something that a test could not check here. The end of the run prints it.
 pub(crate) fn not_checked(what: impl Into<String>) {
     GAPS.lock().expect("no test panics while it notes a gap").push(what.into());
 }
 
-/// Everything that was noted.
+/// Everything that [`not_checked`] has noted.
 pub(crate) fn gaps() -> Vec<String> {
     GAPS.lock().expect("no test panics while it notes a gap").clone()
 }
 
-/// Notes what a test has counted or measured; said at the end of the run.
+/// Notes a count or a measurement of a test. The end of the run prints it.
 pub(crate) fn measured(what: impl Into<String>) {
     MEASURED.lock().expect("no test panics while it notes a number").push(what.into());
 }
 
-/// Everything that was measured.
+/// Everything that [`measured`] has noted.
 pub(crate) fn measurements() -> Vec<String> {
     MEASURED.lock().expect("no test panics while it notes a number").clone()
 }

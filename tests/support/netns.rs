@@ -1,8 +1,8 @@
-//! A thread for one test, with descriptors and a network namespace of its own.
+//! A thread for one test, with its own descriptor table and network namespace.
 //!
-//! CLONE_NEWNET moves one thread only; what it spawns inherits the namespace, which goes with the thread and its sockets.
-//! The descriptor table is not shared either: a child that another test spawns would hold copies of this test's sockets
-//! until it executes its program, and a listener that was dropped here would still listen.
+//! CLONE_NEWNET moves only one thread. Its children inherit the namespace, which ends with the thread and its sockets. The
+//! descriptor table is not shared, because a child that another test spawns would keep copies of this test's sockets until it
+//! executes its program. A dropped listener would still listen until then.
 
 use std::panic::resume_unwind;
 use std::thread;
@@ -10,7 +10,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use twtool::sys::{sandbox, sysctl};
 
-/// Set to 1, tests that need a namespace fail where none can be made.
+/// With this environment variable, tests that need a namespace fail if none can be made.
 pub(crate) const REQUIRE: &str = "TWTOOL_REQUIRE_NETNS=1";
 
 /// Whether namespaces are required.
@@ -19,8 +19,7 @@ pub(crate) fn required() -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 
-/// Enters a user namespace, and tries whether network namespaces can be made in it. To be called while the process has
-/// one thread.
+/// Enters a user namespace, and tests whether network namespaces can be made in it. The process must have a single thread.
 pub(crate) fn prepare() -> Result<(), String> {
     sandbox::enter_user_namespace().map_err(|error| error.to_string())?;
     thread::spawn(sandbox::enter_network_namespace)
@@ -29,16 +28,16 @@ pub(crate) fn prepare() -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Runs the test on a thread of its own. What the thread does to itself (capabilities, seccomp filters) ends with it.
+/// Runs the test on its own thread. The thread's capabilities and seccomp filters end with it.
 pub(crate) fn alone(name: &str, test: impl FnOnce() + Send) {
     on_a_thread(name, || {
-        // Where even this is forbidden, nothing with sockets runs, and copied pipes only make a run end later.
+        // If even this is forbidden, no test with sockets runs, and copied pipes only delay the end of a run.
         let _ = unshare(CloneFlags::CLONE_FILES);
         test();
     });
 }
 
-/// The same, in a new network namespace with `lo` up.
+/// Runs the test on its own thread in a new network namespace with `lo` up.
 pub(crate) fn isolated(name: &str, test: fn()) {
     alone(name, || {
         sandbox::enter_network_namespace().expect("a network namespace, as at the start of the run");
@@ -46,7 +45,7 @@ pub(crate) fn isolated(name: &str, test: fn()) {
     });
 }
 
-/// Runs this in another new network namespace, and returns to the caller's.
+/// Runs a function on a new thread in a new network namespace.
 pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     on_a_thread("elsewhere", || {
         sandbox::enter_network_namespace().expect("a second network namespace");
@@ -54,8 +53,8 @@ pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs this in a new network namespace whose connections and buckets have a hash table of their own, with this many chains;
-/// `None`: this kernel has no such tables (before 6.1).
+/// Runs a function in a new network namespace with its own hash table of connections and buckets, which has this many chains.
+/// Returns `None` if the kernel has no such tables (before 6.1).
 pub(crate) fn with_chains<T: Send>(chains: u32, run: impl FnOnce() -> T + Send) -> Option<T> {
     elsewhere(|| {
         sysctl::write("ipv4.tcp_child_ehash_entries", &chains.to_string()).ok()?;

@@ -1,5 +1,5 @@
-//! Clients that leave the port to connect(), and the count of them that there can be: the kernel's own answer to what
-//! `twtool capacity` says, by code that shares nothing with it.
+//! Clients whose port connect() chooses, and a count of the connects that really succeed. The tests compare that count with the
+//! answer of `twtool capacity`. This code is independent of twtool.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -16,24 +16,24 @@ use super::{kernel, procfs};
 /// The first port of the range.
 pub(crate) const LOW: u16 = 40_000;
 
-/// Gives the namespace a range of this many ports, and takes no bucket over.
+/// Gives the namespace an ephemeral range of this many ports, and turns tcp_tw_reuse off.
 pub(crate) fn narrow_range(size: u16) {
     sysctl::write("ipv4.ip_local_port_range", &format!("{LOW} {}", LOW + size - 1)).expect("the namespace is ours");
     set("ipv4.tcp_tw_reuse", 0);
 }
 
-/// Sets what is a number.
+/// Sets a sysctl to a number.
 pub(crate) fn set(name: &str, value: u32) {
     sysctl::write(name, &value.to_string()).expect("the namespace is ours");
 }
 
-/// A server that accepts.
+/// Starts a listener.
 #[track_caller]
 pub(crate) fn serve(at: &str) -> TcpListener {
     TcpListener::bind(addr(at)).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
 }
 
-/// A socket that is bound to this address and port, and does nothing.
+/// A socket that is bound to this address and port, and neither listens nor connects.
 #[track_caller]
 pub(crate) fn bound(at: &str) -> Socket {
     let at = addr(at);
@@ -42,12 +42,12 @@ pub(crate) fn bound(at: &str) -> Socket {
     socket
 }
 
-/// A connection whose port connect() chooses; its address, too, where none is given.
+/// Connects from a port that connect() chooses. connect() also chooses the address if `from` is `None`.
 pub(crate) fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket> {
     connect_with(from, to, |_| Ok(()))
 }
 
-/// The same, with something done to the socket first.
+/// Like [`connect()`], but calls `prepare` with the socket before.
 pub(crate) fn connect_with(
     from: Option<IpAddr>,
     to: SocketAddr,
@@ -63,8 +63,8 @@ pub(crate) fn connect_with(
     Ok(socket)
 }
 
-/// Connects until the kernel has no port left; returns how often it had one.
-pub(crate) fn connects_until_none_is_left(connect: impl Fn() -> io::Result<Socket>) -> usize {
+/// Connects until the kernel has no free port, and returns the number of connections.
+pub(crate) fn count_connects_until_full(connect: impl Fn() -> io::Result<Socket>) -> usize {
     let mut connected = vec![];
     loop {
         match connect() {
@@ -75,7 +75,7 @@ pub(crate) fn connects_until_none_is_left(connect: impl Fn() -> io::Result<Socke
     }
 }
 
-/// [`connect()`], where there must be a connection.
+/// Like [`connect()`], but panics if it fails.
 #[track_caller]
 pub(crate) fn connected(from: IpAddr, to: SocketAddr) -> Socket {
     connect(Some(from), to).unwrap_or_else(|error| panic!("connecting {from} to {to}: {error}"))
@@ -87,7 +87,7 @@ pub(crate) fn close_client_first(client: Socket, server: &TcpListener) {
     assert!(leaves_a_bucket(client, server), "a connection that left no bucket");
 }
 
-/// The same, and says whether there is one.
+/// Closes the client's end first, and returns whether that leaves a bucket.
 fn leaves_a_bucket(client: Socket, server: &TcpListener) -> bool {
     let end = |addr: socket2::SockAddr| addr.as_socket().map(|addr| (addr.ip().to_canonical(), addr.port()));
     let local = client.local_addr().map(end).expect("a name").expect("an address");
@@ -98,13 +98,13 @@ fn leaves_a_bucket(client: Socket, server: &TcpListener) -> bool {
         }
     };
     drop(client);
-    let half = comes_to(local, 5);
+    let half = reaches_state(local, 5);
     drop(accepted);
-    half && comes_to(local, 6)
+    half && reaches_state(local, 6)
 }
 
-/// Whether the end comes to this state of net/tcp_states.h within five seconds.
-fn comes_to(local: (IpAddr, u16), state: u8) -> bool {
+/// Whether the end reaches this state of net/tcp_states.h within 5 s.
+fn reaches_state(local: (IpAddr, u16), state: u8) -> bool {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(5));
     let is_there =
         |entry: &procfs::Entry| (entry.local.0.to_canonical(), entry.local.1) == local && entry.state == state;
@@ -117,8 +117,8 @@ fn comes_to(local: (IpAddr, u16), state: u8) -> bool {
     true
 }
 
-/// Buckets of clients that left the port to connect(). As in `situations::many_buckets`, a connection that left none is
-/// made again.
+/// Makes buckets of clients whose port connect() chooses. As in `situations::many_buckets`, a connection that leaves no bucket
+/// is repeated.
 #[track_caller]
 pub(crate) fn buckets(count: usize, from: &str, server: &TcpListener) {
     let from = from.parse().expect("an address");

@@ -1,25 +1,26 @@
-//! Network namespaces with the same bucket in each, told apart by the client's port, and what `twtool list` says of them.
+//! Network namespaces that each have a bucket on the same server port. The client's port differs, so that the tests can find out
+//! which namespace a record of `twtool list` comes from.
 
 use serde_json::Value;
 use twtool::lab::{ActiveCloser, Server};
 
-use super::island::{self, Island, Resident, hop, inode};
+use super::island::{self, Island, Resident, in_new_namespace, inode};
 use super::not_checked;
 use super::records::number;
 use super::situations::{connect_from, listen};
 use super::twtool::{Run, twtool};
 
-/// `twtool list` with these arguments.
+/// Runs `twtool list` with these arguments.
 pub(crate) fn list(args: &[&str]) -> Run {
     twtool([&["list"], args].concat())
 }
 
-/// A bucket on the server's port, whose client had this port.
+/// Makes a bucket on the server's port. `client` is the port of the client.
 pub(crate) fn bucket(server: &Server, at: &str, client: u16) {
     connect_from(server, at, &format!("127.0.0.1:{client}")).close(ActiveCloser::Server).expect("a bucket");
 }
 
-/// A namespace with a bucket on 127.0.0.1:8080, a process in it, and a listener there if that is kept.
+/// A namespace with a bucket on 127.0.0.1:8080, a process, and a listener as long as `server` is kept.
 pub(crate) struct Place {
     pub(crate) inode: u64,
     pub(crate) resident: Resident,
@@ -27,12 +28,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Elsewhere; the client's port tells it from others.
+    /// Makes a new namespace. The client's port identifies it in the output.
     pub(crate) fn make(client: u16) -> Self {
-        hop(|| Self::here(client))
+        in_new_namespace(|| Self::here(client))
     }
 
-    /// In the calling thread's.
+    /// Makes the bucket and the process in the namespace of the calling thread.
     pub(crate) fn here(client: u16) -> Self {
         let server = listen("127.0.0.1:8080");
         bucket(&server, "127.0.0.1:8080", client);
@@ -40,16 +41,16 @@ impl Place {
     }
 }
 
-/// Namespace and client's port of each record.
+/// The namespace and the client's port of each record.
 pub(crate) fn clients(records: &[Value]) -> Vec<(u64, u64)> {
     records.iter().map(|record| (number(record, "netns"), number(record, "remote_port"))).collect()
 }
 
-/// Whether /proc shows the island alone.
-pub(crate) fn closed(_: &Island) -> bool {
-    let closed = island::show_its_processes();
-    if !closed {
-        not_checked("--all-netns among namespaces of the test's own: no /proc of its own can be mounted here");
+/// Makes /proc show only the processes of the island. Returns false, and notes the gap, if the kernel does not allow it.
+pub(crate) fn show_only_the_island(_: &Island) -> bool {
+    let shown = island::show_its_processes();
+    if !shown {
+        not_checked("--all-netns with only the namespaces of the test: a private /proc cannot be mounted here");
     }
-    closed
+    shown
 }

@@ -1,7 +1,8 @@
-//! The second opinion: /proc/net/tcp and tcp6 (proc_pid_net(5)), read by a parser that shares nothing with twtool.
+//! Reads /proc/net/tcp and tcp6 (proc_pid_net(5)) with a parser that is independent of twtool. Tests compare its result with
+//! twtool's answers.
 //!
 //! The kernel formats these files in get_timewait4_sock and get_timewait6_sock: addresses as 32-bit words in host order,
-//! ports in network order, `tr` the kind of timer (03 is a timewait bucket), `tm->when` its rest in USER_HZ units of 10 ms.
+//! ports in network order, `tr` the kind of timer (03 is a timewait bucket), `tm->when` its remaining time in USER_HZ units of 10 ms.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +12,7 @@ pub(crate) const UNIT_MS: u64 = 10;
 /// A socket as these files show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// As the file has them: mapped addresses are mapped here.
+    /// As in the file: a mapped address stays mapped.
     pub(crate) local: (IpAddr, u16),
     pub(crate) remote: (IpAddr, u16),
     /// `st`, the number of net/tcp_states.h.
@@ -22,11 +23,11 @@ pub(crate) struct Entry {
     pub(crate) when: u64,
 }
 
-/// Which socket it is, in the words of `twtool list`: family, local address and port, remote address and port, state.
+/// The identity of a socket, in the notation of `twtool list`: family, local address and port, remote address and port, state.
 pub(crate) type Identity = (String, String, u64, String, u64, String);
 
 impl Entry {
-    /// What identifies it.
+    /// The identity of this socket.
     pub(crate) fn identity(&self) -> Identity {
         let family = match self.local.0 {
             IpAddr::V4(_) => "ipv4",
@@ -54,7 +55,7 @@ impl Entry {
     }
 }
 
-/// Every TCP socket of the calling thread's network namespace that these files have.
+/// Every TCP socket that these files list in the network namespace of the calling thread.
 pub(crate) fn sockets() -> Vec<Entry> {
     let file = |name: &str| {
         std::fs::read_to_string(format!("/proc/thread-self/net/{name}"))
@@ -64,7 +65,7 @@ pub(crate) fn sockets() -> Vec<Entry> {
     [entries("tcp"), entries("tcp6")].concat()
 }
 
-/// The timewait buckets among them, FIN_WAIT_2 ones too.
+/// The timewait buckets, including the ones in FIN_WAIT_2.
 pub(crate) fn buckets() -> Vec<Entry> {
     sockets().into_iter().filter(Entry::is_bucket).collect()
 }

@@ -1,10 +1,10 @@
-//! Random choices that can be made again: a test prints its seed when it fails, and `TWTOOL_SEED` sets it.
+//! Reproducible random choices. A failed test prints its seed, and `TWTOOL_SEED` sets it.
 
 /// SplitMix64.
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The seed of this run: that of the environment, else always the same one.
+    /// The seed of this run: `TWTOOL_SEED`, or 1.
     pub(crate) fn seed() -> u64 {
         let set = std::env::var("TWTOOL_SEED").ok();
         set.map_or(1, |text| text.parse().unwrap_or_else(|_| panic!("TWTOOL_SEED={text} is no number")))
@@ -27,7 +27,7 @@ impl Random {
         self.next() % limit
     }
 
-    /// True once in so many times.
+    /// True with a probability of 1 in `times`.
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

@@ -1,4 +1,4 @@
-//! Records of `twtool list` as the tests compare them: identity, cookie, keys.
+//! The identity, cookie and keys of the records of `twtool list`.
 
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ pub(crate) fn number(record: &Value, key: &str) -> u64 {
     record[key].as_u64().unwrap_or_else(|| panic!("no number {key:?} in {record}"))
 }
 
-/// What identifies a record, as procfs has it.
+/// The identity of a record, in the form of [`Entry::identity`].
 #[track_caller]
 pub(crate) fn identity(record: &Value) -> Identity {
     (
@@ -53,31 +53,31 @@ pub(crate) fn identity(record: &Value) -> Identity {
     )
 }
 
-/// The identities of records, in an order of their own.
+/// The sorted identities of records.
 pub(crate) fn of_records(records: &[Value]) -> Vec<Identity> {
     sorted(records.iter().map(identity))
 }
 
-/// The identities of procfs's entries, in the same order.
+/// The sorted identities of procfs entries.
 pub(crate) fn of_entries(entries: &[Entry]) -> Vec<Identity> {
     sorted(entries.iter().map(Entry::identity))
 }
 
-/// The cookies of records, as they come.
+/// The cookies of records, in the same order.
 #[track_caller]
 pub(crate) fn cookies(records: &[Value]) -> Vec<u64> {
     let cookie = |record| text(record, "cookie").parse().unwrap_or_else(|_| panic!("no decimal cookie in {record}"));
     records.iter().map(cookie).collect()
 }
 
-/// In order.
+/// Sorts the values.
 pub(crate) fn sorted<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort();
     values
 }
 
-/// A JSON value as csv has it: null is the empty field, text stands bare.
+/// A JSON value as a csv field: null is an empty field, and text has no quotes.
 pub(crate) fn csv_field(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,4 +1,4 @@
-//! /etc/services by a parser that shares nothing with twtool's: what getservbyport(3) would say for TCP.
+//! Reads the TCP entries of /etc/services, like getservbyport(3), with a parser that is independent of twtool's.
 
 /// A TCP entry.
 pub(crate) struct Service {
@@ -7,7 +7,7 @@ pub(crate) struct Service {
     pub(crate) aliases: Vec<String>,
 }
 
-/// The TCP entries, in the order of the file; none where there is no file.
+/// The TCP entries, in the order of the file; none if there is no file.
 pub(crate) fn tcp() -> Vec<Service> {
     let Ok(text) = std::fs::read_to_string("/etc/services") else { return vec![] };
     let mut found = vec![];
@@ -24,7 +24,7 @@ pub(crate) fn tcp() -> Vec<Service> {
     found
 }
 
-/// The name of a port: the first entry's.
+/// The name of a port, from its first entry.
 pub(crate) fn name(port: u64) -> Option<String> {
     tcp().into_iter().find(|service| u64::from(service.port) == port).map(|service| service.name)
 }

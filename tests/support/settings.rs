@@ -1,4 +1,4 @@
-//! Settings under /proc/sys/net, read and written by code that shares nothing with twtool.
+//! Reads and writes settings under /proc/sys/net, with code that is independent of twtool.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -8,7 +8,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace('.', "/"))
 }
 
-/// What one read(2) into 1 MiB gives, without the line feed: `read("ipv4.ip_local_reserved_ports")`.
+/// Reads a setting with one read(2) into 1 MiB, without the line feed: `read("ipv4.ip_local_reserved_ports")`.
 #[track_caller]
 pub(crate) fn read(name: &str) -> String {
     let mut buffer = vec![0; 1 << 20];
@@ -36,7 +36,7 @@ pub(crate) fn reserved() -> Vec<u16> {
     ports(&read("ipv4.ip_local_reserved_ports"))
 }
 
-/// Reserves these ports and no others: one open file, and a write(2) for each 500 numbers, so that no number is split.
+/// Reserves exactly these ports. It opens the file once and calls write(2) for each 500 numbers, so that no number is split.
 #[track_caller]
 pub(crate) fn reserve(ports: &[u16]) {
     let name = "ipv4.ip_local_reserved_ports";
@@ -51,7 +51,7 @@ pub(crate) fn reserve(ports: &[u16]) {
     assert_eq!(reserved(), ports);
 }
 
-/// Every second port from this one on.
+/// Every second port, starting at `from`.
 pub(crate) fn every_second(from: u16, count: u16) -> Vec<u16> {
     (0..count).map(|i| from + 2 * i).collect()
 }

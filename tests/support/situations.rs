@@ -1,7 +1,7 @@
-//! Situations on the real kernel, made with twtool's own lab: each function leaves the calling thread's network
-//! namespace in a state that its name says.
+//! Situations on the real kernel, made with twtool's own lab. Each function changes the network namespace of the calling thread
+//! as its name describes.
 //!
-//! Ports are fixed, for the namespace is the test's own. What must stay open for the situation to last is returned.
+//! Ports are fixed, because each test has its own namespace. A function returns the sockets that must stay open.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -20,20 +20,19 @@ pub(crate) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|_| panic!("no socket address: {text}"))
 }
 
-/// A server as most are: with SO_REUSEADDR.
+/// Starts a server with SO_REUSEADDR, as most servers do.
 #[track_caller]
 pub(crate) fn listen(at: &str) -> Server {
     Server::listen(addr(at), ReuseOptions::REUSEADDR).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
 }
 
 thread_local! {
-    /// The next client's port: in Linux's ephemeral range, of the registered class, and no server's in these tests.
+    /// The port of the next client. It is in Linux's ephemeral range and of the registered class, and no server of a test uses it.
     static CLIENT_PORT: Cell<u16> = const { Cell::new(41_000) };
 }
 
-/// A connection to `to`, from a port of the ephemeral range that no connection of this test has had yet. The kernel's
-/// own choice would be one of 14,000, and now and then meet the server's bucket of an earlier connection: a SYN from its
-/// port ends that bucket.
+/// Connects to `to` from a port of the ephemeral range that no earlier connection of this test has used. The kernel would choose
+/// one of 14,000 ports, and sometimes the port of an earlier connection. A SYN from that port would end the server's bucket.
 #[track_caller]
 pub(crate) fn connect(server: &Server, to: &str) -> Connection {
     let port = CLIENT_PORT.replace(CLIENT_PORT.get() + 1);
@@ -59,11 +58,11 @@ pub(crate) fn bucket_of_client(server: &Server, to: &str) {
     connect(server, to).close(ActiveCloser::Client).expect("the client's bucket");
 }
 
-/// A FIN_WAIT_2 bucket on the end that closes first; it lasts while the socket that is returned does.
+/// Makes a FIN_WAIT_2 bucket on the end that closes first. The bucket exists as long as the returned socket.
 ///
-/// Now and then the kernel keeps such an orphan as a full socket: where the ACK of its FIN arrives in the last moments
-/// of close(), while the socket is still locked (the "bad case" in `tcp_rcv_state_process`). That one is reset, which
-/// leaves nothing, and another is made.
+/// Sometimes the kernel keeps such an orphan as a full socket, because the ACK of its FIN arrives at the end of close(), while
+/// the socket is still locked (the "bad case" in `tcp_rcv_state_process`). Then this function resets that connection, which
+/// leaves no socket, and makes another one.
 #[track_caller]
 pub(crate) fn half_closed(server: &Server, to: &str, first: ActiveCloser) -> OsSocket {
     for _ in 0..20 {
@@ -79,22 +78,22 @@ pub(crate) fn half_closed(server: &Server, to: &str, first: ActiveCloser) -> OsS
     panic!("20 orphans in FIN_WAIT_2, and none of them a bucket");
 }
 
-/// One bucket of every kind, among sockets that are no buckets. Its FIN_WAIT_2 buckets last while it lives.
+/// One bucket of every kind, and sockets that are not buckets. The FIN_WAIT_2 buckets exist as long as this value.
 pub(crate) struct Mixed {
     servers: Vec<Server>,
     open: Vec<OsSocket>,
 }
 
 impl Mixed {
-    /// TIME_WAIT buckets in it.
+    /// The number of TIME_WAIT buckets.
     pub(crate) const TIME_WAIT: usize = 7;
-    /// FIN_WAIT_2 buckets in it.
+    /// The number of FIN_WAIT_2 buckets.
     pub(crate) const FIN_WAIT_2: usize = 3;
 
-    /// IPv4, IPv6 and mapped; either end the active closer; beside them listeners, an established connection, and two
-    /// FIN_WAIT_2 sockets that are full ones: one still open, one orphaned but kept whole by a long tcp_fin_timeout.
+    /// Makes IPv4, IPv6 and mapped buckets, with either end as the active closer. Also makes listeners, an established
+    /// connection, and two full sockets in FIN_WAIT_2: one is open, the other is an orphan with a long tcp_fin_timeout.
     pub(crate) fn make() -> Self {
-        // Ephemeral ports of one class, and none that a server here has.
+        // The ephemeral ports have one class, and no server of this test uses one of them.
         sysctl::write("ipv4.ip_local_port_range", "41000 41999").expect("the namespace is ours");
         let v4 = listen("127.0.0.1:8080");
         bucket_of_server(&v4, "127.0.0.1:8080");
@@ -102,7 +101,7 @@ impl Mixed {
         let v6 = listen("[::1]:8081");
         bucket_of_server(&v6, "[::1]:8081");
         bucket_of_client(&v6, "[::1]:8081");
-        // Dual-stack: an IPv4 client leaves a mapped bucket on the server's side, a plain one on its own.
+        // Dual-stack: the bucket of an IPv4 connection is mapped on the server's side, and plain IPv4 on the client's side.
         let dual = listen("[::]:8082");
         bucket_of_server(&dual, "127.0.0.2:8082");
         bucket_of_client(&dual, "127.0.0.2:8082");
@@ -128,7 +127,7 @@ impl Mixed {
         Self { servers: vec![v4, v6, dual], open }
     }
 
-    /// Checks that the kernel has made of it what was meant.
+    /// Checks that the kernel has the expected buckets and sockets.
     fn check() {
         let buckets = procfs::buckets();
         let half = buckets.iter().filter(|entry| entry.state == 5).count();
@@ -137,17 +136,17 @@ impl Mixed {
         assert_eq!(full, 2, "two full sockets are in FIN_WAIT_2");
     }
 
-    /// Ends it; to be called last, for the FIN_WAIT_2 buckets are none any more.
+    /// Closes all sockets, which ends the FIN_WAIT_2 buckets. So this is the last call of a test.
     pub(crate) fn end(self) {
         drop(self.open);
         drop(self.servers);
     }
 }
 
-/// At least this many more TIME_WAIT buckets on the server's port.
+/// Makes at least this many more TIME_WAIT buckets on the server's port.
 ///
-/// On a machine with much other work a few connections in a thousand have been seen to leave none; others are made in
-/// their place, so what is there in the end is to be counted.
+/// On a busy machine, a few connections in a thousand leave no bucket. This function makes other connections instead, so the
+/// caller must count the buckets afterwards.
 #[track_caller]
 pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
     let wanted = procfs::time_wait().len() + count;
@@ -172,5 +171,6 @@ pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
     }
 }
 
-/// Connections that are open at once: the descriptors of all tests that run at the same time share one limit.
+/// The number of connections that are open at the same time. It is small, because all tests that run at the same time share the
+/// limit of descriptors.
 const BATCH: usize = 50;

@@ -1,4 +1,4 @@
-//! Runs the binary, and says everything about the run when an expectation fails.
+//! Runs the binary. A failed expectation prints the whole run.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -11,8 +11,8 @@ use serde_json::Value;
 /// The binary under test.
 pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_twtool");
 
-/// Variables that change what programs print; the tests set them on purpose only.
-const MEDDLERS: [&str; 5] = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "RUST_BACKTRACE"];
+/// Environment variables that change the output of programs. They are removed unless a test sets them.
+const OUTPUT_VARIABLES: [&str; 5] = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "RUST_BACKTRACE"];
 
 /// The program of this name on PATH.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
@@ -24,7 +24,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(PATH);
     command.args(args).stdin(Stdio::null());
-    for name in MEDDLERS {
+    for name in OUTPUT_VARIABLES {
         command.env_remove(name);
     }
     command
@@ -48,12 +48,12 @@ pub(crate) fn subcommands() -> Vec<String> {
     names
 }
 
-/// What a run of the binary left.
+/// The result of a run of the binary.
 pub(crate) struct Run {
     command: String,
-    /// The exit code; `None` when a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub(crate) code: Option<i32>,
-    /// All of stdout; bytes that are no UTF-8 are replaced.
+    /// All of stdout. Bytes that are not UTF-8 are replaced.
     pub(crate) stdout: String,
     /// All of stderr.
     pub(crate) stderr: String,
@@ -74,7 +74,7 @@ impl Run {
         Self::ended(command, &output)
     }
 
-    /// A run that was waited for elsewhere.
+    /// The result of a command that has already ended.
     pub(crate) fn ended(command: &Command, output: &Output) -> Self {
         let words: Vec<OsString> =
             std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_owned).collect();
@@ -87,7 +87,7 @@ impl Run {
         }
     }
 
-    /// It answered yes, and had nothing to add.
+    /// Asserts exit code 0 and an empty stderr.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         let run = self.code(0);
@@ -95,7 +95,7 @@ impl Run {
         run
     }
 
-    /// It ended with this code, and did not panic.
+    /// Asserts this exit code, and that the program did not panic.
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "expected exit code {code}{self}");
@@ -103,7 +103,7 @@ impl Run {
         self
     }
 
-    /// It refused: exit 2, nothing on stdout, and a first line on stderr that names this word.
+    /// Asserts exit code 2, an empty stdout, and this word in the first line of stderr.
     #[track_caller]
     pub(crate) fn refused(self, word: &str) -> Self {
         let run = self.code(2);
@@ -113,14 +113,14 @@ impl Run {
         run
     }
 
-    /// Stderr has this text.
+    /// Asserts that stderr contains this text.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "expected {text:?} on stderr{self}");
         self
     }
 
-    /// Stdout has this text.
+    /// Asserts that stdout contains this text.
     #[track_caller]
     pub(crate) fn prints(self, text: &str) -> Self {
         assert!(self.stdout.contains(text), "expected {text:?} on stdout{self}");
@@ -142,7 +142,7 @@ impl Run {
         }
     }
 
-    /// Stdout as one JSON value a line.
+    /// Stdout as one JSON value per line.
     #[track_caller]
     pub(crate) fn ndjson(&self) -> Vec<Value> {
         assert!(self.stdout.is_empty() || self.stdout.ends_with('\n'), "the last line is not ended{self}");
@@ -162,7 +162,7 @@ impl Run {
     }
 }
 
-/// The keys of a JSON object in the order in which they stand.
+/// The keys of a JSON object in the order of the text.
 pub(crate) struct Keys(pub(crate) Vec<String>);
 
 impl<'de> Deserialize<'de> for Keys {
@@ -188,13 +188,13 @@ impl<'de> Deserialize<'de> for Keys {
 }
 
 impl Keys {
-    /// Those of the document itself.
+    /// The keys of the document itself.
     #[track_caller]
     pub(crate) fn of(text: &str) -> Vec<String> {
         serde_json::from_str::<Self>(text).expect("a JSON object").0
     }
 
-    /// Those of every record in a JSON document.
+    /// The keys of every record in a JSON document.
     #[track_caller]
     pub(crate) fn of_records(text: &str) -> Vec<Vec<String>> {
         #[derive(serde::Deserialize)]

@@ -1,5 +1,5 @@
-//! Buckets that differ in all that a filter looks at, each with a letter of its own, so that a test can say by hand which
-//! ones an expression selects.
+//! Buckets that differ in everything that a filter can test. Each has a letter, so that a test can list the buckets that an
+//! expression must select.
 
 use socket2::Socket as OsSocket;
 use twtool::lab::{ActiveCloser, Connection, Server};
@@ -10,7 +10,7 @@ use super::{addresses, procfs};
 
 /// The buckets in TIME_WAIT: letter, local end, remote end.
 ///
-/// `a`-`j` and `l` are IPv4, `k` is mapped, the others are IPv6. `d`, `h`, `l`, `n`, `p` and `r` are of a client that closed
+/// `a`-`j` and `l` are IPv4, `k` is mapped, the others are IPv6. In `d`, `h`, `l`, `n`, `p` and `r` the client closed
 /// first. Bound to lo: `g` and `r`. Marked: `e` and `f` with 0x13, `h` and `s` with 1.
 pub(crate) const BUCKETS: [(char, &str, &str); 20] = [
     ('a', "127.0.0.1:443", "127.0.0.1:1024"),
@@ -35,17 +35,17 @@ pub(crate) const BUCKETS: [(char, &str, &str); 20] = [
     ('t', "[2001:db8:1::2]:65535", "[2001:db8:1::2]:1"),
 ];
 
-/// The buckets in FIN_WAIT_2, as long as [`Varied`] lives: letter and local end.
+/// The buckets in FIN_WAIT_2: letter and local end. They exist as long as [`Varied`].
 pub(crate) const HALVES: [(char, &str); 2] = [('u', "127.0.0.1:443"), ('v', "[2001:db8::1]:8080")];
 
-/// The listeners that are still there; `g`, `i`, `j` and `t` have lost theirs.
+/// The listeners that are still open. The listeners of `g`, `i`, `j` and `t` are closed.
 pub(crate) struct Varied {
     servers: Vec<Server>,
     halves: Vec<OsSocket>,
 }
 
 impl Varied {
-    /// Makes all of it, in an empty namespace.
+    /// Makes all buckets in an empty namespace.
     pub(crate) fn make() -> Self {
         for extra in ["10.0.0.1", "10.1.2.3", "192.168.1.9", "2001:db8::1", "2001:db8:1::2"] {
             addresses::add(extra);
@@ -72,7 +72,7 @@ impl Varied {
                 _ => &dual,
             };
             let connection = connect_from(server, to, from);
-            adorn(letter, &connection);
+            set_options(letter, &connection);
             connection.close(if client_first { ActiveCloser::Client } else { ActiveCloser::Server }).expect("a bucket");
         }
         drop(bound);
@@ -87,14 +87,14 @@ impl Varied {
         this
     }
 
-    /// Ends it; to be called last.
+    /// Closes all sockets. This is the last call of a test.
     pub(crate) fn end(self) {
         drop(self.halves);
         drop(self.servers);
     }
 }
 
-/// Which of them these rows are, each a local and a remote end: their letters, in order.
+/// The sorted letters of the buckets with these local and remote ends.
 #[track_caller]
 pub(crate) fn letters<'a>(rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let letter = |(local, remote): (&str, &str)| {
@@ -114,8 +114,8 @@ fn with(at: &str, option: impl Fn(&OsSocket) -> std::io::Result<()>) -> Server {
     Server::listen_on(socket, at).expect("a server")
 }
 
-/// What the closing socket has of its own: the bucket keeps what it had at the end.
-fn adorn(letter: char, connection: &Connection) {
+/// Sets the options of the closing socket. The bucket keeps their values.
+fn set_options(letter: char, connection: &Connection) {
     match letter {
         'h' => connection.client.set_mark(1).expect("SO_MARK"),
         's' => connection.server.set_mark(1).expect("SO_MARK"),

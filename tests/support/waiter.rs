@@ -1,4 +1,4 @@
-//! `twtool wait` while it waits: its records as they come, and what it cost.
+//! A running `twtool wait`: its records as it writes them, and its processor time.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::twtool::{Run, command};
 
-/// A running `twtool wait -o ndjson`; ended with this value.
+/// A running `twtool wait -o ndjson`. Dropping this value ends the process.
 pub(crate) struct Waiter {
     command: Command,
     child: Child,
@@ -17,16 +17,16 @@ pub(crate) struct Waiter {
     began: Instant,
 }
 
-/// How it ended.
+/// How the process ended.
 pub(crate) struct Ended {
-    /// Its exit code, and what was not read before.
+    /// Its exit code, and the output that was not read before.
     pub(crate) run: Run,
     /// Its last record.
     pub(crate) last: Value,
 }
 
 impl Waiter {
-    /// Starts it with these arguments, the port first.
+    /// Starts `twtool wait` with these arguments, the port first.
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = command([&["wait", "-o", "ndjson"], args].concat());
@@ -37,7 +37,7 @@ impl Waiter {
         Self { command, child, records, errors, began: Instant::now() }
     }
 
-    /// The next record.
+    /// Reads the next record.
     #[track_caller]
     pub(crate) fn record(&mut self) -> Value {
         let mut line = String::new();
@@ -45,7 +45,7 @@ impl Waiter {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is no record: {error}"))
     }
 
-    /// The next line on standard error, where the records of a wait with a command are.
+    /// Reads the next line on standard error. A wait with a command writes its records there.
     #[track_caller]
     pub(crate) fn error_line(&mut self) -> String {
         let mut line = String::new();
@@ -53,7 +53,7 @@ impl Waiter {
         line
     }
 
-    /// The next record, which says that the port is blocked for this reason.
+    /// Reads the next record, and asserts that it reports the port as blocked for this reason.
     #[track_caller]
     pub(crate) fn blocked(&mut self, cause: &str) -> Value {
         let record = self.record();
@@ -61,14 +61,14 @@ impl Waiter {
         record
     }
 
-    /// The process's time on a processor so far (`sum_exec_runtime` in /proc/PID/schedstat); `None` when it has ended.
+    /// The process's time on a processor so far (`sum_exec_runtime` in /proc/PID/schedstat); `None` if it has ended.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?;
         let ns = text.split(' ').next()?.parse().ok().filter(|ns| *ns > 0)?;
         Some(Duration::from_nanos(ns))
     }
 
-    /// Since it was started.
+    /// The time since the process was started.
     pub(crate) fn age(&self) -> Duration {
         self.began.elapsed()
     }
@@ -78,7 +78,7 @@ impl Waiter {
         self.child.try_wait().expect("our own child").is_some()
     }
 
-    /// Its process.
+    /// Its process ID.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -98,7 +98,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        // Where a test failed it would wait on.
+        // After a failed test, the process would still wait.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
