@@ -88,11 +88,13 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     assert!(table.lines().count() < 20 && table.contains("\nlisten "), "{page}");
     let shown = table.lines().filter(|line| line.contains("127.0.0.1:8080")).count();
     page.prints(&format!("and {} more; -o json has all", found.len() - shown));
+    let before = procfs::time_wait().len() as u64;
     let ports = twtool(["port", "8080", "--json"]).ok().records("ports");
-    assert_eq!(
-        (&ports[0]["listening"], number(&ports[0], "time_wait")),
-        (&true.into(), procfs::time_wait().len() as u64)
-    );
+    let after = procfs::time_wait().len() as u64;
+    assert_eq!(ports[0]["listening"], true);
+    // On a slow machine a FIN of the half-closed connections may be repeated, or answered, in between.
+    let counted = number(&ports[0], "time_wait");
+    assert!((before.min(after)..=before.max(after)).contains(&counted), "{counted} between {before} and {after}");
 
     // The buckets alone: the last timer decides, and each command counts them alike.
     drop(server);
