@@ -24,14 +24,37 @@ use crate::model::name::is_hidden;
 use crate::model::port::{PORT_ARG_FORMS, Port, PortArg, PortClass, PortRange};
 use crate::model::row::Direction;
 
-/// The words that a test may begin with.
-const TESTS: &str = "sport, dport, src, dst, dev, fwmark, autobound, mapped, expires, class, local-class, remote-class, \
-                     direction, state, service, 'not' or '('";
+/// Parses the rest of a test, whose first word is this token.
+type ParseTest = fn(&mut Parser, &Token) -> Result<Filter>;
+
+/// The words that begin a test. The error message and the completions list them in this order.
+const TESTS: &[(&str, ParseTest)] = &[
+    ("sport", |p, _| p.port(End::Local)),
+    ("dport", |p, _| p.port(End::Remote)),
+    ("src", |p, _| p.equality(|p, value, at| p.host(End::Local, value, at), "an address")),
+    ("dst", |p, _| p.equality(|p, value, at| p.host(End::Remote, value, at), "an address")),
+    ("dev", |p, _| p.equality(Parser::interface, "an interface")),
+    ("fwmark", |p, _| p.equality(Parser::mark, "a mark, like 0x1 or 0x1/0xff")),
+    ("autobound", |p, word| p.autobound(word)),
+    ("mapped", |_, _| Ok(Filter::Addr(End::Local, Prefix::MAPPED))),
+    ("expires", |p, _| p.expires()),
+    ("class", |p, _| p.equality(|p, value, at| p.class(End::Local, value, at), CLASSES)),
+    ("local-class", |p, _| p.equality(|p, value, at| p.class(End::Local, value, at), CLASSES)),
+    ("remote-class", |p, _| p.equality(|p, value, at| p.class(End::Remote, value, at), CLASSES)),
+    ("direction", |p, _| p.equality(Parser::direction, DIRECTIONS)),
+    ("state", |p, _| p.equality(Parser::state, STATES)),
+    ("service", |p, _| p.equality(Parser::service, "a TCP service name of /etc/services")),
+];
 
 /// The words that begin a test or combine tests.
 pub fn words() -> impl Iterator<Item = &'static str> {
-    let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-    TESTS.split(", ").filter(is_word).chain(["not", "and", "or"])
+    TESTS.iter().map(|(word, _)| *word).chain(["not", "and", "or"])
+}
+
+/// What can begin a test.
+fn any_test() -> String {
+    let words: Vec<_> = TESTS.iter().map(|(word, _)| *word).collect();
+    format!("a test: {}, 'not' or '('", words.join(", "))
 }
 
 /// The deepest nesting of parentheses and nots.
@@ -159,7 +182,7 @@ impl<'a> Parser<'a> {
     }
 
     fn test(&mut self) -> Result<Filter> {
-        let Some(token) = self.advance() else { return Err(self.expected(None, &format!("a test: {TESTS}"))) };
+        let Some(token) = self.advance() else { return Err(self.expected(None, &any_test())) };
         self.depth += 1;
         if self.depth > DEEPEST {
             return Err(self.error(&token.span, format!("parentheses and 'not' are nested deeper than {DEEPEST} levels")));
@@ -178,31 +201,13 @@ impl<'a> Parser<'a> {
                     }
                 }
             }
-            TokenKind::Word(word) => self.primary(word, token)?,
-            _ => return Err(self.expected(Some(token), &format!("a test: {TESTS}"))),
+            TokenKind::Word(word) if let Some((_, parse)) = TESTS.iter().find(|(name, _)| *name == word) => {
+                parse(self, token)?
+            }
+            _ => return Err(self.expected(Some(token), &any_test())),
         };
         self.depth -= 1;
         Ok(filter)
-    }
-
-    fn primary(&mut self, word: &str, token: &Token) -> Result<Filter> {
-        match word {
-            "sport" => self.port(End::Local),
-            "dport" => self.port(End::Remote),
-            "src" => self.equality(|this, value, at| this.host(End::Local, value, at), "an address"),
-            "dst" => self.equality(|this, value, at| this.host(End::Remote, value, at), "an address"),
-            "dev" => self.equality(Self::interface, "an interface"),
-            "fwmark" => self.equality(Self::mark, "a mark, like 0x1 or 0x1/0xff"),
-            "autobound" => self.autobound(token),
-            "mapped" => Ok(Filter::Addr(End::Local, Prefix::MAPPED)),
-            "expires" => self.expires(),
-            "class" | "local-class" => self.equality(|this, value, at| this.class(End::Local, value, at), CLASSES),
-            "remote-class" => self.equality(|this, value, at| this.class(End::Remote, value, at), CLASSES),
-            "direction" => self.equality(Self::direction, DIRECTIONS),
-            "state" => self.equality(Self::state, STATES),
-            "service" => self.equality(Self::service, "a TCP service name of /etc/services"),
-            _ => Err(self.expected(Some(token), &format!("a test: {TESTS}"))),
-        }
     }
 
     /// Consumes a comparison operator, if the next token is one.
