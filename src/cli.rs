@@ -51,6 +51,7 @@ Examples:
   twtool bind-test 8080 --demo    reproduce the failure in a private network namespace
   twtool wait 8080 -- ./server    start a server as soon as it can bind
   twtool capacity                 show which destinations run out of ports, and when
+  twtool connect-test 192.0.2.1:443   answer whether connect() would find a port
   twtool doctor                   check settings, counters and sockets
   twtool kill --local-port 8080   remove the TIME_WAIT sockets of a port
   twtool demo                     list experiments that show why TIME_WAIT exists";
@@ -79,6 +80,8 @@ enum Command {
     Wait(Deferred<commands::wait::WaitArgs>),
     /// Show how many more connections each destination can take, and when its ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),
+    /// Answer whether connect() would find an address and a port, without connecting
+    ConnectTest(Deferred<commands::connect_test::ConnectTestArgs>),
     /// Check TCP settings, counters and sockets, and explain each
     Doctor(Deferred<commands::doctor::DoctorArgs>),
     /// Remove TIME_WAIT sockets before they expire; never remove a live socket
@@ -263,6 +266,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,
         Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
+        Command::ConnectTest(args) => commands::connect_test::run(args, &cli.global, &mut context)?,
         Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
         Command::Demo(args) => commands::demo::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
