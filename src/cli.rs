@@ -16,7 +16,7 @@ use crate::commands::{
     self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Prompt,
 };
 use crate::sys::caller::caller;
-use crate::sys::{exec, terminal};
+use crate::sys::{exec, socket_calls, terminal};
 
 /// The output of `--version` behind the name. `-V` prints only the version.
 const VERSION: &str = git_version::git_version!(
@@ -50,8 +50,8 @@ Examples:
   twtool bind-test 8080           explain why a server cannot bind, and what helps
   twtool bind-test 8080 --demo    reproduce the failure in a private network namespace
   twtool wait 8080 -- ./server    start a server as soon as it can bind
+  twtool why ./server             run a server, and explain why it cannot listen
   twtool capacity                 show which destinations run out of ports, and when
-  twtool connect-test 192.0.2.1:443   answer whether connect() would find a port
   twtool doctor                   check settings, counters and sockets
   twtool kill --local-port 8080   remove the TIME_WAIT sockets of a port
   twtool demo                     list experiments that show why TIME_WAIT exists";
@@ -78,10 +78,10 @@ enum Command {
     BindTest(Deferred<commands::bind_test::BindTestArgs>),
     /// Wait until a server can bind a port, then optionally start it
     Wait(Deferred<commands::wait::WaitArgs>),
+    /// Run a program, and explain each bind(), listen() or connect() of it that fails
+    Why(Deferred<commands::why::WhyArgs>),
     /// Show how many more connections each destination can take, and when its ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),
-    /// Answer whether connect() would find an address and a port, without connecting
-    ConnectTest(Deferred<commands::connect_test::ConnectTestArgs>),
     /// Check TCP settings, counters and sockets, and explain each
     Doctor(Deferred<commands::doctor::DoctorArgs>),
     /// Remove TIME_WAIT sockets before they expire; never remove a live socket
@@ -199,6 +199,14 @@ pub struct Environment<'a> {
     pub no_color: bool,
 }
 
+/// Runs the program that `why` watches, if these are the arguments of its stub. Returns only if the program cannot be run.
+pub fn run_stub(args: &[OsString], err: &mut dyn Write) -> Option<u8> {
+    let (program, source) = socket_calls::run_stub(args)?;
+    let error = CommandError::Exec { program, source };
+    error.report(err);
+    Some(error.code())
+}
+
 /// Runs the program and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environment) -> u8 {
     let status = dispatch(args, &mut environment);
@@ -265,8 +273,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,
+        Command::Why(args) => commands::why::run(args, &cli.global, &mut context)?,
         Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
-        Command::ConnectTest(args) => commands::connect_test::run(args, &cli.global, &mut context)?,
         Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
         Command::Demo(args) => commands::demo::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,
@@ -287,6 +295,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         ExitStatus::Yes => 0,
         ExitStatus::No => 1,
         ExitStatus::Incomplete => 2,
+        ExitStatus::Code(code) => code,
     })
 }
 

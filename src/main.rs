@@ -1,5 +1,6 @@
 //! The `twtool` program: passes arguments and standard streams to [`twtool::cli`] and returns its exit code.
 
+use std::ffi::OsString;
 use std::io::{self, BufReader, IsTerminal};
 use std::process::ExitCode;
 
@@ -7,6 +8,10 @@ use twtool::cli::{self, Environment};
 use twtool::sys::{descriptors, stdout::Stdout, terminal};
 
 fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = cli::run_stub(&args, &mut io::stderr()) {
+        return code.into();
+    }
     descriptors::raise_limit();
     let mut input = BufReader::new(io::stdin());
     let mut stdout = Stdout::open();
@@ -21,5 +26,5 @@ fn main() -> ExitCode {
         unicode: terminal::shows_unicode(),
         no_color: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     };
-    cli::run(std::env::args_os(), environment).into()
+    cli::run(args, environment).into()
 }

@@ -166,7 +166,9 @@ impl Stage {
         stage.program("twtool", "\"$TWTOOL_BINARY\" \"$@\"\ncode=$?\necho $code >>\"$TWTOOL_CODES\"\nexit $code\n");
         // In the tests' user namespace the caller is root.
         stage.program("sudo", "exec \"$@\"\n");
-        stage.program("python3", "echo started\n");
+        for server in ["python3", "nginx"] {
+            stage.program(server, "echo started\n");
+        }
         for missing in ["jq", "tshark", "man", "less"].into_iter().filter(|program| !has(program)) {
             not_checked(format!("what {missing} makes of twtool's output in the examples: it is not installed"));
             stage.program(missing, "exec cat >/dev/null\n");

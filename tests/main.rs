@@ -16,8 +16,6 @@ mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
-mod connect_test;
-mod connect_truth;
 mod crowded_port;
 mod demo;
 mod demo_traces;
@@ -49,6 +47,7 @@ mod summary;
 mod support;
 mod wait;
 mod wait_for_others;
+mod why;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -75,8 +74,6 @@ fn main() -> ExitCode {
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
-        connect_test::suite(),
-        connect_truth::suite(),
         crowded_port::suite(),
         demo::suite(),
         demo_traces::suite(),
@@ -107,6 +104,7 @@ fn main() -> ExitCode {
         summary::suite(),
         wait::suite(),
         wait_for_others::suite(),
+        why::suite(),
     ];
     let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();

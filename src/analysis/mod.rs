@@ -2,9 +2,9 @@
 //! there is no I/O and no clock here.
 
 pub mod advice;
+pub mod call;
 pub mod capacity;
 pub mod conflict;
-pub mod connect;
 pub mod direction;
 pub mod doctor;
 pub mod groups;
@@ -13,5 +13,6 @@ pub mod limits;
 pub mod next;
 pub mod states;
 pub mod summary;
+pub mod tally;
 pub mod verdict;
 pub mod waiting;

@@ -8,7 +8,6 @@ pub mod bind_test;
 pub mod capacity;
 mod columns;
 pub mod complete;
-pub mod connect_test;
 pub mod demo;
 pub mod doctor;
 pub mod kill;
@@ -20,6 +19,7 @@ mod recording;
 mod selection;
 pub mod summary;
 pub mod wait;
+pub mod why;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
@@ -34,6 +34,7 @@ use crate::model::command::Caller;
 use crate::model::facts::Facts;
 use crate::model::name::text_of;
 use crate::snapshot::SnapshotError;
+use crate::snapshot::call::WatchError;
 use crate::snapshot::error::BadValue;
 pub use crate::view::csv::Escaping;
 use crate::view::human;
@@ -183,6 +184,8 @@ pub enum ExitStatus {
     No,
     /// The answer is incomplete: exit code 2.
     Incomplete,
+    /// The exit code of another program.
+    Code(u8),
 }
 
 impl ExitStatus {
@@ -194,7 +197,7 @@ impl ExitStatus {
 }
 
 /// Why a command has no answer. The exit code is 2, except after a closed pipe (0) and for a COMMAND that cannot be run (126,
-/// 127).
+/// 127) or watched (125).
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The arguments are wrong.
@@ -217,6 +220,9 @@ pub enum CommandError {
         /// The cause.
         source: io::Error,
     },
+    /// The program cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     /// The answer could not be written.
     #[error("writing the answer failed: {0}")]
     Output(#[from] io::Error),
@@ -247,12 +253,13 @@ impl CommandError {
         }
     }
 
-    /// The exit code: 126 and 127 as in env(1) if COMMAND cannot be run, else 2.
+    /// The exit code: 126 and 127 as in env(1) if COMMAND cannot be run, 125 if it cannot be watched, else 2.
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
             Self::Exec { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Self::Exec { .. } => 126,
+            Self::Watch(_) => 125,
             _ => 2,
         }
     }
@@ -262,6 +269,7 @@ impl CommandError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Snapshot(error) => error.hint(),
+            Self::Watch(WatchError::Unwatchable(why)) => Some(why.hint),
             Self::OrphansStay(_) => Some(
                 "leave the orphan alone; it ends after tcp_orphan_retries retransmissions (tcp(7)). On kernels before 6.11 \
                  without the backported fix, a destroyed orphan keeps its port and loses its timer, and can stay until the \

@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod bind;
+pub mod call;
 pub mod command;
 pub mod container;
 pub mod demo;

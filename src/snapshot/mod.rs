@@ -11,18 +11,18 @@
 //! | [`Snapshot::port_uses`] | what listens and waits on ports | `port_use` |
 //! | [`Snapshot::port`] | [`PortState`]: sockets, holders and bind attempts of a port | `port` |
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
-//! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders and free ports of a connection | `connect` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //!
 //! `names` reads what a shell offers to complete a word.
 //!
 //! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
-//! Two modules take longer: `port_watch` waits for a port, and `removal` removes sockets and verifies that they are
-//! gone.
+//! Three modules take longer: `port_watch` waits for a port, `call` watches the socket calls of a program, and `removal`
+//! removes sockets and verifies that they are gone.
 
 pub mod buckets;
+#[cfg(feature = "cli")]
+pub mod call;
 pub mod capacity;
-pub mod connect;
 pub mod error;
 pub mod health;
 pub mod names;

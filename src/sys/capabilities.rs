@@ -44,7 +44,9 @@ pub fn parse_no_new_privs(status: &[u8]) -> Option<bool> {
     }
 }
 
-fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a [u8]> {
+/// The value of a line of a status file.
+#[must_use]
+pub fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let value = |line: &'a [u8]| Some(line.strip_prefix(name.as_bytes())?.trim_ascii());
     status.split(|byte| *byte == b'\n').find_map(value)
 }

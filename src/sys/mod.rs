@@ -33,6 +33,8 @@ pub mod services;
 pub mod setting;
 pub mod slab;
 #[cfg(feature = "cli")]
+pub mod socket_calls;
+#[cfg(feature = "cli")]
 pub mod stdout;
 pub mod sysctl;
 #[cfg(feature = "cli")]

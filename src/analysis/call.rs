@@ -1,0 +1,515 @@
+//! Explains a bind, listen or connect that failed in a watched program, from what was gathered while the program was held at
+//! the call.
+//!
+//! The errno of the program is certain. Whether another option would have helped is unknown, because nothing is bound again:
+//! `twtool bind-test 8080` finds out, and is printed as a next step.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::advice::{self, Evidence, who};
+use super::capacity::{self, Conditions, Destination};
+use super::next::{self, Failure};
+use super::verdict::{self, Conclusion};
+use super::{conflict, states};
+use crate::model::bind::{Attempt, Cause, Errno, Holder, Verdict};
+use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCall};
+use crate::model::command::{Help, Privilege, Shell, Step, quoted};
+use crate::model::facts::Facts;
+use crate::model::process::Owners;
+use crate::model::socket::{Socket, TcpState};
+
+/// A failed call, with what was gathered about it.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedCall<'a> {
+    /// The call.
+    pub call: &'a SocketCall,
+    /// A bind or listen in the form of a bind test.
+    pub attempt: Option<&'a Attempt>,
+    /// The facts of the program's network namespace; `None` if nothing was gathered, because it is no TCP socket.
+    pub facts: Option<&'a Facts>,
+    /// The sockets on the local port.
+    pub holders: &'a [Holder],
+    /// Whether the source lists sockets that are bound without listening.
+    pub bound_sockets_are_listed: bool,
+    /// The ports left for the destination of a connect().
+    pub ports_left: Option<PortsLeft<'a>>,
+    /// The processes that are watched.
+    pub watched: &'a BTreeSet<i32>,
+    /// The effective user of twtool.
+    pub uid: u32,
+    /// The words of the watched command; empty for a running process.
+    pub command: &'a [String],
+    /// The shell in which twtool runs.
+    pub shell: &'a Shell,
+}
+
+/// The ports left for a destination.
+#[derive(Clone, Copy, Debug)]
+pub enum PortsLeft<'a> {
+    /// The destinations and their conditions.
+    Counted(&'a [Destination], Conditions<'a>),
+    /// The kernel reports that no connection is possible.
+    Unreachable(&'a str),
+}
+
+/// Why a call failed, and what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// `None`: unknown.
+    pub verdict: Option<Verdict>,
+    /// The cause.
+    pub cause: CallCause,
+    /// The reason in a few words. It contains names of processes, so escape it for a terminal.
+    pub headline: String,
+    /// When the port becomes free, if only buckets block it.
+    pub free_in: Option<Duration>,
+    /// Whether a watched process holds the port.
+    pub held_by_itself: bool,
+    /// Commands that help now, lines of files, and advice with reasons.
+    pub help: Help,
+}
+
+impl Explanation {
+    fn new(verdict: Option<Verdict>, cause: CallCause, headline: impl Into<String>) -> Self {
+        Self { verdict, cause, headline: headline.into(), free_in: None, held_by_itself: false, help: Help::default() }
+    }
+}
+
+/// Whether the failure deserves an explanation. A refused connection or a timeout is about the other end, and a call that asks
+/// for the progress of a connection has not failed.
+#[must_use]
+pub fn is_explained(call: &SocketCall) -> bool {
+    let tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
+    match (call.name, call.errno()) {
+        (_, None) => false,
+        (CallName::Bind | CallName::Listen, Some(_)) => true,
+        // Programs connect UDP sockets to find out which address they would use (RFC 6724).
+        (CallName::Connect, Some(errno)) => {
+            tcp && matches!(
+                errno,
+                Errno::AddrInUse | Errno::AddrNotAvailable | Errno::Access | Errno::Other("ENETUNREACH" | "EPERM")
+            )
+        }
+    }
+}
+
+/// Whether the call asks for the progress of a connection, so that its errno is no failure.
+#[must_use]
+pub fn is_progress(call: &SocketCall) -> bool {
+    call.name == CallName::Connect
+        && matches!(call.errno(), Some(Errno::Other("EALREADY" | "EISCONN" | "EINPROGRESS" | "EAGAIN" | "EINTR")))
+}
+
+/// Explains the failure.
+#[must_use]
+pub fn explain(failed: &FailedCall) -> Explanation {
+    let FailedCall { call, .. } = *failed;
+    let (Some(addr), Some(socket)) = (&call.addr, &call.socket) else {
+        let why = call.unread.as_deref().unwrap_or("unknown");
+        let what = if call.addr.is_some() { "the socket" } else { "the address" };
+        let mut explanation = Explanation::new(
+            None,
+            CallCause::Port(Cause::Unknown),
+            format!("{what} of the call could not be read: {why}"),
+        );
+        explanation.help.advice.push(
+            "The process does not let itself be read, as a program that changes its user or that its user may not read \
+             (ptrace(2), PR_SET_DUMPABLE). The errno is certain. As root, twtool reads such processes."
+                .into(),
+        );
+        return explanation;
+    };
+    if !socket.uses_tcp() {
+        return not_tcp(failed, addr, socket);
+    }
+    let Some((facts, errno)) = failed.facts.zip(call.errno()) else {
+        return Explanation::new(None, CallCause::Port(Cause::Unknown), "the reason is unknown");
+    };
+    let called = Called { failed: *failed, errno, facts, addr, socket };
+    match (call.name, failed.attempt) {
+        (CallName::Connect, _) | (_, None) => connect(&called),
+        (_, Some(attempt)) if errno == Errno::AddrInUse => in_use(&called, attempt),
+        (_, Some(attempt)) => denied(&called, attempt),
+    }
+}
+
+/// A failed call on a TCP socket, with all that is known about it.
+struct Called<'a> {
+    failed: FailedCall<'a>,
+    errno: Errno,
+    facts: &'a Facts,
+    addr: &'a CalledAddr,
+    socket: &'a CalledSocket,
+}
+
+fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Explanation {
+    let name = if socket.protocol == "udp" { "UDP".to_owned() } else { format!("protocol {}", socket.protocol) };
+    let in_use = failed.call.errno() == Some(Errno::AddrInUse);
+    let headline = format!("a {name} socket; twtool knows the state of TCP ports only");
+    let verdict = if in_use { Verdict::Blocked } else { Verdict::Denied };
+    let mut explanation = Explanation::new(Some(verdict), CallCause::NotTcp, headline);
+    if socket.protocol == "udp" && in_use {
+        let port = format!("sport = :{}", addr.port);
+        let list = failed.shell.run(Privilege::None, &["ss", "-Hulnp", &port]);
+        explanation.help.commands.push(Step::new(list, "list the UDP sockets on the port"));
+        explanation.help.advice.push("TCP and UDP have separate ports, so TIME_WAIT plays no part here.".into());
+    }
+    explanation
+}
+
+/// EADDRINUSE of bind() or listen().
+fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
+    let Called { failed, facts, addr, socket, .. } = *called;
+    let FailedCall { call, holders, shell, .. } = failed;
+    let (port, with) = (addr.port, socket.reuse);
+    // Without SO_REUSEADDR it is unknown whether the option would have helped. With it, the failure shows that it does not.
+    let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), holders, !with.reuseaddr);
+    let sockets = holders.iter().map(|holder| &holder.socket);
+    let free_in =
+        conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
+    let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
+    let held_by_itself = !blocking.is_empty() && blocking.iter().all(|holder| is_of(holder, failed.watched));
+    let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
+    let evidence = Evidence {
+        facts,
+        port,
+        with,
+        attempts: std::slice::from_ref(attempt),
+        holders,
+        conclusion,
+        bound_sockets_are_listed: failed.bound_sockets_are_listed,
+        uid: call.process.uid.unwrap_or(failed.uid),
+        udp: false,
+    };
+    let mut explanation =
+        Explanation::new(Some(Verdict::Blocked), CallCause::Port(cause), format!("blocked by {}", obstacle(&evidence)));
+    explanation.free_in = free_in;
+    explanation.held_by_itself = held_by_itself;
+    let help = &mut explanation.help;
+    if held_by_itself {
+        help.advice.push(itself(call, &blocking));
+    } else {
+        help.commands = next_steps(called, cause, attempt, free_in);
+        if !with.reuseaddr && matches!(cause, Cause::TimeWait | Cause::Connection) {
+            let (port, addr) = (port.to_string(), attempt.at.text(facts));
+            let test = shell.twtool(Privilege::None, &["bind-test", &port, "--addr", &addr]);
+            help.commands.push(Step::new(test, "find out whether SO_REUSEADDR would help, by binds with each option"));
+        }
+        help.append(next::reserve(shell, facts, port));
+    }
+    help.advice.extend(match cause {
+        Cause::TimeWait => time_wait(&evidence),
+        Cause::TimeWaitWithoutReuseaddr => old_without_reuseaddr(&evidence),
+        Cause::Connection => connection(&evidence),
+        Cause::Bound => bound(&evidence),
+        Cause::Listener if held_by_itself => vec![],
+        _ => advice::advise(&evidence),
+    });
+    help.advice.push(asked(socket));
+    explanation
+}
+
+/// The options of the socket in the failed call.
+fn asked(socket: &CalledSocket) -> String {
+    format!("The socket of the call has {}.", socket.options_text())
+}
+
+fn is_of(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
+    matches!(&holder.owners, Owners::Found(processes) if processes.iter().any(|process| watched.contains(&process.pid)))
+}
+
+fn itself(call: &SocketCall, blocking: &[&Holder]) -> String {
+    let by = who(blocking.iter().copied());
+    let why = match call.name {
+        CallName::Listen => "Two sockets of it are bound to the same address and port, and only one can listen",
+        _ => {
+            "It binds the port more than once: a wildcard address beside another address, a dual-stack :: beside 0.0.0.0 (set \
+             IPV6_V6ONLY), a second worker without SO_REUSEPORT, or a bind that it repeats"
+        }
+    };
+    format!("The port is held by this same program: {by}. {why}.")
+}
+
+/// Describes in a few words what blocks the bind.
+fn obstacle(evidence: &Evidence) -> String {
+    let blocking = || evidence.holders.iter().filter(|holder| holder.blocks);
+    let in_state = |fits: fn(TcpState) -> bool| {
+        blocking().filter(move |holder| matches!(holder.socket, Socket::Full(full) if fits(full.state)))
+    };
+    match evidence.conclusion.cause {
+        Cause::Listener => format!("a listener: {}", who(in_state(|state| state == TcpState::Listen))),
+        Cause::Connection => format!("a connection: {}", who(in_state(advice::is_connection))),
+        Cause::Bound => {
+            let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
+            format!("a bound socket: {}", who(bound))
+        }
+        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => advice::buckets_counted(blocking()),
+        _ if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
+        _ => "a socket that this kernel does not list".into(),
+    }
+}
+
+fn time_wait(evidence: &Evidence) -> Vec<String> {
+    let counted = advice::buckets_counted(evidence.holders.iter().filter(|holder| holder.blocks));
+    vec![
+        "Set SO_REUSEADDR on the listening socket before bind(). The connections that it accepts inherit the option, and so do \
+         the TIME_WAIT sockets that they leave (socket(7))."
+            .into(),
+        format!(
+            "{counted} on the port, and the program did not set SO_REUSEADDR. Whether the option helps today depends on the \
+             sockets that closed: Linux checks the old and the new socket, and does not report the option of the old one."
+        ),
+    ]
+}
+
+fn old_without_reuseaddr(evidence: &Evidence) -> Vec<String> {
+    let counted = advice::buckets_counted(evidence.holders.iter().filter(|holder| holder.blocks));
+    vec![format!(
+        "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux checks \
+         both (socket(7)), so the option on the new socket alone does not help. The next restart of this program is not \
+         affected, because the connections that it accepts inherit the option."
+    )]
+}
+
+fn connection(evidence: &Evidence) -> Vec<String> {
+    let connections =
+        || evidence.holders.iter().filter(|h| h.blocks && advice::is_connection(h.socket.state()));
+    let mut advice = vec![if evidence.with.reuseaddr {
+        "The program sets SO_REUSEADDR, and a socket on the port was opened without it. Linux checks the option of both \
+         (socket(7))."
+            .to_owned()
+    } else {
+        "The program did not set SO_REUSEADDR. Whether the option helps depends on the sockets on the port: Linux checks the \
+         option of both (socket(7))."
+            .into()
+    }];
+    let full = connections().filter_map(|holder| match holder.socket {
+        Socket::Full(full) => states::explain(&full),
+        Socket::Bucket(_) => None,
+    });
+    let mut explained: Vec<String> = full.collect();
+    explained.sort_unstable();
+    explained.dedup();
+    advice.extend(explained);
+    advice
+}
+
+fn bound(evidence: &Evidence) -> Vec<String> {
+    let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
+    vec![format!("{} has bound the port without listening on it. Stop that process, or choose another port.", who(sockets))]
+}
+
+/// A bind or listen that fails for another reason than a port in use.
+fn denied(called: &Called, attempt: &Attempt) -> Explanation {
+    let Called { failed, facts, errno, addr, socket } = *called;
+    let call = failed.call;
+    let port = addr.port;
+    let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), failed.holders, false);
+    if errno == Errno::Other("EINVAL")
+        && let Some(local) = socket.local.filter(|local| local.port() != 0)
+    {
+        let mut explanation = Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::AlreadyBound,
+            format!("the socket is bound to {local} already"),
+        );
+        explanation.help.advice.push("A socket can be bound once (bind(2)). Make a new socket for the second address.".into());
+        return explanation;
+    }
+    let on = attempt.at.text(facts);
+    let has_privilege = call.process.cap_net_bind_service == Some(true);
+    let mut explanation = match cause {
+        Cause::PrivilegedPort if has_privilege => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(Cause::Unknown),
+            format!("port {port} needs CAP_NET_BIND_SERVICE, which the process has in its own user namespace"),
+        ),
+        Cause::PrivilegedPort => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(cause),
+            format!("port {port} needs CAP_NET_BIND_SERVICE, which the process does not have"),
+        ),
+        Cause::AddressNotLocal => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(cause),
+            format!("{on} is not an address of this network namespace, or not usable yet"),
+        ),
+        Cause::FamilyUnsupported => {
+            Explanation::new(Some(Verdict::Denied), CallCause::Port(cause), "IPv6 sockets cannot be made here")
+        }
+        _ => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(cause),
+            format!("{}() on {on} port {port} is refused", call.name.name()),
+        ),
+    };
+    let help = &mut explanation.help;
+    if cause == Cause::PrivilegedPort && has_privilege {
+        help.advice.push(
+            "The capability counts in the user namespace that owns the network namespace (network_namespaces(7)). A process in \
+             another user namespace has it only for network namespaces that were made there. A security module can refuse \
+             the bind, too."
+                .into(),
+        );
+    } else {
+        help.commands = next_steps(called, cause, attempt, None);
+        help.advice.push(advice::denial(facts, port, attempt, errno));
+    }
+    help.advice.push(asked(socket));
+    explanation
+}
+
+/// The commands of a bind test, with the watched command in place of an example.
+fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
+    let Called { failed, facts, addr, .. } = *called;
+    let mut steps = next::steps(&Failure {
+        shell: failed.shell,
+        uid: failed.uid,
+        facts,
+        port: addr.port,
+        addrs: std::slice::from_ref(&attempt.at),
+        with: attempt.options,
+        cause,
+        holders: failed.holders,
+        free_in,
+        waited: false,
+        ends_orphans: None,
+    });
+    let words: Vec<_> = failed.command.iter().map(quoted).collect();
+    for step in &mut steps {
+        if let (Some(wait), false) = (step.command.strip_suffix("./server"), words.is_empty()) {
+            step.command = format!("{wait}{}", words.join(" "));
+            "start the command when its bind works".clone_into(&mut step.purpose);
+        }
+    }
+    steps
+}
+
+fn connect(called: &Called) -> Explanation {
+    let Called { failed, facts, errno, addr: to, socket } = *called;
+    let shell = failed.shell;
+    let fixed = socket.local.filter(|local| local.port() != 0);
+    let word = to.addr.to_canonical().to_string();
+    let route = || {
+        let get = shell.run(Privilege::None, &["ip", "route", "get", &word]);
+        Step::new(get, "show the route and the source address that the kernel would use")
+    };
+    match errno {
+        Errno::Other("ENETUNREACH") => {
+            let mut explanation =
+                Explanation::new(Some(Verdict::Denied), CallCause::NoRoute, format!("there is no route to {}", to.addr));
+            explanation.help.commands.push(route());
+            explanation.help.advice.push("No port is missing: the kernel found no route in this network namespace.".into());
+            explanation
+        }
+        Errno::Access | Errno::Other("EPERM") => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(Cause::Unknown),
+            format!("a firewall or a security module refuses the connection ({})", errno.name()),
+        ),
+        _ => match (fixed, failed.ports_left) {
+            (Some(local), _) => fixed_port(&failed, to, local),
+            (None, Some(PortsLeft::Counted(destinations, conditions))) => {
+                counted(destinations, &conditions, facts, shell, to)
+            }
+            (None, Some(PortsLeft::Unreachable(why))) => {
+                let mut explanation = Explanation::new(
+                    Some(Verdict::Denied),
+                    CallCause::Port(Cause::AddressNotLocal),
+                    format!("no local address can reach {}: {why}", to.addr),
+                );
+                explanation.help.commands.push(route());
+                explanation.help.advice.push(
+                    "This is no exhaustion of ports. The kernel has no usable source address: no address of the family, one \
+                     that is still being checked (duplicate address detection), or IPv6 is off."
+                        .into(),
+                );
+                explanation
+            }
+            (None, None) => Explanation::new(None, CallCause::Port(Cause::Unknown), "the reason is unknown"),
+        },
+    }
+}
+
+fn end(addr: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(addr.to_canonical(), port)
+}
+
+fn counted(
+    destinations: &[Destination],
+    conditions: &Conditions,
+    facts: &Facts,
+    shell: &Shell,
+    to: &CalledAddr,
+) -> Explanation {
+    let pool = conditions.pool;
+    let to = end(to.addr, to.port.0);
+    let Some(one) = destinations.first() else {
+        return Explanation::new(None, CallCause::Port(Cause::Unknown), format!("no connection to {to} is known"));
+    };
+    let left = capacity::advice::ports_left(one, pool.size);
+    let mut explanation = if one.free <= one.uncertain {
+        Explanation::new(Some(Verdict::Blocked), CallCause::Exhausted, format!("no port is left for connections to {to}"))
+    } else {
+        Explanation::new(
+            None,
+            CallCause::Port(Cause::Unknown),
+            format!("the ports are not exhausted now: {}", left.replacen("From", "from", 1)),
+        )
+    };
+    let help = &mut explanation.help;
+    let show = shell.twtool(Privilege::None, &["capacity", "--to", &to.to_string()]);
+    if explanation.cause == CallCause::Exhausted {
+        help.append(capacity::advice::advise(destinations, conditions, facts, shell));
+        help.advice.insert(0, format!("{left}."));
+    } else {
+        help.advice.push(
+            "A port may have become free since the call. A socket that limits its own range (IP_LOCAL_PORT_RANGE) has fewer \
+             ports."
+                .into(),
+        );
+    }
+    help.commands.push(Step::new(show, "show what uses the ports of this destination"));
+    explanation
+}
+
+/// A connect with a fixed source port: another socket has the same addresses and ports.
+fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explanation {
+    let destination = end(to.addr, to.port.0);
+    let same = |holder: &&Holder| {
+        let tuple = holder.socket.tuple();
+        let local_fits = local.ip().is_unspecified() || tuple.local_addr() == local.ip().to_canonical();
+        local_fits && tuple.remote_addr() == destination.ip() && tuple.remote_port().0 == destination.port()
+    };
+    let ends = format!("from port {} to {destination}", local.port());
+    match failed.holders.iter().find(same) {
+        Some(holder) if matches!(holder.socket, Socket::Bucket(_)) => {
+            let mut explanation = Explanation::new(
+                Some(Verdict::Blocked),
+                CallCause::Port(Cause::TimeWait),
+                format!("a {} socket {ends} exists", holder.socket.state().upper_name()),
+            );
+            if let Socket::Bucket(bucket) = holder.socket {
+                explanation.free_in = Some(bucket.expires());
+            }
+            explanation.help.advice.push(
+                "Let the kernel choose the source port, or set SO_REUSEADDR before bind(). connect() takes a TIME_WAIT socket \
+                 over if the old and the new socket have SO_REUSEADDR and the old connection used timestamps."
+                    .into(),
+            );
+            explanation
+        }
+        Some(holder) => Explanation::new(
+            Some(Verdict::Blocked),
+            CallCause::AddressInUse,
+            format!("another connection {ends} exists: {}", who(std::iter::once(holder))),
+        ),
+        None => Explanation::new(
+            None,
+            CallCause::Port(Cause::Unknown),
+            format!("no other connection {ends} is listed, so the reason is unknown"),
+        ),
+    }
+}

@@ -1,0 +1,78 @@
+//! Counts what a watched program did: where it listens, and which calls failed.
+
+use std::collections::BTreeMap;
+
+use crate::model::call::{CallName, CalledAddr, CalledSocket, SocketCall};
+
+/// A kind of failure. Repeats are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FailureKind {
+    /// The call.
+    pub name: CallName,
+    /// The address; `None` if it could not be read.
+    pub addr: Option<CalledAddr>,
+    /// The name of the errno.
+    pub errno: &'static str,
+    /// Whether the socket is a TCP socket; `None` if it could not be read.
+    pub tcp: Option<bool>,
+    /// The options of the socket in a sentence.
+    pub options: Option<String>,
+}
+
+impl FailureKind {
+    /// The kind of this call; `None` if it did not fail.
+    #[must_use]
+    pub fn new(call: &SocketCall) -> Option<Self> {
+        let errno = call.errno()?.name();
+        let socket = call.socket.as_ref();
+        Some(Self {
+            name: call.name,
+            addr: call.addr.clone(),
+            errno,
+            tcp: socket.map(CalledSocket::uses_tcp),
+            options: socket.map(CalledSocket::options_text),
+        })
+    }
+}
+
+/// What a watched program did.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// The successful listens on TCP sockets, each address and set of options once, with the number of calls.
+    pub listening: Vec<(SocketCall, usize)>,
+    /// The failures and how often each happened.
+    pub failures: BTreeMap<FailureKind, usize>,
+    /// Calls of all kinds.
+    pub calls: usize,
+}
+
+impl Tally {
+    /// Counts a call. Returns whether it is the first of its kind.
+    pub fn add(&mut self, call: &SocketCall) -> bool {
+        self.calls += 1;
+        if let Some(kind) = FailureKind::new(call) {
+            let count = self.failures.entry(kind).or_default();
+            *count += 1;
+            return *count == 1;
+        }
+        let tcp = call.socket.as_ref().is_some_and(CalledSocket::uses_tcp);
+        if call.name != CallName::Listen || !tcp {
+            return false;
+        }
+        // nginx calls listen() twice on each socket.
+        let options = |call: &SocketCall| call.socket.as_ref().map(|socket| (socket.options_text(), socket.protocol.clone()));
+        let same = |(known, _): &&mut (SocketCall, usize)| known.addr == call.addr && options(known) == options(call);
+        if let Some((_, count)) = self.listening.iter_mut().find(same) {
+            *count += 1;
+            return false;
+        }
+        self.listening.push((call.clone(), 1));
+        true
+    }
+
+    /// The number of calls that failed.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.failures.values().sum()
+    }
+}

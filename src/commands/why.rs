@@ -1,0 +1,286 @@
+//! `twtool why`: runs a program, and explains each bind, listen or connect of it that fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{ColorChoice, CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use crate::analysis::call::{self, Explanation, FailedCall, PortsLeft};
+use crate::analysis::tally::{FailureKind, Tally};
+use crate::filter::parser::{DURATION_FORMS, parse_duration};
+use crate::model::bind::Cause;
+use crate::model::call::{CallCause, CallName, CalledSocket, ProgramEnd, SocketCall, WatchNote};
+use crate::model::command::{Caller, Help, Shell};
+use crate::model::name::text_of;
+use crate::snapshot::call::{CallSituation, Event, Target, Watched, situation, watch};
+use crate::view::style::TextStyle;
+use crate::view::why::{self as view, ExplainedCall, Report};
+
+/// Arguments of `twtool why`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+COMMAND runs as without twtool: its standard input and output, its terminal, its signals and its exit status are its own. It \
+is stopped only at bind(), listen() and connect(). When one fails, twtool reads the sockets of the machine while COMMAND is \
+held at the call, and prints on standard error what was asked, with which socket options, what is in the way, and what helps. \
+twtool binds nothing itself: the errno of COMMAND is the evidence.
+
+Refused connections and timeouts are about the other end: they are only counted. Equal failures are explained once. At the end \
+twtool prints where COMMAND listened and how many calls failed.
+
+twtool stays until the last process that COMMAND started has ended, a daemon too, because their calls would fail without it. \
+Without root, set-user-ID programs and file capabilities have no effect in COMMAND (no_new_privs); twtool prints a note where \
+that matters. Binds through io_uring are not seen; twtool prints a note. COMMAND cannot be traced by another program at the \
+same time (strace, gdb).
+
+--pid and --detach stop the program at every system call, which slows it down a lot.
+
+Exit codes: that of COMMAND; 128+N after signal N; 126 if COMMAND cannot be run and 127 if it is not found; 125 if it cannot \
+be watched; 2 wrong usage. With --pid: 0, or 125.
+
+Examples:
+  twtool why nginx                                explain why nginx does not start
+  twtool why -- ./server --port 8080
+  twtool why -o ndjson --log why.ndjson ./server  write records to a file
+  twtool why -q ./server                          print failures only
+  twtool why --detach ./server                    let go as soon as it listens
+  twtool why --pid 4711 --timeout 2s              watch a running process for 2 seconds
+")]
+pub struct WhyArgs {
+    /// Watch this running process instead of a new one
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..), conflicts_with_all = ["command", "detach"], allow_negative_numbers = true)]
+    pid: Option<i32>,
+    /// Append to this file instead of writing to standard error
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Print failures only
+    #[arg(short, long)]
+    quiet: bool,
+    /// Stop watching after this time, like 500ms, 10s or 5m; the program runs on
+    #[arg(long, value_name = "DURATION", value_parser = timeout, allow_negative_numbers = true)]
+    timeout: Option<Duration>,
+    /// Stop watching after the first listen() that succeeds; the program runs on
+    #[arg(long)]
+    detach: bool,
+    /// Command to run and to watch
+    #[arg(required_unless_present = "pid", trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text).filter(|time| !time.is_zero()).ok_or_else(|| DURATION_FORMS.to_owned())
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    let records = match global.format() {
+        Format::Table => false,
+        Format::Ndjson => true,
+        Format::Json | Format::Csv => {
+            let format = if global.format() == Format::Csv { "csv" } else { "json" };
+            return Err(bad_value(&format, "--output <FORMAT>", "calls are reported when they happen; use table or ndjson"));
+        }
+    };
+    if args.timeout.is_some() && args.pid.is_none() && !args.detach {
+        return Err(CommandError::Usage("the argument '--timeout' needs '--pid' or '--detach': otherwise the program cannot be let go".into()));
+    }
+    let log = args.log.as_ref().map(|path| {
+        let open = OpenOptions::new().append(true).create(true).open(path);
+        open.map_err(|error| bad_value(&path.display(), "--log <FILE>", &error.to_string()))
+    });
+    let mut log: Option<File> = log.transpose()?;
+    let target = match args.pid {
+        Some(pid) => Target::Process(pid),
+        None => Target::Command { words: args.command.clone(), detach: args.detach },
+    };
+    let style = match (&log, &context.prompt) {
+        (Some(_), _) => TextStyle { color: false, width: None, unicode: true },
+        (None, prompt) => TextStyle {
+            color: prompt.as_ref().map_or(global.color == ColorChoice::Always, |prompt| prompt.style.color),
+            width: (context.machine.stderr_width)(),
+            unicode: true,
+        },
+    };
+    let words: Vec<String> = args.command.iter().map(|word| text_of(word.as_bytes())).collect();
+    let program = args.pid.map_or_else(|| words.first().cloned().unwrap_or_default(), |pid| format!("process {pid}"));
+    let mut reporter = Reporter {
+        out: match &mut log {
+            Some(file) => file,
+            None => context.err,
+        },
+        style,
+        records,
+        quiet: args.quiet,
+        ipv4: global.ipv4_on_the_wire(),
+        command: words,
+        caller: context.caller.clone(),
+        tally: Tally::default(),
+        explained: BTreeMap::new(),
+    };
+    let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
+    let end = match watched {
+        // The stub has printed why.
+        Watched::NotStarted(end) => return Ok(ExitStatus::Code(end.code())),
+        Watched::Ended(end) => Some(end),
+        Watched::ProcessLeft | Watched::Interrupted(_) => None,
+    };
+    reporter.report(&Report { program: &program, end, tally: &reporter.tally.clone(), at });
+    Ok(match (watched, end) {
+        (_, Some(end)) => ExitStatus::Code(end.code()),
+        (Watched::Interrupted(signal), None) => ExitStatus::Code(ProgramEnd::Signaled(signal).code()),
+        (_, None) => ExitStatus::Yes,
+    })
+}
+
+/// The time after which an equal failure is examined again.
+const FOLDED: Duration = Duration::from_secs(1);
+
+/// Writes what happens, and counts it. Write errors are ignored: the program runs on if standard error is closed.
+struct Reporter<'a> {
+    out: &'a mut dyn Write,
+    style: TextStyle,
+    records: bool,
+    quiet: bool,
+    ipv4: Option<bool>,
+    command: Vec<String>,
+    caller: Caller,
+    tally: Tally,
+    /// The last explanation of each kind of failure, in short, and when it was made.
+    explained: BTreeMap<FailureKind, ((CallCause, String), Duration)>,
+}
+
+impl Reporter<'_> {
+    fn receive(&mut self, event: Event, at: Duration) {
+        match event {
+            Event::Note(note) => self.note(&note, at),
+            Event::Call { call, watched } => self.call(&call, watched),
+        }
+        let _ = self.out.flush();
+    }
+
+    fn note(&mut self, note: &WatchNote, at: Duration) {
+        // With -q, a note is printed only if failures can be false or missing.
+        let matters = matches!(note, WatchNote::IoUring(_) | WatchNote::PrivilegeLost { .. });
+        if self.quiet && !matters {
+            return;
+        }
+        let _ = if self.records {
+            view::note_record(self.out, note, at)
+        } else {
+            view::note(self.out, note, self.style)
+        };
+    }
+
+    fn report(&mut self, report: &Report) {
+        if !self.quiet {
+            let _ = if self.records {
+                view::report_record(self.out, report)
+            } else {
+                view::report(self.out, report, self.style)
+            };
+        }
+    }
+
+    fn call(&mut self, call: &SocketCall, watched: &BTreeSet<i32>) {
+        let family = call.addr.as_ref().map(|addr| addr.addr.to_canonical().is_ipv4());
+        if self.ipv4.is_some_and(|wanted| family.is_some_and(|ipv4| ipv4 != wanted)) || call::is_progress(call) {
+            return;
+        }
+        let first = self.tally.add(call);
+        let Some(kind) = FailureKind::new(call) else {
+            if first && !self.quiet {
+                let _ = if self.records {
+                    view::listens_record(self.out, call)
+                } else {
+                    view::listens(self.out, call, self.style)
+                };
+            }
+            return;
+        };
+        let recent = |(_, at): &(_, Duration)| call.at.saturating_sub(*at) < FOLDED;
+        if !call::is_explained(call) || self.explained.get(&kind).is_some_and(recent) {
+            return;
+        }
+        let tcp = call.addr.is_some() && call.socket.as_ref().is_some_and(CalledSocket::uses_tcp);
+        let situation = tcp.then(|| situation(call)).transpose();
+        let (explanation, warnings) = match &situation {
+            Ok(Some(situation)) => (self.explain(call, situation, watched), situation.warnings.clone()),
+            Ok(None) => (self.explain_alone(call, watched), vec![]),
+            Err(error) => (unexplained(&error.to_string()), vec![]),
+        };
+        let short = (explanation.cause, explanation.headline.clone());
+        let known = self.explained.insert(kind, (short.clone(), call.at));
+        if known.is_some_and(|(known, _)| known == short) {
+            return;
+        }
+        let found = situation.as_ref().ok().and_then(Option::as_ref);
+        let found = found.map(|situation| (&situation.facts, situation.holders.as_slice()));
+        let failed = ExplainedCall { call, explanation: &explanation, found, warnings: &warnings };
+        let _ = if self.records {
+            view::failure_record(self.out, &failed)
+        } else {
+            view::failure(self.out, &failed, self.style)
+        };
+    }
+
+    fn explain(&self, call: &SocketCall, situation: &CallSituation, watched: &BTreeSet<i32>) -> Explanation {
+        let CallSituation { facts, holders, device, bound_sockets_are_listed, uid, .. } = situation;
+        let unreachable;
+        let ports_left = match &situation.capacity {
+            None => None,
+            Some(Ok(capacity)) => Some(PortsLeft::Counted(&capacity.destinations, capacity.conditions())),
+            Some(Err(error)) => {
+                unreachable = error.to_string();
+                Some(PortsLeft::Unreachable(&unreachable))
+            }
+        };
+        let attempt = call.as_attempt(*device).filter(|_| call.name != CallName::Connect);
+        call::explain(&FailedCall {
+            call,
+            attempt: attempt.as_ref(),
+            facts: Some(facts),
+            holders,
+            bound_sockets_are_listed: *bound_sockets_are_listed,
+            ports_left,
+            watched,
+            uid: *uid,
+            command: &self.command,
+            shell: &Shell { netns: situation.netns.clone(), caller: self.caller.clone() },
+        })
+    }
+
+    /// Explains a call for which nothing was gathered.
+    fn explain_alone(&self, call: &SocketCall, watched: &BTreeSet<i32>) -> Explanation {
+        call::explain(&FailedCall {
+            call,
+            attempt: None,
+            facts: None,
+            holders: &[],
+            bound_sockets_are_listed: true,
+            ports_left: None,
+            watched,
+            uid: 0,
+            command: &self.command,
+            shell: &Shell { netns: None, caller: self.caller.clone() },
+        })
+    }
+}
+
+fn unexplained(why: &str) -> Explanation {
+    Explanation {
+        verdict: None,
+        cause: CallCause::Port(Cause::Unknown),
+        headline: format!("the sockets of the program's network namespace could not be read: {why}"),
+        free_in: None,
+        held_by_itself: false,
+        help: Help::default(),
+    }
+}

@@ -1,0 +1,119 @@
+//! Watches the socket calls of a program, and gathers what explains a call that failed.
+//!
+//! The program is held at the call while this gathers, in the network namespace of the program. Nothing is bound: the errno of
+//! the program is the evidence.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use super::capacity::{Capacity, CapacityQuestion, capacity_here};
+use super::namespaces::Namespaces;
+use super::port::{hidden_owners, holders, sockets_on};
+use super::{SnapshotError, interrupted};
+use crate::model::addr::{ScopedAddr, ScopedEnd};
+use crate::model::bind::Holder;
+use crate::model::call::{CallName, SocketCall};
+use crate::model::facts::{Facts, Setting};
+use crate::model::netns::NetnsArg;
+use crate::model::port::{Port, PortArg, PortRange};
+use crate::model::socket::TcpState;
+use crate::source::{self, Choice, Source};
+use crate::sys;
+pub use crate::sys::socket_calls::{Event, Target, WatchError, Watched, watch};
+
+/// What explains a call that failed.
+#[derive(Debug)]
+pub struct CallSituation {
+    /// The facts of the program's network namespace.
+    pub facts: Facts,
+    /// The program's network namespace, if it is not the one of twtool.
+    pub netns: Option<NetnsArg>,
+    /// Every socket on the local port of the call. `blocks`: it can be the reason of EADDRINUSE.
+    pub holders: Vec<Holder>,
+    /// The index of the interface of SO_BINDTODEVICE.
+    pub device: Option<NonZeroU32>,
+    /// Whether the source lists sockets that are bound without listening.
+    pub bound_sockets_are_listed: bool,
+    /// The ports left for the destination of a connect() that found none; the error is the kernel's answer about the route.
+    pub capacity: Option<Result<Capacity, SnapshotError>>,
+    /// The effective user of twtool.
+    pub uid: u32,
+    /// What is missing or uncertain, and why.
+    pub warnings: Vec<String>,
+}
+
+/// Gathers the situation of a call on a TCP socket. Call it while the program is held.
+///
+/// # Errors
+/// The network namespace of the program cannot be entered, or the sockets cannot be read.
+pub fn situation(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
+    let own = sys::netns::current().ok().flatten().map(|netns| netns.id.inode);
+    let elsewhere = call.process.netns.is_some() && call.process.netns != own;
+    let arg = elsewhere.then(|| NetnsArg::Process(call.process.tid.cast_unsigned()));
+    let mut situation = Namespaces::named(arg.as_slice())?.within(|| here(call))?;
+    if let Some(arg) = arg {
+        // The number of a process is of use for as long as it runs.
+        let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.given_name()?.to_owned()));
+        situation.netns = Some(given.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
+    }
+    Ok(situation)
+}
+
+fn here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
+    let facts = source::kernel_facts();
+    let mut warnings = facts.gaps(&Setting::ALL);
+    let device = call.socket.as_ref().and_then(|socket| facts.interface_index(socket.device.as_deref()?).ok());
+    let local = match call.name {
+        CallName::Bind | CallName::Listen => call.addr.as_ref().map(|addr| addr.port),
+        CallName::Connect => {
+            let local = call.socket.as_ref().and_then(|socket| socket.local);
+            local.map(|local| Port(local.port()))
+        }
+    };
+    let (mut held, mut bound_sockets_are_listed) = (vec![], true);
+    if let Some(port) = local.filter(|port| !port.reserved_by_rfc()) {
+        let mut source = Source::kernel(Choice::Auto)?;
+        let sockets = sockets_on(&mut source, port)?;
+        warnings.extend((!sockets.complete).then(interrupted));
+        warnings.extend(sockets.warnings);
+        warnings.extend(sockets.unread);
+        bound_sockets_are_listed = sockets.bound_sockets_are_listed;
+        let attempt = call.as_attempt(device).filter(|_| call.name != CallName::Connect);
+        let (holders, unread) = holders(&mut source, attempt.as_slice(), sockets.list, BTreeMap::new());
+        warnings.extend(unread);
+        warnings.extend(hidden_owners(&holders));
+        held = holders;
+        if call.name == CallName::Listen {
+            // bind() succeeded, so only a listener can be in the way.
+            for holder in &mut held {
+                holder.blocks &= holder.socket.state() == TcpState::Listen;
+            }
+        }
+    }
+    let capacity = (call.name == CallName::Connect && local.is_none_or(Port::reserved_by_rfc))
+        .then(|| destination(call, &mut warnings))
+        .flatten();
+    let uid = sys::capabilities::effective_user();
+    Ok(CallSituation { facts, netns: None, holders: held, device, bound_sockets_are_listed, capacity, uid, warnings })
+}
+
+/// The ports left for the destination of a connect().
+fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<Capacity, SnapshotError>> {
+    let to = call.addr.as_ref().filter(|to| !to.port.reserved_by_rfc())?;
+    let from = call.socket.as_ref().and_then(|socket| socket.local).map(|local| local.ip().to_canonical());
+    let scope = Some(to.scope).filter(|scope| *scope != 0).map(|scope| scope.to_string());
+    let question = CapacityQuestion {
+        to: Some(ScopedEnd {
+            addr: ScopedAddr { addr: to.addr.to_canonical(), scope },
+            port: Some(PortArg::Range(PortRange::one(to.port))),
+        }),
+        from: from.filter(|from| !from.is_unspecified()).map(|addr| ScopedAddr { addr, scope: None }),
+        ipv4: None,
+        // The errno of the program is the evidence, so no other connect is tried.
+        probe: false,
+    };
+    Some(capacity_here(&question).map(|answer| {
+        warnings.extend(answer.warnings);
+        answer.value
+    }))
+}

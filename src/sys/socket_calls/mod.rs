@@ -1,0 +1,120 @@
+//! Watches the bind, listen and connect calls of a program, and holds the program at each that ends.
+//!
+//! 1. `start` starts the program through a stub of twtool, which installs a seccomp filter. The filter stops the program at
+//!    these calls only (and at io_uring_setup). twtool attaches with PTRACE_SEIZE before the program is executed.
+//! 2. At the beginning of a call, `target` reads the address and the options of the socket. They must be read then: a failed
+//!    bind to a link-local address leaves SO_BINDTODEVICE set.
+//! 3. At the end of the call, `tracer` reports the call with its result to an observer. The program waits meanwhile, so that
+//!    the observer sees the state that made the call fail.
+//! 4. `signals` passes the signals that twtool gets to the program, and stops twtool when the program stops, so that the job
+//!    control of a shell works.
+//!
+//! A running process (`--pid`) has no filter, and a process with a filter cannot be let go (`--detach`). There, plain
+//! PTRACE_SYSCALL stops the program at every system call.
+//!
+//! | | seccomp and ptrace | plain ptrace |
+//! |---|---|---|
+//! | keep-alive requests of nginx | 0.98 of unwatched | 0.02 |
+//! | socket, bind, close (6 µs unwatched) | 90 µs | 180 µs |
+//!
+//! (Linux 6.18, x86-64, paired runs, 2026-11-28.)
+//!
+//! seccomp user notification was tried and rejected: it returns no result unless the supervisor makes the call itself, with
+//! its own privileges.
+
+mod arch;
+mod filter;
+mod ptrace;
+mod refusal;
+mod signals;
+mod start;
+mod stub;
+mod target;
+mod tracer;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::time::Duration;
+
+pub use self::stub::run_stub;
+use crate::model::call::{ProgramEnd, SocketCall, Unwatchable, WatchNote};
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A program to start, with its arguments.
+    Command {
+        /// The words of the command; at least one.
+        words: Vec<OsString>,
+        /// Whether to let go after the first listen() that succeeds.
+        detach: bool,
+    },
+    /// A running process, and the processes that it starts from now on.
+    Process(i32),
+}
+
+/// What happens while a program is watched.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A call has ended. The program is held until the observer returns.
+    Call {
+        /// The call.
+        call: SocketCall,
+        /// The processes that are watched.
+        watched: &'a BTreeSet<i32>,
+    },
+    /// Something about the watch itself.
+    Note(WatchNote),
+}
+
+/// How a watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The command ended, and all processes that it had started.
+    Ended(ProgramEnd),
+    /// The command could not be executed. The stub has reported why.
+    NotStarted(ProgramEnd),
+    /// The process of `--pid` ended, or it was let go at the end of the time.
+    ProcessLeft,
+    /// A signal ended the watch of `--pid`. The process runs on.
+    Interrupted(i32),
+}
+
+/// Why a program could not be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel refuses.
+    #[error("{}", .0.why)]
+    Unwatchable(Unwatchable),
+    /// A system call failed.
+    #[error("{call} failed: {source}")]
+    Failed {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+fn failed(call: &'static str) -> impl FnOnce(io::Error) -> WatchError {
+    move |source| WatchError::Failed { call, source }
+}
+
+/// Watches a program until it ends, and returns how long that took. `timeout` lets it go after that time, if it can be let go.
+/// The observer gets each event with the time since the start.
+///
+/// # Errors
+/// The program cannot be watched. A command has not been executed then.
+pub fn watch(
+    target: &Target,
+    timeout: Option<Duration>,
+    observer: &mut dyn FnMut(Event, Duration),
+) -> Result<(Watched, Duration), WatchError> {
+    let signals = signals::Signals::hold().map_err(failed("signalfd()"))?;
+    let started = match target {
+        Target::Command { words, detach } => start::command(words, *detach, &signals)?,
+        Target::Process(pid) => start::process(*pid)?,
+    };
+    tracer::Tracer::new(started, signals, timeout, observer).run()
+}

@@ -1,0 +1,126 @@
+//! The signals that twtool gets while it watches a command. They belong to the command.
+//!
+//! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
+//! 2. A signal that a process sent is passed on. If the sender signalled the whole process group, the command got it as well.
+//!    The tracer sees every signal that reaches the command, so a signal with the same number from the same sender is passed on
+//!    once only. A signal that is still pending there absorbs the one that is passed on.
+//! 3. A signal that the terminal sent (Ctrl-C) has reached the command if that is in twtool's process group. Otherwise it is
+//!    passed on.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getpgid, getpgrp};
+
+/// `SI_USER`, and the codes of sigqueue(3) and tgkill(2), are not positive (sigaction(2)).
+const SI_USER: i32 = 0;
+
+/// A signal that reached twtool or the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Arrival {
+    pub(super) signal: i32,
+    pub(super) code: i32,
+    pub(super) sender: i32,
+}
+
+/// The blocked signals, until this is dropped.
+pub(super) struct Signals {
+    descriptor: SignalFd,
+    before: SigSet,
+    /// Signals that processes sent to the command, and that twtool has not got.
+    seen: Vec<(Arrival, Instant)>,
+}
+
+/// A group gets a signal in one system call. This is far more than twtool needs to read both copies.
+const SAME_CALL: Duration = Duration::from_secs(1);
+
+impl Signals {
+    /// Blocks all signals in this thread and those that it starts.
+    pub(super) fn hold() -> io::Result<Self> {
+        let all = SigSet::all();
+        let descriptor = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let before = all.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        Ok(Self { descriptor, before, seen: vec![] })
+    }
+
+    /// Runs a function with the signals as they were before. A process that it starts inherits them.
+    pub(super) fn released<T>(&self, run: impl FnOnce() -> T) -> T {
+        // This cannot fail, because both masks were valid before.
+        let _ = self.before.thread_set_mask();
+        let result = run();
+        let _ = SigSet::all().thread_set_mask();
+        result
+    }
+
+    /// Waits for a signal, at most this long. SIGCHLD counts, because each stop of the program sends it.
+    pub(super) fn wait(&self, time: Option<Duration>) -> io::Result<()> {
+        let timeout = match time {
+            None => PollTimeout::NONE,
+            Some(time) => PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX),
+        };
+        match poll(&mut [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The signals that have arrived, without SIGCHLD.
+    pub(super) fn arrived(&self) -> io::Result<Vec<Arrival>> {
+        let mut arrived = vec![];
+        while let Some(info) = self.descriptor.read_signal()? {
+            let signal = info.ssi_signo.cast_signed();
+            if signal != libc::SIGCHLD {
+                arrived.push(Arrival { signal, code: info.ssi_code, sender: info.ssi_pid.cast_signed() });
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// Remembers a signal that the command is about to get.
+    pub(super) fn reached_command(&mut self, arrival: Arrival) {
+        let now = Instant::now();
+        self.seen.retain(|(_, at)| now.duration_since(*at) < SAME_CALL);
+        if arrival.code <= SI_USER && arrival.sender != std::process::id().cast_signed() {
+            self.seen.push((arrival, now));
+        }
+    }
+
+    /// Passes a signal on to these processes.
+    pub(super) fn pass_on(&mut self, arrival: Arrival, to: &[i32]) {
+        let sent_to_group = self.seen.iter().position(|(seen, at)| *seen == arrival && at.elapsed() < SAME_CALL);
+        if let Some(at) = sent_to_group {
+            self.seen.remove(at);
+            return;
+        }
+        let terminal = arrival.code > SI_USER;
+        for pid in to {
+            if !terminal || getpgid(Some(Pid::from_raw(*pid))).is_ok_and(|group| group != getpgrp()) {
+                send(*pid, arrival.signal);
+            }
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // This cannot fail, because the mask was valid before.
+        let _ = self.before.thread_set_mask();
+    }
+}
+
+/// Sends a signal. The process may have ended.
+pub(super) fn send(pid: i32, signal: i32) {
+    // SAFETY: kill takes two numbers.
+    #[expect(unsafe_code, reason = "the safe wrappers do not have real-time signals")]
+    let _ = unsafe { libc::kill(pid, signal) };
+}
+
+/// Stops this process until it gets SIGCONT.
+pub(super) fn stop_here() {
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+}

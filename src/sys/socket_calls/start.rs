@@ -1,0 +1,112 @@
+//! Starts a program so that it is traced from its first instruction, or attaches to a running process, and explains why that
+//! is refused.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+use super::ptrace::{Request, request};
+use super::refusal::refusal;
+use super::signals::Signals;
+use super::{WatchError, failed, stub, target};
+use crate::model::call::{SlowReason, Unwatchable};
+use crate::sys::folder;
+
+/// `PTRACE_O_*`: attach to all processes and threads that a traced one starts; mark stops at system calls.
+const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACEEXEC
+    | libc::PTRACE_O_TRACESYSGOOD;
+
+/// A program that is traced, and how.
+pub(super) struct Started {
+    /// The process of the command; `None` for a running process.
+    pub(super) command: Option<i32>,
+    /// The threads that are traced.
+    pub(super) threads: BTreeSet<i32>,
+    /// Why every system call stops the program; `None`: only the watched ones do.
+    pub(super) slow: Option<SlowReason>,
+    /// Whether to let go after the first listen() that succeeds.
+    pub(super) detach: bool,
+}
+
+/// Starts a command. It is about to be executed when this returns.
+pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Result<Started, WatchError> {
+    let child = signals.released(|| stub::spawn(words, !detach)).map_err(failed("starting the program"))?;
+    let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(failed("starting the program"))?;
+    let seized = await_stop(pid).and_then(|()| {
+        let filtered = target::seccomp_filters(pid).is_some_and(|filters| {
+            target::seccomp_filters(std::process::id().cast_signed()).is_some_and(|own| filters > own)
+        });
+        let slow = match (detach, filtered) {
+            (true, _) => Some(SlowReason::Detach),
+            (false, true) => None,
+            (false, false) => Some(SlowReason::NoFilter),
+        };
+        // With a filter, the processes must end together with twtool: without a tracer their calls would fail with ENOSYS.
+        let options = if filtered { FOLLOW | libc::PTRACE_O_TRACESECCOMP | libc::PTRACE_O_EXITKILL } else { FOLLOW };
+        request(Request::Seize, pid, options)?;
+        Ok(slow)
+    });
+    let slow = seized.map_err(|error| {
+        let why = refusal(&error, pid, true);
+        // The stub is stopped and has executed nothing. It may have ended by itself.
+        let _ = number(pid).and_then(|pid| {
+            kill_process(pid, Signal::KILL)?;
+            Ok(waitpid(Some(pid), WaitOptions::empty())?)
+        });
+        why
+    })?;
+    number(pid).and_then(|pid| Ok(kill_process(pid, Signal::CONT)?)).map_err(failed("kill()"))?;
+    Ok(Started { command: Some(pid), threads: BTreeSet::from([pid]), slow, detach })
+}
+
+fn number(pid: i32) -> io::Result<Pid> {
+    Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Waits until the stub has stopped itself.
+fn await_stop(pid: i32) -> io::Result<()> {
+    loop {
+        match waitpid(Some(number(pid)?), WaitOptions::UNTRACED) {
+            Ok(Some((_, status))) if status.stopped() => return Ok(()),
+            Ok(Some(_)) => return Err(io::Error::other("it ended before it could be watched")),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Attaches to every thread of a running process.
+pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
+    let mut threads = BTreeSet::new();
+    loop {
+        // A thread that starts meanwhile is attached to by its parent, or found in the next round.
+        let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| no_such_process(pid))?;
+        let new: Vec<i32> =
+            names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for tid in new {
+            match request(Request::Seize, tid, FOLLOW).and_then(|()| request(Request::Interrupt, tid, 0)) {
+                Ok(()) => drop(threads.insert(tid)),
+                // The thread has ended, or its parent is traced already and so is the thread.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(_) if target::tracer(tid) == Some(std::process::id().cast_signed()) => drop(threads.insert(tid)),
+                Err(error) => return Err(refusal(&error, pid, false)),
+            }
+        }
+    }
+    if threads.is_empty() { Err(no_such_process(pid)) } else { Ok(Started { command: None, threads, slow: Some(SlowReason::Running), detach: false }) }
+}
+
+fn no_such_process(pid: i32) -> WatchError {
+    WatchError::Unwatchable(Unwatchable {
+        why: format!("process {pid} cannot be watched: there is no such process"),
+        hint: "`ps -e` lists the processes of this pid namespace",
+    })
+}

@@ -1,0 +1,65 @@
+//! The start of the watched program. twtool starts itself with a hidden argument: the stub. It prepares itself, stops until
+//! the tracer has attached, and becomes the program. So no code runs between fork and exec in a process with threads.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
+
+use nix::sys::signal::{Signal, raise};
+use rustix::process::set_parent_process_death_signal;
+
+use super::filter;
+use crate::sys::descriptors;
+
+/// The argument after which the stub's own arguments follow.
+const STUB: &str = "{why-stub}";
+
+/// Whether the stub installs the filter.
+const FILTER: &str = "filter";
+const NO_FILTER: &str = "no-filter";
+
+/// Variables that a service manager sets to the pid of the process that it starts (sd_listen_fds(3), sd_watchdog_enabled(3)).
+/// The program has another pid than twtool.
+const PID_VARIABLES: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
+
+/// Starts the stub.
+pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
+    // The stub and the program get the limit that twtool was started with.
+    descriptors::restore_limit();
+    let mut stub = Command::new("/proc/self/exe");
+    stub.arg0("twtool").arg(STUB).arg(if filter { FILTER } else { NO_FILTER }).args(command);
+    let child = stub.spawn();
+    descriptors::raise_limit();
+    child
+}
+
+/// Runs the stub if these are its arguments. Returns the program and why it cannot be executed.
+#[must_use]
+pub fn run_stub(args: &[OsString]) -> Option<(OsString, io::Error)> {
+    let [_, stub, filter, program, arguments @ ..] = args else { return None };
+    if stub != STUB {
+        return None;
+    }
+    // The stub must not stay stopped if twtool ends before it has attached.
+    let _ = set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    if filter == FILTER {
+        // If it cannot be installed, the tracer sees that in /proc and uses the slower way.
+        let _ = filter::install();
+    }
+    let _ = raise(Signal::SIGSTOP);
+    let _ = set_parent_process_death_signal(None);
+    Some((program.clone(), become_program(program, arguments)))
+}
+
+fn become_program(program: &OsStr, arguments: &[OsString]) -> io::Error {
+    let parent = nix::unistd::getppid().to_string();
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for name in PID_VARIABLES {
+        if std::env::var_os(name).is_some_and(|pid| pid == *parent) {
+            command.env(name, std::process::id().to_string());
+        }
+    }
+    command.exec()
+}

@@ -1,0 +1,273 @@
+//! Reads what a stopped thread asks for: the address in its memory, and the socket behind its descriptor.
+//!
+//! 1. process_vm_readv(2) reads the address.
+//! 2. pidfd_getfd(2) copies the descriptor, and getsockopt(2) on the copy reads the options. The copy is closed before the
+//!    thread continues, so that a close() of the program still ends the socket.
+//!
+//! A process that is not dumpable refuses both to a tracer without CAP_SYS_PTRACE (ptrace(2)).
+
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::model::bind::ReuseOptions;
+use crate::model::call::{CalledAddr, CalledSocket, CallingProcess};
+use crate::model::health::Capability;
+use crate::model::name::text_of;
+use crate::model::port::Port;
+use crate::sys::capabilities;
+use crate::sys::errno::{if_visible, retry};
+
+/// The size of `struct sockaddr_in6`.
+const LONGEST: usize = 28;
+
+/// An address in the memory of a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ReadAddr {
+    Internet(CalledAddr),
+    /// Of a family without ports, or too short.
+    Other,
+}
+
+/// Reads the socket address of this length.
+pub(super) fn read_addr(tid: i32, addr: u64, length: u64) -> io::Result<ReadAddr> {
+    let mut bytes = [0; LONGEST];
+    // The length is an int.
+    let length = usize::try_from(length & 0xffff_ffff).unwrap_or(usize::MAX).min(LONGEST);
+    let count = read_memory(tid, addr, &mut bytes[..length])?;
+    Ok(parse_addr(&bytes[..count]).map_or(ReadAddr::Other, ReadAddr::Internet))
+}
+
+/// Reads the three arguments of a call through socketcall.
+pub(super) fn read_words(tid: i32, addr: u64) -> io::Result<[u32; 3]> {
+    let mut bytes = [0; 12];
+    // listen() has two arguments, so that the third word may lie on an unmapped page.
+    let count = read_memory(tid, addr, &mut bytes)?;
+    if count < 8 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Ok([word(0), word(4), word(8)])
+}
+
+fn read_memory(tid: i32, addr: u64, into: &mut [u8]) -> io::Result<usize> {
+    let base = usize::try_from(addr).map_err(io::Error::other)?;
+    let remote = [RemoteIoVec { base, len: into.len() }];
+    Ok(process_vm_readv(nix::unistd::Pid::from_raw(tid), &mut [IoSliceMut::new(into)], &remote)?)
+}
+
+fn parse_addr(bytes: &[u8]) -> Option<CalledAddr> {
+    let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let port = Port(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?));
+    match family {
+        libc::AF_INET => {
+            let addr: [u8; 4] = *bytes.get(4..)?.first_chunk()?;
+            Some(CalledAddr { addr: Ipv4Addr::from(addr).into(), port, scope: 0 })
+        }
+        libc::AF_INET6 => {
+            let addr: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
+            // Old programs pass an address without the scope (24 bytes).
+            let scope = bytes.get(24..).and_then(|rest| rest.first_chunk()).map_or(0, |scope| u32::from_ne_bytes(*scope));
+            Some(CalledAddr { addr: Ipv6Addr::from(addr).into(), port, scope })
+        }
+        _ => None,
+    }
+}
+
+/// A copy of a descriptor of the thread.
+pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Result<OwnedFd> {
+    /// `PIDFD_THREAD` (since Linux 6.9).
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+    let number = i32::try_from(descriptor & 0xffff_ffff).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let pid = |id| Pid::from_raw(id).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH));
+    let copy = |pidfd: OwnedFd| retry(|| Ok(pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?));
+    if tid == process {
+        return copy(retry(|| Ok(pidfd_open(pid(process)?, PidfdFlags::empty())?))?);
+    }
+    if let Ok(pidfd) = pidfd_open(pid(tid)?, THREAD) {
+        return copy(pidfd);
+    }
+    // The main thread may have other descriptors (unshare(CLONE_FILES)).
+    let copied = copy(retry(|| Ok(pidfd_open(pid(process)?, PidfdFlags::empty())?))?)?;
+    let inode = |path: String| retry(|| fs::metadata(&path)).map(|file| file.ino());
+    let same =
+        inode(format!("/proc/{tid}/fd/{number}"))? == inode(format!("/proc/self/fd/{}", copied.as_raw_fd()))?;
+    if same { Ok(copied) } else { Err(io::Error::other("the thread has descriptors of its own")) }
+}
+
+/// Describes a socket; `None` if it is no Internet socket.
+pub(super) fn describe(copy: OwnedFd) -> io::Result<Option<CalledSocket>> {
+    let socket = Socket::from(copy);
+    let ipv6 = match retry(|| socket.domain()) {
+        Ok(Domain::IPV4) => false,
+        Ok(Domain::IPV6) => true,
+        Ok(_) => return Ok(None),
+        // The descriptor is no socket, so the call fails with the same errno.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let kind = match retry(|| socket.r#type())? {
+        Type::STREAM => "stream",
+        Type::DGRAM => "dgram",
+        _ => "other",
+    };
+    let protocol = match retry(|| socket.protocol())? {
+        Some(Protocol::TCP) => "tcp".into(),
+        Some(Protocol::UDP) => "udp".into(),
+        Some(Protocol::MPTCP) => "mptcp".into(),
+        other => other.map_or(0, i32::from).to_string(),
+    };
+    // An option that this kernel or this protocol does not have is not set.
+    let flag = |read: &dyn Fn() -> io::Result<bool>| Ok::<_, io::Error>(if_visible(retry(read))?.unwrap_or(false));
+    let reuse = ReuseOptions {
+        reuseaddr: flag(&|| socket.reuse_address())?,
+        reuseport: flag(&|| socket.reuse_port())?,
+    };
+    let device = if_visible(retry(|| socket.device()))?.flatten();
+    let device = device.map(|name| text_of(name.strip_suffix(b"\0").unwrap_or(&name)));
+    let ip = |v4: &dyn Fn() -> io::Result<bool>, v6: &dyn Fn() -> io::Result<bool>| flag(if ipv6 { v6 } else { v4 });
+    Ok(Some(CalledSocket {
+        ipv6,
+        kind,
+        protocol,
+        reuse,
+        v6only: ipv6 && flag(&|| socket.only_v6())?,
+        freebind: ip(&|| socket.freebind_v4(), &|| socket.freebind_v6())?,
+        transparent: ip(&|| socket.ip_transparent_v4(), &|| socket.ip_transparent_v6())?,
+        bind_address_no_port: flag(&|| Ok(getsockopt(&socket, sockopt::IpBindAddressNoPort)?))?,
+        device: device.filter(|name| !name.is_empty()),
+        local: local_addr(&socket)?.filter(|local| local.port() != 0 || !local.ip().is_unspecified()),
+    }))
+}
+
+/// The local address of a socket.
+pub(super) fn local_addr(socket: &Socket) -> io::Result<Option<SocketAddr>> {
+    Ok(if_visible(retry(|| socket.local_addr()))?.and_then(|local| local.as_socket()))
+}
+
+/// The address of a socket in the form of a call.
+pub(super) fn called_addr(local: SocketAddr) -> CalledAddr {
+    let scope = match local {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(v6) => v6.scope_id(),
+    };
+    CalledAddr { addr: local.ip(), port: Port(local.port()), scope }
+}
+
+/// The process of a thread.
+pub(super) fn process_of(tid: i32) -> Option<i32> {
+    let status = status(tid);
+    parse_number(&status, "Tgid:")
+}
+
+fn status(tid: i32) -> Vec<u8> {
+    retry(|| fs::read(format!("/proc/{tid}/status"))).unwrap_or_default()
+}
+
+fn parse_number(status: &[u8], name: &str) -> Option<i32> {
+    str::from_utf8(capabilities::field(status, name)?).ok()?.parse().ok()
+}
+
+/// The number of seccomp filters of a process (since Linux 5.9).
+pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
+    parse_number(&status(tid), "Seccomp_filters:")
+}
+
+/// The process that traces this one; 0 for none.
+pub(super) fn tracer(tid: i32) -> Option<i32> {
+    parse_number(&status(tid), "TracerPid:")
+}
+
+/// The command name of a process.
+pub(super) fn comm(tid: i32) -> String {
+    let comm = retry(|| fs::read(format!("/proc/{tid}/comm"))).unwrap_or_default();
+    text_of(comm.strip_suffix(b"\n").unwrap_or(&comm))
+}
+
+/// The facts about a process that explain the result of a call.
+pub(super) fn process(tid: i32) -> CallingProcess {
+    let status = status(tid);
+    let effective = |line: &[u8]| str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok();
+    CallingProcess {
+        pid: parse_number(&status, "Tgid:").unwrap_or(tid),
+        tid,
+        comm: comm(tid),
+        uid: capabilities::field(&status, "Uid:").and_then(effective),
+        netns: retry(|| fs::metadata(format!("/proc/{tid}/ns/net"))).ok().map(|file| file.ino()),
+        no_new_privs: capabilities::parse_no_new_privs(&status),
+        cap_net_bind_service: capabilities::parse(&status).map(|set| set.has(Capability::NetBindService)),
+    }
+}
+
+/// The user that the program file of a process would switch to, or `capabilities` if the file has some; `None` for an
+/// ordinary program, and for one that gets its privilege.
+pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
+    let path = format!("/proc/{tid}/exe");
+    let file = retry(|| fs::metadata(&path)).ok()?;
+    let mount = retry(|| Ok(rustix::fs::statvfs(path.as_str())?)).ok()?;
+    if mount.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID) {
+        return None;
+    }
+    let status = status(tid);
+    let effective = |name: &str| {
+        let line = str::from_utf8(capabilities::field(&status, name)?).ok()?;
+        line.split_ascii_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    // Mode bits of stat(2): set-user-ID, set-group-ID, and execution by the group, without which set-group-ID means a lock.
+    let (setuid, setgid) = (file.mode() & 0o4000 != 0, file.mode() & 0o2010 == 0o2010);
+    let user = setuid && effective("Uid:").is_some_and(|uid| uid != file.uid());
+    let group = setgid && effective("Gid:").is_some_and(|gid| gid != file.gid());
+    let mut bytes = [0_u8; 64];
+    let has_capabilities = retry(|| Ok(rustix::fs::getxattr(path.as_str(), "security.capability", &mut bytes)?)).is_ok();
+    let permitted = capabilities::field(&status, "CapPrm:").is_some_and(|set| set.iter().any(|digit| *digit != b'0'));
+    let capabilities = has_capabilities && !permitted;
+    let program = || retry(|| fs::read_link(&path)).map_or_else(|_| "unknown".into(), |path| text_of(path.as_os_str().as_encoded_bytes()));
+    (user || group || capabilities).then(|| LostPrivilege { program: program(), capabilities })
+}
+
+/// A program that runs without the privilege that its file has.
+pub(super) struct LostPrivilege {
+    pub(super) program: String,
+    pub(super) capabilities: bool,
+}
+
+/// The local address that a socket has after listen(), which binds a socket that was not bound.
+pub(super) fn address_now(copy: OwnedFd) -> Option<CalledAddr> {
+    local_addr(&Socket::from(copy)).ok().flatten().map(called_addr)
+}
+
+/// The address of a socket before the call.
+pub(super) fn address_before(socket: &CalledSocket) -> CalledAddr {
+    let any: IpAddr = if socket.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    socket.local.map_or(CalledAddr { addr: any, port: Port(0), scope: 0 }, called_addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_in_every_length_that_the_kernel_accepts() {
+        let mut v4 = libc::AF_INET.to_ne_bytes()[..2].to_vec();
+        v4.extend([0x1f, 0x90, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let at = |bytes: &[u8]| parse_addr(bytes).map(|addr| (addr.addr.to_string(), addr.port.0, addr.scope));
+        assert_eq!(at(&v4), Some(("127.0.0.1".into(), 8080, 0)));
+        let mut v6 = libc::AF_INET6.to_ne_bytes()[..2].to_vec();
+        v6.extend([0, 80, 0, 0, 0, 0]);
+        v6.extend("fe80::1".parse::<Ipv6Addr>().expect("an address").octets());
+        assert_eq!(at(&v6), Some(("fe80::1".into(), 80, 0)));
+        v6.extend(7_u32.to_ne_bytes());
+        assert_eq!(at(&v6), Some(("fe80::1".into(), 80, 7)));
+        assert_eq!(at(&[1, 0, b'/', b'x']), None, "AF_UNIX");
+        for cut in 0..8 {
+            assert_eq!(at(&v4[..cut]), None);
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The loop of the tracer: waits for stops of the program, reads its calls, and lets it continue.
+//!
+//! | stop | what the tracer does |
+//! |---|---|
+//! | a watched call begins | reads address and socket, continues to the end of the call |
+//! | a watched call ends | tells the observer |
+//! | an exec | checks whether the program lost a privilege |
+//! | a signal | passes it to the program |
+//! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves it stopped; if it is the command, stops twtool |
+//!
+//! A thread can end at any moment (SIGKILL). Requests for it fail with ESRCH then, and its end is reported later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitOptions, wait};
+
+use super::arch::{Watched as WatchedCall, through_socketcall, watched};
+use super::ptrace::{self, Request, SyscallStop, event, request};
+use super::signals::{self, Arrival, Signals};
+use super::start::Started;
+use super::target::{self, ReadAddr};
+use super::{Event, WatchError, Watched, failed};
+use crate::model::bind::CallResult;
+use crate::model::call::{CallName, CalledAddr, CalledSocket, ProgramEnd, SocketCall, WatchNote};
+use crate::sys::bind::errno as named;
+
+/// Signals that stop a process (signal(7)).
+const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Signals that end the watch of a running process.
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// Results that the program does not see: the call begins again (include/linux/errno.h).
+const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
+
+/// A watched call that has begun.
+struct Begun {
+    name: CallName,
+    fd: u64,
+    addr: Option<CalledAddr>,
+    socket: Option<CalledSocket>,
+    unread: Option<String>,
+}
+
+/// A traced thread.
+#[derive(Default)]
+struct Thread {
+    process: Option<i32>,
+    call: Option<Begun>,
+}
+
+impl Thread {
+    fn new(tid: i32) -> Self {
+        Self { process: target::process_of(tid), call: None }
+    }
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct Tracer<'a> {
+    command: Option<i32>,
+    threads: BTreeMap<i32, Thread>,
+    slow: bool,
+    detach: bool,
+    signals: Signals,
+    observer: &'a mut dyn FnMut(Event, Duration),
+    began: Instant,
+    deadline: Option<Instant>,
+    /// Whether the command has replaced the stub.
+    executed: bool,
+    /// Whether threads are detached when they stop.
+    letting_go: bool,
+    end: Option<ProgramEnd>,
+    /// The processes that were reported to use io_uring, and the programs that were reported to lose a privilege.
+    reported: (BTreeSet<i32>, BTreeSet<String>),
+}
+
+impl<'a> Tracer<'a> {
+    pub(super) fn new(
+        started: Started,
+        signals: Signals,
+        timeout: Option<Duration>,
+        observer: &'a mut dyn FnMut(Event, Duration),
+    ) -> Self {
+        let Started { command, threads, slow, detach } = started;
+        if let Some(reason) = slow {
+            observer(Event::Note(WatchNote::Slow(reason)), Duration::ZERO);
+        }
+        let began = Instant::now();
+        Self {
+            command,
+            threads: threads.into_iter().map(|tid| (tid, Thread::new(tid))).collect(),
+            slow: slow.is_some(),
+            detach,
+            signals,
+            observer,
+            began,
+            deadline: timeout.and_then(|timeout| began.checked_add(timeout)),
+            executed: command.is_none(),
+            letting_go: false,
+            end: None,
+            reported: (BTreeSet::new(), BTreeSet::new()),
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<(Watched, Duration), WatchError> {
+        loop {
+            while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
+                self.changed(tid, status);
+            }
+            if let Some(watched) = self.ended() {
+                return Ok((watched, self.began.elapsed()));
+            }
+            let left = self.deadline.filter(|_| !self.letting_go).map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                self.let_go();
+                continue;
+            }
+            self.signals.wait(left).map_err(failed("poll()"))?;
+            for arrival in self.signals.arrived().map_err(failed("read()"))? {
+                if self.command.is_some() {
+                    // What reached the whole group has reached the command by now.
+                    while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
+                        self.changed(tid, status);
+                    }
+                    let to = self.receivers();
+                    self.signals.pass_on(arrival, &to);
+                } else if ENDING.contains(&arrival.signal) {
+                    // The kernel detaches from the process when twtool ends, and the process continues.
+                    return Ok((Watched::Interrupted(arrival.signal), self.began.elapsed()));
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, note: WatchNote) {
+        (self.observer)(Event::Note(note), self.began.elapsed());
+    }
+
+    fn ended(&self) -> Option<Watched> {
+        if !self.threads.is_empty() {
+            return None;
+        }
+        match (self.command, self.end) {
+            (None, _) => Some(Watched::ProcessLeft),
+            (Some(_), None) => None,
+            (Some(_), Some(end)) if self.executed => Some(Watched::Ended(end)),
+            (Some(_), Some(end)) => Some(Watched::NotStarted(end)),
+        }
+    }
+
+    /// The processes that get the signals of twtool: the command, and after its end the others.
+    fn receivers(&self) -> Vec<i32> {
+        match (self.command, self.end) {
+            (Some(command), None) => vec![command],
+            _ => self.processes().into_iter().collect(),
+        }
+    }
+
+    fn processes(&self) -> BTreeSet<i32> {
+        self.threads.iter().map(|(tid, thread)| thread.process.unwrap_or(*tid)).collect()
+    }
+
+    fn changed(&mut self, tid: i32, status: i32) {
+        match status & 0x7f {
+            0x7f => self.stopped(tid, status >> 8 & 0xff, status >> 16),
+            0 => self.exited(tid, ProgramEnd::Exited(u8::try_from(status >> 8 & 0xff).unwrap_or(u8::MAX))),
+            signal => self.exited(tid, ProgramEnd::Signaled(signal)),
+        }
+    }
+
+    fn exited(&mut self, tid: i32, end: ProgramEnd) {
+        self.threads.remove(&tid);
+        if self.command != Some(tid) {
+            return;
+        }
+        self.end = Some(end);
+        let processes = self.processes().len();
+        if processes > 0 && !self.letting_go {
+            self.note(WatchNote::RunsOn { end, processes });
+        }
+    }
+
+    fn stopped(&mut self, tid: i32, signal: i32, event: i32) {
+        if self.letting_go && !self.threads.contains_key(&tid) && self.command == Some(tid) {
+            // The command is not traced any more, and has stopped like any child.
+            signals::stop_here();
+            return;
+        }
+        self.threads.entry(tid).or_insert_with(|| Thread::new(tid));
+        let is_signal = event == 0 && signal != libc::SIGTRAP | 0x80;
+        if self.letting_go {
+            self.threads.remove(&tid);
+            let _ = request(Request::Detach, tid, if is_signal { signal } else { 0 });
+            return;
+        }
+        match event {
+            _ if event == event::SECCOMP || (event == 0 && signal == libc::SIGTRAP | 0x80) => self.at_call(tid),
+            event::EXEC => {
+                self.at_exec(tid);
+                self.resume(tid, 0);
+            }
+            event::STOP if STOPPING.contains(&signal) => {
+                let _ = request(Request::Listen, tid, 0);
+                if self.executed && self.command == Some(tid) {
+                    signals::stop_here();
+                }
+            }
+            event::STOP | event::FORK | event::VFORK | event::CLONE => self.resume(tid, 0),
+            0 => {
+                if self.command.is_some_and(|command| self.threads[&tid].process == Some(command))
+                    && let Ok((signal, code, sender)) = ptrace::signal_info(tid)
+                {
+                    self.signals.reached_command(Arrival { signal, code, sender });
+                }
+                self.resume(tid, signal);
+            }
+            _ => self.resume(tid, 0),
+        }
+    }
+
+    /// Continues a thread: to the end of a watched call, or to the next call to watch.
+    fn resume(&mut self, tid: i32, signal: i32) {
+        let in_call = self.threads.get(&tid).is_some_and(|thread| thread.call.is_some());
+        let how = if self.slow || in_call { Request::Syscall } else { Request::Cont };
+        let _ = request(how, tid, signal);
+    }
+
+    fn at_exec(&mut self, tid: i32) {
+        // If another thread than the first one calls execve, it gets the number of the first one (ptrace(2)).
+        if let Ok(former) = ptrace::event_message(tid)
+            && former != tid
+        {
+            self.threads.remove(&former);
+        }
+        self.threads.insert(tid, Thread::new(tid));
+        self.executed |= self.command == Some(tid);
+        if let Some(target::LostPrivilege { program, capabilities }) = target::lost_privilege(tid)
+            && self.reported.1.insert(program.clone())
+        {
+            let process = target::process(tid);
+            self.note(WatchNote::PrivilegeLost { process, program, capabilities });
+        }
+    }
+
+    fn at_call(&mut self, tid: i32) {
+        match ptrace::syscall_stop(tid) {
+            Ok(Some(SyscallStop::Entry { arch, number, args })) => {
+                let call = watched(arch, number, args).and_then(|call| self.begin(tid, call));
+                if let Some(thread) = self.threads.get_mut(&tid) {
+                    thread.call = call;
+                }
+            }
+            Ok(Some(SyscallStop::Exit(result))) => {
+                let call = self.threads.get_mut(&tid).and_then(|thread| thread.call.take());
+                if let Some(call) = call.filter(|_| !RESTARTS.contains(&result)) {
+                    self.finish(tid, call, result);
+                }
+            }
+            Ok(None) | Err(_) => {}
+        }
+        if self.letting_go {
+            self.threads.remove(&tid);
+            let _ = request(Request::Detach, tid, 0);
+        } else {
+            self.resume(tid, 0);
+        }
+    }
+
+    fn copy(&self, tid: i32, fd: u64) -> io::Result<OwnedFd> {
+        let process = self.threads.get(&tid).and_then(|thread| thread.process).unwrap_or(tid);
+        target::copy_descriptor(tid, process, fd)
+    }
+
+    /// Reads the call that begins; `None` if it is about no Internet socket.
+    fn begin(&mut self, tid: i32, call: WatchedCall) -> Option<Begun> {
+        let (name, fd, place) = match call {
+            WatchedCall::Bind { fd, addr, length } => (CallName::Bind, fd, Some((addr, length))),
+            WatchedCall::Connect { fd, addr, length } => (CallName::Connect, fd, Some((addr, length))),
+            WatchedCall::Listen { fd } => (CallName::Listen, fd, None),
+            WatchedCall::SocketCall { call, args } => {
+                let words = target::read_words(tid, args).ok()?;
+                return self.begin(tid, through_socketcall(call, words)?);
+            }
+            WatchedCall::IoUringSetup => {
+                let process = target::process(tid);
+                if self.reported.0.insert(process.pid) {
+                    self.note(WatchNote::IoUring(process));
+                }
+                return None;
+            }
+        };
+        let mut begun = Begun { name, fd, addr: None, socket: None, unread: None };
+        match place.map(|(addr, length)| target::read_addr(tid, addr, length)) {
+            Some(Ok(ReadAddr::Other)) => return None,
+            Some(Ok(ReadAddr::Internet(addr))) => begun.addr = Some(addr),
+            // The address lies in no memory, so the call fails with EFAULT.
+            Some(Err(error)) if error.raw_os_error() == Some(libc::EFAULT) => return None,
+            Some(Err(error)) => begun.unread = Some(error.to_string()),
+            None => {}
+        }
+        match self.copy(tid, fd).and_then(target::describe) {
+            Ok(None) => return None,
+            // There is no such descriptor, so the call fails with the same errno.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => return None,
+            Ok(Some(socket)) => {
+                if name == CallName::Listen {
+                    begun.addr = Some(target::address_before(&socket));
+                }
+                begun.socket = Some(socket);
+            }
+            Err(error) => begun.unread = Some(error.to_string()),
+        }
+        Some(begun)
+    }
+
+    /// Reports the call that ended.
+    fn finish(&mut self, tid: i32, call: Begun, result: i64) {
+        let Begun { name, fd, mut addr, socket, unread } = call;
+        let result = match i32::try_from(-result) {
+            // A call that continues in the background has not failed.
+            Ok(libc::EINPROGRESS) => CallResult::Ok,
+            Ok(errno) if errno > 0 => CallResult::Failed(named(&io::Error::from_raw_os_error(errno))),
+            _ => CallResult::Ok,
+        };
+        let listens = name == CallName::Listen && result == CallResult::Ok;
+        if listens && let Ok(copy) = self.copy(tid, fd) {
+            addr = target::address_now(copy).or(addr);
+        }
+        let at = self.began.elapsed();
+        let call = SocketCall { name, result, addr, socket, unread, process: target::process(tid), at };
+        let watched = self.processes();
+        let is_tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
+        (self.observer)(Event::Call { call, watched: &watched }, at);
+        if listens && is_tcp && self.detach && !self.letting_go {
+            self.let_go();
+        }
+    }
+
+    /// Detaches from all threads, each at its next stop.
+    fn let_go(&mut self) {
+        self.letting_go = true;
+        for tid in self.threads.keys() {
+            let _ = request(Request::Interrupt, *tid, 0);
+        }
+        self.note(WatchNote::LetGo);
+    }
+}
+
+/// The next thread that has stopped or ended, with its wait status; `None` if there is none now.
+fn next_stop() -> io::Result<Option<(i32, i32)>> {
+    /// `__WALL`: threads as well as processes.
+    const ALL: WaitOptions = WaitOptions::from_bits_retain(0x4000_0000);
+    loop {
+        match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | ALL) {
+            Ok(Some((pid, status))) => return Ok(Some((pid.as_raw_nonzero().get(), status.as_raw()))),
+            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `twtool why`: what it reports about a program equals what the program did, and the program runs as without it.
+//!
+//! The program that is watched is mostly twtool's own `bind-test`: it binds with every set of options, and reports each result.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+use twtool::model::bind::ReuseOptions;
+
+use crate::support::commands::needs_program;
+use crate::support::limits::refuse;
+use crate::support::situations::{bucket_of_server, listen};
+use crate::support::suite;
+use crate::support::twtool::{PATH, Run, command, twtool};
+
+suite! {
+    pure: [
+        wrong_usage_is_refused,
+    ],
+    netns: [
+        every_failure_of_a_program_is_reported_with_its_errno_and_options,
+        a_listen_is_reported_with_the_port_that_the_kernel_chose,
+        a_port_that_the_program_holds_itself_is_reported_as_such,
+        the_exit_status_is_that_of_the_command,
+        the_command_has_stdin_and_stdout_for_itself,
+        a_program_that_daemonises_is_watched_to_its_end,
+        a_thousand_short_processes_are_watched,
+        where_ptrace_is_refused_the_exact_reason_is_printed,
+        a_second_tracer_is_refused_by_name,
+        the_commands_that_are_printed_work,
+        without_a_seccomp_filter_the_slower_way_reports_the_same,
+    ],
+}
+
+/// Runs `twtool why -o ndjson` with a command, and returns the run and its records.
+fn why(words: &[&str]) -> (Run, Vec<Value>) {
+    let run = twtool(["why", "-o", "ndjson", "--"].iter().chain(words));
+    let records = records(&run);
+    (run, records)
+}
+
+/// The lines of standard error that are records.
+#[track_caller]
+fn records(run: &Run) -> Vec<Value> {
+    let lines = run.stderr.lines().filter(|line| line.starts_with('{'));
+    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}{run}"))).collect()
+}
+
+fn of_type<'a>(records: &'a [Value], wanted: &str) -> Vec<&'a Value> {
+    records.iter().filter(|record| record["type"] == wanted).collect()
+}
+
+/// The address, the options and the errno of each failed bind, in a stable order.
+type Failures = BTreeSet<(String, Vec<String>, String)>;
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+/// What bind-test reports about itself.
+fn failures_of_bind_test(run: &Run) -> Failures {
+    let failed = |attempt: &&Value| attempt["bind"] != "ok";
+    let attempts = run.records("attempts");
+    attempts
+        .iter()
+        .filter(failed)
+        .map(|attempt| {
+            let text = |key: &str| attempt[key].as_str().expect("a text").to_owned();
+            (text("addr"), strings(&attempt["options"]), text("bind"))
+        })
+        .collect()
+}
+
+/// What `why` reports about a program. Other options than the two of bind-test are left out.
+fn failures_of_why(records: &[Value]) -> Failures {
+    let reuse = |options: Vec<String>| options.into_iter().filter(|name| name.starts_with("SO_REUSE")).collect();
+    of_type(records, "call")
+        .into_iter()
+        .filter(|record| record["call"] == "bind" && !record["errno"].is_null())
+        .map(|record| {
+            let text = |key: &str| record[key].as_str().expect("a text").to_owned();
+            assert_eq!(record["port"], 8080, "{record}");
+            (text("addr"), reuse(strings(&record["socket"]["options"])), text("errno"))
+        })
+        .collect()
+}
+
+fn every_failure_of_a_program_is_reported_with_its_errno_and_options() {
+    let bind_test = |addr: &'static str| [PATH, "bind-test", "8080", "--json", "--addr", addr];
+    let check = |addr: &'static str, cause: &str| {
+        let (run, records) = why(&bind_test(addr));
+        let expected = failures_of_bind_test(&run);
+        assert_eq!(failures_of_why(&records), expected, "{addr}{run}");
+        assert!(!expected.is_empty(), "{addr}{run}");
+        for record in of_type(&records, "call") {
+            let plain = strings(&record["socket"]["options"]).iter().all(|name| name != "SO_REUSEADDR");
+            let expected = if cause == "time-wait-without-reuseaddr" && plain { "time-wait" } else { cause };
+            assert_eq!(record["cause"], expected, "{addr} {record}{run}");
+        }
+    };
+    check("192.0.2.7", "address-not-local");
+    {
+        let _server = listen("127.0.0.1:8080");
+        for addr in ["0.0.0.0", "127.0.0.1", "::"] {
+            check(addr, "listener");
+        }
+    }
+    let old = twtool::lab::Server::listen("127.0.0.2:8080".parse().expect("an address"), ReuseOptions::NONE);
+    bucket_of_server(&old.expect("a server"), "127.0.0.2:8080");
+    check("127.0.0.2", "time-wait-without-reuseaddr");
+}
+
+fn a_listen_is_reported_with_the_port_that_the_kernel_chose() {
+    let (run, records) = why(&[PATH, "bind-test", "0", "--addr", "127.0.0.1", "--listen", "--json"]);
+    let run = run.code(0);
+    let listening = of_type(&records, "end")[0]["listening"].as_array().expect("a list").clone();
+    assert_eq!(listening.len(), 4, "{run}");
+    assert!(listening.iter().all(|one| one["port"].as_u64().is_some_and(|port| port > 1024)), "{run}");
+    assert!(listening.iter().any(|one| one["port"] == run.json()["chosen_port"]), "{run}");
+}
+
+fn a_port_that_the_program_holds_itself_is_reported_as_such() {
+    let python = "import socket\na = socket.create_server(('127.0.0.1', 8080))\nb = socket.socket()\ntry: b.bind(('0.0.0.0', 8080))\nexcept OSError: pass\n";
+    needs_program("python3");
+    let (run, records) = why(&["python3", "-c", python]);
+    let calls = of_type(&records, "call");
+    let failed: Vec<_> = calls.iter().filter(|call| call["errno"] == "EADDRINUSE").collect();
+    assert_eq!(failed.len(), 1, "{run}");
+    assert_eq!(failed[0]["held_by_itself"], true, "{run}");
+    let _server = listen("127.0.0.1:8081");
+    let other = python.replace("8080", "8082").replace("('0.0.0.0', 8082)", "('0.0.0.0', 8081)");
+    let (run, records) = why(&["python3", "-c", &other]);
+    let failed: Vec<_> = of_type(&records, "call").into_iter().filter(|call| call["errno"] == "EADDRINUSE").collect();
+    assert_eq!((failed.len(), &failed[0]["held_by_itself"]), (1, &Value::Bool(false)), "{run}");
+}
+
+fn the_exit_status_is_that_of_the_command() {
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+    {
+        twtool(["why", "-q", "sh", "-c", script]).code(code);
+        twtool(["why", "-q", "--detach", "sh", "-c", script]).code(code);
+    }
+    let missing = twtool(["why", "no-such-program"]).code(127);
+    assert!(missing.stderr.starts_with("error: running 'no-such-program' failed"), "{missing}");
+    assert_eq!(missing.stderr.lines().count(), 1, "{missing}");
+    twtool(["why", "/etc/passwd"]).code(126);
+}
+
+fn the_command_has_stdin_and_stdout_for_itself() {
+    let script = "printf 'a\\nb\\n' | \"$0\" why cat";
+    let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);
+    assert_eq!(run.stdout, "a\nb\n", "{run}");
+    assert!(run.stderr.contains("no bind(), listen() or connect()"), "{run}");
+    // The signal mask and the limits are those of a plain run.
+    let facts = "grep -E '^(SigBlk|NoNewPrivs)' /proc/self/status; ulimit -n; ulimit -Hn";
+    let plain = Run::of(Command::new("sh").args(["-c", facts])).stdout;
+    let watched = twtool(["why", "-q", "sh", "-c", facts]).code(0).stdout;
+    let without_nnp =
+        |text: &str| text.lines().filter(|line| !line.starts_with("NoNew")).collect::<Vec<_>>().join("\n");
+    assert_eq!(without_nnp(&watched), without_nnp(&plain));
+}
+
+fn a_program_that_daemonises_is_watched_to_its_end() {
+    // The command ends at once; what it started binds later.
+    let script = format!("(sleep 0.3; exec {PATH} bind-test 8080 --addr 192.0.2.7 >/dev/null) & exit 3");
+    let (run, records) = why(&["sh", "-c", &script]);
+    let run = run.code(3);
+    assert!(of_type(&records, "note").iter().any(|note| note["note"] == "runs-on"), "{run}");
+    assert_eq!(of_type(&records, "call").len(), 4, "{run}");
+}
+
+fn a_thousand_short_processes_are_watched() {
+    let run =
+        twtool(["why", "sh", "-c", "i=0; while [ $i -lt 1000 ]; do /bin/true || exit 9; i=$((i+1)); done; exit 5"]);
+    run.code(5);
+}
+
+fn where_ptrace_is_refused_the_exact_reason_is_printed() {
+    refuse(libc::SYS_ptrace, None, libc::EPERM);
+    let run = twtool(["why", "echo", "started"]).code(125);
+    assert!(run.stderr.contains("a seccomp filter of this sandbox answers ptrace(2)"), "{run}");
+    assert!(run.stderr.contains("hint: ") && run.stdout.is_empty(), "{run}");
+}
+
+fn a_second_tracer_is_refused_by_name() {
+    let run = twtool(["why", "-q", PATH, "why", "echo", "started"]).code(125);
+    assert!(run.stderr.contains("traces it already"), "{run}");
+    assert!(run.stdout.is_empty(), "{run}");
+}
+
+fn without_a_seccomp_filter_the_slower_way_reports_the_same() {
+    let _server = listen("127.0.0.1:8080");
+    let words = [PATH, "bind-test", "8080", "--json", "--addr", "127.0.0.1"];
+    let (fast, expected) = why(&words);
+    assert!(of_type(&expected, "note").is_empty(), "{fast}");
+    // PR_SET_SECCOMP.
+    refuse(libc::SYS_prctl, Some((0, seccompiler::SeccompCmpOp::Eq, 22)), libc::EPERM);
+    let (slow, records) = why(&words);
+    assert!(of_type(&records, "note").iter().any(|note| note["note"] == "slow"), "{slow}");
+    assert_eq!(failures_of_why(&records), failures_of_why(&expected), "{slow}");
+}
+
+fn wrong_usage_is_refused() {
+    twtool(["why"]).refused("required");
+    twtool(["why", "--pid", "1", "true"]).refused("--pid");
+    twtool(["why", "--pid", "0"]).refused("0");
+    twtool(["why", "--timeout", "1s", "true"]).refused("--timeout");
+    twtool(["why", "-o", "csv", "true"]).refused("csv");
+    twtool(["why", "-o", "json", "true"]).refused("json");
+    twtool(["why", "--log", "/no/such/folder/x", "true"]).refused("/no/such/folder/x");
+    // Options after the command are the command's own.
+    let run = Run::of(&mut command(["why", "-q", "echo", "--pid", "-q"])).code(0);
+    assert_eq!(run.stdout, "--pid -q\n");
+}
+
+/// The commands of the only explained call of a Python program.
+#[track_caller]
+fn printed(python: &str) -> (Run, Vec<String>) {
+    let (run, records) = why(&["python3", "-c", python]);
+    let explained: Vec<_> = of_type(&records, "call").into_iter().filter(|call| !call["errno"].is_null()).collect();
+    let [call] = explained.as_slice() else { panic!("one call{run}") };
+    let steps = call["next"].as_array().expect("steps");
+    let commands = steps.iter().map(|step| step["command"].as_str().expect("a command").to_owned()).collect();
+    (run, commands)
+}
+
+fn the_commands_that_are_printed_work() {
+    needs_program("python3");
+    needs_program("ss");
+    needs_program("ip");
+    let run_one = |run: &Run, commands: &[String], begin: &str| {
+        let command = commands.iter().find(|command| command.contains(begin));
+        let command = command.unwrap_or_else(|| panic!("no {begin} in {commands:?}{run}"));
+        Run::of(Command::new("sh").args(["-c", command]))
+    };
+    // A UDP port.
+    let _udp = std::net::UdpSocket::bind("127.0.0.1:5353").expect("bound");
+    let (run, commands) = printed(
+        "import socket\ntry: socket.socket(type=socket.SOCK_DGRAM).bind(('127.0.0.1', 5353))\nexcept OSError: pass",
+    );
+    run_one(&run, &commands, "ss ").prints("127.0.0.1:5353");
+    // No route.
+    let (run, commands) =
+        printed("import socket\ntry: socket.socket().connect(('203.0.113.1', 9))\nexcept OSError: pass");
+    let route = run_one(&run, &commands, "ip route get");
+    assert!(route.stderr.contains("unreachable"), "{route}");
+    // TIME_WAIT of a server with SO_REUSEADDR: only a bind finds out that the option helps.
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    drop(server);
+    let (run, commands) =
+        printed("import socket\ntry: socket.socket().bind(('127.0.0.1', 8080))\nexcept OSError: pass");
+    run_one(&run, &commands, "bind-test").code(0).prints("reusable with SO_REUSEADDR");
+    // No port left.
+    twtool::sys::sysctl::write("ipv4.ip_local_port_range", "40000 40003").expect("written");
+    let _server = listen("127.0.0.1:9000");
+    let (run, commands) = printed(
+        "import socket\nkept = []\ntry:\n for i in range(9): kept.append(socket.create_connection(('127.0.0.1', 9000)))\nexcept OSError: pass",
+    );
+    run_one(&run, &commands, "capacity").prints("127.0.0.1:9000");
+    let records = records(&run);
+    let call = of_type(&records, "call")[0];
+    assert_eq!((&call["errno"], &call["cause"]), (&"EADDRNOTAVAIL".into(), &"exhausted".into()), "{run}");
+}
