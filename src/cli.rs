@@ -52,6 +52,7 @@ Examples:
   twtool wait 8080 -- ./server    start a server as soon as it can bind
   twtool why ./server             run a server, and explain why it cannot listen
   twtool capacity                 show which destinations run out of ports, and when
+  twtool connect-test 192.0.2.1:443   answer whether connect() would find a port
   twtool doctor                   check settings, counters and sockets
   twtool kill --local-port 8080   remove the TIME_WAIT sockets of a port
   twtool demo                     list experiments that show why TIME_WAIT exists";
@@ -82,6 +83,8 @@ enum Command {
     Why(Deferred<commands::why::WhyArgs>),
     /// Show how many more connections each destination can take, and when its ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),
+    /// Answer whether connect() would find an address and a port, without connecting
+    ConnectTest(Deferred<commands::connect_test::ConnectTestArgs>),
     /// Check TCP settings, counters and sockets, and explain each
     Doctor(Deferred<commands::doctor::DoctorArgs>),
     /// Remove TIME_WAIT sockets before they expire; never remove a live socket
@@ -275,6 +278,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,
         Command::Why(args) => commands::why::run(args, &cli.global, &mut context)?,
         Command::Capacity(args) => commands::capacity::run(args, &cli.global, &mut context)?,
+        Command::ConnectTest(args) => commands::connect_test::run(args, &cli.global, &mut context)?,
         Command::Doctor(args) => commands::doctor::run(args, &cli.global, &mut context)?,
         Command::Demo(args) => commands::demo::run(args, &cli.global, &mut context)?,
         Command::Kill(args) => commands::kill::run(args, &cli.global, &mut context)?,

@@ -206,6 +206,9 @@ fn hostile_words_do_not_reach_the_terminal() {
             &["bind-test", "--addr", word, "80"],
             &["bind-test", "--with", word, "80"],
             &["capacity", "--to", word],
+            &["connect-test", word],
+            &["connect-test", "127.0.0.1:80", "--from", word],
+            &["connect-test", "127.0.0.1:80", "--with", word],
             &["completions", word],
             &[word],
         ] {

@@ -253,6 +253,8 @@ fn every_json_key_is_documented() {
         "wait 8080 --timeout 0",
         "capacity",
         "capacity --to 127.0.0.1:8080 --min-free 100%",
+        "connect-test 127.0.0.1:8080",
+        "connect-test 127.0.0.1:8080 --from 127.0.0.1:8080",
         "doctor",
         "kill --local-port 8080 --dry-run",
         "demo",

@@ -252,6 +252,8 @@ fn subjects(folder: &Path) -> Vec<Subject> {
         ("wait -- command", "wait 7100 --addr 127.0.0.1 --timeout 0 -- true".to_owned(), Does::Nothing),
         ("wait -- blocked", "wait 7100 --timeout 0 -- echo started".to_owned(), Does::Waits),
         ("capacity --to", "capacity --to 127.0.0.1:443 --json".to_owned(), Does::Nothing),
+        ("connect-test", "connect-test 127.0.0.1:443 --json".to_owned(), Does::Nothing),
+        ("connect-test --from", "connect-test 127.0.0.1:443 --from 127.0.0.1:7100 --json".to_owned(), Does::Nothing),
     ];
     subjects.extend(more.into_iter().map(|(name, args, does)| Subject::new(name, &args, does)));
     let chosen = std::env::var("TWTOOL_FAULTS").ok();

@@ -16,6 +16,8 @@ mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
+mod connect_test;
+mod connect_truth;
 mod crowded_port;
 mod demo;
 mod demo_traces;
@@ -74,6 +76,8 @@ fn main() -> ExitCode {
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
+        connect_test::suite(),
+        connect_truth::suite(),
         crowded_port::suite(),
         demo::suite(),
         demo_traces::suite(),

@@ -23,7 +23,7 @@ suite! {
 }
 
 fn a_process_that_has_ended_is_refused() {
-    const COMMANDS: [&[&str]; 8] = [
+    const COMMANDS: [&[&str]; 9] = [
         &["list"],
         &["summary"],
         &["port", "80"],
@@ -31,6 +31,7 @@ fn a_process_that_has_ended_is_refused() {
         &["wait", "8080"],
         &["kill", "--all", "--yes"],
         &["capacity"],
+        &["connect-test", "127.0.0.1:8080"],
         &["doctor"],
     ];
     let mut place = Place::make(42_001);

@@ -262,6 +262,7 @@ fn no_name_from_elsewhere_steers_a_terminal() {
         &["wait", "8080", "--timeout", "0"],
         &["capacity"],
         &["capacity", "--netns", NETNS],
+        &["connect-test", "127.0.0.1:8080", "--from", "127.0.0.1:8081"],
         &["doctor"],
         &["kill", "--all", "--dry-run"],
         &["list", "dev", "nosuch"],

@@ -5,6 +5,7 @@ pub mod advice;
 pub mod call;
 pub mod capacity;
 pub mod conflict;
+pub mod connect;
 pub mod direction;
 pub mod doctor;
 pub mod groups;

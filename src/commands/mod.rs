@@ -8,6 +8,7 @@ pub mod bind_test;
 pub mod capacity;
 mod columns;
 pub mod complete;
+pub mod connect_test;
 pub mod demo;
 pub mod doctor;
 pub mod kill;

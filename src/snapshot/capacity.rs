@@ -233,7 +233,7 @@ impl Asked {
     }
 }
 
-fn destination_port(arg: &PortArg, argument: &str, facts: &Facts) -> Result<Port, BadValue> {
+pub(super) fn destination_port(arg: &PortArg, argument: &str, facts: &Facts) -> Result<Port, BadValue> {
     let range = facts.ports(arg).map_err(|why| BadValue::new(arg, argument, &why))?;
     if range.first() != range.last() || range.first().reserved_by_rfc() {
         return Err(BadValue::new(arg, argument, "a destination has one port: a number 1-65535 or a service name"));

@@ -11,6 +11,7 @@
 //! | [`Snapshot::port_uses`] | what listens and waits on ports | `port_use` |
 //! | [`Snapshot::port`] | [`PortState`]: sockets, holders and bind attempts of a port | `port` |
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
+//! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders and free ports of a connection | `connect` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //!
 //! `names` reads what a shell offers to complete a word.
@@ -23,6 +24,7 @@ pub mod buckets;
 #[cfg(feature = "cli")]
 pub mod call;
 pub mod capacity;
+pub mod connect;
 pub mod error;
 pub mod health;
 pub mod names;

@@ -110,6 +110,12 @@ pub fn attempt_alone(
     Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Kept } else { ReuseportNote::Lost }))
 }
 
+/// Binds once, without SO_REUSEPORT, so that no note is left.
+pub fn attempt_once(at: BindAddr, port: Port, reuseaddr: bool) -> Result<Attempt, AttemptError> {
+    let options = if reuseaddr { ReuseOptions::REUSEADDR } else { ReuseOptions::NONE };
+    attempt(at, port, options, false, &mut None)
+}
+
 /// Makes an attempt and clears its note. Returns false with the attempt if no bind could clear the note.
 fn attempt_and_clear(
     at: BindAddr,

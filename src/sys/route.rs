@@ -31,9 +31,20 @@ pub fn source(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<IpAddr> {
             Err(error) => return Err(error),
         }
     }
-    retry(|| socket.connect(&to.into()))?;
+    match retry(|| socket.connect(&to.into())) {
+        // connect() of a TCP socket to a broadcast address fails with ENETUNREACH (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c).
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_broadcast(&socket, to) => {
+            return Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
+        }
+        connected => connected?,
+    }
     let local = socket.local_addr()?.as_socket();
     local.map(|addr| addr.ip()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Whether UDP reaches this address only with SO_BROADCAST.
+fn is_broadcast(socket: &Socket, to: SocketAddr) -> bool {
+    socket.set_broadcast(true).is_ok() && socket.connect(&to.into()).is_ok()
 }
 
 fn is_about_the_port(error: &io::Error) -> bool {

@@ -67,7 +67,7 @@ struct Payload<'a> {
 }
 
 #[derive(Serialize)]
-struct AttemptRecord {
+pub(super) struct AttemptRecord {
     addr: String,
     options: Vec<&'static str>,
     bind: &'static str,
@@ -75,7 +75,7 @@ struct AttemptRecord {
 }
 
 impl AttemptRecord {
-    fn new(attempt: &Attempt, facts: &Facts) -> Self {
+    pub(super) fn new(attempt: &Attempt, facts: &Facts) -> Self {
         Self {
             addr: attempt.at.text(facts),
             options: attempt.options.names(),
@@ -239,7 +239,7 @@ fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Fa
     table::write(out, &headings, true, rows.as_slice(), style).map(drop)
 }
 
-fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts, style: TextStyle) -> io::Result<()> {
+pub(super) fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let headings = [
         Heading::new("STATE"),
         Heading::new("LOCAL"),

@@ -345,6 +345,7 @@ mod tests {
             closes_per_s_now: Some(437.5),
             sustainable_per_s: Some(470.5),
             exhausted_in,
+            first_released: None,
         }
     }
 

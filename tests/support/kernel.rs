@@ -1,6 +1,7 @@
 //! Tests which features this kernel has, because the suite also runs on older and newer kernels. A test that needs a missing
 //! feature calls [`needs`], and is reported as not checked.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -68,33 +69,79 @@ pub(crate) fn lists_bound_sockets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         netns::elsewhere(|| {
-            const NLMSG_DONE: u16 = 3;
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
             socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()).expect("bound");
             let answer = dump(1 << 13);
-            u16::from_ne_bytes([answer[4], answer[5]]) != NLMSG_DONE
+            kind(&answer) != NLMSG_DONE
         })
     })
 }
 
-/// The first datagram of sock_diag's answer for IPv4 sockets in these states, a bit for each of net/tcp_states.h.
+/// The cookies of the buckets of both families. A bucket has timer 3.
+pub(crate) fn bucket_cookies() -> BTreeSet<u64> {
+    // struct nlmsghdr, and places in struct inet_diag_msg: idiag_timer, idiag_cookie.
+    const HEADER: usize = 16;
+    const TIMER: usize = 2;
+    const COOKIE: usize = 44;
+    let mut cookies = BTreeSet::new();
+    for answer in [2, 10].map(|family| dump_family(family, 1 << 5 | 1 << 6)) {
+        for message in messages(&answer).filter(|message| kind(message) != NLMSG_DONE) {
+            let row = &message[HEADER..];
+            if row[TIMER] == 3 {
+                cookies.insert(u64::from_ne_bytes(row[COOKIE..COOKIE + 8].try_into().expect("eight bytes")));
+            }
+        }
+    }
+    cookies
+}
+
+/// The kind of the last message of a dump.
+const NLMSG_DONE: u16 = 3;
+
+/// The messages in these datagrams, each with its header.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().expect("four bytes")) as usize;
+        let (message, rest) = bytes.split_at(length.next_multiple_of(4).min(bytes.len()));
+        bytes = rest;
+        Some(message)
+    })
+}
+
+/// `nlmsg_type`.
+fn kind(message: &[u8]) -> u16 {
+    u16::from_ne_bytes([message[4], message[5]])
+}
+
+/// The messages of sock_diag's answer for IPv4 sockets in these states, a bit for each of net/tcp_states.h.
 fn dump(states: u32) -> Vec<u8> {
-    // nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP; inet_diag_req_v2: AF_INET, TCP.
+    dump_family(2, states)
+}
+
+fn dump_family(family: u8, states: u32) -> Vec<u8> {
+    // nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP; inet_diag_req_v2: the family, TCP.
     let mut request = vec![];
     request.extend(72_u32.to_ne_bytes());
     request.extend(20_u16.to_ne_bytes());
     request.extend(0x301_u16.to_ne_bytes());
     request.extend([0; 8]);
-    request.extend([2, 6, 0, 0]);
+    request.extend([family, 6, 0, 0]);
     request.extend(states.to_ne_bytes());
     request.resize(72, 0);
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG).expect("a netlink socket");
     netlink.bind_auto().expect("bound");
     netlink.connect(&NetlinkAddr::new(0, 0)).expect("connected");
     netlink.send(&request, 0).expect("sent");
-    let mut answer = Vec::with_capacity(32 * 1024);
-    netlink.recv(&mut answer, 0).expect("an answer");
-    answer
+    let mut answer = vec![];
+    loop {
+        let mut datagram = Vec::with_capacity(32 * 1024);
+        netlink.recv(&mut datagram, 0).expect("an answer");
+        let last = messages(&datagram).map(kind).last().expect("a message");
+        answer.extend(datagram);
+        if last == NLMSG_DONE {
+            return answer;
+        }
+    }
 }
 
 /// Makes a bucket of a client in the namespace of the calling thread, and returns its ends.

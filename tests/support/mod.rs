@@ -9,6 +9,7 @@ pub(crate) mod answers;
 pub(crate) mod bind;
 pub(crate) mod cgroup;
 pub(crate) mod commands;
+pub(crate) mod connects;
 pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod dialogue;

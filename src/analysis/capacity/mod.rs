@@ -133,6 +133,8 @@ pub struct Destination {
     pub sustainable_per_s: Option<f64>,
     /// When no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
+    /// If no port is free: when the timers of buckets alone have freed the first one. `None` if other sockets hold every port.
+    pub first_released: Option<Duration>,
 }
 
 /// The selected destinations, the one with the fewest free ports first. `also` is included even if no connection to it
@@ -244,6 +246,7 @@ impl Destination {
             Hold::TimeWait { expires_ms } => Some(reusable_in(one).unwrap_or(expires_ms.into())),
             _ => None,
         };
+        let first_released = if free == 0 { first_released(in_pool()) } else { None };
         let load = Load {
             free,
             per_s: closes_per_s_now.unwrap_or_default(),
@@ -263,8 +266,23 @@ impl Destination {
             closes_per_s_now,
             sustainable_per_s: per(pool.size, hold),
             exhausted_in: load.exhausted_in(),
+            first_released,
         }
     }
+}
+
+/// When the first port has no connection left, if only timers of TIME_WAIT buckets end connections.
+fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Option<Duration> {
+    let expiry = |one: &Connected| match one.hold {
+        Hold::TimeWait { expires_ms } => Some(expires_ms),
+        _ => None,
+    };
+    let mut holds: Vec<(Port, Option<u32>)> = connections.map(|one| (one.port(), expiry(one))).collect();
+    holds.sort_unstable();
+    // On one port the longest hold counts.
+    let released = |port: &[(Port, Option<u32>)]| port.iter().map(|(_, expiry)| *expiry).collect::<Option<Vec<_>>>()?.into_iter().max();
+    let first = holds.chunk_by(|a, b| a.0 == b.0).filter_map(released).min()?;
+    Some(Duration::from_millis(first.into()))
 }
 
 /// The number of elements. There are at most 65,536 ports, so even the duplicates of a dump under churn do not reach 2^32.

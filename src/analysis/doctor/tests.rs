@@ -77,6 +77,7 @@ fn destination(free: u32, exhausted_in: Option<Duration>) -> Destination {
         closes_per_s_now: None,
         sustainable_per_s: None,
         exhausted_in,
+        first_released: None,
     }
 }
 

@@ -1,0 +1,179 @@
+//! Pure tests of the conclusion: each decision in its order.
+
+use super::*;
+use crate::model::bind::ReuseOptions;
+use crate::model::facts::tests::facts;
+use crate::model::port::{LocalReservedPorts, PortRange};
+use crate::model::port_set::PortSet;
+use crate::model::row::Direction;
+use crate::model::row::tests::row;
+use crate::model::socket::FullSocket;
+use crate::model::tw_reuse::ReuseMode;
+
+const FROM: &str = "192.0.2.9";
+const TO: &str = "192.0.2.1";
+
+fn at(addr: &str) -> BindAddr {
+    BindAddr { addr: addr.parse().expect(addr), scope: None }
+}
+
+fn attempt(options: ReuseOptions, bind: CallResult) -> Attempt {
+    Attempt { at: at(FROM), options, v6only: false, bind, listen: None, bound: None }
+}
+
+/// A client with a fixed source port, which nothing blocks.
+fn situation() -> Situation {
+    let reuse = TwReuse {
+        mode: Some(ReuseMode::Off),
+        delay: Duration::from_secs(1),
+        whole_seconds: false,
+        timestamps: Some(true),
+    };
+    Situation {
+        facts: facts(),
+        to: at(TO),
+        to_port: Port(443),
+        from: Some(at(FROM)),
+        from_port: Some(Port(15060)),
+        with: ReuseOptions::NONE,
+        attempts: vec![attempt(ReuseOptions::NONE, CallResult::Ok)],
+        route: Ok(FROM.parse().expect(FROM)),
+        holders: vec![],
+        bound_sockets_are_listed: true,
+        reuse,
+        choice: None,
+        uid: 0,
+    }
+}
+
+fn holder(socket: Socket) -> Holder {
+    Holder::of(socket, Direction::Outbound, true)
+}
+
+fn bucket(remote: &str, remote_port: u16, interface: Option<u32>) -> Holder {
+    let mut bucket = row(FROM, 15060, remote, remote_port).bucket;
+    (bucket.expires_ms, bucket.interface) = (41_000, interface.and_then(NonZeroU32::new));
+    holder(Socket::Bucket(bucket))
+}
+
+fn failed(bind: Errno) -> Vec<Attempt> {
+    vec![attempt(ReuseOptions::NONE, CallResult::Failed(bind))]
+}
+
+#[test]
+fn bind_decides_before_the_route_and_the_route_before_the_port() {
+    let same = vec![bucket(TO, 443, None)];
+    let unreachable = Err(Errno::Other("ENETUNREACH"));
+    let first = Situation { attempts: failed(Errno::AddrInUse), route: unreachable, holders: same.clone(), ..situation() };
+    let conclusion = first.conclude();
+    assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Blocked, Cause::TimeWait));
+    assert_eq!(conclusion.failure, Some((Call::Bind, Errno::AddrInUse)));
+    assert_eq!(conclusion.free_in, Some(Duration::from_secs(41)));
+    let second = Situation { attempts: situation().attempts, ..first };
+    let conclusion = second.conclude();
+    assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Denied, Cause::NoRoute));
+    let third = Situation { route: situation().route, ..second };
+    assert_eq!(third.conclude().verdict, Verdict::Unknown);
+    assert_eq!(Situation { holders: vec![], ..third }.conclude(), Conclusion::FREE);
+}
+
+#[test]
+fn timestamps_decide_about_a_bucket_with_the_same_four_values() {
+    for (timestamps, inferred) in [(Some(true), Some(Verdict::Free)), (Some(false), Some(Verdict::Blocked)), (None, None)] {
+        let reuse = TwReuse { timestamps, ..situation().reuse };
+        let conclusion = Situation { reuse, holders: vec![bucket(TO, 443, None)], ..situation() }.conclude();
+        assert_eq!((conclusion.verdict, conclusion.cause, conclusion.inferred), (Verdict::Unknown, Cause::TimeWait, inferred));
+    }
+    for other in [bucket(TO, 444, None), bucket("192.0.2.2", 443, None), bucket(TO, 443, Some(7))] {
+        assert_eq!(Situation { holders: vec![other], ..situation() }.conclude(), Conclusion::FREE);
+    }
+}
+
+#[test]
+fn an_open_connection_with_the_same_four_values_is_certain() {
+    let full = |state| {
+        holder(Socket::Full(FullSocket {
+            tuple: row(FROM, 15060, TO, 443).bucket.tuple,
+            state,
+            uid: 0,
+            inode: None,
+            interface: None,
+            mark: None,
+            v6only: None,
+            last_ack_ms: None,
+            cookie: None,
+        }))
+    };
+    let conclusion = Situation { holders: vec![full(TcpState::CloseWait)], ..situation() }.conclude();
+    assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Blocked, Cause::AddressInUse));
+    assert_eq!(conclusion.failure, Some((Call::Connect, Errno::AddrNotAvailable)));
+}
+
+#[test]
+fn an_errno_of_bind_that_is_not_about_ports_is_a_denial() {
+    for (errno, cause, call) in [
+        (Errno::AddrNotAvailable, Cause::AddressNotLocal, Call::Bind),
+        (Errno::FamilyNotSupported, Cause::FamilyUnsupported, Call::Socket),
+        (Errno::Other("EINVAL"), Cause::Unknown, Call::Bind),
+        // A security module; the port needs no privilege.
+        (Errno::Access, Cause::Unknown, Call::Bind),
+    ] {
+        let conclusion = Situation { attempts: failed(errno), ..situation() }.conclude();
+        assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Denied, cause));
+        assert_eq!(conclusion.failure, Some((call, errno)));
+    }
+    let privileged = Situation { attempts: failed(Errno::Access), from_port: Some(Port(99)), ..situation() };
+    assert_eq!(privileged.conclude().cause, Cause::PrivilegedPort);
+}
+
+/// A client that lets connect() choose the port. `reusable` of the `free` ports have a bucket.
+fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> Conclusion {
+    let ports = PortRange::new(Port(40_000), Port(40_007)).expect("forwards");
+    let ends = super::super::capacity::sockets::ConnectionEnds {
+        ipv6: false,
+        local_addr: FROM.parse().expect(FROM),
+        remote_addr: TO.parse().expect(TO),
+        remote_port: Port(443),
+        interface: None,
+    };
+    let destination = Destination {
+        ends,
+        established: 0,
+        time_wait: 4,
+        other: 0,
+        reusable,
+        reusable_within_1s: reusable,
+        free,
+        uncertain,
+        closes_per_s: None,
+        closes_per_s_now: None,
+        sustainable_per_s: None,
+        exhausted_in: None,
+        first_released: Some(Duration::from_secs(3)),
+    };
+    let pool = Pool::new(ports, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0);
+    let choice = Some(Choice { pool, length: Length::learn(None, None), destination });
+    Situation { from_port: None, choice, ..situation() }.conclude()
+}
+
+#[test]
+fn only_ports_that_are_certainly_left_are_an_answer() {
+    let verdict = |free, uncertain, reusable| {
+        let conclusion = chosen(free, uncertain, reusable);
+        (conclusion.verdict, conclusion.cause, conclusion.inferred)
+    };
+    assert_eq!(verdict(8, 0, Some(0)), (Verdict::Free, Cause::None, None));
+    assert_eq!(verdict(3, 1, Some(1)), (Verdict::Free, Cause::None, None));
+    assert_eq!(verdict(0, 0, Some(0)), (Verdict::Blocked, Cause::Exhausted, None));
+    assert_eq!(verdict(2, 0, Some(2)), (Verdict::Unknown, Cause::TimeWait, Some(Verdict::Free)));
+    assert_eq!(verdict(2, 2, Some(0)), (Verdict::Unknown, Cause::Unknown, None));
+    assert_eq!(verdict(0, 0, None), (Verdict::Unknown, Cause::TimeWait, None), "the settings could not be read");
+    assert_eq!(chosen(0, 0, Some(0)).free_in, Some(Duration::from_secs(3)));
+    assert_eq!((chosen(2, 2, Some(0)).free, chosen(2, 2, Some(0)).free_in), (Some(2), None));
+}
+
+#[test]
+fn a_full_bind_of_the_address_alone_does_not_decide() {
+    let conclusion = Situation { attempts: failed(Errno::AddrInUse), from_port: None, ..situation() }.conclude();
+    assert_eq!(conclusion, Conclusion::UNKNOWN, "the ports decide, which are not known here");
+}

@@ -1,0 +1,106 @@
+//! `twtool connect-test`: answers whether connect() would find an address and a port, without a connect.
+
+use clap::{Args, ValueEnum};
+
+use super::netns::NetnsArgs;
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
+use crate::analysis::connect::{Verdict, advice};
+use crate::model::addr::ScopedEnd;
+use crate::snapshot::Answer;
+use crate::snapshot::connect::ConnectQuestion;
+use crate::view;
+use crate::view::connect_test::ConnectTest;
+use crate::view::json::Envelope;
+
+/// Arguments of `twtool connect-test`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+The test sends nothing and leaves every socket as it is. It does not call connect() on a TCP socket towards the destination. It \
+answers whether the kernel finds a source address and a port, not whether a server answers, nor whether a firewall lets packets \
+pass.
+
+With a source port (--from ADDR:PORT), twtool binds that address and port for a moment and looks for a socket with the same four \
+values. If that is a TIME_WAIT socket, connect() takes it over only if its connection had TCP timestamps. The kernel does not \
+export whether it had, so the verdict is unknown. 0.0.0.0 or [::] stands for a client that binds the port alone.
+
+Without a source port, connect() chooses one. twtool counts the ports that are left for this destination, as `twtool capacity` \
+does. With --from ADDR it also binds the address with port 0, because a client that does not set IP_BIND_ADDRESS_NO_PORT gets its \
+port from bind().
+
+Side effects: a bind holds its port for microseconds. A server that starts at that moment can get EADDRINUSE. On kernels before \
+6.18, connect() also avoids an explicitly bound port as long as a timewait bucket is on it.
+
+Exit codes: 0 connect() finds an address and a port, 1 it does not, 2 the answer is unknown or incomplete.
+
+Examples:
+  twtool connect-test 192.0.2.10:443                      test for a client that lets connect() choose the port
+  twtool connect-test 192.0.2.10:443 --from 10.0.0.1      test for a client that binds its address
+  twtool connect-test 192.0.2.10:5060 --from 10.0.0.1:15060 --with reuseaddr
+  twtool connect-test '[2001:db8::1]:https' --netns web   use the network namespace web of `ip netns`
+  twtool connect-test 192.0.2.10:443 --json | jq '.free'
+")]
+pub struct ConnectTestArgs {
+    /// Destination, like 192.0.2.1:443 or [2001:db8::1]:https
+    #[arg(value_name = "ADDR:PORT")]
+    to: ScopedEnd,
+    /// What the client binds before connect(): an address, or an address and a port
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    from: Option<ScopedEnd>,
+    /// Socket option that the client sets before bind(); it matters only with a source port
+    #[arg(long, value_enum, default_value_t = ClientOption::None, value_name = "OPTION")]
+    with: ClientOption,
+    #[command(flatten)]
+    netns: NetnsArgs,
+}
+
+/// The socket option that a client sets before bind().
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClientOption {
+    /// No option
+    None,
+    /// SO_REUSEADDR
+    Reuseaddr,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &ConnectTestArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    if global.format() == Format::Csv {
+        return Err(bad_value(
+            &"csv",
+            "--output <FORMAT>",
+            "a connect test is not a flat table; use table, json or ndjson",
+        ));
+    }
+    let question = ConnectQuestion {
+        to: args.to.clone(),
+        from: args.from.clone(),
+        reuseaddr: args.with == ClientOption::Reuseaddr,
+        ipv4: global.ipv4_on_the_wire(),
+    };
+    let Answer { value: situation, complete, mut warnings, .. } = args.netns.snapshot()?.connect(&question)?;
+    let conclusion = situation.conclude();
+    if advice::with_has_no_effect(&situation) {
+        warnings.push("--with reuseaddr has no effect without a source port in --from".into());
+    }
+    let shell = args.netns.shell(context);
+    let help = advice::advise(&situation, &conclusion, &shell, ends_orphans(&situation.facts, &situation.holders));
+    let complete = complete && conclusion.verdict != Verdict::Unknown;
+    let test = ConnectTest { situation: &situation, conclusion, help: &help };
+
+    context.warn(&warnings);
+    let envelope =
+        Envelope { schema: "twtool.connect-test/1", facts: &situation.facts, complete, warnings: &warnings };
+    match global.format() {
+        Format::Json => view::connect_test::document(context.out, envelope, &test)?,
+        Format::Ndjson => view::connect_test::ndjson(context.out, &test)?,
+        Format::Table | Format::Csv => view::connect_test::page(context.out, &test, context.style)?,
+    }
+    Ok(match conclusion.verdict {
+        _ if !complete => ExitStatus::Incomplete,
+        Verdict::Free => ExitStatus::Yes,
+        _ => ExitStatus::No,
+    })
+}

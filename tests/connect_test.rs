@@ -1,0 +1,467 @@
+//! `twtool connect-test`: its keys, its exit codes, its words, and each command that it prints. `connect_truth` shows that its
+//! verdicts are the kernel's.
+
+use caps::Capability;
+use serde_json::{Value, json};
+use socket2::Socket;
+use twtool::sys::sysctl;
+
+use crate::support::commands::{has, run, succeeds};
+use crate::support::connects::Client;
+use crate::support::kernel::bucket_cookies;
+use crate::support::limits::{drop_capability, refuse_ipv6};
+use crate::support::outbound::{LOW, bound, buckets, close_client_first, connect, narrow_range, serve, set};
+use crate::support::records::{DOCUMENT_KEYS, number, text};
+use crate::support::situations::addr;
+use crate::support::twtool::{Keys, Run, twtool};
+use crate::support::{addresses, kernel, netns, not_checked, suite};
+
+suite! {
+    pure: [
+        bad_words_are_named_with_what_is_allowed,
+    ],
+    netns: [
+        a_document_has_the_keys_of_the_contract_in_order,
+        a_bucket_without_the_option_blocks_the_bind,
+        a_bucket_with_the_option_is_unknown_and_is_left_alone,
+        an_open_connection_blocks_the_connect,
+        the_holder_is_named,
+        ports_that_are_left_are_counted,
+        the_time_of_the_first_port_is_that_of_the_bucket_that_ends_first,
+        buckets_that_may_be_reusable_leave_the_answer_open,
+        failures_without_a_port_have_the_errno_of_the_kernel,
+        forbidden_routes_have_the_errno_of_the_kernel,
+        a_scope_is_an_interface,
+        a_privileged_source_port_needs_the_capability,
+        without_ipv6_it_is_said,
+        the_option_of_a_client_without_a_source_port_has_no_effect,
+        each_printed_command_does_what_it_says,
+    ],
+}
+
+const KEYS: [&str; 17] = [
+    "from",
+    "to",
+    "with",
+    "verdict",
+    "cause",
+    "call",
+    "errno",
+    "inferred",
+    "free",
+    "uncertain",
+    "pool",
+    "attempts",
+    "holders",
+    "free_in_ms",
+    "advice",
+    "next",
+    "lasting",
+];
+
+const FROM: &str = "127.0.0.1:15060";
+const TO: &str = "127.0.0.1:443";
+
+/// Runs twtool. It warns where the kernel cannot be asked for single ports.
+#[track_caller]
+fn ask(args: &[&str], code: i32) -> Run {
+    let run = twtool([&["connect-test"], args].concat()).code(code);
+    assert!(run.stderr.is_empty() || !kernel::has_port_range_option(), "expected nothing on stderr{run}");
+    run
+}
+
+#[track_caller]
+fn document(args: &[&str], code: i32) -> Value {
+    ask(&[args, &["--json"]].concat(), code).json()
+}
+
+/// The verdict, the cause, the call that fails, and its errno.
+fn answer(document: &Value) -> [&str; 4] {
+    ["verdict", "cause", "call", "errno"].map(|key| document[key].as_str().unwrap_or("-"))
+}
+
+fn client(from: Option<&str>, to: &str, reuseaddr: bool) -> Client {
+    Client { from: from.map(addr), to: addr(to), reuseaddr }
+}
+
+/// A bucket on 127.0.0.1:15060, of a connection to the server.
+fn bucket(server: &std::net::TcpListener, reuseaddr: bool) {
+    let client = client(Some(FROM), TO, reuseaddr).connect(false).expect("a connection");
+    client.set_linger(None).expect("SO_LINGER");
+    close_client_first(client, server);
+}
+
+fn a_document_has_the_keys_of_the_contract_in_order() {
+    let run = ask(&[TO, "--from", FROM, "--json"], 0);
+    assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &KEYS].concat());
+    let document = run.json();
+    assert_eq!(document["schema"], "twtool.connect-test/1");
+    assert_eq!(document["from"], json!({"addr": "127.0.0.1", "port": 15060, "service": null, "interface": null}));
+    assert_eq!(document["to"], json!({"addr": "127.0.0.1", "port": 443, "service": "https", "interface": null}));
+    assert_eq!((&document["with"], &document["free"]), (&json!("none"), &Value::Null));
+    assert_eq!(answer(&document), ["free", "none", "-", "-"]);
+    let record = ask(&[TO, "--from", FROM, "-o", "ndjson"], 0);
+    assert_eq!(Keys::of(&record.stdout), KEYS);
+    let page = ask(&[TO, "--from", FROM], 0);
+    assert_eq!(page.stdout, "connect() from 127.0.0.1:15060 to 127.0.0.1:443: free\n");
+    // The kernel chooses the source address.
+    let any = self::document(&["127.0.0.2:443", "--from", "0.0.0.0:15060"], 0);
+    assert_eq!((&any["from"]["addr"], &any["attempts"][0]["addr"]), (&json!("127.0.0.1"), &json!("0.0.0.0")));
+}
+
+fn a_bucket_without_the_option_blocks_the_bind() {
+    let server = serve(TO);
+    bucket(&server, false);
+    let cookies = bucket_cookies();
+    for (to, with) in [(TO, "none"), (TO, "reuseaddr"), ("127.0.0.1:444", "none"), ("127.0.0.1:444", "reuseaddr")] {
+        let document = document(&[to, "--from", FROM, "--with", with], 1);
+        assert_eq!(answer(&document), ["blocked", "time-wait", "bind", "EADDRINUSE"], "{to} {with}");
+        assert!((40_000..=60_000).contains(&number(&document, "free_in_ms")), "{document}");
+        let failure = client(Some(FROM), to, with == "reuseaddr").fails();
+        assert_eq!(failure, Some(("bind", "EADDRINUSE".into())));
+    }
+    let page = ask(&[TO, "--from", FROM], 1);
+    page.prints("fails with EADDRINUSE (Address already in use) because of 1 TIME_WAIT socket; free in 5")
+        .prints("Let connect() choose the source port")
+        .prints("net.ipv4.tcp_tw_reuse does not help")
+        .prints("the kernel alone");
+    assert_eq!(bucket_cookies(), cookies);
+    assert_eq!(cookies.len(), 1);
+}
+
+fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
+    for timestamps in [1, 0] {
+        netns::elsewhere(|| {
+            set("ipv4.tcp_timestamps", timestamps);
+            // It plays no part.
+            set("ipv4.tcp_tw_reuse", 1 - timestamps);
+            let server = serve(TO);
+            bucket(&server, true);
+            let cookies = bucket_cookies();
+            let none = document(&[TO, "--from", FROM], 1);
+            assert_eq!(answer(&none), ["blocked", "time-wait", "bind", "EADDRINUSE"]);
+            assert_eq!(
+                none["attempts"][1],
+                json!({"addr": "127.0.0.1", "options": ["SO_REUSEADDR"], "bind": "ok", "listen": null})
+            );
+            let args = [TO, "--from", FROM, "--with", "reuseaddr"];
+            let document = document(&args, 2);
+            assert_eq!(answer(&document), ["unknown", "time-wait", "connect", "EADDRNOTAVAIL"]);
+            let inferred = if timestamps == 1 { "free" } else { "blocked" };
+            assert_eq!((&document["inferred"], &document["complete"]), (&json!(inferred), &json!(false)));
+            assert_eq!(document["holders"][0]["blocks"], true);
+            ask(&args, 2).prints(&format!(": unknown, probably {inferred} (inferred)"));
+            // Another destination has no bucket of its own.
+            ask(&["127.0.0.1:444", "--from", FROM, "--with", "reuseaddr"], 0);
+            assert_eq!(bucket_cookies(), cookies, "twtool leaves the bucket alone");
+            assert_eq!(cookies.len(), 1);
+            let failure = client(Some(FROM), TO, true).fails();
+            let expected = (timestamps == 0).then(|| ("connect", "EADDRNOTAVAIL".to_owned()));
+            assert_eq!(failure, expected, "timestamps {timestamps}");
+        });
+    }
+}
+
+fn an_open_connection_blocks_the_connect() {
+    let _server = serve(TO);
+    let open = client(Some(FROM), TO, true).connect(false).expect("a connection");
+    let args = [TO, "--from", FROM, "--with", "reuseaddr"];
+    let blocked = document(&args, 1);
+    assert_eq!(answer(&blocked), ["blocked", "address-in-use", "connect", "EADDRNOTAVAIL"]);
+    assert_eq!(client(Some(FROM), TO, true).fails(), Some(("connect", "EADDRNOTAVAIL".into())));
+    ask(&args, 1).prints("because this connection exists already (a connection in ESTABLISHED: ");
+    let plain = document(&[TO, "--from", FROM], 1);
+    assert_eq!(answer(&plain), ["blocked", "address-in-use", "bind", "EADDRINUSE"]);
+    ask(&["127.0.0.1:444", "--from", FROM, "--with", "reuseaddr"], 0);
+    drop(open);
+    ask(&args, 0);
+}
+
+fn the_holder_is_named() {
+    let own = format!("(pid {})", std::process::id());
+    let holds = |holder: Box<dyn std::any::Any>, words: &str| {
+        let run = ask(&[TO, "--from", FROM], 1).prints(&format!("because of {words}")).prints(&own);
+        let document = document(&[TO, "--from", FROM], 1);
+        assert_eq!(answer(&document), ["blocked", "bound", "bind", "EADDRINUSE"], "{run}");
+        drop(holder);
+    };
+    holds(Box::new(serve("0.0.0.0:15060")), "a listener: ");
+    if kernel::lists_bound_sockets() {
+        holds(Box::new(bound(FROM)), "a bound socket: ");
+    }
+}
+
+fn ports_that_are_left_are_counted() {
+    kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
+    narrow_range(8);
+    let server = serve(TO);
+    for (from, args) in [(None, [TO].as_slice()), (Some("127.0.0.1:0"), &[TO, "--from", "127.0.0.1"])] {
+        ask(args, 0).prints(" from 127.0.0.1 to 127.0.0.1:443: free, 8 of 8 ports are left\n");
+        let mut open: Vec<Socket> = vec![];
+        for left in (0..8).rev() {
+            open.push(client(from, TO, false).connect(true).expect("a connection"));
+            let document = document(args, i32::from(left == 0));
+            assert_eq!((number(&document, "free"), number(&document, "pool")), (left, 8));
+            assert_eq!(document["uncertain"], 0);
+        }
+        let document = document(args, 1);
+        assert_eq!(answer(&document), ["blocked", "exhausted", "connect", "EADDRNOTAVAIL"]);
+        assert_eq!(document["free_in_ms"], Value::Null, "no timer ends an open connection");
+        ask(args, 1)
+            .prints("fails with EADDRNOTAVAIL (Cannot assign requested address) because none of 8 ports is left");
+        // Another destination has all ports.
+        ask(&["127.0.0.1:444"], 0).prints("8 of 8");
+        ask(&["127.0.0.2:443"], 0).prints("8 of 8");
+    }
+    // A port that a socket binds on another address is lost to connect(), but not to bind() of this address.
+    let _others: Vec<Socket> = (0..8).map(|i| bound(&format!("127.0.0.9:{}", LOW + i))).collect();
+    let document = document(&[TO, "--from", "127.0.0.1"], 1);
+    assert_eq!((&document["verdict"], &document["attempts"][0]["bind"]), (&json!("blocked"), &json!("ok")));
+    ask(&[TO], 1).prints("because each port of 40000-40007 is reserved or explicitly bound");
+    ask(&[TO, "--from", "127.0.0.1"], 1).prints("without IP_BIND_ADDRESS_NO_PORT still gets a port");
+    let only_address = Client { from: Some(addr("127.0.0.1:0")), to: addr(TO), reuseaddr: false };
+    assert_eq!(only_address.fails(), Some(("connect", "EADDRNOTAVAIL".into())));
+    assert!(only_address.connect(false).is_ok(), "bind() finds a port");
+    drop(server);
+}
+
+fn the_time_of_the_first_port_is_that_of_the_bucket_that_ends_first() {
+    kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
+    narrow_range(4);
+    let server = serve(TO);
+    buckets(3, "127.0.0.1", &server);
+    let open = connect(Some("127.0.0.1".parse().expect("an address")), addr(TO)).expect("a connection");
+    let expiries = || {
+        let records = twtool(["list", "-o", "ndjson"]).ok().ndjson();
+        records.iter().map(|record| number(record, "expires_ms")).min().expect("buckets")
+    };
+    let before = expiries();
+    let free_in = number(&document(&[TO], 1), "free_in_ms");
+    assert!((expiries()..=before).contains(&free_in), "{free_in} of {before}");
+    ask(&[TO], 1).prints("; the first is free in ");
+    drop(open);
+}
+
+fn buckets_that_may_be_reusable_leave_the_answer_open() {
+    kernel::needs(kernel::has_exact_ages(), "tcp_tw_reuse_delay");
+    narrow_range(4);
+    let server = serve(TO);
+    buckets(4, "127.0.0.1", &server);
+    set("ipv4.tcp_tw_reuse", 1);
+    set("ipv4.tcp_tw_reuse_delay", 1);
+    std::thread::sleep(std::time::Duration::from_millis(25));
+    let cookies = bucket_cookies();
+    let document = document(&[TO], 2);
+    assert_eq!(answer(&document), ["unknown", "time-wait", "connect", "EADDRNOTAVAIL"]);
+    assert_eq!((&document["inferred"], number(&document, "free")), (&json!("free"), 4));
+    ask(&[TO], 2).prints(": unknown, probably free (inferred): every port is in use");
+    assert_eq!(bucket_cookies(), cookies);
+    assert_eq!(cookies.len(), 4);
+    assert_eq!(client(None, TO, false).fails(), None);
+}
+
+/// What twtool says of this client must be the kernel's own answer, which has nothing to do with ports.
+#[track_caller]
+fn is_denied(client: &Client, cause: &str) {
+    let failure = client.fails();
+    let words = client.words();
+    let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+    let document = document(&args, 1);
+    let (call, errno) = failure.unwrap_or_else(|| panic!("{client:?} works"));
+    assert_eq!(answer(&document), ["denied", cause, call, &errno], "{client:?}");
+}
+
+fn failures_without_a_port_have_the_errno_of_the_kernel() {
+    addresses::add("10.0.0.1");
+    addresses::add("2001:db8::1");
+    for (from, to, cause) in [
+        (None, "192.0.2.1:443", "no-route"),
+        (None, "255.255.255.255:443", "no-route"),
+        (None, "[2001:db8:9::1]:443", "no-route"),
+        (None, "[fe80::7]:443", "no-route"),
+        (None, "[::ffff:192.0.2.1]:443", "no-route"),
+        (Some("192.0.2.9:0"), TO, "address-not-local"),
+        (Some("192.0.2.9:15060"), TO, "address-not-local"),
+        (Some("[2001:db8::9]:0"), "[::1]:443", "address-not-local"),
+        (Some("[fe80::7]:15060"), "[::1]:443", "unknown"),
+        // The address comes first.
+        (Some("192.0.2.9:15060"), "192.0.2.1:443", "address-not-local"),
+    ] {
+        is_denied(&client(from, to, false), cause);
+    }
+    ask(&["192.0.2.1:443"], 1).prints("ENETUNREACH (Network is unreachable) because there is no route to this address");
+    sysctl::write("ipv6.bindv6only", "1").expect("the namespace is ours");
+    is_denied(&client(None, "[::ffff:10.0.0.1]:443", false), "no-route");
+    sysctl::write("ipv6.bindv6only", "0").expect("the namespace is ours");
+    ask(&["[::ffff:10.0.0.1]:443", "--from", "::ffff:10.0.0.1"], 0);
+    sysctl::write("ipv6.conf.all.disable_ipv6", "1").expect("the namespace is ours");
+    is_denied(&client(None, "[::1]:443", false), "no-route");
+    is_denied(&client(Some("[::1]:0"), "[::1]:443", false), "address-not-local");
+    ask(&["[::1]:443"], 1).prints("because no address of this network namespace can be the source");
+}
+
+fn forbidden_routes_have_the_errno_of_the_kernel() {
+    if !has("ip") {
+        return not_checked("connect-test on forbidden routes: there is no ip(8)");
+    }
+    for line in [
+        "ip route add unreachable 192.0.2.1",
+        "ip route add prohibit 192.0.2.2",
+        "ip route add blackhole 192.0.2.3",
+        "ip addr add 10.9.0.1/24 brd 10.9.0.255 dev lo",
+        "ip route add 192.0.2.64/26 dev lo",
+        "ip route add broadcast 192.0.2.127 dev lo table local",
+        "ip -6 route add unreachable 2001:db8:9::1",
+        "ip -6 route add prohibit 2001:db8:9::2",
+    ] {
+        succeeds(line);
+    }
+    for to in [
+        "192.0.2.1:443",
+        "192.0.2.2:443",
+        "192.0.2.3:443",
+        "10.9.0.255:443",
+        "192.0.2.127:443",
+        "[2001:db8:9::1]:443",
+        "[2001:db8:9::2]:443",
+    ] {
+        let client = client(None, to, false);
+        if client.fails().is_some() {
+            is_denied(&client, "no-route");
+        } else {
+            ask(&[to], 0);
+        }
+    }
+    is_denied(&client(None, "192.0.2.127:443", false), "no-route");
+}
+
+fn a_scope_is_an_interface() {
+    addresses::add("fe80::1");
+    let _server = serve("[fe80::1%1]:443");
+    let document = document(&["[fe80::1%lo]:443", "--from", "fe80::1%lo"], 0);
+    let end =
+        |port: Value, service: Value| json!({"addr": "fe80::1", "port": port, "service": service, "interface": "lo"});
+    assert_eq!(document["to"], end(json!(443), json!("https")));
+    assert_eq!(document["from"], end(Value::Null, Value::Null));
+    assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1%1]:443", false).fails(), None);
+    is_denied(&client(None, "[fe80::1]:443", false), "no-route");
+    let fixed = ask(&["[fe80::1%lo]:443", "--from", "[fe80::1%lo]:15060"], 0);
+    fixed.prints("connect() from [fe80::1%lo]:15060 to [fe80::1%lo]:443: free");
+    let open = client(Some("[fe80::1%1]:15060"), "[fe80::1%1]:443", true).connect(false).expect("a connection");
+    let blocked = self::document(&["[fe80::1%lo]:443", "--from", "[fe80::1%lo]:15060", "--with", "reuseaddr"], 1);
+    assert_eq!(answer(&blocked), ["blocked", "address-in-use", "connect", "EADDRNOTAVAIL"]);
+    assert_eq!(
+        client(Some("[fe80::1%1]:15060"), "[fe80::1%1]:443", true).fails(),
+        Some(("connect", "EADDRNOTAVAIL".into()))
+    );
+    drop(open);
+}
+
+fn a_privileged_source_port_needs_the_capability() {
+    ask(&[TO, "--from", "127.0.0.1:99"], 0);
+    drop_capability(Capability::CAP_NET_BIND_SERVICE);
+    is_denied(&client(Some("127.0.0.1:99"), TO, false), "privileged-port");
+    ask(&[TO, "--from", "127.0.0.1:99"], 1).prints("EACCES (Permission denied) because the source port needs");
+    ask(&[TO, "--from", "127.0.0.1"], 0);
+}
+
+fn without_ipv6_it_is_said() {
+    refuse_ipv6();
+    for args in [["[::1]:443"].as_slice(), &["[::1]:443", "--from", "[::1]:15060"], &["[::1]:443", "--from", "::1"]] {
+        assert_eq!(answer(&document(args, 1)), ["denied", "family-unsupported", "socket", "EAFNOSUPPORT"]);
+    }
+    ask(&["[::1]:443"], 1).prints("because IPv6 sockets cannot be created here");
+    ask(&[TO], 0);
+}
+
+fn the_option_of_a_client_without_a_source_port_has_no_effect() {
+    let run = twtool(["connect-test", TO, "--from", "127.0.0.1", "--with", "reuseaddr"]).code(0);
+    run.says("--with reuseaddr has no effect without a source port");
+}
+
+/// The commands that it prints.
+fn steps(args: &[&str]) -> Vec<String> {
+    let document = twtool([&["connect-test", "--json"], args].concat()).json();
+    document["next"].as_array().expect("commands").iter().map(|step| text(step, "command").to_owned()).collect()
+}
+
+#[track_caller]
+fn step(args: &[&str], part: &str) -> String {
+    let steps = steps(args);
+    steps.iter().find(|step| step.contains(part)).unwrap_or_else(|| panic!("no {part} in {steps:?}")).clone()
+}
+
+fn each_printed_command_does_what_it_says() {
+    let server = serve(TO);
+    // A bucket whose owner had the option: the question with the option, and the removal.
+    bucket(&server, true);
+    let plain = [TO, "--from", FROM];
+    let again = run(&step(&plain, "--with reuseaddr")).code(2);
+    assert!(again.stdout.contains("127.0.0.1:15060 to 127.0.0.1:443: unknown"), "{again}");
+    let other = step(&["127.0.0.1:444", "--from", FROM], "--with reuseaddr");
+    succeeds(&other);
+    assert_eq!(client(Some(FROM), "127.0.0.1:444", true).fails(), None);
+    let wait = step(&plain, " wait ");
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| run(&wait));
+        if kernel::destroys_buckets() {
+            let kill = step(&plain, " kill ");
+            run(&format!("{kill} --yes")).code(0);
+        }
+        waiting.join().expect("a run")
+    });
+    waiting.code(0);
+    assert_eq!(client(Some(FROM), TO, false).fails(), None);
+
+    // A connection is in the way: its process is ended. A range that is full: what uses it is shown.
+    narrow_range(2);
+    let open: Vec<Socket> =
+        (0..2).map(|_| connect(Some("127.0.0.1".parse().expect("an address")), addr(TO)).expect("a port")).collect();
+    for args in [[TO].as_slice(), &[TO, "--from", "127.0.0.1"]] {
+        run(&step(args, " capacity ")).code(0).prints("0 of 2");
+    }
+    run(&step(&[TO], "ip_local_port_range")).code(0);
+    assert_eq!(client(None, TO, false).fails(), None, "the wider range helps");
+    drop(open);
+
+    if !has("ip") {
+        return not_checked("what connect-test prints about routes: there is no ip(8)");
+    }
+    let routes = succeeds(&step(&["192.0.2.1:443"], "ip route"));
+    assert!(!routes.stdout.contains("192.0.2"), "{routes}");
+    succeeds(&step(&["[2001:db8::1]:443"], "ip -6 route"));
+    sysctl::write("ipv6.conf.all.disable_ipv6", "1").expect("the namespace is ours");
+    let addresses = succeeds(&step(&["[::1]:443"], "ip -6 address"));
+    assert!(!addresses.stdout.contains("::1"), "{addresses}");
+    succeeds(&step(&[TO, "--from", "192.0.2.9"], "ip address"));
+}
+
+fn bad_words_are_named_with_what_is_allowed() {
+    let refused = |args: &[&str], word: &str, allowed: &str| {
+        let run = twtool([&["connect-test"], args].concat()).refused(word);
+        assert!(run.stderr.contains(allowed), "expected {allowed:?} on stderr{run}");
+    };
+    refused(&["127.0.0.1"], "127.0.0.1", "needs a port");
+    refused(&["::1:443"], "::1:443", "[2001:db8::1]:443");
+    refused(&["localhost:443"], "localhost", "not resolved");
+    refused(&["0.0.0.0:443"], "0.0.0.0", "127.0.0.1");
+    refused(&["[::]:443"], "::", "::1");
+    refused(&["224.0.0.1:443"], "224.0.0.1", "multicast");
+    refused(&["[ff02::1]:443"], "ff02::1", "multicast");
+    refused(&["127.0.0.1:0"], "0", "1-65535");
+    refused(&["127.0.0.1:80-90"], "80-90", "1-65535");
+    refused(&["127.0.0.1:nosuch"], "nosuch", "0-65535");
+    refused(&["[fe80::1%nosuch]:443"], "nosuch", "lo");
+    refused(&["[2001:db8::1%lo]:443"], "2001:db8::1%lo", "link-local");
+    refused(&[TO, "--from", "::1"], "::1", "other family");
+    refused(&["[::ffff:127.0.0.1]:443", "--from", "::1"], "::1", "other family");
+    refused(&["[::1]:443", "--from", "127.0.0.1"], "127.0.0.1", "other family");
+    refused(&[TO, "--from", "127.0.0.1:8-9"], "8-9", "one source port");
+    refused(&[TO, "--from", "224.0.0.1"], "224.0.0.1", "multicast");
+    refused(&[TO, "--from", "nosuch"], "nosuch", "IPv6");
+    refused(&[TO, "--with", "reuseport"], "reuseport", "reuseaddr");
+    refused(&[TO, "-6"], "127.0.0.1", "-6");
+    refused(&["[::1]:443", "-4"], "::1", "-4");
+    refused(&[TO, "-o", "csv"], "csv", "json");
+    refused(&[], "required", "<ADDR:PORT>");
+}

@@ -1,0 +1,85 @@
+//! A client as programs write it, and the call and the errno with which it fails: the kernel's own answer to what
+//! `twtool connect-test` says, by code that shares nothing with it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
+
+/// A client that binds `from`, where that is given, and connects to `to`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client {
+    pub(crate) from: Option<SocketAddr>,
+    pub(crate) to: SocketAddr,
+    /// SO_REUSEADDR.
+    pub(crate) reuseaddr: bool,
+}
+
+/// A call and its errno: `("connect", "EADDRNOTAVAIL")`.
+pub(crate) type Failure = (&'static str, String);
+
+fn failed(call: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| (call, format!("{:?}", Errno::from_raw(error.raw_os_error().expect("an errno"))))
+}
+
+impl Client {
+    /// Connects, without waiting for a response. A socket that is refused had its port, and is an answer, too.
+    ///
+    /// `no_port`: with IP_BIND_ADDRESS_NO_PORT.
+    pub(crate) fn connect(&self, no_port: bool) -> Result<Socket, Failure> {
+        let Self { from, to, reuseaddr } = *self;
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(failed("socket"))?;
+        socket.set_reuse_address(reuseaddr).expect("SO_REUSEADDR");
+        socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        if let Some(from) = from {
+            if no_port {
+                setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).expect("IP_BIND_ADDRESS_NO_PORT");
+            }
+            socket.bind(&from.into()).map_err(failed("bind"))?;
+        }
+        socket.set_nonblocking(true).expect("O_NONBLOCK");
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(failed("connect")(error)),
+        }
+        socket.set_nonblocking(false).expect("O_NONBLOCK");
+        Ok(socket)
+    }
+
+    /// How bind() alone fails.
+    pub(crate) fn binds(&self) -> Option<Failure> {
+        let at = self.from.expect("an address to bind");
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(self.reuseaddr).expect("SO_REUSEADDR");
+        socket.bind(&at.into()).map_err(failed("bind")).err()
+    }
+
+    /// How it fails. The connection, if there is one, is reset at once.
+    pub(crate) fn fails(&self) -> Option<Failure> {
+        let no_port = self.from.is_some_and(|from| from.port() == 0);
+        self.connect(no_port).err()
+    }
+
+    /// The words of `connect-test` for this client.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = vec!["connect-test".to_owned(), self.to.to_string()];
+        if let Some(from) = self.from {
+            let typed = if from.port() == 0 { without_port(from) } else { from.to_string() };
+            words.extend(["--from".into(), typed]);
+        }
+        words.extend(self.reuseaddr.then_some(["--with".into(), "reuseaddr".into()]).into_iter().flatten());
+        words
+    }
+}
+
+fn without_port(at: SocketAddr) -> String {
+    match (at, at.ip()) {
+        (SocketAddr::V6(v6), IpAddr::V6(addr)) if v6.scope_id() > 0 => format!("{addr}%{}", v6.scope_id()),
+        (_, addr) => addr.to_string(),
+    }
+}
