@@ -183,6 +183,11 @@ fn the_holder_is_named() {
         let run = ask(&[TO, "--from", FROM], 1).prints(&format!("because of {words}")).prints(&own);
         let document = document(&[TO, "--from", FROM], 1);
         assert_eq!(answer(&document), ["blocked", "bound", "bind", "EADDRINUSE"], "{run}");
+        let steps = steps(&[TO, "--from", FROM]);
+        assert!(steps[0].starts_with("kill ") && steps[1].contains(" wait "), "it does not end by itself: {steps:?}");
+        // On another address it is not in the way, and the page does not show it.
+        let beside = ask(&["127.0.0.2:443", "--from", "127.0.0.2:15060"], i32::from(words.contains("listener")));
+        assert_eq!(beside.stdout.contains("STATE"), words.contains("listener"), "{beside}");
         drop(holder);
     };
     holds(Box::new(serve("0.0.0.0:15060")), "a listener: ");

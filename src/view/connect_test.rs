@@ -135,11 +135,13 @@ pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) 
         writeln!(out)?;
         help.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", style.width))?;
     }
-    if !situation.holders.is_empty() {
-        writeln!(out)?;
-        holders_table(out, &situation.holders, &situation.facts, style)?;
+    // Sockets that are not in the way explain nothing here. JSON has them.
+    if situation.holders.iter().all(|holder| !holder.blocks) {
+        return Ok(());
     }
-    holder::write_processes(out, &situation.holders, style)
+    writeln!(out)?;
+    holders_table(out, &situation.holders, &situation.facts, style)?;
+    holder::write_processes(out, situation.holders.iter().filter(|holder| holder.blocks), style)
 }
 
 /// `from 10.0.0.1:15060 to 192.0.2.1:443`

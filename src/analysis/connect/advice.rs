@@ -184,11 +184,15 @@ fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
         ));
     }
     let others = holder_steps(situation, conclusion, situation.bind_cause(), shell, ends_orphans);
-    // Buckets end by themselves, and so does what a command can end.
-    if conclusion.verdict == Verdict::Blocked && !others.is_empty() {
-        steps.extend(wait(situation, shell));
+    // Buckets end by themselves. Another holder is ended first, if a command can do that.
+    let wait = wait(situation, shell).filter(|_| conclusion.verdict == Verdict::Blocked && !others.is_empty());
+    if conclusion.cause == Cause::TimeWait {
+        steps.extend(wait);
+        steps.extend(others);
+    } else {
+        steps.extend(others);
+        steps.extend(wait);
     }
-    steps.extend(others);
     steps
 }
 
@@ -265,7 +269,7 @@ fn bind_reasons(situation: &Situation, conclusion: &Conclusion) -> Vec<String> {
             "Set SO_REUSEADDR in the client before bind(). {} That {}",
             "Linux checks the option of the old and of the new socket, and here the old one had it (socket(7), SO_REUSEADDR).",
             if situation.holders.iter().any(|holder| situation.is_same_connection(&holder.socket)) {
-                "lets bind() work. connect() then takes over the TIME_WAIT socket of this connection if it had TCP timestamps, \
+                "lets bind() work. connect() then takes over the old socket of this connection if it had TCP timestamps, \
                  and fails with EADDRNOTAVAIL if not."
             } else {
                 "lets bind() work, and connect() finds the port free for this destination."
