@@ -28,6 +28,9 @@ nothing between two tests means and. As in ss, and and or have the same preceden
 mapped. Flags are shorthands for the same tests, and all of them must match. For a TIME_WAIT socket, autobound means only that \
 the local port lies in the ephemeral range, because the kernel does not store how the port was chosen.
 
+Exit codes: 0 answered, also without rows. With --quiet: 0 if any socket matches, 1 if none. 2 the answer is missing or \
+incomplete, or wrong usage.
+
 Examples:
   twtool list                                      list every TIME_WAIT socket, the next to expire first
   twtool list --local-port https                   list the sockets of local port 443
@@ -35,7 +38,7 @@ Examples:
   twtool list 'dst 10.0.0.0/8 and expires < 5s'    combine a remote network with the remaining time
   twtool list 'not ( src 127.0.0.0/8 or src [::1] )'
   twtool list 'direction = outbound and dport = :5432' --count
-  twtool list -q --local-port 8080 && echo busy    exit with 0 if any socket matches, 1 if none
+  twtool list -q --port 443 && echo busy           exit with 0 if any socket has port 443 at either end
   twtool list -o ndjson | jq -r .remote_addr | sort | uniq -c
   twtool list -o csv --columns local,remote,expires_ms
   twtool list --explain-filter 'sport = :443 and expires < 5s'

@@ -12,6 +12,8 @@ use crate::view::port::PortRecord;
 /// Arguments of `twtool port`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
+Exit codes: 0 answered, 2 the answer is missing or incomplete, or wrong usage.
+
 Examples:
   twtool port 443                  show class, service, listeners and TIME_WAIT sockets
   twtool port https 8080 1020-1026
