@@ -8,11 +8,13 @@ use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{TextStyle, Meaning};
-use super::table::{self, Heading};
 use crate::analysis::doctor::{Check, Datum, Status};
 
 /// The maximum length of a value on the page. Longer values are cut; JSON has the full value.
 const LONGEST_VALUE: usize = 36;
+
+/// The width of the lines of checks without findings, if the output is no terminal.
+const PIPE_WIDTH: usize = 100;
 
 /// The indentation of the text of a check.
 const INDENT: &str = "         ";
@@ -103,8 +105,8 @@ const fn meaning(status: Status) -> Meaning {
     }
 }
 
-/// Writes the page: the number of checks per status, then warnings, unknown checks and notes, and a table of checks without
-/// findings. `verbose` explains every check, with its sources.
+/// Writes the page: the number of checks per status, then warnings, unknown checks and notes, and in a few lines the checks
+/// without findings, so that a warning stays on a small screen. `verbose` explains every check, with its sources.
 pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style: TextStyle) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
@@ -126,13 +128,13 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style
             briefly(out, check, style)?;
         }
     }
-    let fine: Vec<Vec<String>> = of(Status::Ok).map(cells).collect();
+    let fine: Vec<String> = of(Status::Ok).map(subject).collect();
     if fine.is_empty() {
         return Ok(());
     }
     writeln!(out)?;
-    let headings = [Heading::new("OK"), Heading::new("VALUE"), Heading::new("DEFAULT")];
-    table::write(out, &headings, true, fine.as_slice(), style).map(drop)
+    let first = format!("{:<width$}", Status::Ok.name(), width = INDENT.len());
+    human::break_lines(out, &fine.join(", "), &first, INDENT, style.width.or(Some(PIPE_WIDTH)))
 }
 
 /// Writes the heading of a check, its finding, and what to do.
@@ -147,13 +149,19 @@ fn briefly(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io:
 /// Writes the status, name and value of a check: `warning  close_wait = 3`.
 fn heading(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
     let status = format!("{:<width$}", check.status.name(), width = INDENT.len() - 2);
-    let value = match (brief(&check.value), brief(&check.default)) {
-        (None, _) => String::new(),
-        (Some(value), None) => format!(" = {value}"),
-        (Some(value), Some(default)) => format!(" = {value} (default {default})"),
-    };
-    let value = human::escape(&value).into_owned();
-    writeln!(out, "{}  {}{value}", style.paint(meaning(check.status), status), check.subject.id)
+    writeln!(out, "{}  {}", style.paint(meaning(check.status), status), human::escape(&subject(check)))
+}
+
+/// The name and the value of a check, with the kernel's default if that differs: `tcp_fin_timeout = 30 (default 60)`.
+fn subject(check: &Check) -> String {
+    let id = check.subject.id;
+    match (brief(&check.value), brief(&check.default)) {
+        // A check that is ok without a value is about a setting that this kernel does not have.
+        (None, _) if check.status == Status::Ok => format!("{id} absent"),
+        (None, _) => id.to_owned(),
+        (Some(value), Some(default)) if value != default => format!("{id} = {value} (default {default})"),
+        (Some(value), _) => format!("{id} = {value}"),
+    }
 }
 
 fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
@@ -164,13 +172,6 @@ fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> i
     line("does", check.subject.does)?;
     line("does not", check.subject.does_not)?;
     line("sources", &check.subject.sources.join("; "))
-}
-
-fn cells(check: &Check) -> Vec<String> {
-    let cell = |datum, none: &str| brief(datum).unwrap_or_else(|| none.into());
-    // A check that is ok without a value is about a setting that this kernel does not have.
-    let value = cell(&check.value, "absent");
-    [check.subject.id.to_owned(), value, cell(&check.default, "-")].map(|cell| human::escape(&cell).into_owned()).into()
 }
 
 /// A value as a short text; `None` if there is no value.

@@ -634,7 +634,7 @@ fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warn
     let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
     assert!(
         soon.finding
-            .is_some_and(|finding| finding.ends_with("60 of 100 ports are left, none in 3.7 s at the present rate."))
+            .is_some_and(|finding| finding.ends_with("60 of 100 ports are left, none in 3.7 s at the rate of the last 10 s."))
     );
     let uncertain = check_of(&[Destination { uncertain: 2, ..destination(5, None) }]);
     assert!(uncertain.finding.is_some_and(|finding| finding.contains("at most 5 of 100")));
