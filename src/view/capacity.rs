@@ -215,13 +215,13 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         let headings = [
             Heading::new("FROM"),
             Heading::new("TO"),
-            Heading { spare: 2, ..Heading::new("ESTAB").right() },
+            Heading { spare: 3, ..Heading::new("ESTAB").right() },
             Heading::new("TIME_WAIT").right(),
-            Heading { spare: 3, ..Heading::new("REUSABLE").right() },
-            Heading { spare: 4, ..Heading::new("OTHER").right() },
+            Heading { spare: 1, ..Heading::new("REUSABLE").right() },
+            Heading { spare: 5, ..Heading::new("OTHER").right() },
             Heading::new("FREE").right(),
-            Heading::new("CLOSES/s").right(),
-            Heading { spare: 1, ..Heading::new("CEILING/s").right() },
+            Heading { spare: 2, ..Heading::new("CLOSES/s").right() },
+            Heading { spare: 4, ..Heading::new("CEILING/s").right() },
             Heading::new("EXHAUSTED"),
         ];
         let left_out = table::write(out, &headings, true, rows.as_slice(), style)?;

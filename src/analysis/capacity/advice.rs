@@ -34,12 +34,12 @@ pub fn verdict(destinations: &[Destination], pool: &Pool) -> Option<String> {
 }
 
 /// The ports that a destination has left: `From 10.0.0.1 to 10.0.0.2:443, 6 of 98 ports are left, none in 3.7 s at the
-/// present rate`.
+/// rate of the last 10 s`.
 #[must_use]
 pub fn ports_left(one: &Destination, pool: u32) -> String {
     let to = SocketAddr::new(one.ends.remote_addr, one.ends.remote_port.0);
     let rate = one.exhausted_in.filter(|time| !time.is_zero()).map_or(String::new(), |time| {
-        format!(", none in {}.{} s at the present rate", time.as_secs(), time.subsec_millis() / 100)
+        format!(", none in {}.{} s at the rate of the last 10 s", time.as_secs(), time.subsec_millis() / 100)
     });
     let free = match one.uncertain {
         0 => one.free.to_string(),
@@ -122,7 +122,7 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     help
 }
 
-/// Whether a destination has few ports left, or runs out of ports at the present rate.
+/// Whether a destination has few ports left, or runs out of ports at the rate of the last 10 s.
 #[must_use]
 pub fn is_short(destination: &Destination, pool: &Pool) -> bool {
     destination.exhausted_in.is_some() || share(destination.free, pool.size) < SHORT

@@ -1,4 +1,4 @@
-//! A model of when a destination runs out of ports if its present rate of closes continues. The result is an inference.
+//! A model of when a destination runs out of ports if its rate of closes continues. The result is an inference.
 //!
 //! 1. Connections open as fast as they close, so the number of open ones stays the same.
 //! 2. Each open takes a free port. Each close holds its port as long as its bucket lasts: the *hold*.
@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-/// The time over which the present rate is measured, unless the hold is shorter.
+/// The time over which the rate of closes is measured, unless the hold is shorter. Messages name it: "the rate of the last
+/// 10 s".
 pub const PRESENT: Duration = Duration::from_secs(10);
 
 /// A tolerance above the rounding error of the division: a port that is taken in the millisecond of a release counts as taken
@@ -19,7 +20,7 @@ const ROUNDING_MS: f64 = 1e-6;
 pub struct Load {
     /// Ports that are free for connect().
     pub free: u32,
-    /// The present closes per second.
+    /// The closes per second.
     pub per_s: f64,
     /// When each of its buckets releases its port, in ms from now.
     pub released_ms: Vec<u64>,

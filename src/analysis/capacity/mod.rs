@@ -131,7 +131,7 @@ pub struct Destination {
     pub closes_per_s_now: Option<f64>,
     /// The closes per second that the pool sustains permanently; `None` if a bucket does not hold its port at all.
     pub sustainable_per_s: Option<f64>,
-    /// When no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
+    /// When no port is left at the rate of the last 10 s; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
     /// If no port is free: when the timers of buckets alone have freed the first one. `None` if other sockets hold every port.
     pub first_released: Option<Duration>,
