@@ -223,7 +223,16 @@ fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
     assert!(page.stdout.contains(&format!("systemd (pid {pid}, demo.socket)")), "{page}");
     // It is not process 1, so it is the manager of a user: its own.
     assert_eq!(run.json()["next"][0]["command"], "systemctl --user stop demo.socket", "{run}");
+    // A script does what the manager does.
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("systemctl");
+    fs::write(&script, format!("#!/bin/sh\n[ \"$*\" = '--user stop demo.socket' ] && kill {pid}\n")).expect("written");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").expect("PATH"));
+    let line = run.json()["next"][0]["command"].as_str().expect("a command").to_owned();
+    assert!(Command::new("sh").args(["-c", &line]).env("PATH", path).status().expect("a shell").success(), "{line}");
     drop(child);
+    twtool(["bind-test", "8080"]).code(0);
 
     // No evidence: another process with the same socket is no manager.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };

@@ -4,6 +4,7 @@
 //! its own, in a network namespace of its own. So neither root nor the host is needed, and nothing of the host is seen
 //! or touched. Where namespaces are forbidden those tests are ignored, loudly; `TWTOOL_REQUIRE_NETNS=1` fails them.
 
+mod ask_as_the_server;
 mod bad_input;
 mod bind_causes;
 mod bind_demo;
@@ -62,8 +63,14 @@ fn main() -> ExitCode {
         demo_traces::panic_in(&scenario);
         return ExitCode::FAILURE;
     }
+    // And it opens sockets as another user.
+    if let Ok(orders) = std::env::var(support::opener::ORDERS) {
+        support::opener::obey(&orders);
+        return ExitCode::SUCCESS;
+    }
     let args = Arguments::from_args();
     let suites = [
+        ask_as_the_server::suite(),
         bad_input::suite(),
         bind_causes::suite(),
         bind_demo::suite(),

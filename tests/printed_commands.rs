@@ -38,6 +38,7 @@ suite! {
         a_question_about_one_protocol_leads_to_a_wait_for_that_one,
         the_unit_of_the_process_is_stopped,
         the_sockets_of_systemd_are_listed,
+        containers_are_stopped_and_found_by_their_own_tool,
         the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says,
     ],
 }
@@ -56,7 +57,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 8] = [
     ("analysis/doctor/timewait.rs", 3, &["commands_help_in_the_namespace_that_was_asked_about"]),
     (
         "analysis/next.rs",
-        13,
+        16,
         &[
             "commands_help_in_the_namespace_that_was_asked_about",
             "commands_help_an_ordinary_user_who_has_sudo",
@@ -65,6 +66,8 @@ const PRODUCERS: [(&str, usize, &[&str]); 8] = [
             "a_server_with_workers_is_ended_by_one_command",
             "the_unit_of_the_process_is_stopped",
             "the_sockets_of_systemd_are_listed",
+            "a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit",
+            "containers_are_stopped_and_found_by_their_own_tool",
             "an_orphan_is_ended_by_the_command_that_is_printed",
             "a_full_range_is_shown_by_capacity",
         ],
@@ -582,6 +585,38 @@ fn the_sockets_of_systemd_are_listed() {
     desk.program("systemctl", "[ \"$*\" = 'list-sockets --all' ] || exit 64\n");
     desk.run(text(&steps[0], "command"));
     not_checked("`systemctl list-sockets --all` by systemd itself: it is not process 1 of the test");
+}
+
+/// `docker` is a script that does what docker does: it ends the process of the container, or lists containers.
+fn containers_are_stopped_and_found_by_their_own_tool() {
+    const ID: &str = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
+    folders();
+    let desk = Desk::new();
+    let mut owner = Owner::of(listening());
+    let pid = owner.0.id();
+    let cgroup = desk.0.path().join("cgroup");
+    fs::write(&cgroup, format!("0::/docker/{ID}\n")).expect("written");
+    let shown = format!("/proc/{pid}/cgroup");
+    if let Err(error) = mount(Some(&cgroup), shown.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>) {
+        return not_checked(format!("the command that stops a container: {shown} cannot be replaced here: {error}"));
+    }
+    desk.program("docker", &format!("[ \"$*\" = 'stop {}' ] && kill {pid}\n", &ID[..12]));
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    desk.run(text(&next(&run.json())[0], "command"));
+    owner.0.wait().expect("it ends");
+    assert!(binds(8080), "the process of the container has ended");
+
+    let proxy = desk.0.path().join("docker-proxy");
+    std::os::unix::fs::symlink(program("sh").expect("a shell"), &proxy).expect("a link");
+    let socket: OwnedFd = listening().into();
+    let mut command = Command::new(&proxy);
+    command.args(["-c", "kill -STOP $$; :", "-container-ip", "172.17.0.2", "-container-port", "80"]).stdin(socket);
+    let _owner = Owner(command.spawn().expect("started"));
+    drop(command);
+    desk.program("docker", "[ \"$*\" = 'ps --filter publish=8080' ]\n");
+    let run = twtool(["bind-test", "8080", "--json"]).code(1);
+    desk.run(text(&next(&run.json())[0], "command"));
+    not_checked("`docker stop` and `docker ps` by docker itself: a script did it in the test");
 }
 
 fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {

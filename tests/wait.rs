@@ -54,8 +54,8 @@ const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
 const BLOCKS: &str = "time-wait-without-reuseaddr";
 
 /// The payload of a document, and the keys of a record.
-const KEYS: [&str; 10] =
-    ["port", "addrs", "options", "bindable", "waited_ms", "attempts", "blocked_by", "cause", "note_lost", "next"];
+const KEYS: [&str; 11] =
+    ["port", "addrs", "options", "as", "bindable", "waited_ms", "attempts", "blocked_by", "cause", "note_lost", "next"];
 
 /// A server that closed a connection first, and ended.
 #[track_caller]

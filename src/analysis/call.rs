@@ -13,7 +13,7 @@ use super::capacity::{self, Conditions, Destination};
 use super::next::{self, Failure};
 use super::verdict::{self, Conclusion};
 use super::{conflict, states};
-use crate::model::bind::{Attempt, Cause, Errno, Holder, Verdict};
+use crate::model::bind::{Attempt, Cause, Errno, Holder, ServerSetup, Verdict};
 use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCall};
 use crate::model::command::{Help, Privilege, Shell, Step, quoted};
 use crate::model::facts::Facts;
@@ -182,6 +182,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
         bound_sockets_are_listed: failed.bound_sockets_are_listed,
         uid: call.process.uid.unwrap_or(failed.uid),
         udp: false,
+        setup: ServerSetup::default(),
     };
     let mut explanation =
         Explanation::new(Some(Verdict::Blocked), CallCause::Port(cause), format!("blocked by {}", obstacle(&evidence)));
@@ -361,9 +362,23 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     explanation
 }
 
+/// The arguments of `bind-test` and `wait` for a server with this socket.
+fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
+    let v6only = (attempt.at.addr.is_ipv6() && socket.v6only).then_some("yes");
+    let valued = [("--v6only", v6only), ("--dev", socket.device.as_deref())];
+    let flags = [
+        ("--freebind", socket.freebind),
+        ("--transparent", socket.transparent),
+        ("--mptcp", socket.protocol == "mptcp"),
+    ];
+    let valued = valued.into_iter().filter_map(|(name, value)| Some([name, value?])).flatten();
+    valued.chain(flags.into_iter().filter_map(|(name, set)| set.then_some(name))).map(str::to_owned).collect()
+}
+
 /// The commands of a bind test, with the watched command in place of an example.
 fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
-    let Called { failed, facts, addr, .. } = *called;
+    let Called { failed, facts, addr, socket, .. } = *called;
+    let setup = ServerSetup { device: attempt.device.filter(|_| socket.device.is_some()), ..ServerSetup::default() };
     let mut steps = next::steps(&Failure {
         shell: failed.shell,
         uid: failed.uid,
@@ -371,6 +386,8 @@ fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<
         port: addr.port,
         addrs: std::slice::from_ref(&attempt.at),
         with: attempt.options,
+        setup,
+        setup_words: &setup_words(socket, attempt),
         cause,
         holders: failed.holders,
         free_in,

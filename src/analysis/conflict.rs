@@ -27,7 +27,7 @@ fn overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     {
         return Overlap::No;
     }
-    if interfaces_overlap(attempt.at.scope, socket.interface()) { addrs_overlap(attempt, socket) } else { Overlap::No }
+    if interfaces_overlap(attempt.device, socket.interface()) { addrs_overlap(attempt, socket) } else { Overlap::No }
 }
 
 /// A socket bound to an interface conflicts with those on the same one and with those on none.
@@ -133,7 +133,7 @@ pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
 }
 
 fn runs_into_something(attempt: &Attempt) -> bool {
-    attempt.outcome() == CallResult::Failed(Errno::AddrInUse)
+    attempt.outcome() == CallResult::Failed(Errno::AddrInUse) && !attempt.own
 }
 
 #[cfg(test)]
@@ -148,6 +148,8 @@ mod tests {
             at: BindAddr { addr: addr.parse().expect("address"), scope: None },
             options: ReuseOptions::NONE,
             v6only,
+            device: None,
+            own: false,
             bind: CallResult::Failed(Errno::AddrInUse),
             listen: None,
             bound: None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
+use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions, ServerSetup};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
@@ -32,6 +32,10 @@ pub struct Failure<'a> {
     pub addrs: &'a [BindAddr],
     /// The options that the server sets.
     pub with: ReuseOptions,
+    /// What the server asks for besides.
+    pub setup: ServerSetup,
+    /// The arguments that ask for it, as the user typed them.
+    pub setup_words: &'a [String],
     /// Why the bind fails.
     pub cause: Cause,
     /// The sockets on the port.
@@ -97,7 +101,8 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             );
             let mut steps = vec![];
             steps.extend(
-                (failure.uid != 0)
+                // Root cannot give the privilege to a test as another user.
+                (failure.uid != 0 && failure.setup.user.is_none())
                     .then(|| as_root(failure, Capability::NetBindService, "test the bind with the privilege")),
             );
             steps.push(start);
@@ -112,7 +117,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
         Cause::Unknown if port.reserved_by_rfc() => {
             vec![Step::new(shell.twtool(Privilege::None, &["capacity"]), "show which sockets use the ports of the range")]
         }
-        Cause::None | Cause::FamilyUnsupported | Cause::Unknown => vec![],
+        Cause::None | Cause::FamilyUnsupported | Cause::OwnSocket | Cause::Unknown => vec![],
     }
 }
 
@@ -128,24 +133,27 @@ pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
 
 /// The command that runs the same bind test as root, with this capability.
 fn as_root(failure: &Failure, needs: Capability, purpose: &str) -> Step {
-    let Failure { shell, facts, port, addrs, with, .. } = *failure;
-    let (port, addrs) = (port.to_string(), addrs.iter().map(|at| at.text(facts)).collect::<Vec<_>>());
-    let mut words = vec!["bind-test", &port];
-    words.extend(addrs.iter().flat_map(|addr| ["--addr", addr]));
+    let server = server_words(failure);
+    let words: Vec<&str> = ["bind-test"].into_iter().chain(server.iter().map(String::as_str)).collect();
+    Step::new(failure.shell.twtool(Privilege::Capability(needs), &words), purpose)
+}
+
+/// The arguments that describe the server to `bind-test` and `wait`.
+fn server_words(failure: &Failure) -> Vec<String> {
+    let Failure { facts, port, addrs, with, setup_words, .. } = *failure;
+    let mut words = vec![port.to_string()];
+    words.extend(addrs.iter().flat_map(|at| ["--addr".to_owned(), at.text(facts)]));
     if with != ReuseOptions::REUSEADDR {
-        words.extend(["--with", with_name(with)]);
+        words.extend(["--with".to_owned(), with_name(with).to_owned()]);
     }
-    Step::new(shell.twtool(Privilege::Capability(needs), &words), purpose)
+    words.extend(setup_words.iter().cloned());
+    words
 }
 
 fn wait(failure: &Failure) -> Step {
-    let Failure { shell, facts, port, addrs, with, free_in, .. } = *failure;
-    let (port, addrs) = (port.to_string(), addrs.iter().map(|at| at.text(facts)).collect::<Vec<_>>());
-    let mut words = vec!["wait", &port];
-    words.extend(addrs.iter().flat_map(|addr| ["--addr", addr]));
-    if with != ReuseOptions::REUSEADDR {
-        words.extend(["--with", with_name(with)]);
-    }
+    let Failure { shell, free_in, .. } = *failure;
+    let server = server_words(failure);
+    let mut words: Vec<&str> = ["wait"].into_iter().chain(server.iter().map(String::as_str)).collect();
     // Timers can end some seconds late.
     if free_in.is_none_or(|free_in| free_in + Duration::from_secs(10) > WAIT) {
         words.extend(["--timeout", "10m"]);
@@ -180,8 +188,15 @@ fn kill(failure: &Failure) -> Option<Step> {
 
 /// The arguments of `kill` that select the blocking sockets, and no socket on an address that the user did not name.
 fn on_the_port(failure: &Failure) -> Vec<String> {
-    let Failure { facts, port, addrs, .. } = *failure;
+    let Failure { facts, port, addrs, setup, .. } = *failure;
     let mut words = vec!["--local-port".into(), port.to_string()];
+    // Sockets on other devices do not block the bind.
+    words.extend(setup.device.map(|device| {
+        let name = facts.interface_name(device);
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        let device = if plain { name } else { device.to_string() };
+        format!("dev = {device} or dev = 0")
+    }));
     if addrs.iter().all(|at| !at.addr.to_canonical().is_unspecified()) {
         // An IPv4-mapped address conflicts with sockets of both families, and an IPv4 address selects both.
         let local = |at: &BindAddr| BindAddr { addr: at.addr.to_canonical(), ..*at }.text(facts);
@@ -364,6 +379,8 @@ mod tests {
             port: Port(8080),
             addrs: &[],
             with: ReuseOptions::REUSEADDR,
+            setup: ServerSetup::default(),
+            setup_words: &[],
             cause: Cause::Listener,
             holders: &[],
             free_in: None,
@@ -430,6 +447,8 @@ mod tests {
                 port: Port(8080),
                 addrs: &[],
                 with: ReuseOptions::REUSEADDR,
+                setup: ServerSetup::default(),
+                setup_words: &[],
                 cause: Cause::Connection,
                 holders: &holders,
                 free_in: None,

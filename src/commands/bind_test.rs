@@ -3,16 +3,14 @@
 use clap::Args;
 
 use super::netns::NetnsArgs;
-use super::port_args::{With, addr_arg};
+use super::port_args::{SERVER_ARGS, ServerArgs};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::{self, Failure};
 use crate::lab;
-use crate::model::addr::ScopedAddr;
 use crate::model::bind::{Cause, ReuseportNote, Verdict};
 use crate::model::demo::DemoRun;
 use crate::model::port::{Port, PortArg};
-use crate::snapshot::port::PortQuestion;
 use crate::snapshot::{Answer, Snapshot};
 use crate::view;
 use crate::view::bind_test::BindTest;
@@ -30,7 +28,12 @@ server could bind the port. twtool clears the note with one more bind, on an unu
 SIGKILL can leave the note, until a bind without SO_REUSEPORT succeeds on the port. Clearing also erases the note of a real \
 server; where that changes an answer, a warning and note_lost in JSON report it.
 
-twtool calls listen() only with --listen. A real client could then connect to the test socket, and would be disconnected.
+twtool calls listen() only with --listen and --together. The test socket then drops every packet, so a client that connects at \
+that moment sends its SYN again after a second. A Multipath TCP socket cannot drop packets, so it can accept the connection.
+
+Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. Where the verdict depends on \
+an option that was not given, one line shows the other verdict. --user runs the binds as another user. --together opens all \
+addresses at once: 0.0.0.0 and :: without IPV6_V6ONLY are then in each other's way.
 
 Exit codes: 0 free or reusable, 1 blocked or denied, 2 the test could not be completed.
 
@@ -38,6 +41,8 @@ Examples:
   twtool bind-test 8080                        test for a server that sets SO_REUSEADDR
   twtool bind-test 8080 --with none            test for a server that sets no option
   twtool bind-test https --addr 192.0.2.1 --addr ::1
+  twtool bind-test 80 --addr :: --v6only yes   test as nginx binds [::]:80
+  twtool bind-test 80 --together               test for a server that opens 0.0.0.0 and :: at once
   twtool bind-test 8080 --netns 4711           test in the network namespace of process 4711
   twtool bind-test 8080 --json | jq -r '.cause, .free_in_ms'
   twtool bind-test 8080 --demo                 show TIME_WAIT block a port, in a private namespace
@@ -46,17 +51,13 @@ pub struct BindTestArgs {
     /// Port to test: a number or a TCP service name from /etc/services; 0 lets the kernel choose
     #[arg(value_name = "PORT")]
     port: PortArg,
-    /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR", value_parser = addr_arg, conflicts_with = "demo")]
-    addr: Vec<ScopedAddr>,
-    /// Socket options that the server sets before bind()
-    #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS", conflicts_with = "demo")]
-    with: With,
-    /// Also call listen(), which can accept a real connection for a moment
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Also call listen(); a client that connects at that moment is delayed by a second
     #[arg(long, conflicts_with = "demo")]
     listen: bool,
     /// Show how TIME_WAIT blocks the port, in a private network namespace (no root, no effect on the host)
-    #[arg(long, conflicts_with = "netns")]
+    #[arg(long, conflicts_with = "netns", conflicts_with_all = SERVER_ARGS)]
     demo: bool,
     #[command(flatten)]
     netns: NetnsArgs,
@@ -77,9 +78,9 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     if args.demo {
         return demo(&args.port, global, context);
     }
-    let question = PortQuestion { port: args.port.clone(), addrs: args.addr.clone(), ipv4: global.ipv4_on_the_wire() };
+    let question = args.server.question(&args.port, global.ipv4_on_the_wire());
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
-    let (facts, port, with) = (&state.facts, state.port, args.with.options());
+    let (facts, port, with) = (&state.facts, state.port, args.server.with.options());
     let conclusion = state.conclude(with);
     // The kernel interface may not list the socket that blocks the port. A port that is denied has no such socket.
     let unseen = conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
@@ -93,10 +94,12 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         holders: &state.holders,
         conclusion,
         bound_sockets_are_listed: state.bound_sockets_are_listed,
-        uid: state.uid,
+        uid: state.setup.user.map_or(state.uid, |user| user.uid),
         udp: state.udp,
+        setup: state.setup,
     };
     let shell = args.netns.shell(context);
+    let setup_words = args.server.setup_words();
     let next = match conclusion.verdict {
         Verdict::Free | Verdict::Reusable => vec![],
         Verdict::Blocked | Verdict::Denied => next::steps(&Failure {
@@ -104,8 +107,10 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
             uid: state.uid,
             facts,
             port,
-            addrs: if args.addr.is_empty() && question.ipv4.is_none() { &[] } else { &state.addrs },
+            addrs: if args.server.addr.is_empty() && question.ipv4.is_none() { &[] } else { &state.addrs },
             with,
+            setup: state.setup,
+            setup_words: &setup_words,
             cause: conclusion.cause,
             holders: &state.holders,
             free_in: conclusion.free_in,
@@ -114,6 +119,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         }),
     };
     let advice = advice::advise(&evidence);
+    let other_verdicts = state.other_verdicts(with);
     let chosen_port = state.attempts.first().and_then(|attempt| attempt.bound).filter(|_| port.reserved_by_rfc());
     let reserve = next::reserve(&shell, facts, port);
     let test = BindTest {
@@ -123,6 +129,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         reserve: &reserve,
         advice: &advice,
         note_lost: state.note != ReuseportNote::Kept,
+        other_verdicts: &other_verdicts,
     };
     context.warn(&warnings);
     let envelope = Envelope { schema: "twtool.bind-test/1", facts, complete, warnings: &warnings };

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{Endpoints, LabError, Server, for_each_socket};
-use crate::model::bind::{BindAddr, ReuseOptions};
+use crate::model::bind::{BindAddr, ReuseOptions, ServerSetup};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
@@ -67,6 +67,6 @@ pub(super) fn play_run(port: Port, old_socket: ReuseOptions, each: EachStage) ->
         _ => {}
     })?;
     let at = BindAddr { addr: localhost, scope: None };
-    let attempts = sys::bind::attempts(&[at], port, true)?.attempts;
+    let attempts = sys::bind::attempts(&[at], port, true, &ServerSetup::default())?.attempts;
     Ok(DemoRun { old_socket, stages, buckets, attempts })
 }

@@ -60,6 +60,67 @@ impl fmt::Display for ReuseOptions {
     }
 }
 
+/// What a server asks for besides the reuse options and the addresses. The default is a server that asks for nothing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
+pub struct ServerSetup {
+    /// `IPV6_V6ONLY` of IPv6 sockets; `None`: as the system has it (`net.ipv6.bindv6only`).
+    pub v6only: Option<bool>,
+    /// The device that the server binds its sockets to (`SO_BINDTODEVICE`), by index.
+    pub device: Option<NonZeroU32>,
+    /// `IP_FREEBIND`: bind an address that does not exist yet.
+    pub freebind: bool,
+    /// `IP_TRANSPARENT`: bind an address of another machine.
+    pub transparent: bool,
+    /// Multipath TCP sockets (`IPPROTO_MPTCP`).
+    pub mptcp: bool,
+    /// The user that the server runs as; `None`: the caller.
+    pub user: Option<UserIds>,
+    /// Whether the server keeps the sockets of all its addresses open at once, and listens on them.
+    pub together: bool,
+}
+
+/// The numbers of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserIds {
+    /// The user.
+    pub uid: u32,
+    /// Its primary group, if /etc/passwd has the user.
+    pub gid: Option<u32>,
+}
+
+/// An option that a question about a bind can leave open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenOption {
+    /// `IPV6_V6ONLY` with this value.
+    V6only(bool),
+    /// `IP_FREEBIND`.
+    Freebind,
+}
+
+impl OpenOption {
+    /// The words that ask for it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::V6only(true) => "--v6only yes",
+            Self::V6only(false) => "--v6only no",
+            Self::Freebind => "--freebind",
+        }
+    }
+}
+
+/// The verdict with another value of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherVerdict {
+    /// The option.
+    pub option: OpenOption,
+    /// The verdict with it.
+    pub verdict: Verdict,
+    /// The cause with it.
+    pub cause: Cause,
+}
+
 /// The result of one system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallResult {
@@ -133,8 +194,12 @@ pub struct Attempt {
     pub at: BindAddr,
     /// The options.
     pub options: ReuseOptions,
-    /// Whether the socket had IPV6_V6ONLY (`net.ipv6.bindv6only` decides; false for IPv4).
+    /// Whether the socket had IPV6_V6ONLY (false for IPv4).
     pub v6only: bool,
+    /// The device that the socket was bound to, by its option or by the scope of its address.
+    pub device: Option<NonZeroU32>,
+    /// Whether it fails only because the same server already has another of its addresses open.
+    pub own: bool,
     /// The result of bind(); of socket() if the family is not supported.
     pub bind: CallResult,
     /// The result of listen(), if it was requested and bind() succeeded.
@@ -256,6 +321,7 @@ pub enum Cause {
     PrivilegedPort,
     AddressNotLocal,
     FamilyUnsupported,
+    OwnSocket,
     Unknown,
 }
 
@@ -273,6 +339,7 @@ impl Cause {
             Self::PrivilegedPort => "privileged-port",
             Self::AddressNotLocal => "address-not-local",
             Self::FamilyUnsupported => "family-unsupported",
+            Self::OwnSocket => "own-socket",
             Self::Unknown => "unknown",
         }
     }

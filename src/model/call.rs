@@ -65,13 +65,22 @@ impl SocketCall {
     #[must_use]
     pub fn as_attempt(&self, device: Option<NonZeroU32>) -> Option<Attempt> {
         let (addr, socket) = (self.addr.as_ref()?, self.socket.as_ref()?);
-        let scope = device.or_else(|| NonZeroU32::new(addr.scope));
+        let scope = NonZeroU32::new(addr.scope);
         let (bind, listen) = match self.name {
             CallName::Listen => (CallResult::Ok, Some(self.result)),
             CallName::Bind | CallName::Connect => (self.result, None),
         };
         let at = BindAddr { addr: addr.addr, scope };
-        Some(Attempt { at, options: socket.reuse, v6only: socket.v6only, bind, listen, bound: None })
+        Some(Attempt {
+            at,
+            options: socket.reuse,
+            v6only: socket.v6only,
+            device: device.or(scope),
+            own: false,
+            bind,
+            listen,
+            bound: None,
+        })
     }
 }
 

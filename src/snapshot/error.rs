@@ -75,6 +75,7 @@ impl SnapshotError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Source(error) => error.hint(),
+            Self::Attempt(error) => error.hint(),
             Self::Destroy(error) => error.hint(),
             Self::Netns(error) => error.hint(),
             Self::NotReplaced { failure, .. } => failure.hint(),

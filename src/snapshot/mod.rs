@@ -189,7 +189,7 @@ fn interrupted() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::port::PortQuestion;
+    use super::port::{PortQuestion, ServerQuestion};
     use super::*;
     use crate::model::port::{Port, PortArg, PortRange};
 
@@ -198,7 +198,7 @@ mod tests {
         let input = Input::Recording("a recording".into());
         let snapshot = Snapshot { namespaces: Namespaces::own(), input };
         let port = PortArg::Range(PortRange::one(Port(80)));
-        let question = PortQuestion { port: port.clone(), addrs: vec![], ipv4: None };
+        let question = PortQuestion { port: port.clone(), addrs: vec![], ipv4: None, server: ServerQuestion::default() };
         for refused in [
             snapshot.port_uses(&[port], None).err(),
             snapshot.port(&question, false).err(),

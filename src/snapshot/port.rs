@@ -11,12 +11,15 @@ use crate::analysis::direction;
 use crate::analysis::verdict::{self, Conclusion};
 use crate::filter::{End, Filter};
 use crate::model::addr::ScopedAddr;
-use crate::model::bind::{Attempt, BindAddr, Holder, ReuseOptions, ReuseportNote};
+use crate::model::bind::{
+    Attempt, BindAddr, CallResult, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, ReuseportNote, ServerSetup, UserIds,
+};
 use crate::model::facts::{Facts, Setting};
 use crate::model::listeners::Listeners;
 use crate::model::port::{Port, PortArg, PortRange};
 use crate::model::process::{Owners, Processes};
 use crate::model::row::Direction;
+use crate::model::user::UserArg;
 use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::{self, Choice, Source};
 use crate::sys;
@@ -34,6 +37,30 @@ pub struct PortQuestion {
     pub addrs: Vec<ScopedAddr>,
     /// Only addresses with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
+    /// What the server asks for besides.
+    pub server: ServerQuestion,
+}
+
+/// What a server asks for, with names as somebody typed them. See [`ServerSetup`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, missing_docs, reason = "the fields of ServerSetup")]
+pub struct ServerQuestion {
+    pub v6only: Option<bool>,
+    pub device: Option<String>,
+    pub freebind: bool,
+    pub transparent: bool,
+    pub mptcp: bool,
+    pub user: Option<UserArg>,
+    pub together: bool,
+}
+
+/// A bind test with an option that the question left open.
+#[derive(Clone, Debug)]
+pub struct Alternative {
+    /// The option, and how it is typed.
+    pub option: OpenOption,
+    /// The results of binds, as in [`PortState::attempts`].
+    pub attempts: Vec<Attempt>,
 }
 
 /// The results of bind() on a port, and every socket on it.
@@ -49,6 +76,10 @@ pub struct PortState {
     pub attempts: Vec<Attempt>,
     /// The state of the kernel's note of SO_REUSEPORT after the binds.
     pub note: ReuseportNote,
+    /// What the server asks for besides.
+    pub setup: ServerSetup,
+    /// The same with options that the question left open, where the answer can depend on them.
+    pub alternatives: Vec<Alternative>,
     /// Every socket on the port.
     pub holders: Vec<Holder>,
     /// Whether the source lists sockets that are bound without listening.
@@ -64,6 +95,18 @@ impl PortState {
     #[must_use]
     pub fn conclude(&self, with: ReuseOptions) -> Conclusion {
         verdict::conclude(&self.facts, self.port, with, &self.attempts, &self.holders)
+    }
+
+    /// The options on which the verdict for this server depends, each with the other verdict.
+    #[must_use]
+    pub fn other_verdicts(&self, with: ReuseOptions) -> Vec<OtherVerdict> {
+        let verdict = self.conclude(with).verdict;
+        let other = |alternative: &Alternative| {
+            let Conclusion { verdict, cause, .. } =
+                verdict::conclude(&self.facts, self.port, with, &alternative.attempts, &self.holders);
+            OtherVerdict { option: alternative.option, verdict, cause }
+        };
+        self.alternatives.iter().map(other).filter(|other| other.verdict != verdict).collect()
     }
 }
 
@@ -81,8 +124,15 @@ impl Snapshot {
             answer.complete = answer.warnings.is_empty();
             let addrs = addresses(question, &facts, &mut answer.warnings)?;
             let mut source = Source::kernel(Choice::Auto)?;
-            let Round { tried: Tried { attempts, note }, sockets, consistent } =
-                bind_and_list(&mut source, &addrs, port, listen)?;
+            let setup = server_setup(&question.server, &facts)?;
+            let Round { tried: Tried { attempts, mut note }, sockets, consistent } =
+                bind_and_list(&mut source, &addrs, port, listen, &setup)?;
+            let mut alternatives = vec![];
+            for (option, setup) in open_options(&setup, &attempts, !sockets.list.is_empty()) {
+                let tried = sys::bind::attempts(&addrs, port, listen, &setup)?;
+                note = note.max(tried.note);
+                alternatives.push(Alternative { option, attempts: tried.attempts });
+            }
             answer.complete &= sockets.complete && sockets.unread.is_none();
             answer.warnings.extend((!sockets.complete).then(interrupted));
             answer.warnings.extend((!consistent).then(|| {
@@ -106,7 +156,19 @@ impl Snapshot {
             answer.warnings.extend(hidden_owners(&holders));
             let bound_sockets_are_listed = sockets.bound_sockets_are_listed;
             let uid = sys::capabilities::effective_user();
-            Ok(answer.with(PortState { facts, port, addrs, attempts, note, holders, bound_sockets_are_listed, uid, udp }))
+            Ok(answer.with(PortState {
+                facts,
+                port,
+                addrs,
+                attempts,
+                note,
+                setup,
+                alternatives,
+                holders,
+                bound_sockets_are_listed,
+                uid,
+                udp,
+            }))
         })
     }
 }
@@ -134,11 +196,12 @@ fn bind_and_list(
     addrs: &[BindAddr],
     port: Port,
     listen: bool,
+    setup: &ServerSetup,
 ) -> Result<Round, SnapshotError> {
     let mut rounds = 0;
     loop {
         let sockets = sockets_on(source, port)?;
-        let tried = sys::bind::attempts(addrs, port, listen)?;
+        let tried = sys::bind::attempts(addrs, port, listen, setup)?;
         rounds += 1;
         let shown: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
         // No socket has port 0, so there is no list to compare.
@@ -152,6 +215,62 @@ fn bind_and_list(
 /// The attempts without an option.
 fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
     attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE).copied().collect()
+}
+
+/// The options that the question left open and that can change the verdict, each with the setup that has it.
+fn open_options(setup: &ServerSetup, attempts: &[Attempt], is_used: bool) -> Vec<(OpenOption, ServerSetup)> {
+    let mut open = vec![];
+    let ipv6 = attempts
+        .iter()
+        .find(|attempt| attempt.at.addr.is_ipv6() && attempt.bind != CallResult::Failed(Errno::FamilyNotSupported));
+    // On an unused port both values have the same result.
+    if let Some(attempt) = ipv6.filter(|_| setup.v6only.is_none() && (is_used || setup.together)) {
+        let v6only = !attempt.v6only;
+        open.push((OpenOption::V6only(v6only), ServerSetup { v6only: Some(v6only), ..*setup }));
+    }
+    let absent = attempts.iter().any(|attempt| attempt.bind == CallResult::Failed(Errno::AddrNotAvailable));
+    if absent && !setup.freebind && !setup.transparent {
+        open.push((OpenOption::Freebind, ServerSetup { freebind: true, ..*setup }));
+    }
+    open
+}
+
+/// Resolves the names of a question in the calling thread's network namespace.
+pub(super) fn server_setup(question: &ServerQuestion, facts: &Facts) -> Result<ServerSetup, SnapshotError> {
+    let ServerQuestion { v6only, device, freebind, transparent, mptcp, user, together } = question;
+    let index = |name: &String| {
+        facts.interface_index(name).map_err(|why| BadValue::new(name, "--dev <IFACE>", &why))
+    };
+    Ok(ServerSetup {
+        v6only: *v6only,
+        device: device.as_ref().map(index).transpose()?,
+        freebind: *freebind,
+        transparent: *transparent,
+        mptcp: *mptcp,
+        user: user.as_ref().map(user_ids).transpose()?,
+        together: *together,
+    })
+}
+
+fn user_ids(user: &UserArg) -> Result<UserIds, SnapshotError> {
+    let bad = |why: String| BadValue::new(user, "--user <NAME|UID>", &why);
+    let entries = match (sys::users::read(), user) {
+        (Ok(entries), _) => entries,
+        // A number needs no name.
+        (Err(_), UserArg::Uid(_)) => vec![],
+        (Err(error), UserArg::Name(_)) => return Err(bad(format!("/etc/passwd could not be read: {error}")).into()),
+    };
+    let ids = match user {
+        UserArg::Uid(uid) => {
+            let gid = entries.iter().find(|entry| entry.uid == *uid).map(|entry| entry.gid);
+            Some(UserIds { uid: *uid, gid })
+        }
+        UserArg::Name(name) => {
+            let entry = entries.iter().find(|entry| entry.name == *name);
+            entry.map(|entry| UserIds { uid: entry.uid, gid: Some(entry.gid) })
+        }
+    };
+    Ok(ids.ok_or_else(|| bad("/etc/passwd has no such user; a number is accepted, too".into()))?)
 }
 
 /// The one port that an argument names.

@@ -8,12 +8,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::error::{BadValue, SnapshotError};
-use super::port::{self, PortQuestion, PortSockets, addresses, hidden_owners, single_port, sockets_on};
+use super::port::{self, PortQuestion, PortSockets, addresses, hidden_owners, server_setup, single_port, sockets_on};
 use super::{Answer, Snapshot, interrupted};
+use crate::analysis::advice;
 use crate::analysis::conflict::{self, Obstacles};
 use crate::analysis::verdict;
 use crate::analysis::waiting::{self, Bound, Ended, SocketKey, ROUND, WaitStep, Waiting};
-use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote};
+use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote, ServerSetup};
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::Port;
 use crate::model::process::Owners;
@@ -45,6 +46,8 @@ pub struct WaitTarget {
     pub addrs: Vec<BindAddr>,
     /// The options that the server sets before bind().
     pub with: ReuseOptions,
+    /// What the server asks for besides.
+    pub setup: ServerSetup,
     /// The longest wait.
     pub timeout: Duration,
 }
@@ -62,6 +65,8 @@ pub struct WaitState {
     pub blocked_by: Vec<Holder>,
     /// Why the binds fail.
     pub cause: Cause,
+    /// The addresses that the server already has open when its own sockets make it fail.
+    pub collision: Option<String>,
     /// The longest remaining time, if only buckets block the port.
     pub remaining: Option<Duration>,
     /// How often the set of blocking sockets has changed.
@@ -133,8 +138,9 @@ impl Snapshot {
             let mut answer = Answer { complete: gaps.is_empty(), warnings: gaps, ..Answer::whole(()) };
             let addrs = addresses(&question.port, &facts, &mut answer.warnings)?;
             let WaitQuestion { with, timeout, .. } = *question;
-            let mut watch = Watch::new(port, &addrs, with)?;
-            let target = WaitTarget { facts, port, addrs, with, timeout };
+            let setup = server_setup(&question.port.server, &facts)?;
+            let mut watch = Watch::new(port, &addrs, with, setup)?;
+            let target = WaitTarget { facts, port, addrs, with, setup, timeout };
             let mut wait =
                 Wait { target: &target, watch: &mut watch, observer, interrupts: interrupts.as_ref(), last: None };
             let state = wait.run();
@@ -246,9 +252,15 @@ impl Wait<'_> {
             attempts: waiting.binds().saturating_add(self.watch.extra_binds),
             cause: self.cause(&blocked_by, false),
             remaining: waiting.remaining(waited),
+            collision: self.collision(),
             blocked_by,
             changes: waiting.changes(),
         }
+    }
+
+    fn collision(&self) -> Option<String> {
+        let attempts = self.target.addrs.iter().filter_map(|at| self.watch.attempts.iter().find(|one| one.at == *at));
+        advice::earlier_addresses(attempts, &self.target.facts).map(|(earlier, _)| earlier)
     }
 
     fn cause(&self, blocked_by: &[Holder], reuseaddr_works: bool) -> Cause {
@@ -270,10 +282,13 @@ impl Wait<'_> {
 struct Watch {
     port: Port,
     with: ReuseOptions,
+    setup: ServerSetup,
     source: Source,
     /// The last result of each address, in the order of the binds.
     attempts: Vec<Attempt>,
     addrs: Vec<BindAddr>,
+    /// The addresses in the order of the server.
+    typed: Vec<BindAddr>,
     /// The address that failed last.
     failing: Option<BindAddr>,
     /// Whether a bind was made since the sockets were last listed.
@@ -292,16 +307,23 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(port: Port, addrs: &[BindAddr], with: ReuseOptions) -> Result<Self, SnapshotError> {
+    fn new(
+        port: Port,
+        addrs: &[BindAddr],
+        with: ReuseOptions,
+        setup: ServerSetup,
+    ) -> Result<Self, SnapshotError> {
         // IPv6 first, for the reason given at `sys::bind::attempts`.
         let (mut order, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
         order.extend(ipv4);
         Ok(Self {
             port,
             with,
+            setup,
             source: Source::kernel(Choice::Auto)?,
             attempts: vec![],
             addrs: order,
+            typed: addrs.to_owned(),
             failing: None,
             tried: false,
             holders: HashMap::new(),
@@ -342,16 +364,23 @@ impl Watch {
                 }
             }
         }
-        let binds = u32::try_from(round.len()).unwrap_or(u32::MAX);
-        let failure = |attempt: &&Attempt| attempt.bind != CallResult::Ok;
+        let mut binds = round.len();
+        if self.setup.together && !fails(&round) {
+            let (together, note) = sys::bind::attempt_together(&self.typed, self.port, self.with, &self.setup)?;
+            self.note = self.note.max(note);
+            binds += together.len();
+            round = together;
+        }
+        let binds = u32::try_from(binds).unwrap_or(u32::MAX);
+        let failure = |attempt: &&Attempt| attempt.outcome() != CallResult::Ok;
         self.failing = round.iter().find(failure).map(|attempt| attempt.at);
-        let bound = round.iter().map(|attempt| bound(attempt.bind)).max();
+        let bound = round.iter().map(bound).max();
         self.remember(round);
         Ok((bound.unwrap_or(Bound::All), binds))
     }
 
     fn attempt(&mut self, at: BindAddr) -> Result<Attempt, SnapshotError> {
-        let (attempt, note) = sys::bind::attempt_alone(at, self.port, self.with)?;
+        let (attempt, note) = sys::bind::attempt_alone(at, self.port, self.with, &self.setup)?;
         self.note = self.note.max(note);
         Ok(attempt)
     }
@@ -371,7 +400,7 @@ impl Watch {
         let mut works = true;
         for attempt in self.attempts.iter().filter(|attempt| attempt.bind == CallResult::Failed(Errno::AddrInUse)) {
             self.extra_binds += 1;
-            let (reuseaddr, _) = sys::bind::attempt_alone(attempt.at, self.port, ReuseOptions::REUSEADDR)?;
+            let (reuseaddr, _) = sys::bind::attempt_alone(attempt.at, self.port, ReuseOptions::REUSEADDR, &self.setup)?;
             if reuseaddr.bind != CallResult::Ok {
                 works = false;
                 break;
@@ -434,9 +463,10 @@ impl Watch {
     }
 }
 
-/// Converts the result of one bind for `analysis::waiting`.
-fn bound(result: CallResult) -> Bound {
-    match result {
+/// Converts the result of one attempt for `analysis::waiting`. Waiting does not help a server that is in its own way.
+fn bound(attempt: &Attempt) -> Bound {
+    match attempt.outcome() {
+        _ if attempt.own => Bound::Denied,
         CallResult::Ok => Bound::All,
         CallResult::Failed(Errno::AddrInUse) => Bound::InUse,
         CallResult::Failed(Errno::AddrNotAvailable) => Bound::NotAvailable,

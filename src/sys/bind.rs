@@ -1,18 +1,20 @@
 //! Makes bind attempts: each creates a socket, sets its options, binds it, listens on it if requested, and closes it.
 //!
-//! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested.
+//! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested, with a
+//! filter that drops every packet, so that it takes no connection from the real server.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
 
 use nix::errno::Errno as NixErrno;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::errno::{Refusal, name, retry};
 use super::interrupt::Held;
 use super::reuseport_note::NoteGuard;
-use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions, ReuseportNote};
+use super::user_thread;
+use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions, ReuseportNote, ServerSetup};
 use crate::model::port::Port;
 
 /// Why an attempt could not be made, so that its result is unknown.
@@ -33,6 +35,35 @@ pub struct Tried {
     pub note: ReuseportNote,
 }
 
+impl AttemptError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        let refusal = Refusal::of(&self.source);
+        match self.call {
+            "setgroups()" | "setresgid()" | "setresuid()" => Some(
+                "--user needs CAP_SETUID and CAP_SETGID, which root has; a user that this user namespace does not map cannot be \
+                 used",
+            ),
+            TRANSPARENT if refusal == Refusal::Refused => {
+                Some("IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW (ip(7)); the server needs one of them, too")
+            }
+            DEVICE if refusal == Refusal::Refused => {
+                Some("SO_BINDTODEVICE needs CAP_NET_RAW on kernels before 5.7 (socket(7))")
+            }
+            MPTCP => Some("MPTCP needs a kernel with CONFIG_MPTCP, and net.mptcp.enabled=1"),
+            _ => None,
+        }
+    }
+}
+
+/// The instruction of a socket filter that drops every packet (`BPF_RET | BPF_K` in linux/bpf_common.h).
+const DROP_ALL: SockFilter = SockFilter::new(6, 0, 0, 0);
+
+const TRANSPARENT: &str = "setsockopt(IP_TRANSPARENT)";
+const DEVICE: &str = "setsockopt(SO_BINDTOIFINDEX)";
+const MPTCP: &str = "socket(IPPROTO_MPTCP)";
+
 /// Binds the port on every address with every set of options.
 ///
 /// The kernel's notes of SO_REUSEPORT (see `reuseport_note`) must not change a result, nor remain for the next server:
@@ -41,16 +72,19 @@ pub struct Tried {
 ///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
 ///    is cleared.
 /// 3. The successful attempts are repeated. If one fails now, the note of a server had admitted it. That note is lost.
-pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, AttemptError> {
+/// 4. For a server that opens all addresses at once, the results are those of [`Prober::together`]. There the notes of the
+///    server's own sockets count, as they do for the server.
+pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetup) -> Result<Tried, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
         [ReuseOptions::REUSEPORT, ReuseOptions::BOTH, ReuseOptions::REUSEADDR, ReuseOptions::NONE];
     let (ipv6, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
     let order = || ipv6.iter().chain(&ipv4).copied();
+    let prober = Prober { port, listen, setup };
     let _held = Held::all();
     let (mut attempts, mut uncleared): (Vec<Attempt>, Vec<Attempt>) = (vec![], vec![]);
     for options in ORDER {
         for at in order() {
-            let (attempt, cleared) = attempt_and_clear(at, port, options, listen)?;
+            let (attempt, cleared) = prober.attempt_and_clear(at, options)?;
             uncleared.extend((!cleared).then_some(attempt));
             attempts.push(attempt);
         }
@@ -60,12 +94,12 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, A
     let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
     let shares = |attempt: &&mut Attempt| attempt.options.reuseport && attempt.outcome() == CallResult::Ok;
     for attempt in attempts.iter_mut().filter(shares).filter(|_| taken && !port.reserved_by_rfc()) {
-        let (again, _) = attempt_and_clear(attempt.at, port, attempt.options, listen)?;
+        let (again, _) = prober.attempt_and_clear(attempt.at, attempt.options)?;
         if again.outcome() != CallResult::Ok {
             (*attempt, note) = (again, ReuseportNote::Lost);
         }
     }
-    if uncleared.iter().any(|attempt| admits_others(attempt, &attempts)) {
+    if prober.leaves_note(&uncleared, &attempts)? {
         note = ReuseportNote::Left;
     }
     let rank = |attempt: &Attempt| {
@@ -73,6 +107,20 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool) -> Result<Tried, A
         (address, ReuseOptions::ALL.iter().position(|options| *options == attempt.options))
     };
     attempts.sort_by_key(rank);
+    if setup.together {
+        for options in ReuseOptions::ALL {
+            let mut alone: Vec<&mut Attempt> = attempts.iter_mut().filter(|one| one.options == options).collect();
+            let worked: Vec<CallResult> = alone.iter().map(|attempt| attempt.outcome()).collect();
+            let (together, cleared) = prober.together(addrs, options)?;
+            if !cleared && prober.leaves_note(&together, &together)? {
+                note = ReuseportNote::Left;
+            }
+            for ((known, worked), new) in alone.iter_mut().zip(worked).zip(together) {
+                let own = worked == CallResult::Ok && new.outcome() == CallResult::Failed(Errno::AddrInUse);
+                **known = Attempt { own, ..new };
+            }
+        }
+    }
     Ok(Tried { attempts, note })
 }
 
@@ -97,75 +145,157 @@ pub fn attempt_alone(
     at: BindAddr,
     port: Port,
     options: ReuseOptions,
+    setup: &ServerSetup,
 ) -> Result<(Attempt, ReuseportNote), AttemptError> {
+    let prober = Prober { port, listen: false, setup };
     let _held = Held::all();
-    let (first, cleared) = attempt_and_clear(at, port, options, false)?;
+    let (first, cleared) = prober.attempt_and_clear(at, options)?;
     if !options.reuseport || first.bind != CallResult::Ok {
         return Ok((first, ReuseportNote::Kept));
     }
     if !cleared {
-        return Ok((first, if admits_others(&first, &[first]) { ReuseportNote::Left } else { ReuseportNote::Kept }));
+        let left = prober.leaves_note(&[first], &[first])?;
+        return Ok((first, if left { ReuseportNote::Left } else { ReuseportNote::Kept }));
     }
-    let (again, _) = attempt_and_clear(at, port, options, false)?;
+    let (again, _) = prober.attempt_and_clear(at, options)?;
     Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Kept } else { ReuseportNote::Lost }))
 }
 
 /// Binds once, without SO_REUSEPORT, so that no note is left.
 pub fn attempt_once(at: BindAddr, port: Port, reuseaddr: bool) -> Result<Attempt, AttemptError> {
     let options = if reuseaddr { ReuseOptions::REUSEADDR } else { ReuseOptions::NONE };
-    attempt(at, port, options, false, &mut None)
+    let prober = Prober { port, listen: false, setup: &ServerSetup::default() };
+    Ok(prober.attempt_and_clear(at, options)?.0)
 }
 
-/// Makes an attempt and clears its note. Returns false with the attempt if no bind could clear the note.
-fn attempt_and_clear(
-    at: BindAddr,
+/// Binds every address with one set of options as a server does that opens all of them at once, after each of them was
+/// successful alone. An attempt that fails now has [`Attempt::own`].
+pub fn attempt_together(
+    addrs: &[BindAddr],
     port: Port,
     options: ReuseOptions,
-    listen: bool,
-) -> Result<(Attempt, bool), AttemptError> {
-    let guard = options.reuseport.then(NoteGuard::prepare).transpose();
-    let mut guard = guard.map_err(|source| AttemptError { call: "socket()", addr: at.addr, source })?;
-    let attempt = attempt(at, port, options, listen, &mut guard)?;
-    Ok((attempt, guard.is_none_or(NoteGuard::clear)))
+    setup: &ServerSetup,
+) -> Result<(Vec<Attempt>, ReuseportNote), AttemptError> {
+    let _held = Held::all();
+    let prober = Prober { port, listen: false, setup };
+    let (mut attempts, cleared) = prober.together(addrs, options)?;
+    let left = !cleared && prober.leaves_note(&attempts, &attempts)?;
+    for attempt in &mut attempts {
+        attempt.own = attempt.outcome() == CallResult::Failed(Errno::AddrInUse);
+    }
+    Ok((attempts, if left { ReuseportNote::Left } else { ReuseportNote::Kept }))
 }
 
-/// Makes an attempt. A refusal that concerns the address or the port is a result; any other failure is an error.
-///
-/// # Errors
-/// socket() failed for a reason other than the family, an option could not be set, or the kernel lacked resources. Such
-/// a failure has no information about the port.
-fn attempt(
-    at: BindAddr,
+/// Makes attempts on one port, as one server would.
+struct Prober<'a> {
     port: Port,
-    options: ReuseOptions,
     listen: bool,
-    guard: &mut Option<NoteGuard>,
-) -> Result<Attempt, AttemptError> {
-    let failed = |call| move |source| AttemptError { call, addr: at.addr, source };
-    let mut attempt = Attempt { at, options, v6only: false, bind: CallResult::Ok, listen: None, bound: None };
-    let socket = match socket(at.addr, options) {
-        Ok(socket) => socket,
-        Err(error) if errno(&error) == Errno::FamilyNotSupported => {
-            attempt.bind = CallResult::Failed(Errno::FamilyNotSupported);
-            return Ok(attempt);
-        }
-        Err(error) => return Err(failed("socket()")(error)),
-    };
-    if at.addr.is_ipv6() {
-        attempt.v6only = retry(|| socket.only_v6()).map_err(failed("getsockopt(IPV6_V6ONLY)"))?;
+    setup: &'a ServerSetup,
+}
+
+impl Prober<'_> {
+    /// Makes an attempt and clears its note. The flag is false if no bind could clear the note.
+    fn attempt_and_clear(&self, at: BindAddr, options: ReuseOptions) -> Result<(Attempt, bool), AttemptError> {
+        let mut guard = self.guard(at, options)?;
+        let (attempt, socket) = self.open(at, options, self.listen, &mut guard)?;
+        drop(socket);
+        Ok((attempt, guard.is_none_or(NoteGuard::clear)))
     }
-    attempt.bind = result(|| socket.bind(&socket_addr(at, port).into())).map_err(failed("bind()"))?;
-    if attempt.bind == CallResult::Ok {
-        let mut note = |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.set_port(port));
-        note(port);
-        let name = retry(|| socket.local_addr()).map_err(failed("getsockname()"))?;
-        attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
-        attempt.bound.into_iter().for_each(note);
-        if listen {
-            attempt.listen = Some(result(|| socket.listen(1)).map_err(failed("listen()"))?);
+
+    /// Opens the addresses in their order, and keeps each socket open until the last attempt. Each listens before the next is
+    /// bound, because SO_REUSEADDR lets sockets of one server share a port until the first of them listens. Then clears the
+    /// note. The flag is false if no bind could clear it.
+    fn together(&self, addrs: &[BindAddr], options: ReuseOptions) -> Result<(Vec<Attempt>, bool), AttemptError> {
+        let Some(first) = addrs.first() else { return Ok((vec![], true)) };
+        let mut guard = self.guard(*first, options)?;
+        let mut opened = vec![];
+        for at in addrs {
+            opened.push(self.open(*at, options, true, &mut guard)?);
         }
+        let attempts = opened.into_iter().map(|(attempt, _socket)| attempt).collect();
+        Ok((attempts, guard.is_none_or(NoteGuard::clear)))
     }
-    Ok(attempt)
+
+    /// Whether a note that was not cleared admits a server that the kernel would refuse without it. Sockets with IPV6_V6ONLY do
+    /// not show how a dual-stack `::` fares, so that is tried too.
+    fn leaves_note(&self, noted: &[Attempt], attempts: &[Attempt]) -> Result<bool, AttemptError> {
+        let leaves = |one: &Attempt| one.options.reuseport && one.bind == CallResult::Ok;
+        let admits =
+            |attempts: &[Attempt]| noted.iter().filter(|one| leaves(one)).any(|one| admits_others(one, attempts));
+        if !admits(attempts) || self.setup.v6only != Some(true) {
+            return Ok(admits(attempts));
+        }
+        let setup = ServerSetup { v6only: Some(false), together: false, ..*self.setup };
+        let dual_stack = BindAddr { addr: Ipv6Addr::UNSPECIFIED.into(), scope: None };
+        let (shared, _) =
+            Prober { setup: &setup, ..*self }.attempt_and_clear(dual_stack, ReuseOptions::REUSEPORT)?;
+        Ok(admits(&[attempts, &[shared]].concat()))
+    }
+
+    /// Prepares the clearing of a note, with the privileges of the caller.
+    fn guard(&self, at: BindAddr, options: ReuseOptions) -> Result<Option<NoteGuard>, AttemptError> {
+        let device = self.setup.device.or(at.scope);
+        let guard = options.reuseport.then(|| NoteGuard::prepare(device)).transpose();
+        guard.map_err(|source| AttemptError { call: "socket()", addr: at.addr, source })
+    }
+
+    /// Makes an attempt as the user of the server, and returns its socket. A refusal that concerns the address or the port is a
+    /// result; any other failure is an error.
+    fn open(
+        &self,
+        at: BindAddr,
+        options: ReuseOptions,
+        listen: bool,
+        guard: &mut Option<NoteGuard>,
+    ) -> Result<(Attempt, Option<Socket>), AttemptError> {
+        let opened = user_thread::run_as(self.setup.user, || self.open_here(at, options, listen, guard));
+        opened.unwrap_or_else(|(call, source)| Err(AttemptError { call, addr: at.addr, source }))
+    }
+
+    /// Makes an attempt on the calling thread.
+    ///
+    /// # Errors
+    /// socket() failed for a reason other than the family, an option could not be set, or the kernel lacked resources. Such
+    /// a failure has no information about the port.
+    fn open_here(
+        &self,
+        at: BindAddr,
+        options: ReuseOptions,
+        listen: bool,
+        guard: &mut Option<NoteGuard>,
+    ) -> Result<(Attempt, Option<Socket>), AttemptError> {
+        let failed = |call| move |source| AttemptError { call, addr: at.addr, source };
+        let device = self.setup.device.or(at.scope);
+        let bind = CallResult::Ok;
+        let mut attempt = Attempt { at, options, v6only: false, device, own: false, bind, listen: None, bound: None };
+        let socket = match server_socket(at.addr, options, self.setup) {
+            Ok(socket) => socket,
+            Err(("socket()", error)) if errno(&error) == Errno::FamilyNotSupported => {
+                attempt.bind = CallResult::Failed(Errno::FamilyNotSupported);
+                return Ok((attempt, None));
+            }
+            Err((call, error)) => return Err(failed(call)(error)),
+        };
+        if at.addr.is_ipv6() {
+            attempt.v6only = retry(|| socket.only_v6()).map_err(failed("getsockopt(IPV6_V6ONLY)"))?;
+        }
+        attempt.bind = result(|| socket.bind(&socket_addr(at, self.port).into())).map_err(failed("bind()"))?;
+        if attempt.bind == CallResult::Ok {
+            let mut note =
+                |port: Port| guard.iter_mut().filter(|_| !port.reserved_by_rfc()).for_each(|g| g.set_port(port));
+            note(self.port);
+            let name = retry(|| socket.local_addr()).map_err(failed("getsockname()"))?;
+            attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
+            attempt.bound.into_iter().for_each(note);
+            if listen {
+                // A client that connects now sends its SYN again after a second, to the real server. MPTCP sockets have no
+                // filter.
+                let _ = retry(|| socket.attach_filter(&[DROP_ALL]));
+                attempt.listen = Some(result(|| socket.listen(1)).map_err(failed("listen()"))?);
+            }
+        }
+        Ok((attempt, Some(socket)))
+    }
 }
 
 /// Returns why AF_INET6 sockets cannot be created (`ipv6.disable=1`, or a sandbox); `None` if they can.
@@ -186,6 +316,33 @@ pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     let socket = retry(|| Socket::new(domain, Type::STREAM, None))?;
     retry(|| socket.set_reuse_address(options.reuseaddr))?;
     retry(|| socket.set_reuse_port(options.reuseport))?;
+    Ok(socket)
+}
+
+/// Creates the socket of a server. Names the call that failed.
+fn server_socket(addr: IpAddr, options: ReuseOptions, setup: &ServerSetup) -> Result<Socket, (&'static str, io::Error)> {
+    let set = |call, set: &dyn Fn() -> io::Result<()>| retry(set).map_err(|error| (call, error));
+    let (domain, is_ipv6) = if addr.is_ipv6() { (Domain::IPV6, true) } else { (Domain::IPV4, false) };
+    let (protocol, call) = if setup.mptcp { (Some(Protocol::MPTCP), MPTCP) } else { (None, "socket()") };
+    let socket = retry(|| Socket::new(domain, Type::STREAM, protocol)).map_err(|error| (call, error))?;
+    set("setsockopt(SO_REUSEADDR)", &|| socket.set_reuse_address(options.reuseaddr))?;
+    set("setsockopt(SO_REUSEPORT)", &|| socket.set_reuse_port(options.reuseport))?;
+    if let Some(v6only) = setup.v6only.filter(|_| is_ipv6) {
+        set("setsockopt(IPV6_V6ONLY)", &|| socket.set_only_v6(v6only))?;
+    }
+    if setup.device.is_some() {
+        set(DEVICE, &|| socket.bind_device_by_index_v4(setup.device))?;
+    }
+    if setup.freebind {
+        set("setsockopt(IP_FREEBIND)", &|| {
+            if is_ipv6 { socket.set_freebind_v6(true) } else { socket.set_freebind_v4(true) }
+        })?;
+    }
+    if setup.transparent {
+        set(TRANSPARENT, &|| {
+            if is_ipv6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
+        })?;
+    }
     Ok(socket)
 }
 

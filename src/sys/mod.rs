@@ -43,4 +43,5 @@ pub mod tcp_repair;
 pub mod terminal;
 pub mod udp;
 pub mod unlisted;
+mod user_thread;
 pub mod users;

@@ -16,6 +16,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
@@ -37,9 +38,12 @@ pub(super) struct NoteGuard {
 impl NoteGuard {
     /// Creates the sockets that can clear a note. This comes before the bind that leaves a note, so that a lack of
     /// descriptors or memory is an error before the bind.
-    pub(super) fn prepare() -> io::Result<Self> {
-        let ipv6 = none_if_refused(retry(|| socket(Domain::IPV6)))?;
-        let ipv4 = none_if_refused(retry(|| socket(Domain::IPV4)))?;
+    ///
+    /// The sockets are on the device of the attempt: a device of a VRF has ports of its own, and so notes of its own
+    /// (`inet_sk_bound_l3mdev`).
+    pub(super) fn prepare(device: Option<NonZeroU32>) -> io::Result<Self> {
+        let ipv6 = none_if_refused(retry(|| socket(Domain::IPV6, device)))?;
+        let ipv4 = none_if_refused(retry(|| socket(Domain::IPV4, device)))?;
         Ok(Self { ipv6, ipv4, port: None })
     }
 
@@ -74,8 +78,12 @@ impl Drop for NoteGuard {
 }
 
 /// Creates a socket that can be bound to an address that this machine does not have.
-fn socket(domain: Domain) -> io::Result<Socket> {
+fn socket(domain: Domain, device: Option<NonZeroU32>) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
+    if device.is_some() {
+        // Kernels before 5.7 need CAP_NET_RAW for it. Without the device the bind clears every note but those in a VRF.
+        if_visible(retry(|| socket.bind_device_by_index_v4(device)))?;
+    }
     socket.set_reuse_address(true)?;
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;

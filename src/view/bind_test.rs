@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::holder::{self, HolderRecord};
+use super::holder::{self, HolderRecord, SetupRecord};
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
@@ -16,7 +16,9 @@ use super::table::{self, Heading};
 use super::text::Text;
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::with_name;
-use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
+use crate::model::bind::{
+    Attempt, CallResult, Cause, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, Verdict,
+};
 use crate::model::command::{Help, Step};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
@@ -43,6 +45,8 @@ pub struct BindTest<'a> {
     pub advice: &'a [String],
     /// Whether the kernel's SO_REUSEPORT note of a server may be lost or replaced by the note of the test.
     pub note_lost: bool,
+    /// The options on which the verdict depends.
+    pub other_verdicts: &'a [OtherVerdict],
 }
 
 #[derive(Serialize)]
@@ -53,6 +57,7 @@ struct Payload<'a> {
     privileged: Option<bool>,
     ephemeral: Option<bool>,
     with: &'static str,
+    r#as: SetupRecord,
     chosen_port: Option<u16>,
     attempts: Vec<AttemptRecord>,
     holders: Vec<HolderRecord<'a>>,
@@ -61,9 +66,23 @@ struct Payload<'a> {
     free_in_ms: Option<u64>,
     advice: &'a [String],
     note_lost: bool,
+    other_verdicts: Vec<OtherVerdictRecord>,
     next: Vec<StepRecord<'a>>,
     reserve: Vec<StepRecord<'a>>,
     lasting: Vec<LastingRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct OtherVerdictRecord {
+    option: &'static str,
+    verdict: &'static str,
+    cause: &'static str,
+}
+
+impl From<&OtherVerdict> for OtherVerdictRecord {
+    fn from(other: &OtherVerdict) -> Self {
+        Self { option: other.option.words(), verdict: other.verdict.name(), cause: other.cause.name() }
+    }
 }
 
 #[derive(Serialize)]
@@ -90,7 +109,7 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
-    let Evidence { facts, port, with, attempts, holders, conclusion, .. } = test.evidence;
+    let Evidence { facts, port, with, attempts, holders, conclusion, setup, .. } = test.evidence;
     Payload {
         port: port.0,
         class: port.class().name(),
@@ -98,6 +117,7 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
         privileged: facts.privileged(port),
         ephemeral: facts.ephemeral(port),
         with: with_name(with),
+        r#as: SetupRecord::new(&setup, facts),
         chosen_port: test.chosen_port.map(|port| port.0),
         attempts: attempts.iter().map(|attempt| AttemptRecord::new(attempt, facts)).collect(),
         holders: holders.iter().map(|holder| HolderRecord::new(holder, facts)).collect(),
@@ -106,6 +126,7 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
         free_in_ms: conclusion.free_in.map(milliseconds),
         advice: test.advice,
         note_lost: test.note_lost,
+        other_verdicts: test.other_verdicts.iter().map(OtherVerdictRecord::from).collect(),
         next: StepRecord::all(test.next),
         reserve: StepRecord::all(&test.reserve.commands),
         lasting: LastingRecord::all(&test.reserve.lasting),
@@ -148,6 +169,9 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     if let Some(port) = test.chosen_port {
         writeln!(out, "the kernel chose port {port}")?;
     }
+    for other in test.other_verdicts {
+        human::break_lines(out, &other_verdict(*other), "", "", style.width)?;
+    }
     steps::write_next(out, test.next, style)?;
     if *test.reserve != Help::default() {
         writeln!(out)?;
@@ -164,6 +188,16 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
         holders_table(out, holders, facts, style)?;
     }
     holder::write_processes(out, holders, style)
+}
+
+/// The verdict with another value of an option, and programs that use that value.
+fn other_verdict(other: OtherVerdict) -> String {
+    let example = match other.option {
+        OpenOption::V6only(true) => ", as nginx binds [::]:80",
+        OpenOption::V6only(false) => ", as a server that clears IPV6_V6ONLY binds",
+        OpenOption::Freebind => "",
+    };
+    format!("with {}{example}, it would be {}", other.option.words(), other.verdict.name())
 }
 
 /// The text after the verdict in the first line. It contains process names, so the caller must escape it.
@@ -199,6 +233,7 @@ fn obstacle(evidence: &Evidence) -> String {
             let word = if connections.clone().count() == 1 { "a connection" } else { "connections" };
             format!("{word} ({}): {}", states.join(", "), advice::who(connections))
         }
+        Cause::OwnSocket => own_socket(evidence),
         Cause::Bound => {
             let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
             format!("a bound socket: {}", advice::who(bound))
@@ -206,6 +241,13 @@ fn obstacle(evidence: &Evidence) -> String {
         _ if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
         _ => "a socket that this kernel does not list".into(),
     }
+}
+
+/// `the server's own socket on 0.0.0.0`.
+fn own_socket(evidence: &Evidence) -> String {
+    let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
+    let earlier = advice::earlier_addresses(plain, evidence.facts).map_or_else(String::new, |(earlier, _)| earlier);
+    format!("the server's own socket on {earlier}")
 }
 
 /// Describes in a few words why every bind is denied.

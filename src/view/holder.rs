@@ -8,7 +8,7 @@ use super::human;
 use super::record::SocketRecord;
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
-use crate::model::bind::Holder;
+use crate::model::bind::{Holder, ServerSetup};
 use crate::model::command::quoted;
 use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
@@ -21,6 +21,33 @@ const PROCESSES_SHOWN: usize = 12;
 
 /// The most columns of a command line in a table. JSON has the whole one.
 const COMMAND_WIDTH: usize = 80;
+
+/// What a server asks for besides the reuse options. A value that was not asked for is null.
+#[derive(Serialize)]
+pub(super) struct SetupRecord {
+    v6only: Option<bool>,
+    dev: Option<String>,
+    freebind: Option<bool>,
+    transparent: Option<bool>,
+    mptcp: Option<bool>,
+    uid: Option<u32>,
+    together: Option<bool>,
+}
+
+impl SetupRecord {
+    pub(super) fn new(setup: &ServerSetup, facts: &Facts) -> Self {
+        let asked = |flag: bool| flag.then_some(true);
+        Self {
+            v6only: setup.v6only,
+            dev: setup.device.map(|device| facts.interface_name(device)),
+            freebind: asked(setup.freebind),
+            transparent: asked(setup.transparent),
+            mptcp: asked(setup.mptcp),
+            uid: setup.user.map(|user| user.uid),
+            together: asked(setup.together),
+        }
+    }
+}
 
 /// A socket, the processes that have it open, and whether it blocks the bind.
 #[derive(Serialize)]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use super::holder::{self, HolderRecord};
+use super::holder::{self, HolderRecord, SetupRecord};
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, StepRecord};
 use super::style::{TextStyle, Meaning};
 use crate::analysis::advice;
-use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions};
+use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions, ServerSetup};
 use crate::model::command::Step;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -39,6 +39,10 @@ pub struct WaitReport<'a> {
     pub addrs: &'a [BindAddr],
     /// The socket options that the server sets.
     pub with: ReuseOptions,
+    /// What the server asks for besides.
+    pub setup: ServerSetup,
+    /// The addresses that the server already has open when its own sockets make it fail.
+    pub collision: Option<&'a str>,
     /// Whether a bind works on every address.
     pub bindable: bool,
     /// Whether a bind fails for a reason that waiting does not change.
@@ -64,6 +68,7 @@ struct Payload<'a> {
     port: u16,
     addrs: Vec<String>,
     options: Vec<&'static str>,
+    r#as: SetupRecord,
     bindable: bool,
     waited_ms: u64,
     attempts: u32,
@@ -78,6 +83,7 @@ fn payload<'a>(wait: &WaitReport<'a>) -> Payload<'a> {
         port: wait.port.0,
         addrs: wait.addrs.iter().map(|at| at.text(wait.facts)).collect(),
         options: wait.with.names(),
+        r#as: SetupRecord::new(&wait.setup, wait.facts),
         bindable: wait.bindable,
         waited_ms: u64::try_from(wait.waited.as_millis()).unwrap_or(u64::MAX),
         attempts: wait.attempts,
@@ -135,6 +141,7 @@ fn obstacle(wait: &WaitReport) -> String {
             format!("no such address here yet ({})", addrs.join(", "))
         }
         Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
+        Cause::OwnSocket => format!("the server's own socket on {} is in its way", wait.collision.unwrap_or("another address")),
         Cause::FamilyUnsupported => "IPv6 sockets cannot be made here".into(),
         Cause::Unknown if wait.denied => "the kernel refuses the bind".into(),
         Cause::Unknown => "a socket that this kernel does not list is in the way".into(),
@@ -263,6 +270,8 @@ mod tests {
             port: Port(80),
             addrs: &[],
             with: ReuseOptions::REUSEADDR,
+            setup: ServerSetup::default(),
+            collision: None,
             bindable: false,
             denied: false,
             waited: Duration::from_secs(5),

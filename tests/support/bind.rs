@@ -17,13 +17,14 @@ use super::twtool::{Keys, Run, twtool};
 use super::{netns, services};
 
 /// The keys of a bind test's payload, in order; part of the contract.
-pub(crate) const KEYS: [&str; 17] = [
+pub(crate) const KEYS: [&str; 19] = [
     "port",
     "class",
     "service",
     "privileged",
     "ephemeral",
     "with",
+    "as",
     "chosen_port",
     "attempts",
     "holders",
@@ -32,6 +33,7 @@ pub(crate) const KEYS: [&str; 17] = [
     "free_in_ms",
     "advice",
     "note_lost",
+    "other_verdicts",
     "next",
     "reserve",
     "lasting",

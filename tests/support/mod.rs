@@ -18,6 +18,7 @@ pub(crate) mod island;
 pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod netns;
+pub(crate) mod opener;
 pub(crate) mod outbound;
 pub(crate) mod places;
 pub(crate) mod procfs;

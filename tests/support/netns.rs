@@ -4,7 +4,9 @@
 //! descriptor table is not shared, because a child that another test spawns would keep copies of this test's sockets until it
 //! executes its program. A dropped listener would still listen until then.
 
+use std::io::{Read as _, Write as _};
 use std::panic::resume_unwind;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
@@ -21,11 +23,47 @@ pub(crate) fn required() -> bool {
 
 /// Enters a user namespace, and tests whether network namespaces can be made in it. The process must have a single thread.
 pub(crate) fn prepare() -> Result<(), String> {
-    sandbox::enter_user_namespace().map_err(|error| error.to_string())?;
+    if !(nix::unistd::geteuid().is_root() && enter_user_namespace_with_users()) {
+        sandbox::enter_user_namespace().map_err(|error| error.to_string())?;
+    }
     thread::spawn(sandbox::enter_network_namespace)
         .join()
         .expect("entering a namespace does not panic")
         .map_err(|error| error.to_string())
+}
+
+/// The users that a user namespace made by root has. Only a process outside it can map more than one (user_namespaces(7)).
+const USERS: u32 = 65536;
+
+/// As root: enters a user namespace with many users, so that tests can run programs as others. Returns false where that is not
+/// possible; then nothing has changed.
+fn enter_user_namespace_with_users() -> bool {
+    let script =
+        format!("read pid && for m in uid gid; do echo 0 0 {USERS} >/proc/$pid/${{m}}_map || exit; done; echo done");
+    let helper = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut helper) = helper else { return false };
+    let entered = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
+    let mut answer = String::new();
+    if entered && let (Some(stdin), Some(stdout)) = (&mut helper.stdin, &mut helper.stdout) {
+        // The helper ends after this line, and its output with it.
+        let asked = writeln!(stdin, "{}", std::process::id());
+        let _ = asked.and_then(|()| stdout.read_to_string(&mut answer));
+    }
+    // This closes its input.
+    let _ = helper.wait();
+    let mapped = answer.trim() == "done";
+    // Without a map, this process would be no user at all.
+    assert!(mapped || !entered, "a new user namespace got no users");
+    mapped
+}
+
+/// Whether tests can run programs as this user.
+pub(crate) fn has_user(uid: u32) -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().any(|line| {
+        let numbers: Vec<u32> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if uid >= first && uid - first < count)
+    })
 }
 
 /// Runs the test on its own thread. The thread's capabilities and seccomp filters end with it.

@@ -22,6 +22,18 @@ pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
+/// The note that the test had a privilege that the server may lack.
+pub(super) fn plain_user(evidence: &Evidence) -> Option<String> {
+    let Evidence { facts, port, attempts, setup, .. } = evidence;
+    let refused = |attempt: &Attempt| attempt.bind == CallResult::Failed(Errno::Access);
+    let privileged = facts.privileged(*port) == Some(true) && !attempts.iter().any(refused);
+    let start = facts.unprivileged_port_start.filter(|_| privileged && setup.user.is_none())?;
+    Some(format!(
+        "A plain user cannot bind port {port}, because it is below net.ipv4.ip_unprivileged_port_start ({start}). This test had \
+         CAP_NET_BIND_SERVICE. If your server starts without it, test with --user NAME (ip(7))."
+    ))
+}
+
 /// Explains why a bind failed with another errno than EADDRINUSE, and what helps.
 #[must_use]
 pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> String {
@@ -64,7 +76,7 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
 fn invalid(attempt: &Attempt) -> &'static str {
     match attempt.at.addr {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && attempt.v6only => {
-            "the address is IPv4-mapped, and the socket accepts IPv6 only (net.ipv6.bindv6only, ipv6(7))."
+            "the address is IPv4-mapped, and the socket accepts IPv6 only (IPV6_V6ONLY, ipv6(7))."
         }
         IpAddr::V6(v6) if v6.is_multicast() => "TCP has no multicast addresses.",
         IpAddr::V6(v6) if v6.is_unicast_link_local() && attempt.at.scope.is_none() => {

@@ -4,15 +4,17 @@
 mod buckets;
 mod client;
 mod denial;
+mod own;
 mod ports;
 mod sockets;
 
 use super::verdict::Conclusion;
-use crate::model::bind::{Attempt, CallResult, Cause, Holder, ReuseOptions, Verdict};
+use crate::model::bind::{Attempt, CallResult, Cause, Holder, ReuseOptions, ServerSetup, Verdict};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 pub use buckets::buckets_counted;
 pub use denial::denial;
+pub use own::earlier_addresses;
 pub use sockets::{is_connection, who};
 
 /// The result of a bind test, as the advice needs it.
@@ -36,6 +38,8 @@ pub struct Evidence<'a> {
     pub uid: u32,
     /// Whether a UDP socket uses the same port number.
     pub udp: bool,
+    /// What the server asks for besides the reuse options.
+    pub setup: ServerSetup,
 }
 
 /// The sentences of advice: what to change first, then the reason.
@@ -43,7 +47,7 @@ pub struct Evidence<'a> {
 pub fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = client::sentences(evidence);
     advice.extend(match evidence.conclusion.cause {
-        Cause::None => vec![],
+        Cause::None | Cause::OwnSocket => vec![],
         Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets::advise(evidence),
         Cause::Listener => sockets::listener(evidence),
         Cause::Connection => sockets::connection(evidence),
@@ -53,6 +57,8 @@ pub fn advise(evidence: &Evidence) -> Vec<String> {
             denial::denied(evidence)
         }
     });
+    advice.extend(own::collision(evidence));
+    advice.extend(denial::plain_user(evidence));
     advice.extend(sockets::shared(evidence));
     advice.extend(ports::ephemeral(evidence));
     advice.extend(evidence.udp.then(|| ports::udp(evidence)));

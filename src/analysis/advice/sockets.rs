@@ -228,7 +228,7 @@ pub(super) fn shared(evidence: &Evidence) -> Option<String> {
 mod tests {
     use super::*;
     use crate::analysis::verdict::Conclusion;
-    use crate::model::bind::Cause;
+    use crate::model::bind::{Cause, ServerSetup};
     use crate::model::facts::tests::facts;
     use crate::model::port::Port;
     use crate::model::row::Direction;
@@ -261,6 +261,7 @@ mod tests {
             bound_sockets_are_listed: true,
             uid: 1000,
             udp: false,
+            setup: ServerSetup::default(),
         };
         listener(&evidence).join("\n")
     }

@@ -4,7 +4,7 @@ use super::{Call, Cause, Conclusion, Situation, Verdict};
 use crate::analysis::advice::{buckets_counted, count, denial, is_connection, who};
 use crate::analysis::capacity;
 use crate::analysis::next::{self, Failure, with_name};
-use crate::model::bind::{self, CallResult, Errno, Holder, ReuseOptions};
+use crate::model::bind::{self, CallResult, Errno, Holder, ReuseOptions, ServerSetup};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
@@ -218,6 +218,8 @@ fn holder_steps(
         port: situation.from_port.unwrap_or(Port(0)),
         addrs: situation.from.as_slice(),
         with: situation.with,
+        setup: ServerSetup::default(),
+        setup_words: &[],
         cause,
         holders: &situation.holders,
         free_in: conclusion.free_in,

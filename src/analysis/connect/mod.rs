@@ -258,7 +258,7 @@ impl Situation {
             bind::Cause::PrivilegedPort => Cause::PrivilegedPort,
             bind::Cause::AddressNotLocal => Cause::AddressNotLocal,
             bind::Cause::FamilyUnsupported => Cause::FamilyUnsupported,
-            bind::Cause::None | bind::Cause::Unknown => Cause::Unknown,
+            bind::Cause::None | bind::Cause::OwnSocket | bind::Cause::Unknown => Cause::Unknown,
         };
         let verdict = if errno == Errno::AddrInUse { Verdict::Blocked } else { Verdict::Denied };
         let call = if errno == Errno::FamilyNotSupported { Call::Socket } else { Call::Bind };

@@ -18,7 +18,7 @@ fn at(addr: &str) -> BindAddr {
 }
 
 fn attempt(options: ReuseOptions, bind: CallResult) -> Attempt {
-    Attempt { at: at(FROM), options, v6only: false, bind, listen: None, bound: None }
+    Attempt { at: at(FROM), options, v6only: false, device: None, own: false, bind, listen: None, bound: None }
 }
 
 /// A client with a fixed source port, which nothing blocks.

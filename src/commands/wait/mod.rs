@@ -9,17 +9,15 @@ use std::time::Duration;
 use clap::Args;
 
 use super::netns::NetnsArgs;
-use super::port_args::{With, addr_arg};
+use super::port_args::ServerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{Ended, ROUND};
 use crate::filter::parser::{DURATION_FORMS, parse_duration};
-use crate::model::addr::ScopedAddr;
 use crate::model::bind::{CallResult, Errno, ReuseportNote};
 use crate::model::port::PortArg;
 use crate::snapshot::Answer;
-use crate::snapshot::port::PortQuestion;
 use crate::snapshot::port_watch::{WaitQuestion, WaitState, WaitTarget, Waited};
 use crate::view;
 use crate::view::json::Envelope;
@@ -34,8 +32,8 @@ blocking sockets ten times a second, and tries to bind only when one of them is 
 longer than its timer, or end earlier if somebody removes it. twtool searches about once a second for sockets that it cannot look \
 up, such as a socket that is only bound. Its binds have the side effects that `twtool bind-test --help` describes.
 
-twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). A bind that is denied (EACCES, no IPv6) ends the wait \
-at once, because waiting does not change it. Port 0 is rejected, because the kernel then chooses a free port.
+twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). A bind that is denied (EACCES, no IPv6), and a server \
+that is in its own way (--together), end the wait at once, because waiting does not change it. Port 0 is rejected, because the kernel then chooses a free port.
 
 With -- COMMAND, standard output belongs to the command: twtool writes to standard error, and prints nothing if the port was \
 already free. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
@@ -47,6 +45,7 @@ code, 126 if it cannot be run, 127 if it is not found.
 Examples:
   twtool wait 8080                              wait until a server with SO_REUSEADDR can bind
   twtool wait 8080 --with none -- ./server      start a server that sets no option as soon as it can bind
+  twtool wait 80 --addr :: --v6only yes         wait as nginx binds [::]:80
   twtool wait 8080 --addr 192.0.2.1 --timeout 5m || echo 'still taken'
   twtool wait 8080 --timeout 0 -q && echo free  test once
   twtool wait 8080 -o ndjson | jq -r '.cause'   print each change of state
@@ -56,12 +55,8 @@ pub struct WaitArgs {
     /// Port to wait for: a number 1-65535 or a TCP service name from /etc/services
     #[arg(value_name = "PORT")]
     port: PortArg,
-    /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR", value_parser = addr_arg)]
-    addr: Vec<ScopedAddr>,
-    /// Socket options that the server sets before bind()
-    #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS")]
-    with: With,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Give up after this time, like 500ms, 10s or 5m; 0 tries once
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = timeout, allow_negative_numbers = true)]
     timeout: Duration,
@@ -102,8 +97,8 @@ pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Resul
 
 fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let question = WaitQuestion {
-        port: PortQuestion { port: args.port.clone(), addrs: args.addr.clone(), ipv4: global.ipv4_on_the_wire() },
-        with: args.with.options(),
+        port: args.server.question(&args.port, global.ipv4_on_the_wire()),
+        with: args.server.with.options(),
         timeout: args.timeout,
     };
     let snapshot = args.netns.snapshot()?;
@@ -125,6 +120,8 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
             port: waited.target.port,
             addrs: &waited.target.addrs,
             with: waited.target.with,
+            setup: waited.target.setup,
+            setup_words: &args.server.setup_words(),
             cause: waited.state.cause,
             holders: &waited.state.blocked_by,
             free_in: waited.state.remaining,
@@ -172,12 +169,14 @@ fn reasons(waited: &Waited) -> Vec<String> {
 }
 
 /// The state of a wait in the form that the view prints.
-const fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
+fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
     WaitReport {
         facts: &target.facts,
         port: target.port,
         addrs: target.addrs.as_slice(),
         with: target.with,
+        setup: target.setup,
+        collision: state.collision.as_deref(),
         bindable: matches!(state.ended, Some(Ended::Bindable)),
         denied: matches!(state.ended, Some(Ended::Denied)),
         waited: state.waited,

@@ -1,0 +1,41 @@
+//! Advice for a server whose own sockets are in each other's way.
+
+use super::Evidence;
+use crate::model::bind::{Attempt, ReuseOptions};
+use crate::model::facts::Facts;
+
+/// The addresses that a server has open when its own sockets make it fail, and the address on which it fails. `attempts` has one
+/// attempt for each address in the order of the server.
+#[must_use]
+pub fn earlier_addresses<'a>(
+    mut attempts: impl Iterator<Item = &'a Attempt>,
+    facts: &Facts,
+) -> Option<(String, &'a Attempt)> {
+    let mut earlier = vec![];
+    let failing = attempts.find(|attempt| {
+        earlier.extend((!attempt.own).then(|| attempt.at.text(facts)));
+        attempt.own
+    })?;
+    Some((earlier.join(" and "), failing))
+}
+
+/// Why a server that opens all its addresses at once is in its own way, with no option or with its own ones.
+pub(super) fn collision(evidence: &Evidence) -> Option<String> {
+    let Evidence { facts, port, with, attempts, .. } = *evidence;
+    let of = |options: ReuseOptions| attempts.iter().filter(move |attempt| attempt.options == options);
+    let own = [with, ReuseOptions::NONE].into_iter().find_map(|options| earlier_addresses(of(options), facts));
+    let (earlier, failing) = own?;
+    let on = failing.at.text(facts);
+    let cure = if failing.at.addr.is_ipv6() && !failing.v6only {
+        format!(
+            "{on} takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the IPv6 socket before bind(), or open \
+             :: alone (ipv6(7))."
+        )
+    } else {
+        "Open fewer addresses, or set IPV6_V6ONLY on the IPv6 sockets before bind() (ipv6(7)).".into()
+    };
+    Some(format!(
+        "A server that opens all these addresses at once is in its own way: it already listens on {earlier} port {port} when it \
+         binds {on}. {cure}"
+    ))
+}

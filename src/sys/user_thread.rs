@@ -1,0 +1,45 @@
+//! Runs a function as another user, on a thread of its own.
+//!
+//! Linux keeps the user, the groups and the capabilities for each thread (credentials(7)). The functions of the C library
+//! change all threads of a process; rustix makes the system calls for the calling thread only. A thread that changes from root
+//! to another user loses its capabilities (capabilities(7)). The thread ends with the function, and the other threads of twtool
+//! stay as they are.
+
+use std::io;
+use std::panic::resume_unwind;
+use std::thread;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::capabilities::effective_user;
+use super::errno::retry;
+use crate::model::bind::UserIds;
+
+/// The step that failed, and its error.
+pub(super) type Failure = (&'static str, io::Error);
+
+/// Runs the function as this user, or as the caller if there is no other user.
+pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    let Some(user) = user.filter(|user| user.uid != effective_user()) else { return Ok(run()) };
+    let become_and_run = || {
+        become_user(user)?;
+        Ok(run())
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("user".into()).spawn_scoped(scope, become_and_run);
+        let thread = thread.map_err(|error| ("starting a thread", error))?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// Gives up the groups before the user, because another user may not change them.
+fn become_user(UserIds { uid, gid }: UserIds) -> Result<(), Failure> {
+    let step = |name| move |error| (name, error);
+    retry(|| Ok(set_thread_groups(&[])?)).map_err(step("setgroups()"))?;
+    if let Some(gid) = gid.map(Gid::from_raw) {
+        retry(|| Ok(set_thread_res_gid(gid, gid, gid)?)).map_err(step("setresgid()"))?;
+    }
+    let uid = Uid::from_raw(uid);
+    retry(|| Ok(set_thread_res_uid(uid, uid, uid)?)).map_err(step("setresuid()"))
+}

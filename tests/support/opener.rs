@@ -1,0 +1,141 @@
+//! Opens sockets as a server would, by code that shares nothing with twtool's: in this process, or in a child as another user.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The variable with the orders of a child.
+pub(crate) const ORDERS: &str = "TWTOOL_TEST_OPENS";
+
+/// A socket to open.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
+pub(crate) struct Spec {
+    /// The address.
+    pub(crate) at: String,
+    /// `SO_REUSEADDR`.
+    pub(crate) reuseaddr: bool,
+    /// `SO_REUSEPORT`.
+    pub(crate) reuseport: bool,
+    /// `IPV6_V6ONLY`, where it is set or cleared.
+    pub(crate) v6only: Option<bool>,
+    /// `SO_BINDTODEVICE`.
+    pub(crate) dev: Option<String>,
+    /// `IP_FREEBIND`.
+    pub(crate) freebind: bool,
+    /// `IP_TRANSPARENT`.
+    pub(crate) transparent: bool,
+    /// `IPPROTO_MPTCP`.
+    pub(crate) mptcp: bool,
+    /// Whether it listens after bind().
+    pub(crate) listen: bool,
+}
+
+/// What opening gave: `ok` or an errno of bind(), and of listen() where it was called; or the option that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Opened {
+    /// bind() and listen().
+    Called(String, Option<String>),
+    /// The call before bind() that failed.
+    Refused(String),
+}
+
+fn name(result: io::Result<()>) -> String {
+    match result {
+        Ok(()) => "ok".to_owned(),
+        Err(error) => format!("{:?}", Errno::from_raw(error.raw_os_error().expect("an errno"))),
+    }
+}
+
+impl Spec {
+    fn socket(&self) -> Result<Socket, String> {
+        let at: SocketAddr = self.at.parse().expect("an address");
+        let protocol = self.mptcp.then_some(Protocol::MPTCP);
+        let step = |what: &str, result: io::Result<()>| result.map_err(|_| what.to_owned());
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, protocol).map_err(|_| "socket".to_owned())?;
+        step("SO_REUSEADDR", socket.set_reuse_address(self.reuseaddr))?;
+        step("SO_REUSEPORT", socket.set_reuse_port(self.reuseport))?;
+        let v6 = at.is_ipv6();
+        if let Some(v6only) = self.v6only.filter(|_| v6) {
+            step("IPV6_V6ONLY", socket.set_only_v6(v6only))?;
+        }
+        if let Some(dev) = &self.dev {
+            step("SO_BINDTO", socket.bind_device(Some(dev.as_bytes())))?;
+        }
+        if self.freebind {
+            step("FREEBIND", if v6 { socket.set_freebind_v6(true) } else { socket.set_freebind_v4(true) })?;
+        }
+        if self.transparent {
+            step(
+                "TRANSPARENT",
+                if v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) },
+            )?;
+        }
+        Ok(socket)
+    }
+
+    fn open(&self) -> (Opened, Option<Socket>) {
+        let socket = match self.socket() {
+            Ok(socket) => socket,
+            Err(what) => return (Opened::Refused(what), None),
+        };
+        let at: SocketAddr = self.at.parse().expect("an address");
+        let bound = socket.bind(&at.into());
+        let listens = (self.listen && bound.is_ok()).then(|| name(socket.listen(8)));
+        // A socket that was not bound holds nothing.
+        let kept = bound.is_ok().then_some(socket);
+        (Opened::Called(name(bound), listens), kept)
+    }
+}
+
+/// Opened sockets: in this process, or in a child that ends with this value.
+pub(crate) struct Kept {
+    _sockets: Vec<Socket>,
+    child: Option<(Child, ChildStdin)>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some((mut child, stdin)) = self.child.take() {
+            drop(stdin);
+            child.wait().expect("our own child");
+        }
+    }
+}
+
+/// Opens the sockets one after the other, each while the others are open, as this user.
+pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, Kept) {
+    if uid == nix::unistd::geteuid().as_raw() {
+        let (opened, sockets): (Vec<_>, Vec<_>) = specs.iter().map(Spec::open).unzip();
+        return (opened, Kept { _sockets: sockets.into_iter().flatten().collect(), child: None });
+    }
+    let orders = serde_json::to_string(&(uid, specs)).expect("orders");
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let mut child =
+        command.env(ORDERS, orders).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("this program again");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    let opened = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+    let stdin = child.stdin.take().expect("a pipe");
+    (opened, Kept { _sockets: vec![], child: Some((child, stdin)) })
+}
+
+/// The child: becomes the user, opens the sockets, says what that gave, and keeps them until its input ends.
+pub(crate) fn obey(orders: &str) {
+    let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(orders).expect("orders");
+    setgroups(&[]).expect("setgroups");
+    let gid = Gid::from_raw(uid);
+    setresgid(gid, gid, gid).expect("setresgid");
+    let uid = Uid::from_raw(uid);
+    setresuid(uid, uid, uid).expect("setresuid");
+    let (opened, _sockets): (Vec<_>, Vec<_>) = specs.iter().map(Spec::open).unzip();
+    let mut out = io::stdout();
+    writeln!(out, "{}", serde_json::to_string(&opened).expect("results")).expect("written");
+    out.flush().expect("written");
+    let _ = io::stdin().read_to_end(&mut vec![]);
+}
