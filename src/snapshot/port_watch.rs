@@ -154,8 +154,8 @@ impl Snapshot {
             answer.warnings.extend(watch.note.warning().map(str::to_owned));
             answer.warnings.extend(watch.unread.clone());
             answer.warnings.extend(hidden_owners(&state.blocked_by));
-            // If the source does not list every kind of socket, the answer may lack a holder.
-            let unseen = state.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
+            // If the source does not list every kind of socket, the answer may lack a holder. A bind that is denied has none.
+            let unseen = state.ended != Some(Ended::Denied) && state.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let Watch { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };
