@@ -18,7 +18,7 @@ use crate::support::limits::drop_capability;
 use crate::support::records::text;
 use crate::support::situations::{addr, bucket_of_server, connect, half_closed, listen};
 use crate::support::twtool::{PATH, Run, program, twtool};
-use crate::support::{not_checked, procfs, suite};
+use crate::support::{kernel, not_checked, procfs, suite};
 
 suite! {
     pure: [],
@@ -52,6 +52,7 @@ fn find<'a>(steps: &'a Value, word: &str) -> (&'a str, Option<&'a str>) {
 }
 
 fn without_cap_net_admin_kill_is_marked_and_fails() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     bucket();
     let document = || twtool(["bind-test", "8080", "--json"]).code(1).json()["next"].clone();
     assert_eq!(find(&document(), " kill ").1, None);
@@ -159,6 +160,7 @@ fn without_cap_sys_admin_a_namespace_is_not_entered() {
 }
 
 fn where_no_program_gets_privileges_sudo_is_marked() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let (Some(unshare), Some(setpriv)) = (program("unshare"), program("setpriv")) else {
         return not_checked("no_new_privs: unshare or setpriv is not installed");
     };

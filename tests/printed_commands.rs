@@ -68,7 +68,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 8] = [
             "the_sockets_of_systemd_are_listed",
             "a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit",
             "containers_are_stopped_and_found_by_their_own_tool",
-            "an_orphan_is_ended_by_the_command_that_is_printed",
+            "the_printed_command_ends_an_orphan",
             "a_full_range_is_shown_by_capacity",
         ],
     ),
@@ -121,6 +121,12 @@ impl Case {
     /// Whether its commands show something, and change nothing.
     fn only_shows(&self) -> bool {
         self.what.contains("missing") || self.what.contains("full")
+    }
+
+    /// Whether a command can be printed. Older kernels do not report the length of the table, from which the default of
+    /// tcp_max_tw_buckets is computed.
+    fn applies(&self) -> bool {
+        !self.what.contains("no buckets") || kernel::has_setting("ipv4.tcp_ehash_entries")
     }
 }
 
@@ -381,7 +387,7 @@ fn commands_help_in_the_namespace_that_was_asked_about() {
     }
     folders();
     let home = File::open(OWN).expect("a namespace");
-    for (i, case) in CASES.iter().enumerate() {
+    for (i, case) in CASES.iter().filter(|case| case.applies()).enumerate() {
         // The caller's own namespace, and the same situation in another one.
         for netns in [None, Some(format!("web{i}"))] {
             let mut kept = vec![];
@@ -412,7 +418,8 @@ fn commands_help_in_the_namespace_that_was_asked_about() {
             if changes {
                 assert!(within(&there, case.helped), "{}: {lines:?} did not help", case.what);
             }
-            if changes && netns.is_some() {
+            // A wait alone lasts until the caller's bucket has ended, too.
+            if changes && netns.is_some() && !others.is_empty() {
                 assert!(!(case.helped)(), "{}: {lines:?} changed the caller's namespace", case.what);
             }
             setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
@@ -441,7 +448,7 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
         return;
     }
     let home = File::open(OWN).expect("a namespace");
-    for case in CASES.iter().chain([&PRIVILEGED]) {
+    for case in CASES.iter().filter(|case| case.applies()).chain([&PRIVILEGED]) {
         sandbox::enter_network_namespace().expect("a namespace");
         let _kept = (case.make)();
         let Some(run) = as_user(&[case.args, &["--json"]].concat()) else {
@@ -501,9 +508,10 @@ fn a_question_about_one_protocol_leads_to_a_wait_for_that_one() {
         let steps = steps.as_array().expect("steps");
         let line = steps.iter().map(|step| text(step, "command")).find(|line| line.contains(" wait ")).expect("a wait");
         if ends {
-            let kill =
-                steps.iter().map(|step| text(step, "command")).find(|line| line.contains(" kill ")).expect("kill");
-            Desk::new().run(kill);
+            if kernel::destroys_buckets() {
+                let mut lines = steps.iter().map(|step| text(step, "command"));
+                Desk::new().run(lines.find(|line| line.contains(" kill ")).expect("kill"));
+            }
             Desk::new().run(line).prints("started");
         } else {
             assert!(line.contains("--addr ::") && !line.contains("0.0.0.0"), "{line}");
