@@ -240,8 +240,8 @@ fn every_json_key_is_documented() {
     let _inside_the_range =
         twtool::lab::Server::listen("127.0.0.1:40000".parse().expect("an address"), ReuseOptions::NONE);
     let text = &documents()[Path::new("docs/json.md")];
-    let shared =
-        ["Common keys", "Socket record", "Process record", "Command record"].map(|heading| Section::of(text, heading));
+    let shared = ["Common keys", "Socket record", "Process record", "Holder record", "Command record"]
+        .map(|heading| Section::of(text, heading));
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in [
         "list --fin-wait-2",
