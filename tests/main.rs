@@ -51,6 +51,7 @@ mod support;
 mod wait;
 mod wait_for_others;
 mod why;
+mod why_programs;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
         wait::suite(),
         wait_for_others::suite(),
         why::suite(),
+        why_programs::suite(),
     ];
     let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();

@@ -76,6 +76,29 @@ impl Dialogue {
         writeln!(self.user, "{line}").expect("typed");
     }
 
+    /// Types a control character: `C` for Ctrl-C.
+    pub(crate) fn types_control(&mut self, letter: char) {
+        let byte = u8::try_from(letter).expect("a letter") & 0x1f;
+        self.user.write_all(&[byte]).expect("typed");
+    }
+
+    /// Waits until the foreground process group of the terminal has a process of this name.
+    pub(crate) fn await_child_named(&self, name: &str) {
+        loop {
+            let group = nix::unistd::tcgetpgrp(&self.user).expect("a group").as_raw();
+            let all = Command::new("ps").args(["-e", "-o", "pgid=,comm="]).output();
+            let shown = String::from_utf8_lossy(&all.expect("ps runs").stdout).into_owned();
+            let fits = |line: &str| {
+                let mut words = line.split_whitespace();
+                words.next() == Some(&group.to_string()) && words.next() == Some(name)
+            };
+            if shown.lines().any(fits) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Reads to the end of the run. Its stderr is the text on the screen.
     pub(crate) fn end(mut self) -> Run {
         while self.read() {}

@@ -1,0 +1,227 @@
+//! `twtool why` on real servers: what it reports equals what strace reports about another run of the same command, and what an
+//! independent bind gives. A program that is not installed is reported as not checked.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use twtool::model::bind::ReuseOptions;
+
+use crate::support::bind::{Kept, bind};
+use crate::support::commands::{has, needs_program};
+use crate::support::kernel::patience;
+use crate::support::netns::elsewhere;
+use crate::support::situations::{bucket_of_server, listen};
+use crate::support::twtool::PATH;
+use crate::support::{measured, not_checked, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        real_servers_are_reported_as_strace_reports_them,
+    ],
+}
+
+/// The shell commands that start servers in the foreground, on ADDR and port 8080.
+const SERVERS: [(&str, &str); 20] = [
+    ("python3", "python3 -m http.server 8080 --bind ADDR"),
+    ("nginx", "nginx -p . -c nginx.conf"),
+    ("redis-server", "redis-server --port 8080 --bind ADDR --save ''"),
+    ("node", "node -e \"require('http').createServer().listen(8080,'ADDR')\""),
+    ("gunicorn", "gunicorn -b ADDR:8080 wsgiref.simple_server:demo_app"),
+    ("lighttpd", "lighttpd -D -f lighttpd.conf"),
+    ("memcached", "memcached -u root -U 0 -l ADDR -p 8080"),
+    (
+        "perl",
+        "perl -MIO::Socket::INET -e 'IO::Socket::INET->new(Listen=>5,LocalAddr=>\"ADDR\",LocalPort=>8080,ReuseAddr=>1) or exit 1; sleep 99'",
+    ),
+    ("php", "php -S ADDR:8080"),
+    ("ruby", "ruby -rsocket -e 'TCPServer.new(\"ADDR\",8080); sleep'"),
+    ("busybox", "busybox httpd -f -p ADDR:8080"),
+    ("socat", "socat TCP-LISTEN:8080,bind=ADDR,reuseaddr /dev/null"),
+    ("nc", "nc -l ADDR 8080"),
+    ("ncat", "ncat -l ADDR 8080"),
+    ("iperf3", "iperf3 -s -B ADDR -p 8080"),
+    ("haproxy", "haproxy -db -f haproxy.conf"),
+    ("mosquitto", "mosquitto -c mosquitto.conf"),
+    ("dnsmasq", "dnsmasq -k -p 8080 -a ADDR --bind-interfaces -C /dev/null -u root"),
+    ("caddy", "caddy file-server --listen ADDR:8080"),
+    ("webfsd", "webfsd -F -p 8080 -i ADDR"),
+];
+
+/// Configuration files, with ADDR in place of the address.
+const FILES: [(&str, &str); 4] = [
+    (
+        "nginx.conf",
+        "user root root; daemon off; master_process off; pid nginx.pid; error_log stderr; events {} http { access_log off; \
+         client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s; \
+         server { listen ADDR:8080; } }",
+    ),
+    ("lighttpd.conf", "server.document-root = \".\"\nserver.bind = \"ADDR\"\nserver.port = 8080\n"),
+    ("haproxy.conf", "defaults\n mode http\n timeout client 1s\nfrontend f\n bind ADDR:8080\n"),
+    ("mosquitto.conf", "listener 8080 ADDR\n"),
+];
+
+/// A call on TCP port 8080: its name, the address, and the errno, if it failed.
+type Calls = BTreeSet<(String, String, Option<String>)>;
+
+struct Situation {
+    name: &'static str,
+    addr: &'static str,
+    make: fn() -> Kept,
+    /// Whether the server can listen, or may, if it sets SO_REUSEADDR.
+    listens: bool,
+}
+
+const SITUATIONS: [Situation; 4] = [
+    Situation { name: "free", addr: "127.0.0.1", make: || Box::new(()), listens: true },
+    Situation { name: "TIME_WAIT without SO_REUSEADDR", addr: "127.0.0.2", make: bucket, listens: false },
+    Situation { name: "listener", addr: "127.0.0.1", make: || Box::new(listen("127.0.0.1:8080")), listens: false },
+    Situation { name: "missing address", addr: "192.0.2.7", make: || Box::new(()), listens: false },
+];
+
+fn bucket() -> Kept {
+    let at = "127.0.0.2:8080";
+    let old = twtool::lab::Server::listen(at.parse().expect("an address"), ReuseOptions::NONE).expect("a server");
+    bucket_of_server(&old, at);
+    Box::new(())
+}
+
+/// Runs a command until it ends, or until its log shows this text. Then the command gets SIGTERM.
+fn run(command: &mut Command, log: &Path, text: Option<&str>) {
+    command.process_group(0);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+    let deadline = Instant::now() + patience(Duration::from_secs(30));
+    while child.try_wait().expect("a child").is_none() {
+        let shown = fs::read_to_string(log).unwrap_or_default();
+        if text.is_some_and(|text| shown.lines().any(|line| line.contains(text))) || Instant::now() > deadline {
+            end(&mut child);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends the command and what it started: strace does not pass signals on.
+fn end(child: &mut Child) {
+    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
+}
+
+/// The calls that strace shows: failed binds and listens, and the listens that succeeded.
+fn calls_of_strace(log: &str) -> Calls {
+    let mut bound = std::collections::BTreeMap::new();
+    let mut calls = Calls::new();
+    for line in log.lines() {
+        let Some((head, result)) = line.rsplit_once(" = ") else { continue };
+        let errno = result.strip_prefix("-1 ").and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+        let pid = head.split(' ').next().unwrap_or_default().to_owned();
+        let between = |begin: &str, end: &str| Some(head.split_once(begin)?.1.split_once(end)?.0.to_owned());
+        let fd = |call: &str| between(call, ",").map(|fd| (pid.clone(), fd));
+        if let Some(fd) = fd("bind(") {
+            let addr = between("inet_addr(\"", "\"").or_else(|| between("inet_pton(AF_INET6, \"", "\""));
+            let (Some(addr), true) = (addr, head.contains("htons(8080)")) else { continue };
+            match errno {
+                None => drop(bound.insert(fd, addr)),
+                errno => drop(calls.insert(("bind".into(), addr, errno))),
+            }
+        } else if let Some(addr) = fd("listen(").and_then(|fd| bound.get(&fd)) {
+            calls.insert(("listen".into(), addr.clone(), errno));
+        }
+    }
+    calls
+}
+
+/// The calls that `why` reports, and its records.
+fn calls_of_why(log: &str) -> (Calls, Vec<Value>) {
+    let records: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    let calls = records.iter().filter(|record| record["type"] == "call" && record["port"] == 8080);
+    let tcp = calls.filter(|record| record["socket"]["protocol"] == "tcp" && record["call"] != "connect");
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let call = |record: &Value| {
+        (text(&record["call"]).expect("a name"), text(&record["addr"]).expect("an address"), text(&record["errno"]))
+    };
+    (tcp.map(call).collect(), records.clone())
+}
+
+fn real_servers_are_reported_as_strace_reports_them() {
+    needs_program("strace");
+    let mut checked = 0;
+    for (program, line) in SERVERS {
+        if !has(program) {
+            not_checked(format!("twtool why {program}: it is not installed"));
+            continue;
+        }
+        for situation in &SITUATIONS {
+            elsewhere(|| check(program, line, situation));
+            checked += 1;
+        }
+    }
+    measured(format!("why: {checked} runs of real servers equal what strace and an independent bind report"));
+    assert!(checked > 0, "no server is installed");
+}
+
+fn check(program: &str, line: &str, situation: &Situation) {
+    let Situation { name, addr, make, listens } = *situation;
+    let folder = folder(addr);
+    let line = format!("exec {}", line.replace("ADDR", addr));
+    let in_folder = |mut command: Command| {
+        command.current_dir(folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    };
+    // Each run has a namespace of its own, so that nothing of the one before is in its way.
+    let expected = elsewhere(|| {
+        let _kept = make();
+        let log = folder.path().join("strace");
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-I", "1", "-f", "-qq", "-e", "trace=bind,listen", "-e", "signal=none", "-o"])
+            .arg(&log)
+            .args(["sh", "-c", &line]);
+        let until = listens.then_some("listen(");
+        run(&mut in_folder(strace), &log, until);
+        calls_of_strace(&fs::read_to_string(&log).expect("a log"))
+    });
+    let _kept = make();
+    let (calls, records) = {
+        let log = folder.path().join("why");
+        let mut why = Command::new(PATH);
+        why.args(["why", "-o", "ndjson", "--log"]).arg(&log).args(["--", "sh", "-c", &line]);
+        run(&mut in_folder(why), &log, listens.then_some("\"call\":\"listen\""));
+        calls_of_why(&fs::read_to_string(&log).expect("a log"))
+    };
+    let seen: Vec<String> = records.iter().map(ToString::to_string).collect();
+    assert_eq!(calls, expected, "{program}, {name}\n{}", seen.join("\n"));
+    if calls.is_empty() {
+        // For example, memcached needs setgroups(2), which a user namespace refuses.
+        not_checked(format!("twtool why {program}, {name}: the program does not come to a bind here"));
+    }
+    for record in
+        records.iter().filter(|record| record["type"] == "call" && record["call"] == "bind" && record["port"] == 8080)
+    {
+        let options: Vec<&str> =
+            record["socket"]["options"].as_array().expect("options").iter().filter_map(Value::as_str).collect();
+        let reuse: Vec<&str> = options.into_iter().filter(|option| option.starts_with("SO_REUSE")).collect();
+        let independent = bind(record["addr"].as_str().expect("an address"), 8080, &reuse, false).0;
+        assert_eq!(record["errno"], independent.as_str(), "{program}, {name}: {record}");
+        let cause = match name {
+            "listener" => "listener",
+            "missing address" => "address-not-local",
+            _ if reuse.contains(&"SO_REUSEADDR") => "time-wait-without-reuseaddr",
+            _ => "time-wait",
+        };
+        assert_eq!(record["cause"], cause, "{program}, {name}: {record}");
+    }
+}
+
+fn folder(addr: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in FILES {
+        fs::write(folder.path().join(name), text.replace("ADDR", addr)).expect("written");
+    }
+    folder
+}
