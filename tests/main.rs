@@ -19,6 +19,7 @@ mod churn;
 mod completions;
 mod connect_test;
 mod connect_truth;
+mod container;
 mod crowded_port;
 mod demo;
 mod demo_traces;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         connect_test::suite(),
         connect_truth::suite(),
         crowded_port::suite(),
+        container::suite(),
         demo::suite(),
         demo_traces::suite(),
         directions::suite(),

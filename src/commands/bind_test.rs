@@ -57,7 +57,7 @@ pub struct BindTestArgs {
     #[arg(long, conflicts_with = "demo")]
     listen: bool,
     /// Show how TIME_WAIT blocks the port, in a private network namespace (no root, no effect on the host)
-    #[arg(long, conflicts_with = "netns", conflicts_with_all = SERVER_ARGS)]
+    #[arg(long, conflicts_with_all = ["netns", "container"], conflicts_with_all = SERVER_ARGS)]
     demo: bool,
     #[command(flatten)]
     netns: NetnsArgs,

@@ -1,10 +1,13 @@
 //! `--netns` and `--all-netns`: the network namespaces that a command reads.
 
+use std::sync::OnceLock;
+
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::{CommandError, Context};
 use crate::model::command::Shell;
+use crate::model::container::ContainerArg;
 use crate::model::netns::NetnsArg;
 use crate::snapshot::{Namespaces, Snapshot};
 
@@ -19,13 +22,38 @@ pub struct NetnsArgs {
     /// Use this network namespace: a name of `ip netns`, a path, or a process ID
     #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns_arg(), allow_negative_numbers = true)]
     netns: Option<NetnsArg>,
+    /// Use the network namespace of this container: its id in docker, podman, containerd or cri-o, or the beginning of it
+    #[arg(long, value_name = "ID", conflicts_with = "netns")]
+    container: Option<ContainerArg>,
+    #[arg(skip)]
+    selected: OnceLock<Vec<NetnsArg>>,
+}
+
+/// The selected namespaces. A container is searched once.
+fn selected<'a>(
+    found: &'a OnceLock<Vec<NetnsArg>>,
+    netns: &[NetnsArg],
+    containers: &[ContainerArg],
+) -> Result<&'a [NetnsArg], CommandError> {
+    if let Some(found) = found.get() {
+        return Ok(found);
+    }
+    let mut all = netns.to_owned();
+    for container in containers {
+        all.push(Namespaces::container(container)?);
+    }
+    Ok(found.get_or_init(|| all))
 }
 
 impl NetnsArgs {
     /// The shell in which the user runs the commands that twtool prints.
     #[must_use]
     pub fn shell(&self, context: &Context) -> Shell {
-        Shell { netns: self.netns.clone(), caller: context.caller.clone() }
+        Shell { netns: self.selected().ok().and_then(<[_]>::first).cloned(), caller: context.caller.clone() }
+    }
+
+    fn selected(&self) -> Result<&[NetnsArg], CommandError> {
+        selected(&self.selected, self.netns.as_slice(), self.container.as_slice())
     }
 
     /// A snapshot source for the selected network namespace.
@@ -33,7 +61,7 @@ impl NetnsArgs {
     /// # Errors
     /// The namespace does not exist or cannot be opened.
     pub fn snapshot(&self) -> Result<Snapshot, CommandError> {
-        Ok(Snapshot::of(Namespaces::named(self.netns.as_slice())?))
+        Ok(Snapshot::of(Namespaces::named(self.selected()?)?))
     }
 }
 
@@ -49,22 +77,33 @@ pub struct ManyNetnsArgs {
         conflicts_with = "replay"
     )]
     netns: Vec<NetnsArg>,
+    /// Use the network namespace of this container: its id in docker, podman, containerd or cri-o, or the beginning of it; repeat
+    /// for more
+    #[arg(long, value_name = "ID", conflicts_with = "replay")]
+    container: Vec<ContainerArg>,
     /// Use every network namespace that /proc/PID/ns/net and /run/netns show
-    #[arg(long, conflicts_with_all = ["netns", "record", "replay"])]
+    #[arg(long, conflicts_with_all = ["netns", "container", "record", "replay"])]
     all_netns: bool,
+    #[arg(skip)]
+    selected: OnceLock<Vec<NetnsArg>>,
 }
 
 impl ManyNetnsArgs {
     /// The shell in which the user runs the commands that twtool prints; `None` if the answer can cover several namespaces.
     #[must_use]
     pub fn shell(&self, context: &Context) -> Option<Shell> {
-        (!self.several()).then(|| Shell { netns: self.netns.first().cloned(), caller: context.caller.clone() })
+        let netns = || self.selected().ok().and_then(<[_]>::first).cloned();
+        (!self.several()).then(|| Shell { netns: netns(), caller: context.caller.clone() })
+    }
+
+    fn selected(&self) -> Result<&[NetnsArg], CommandError> {
+        selected(&self.selected, &self.netns, &self.container)
     }
 
     /// Whether the answer can cover more than one network namespace.
     #[must_use]
     pub fn several(&self) -> bool {
-        self.all_netns || self.netns.len() > 1
+        self.all_netns || self.netns.len() + self.container.len() > 1
     }
 
     /// Rejects several namespaces if `flag`, which supports only one, was given.
@@ -73,7 +112,7 @@ impl ManyNetnsArgs {
     /// The flag was given together with several namespaces.
     pub fn one_with(&self, flag: &str, given: bool) -> Result<(), CommandError> {
         if given && self.several() {
-            return Err(CommandError::Usage(format!("'{flag}' works on one network namespace; give at most one '--netns'")));
+            return Err(CommandError::Usage(format!("'{flag}' works on one network namespace; give at most one '--netns' or '--container'")));
         }
         Ok(())
     }
@@ -83,6 +122,6 @@ impl ManyNetnsArgs {
     /// # Errors
     /// A selected namespace does not exist or cannot be opened.
     pub fn namespaces(&self) -> Result<Namespaces, CommandError> {
-        Ok(if self.all_netns { Namespaces::all() } else { Namespaces::named(&self.netns)? })
+        Ok(if self.all_netns { Namespaces::all() } else { Namespaces::named(self.selected()?)? })
     }
 }

@@ -157,7 +157,7 @@ impl Shell {
                 option.push(path);
                 vec!["nsenter".into(), option]
             }
-            Some(NetnsArg::Process(pid)) => vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()],
+            Some(NetnsArg::Process(pid) | NetnsArg::Container(_, pid)) => vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()],
         };
         let enters = (!enter.is_empty()).then_some(Privilege::Capability(Capability::SysAdmin));
         let words = enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new));
@@ -169,14 +169,14 @@ impl Shell {
     /// The line that runs twtool itself on the namespace.
     #[must_use]
     pub fn twtool(&self, privilege: Privilege, words: &[&str]) -> Line {
-        let netns = self.netns.as_ref().map(NetnsArg::word);
+        let netns = self.netns.as_ref().map(|netns| (netns.option(), netns.word()));
         // The words after `--` belong to another program.
         let end = words.iter().position(|word| *word == "--").unwrap_or(words.len());
         let (options, rest) = words.split_at(end);
         let program = if self.needs_sudo(privilege) { &self.caller.twtool_for_root } else { &self.caller.twtool };
         let words = std::iter::once(OsStr::new(program))
             .chain(options.iter().map(OsStr::new))
-            .chain(netns.iter().flat_map(|netns| [OsStr::new("--netns"), netns]))
+            .chain(netns.iter().flat_map(|(option, word)| [OsStr::new(option), word]))
             .chain(rest.iter().map(OsStr::new));
         self.line(privilege, words)
     }
@@ -375,6 +375,14 @@ mod tests {
         ] {
             assert_eq!(shell(netns, true).run(Privilege::None, &["ss", "-tan"]).text, expected);
         }
+    }
+
+    #[test]
+    fn a_container_is_entered_through_a_process_and_named_by_its_id() {
+        let container = NetnsArg::Container("4f5a".parse().expect("an id"), 4711);
+        let shell = Shell { netns: Some(container), ..shell(None, true) };
+        assert_eq!(shell.run(Privilege::None, &["ss"]).text, "nsenter --net=/proc/4711/ns/net ss");
+        assert_eq!(shell.twtool(Privilege::None, &["list"]).text, "twtool list --container 4f5a");
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //!
 //! conmon watches a container from `libpod-conmon-ID.scope` or `crio-conmon-ID.scope`, outside the container.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 /// A program that runs containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +103,42 @@ impl<'a> Container<'a> {
 }
 
 fn is_id(text: &str) -> bool {
-    text.len() == ID && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    text.len() == ID && is_hexadecimal(text)
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// The id of a container as somebody typed it: the whole id, or its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerArg(String);
+
+impl ContainerArg {
+    /// Whether it selects this container.
+    #[must_use]
+    pub fn selects(&self, container: Container) -> bool {
+        container.id.starts_with(&self.0)
+    }
+}
+
+impl FromStr for ContainerArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.is_empty() && text.len() <= ID && is_hexadecimal(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err("a container is selected by its id, or by the beginning of it: 1-64 digits of 0-9 and a-f; only its runtime knows its \
+             name (`docker ps`, `podman ps`, `crictl ps`)"
+            .into())
+    }
+}
+
+impl fmt::Display for ContainerArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The address of a container to which docker-proxy forwards connections, from its arguments.
@@ -171,6 +208,18 @@ mod tests {
             "/lxc.payload.web".into(),
         ] {
             assert_eq!(Container::of_cgroup(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_selected_by_the_beginning_of_its_id() {
+        let arg = |text: &str| text.parse::<ContainerArg>();
+        let container = Container { runtime: None, id: A };
+        for (text, selects) in [("0", true), (&A[..12], true), (A, true), ("1", false), (B, false)] {
+            assert_eq!(arg(text).map(|arg| arg.selects(container)), Ok(selects), "{text}");
+        }
+        for bad in ["", "web", "0123X", "ABC", &format!("{A}0")] {
+            assert!(arg(bad).is_err(), "{bad}");
         }
     }
 

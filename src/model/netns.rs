@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::container::ContainerArg;
 use super::name::text_of;
 
 /// The accepted forms of a namespace argument, for error messages.
@@ -21,6 +22,8 @@ pub enum NetnsArg {
     Path(PathBuf),
     /// A name of ip-netns(8), which is the name of a file.
     Name(OsString),
+    /// The namespace of a container, through a process of it.
+    Container(ContainerArg, u32),
 }
 
 impl TryFrom<OsString> for NetnsArg {
@@ -55,10 +58,17 @@ impl FromStr for NetnsArg {
 }
 
 impl NetnsArg {
-    /// The word that names the namespace on a command line.
+    /// The option that selects the namespace on a command line.
+    #[must_use]
+    pub const fn option(&self) -> &'static str {
+        if let Self::Container(..) = self { "--container" } else { "--netns" }
+    }
+
+    /// The value of that option.
     #[must_use]
     pub fn word(&self) -> OsString {
         match self {
+            Self::Container(container, _) => container.to_string().into(),
             Self::Process(pid) => pid.to_string().into(),
             Self::Path(path) => path.clone().into(),
             Self::Name(name) => name.clone(),

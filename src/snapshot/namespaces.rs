@@ -5,6 +5,7 @@ use std::thread;
 
 use super::error::SnapshotError;
 use super::{Answer, PassOn};
+use crate::model::container::ContainerArg;
 use crate::model::facts::Facts;
 use crate::model::netns::{Netns, NetnsArg};
 use crate::model::services::Services;
@@ -49,6 +50,14 @@ impl Namespaces {
             1 => namespaces.pop().map_or(Which::Own, Which::One),
             _ => Which::Several(namespaces, vec![]),
         }))
+    }
+
+    /// The argument for the namespace of a container. The container is found through the cgroups of its processes.
+    ///
+    /// # Errors
+    /// No process is in such a container, or in several.
+    pub fn container(container: &ContainerArg) -> Result<NetnsArg, SnapshotError> {
+        Ok(NetnsArg::Container(container.clone(), netns::process_of_container(container)?))
     }
 
     /// Every namespace that /run/netns and the processes of /proc show.

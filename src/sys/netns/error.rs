@@ -23,6 +23,12 @@ pub struct NetnsError {
 pub enum NetnsErrorKind {
     #[error("there is no such name in /run/netns; {}", list_names(.0))]
     NoSuchName(io::Result<Vec<OsString>>),
+    #[error("no process is in a container whose id begins so; {}", containers(.0))]
+    NoSuchContainer(Vec<String>),
+    #[error("several containers have an id that begins so: {}", .0.join(", "))]
+    SeveralContainers(Vec<String>),
+    #[error("the containers cannot be searched: {0}")]
+    NotSearched(io::Error),
     #[error("there is no such process")]
     NoSuchProcess,
     #[error("that process has ended and has no network namespace any more")]
@@ -54,6 +60,10 @@ fn list_names(names: &io::Result<Vec<OsString>>) -> String {
     }
 }
 
+fn containers(names: &[String]) -> String {
+    if names.is_empty() { "no process is in any container".into() } else { format!("there is {}", names.join(", ")) }
+}
+
 impl NetnsError {
     /// Whether the namespace does not exist any more.
     #[must_use]
@@ -77,6 +87,11 @@ impl NetnsError {
             NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net")
             }
+            NetnsErrorKind::NoSuchContainer(_) => Some(
+                "twtool finds a container through the cgroups of its processes, and asks no runtime: the container must run, and a \
+                 rootless container without systemd has no cgroup of its own; --netns PID always works",
+            ),
+            NetnsErrorKind::SeveralContainers(_) => Some("type more of the id"),
             NetnsErrorKind::MountGone => Some("`ip netns delete NAME` removes the remaining file"),
             _ => None,
         }

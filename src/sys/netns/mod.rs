@@ -11,8 +11,10 @@
 //! | `processes` | the namespaces of processes |
 //! | `open` | opens the namespace of an argument |
 //! | `all` | finds every namespace |
+//! | `container` | finds a process of a container |
 
 mod all;
+mod container;
 mod error;
 mod names;
 mod open;
@@ -28,6 +30,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 pub use self::all::{NetnsList, all};
+pub use self::container::process_of_container;
 pub use self::error::{NetnsError, NetnsErrorKind};
 pub use self::names::given_names;
 use self::names::{given_name, own_id};

@@ -36,7 +36,7 @@ pub(super) enum Handle {
 /// Opens the namespace that an argument selects. If the argument is not a name, the name is searched.
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
-        NetnsArg::Process(pid) => open_of_process(*pid),
+        NetnsArg::Process(pid) | NetnsArg::Container(_, pid) => open_of_process(*pid),
         NetnsArg::Path(path) => open_file(path).and_then(named),
         NetnsArg::Name(name) => open_name(name),
     };
