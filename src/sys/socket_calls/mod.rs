@@ -17,7 +17,7 @@
 //! | keep-alive requests of nginx | 0.98 of unwatched | 0.02 |
 //! | socket, bind, close (6 µs unwatched) | 90 µs | 180 µs |
 //!
-//! (Linux 6.18, x86-64, paired runs, 2026-11-28.)
+//! (A prototype of this mechanism, Linux 6.18, x86-64, paired runs.)
 //!
 //! seccomp user notification was tried and rejected: it returns no result unless the supervisor makes the call itself, with
 //! its own privileges.

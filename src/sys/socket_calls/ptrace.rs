@@ -61,7 +61,7 @@ fn fill<const WORDS: usize>(request: libc::c_uint, tid: i32, addr: usize) -> io:
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(words) }
 }
 
-/// The number that belongs to an event: for exec, the thread that called it.
+/// The number that belongs to an event: for exec, the thread that called it; for fork, vfork and clone, what was started.
 pub(super) fn event_message(tid: i32) -> io::Result<i32> {
     const GETEVENTMSG: libc::c_uint = 0x4201;
     // The kernel writes one unsigned long.

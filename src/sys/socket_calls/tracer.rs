@@ -208,7 +208,11 @@ impl<'a> Tracer<'a> {
                     signals::stop_here();
                 }
             }
-            event::STOP | event::FORK | event::VFORK | event::CLONE => self.resume(tid, 0),
+            event::FORK | event::VFORK | event::CLONE => {
+                self.started(tid);
+                self.resume(tid, 0);
+            }
+            event::STOP => self.resume(tid, 0),
             0 => {
                 if self.command.is_some_and(|command| self.threads[&tid].process == Some(command))
                     && let Ok((signal, code, sender)) = ptrace::signal_info(tid)
@@ -218,6 +222,16 @@ impl<'a> Tracer<'a> {
                 self.resume(tid, signal);
             }
             _ => self.resume(tid, 0),
+        }
+    }
+
+    /// Notes the process or thread that this one has started. Its own first stop may be reported after the end of its parent,
+    /// when nothing else is traced any more.
+    fn started(&mut self, tid: i32) {
+        // It may also have stopped, continued and ended before.
+        let is_traced = |new: &i32| target::tracer(*new) == Some(std::process::id().cast_signed());
+        if let Some(new) = ptrace::event_message(tid).ok().filter(is_traced) {
+            self.threads.entry(new).or_insert_with(|| Thread::new(new));
         }
     }
 
