@@ -69,31 +69,44 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");
 
-/// Declares modules that are reachable for the tests, fuzz targets and benchmarks of this package, without any promise.
-macro_rules! internal {
-    ($($(#[$attribute:meta])* $module:ident,)*) => {
-        $(#[cfg(target_os = "linux")] #[doc(hidden)] $(#[$attribute])* pub mod $module;)*
-    };
-}
-
-internal! {
-    analysis,
-    #[cfg(feature = "cli")]
-    cli,
-    #[cfg(feature = "cli")]
-    commands,
-    filter,
-    #[cfg(feature = "cli")]
-    lab,
-    model,
-    parallel,
-    snapshot,
-    sock_diag,
-    source,
-    sys,
-    #[cfg(feature = "cli")]
-    view,
-}
+// The modules are reachable for the tests, fuzz targets and benchmarks of this package, without any promise. They are declared
+// without a macro, because rustfmt does not follow modules that a macro declares.
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod analysis;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+#[doc(hidden)]
+pub mod cli;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+#[doc(hidden)]
+pub mod commands;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod filter;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+#[doc(hidden)]
+pub mod lab;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod model;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod parallel;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod snapshot;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod sock_diag;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod source;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod sys;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+#[doc(hidden)]
+pub mod view;
 
 #[cfg(target_os = "linux")]
 #[doc(inline)]

@@ -167,8 +167,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     // Without SO_REUSEADDR it is unknown whether the option would have helped. With it, the failure shows that it does not.
     let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), holders, !with.reuseaddr);
     let sockets = holders.iter().map(|holder| &holder.socket);
-    let free_in =
-        conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
+    let free_in = conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
     let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
     let held_by_itself = !blocking.is_empty() && blocking.iter().all(|holder| is_of(holder, failed.watched));
     let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
@@ -275,8 +274,7 @@ fn old_without_reuseaddr(evidence: &Evidence) -> Vec<String> {
 }
 
 fn connection(evidence: &Evidence) -> Vec<String> {
-    let connections =
-        || evidence.holders.iter().filter(|h| h.blocks && advice::is_connection(h.socket.state()));
+    let connections = || evidence.holders.iter().filter(|h| h.blocks && advice::is_connection(h.socket.state()));
     let mut advice = vec![if evidence.with.reuseaddr {
         "The program sets SO_REUSEADDR, and a socket on the port was opened without it. Linux checks the option of both \
          (socket(7))."
@@ -299,7 +297,10 @@ fn connection(evidence: &Evidence) -> Vec<String> {
 
 fn bound(evidence: &Evidence) -> Vec<String> {
     let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
-    vec![format!("{} has bound the port without listening on it. Stop that process, or choose another port.", who(sockets))]
+    vec![format!(
+        "{} has bound the port without listening on it. Stop that process, or choose another port.",
+        who(sockets)
+    )]
 }
 
 /// A bind or listen that fails for another reason than a port in use.
@@ -316,7 +317,10 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
             CallCause::AlreadyBound,
             format!("the socket is bound to {local} already"),
         );
-        explanation.help.advice.push("A socket can be bound once (bind(2)). Make a new socket for the second address.".into());
+        explanation
+            .help
+            .advice
+            .push("A socket can be bound once (bind(2)). Make a new socket for the second address.".into());
         return explanation;
     }
     let on = attempt.at.text(facts);
@@ -415,10 +419,16 @@ fn connect(called: &Called) -> Explanation {
     };
     match errno {
         Errno::Other("ENETUNREACH") => {
-            let mut explanation =
-                Explanation::new(Some(Verdict::Denied), CallCause::NoRoute, format!("there is no route to {}", to.addr));
+            let mut explanation = Explanation::new(
+                Some(Verdict::Denied),
+                CallCause::NoRoute,
+                format!("there is no route to {}", to.addr),
+            );
             explanation.help.commands.push(route());
-            explanation.help.advice.push("No port is missing: the kernel found no route in this network namespace.".into());
+            explanation
+                .help
+                .advice
+                .push("No port is missing: the kernel found no route in this network namespace.".into());
             explanation
         }
         Errno::Access | Errno::Other("EPERM") => Explanation::new(
@@ -468,7 +478,11 @@ fn counted(
     };
     let left = capacity::advice::ports_left(one, pool.size);
     let mut explanation = if one.free <= one.uncertain {
-        Explanation::new(Some(Verdict::Blocked), CallCause::Exhausted, format!("no port is left for connections to {to}"))
+        Explanation::new(
+            Some(Verdict::Blocked),
+            CallCause::Exhausted,
+            format!("no port is left for connections to {to}"),
+        )
     } else {
         Explanation::new(
             None,

@@ -60,7 +60,8 @@ pub fn collect_limits(
         id: "re-armed",
         count: None,
         found: false,
-        text: "A retransmitted FIN restarts the timer of a bucket. Such a bucket counts in the second of the restart.".into(),
+        text: "A retransmitted FIN restarts the timer of a bucket. Such a bucket counts in the second of the restart."
+            .into(),
     });
     limits.push(Limit {
         id: "active-closer",

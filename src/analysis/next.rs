@@ -115,7 +115,10 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             )]
         }
         Cause::Unknown if port.reserved_by_rfc() => {
-            vec![Step::new(shell.twtool(Privilege::None, &["capacity"]), "show which sockets use the ports of the range")]
+            vec![Step::new(
+                shell.twtool(Privilege::None, &["capacity"]),
+                "show which sockets use the ports of the range",
+            )]
         }
         Cause::None | Cause::FamilyUnsupported | Cause::OwnSocket | Cause::Unknown => vec![],
     }
@@ -353,7 +356,10 @@ fn stop_container(failure: &Failure, shell: &Shell, process: &Process, container
         }
     };
     let line = shell.run(privilege, &[tool, "stop", container.short_id()]);
-    Some(Step::new(line, format!("stop the {}, in which {} (pid {}) runs", container.text(), process.comm, process.pid)))
+    Some(Step::new(
+        line,
+        format!("stop the {}, in which {} (pid {}) runs", container.text(), process.comm, process.pid),
+    ))
 }
 
 #[cfg(test)]
@@ -407,14 +413,22 @@ mod tests {
         let words = "docker-proxy -container-ip 172.17.0.2 -container-port 80".split(' ').map(str::to_owned).collect();
         let proxy = Process { cmdline: Some(words), ..process(9, "docker-proxy", "/system.slice/docker.service") };
         for (process, as_root, as_user) in [
-            (process(7, "nginx", "/system.slice/nginx.service"), "systemctl stop nginx.service", "sudo systemctl stop nginx.service"),
+            (
+                process(7, "nginx", "/system.slice/nginx.service"),
+                "systemctl stop nginx.service",
+                "sudo systemctl stop nginx.service",
+            ),
             (process(7, "nginx", "/"), "kill 7", "kill 7"),
             (socket(manager()), "systemctl stop ssh.socket", "sudo systemctl stop ssh.socket"),
             (manager(), "systemctl list-sockets --all", "systemctl list-sockets --all"),
             (socket(users()), "", "systemctl --user stop ssh.socket"),
             (users(), "", "systemctl --user list-sockets --all"),
             (process(7, "nginx", "/docker/ID"), "docker stop 0123456789ab", "sudo docker stop 0123456789ab"),
-            (process(7, "nginx", &format!("{own}/user.slice/libpod-ID.scope/container")), "kill 7", "podman stop 0123456789ab"),
+            (
+                process(7, "nginx", &format!("{own}/user.slice/libpod-ID.scope/container")),
+                "kill 7",
+                "podman stop 0123456789ab",
+            ),
             (process(7, "nginx", "/kubepods/besteffort/podx/ID"), "kill 7", "kill 7"),
             (proxy, "docker ps --filter publish=8080", "sudo docker ps --filter publish=8080"),
         ] {

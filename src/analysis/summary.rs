@@ -1,6 +1,6 @@
 //! The summary of all buckets: counted in one walk, and compared with the kernel's own counts.
 
-use super::groups::{By, Count, Ranking, Groups, Key};
+use super::groups::{By, Count, Groups, Key, Ranking};
 use super::history::{History, Length, RemainingTimes};
 use super::limits::{self, Limit};
 use crate::model::command::{Help, Privilege, Shell, Step};
@@ -54,7 +54,8 @@ impl Tally {
     /// Concludes the summary. `one_family`: only buckets of one IP version were counted.
     #[must_use]
     pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
-        let history = History::from_remaining_times(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
+        let history =
+            History::from_remaining_times(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
         let bytes_per_bucket = kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES);
         let memory = Memory {
             bytes: self.totals.all() * bytes_per_bucket,

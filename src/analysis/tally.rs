@@ -60,7 +60,8 @@ impl Tally {
             return false;
         }
         // nginx calls listen() twice on each socket.
-        let options = |call: &SocketCall| call.socket.as_ref().map(|socket| (socket.options_text(), socket.protocol.clone()));
+        let options =
+            |call: &SocketCall| call.socket.as_ref().map(|socket| (socket.options_text(), socket.protocol.clone()));
         let same = |(known, _): &&mut (SocketCall, usize)| known.addr == call.addr && options(known) == options(call);
         if let Some((_, count)) = self.listening.iter_mut().find(same) {
             *count += 1;

@@ -26,8 +26,7 @@ service | /etc/services | Names of ports (services(5)). For a namespace NAME of 
 const RELATED: [&str; 4] = ["twtool(1)", "tcp(7)", "socket(7)", "ss(8)"];
 
 /// Related pages of the page of the program.
-const RELATED_TO_ALL: [&str; 6] =
-    ["services(5)", "namespaces(7)", "sock_diag(7)", "ip(7)", "ip-netns(8)", "sysctl(8)"];
+const RELATED_TO_ALL: [&str; 6] = ["services(5)", "namespaces(7)", "sock_diag(7)", "ip(7)", "ip-netns(8)", "sysctl(8)"];
 
 /// A manual page.
 pub(super) struct Page {
@@ -114,7 +113,8 @@ impl Notes {
         let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
         for paragraph in text.split("\n\n") {
             if let Some(examples) = paragraph.strip_prefix("Examples:\n") {
-                notes.examples = examples.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+                notes.examples =
+                    examples.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
             } else if let Some(codes) = paragraph.strip_prefix("Exit codes: ") {
                 notes.exit_status = Some(codes.to_owned());
             } else {
@@ -143,7 +143,8 @@ fn references(help: &str, own: &str, names: &[&str], more: &[&str]) -> Vec<Strin
             pages.insert(format!("twtool-{}(1)", pair[1]));
         }
         let number = pair[1].trim_end_matches(['.', ')']);
-        if pair[0].trim_start_matches('(') == "RFC" && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) {
+        if pair[0].trim_start_matches('(') == "RFC" && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+        {
             documents.insert(format!("RFC {number}"));
         }
     }
@@ -222,7 +223,9 @@ impl Writer {
                 let placeholder = word.starts_with('[') || word.starts_with('<');
                 let name = word.trim_matches(|c: char| "[<>].".contains(c));
                 match (placeholder || word.ends_with(">...]"), word.split_once(name)) {
-                    (_, Some((before, after))) if placeholder && name == "--" => format!("{before}{}{after}", bold(name)),
+                    (_, Some((before, after))) if placeholder && name == "--" => {
+                        format!("{before}{}{after}", bold(name))
+                    }
                     (true, Some((before, after))) => {
                         let bracket = |text: &str| text.replace(['<', '>'], "");
                         format!("{}{}{}", bracket(before), italic(name), bracket(after))

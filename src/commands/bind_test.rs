@@ -83,7 +83,8 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let (facts, port, with) = (&state.facts, state.port, args.server.with.options());
     let conclusion = state.conclude(with);
     // The kernel interface may not list the socket that blocks the port. A port that is denied has no such socket.
-    let unseen = conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
+    let unseen =
+        conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;
     let complete = complete && !unseen && !doubtful;
     let evidence = Evidence {
@@ -166,7 +167,9 @@ fn demo(port: &PortArg, global: &GlobalArgs, context: &mut Context) -> Result<Ex
     }
     let documented = runs.iter().all(DemoRun::as_documented);
     if !documented {
-        context.warn(&["this kernel does not behave as socket(7) describes; please report it with this output".to_owned()]);
+        context.warn(&[
+            "this kernel does not behave as socket(7) describes; please report it with this output".to_owned()
+        ]);
     }
     Ok(if documented { ExitStatus::Yes } else { ExitStatus::No })
 }

@@ -48,8 +48,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
         program.get_subcommands().filter(|one| !one.is_hide_set()).map(|one| one.get_name().to_owned()).collect();
     let mut program = program.mut_subcommands(|command| command.mut_args(|arg| with_values(arg, &context, &commands)));
     let folder = std::env::current_dir().ok();
-    let mut candidates =
-        complete(&mut program, args.words.clone(), args.index, folder.as_deref()).unwrap_or_default();
+    let mut candidates = complete(&mut program, args.words.clone(), args.index, folder.as_deref()).unwrap_or_default();
     // As in the help, the options of every command come last.
     candidates.sort_by_key(|one| one.get_tag().is_some_and(|tag| tag.to_string() == GLOBAL));
     // Options are offered when they are asked for by a hyphen, or when there is nothing else.
@@ -158,5 +157,9 @@ fn interfaces(context: &Context) -> Vec<CompletionCandidate> {
 
 /// The words that begin a test, and interfaces after `dev`.
 fn filter_words(context: &Context) -> Vec<CompletionCandidate> {
-    if context.previous == "dev" { interfaces(context) } else { parser::words().map(CompletionCandidate::new).collect() }
+    if context.previous == "dev" {
+        interfaces(context)
+    } else {
+        parser::words().map(CompletionCandidate::new).collect()
+    }
 }

@@ -91,8 +91,7 @@ pub fn run(args: &ConnectTestArgs, global: &GlobalArgs, context: &mut Context) -
     let test = ConnectTest { situation: &situation, conclusion, help: &help };
 
     context.warn(&warnings);
-    let envelope =
-        Envelope { schema: "twtool.connect-test/1", facts: &situation.facts, complete, warnings: &warnings };
+    let envelope = Envelope { schema: "twtool.connect-test/1", facts: &situation.facts, complete, warnings: &warnings };
     match global.format() {
         Format::Json => view::connect_test::document(context.out, envelope, &test)?,
         Format::Ndjson => view::connect_test::ndjson(context.out, &test)?,

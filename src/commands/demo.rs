@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Prompt, bad_value};
 use crate::lab::{self, CaptureFile, LabError};
-use crate::model::experiment::{Comparison, LabEvent, EventKind, Scenario};
+use crate::model::experiment::{Comparison, EventKind, LabEvent, Scenario};
 use crate::model::facts::Facts;
 use crate::snapshot::Snapshot;
 use crate::view;
@@ -94,9 +94,7 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     facts.netns = None;
     let Some(ScenarioArg(scenario)) = args.scenario else { return list(format, &facts, context) };
     if args.step && format != Format::Table {
-        return Err(CommandError::Usage(
-            "the argument '--step' cannot be used with --output json or ndjson".into(),
-        ));
+        return Err(CommandError::Usage("the argument '--step' cannot be used with --output json or ndjson".into()));
     }
     if args.step && context.prompt.is_none() {
         let why = "the argument '--step' needs a terminal on standard input and standard error";

@@ -59,7 +59,8 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     }
     let complete = warnings.is_empty();
     context.warn(&warnings);
-    let envelope = Envelope { schema: "twtool.doctor/1", facts: &answer.value.health.facts, complete, warnings: &warnings };
+    let envelope =
+        Envelope { schema: "twtool.doctor/1", facts: &answer.value.health.facts, complete, warnings: &warnings };
     match global.format() {
         Format::Json => view::doctor::document(context.out, envelope, &checks)?,
         Format::Ndjson => view::doctor::ndjson(context.out, &checks)?,

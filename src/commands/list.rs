@@ -148,9 +148,8 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     } else {
         // A table of all rows is measured while they arrive. With a limit, only the rows that are shown count.
         let measured = format == Format::Table && args.limit.is_none();
-        let survey = |buckets: &Buckets| {
-            measured.then(|| Survey::new(args.table_columns(buckets.with_state), &buckets.facts))
-        };
+        let survey =
+            |buckets: &Buckets| measured.then(|| Survey::new(args.table_columns(buckets.with_state), &buckets.facts));
         let answer = snapshot.observed_buckets(&selection, args.order(), args.shown(), &survey)?;
         print(answer, args, format, context)
     }
@@ -283,11 +282,14 @@ fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     }
     if args.explain_filter && (format != Format::Table || args.source == SourceArg::Procfs) {
         return Err(CommandError::Usage(
-            "'--explain-filter' prints text about sock_diag; it cannot be used with another format or --source procfs".into(),
+            "'--explain-filter' prints text about sock_diag; it cannot be used with another format or --source procfs"
+                .into(),
         ));
     }
     if !args.columns.is_empty() && matches!(format, Format::Json | Format::Ndjson) {
-        return Err(CommandError::Usage("'--columns' cannot be used with JSON, whose records have every key; use a table or csv".into()));
+        return Err(CommandError::Usage(
+            "'--columns' cannot be used with JSON, whose records have every key; use a table or csv".into(),
+        ));
     }
     args.namespaces.one_with("--record", args.recording.records())?;
     args.namespaces.one_with("--explain-filter", args.explain_filter)

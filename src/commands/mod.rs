@@ -165,7 +165,15 @@ impl<'a> Context<'a> {
         caller: Caller,
         machine: Machine,
     ) -> Self {
-        Self { out, err, style: TextStyle { color, width, unicode }, err_terminal: false, prompt: None, caller, machine }
+        Self {
+            out,
+            err,
+            style: TextStyle { color, width, unicode },
+            err_terminal: false,
+            prompt: None,
+            caller,
+            machine,
+        }
     }
 
     /// Prints warnings on standard error. Ignores write errors, because the answer itself is on standard output.

@@ -112,7 +112,9 @@ impl ManyNetnsArgs {
     /// The flag was given together with several namespaces.
     pub fn one_with(&self, flag: &str, given: bool) -> Result<(), CommandError> {
         if given && self.several() {
-            return Err(CommandError::Usage(format!("'{flag}' works on one network namespace; give at most one '--netns' or '--container'")));
+            return Err(CommandError::Usage(format!(
+                "'{flag}' works on one network namespace; give at most one '--netns' or '--container'"
+            )));
         }
         Ok(())
     }

@@ -86,11 +86,17 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         Format::Ndjson => true,
         Format::Json | Format::Csv => {
             let format = if global.format() == Format::Csv { "csv" } else { "json" };
-            return Err(bad_value(&format, "--output <FORMAT>", "calls are reported when they happen; use table or ndjson"));
+            return Err(bad_value(
+                &format,
+                "--output <FORMAT>",
+                "calls are reported when they happen; use table or ndjson",
+            ));
         }
     };
     if args.timeout.is_some() && args.pid.is_none() && !args.detach {
-        return Err(CommandError::Usage("the argument '--timeout' needs '--pid' or '--detach': otherwise the program cannot be let go".into()));
+        return Err(CommandError::Usage(
+            "the argument '--timeout' needs '--pid' or '--detach': otherwise the program cannot be let go".into(),
+        ));
     }
     let log = args.log.as_ref().map(|path| {
         let open = OpenOptions::new().append(true).create(true).open(path);
@@ -172,11 +178,8 @@ impl Reporter<'_> {
         if self.quiet && !matters {
             return;
         }
-        let _ = if self.records {
-            view::note_record(self.out, note, at)
-        } else {
-            view::note(self.out, note, self.style)
-        };
+        let _ =
+            if self.records { view::note_record(self.out, note, at) } else { view::note(self.out, note, self.style) };
     }
 
     fn report(&mut self, report: &Report) {

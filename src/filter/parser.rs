@@ -171,8 +171,9 @@ impl<'a> Parser<'a> {
             changes += usize::from(before.is_some_and(|before| before != or));
             before = Some(or);
             if changes > MOST_CHANGES {
-                let message =
-                    format!("'and' and 'or' alternate more than {MOST_CHANGES} times; use parentheses to group the tests");
+                let message = format!(
+                    "'and' and 'or' alternate more than {MOST_CHANGES} times; use parentheses to group the tests"
+                );
                 return Err(self.error(&token.span, message));
             }
             left = join(left, self.test()?, or);
@@ -185,7 +186,9 @@ impl<'a> Parser<'a> {
         let Some(token) = self.advance() else { return Err(self.expected(None, &any_test())) };
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err(self.error(&token.span, format!("parentheses and 'not' are nested deeper than {DEEPEST} levels")));
+            return Err(
+                self.error(&token.span, format!("parentheses and 'not' are nested deeper than {DEEPEST} levels"))
+            );
         }
         let filter = match token.kind {
             TokenKind::Not => self.test()?.negated(),
@@ -256,7 +259,9 @@ impl<'a> Parser<'a> {
         }
         let range = self.port_range(word, &token.span)?;
         if !equal && range.first() != range.last() {
-            return Err(self.error(&token.span, format!("'{range}' is a range; a range can be compared only with = or !=")));
+            return Err(
+                self.error(&token.span, format!("'{range}' is a range; a range can be compared only with = or !="))
+            );
         }
         let port = range.first();
         // An empty range accepts no port.

@@ -302,8 +302,9 @@ mod tests {
 
     #[test]
     fn an_exit_status_is_the_one_of_a_shell() {
-        assert_eq!([ProgramEnd::Exited(7), ProgramEnd::Signaled(15), ProgramEnd::Signaled(64)].map(ProgramEnd::code), [
-            7, 143, 192
-        ]);
+        assert_eq!(
+            [ProgramEnd::Exited(7), ProgramEnd::Signaled(15), ProgramEnd::Signaled(64)].map(ProgramEnd::code),
+            [7, 143, 192]
+        );
     }
 }

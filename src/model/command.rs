@@ -52,7 +52,13 @@ pub struct Caller {
 impl Default for Caller {
     /// An ordinary user who has twtool in the search path.
     fn default() -> Self {
-        Self { root: false, power: RootPower::default(), twtool: "twtool".into(), twtool_for_root: "twtool".into(), arguments: vec![] }
+        Self {
+            root: false,
+            power: RootPower::default(),
+            twtool: "twtool".into(),
+            twtool_for_root: "twtool".into(),
+            arguments: vec![],
+        }
     }
 }
 
@@ -157,7 +163,9 @@ impl Shell {
                 option.push(path);
                 vec!["nsenter".into(), option]
             }
-            Some(NetnsArg::Process(pid) | NetnsArg::Container(_, pid)) => vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()],
+            Some(NetnsArg::Process(pid) | NetnsArg::Container(_, pid)) => {
+                vec!["nsenter".into(), format!("--net=/proc/{pid}/ns/net").into()]
+            }
         };
         let enters = (!enter.is_empty()).then_some(Privilege::Capability(Capability::SysAdmin));
         let words = enter.iter().map(OsString::as_os_str).chain(words.iter().map(OsStr::new));

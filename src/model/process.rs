@@ -114,8 +114,9 @@ const PIDS: usize = 20;
 fn name_all(processes: &[Process]) -> Vec<String> {
     let mut groups: Vec<(&Process, Vec<String>)> = vec![];
     for process in processes {
-        let same =
-            |group: &&mut (&Process, Vec<String>)| group.0.comm == process.comm && group.0.details() == process.details();
+        let same = |group: &&mut (&Process, Vec<String>)| {
+            group.0.comm == process.comm && group.0.details() == process.details()
+        };
         match groups.iter_mut().find(same) {
             Some((_, pids)) => pids.push(process.pid.to_string()),
             None => groups.push((process, vec![process.pid.to_string()])),
@@ -246,7 +247,8 @@ mod tests {
         assert_eq!(names(manager.clone()), "systemd (pid 1, ssh.socket)");
         assert_eq!(manager.unit(), Some("ssh.socket"));
         let words = "docker-proxy -container-ip fd00::2 -container-port 80".split(' ').map(str::to_owned).collect();
-        let proxy = Process { cmdline: Some(words), ..process(9, "docker-proxy", Some("/system.slice/docker.service")) };
+        let proxy =
+            Process { cmdline: Some(words), ..process(9, "docker-proxy", Some("/system.slice/docker.service")) };
         assert_eq!(names(proxy), "docker-proxy (pid 9, docker.service, forwards to [fd00::2]:80)");
         assert_eq!(names(process(9, "rootlessport", None)), "rootlessport (pid 9, forwards to a container)");
     }

@@ -78,8 +78,12 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
 
     let mut unread = Unread::default();
     let reuse = source::tw_reuse(&mut unread);
-    let (sockets, end) =
-        source.collect(StateSet::ALL, &Filter::Port(End::Local, range), || RangeSockets::new(range), RangeSockets::add)?;
+    let (sockets, end) = source.collect(
+        StateSet::ALL,
+        &Filter::Port(End::Local, range),
+        || RangeSockets::new(range),
+        RangeSockets::add,
+    )?;
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
     // The most sockets that are bound without being listed.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };

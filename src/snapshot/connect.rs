@@ -90,7 +90,10 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         // The bind may work beside this socket, but connect() does not.
         situation.holders[at].blocks |= situation.is_same_connection(&situation.holders[at].socket);
     }
-    let denied = situation.attempts.first().is_some_and(|one| !matches!(one.bind, CallResult::Ok | CallResult::Failed(Errno::AddrInUse)));
+    let denied = situation
+        .attempts
+        .first()
+        .is_some_and(|one| !matches!(one.bind, CallResult::Ok | CallResult::Failed(Errno::AddrInUse)));
     if let (Ok(local), None, false) = (route, from_port, denied) {
         situation.choice = choose(&situation, local, &mut answer)?;
     } else {
@@ -155,7 +158,8 @@ fn bind_and_list(
         let sockets = sockets_on(&mut source, port)?;
         let list: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
         // With SO_REUSEADDR a bind can work beside a socket.
-        let consistent = if reuseaddr { conflict::explained(&[own], &list) } else { conflict::consistent(&[own], &list) };
+        let consistent =
+            if reuseaddr { conflict::explained(&[own], &list) } else { conflict::consistent(&[own], &list) };
         if !consistent && round < ROUNDS {
             round += 1;
             continue;
@@ -202,7 +206,8 @@ impl Ends {
         let to_port = destination_port(to_port, TO, facts)?;
         let mut to = resolve_addr(&typed_to.addr, TO, facts)?;
         if to.addr.to_canonical().is_unspecified() {
-            let own: IpAddr = if to.addr.to_canonical().is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            let own: IpAddr =
+                if to.addr.to_canonical().is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             let why = format!("a destination is one address (connect() to this one reaches {own})");
             return Err(BadValue::new(&typed_to.addr, TO, &why));
         }

@@ -31,10 +31,8 @@ impl Checkup {
     #[must_use]
     pub fn checks(&self, leak: Leak, shell: &Shell) -> Vec<Check> {
         let outbound = self.outbound.as_ref().map_err(String::as_str);
-        let outbound = outbound.map(|capacity| Outbound {
-            destinations: &capacity.destinations,
-            conditions: capacity.conditions(),
-        });
+        let outbound = outbound
+            .map(|capacity| Outbound { destinations: &capacity.destinations, conditions: capacity.conditions() });
         doctor::examine(&self.health, outbound, leak, shell)
     }
 }

@@ -198,7 +198,8 @@ mod tests {
         let input = Input::Recording("a recording".into());
         let snapshot = Snapshot { namespaces: Namespaces::own(), input };
         let port = PortArg::Range(PortRange::one(Port(80)));
-        let question = PortQuestion { port: port.clone(), addrs: vec![], ipv4: None, server: ServerQuestion::default() };
+        let question =
+            PortQuestion { port: port.clone(), addrs: vec![], ipv4: None, server: ServerQuestion::default() };
         for refused in [
             snapshot.port_uses(&[port], None).err(),
             snapshot.port(&question, false).err(),

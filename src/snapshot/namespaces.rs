@@ -146,10 +146,10 @@ impl Namespaces {
             &work,
             &mut |piece| match piece {
                 Piece::Part(part) => {
-                // After a break the end of its namespace does not arrive.
-                merge.answered = true;
-                each(part)
-            }
+                    // After a break the end of its namespace does not arrive.
+                    merge.answered = true;
+                    each(part)
+                }
                 Piece::End(number, answer) => {
                     merge.add(&namespaces[number as usize], answer);
                     ControlFlow::Continue(())
@@ -259,7 +259,8 @@ mod tests {
         let answer = namespaces.ask(&ask, &mut |_| ControlFlow::Break(())).expect("the second one answers");
         assert!(!answer.complete);
         assert_eq!(answer.warnings.len(), 1, "{:?}", answer.warnings);
-        namespaces.ask(&|_, _: &mut PassOn<u32>| Err(SnapshotError::OneNamespace), &mut |_| ControlFlow::Break(()))
+        namespaces
+            .ask(&|_, _: &mut PassOn<u32>| Err(SnapshotError::OneNamespace), &mut |_| ControlFlow::Break(()))
             .expect_err("none answers");
     }
 }

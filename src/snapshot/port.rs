@@ -12,15 +12,16 @@ use crate::analysis::verdict::{self, Conclusion};
 use crate::filter::{End, Filter};
 use crate::model::addr::ScopedAddr;
 use crate::model::bind::{
-    Attempt, BindAddr, CallResult, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, ReuseportNote, ServerSetup, UserIds,
+    Attempt, BindAddr, CallResult, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, ReuseportNote, ServerSetup,
+    UserIds,
 };
 use crate::model::facts::{Facts, Setting};
 use crate::model::listeners::Listeners;
 use crate::model::port::{Port, PortArg, PortRange};
 use crate::model::process::{Owners, Processes};
 use crate::model::row::Direction;
-use crate::model::user::UserArg;
 use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
+use crate::model::user::UserArg;
 use crate::source::{self, Choice, Source};
 use crate::sys;
 use crate::sys::bind::Tried;
@@ -238,9 +239,7 @@ fn open_options(setup: &ServerSetup, attempts: &[Attempt], is_used: bool) -> Vec
 /// Resolves the names of a question in the calling thread's network namespace.
 pub(super) fn server_setup(question: &ServerQuestion, facts: &Facts) -> Result<ServerSetup, SnapshotError> {
     let ServerQuestion { v6only, device, freebind, transparent, mptcp, user, together } = question;
-    let index = |name: &String| {
-        facts.interface_index(name).map_err(|why| BadValue::new(name, "--dev <IFACE>", &why))
-    };
+    let index = |name: &String| facts.interface_index(name).map_err(|why| BadValue::new(name, "--dev <IFACE>", &why));
     Ok(ServerSetup {
         v6only: *v6only,
         device: device.as_ref().map(index).transpose()?,

@@ -13,8 +13,10 @@ use super::{Answer, Snapshot, interrupted};
 use crate::analysis::advice;
 use crate::analysis::conflict::{self, Obstacles};
 use crate::analysis::verdict;
-use crate::analysis::waiting::{self, Bound, Ended, SocketKey, ROUND, WaitStep, Waiting};
-use crate::model::bind::{Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote, ServerSetup};
+use crate::analysis::waiting::{self, Bound, Ended, ROUND, SocketKey, WaitStep, Waiting};
+use crate::model::bind::{
+    Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote, ServerSetup,
+};
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::Port;
 use crate::model::process::Owners;
@@ -155,7 +157,9 @@ impl Snapshot {
             answer.warnings.extend(watch.unread.clone());
             answer.warnings.extend(hidden_owners(&state.blocked_by));
             // If the source does not list every kind of socket, the answer may lack a holder. A bind that is denied has none.
-            let unseen = state.ended != Some(Ended::Denied) && state.cause == Cause::Unknown && !watch.bound_sockets_are_listed();
+            let unseen = state.ended != Some(Ended::Denied)
+                && state.cause == Cause::Unknown
+                && !watch.bound_sockets_are_listed();
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let Watch { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };
@@ -307,12 +311,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(
-        port: Port,
-        addrs: &[BindAddr],
-        with: ReuseOptions,
-        setup: ServerSetup,
-    ) -> Result<Self, SnapshotError> {
+    fn new(port: Port, addrs: &[BindAddr], with: ReuseOptions, setup: ServerSetup) -> Result<Self, SnapshotError> {
         // IPv6 first, for the reason given at `sys::bind::attempts`.
         let (mut order, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
         order.extend(ipv4);

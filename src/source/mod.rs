@@ -219,9 +219,7 @@ impl Source {
     /// The same for a caller that finds bound sockets through the descriptors of processes.
     #[must_use]
     pub fn warnings_where_processes_are_searched(&self) -> Vec<String> {
-        self.warnings_with(
-            "and sockets that are bound without listening only for processes that this user may trace",
-        )
+        self.warnings_with("and sockets that are bound without listening only for processes that this user may trace")
     }
 
     fn warnings_with(&self, bound_sockets: &str) -> Vec<String> {

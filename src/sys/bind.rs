@@ -227,8 +227,7 @@ impl Prober<'_> {
         }
         let setup = ServerSetup { v6only: Some(false), together: false, ..*self.setup };
         let dual_stack = BindAddr { addr: Ipv6Addr::UNSPECIFIED.into(), scope: None };
-        let (shared, _) =
-            Prober { setup: &setup, ..*self }.attempt_and_clear(dual_stack, ReuseOptions::REUSEPORT)?;
+        let (shared, _) = Prober { setup: &setup, ..*self }.attempt_and_clear(dual_stack, ReuseOptions::REUSEPORT)?;
         Ok(admits(&[attempts, &[shared]].concat()))
     }
 
@@ -320,7 +319,11 @@ pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
 }
 
 /// Creates the socket of a server. Names the call that failed.
-fn server_socket(addr: IpAddr, options: ReuseOptions, setup: &ServerSetup) -> Result<Socket, (&'static str, io::Error)> {
+fn server_socket(
+    addr: IpAddr,
+    options: ReuseOptions,
+    setup: &ServerSetup,
+) -> Result<Socket, (&'static str, io::Error)> {
     let set = |call, set: &dyn Fn() -> io::Result<()>| retry(set).map_err(|error| (call, error));
     let (domain, is_ipv6) = if addr.is_ipv6() { (Domain::IPV6, true) } else { (Domain::IPV4, false) };
     let (protocol, call) = if setup.mptcp { (Some(Protocol::MPTCP), MPTCP) } else { (None, "socket()") };

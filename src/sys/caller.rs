@@ -52,7 +52,8 @@ fn names(typed: Option<&OsStr>, executable: Option<&Path>) -> (String, String) {
     if typed.contains('/') {
         return (typed.clone().into_owned(), typed.into_owned());
     }
-    let found_by_sudo = |path: &&Path| path.parent().is_some_and(|folder| SECURE_PATH.iter().any(|one| folder == Path::new(one)));
+    let found_by_sudo =
+        |path: &&Path| path.parent().is_some_and(|folder| SECURE_PATH.iter().any(|one| folder == Path::new(one)));
     let absolute = executable.filter(|path| !found_by_sudo(path)).map(|path| path.to_string_lossy().into_owned());
     (typed.clone().into_owned(), absolute.unwrap_or(typed.into_owned()))
 }

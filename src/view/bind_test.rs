@@ -11,14 +11,12 @@ use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
 use super::steps::{self, LastingRecord, StepRecord};
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
 use super::text::Text;
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::with_name;
-use crate::model::bind::{
-    Attempt, CallResult, Cause, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, Verdict,
-};
+use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, Verdict};
 use crate::model::command::{Help, Step};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
@@ -265,7 +263,12 @@ fn denial(evidence: &Evidence) -> String {
 }
 
 /// Writes one row per address and one column per option set.
-fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Facts, style: TextStyle) -> io::Result<()> {
+fn attempts_table(
+    out: &mut (dyn Write + Send),
+    attempts: &[Attempt],
+    facts: &Facts,
+    style: TextStyle,
+) -> io::Result<()> {
     let headings = ["ADDRESS", "no option", "SO_REUSEADDR", "SO_REUSEPORT", "both"].map(Heading::new);
     let cell = |attempt: &Attempt| match attempt.listen {
         None => attempt.bind.name().to_owned(),
@@ -281,7 +284,12 @@ fn attempts_table(out: &mut (dyn Write + Send), attempts: &[Attempt], facts: &Fa
     table::write(out, &headings, true, rows.as_slice(), style).map(drop)
 }
 
-pub(super) fn holders_table(out: &mut (dyn Write + Send), holders: &[Holder], facts: &Facts, style: TextStyle) -> io::Result<()> {
+pub(super) fn holders_table(
+    out: &mut (dyn Write + Send),
+    holders: &[Holder],
+    facts: &Facts,
+    style: TextStyle,
+) -> io::Result<()> {
     let headings = [
         Heading::new("STATE"),
         Heading::new("LOCAL"),

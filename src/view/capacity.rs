@@ -238,7 +238,8 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         capacity.below_min_free.map(|below| format!("{below} of {} below --min-free", human::grouped(total as u64))),
     );
     notes.extend(destinations.iter().any(|one| one.reusable.is_some_and(|count| count > 0)).then(|| {
-        "free includes reusable buckets, which connect() can take over if their connection had TCP timestamps".to_owned()
+        "free includes reusable buckets, which connect() can take over if their connection had TCP timestamps"
+            .to_owned()
     }));
     notes.extend(uncertain(capacity));
     notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", style.width))?;
@@ -266,9 +267,7 @@ fn uncertain(capacity: &CapacityReport) -> Option<String> {
             1 => ("1".into(), "socket"),
             many => (human::grouped(many.into()), "sockets"),
         };
-        reasons.push(format!(
-            "this kernel does not list bound sockets, of which up to {number} {sockets} may exist"
-        ));
+        reasons.push(format!("this kernel does not list bound sockets, of which up to {number} {sockets} may exist"));
     }
     if reuse.whole_seconds
         && capacity.destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0)
@@ -331,7 +330,8 @@ mod tests {
 
     fn destination(addr: &str, exhausted_in: Option<Duration>) -> Destination {
         let addr = addr.parse().expect(addr);
-        let ends = ConnectionEnds { ipv6: true, local_addr: addr, remote_addr: addr, remote_port: Port(80), interface: None };
+        let ends =
+            ConnectionEnds { ipv6: true, local_addr: addr, remote_addr: addr, remote_port: Port(80), interface: None };
         Destination {
             ends,
             established: 1234,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::human;
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 
 /// The height of the bars in lines.
 const HEIGHT: usize = 6;

@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, LastingRecord, StepRecord};
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use crate::analysis::doctor::{Check, Datum, Status};
 
 /// The maximum length of a value on the page. Longer values are cut; JSON has the full value.

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::json::{self, Envelope};
 use crate::model::bind::Errno;
-use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, Side, States};
+use crate::model::experiment::{
+    Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, Side, States,
+};
 use crate::model::socket::TcpState;
 
 #[derive(Serialize)]

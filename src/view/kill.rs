@@ -11,7 +11,7 @@ use super::human;
 use super::json::{self, Envelope};
 use super::list;
 use super::record::SocketRecord;
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use super::table;
 use super::text::{self, Text};
 use super::value::Value;

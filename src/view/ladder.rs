@@ -9,9 +9,11 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
 use super::human;
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use crate::model::bind::Errno;
-use crate::model::experiment::{Actor, Comparison, LabEvent, Fate, EventKind, ReturnValue, Scenario, Segment, Side, States};
+use crate::model::experiment::{
+    Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, Side, States,
+};
 use crate::model::socket::TcpState;
 
 /// Widths in columns: the page, the time, a state, and an arrow.
@@ -70,7 +72,16 @@ impl Ladder {
         let setting = if scenario.is_about_segments() { both } else { one };
         aside(out, style, &format!("On this kernel ({kernel}); {setting}."), "")?;
         let strokes = if style.unicode { UNICODE } else { ASCII };
-        Ok(Self { style, strokes, parts: 0, folded: vec![], arrow: false, before: None, row: None, checks_begun: false })
+        Ok(Self {
+            style,
+            strokes,
+            parts: 0,
+            folded: vec![],
+            arrow: false,
+            before: None,
+            row: None,
+            checks_begun: false,
+        })
     }
 
     /// Draws an event.
@@ -94,7 +105,9 @@ impl Ladder {
             self.arrow = true;
         }
         let arrow = matches!(event.kind, EventKind::Segment { .. });
-        if std::mem::replace(&mut self.arrow, arrow) && matches!(event.kind, EventKind::Call { .. } | EventKind::Observation) {
+        if std::mem::replace(&mut self.arrow, arrow)
+            && matches!(event.kind, EventKind::Call { .. } | EventKind::Observation)
+        {
             writeln!(out)?;
         }
         match &event.kind {

@@ -9,7 +9,7 @@ use super::column::Column;
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading, Rows};
 use super::text::{self, Text};
 use super::usual::Usual;

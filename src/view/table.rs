@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 use unicode_width::UnicodeWidthStr;
 
 use super::human::display_width;
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use super::text::{self, Text};
 
 /// The maximum number of rows that comfy-table draws.

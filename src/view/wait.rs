@@ -11,7 +11,7 @@ use super::holder::{self, HolderRecord, SetupRecord};
 use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, StepRecord};
-use super::style::{TextStyle, Meaning};
+use super::style::{Meaning, TextStyle};
 use crate::analysis::advice;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions, ServerSetup};
 use crate::model::command::Step;
@@ -141,7 +141,9 @@ fn obstacle(wait: &WaitReport) -> String {
             format!("no such address here yet ({})", addrs.join(", "))
         }
         Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
-        Cause::OwnSocket => format!("the server's own socket on {} is in its way", wait.collision.unwrap_or("another address")),
+        Cause::OwnSocket => {
+            format!("the server's own socket on {} is in its way", wait.collision.unwrap_or("another address"))
+        }
         Cause::FamilyUnsupported => "IPv6 sockets cannot be made here".into(),
         Cause::Unknown if wait.denied => "the kernel refuses the bind".into(),
         Cause::Unknown => "a socket that this kernel does not list is in the way".into(),

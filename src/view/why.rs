@@ -17,7 +17,7 @@ use crate::analysis::call::Explanation;
 use crate::analysis::tally::{FailureKind, Tally};
 use crate::model::bind::{Errno, Holder};
 use crate::model::call::{
-    CalledAddr, CalledSocket, CallingProcess, CallName, ProgramEnd, SlowReason, SocketCall, WatchNote,
+    CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SlowReason, SocketCall, WatchNote,
 };
 use crate::model::command::Help;
 use crate::model::facts::Facts;
@@ -93,9 +93,9 @@ pub fn failure(out: &mut dyn Write, failed: &ExplainedCall, style: TextStyle) ->
     let shown = Help { commands: commands.clone(), lasting: lasting.clone(), advice: vec![] };
     steps::write(out, &shown, "  ", style)?;
     advice.iter().try_for_each(|advice| human::break_lines(out, advice, "  - ", "    ", style.width))?;
-    warnings.iter().try_for_each(|warning| {
-        human::break_lines(out, &format!("warning: {warning}"), "  ", "    ", style.width)
-    })
+    warnings
+        .iter()
+        .try_for_each(|warning| human::break_lines(out, &format!("warning: {warning}"), "  ", "    ", style.width))
 }
 
 /// Writes that a program listens.
@@ -134,7 +134,8 @@ fn note_text(note: &WatchNote) -> String {
             )
         }
         WatchNote::RunsOn { end, processes } => {
-            let (are, they) = if *processes == 1 { ("process runs on", "it ends") } else { ("processes run on", "they end") };
+            let (are, they) =
+                if *processes == 1 { ("process runs on", "it ends") } else { ("processes run on", "they end") };
             format!(
                 "the command has ended ({}), and {processes} other {are}. twtool stays until {they}, because their bind() \
                  would fail without it. It passes the signals that it gets to them.",
@@ -148,7 +149,8 @@ fn note_text(note: &WatchNote) -> String {
             "with --detach every system call stops the program, so it runs slowly until it listens.".into()
         }
         WatchNote::Slow(SlowReason::NoFilter) => {
-            "no seccomp filter can be installed here, so every system call stops the program, and it runs slowly.".into()
+            "no seccomp filter can be installed here, so every system call stops the program, and it runs slowly."
+                .into()
         }
         WatchNote::LetGo => "no longer watching; the program runs on.".into(),
     }

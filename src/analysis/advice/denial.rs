@@ -56,10 +56,12 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
              net.ipv6.ip_nonlocal_bind (ip(7)).",
             attempt.at.scope.map_or("any interface".into(), |scope| facts.interface_name(scope)),
         ),
-        Errno::FamilyNotSupported => "EAFNOSUPPORT: IPv6 sockets cannot be made here. Bind an IPv4 address. The kernel was \
+        Errno::FamilyNotSupported => {
+            "EAFNOSUPPORT: IPv6 sockets cannot be made here. Bind an IPv4 address. The kernel was \
                                       started with ipv6.disable=1, or a sandbox refuses IPv6 (ipv6 in the kernel's \
                                       documentation)."
-            .into(),
+                .into()
+        }
         Errno::Other("EINVAL") => format!("bind() to {on} fails with EINVAL: {}", invalid(attempt)),
         Errno::Other("ENODEV") => {
             format!("bind() to {on} fails with ENODEV: the interface no longer exists (ipv6(7)).")

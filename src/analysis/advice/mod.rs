@@ -91,7 +91,9 @@ fn set(options: ReuseOptions) -> String {
     } else {
         ""
     };
-    format!("Set {options} on the listening socket before bind(): it works now on every address that was tried.{caution}")
+    format!(
+        "Set {options} on the listening socket before bind(): it works now on every address that was tried.{caution}"
+    )
 }
 
 const BOTH_SIDES: &str = "Linux checks the option of the old and of the new socket (socket(7), SO_REUSEADDR)";

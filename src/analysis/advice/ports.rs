@@ -16,7 +16,9 @@ pub(super) fn unseen(evidence: &Evidence) -> String {
         "Probably a socket holds the port that /proc/net/tcp does not list: one that is bound and does not listen. sock_diag \
          can list such sockets."
     };
-    format!("{hidden} It is also possible that the socket ended after the bind and before the list was read (sock_diag(7)).")
+    format!(
+        "{hidden} It is also possible that the socket ended after the bind and before the list was read (sock_diag(7))."
+    )
 }
 
 /// How to keep connect() off a server's port that lies in the ephemeral range.
@@ -33,8 +35,5 @@ pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
 
 /// The note that a UDP socket on the same port number does not matter.
 pub(super) fn udp(evidence: &Evidence) -> String {
-    format!(
-        "A UDP socket uses port {} too. It does not matter here: TCP and UDP have separate ports.",
-        evidence.port
-    )
+    format!("A UDP socket uses port {} too. It does not matter here: TCP and UDP have separate ports.", evidence.port)
 }

@@ -111,8 +111,7 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     let from = format!(":{low}");
     let list = shell.run(Privilege::None, &["ss", "-Htln", "sport", ">=", &from]);
     let mut help = Help::default();
-    help.commands
-        .push(Step::new(list, "list the servers inside the wider range, to reserve their ports first"));
+    help.commands.push(Step::new(list, "list the servers inside the wider range, to reserve their ports first"));
     help.append(shell.change(
         NAME,
         &format!("{low} {}", u16::MAX),

@@ -53,7 +53,8 @@ impl Pool {
         uncertain: &PortSet,
         unlisted: u32,
     ) -> Self {
-        let select = |wanted: &dyn Fn(Port) -> bool| -> PortSet { range.ports().filter(|port| wanted(*port)).collect() };
+        let select =
+            |wanted: &dyn Fn(Port) -> bool| -> PortSet { range.ports().filter(|port| wanted(*port)).collect() };
         let reserved = select(&|port| reserved.contains(port));
         let explicitly_bound = select(&|port| bound.contains(port) && !reserved.contains(port));
         let ports = select(&|port| !reserved.contains(port) && !explicitly_bound.contains(port));
@@ -280,7 +281,9 @@ fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Optio
     let mut holds: Vec<(Port, Option<u32>)> = connections.map(|one| (one.port(), expiry(one))).collect();
     holds.sort_unstable();
     // On one port the longest hold counts.
-    let released = |port: &[(Port, Option<u32>)]| port.iter().map(|(_, expiry)| *expiry).collect::<Option<Vec<_>>>()?.into_iter().max();
+    let released = |port: &[(Port, Option<u32>)]| {
+        port.iter().map(|(_, expiry)| *expiry).collect::<Option<Vec<_>>>()?.into_iter().max()
+    };
     let first = holds.chunk_by(|a, b| a.0 == b.0).filter_map(released).min()?;
     Some(Duration::from_millis(first.into()))
 }
@@ -495,7 +498,11 @@ mod tests {
         assert_eq!((uncertain(16, &[]), uncertain(16, &[LOW, LOW + 5]), uncertain(16, &[LOW + 20])), (0, 1, 0));
         // Of an odd range the highest port or the lowest may not be looked at.
         assert_eq!((uncertain(17, &[]), uncertain(17, &[LOW + 5])), (1, 2));
-        assert_eq!(destinations_of(3, off(), &[bucket(LOW, 1), bucket(LOW + 2, 1)], &[])[0].uncertain, 0, "both are in use");
+        assert_eq!(
+            destinations_of(3, off(), &[bucket(LOW, 1), bucket(LOW + 2, 1)], &[])[0].uncertain,
+            0,
+            "both are in use"
+        );
         assert_eq!(destinations_of(1, off(), &[bucket(LOW, 1)], &[])[0].uncertain, 0);
     }
 
@@ -569,9 +576,9 @@ mod tests {
         let untimed = advice(&found, &[], TwReuse { timestamps: Some(false), ..off() });
         assert!(!untimed.contains("With 1") && untimed.contains("tcp_timestamps=1"), "{untimed}");
         let open: Vec<Socket> = (0..15).map(|i| full(FROM, LOW + i, TO.0, TO.1, TcpState::Established)).collect();
-        assert!(
-            advice(&open, &[], off()).contains("From 192.0.2.9 to 192.0.2.1:443, 15 ports are in use by open connections, and 0 ports by TIME_WAIT")
-        );
+        assert!(advice(&open, &[], off()).contains(
+            "From 192.0.2.9 to 192.0.2.1:443, 15 ports are in use by open connections, and 0 ports by TIME_WAIT"
+        ));
     }
 
     #[test]

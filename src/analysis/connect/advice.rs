@@ -150,7 +150,12 @@ pub fn advise(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
             help.commands.push(capacity_step(situation, shell));
             if let Some(choice) = &situation.choice {
                 let destinations = std::slice::from_ref(&choice.destination);
-                help.append(capacity::advice::advise(destinations, &situation.conditions(choice), &situation.facts, shell));
+                help.append(capacity::advice::advise(
+                    destinations,
+                    &situation.conditions(choice),
+                    &situation.facts,
+                    shell,
+                ));
             }
         }
         (None, _) => {}
@@ -316,7 +321,8 @@ fn timers(situation: &Situation) -> Option<String> {
          kernel."
             .into()
     } else if blocking(situation).next().is_some() {
-        "These timers can end some seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4).".into()
+        "These timers can end some seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
+            .into()
     } else {
         return None;
     })
@@ -333,7 +339,9 @@ fn same_connection_reasons(situation: &Situation, conclusion: &Conclusion) -> Ve
         ];
     }
     let setting = match situation.reuse.timestamps {
-        Some(true) => "net.ipv4.tcp_timestamps is on now, so it probably had them if the peer uses them too (inferred).",
+        Some(true) => {
+            "net.ipv4.tcp_timestamps is on now, so it probably had them if the peer uses them too (inferred)."
+        }
         Some(false) => "net.ipv4.tcp_timestamps is off now, so it probably had none (inferred).",
         None => "net.ipv4.tcp_timestamps could not be read.",
     };

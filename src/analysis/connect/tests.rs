@@ -64,7 +64,8 @@ fn failed(bind: Errno) -> Vec<Attempt> {
 fn bind_decides_before_the_route_and_the_route_before_the_port() {
     let same = vec![bucket(TO, 443, None)];
     let unreachable = Err(Errno::Other("ENETUNREACH"));
-    let first = Situation { attempts: failed(Errno::AddrInUse), route: unreachable, holders: same.clone(), ..situation() };
+    let first =
+        Situation { attempts: failed(Errno::AddrInUse), route: unreachable, holders: same.clone(), ..situation() };
     let conclusion = first.conclude();
     assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Blocked, Cause::TimeWait));
     assert_eq!(conclusion.failure, Some((Call::Bind, Errno::AddrInUse)));
@@ -79,10 +80,15 @@ fn bind_decides_before_the_route_and_the_route_before_the_port() {
 
 #[test]
 fn timestamps_decide_about_a_bucket_with_the_same_four_values() {
-    for (timestamps, inferred) in [(Some(true), Some(Verdict::Free)), (Some(false), Some(Verdict::Blocked)), (None, None)] {
+    for (timestamps, inferred) in
+        [(Some(true), Some(Verdict::Free)), (Some(false), Some(Verdict::Blocked)), (None, None)]
+    {
         let reuse = TwReuse { timestamps, ..situation().reuse };
         let conclusion = Situation { reuse, holders: vec![bucket(TO, 443, None)], ..situation() }.conclude();
-        assert_eq!((conclusion.verdict, conclusion.cause, conclusion.inferred), (Verdict::Unknown, Cause::TimeWait, inferred));
+        assert_eq!(
+            (conclusion.verdict, conclusion.cause, conclusion.inferred),
+            (Verdict::Unknown, Cause::TimeWait, inferred)
+        );
     }
     for other in [bucket(TO, 444, None), bucket("192.0.2.2", 443, None), bucket(TO, 443, Some(7))] {
         assert_eq!(Situation { holders: vec![other], ..situation() }.conclude(), Conclusion::FREE);

@@ -71,8 +71,9 @@ fn capabilities(health: &Health) -> Check {
         } else {
             "CAP_SYS_PTRACE is missing"
         };
-        let finding =
-            format!("twtool cannot name the processes of some sockets, because it may not read every /proc/PID/fd: {why}.");
+        let finding = format!(
+            "twtool cannot name the processes of some sockets, because it may not read every /proc/PID/fd: {why}."
+        );
         return check.found(Status::Note, finding);
     }
     if lacks.is_empty() {

@@ -101,9 +101,8 @@ pub(super) fn nonlocal_bind(check: Check, value: i64) -> Check {
 pub(super) fn bindv6only(check: Check, value: i64) -> Check {
     match value {
         0 => check,
-        _ => {
-            check.found(Status::Note, format!("{value}: a server on :: does not take IPv4 unless it clears IPV6_V6ONLY."))
-        }
+        _ => check
+            .found(Status::Note, format!("{value}: a server on :: does not take IPv4 unless it clears IPV6_V6ONLY.")),
     }
 }
 

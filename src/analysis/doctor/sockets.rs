@@ -254,10 +254,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         let who = some_of(debts.iter().filter(|(_, debt)| debt.silent > 0).map(describe).collect());
         return check.found(
             Status::Note,
-            format!(
-                "In CLOSE_WAIT with no ACK for {after}: {who}. Fewer than {} do not prove a leak.",
-                Leak::SOCKETS
-            ),
+            format!("In CLOSE_WAIT with no ACK for {after}: {who}. Fewer than {} do not prove a leak.", Leak::SOCKETS),
         );
     }
     if !ages_are_told && open.close_wait.len() >= Leak::SOCKETS {

@@ -16,9 +16,9 @@ use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::port_set::PortSet;
 use crate::model::process::{Owners, Process};
 use crate::model::setting::{DefaultValue, Form, SETTINGS};
-use crate::model::user::User;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
+use crate::model::user::User;
 
 const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
 
@@ -215,12 +215,7 @@ fn timewait_cases() -> Vec<Case> {
             .advises("again later"),
         case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 37), Warning, "37 closes have left"),
         case("tcp_timewait_overflow", |health| health.buckets.tcp_ext = None, Unknown, "netstat"),
-        case(
-            "tcp_fin_timeout",
-            set("ipv4.tcp_fin_timeout", "15"),
-            Note,
-            "after 15 s. TIME_WAIT is not affected",
-        ),
+        case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "15"), Note, "after 15 s. TIME_WAIT is not affected"),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "0")), Note, "PAWS"),
         case("tcp_timestamps", set(stamps, "0"), Note, "which is 2"),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "1")), Warning, "which is 1")
@@ -339,7 +334,8 @@ fn socket_cases() -> Vec<Case> {
         )
         .advises("= 8000,40000-40001 connect() never"),
         case(id, both(listens(40000, Some(true), nginx), listens(40000, Some(false), nginx)), Warning, "40000"),
-        case(id, listens(40000, None, nginx), Note, "It is unknown whether the kernel or the program").advises("= 8000,40000 connect() never"),
+        case(id, listens(40000, None, nginx), Note, "It is unknown whether the kernel or the program")
+            .advises("= 8000,40000 connect() never"),
         case(
             id,
             both(listens(40000, Some(false), nginx), facts(|facts| facts.local_port_range = None)),
@@ -357,12 +353,7 @@ fn socket_cases() -> Vec<Case> {
         case("close_wait", forgets(10, Some(59_999), nginx), Ok, "none silent"),
         case("close_wait", forgets(10, Some(61_500), nginx), Warning, "has 10, the oldest for at least 61.5 s")
             .advises("close()"),
-        case(
-            "close_wait",
-            forgets(10, Some(60_000), nobody),
-            Warning,
-            "the accept queue of port 8080",
-        ),
+        case("close_wait", forgets(10, Some(60_000), nobody), Warning, "the accept queue of port 8080"),
         case("close_wait", forgets(10, Some(60_000), hidden), Warning, "an unknown process of uid 1000"),
         case("close_wait", both(forgets(9, Some(60_000), nginx), forgets(9, Some(60_000), hidden)), Note, "nginx"),
         case("close_wait", forgets(10, None, nginx), Note, "unknown for how long"),
@@ -512,7 +503,11 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
     ];
     let machines = all_cases().into_iter().map(|case| case.health()).chain([healthy()]);
     let outbound = [destination(3, None), destination(0, Some(Duration::ZERO))].map(|one| check_of(&[one]));
-    for check in machines.flat_map(|health| examine_without_destinations(&health)).chain(outbound).chain([unknown_destinations()]) {
+    for check in machines
+        .flat_map(|health| examine_without_destinations(&health))
+        .chain(outbound)
+        .chain([unknown_destinations()])
+    {
         let Subject { id, does, does_not, sources } = check.subject;
         let text = [does, does_not, check.finding.as_deref().unwrap_or_default(), &help(&check)].join(" ");
         for never in NEVER {
@@ -632,10 +627,9 @@ fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warn
     assert!(few.evidence.contains(&("all_destinations", Datum::Number(2))), "{few:?}");
     assert!(help(&few).contains("91 ports are in TIME_WAIT"), "{few:?}");
     let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
-    assert!(
-        soon.finding
-            .is_some_and(|finding| finding.ends_with("60 of 100 ports are left, none in 3.7 s at the rate of the last 10 s."))
-    );
+    assert!(soon.finding.is_some_and(|finding| {
+        finding.ends_with("60 of 100 ports are left, none in 3.7 s at the rate of the last 10 s.")
+    }));
     let uncertain = check_of(&[Destination { uncertain: 2, ..destination(5, None) }]);
     assert!(uncertain.finding.is_some_and(|finding| finding.contains("at most 5 of 100")));
     let many = check_of(&[(); 25].map(|()| destination(1, None)));

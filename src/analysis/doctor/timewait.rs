@@ -31,10 +31,7 @@ fn allow_more_buckets(check: Check, default: Option<u64>, most: u64, shell: &She
 pub(super) fn tw_reuse(check: Check, value: i64) -> Check {
     match value {
         0 if check.default == Datum::Number(0) => check,
-        0 => check.found(
-            Status::Note,
-            "Off: connect() never takes over a bucket, not even on loopback.",
-        ),
+        0 => check.found(Status::Note, "Off: connect() never takes over a bucket, not even on loopback."),
         1 => check.found(Status::Ok, "On for every destination."),
         2 => check,
         other => check.found(Status::Note, format!("{other} is a value that twtool does not know.")),
@@ -61,8 +58,7 @@ pub(super) fn tw_recycle(check: Check, value: i64, shell: &Shell) -> Check {
 }
 
 pub(super) fn tw_timeout(check: Check, value: i64) -> Check {
-    check
-        .found(Status::Note, format!("{value}: a vendor's kernel. TIME_WAIT may last longer or shorter than 60 s."))
+    check.found(Status::Note, format!("{value}: a vendor's kernel. TIME_WAIT may last longer or shorter than 60 s."))
 }
 
 pub(super) fn max_tw_buckets(check: Check, most: i64, health: &Health, shell: &Shell) -> Check {
@@ -145,7 +141,9 @@ fn overflowed(check: Check, closes: &str) -> Check {
     check
         .found(
             Status::Warning,
-            format!("{closes} left no bucket since this network namespace was made, because tcp_max_tw_buckets was reached."),
+            format!(
+                "{closes} left no bucket since this network namespace was made, because tcp_max_tw_buckets was reached."
+            ),
         )
         .advising("Run doctor again later. If the number grows, tcp_max_tw_buckets is too low for this machine.")
 }
@@ -179,9 +177,8 @@ pub(super) fn timestamps(check: Check, value: i64, health: &Health, shell: &Shel
             Status::Note,
             "Off: connections have no PAWS protection, and tcp_tw_reuse, which is 2, has no effect on loopback either.",
         ),
-        (0, _) => {
-            check.found(Status::Note, "Off: connections have no PAWS protection, and connect() can take over no bucket.")
-        }
+        (0, _) => check
+            .found(Status::Note, "Off: connections have no PAWS protection, and connect() can take over no bucket."),
         (2, _) => check.found(Status::Ok, "On, with one clock for all connections (no random offset)."),
         (other, _) => check.found(Status::Note, format!("{other} is a value that twtool does not know.")),
     }

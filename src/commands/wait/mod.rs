@@ -83,7 +83,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
 /// See [`CommandError`].
 pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     if global.format() == Format::Csv {
-        return Err(bad_value(&"csv", "--output <FORMAT>", "the result of a wait is not a flat table; use table, json or ndjson"));
+        return Err(bad_value(
+            &"csv",
+            "--output <FORMAT>",
+            "the result of a wait is not a flat table; use table, json or ndjson",
+        ));
     }
     let status = wait(args, global, context)?;
     match (status, args.command.split_first()) {
@@ -191,7 +195,11 @@ fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
 
 /// Writes and flushes, unless `--quiet` is given. If a command follows, standard output belongs to it and the text goes to
 /// standard error, where a write error does not prevent the command from running.
-fn write_now(args: &WaitArgs, context: &mut Context, write: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>) -> io::Result<()> {
+fn write_now(
+    args: &WaitArgs,
+    context: &mut Context,
+    write: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>,
+) -> io::Result<()> {
     if args.quiet {
         return Ok(());
     }

@@ -41,11 +41,24 @@ pub(super) const ALL: [Arch; 5] = [
 /// A watched call, with its arguments as they stand in the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
-    Bind { fd: u64, addr: u64, length: u64 },
-    Listen { fd: u64 },
-    Connect { fd: u64, addr: u64, length: u64 },
+    Bind {
+        fd: u64,
+        addr: u64,
+        length: u64,
+    },
+    Listen {
+        fd: u64,
+    },
+    Connect {
+        fd: u64,
+        addr: u64,
+        length: u64,
+    },
     /// The arguments are three 32-bit words at this address.
-    SocketCall { call: u32, args: u64 },
+    SocketCall {
+        call: u32,
+        args: u64,
+    },
     IoUringSetup,
 }
 

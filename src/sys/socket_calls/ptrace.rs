@@ -76,7 +76,11 @@ pub(super) fn signal_info(tid: i32) -> io::Result<(i32, i32, i32)> {
     let words = fill::<16>(GETSIGINFO, tid, 0)?;
     let number = |at: usize| {
         let bytes = words[at / 2].to_ne_bytes();
-        let half = if at.is_multiple_of(2) { [bytes[0], bytes[1], bytes[2], bytes[3]] } else { [bytes[4], bytes[5], bytes[6], bytes[7]] };
+        let half = if at.is_multiple_of(2) {
+            [bytes[0], bytes[1], bytes[2], bytes[3]]
+        } else {
+            [bytes[4], bytes[5], bytes[6], bytes[7]]
+        };
         i32::from_ne_bytes(half)
     };
     Ok((number(0), number(2), number(4)))

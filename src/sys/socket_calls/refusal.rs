@@ -9,7 +9,8 @@ use crate::sys::setting;
 
 /// Why the kernel refuses PTRACE_SEIZE (ptrace(2), "Ptrace access mode checking").
 pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchError {
-    let what = if own_child { "the command cannot be watched".to_owned() } else { format!("process {pid} cannot be watched") };
+    let what =
+        if own_child { "the command cannot be watched".to_owned() } else { format!("process {pid} cannot be watched") };
     let why = |why: String, hint| WatchError::Unwatchable(Unwatchable { why: format!("{what}: {why}"), hint });
     let tracer = target::tracer(pid).filter(|tracer| *tracer != 0);
     let scope = setting::read(Path::new("/proc/sys/kernel/yama/ptrace_scope")).ok();
@@ -39,7 +40,9 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
             "run twtool as root, or set kernel.yama.ptrace_scope to 1",
         ),
         (Some("1"), false) => why(
-            format!("kernel.yama.ptrace_scope is 1, which demands CAP_SYS_PTRACE for a process that twtool did not start ({error})"),
+            format!(
+                "kernel.yama.ptrace_scope is 1, which demands CAP_SYS_PTRACE for a process that twtool did not start ({error})"
+            ),
             "run twtool as root, or start it with twtool: `twtool why -- ./server`",
         ),
         (_, false) => why(
@@ -47,8 +50,10 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
             "run twtool as root (CAP_SYS_PTRACE), or start it with twtool: `twtool why -- ./server`",
         ),
         (_, true) => why(
-            format!("the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, and so does a \
-             twtool whose file is unreadable for its user"),
+            format!(
+                "the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, and so does a \
+             twtool whose file is unreadable for its user"
+            ),
             "look for the denial in the kernel's log, make that file readable, or run twtool outside the confinement",
         ),
     }

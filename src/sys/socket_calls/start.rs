@@ -101,7 +101,11 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
             }
         }
     }
-    if threads.is_empty() { Err(no_such_process(pid)) } else { Ok(Started { command: None, threads, slow: Some(SlowReason::Running), detach: false }) }
+    if threads.is_empty() {
+        Err(no_such_process(pid))
+    } else {
+        Ok(Started { command: None, threads, slow: Some(SlowReason::Running), detach: false })
+    }
 }
 
 fn no_such_process(pid: i32) -> WatchError {

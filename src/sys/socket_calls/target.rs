@@ -74,7 +74,8 @@ fn parse_addr(bytes: &[u8]) -> Option<CalledAddr> {
         libc::AF_INET6 => {
             let addr: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
             // Old programs pass an address without the scope (24 bytes).
-            let scope = bytes.get(24..).and_then(|rest| rest.first_chunk()).map_or(0, |scope| u32::from_ne_bytes(*scope));
+            let scope =
+                bytes.get(24..).and_then(|rest| rest.first_chunk()).map_or(0, |scope| u32::from_ne_bytes(*scope));
             Some(CalledAddr { addr: Ipv6Addr::from(addr).into(), port, scope })
         }
         _ => None,
@@ -97,8 +98,7 @@ pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Re
     // The main thread may have other descriptors (unshare(CLONE_FILES)).
     let copied = copy(retry(|| Ok(pidfd_open(pid(process)?, PidfdFlags::empty())?))?)?;
     let inode = |path: String| retry(|| fs::metadata(&path)).map(|file| file.ino());
-    let same =
-        inode(format!("/proc/{tid}/fd/{number}"))? == inode(format!("/proc/self/fd/{}", copied.as_raw_fd()))?;
+    let same = inode(format!("/proc/{tid}/fd/{number}"))? == inode(format!("/proc/self/fd/{}", copied.as_raw_fd()))?;
     if same { Ok(copied) } else { Err(io::Error::other("the thread has descriptors of its own")) }
 }
 
@@ -126,10 +126,8 @@ pub(super) fn describe(copy: OwnedFd) -> io::Result<Option<CalledSocket>> {
     };
     // An option that this kernel or this protocol does not have is not set.
     let flag = |read: &dyn Fn() -> io::Result<bool>| Ok::<_, io::Error>(if_visible(retry(read))?.unwrap_or(false));
-    let reuse = ReuseOptions {
-        reuseaddr: flag(&|| socket.reuse_address())?,
-        reuseport: flag(&|| socket.reuse_port())?,
-    };
+    let reuse =
+        ReuseOptions { reuseaddr: flag(&|| socket.reuse_address())?, reuseport: flag(&|| socket.reuse_port())? };
     let device = if_visible(retry(|| socket.device()))?.flatten();
     let device = device.map(|name| text_of(name.strip_suffix(b"\0").unwrap_or(&name)));
     let ip = |v4: &dyn Fn() -> io::Result<bool>, v6: &dyn Fn() -> io::Result<bool>| flag(if ipv6 { v6 } else { v4 });
@@ -225,10 +223,14 @@ pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     let user = setuid && effective("Uid:").is_some_and(|uid| uid != file.uid());
     let group = setgid && effective("Gid:").is_some_and(|gid| gid != file.gid());
     let mut bytes = [0_u8; 64];
-    let has_capabilities = retry(|| Ok(rustix::fs::getxattr(path.as_str(), "security.capability", &mut bytes)?)).is_ok();
+    let has_capabilities =
+        retry(|| Ok(rustix::fs::getxattr(path.as_str(), "security.capability", &mut bytes)?)).is_ok();
     let permitted = capabilities::field(&status, "CapPrm:").is_some_and(|set| set.iter().any(|digit| *digit != b'0'));
     let capabilities = has_capabilities && !permitted;
-    let program = || retry(|| fs::read_link(&path)).map_or_else(|_| "unknown".into(), |path| text_of(path.as_os_str().as_encoded_bytes()));
+    let program = || {
+        retry(|| fs::read_link(&path))
+            .map_or_else(|_| "unknown".into(), |path| text_of(path.as_os_str().as_encoded_bytes()))
+    };
     (user || group || capabilities).then(|| LostPrivilege { program: program(), capabilities })
 }
 

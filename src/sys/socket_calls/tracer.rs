@@ -113,7 +113,8 @@ impl<'a> Tracer<'a> {
             if let Some(watched) = self.ended() {
                 return Ok((watched, self.began.elapsed()));
             }
-            let left = self.deadline.filter(|_| !self.letting_go).map(|at| at.saturating_duration_since(Instant::now()));
+            let left =
+                self.deadline.filter(|_| !self.letting_go).map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 self.let_go();
                 continue;

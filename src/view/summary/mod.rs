@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::analysis::groups::{By, Count, Ranking, Key};
+use crate::analysis::groups::{By, Count, Key, Ranking};
 use crate::analysis::history::RemainingTimes;
 use crate::analysis::summary::Summary;
 use crate::model::command::Help;
@@ -17,7 +17,7 @@ use crate::view::chart::{self, Chart};
 use crate::view::human;
 use crate::view::json::{self, Envelope};
 use crate::view::steps;
-use crate::view::style::{TextStyle, Meaning};
+use crate::view::style::{Meaning, TextStyle};
 use crate::view::table::{self, Heading};
 use record::{COUNTERS, SPANS, payload};
 
@@ -295,7 +295,8 @@ fn counters(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Res
     if known.is_empty() {
         return writeln!(out, "TcpExt counters are unknown");
     }
-    let since = if content.several { "each network namespace was made, in total" } else { "this network namespace was made" };
+    let since =
+        if content.several { "each network namespace was made, in total" } else { "this network namespace was made" };
     let text = format!("since {since}: {}", known.join(", "));
     human::break_lines(out, &text, "", "", style.width)
 }

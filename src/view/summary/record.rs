@@ -3,7 +3,7 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::analysis::groups::{Count, Ranking, Key};
+use crate::analysis::groups::{Count, Key, Ranking};
 use crate::analysis::history::{History, RemainingTimes};
 use crate::analysis::summary::Summary;
 use crate::view::steps::StepRecord;
