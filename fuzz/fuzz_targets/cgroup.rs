@@ -2,12 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use twtool::model::container::Container;
 use twtool::model::name::text_of;
-use twtool::sys::owners::cgroup_path;
+use twtool::model::process::{place_of_cgroup, unit_of_cgroup};
+use twtool::sys::cgroup::path_of_process;
 use twtool_fuzz::bounded;
 
 fuzz_target!(|case: &[u8]| {
-    let Some(path) = bounded(case, || cgroup_path(case)) else { return };
+    let Some(path) = bounded(case, || path_of_process(case)) else { return };
     let ends = |line: &[u8]| {
         let mut fields = line.splitn(3, |byte| *byte == b':');
         let (Some(_), Some(controllers), Some(rest)) = (fields.next(), fields.next(), fields.next()) else {
@@ -15,5 +17,9 @@ fuzz_target!(|case: &[u8]| {
         };
         text_of(rest) == path && (controllers.is_empty() || text_of(controllers).contains("name=systemd"))
     };
+    // What the path names is a part of it.
+    assert!(unit_of_cgroup(&path).is_none_or(|unit| path.contains(unit)));
+    assert!(Container::of_cgroup(&path).is_none_or(|container| path.contains(container.id)));
+    let _ = place_of_cgroup(&path);
     assert!(case.split(|byte| *byte == b'\n').any(ends), "{path:?} of {}", text_of(case));
 });

@@ -72,7 +72,7 @@ const MPTCP: &str = "socket(IPPROTO_MPTCP)";
 ///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
 ///    is cleared.
 /// 3. The successful attempts are repeated. If one fails now, the note of a server had admitted it. That note is lost.
-/// 4. For a server that opens all addresses at once, the results are those of [`Prober::together`]. There the notes of the
+/// 4. For a server that opens all addresses at once, the results are those of `Prober::together`. There the notes of the
 ///    server's own sockets count, as they do for the server.
 pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetup) -> Result<Tried, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
