@@ -190,7 +190,8 @@ fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
     }
     let others = holder_steps(situation, conclusion, situation.bind_cause(), shell, ends_orphans);
     // Buckets end by themselves. Another holder is ended first, if a command can do that.
-    let wait = wait(situation, shell).filter(|_| conclusion.verdict == Verdict::Blocked && !others.is_empty());
+    let ends = conclusion.cause == Cause::TimeWait || !others.is_empty();
+    let wait = wait(situation, shell).filter(|_| conclusion.verdict == Verdict::Blocked && ends);
     if conclusion.cause == Cause::TimeWait {
         steps.extend(wait);
         steps.extend(others);

@@ -96,6 +96,20 @@ fn timestamps_decide_about_a_bucket_with_the_same_four_values() {
 }
 
 #[test]
+fn a_bucket_is_waited_for_even_where_the_kernel_cannot_remove_it() {
+    use crate::model::command::{Caller, Shell};
+    let shell = Shell { netns: None, caller: Caller { root: true, ..Caller::default() } };
+    for (kernel, kills) in [("5.10.0", false), ("6.18.0", true)] {
+        let attempts = failed(Errno::AddrInUse);
+        let mut blocked = Situation { attempts, holders: vec![bucket(TO, 443, None)], ..situation() };
+        kernel.clone_into(&mut blocked.facts.kernel);
+        let help = advice::advise(&blocked, &blocked.conclude(), &shell, None);
+        let has = |word: &str| help.commands.iter().any(|step| step.command.contains(word));
+        assert_eq!((has(" wait "), has(" kill ")), (true, kills), "{kernel}: {:?}", help.commands);
+    }
+}
+
+#[test]
 fn an_open_connection_with_the_same_four_values_is_certain() {
     let full = |state| {
         holder(Socket::Full(FullSocket {
