@@ -99,7 +99,9 @@ fn run(command: &mut Command, log: &Path, text: Option<&str>) {
     let deadline = Instant::now() + patience(Duration::from_secs(30));
     while child.try_wait().expect("a child").is_none() {
         let shown = fs::read_to_string(log).unwrap_or_default();
-        if text.is_some_and(|text| shown.lines().any(|line| line.contains(text))) || Instant::now() > deadline {
+        // strace writes the result of a call, and the end of its line, later than the call.
+        let whole = shown.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        if text.is_some_and(|text| whole.lines().any(|line| line.contains(text))) || Instant::now() > deadline {
             end(&mut child);
         }
         std::thread::sleep(Duration::from_millis(5));
