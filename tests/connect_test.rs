@@ -24,6 +24,7 @@ suite! {
         a_document_has_the_keys_of_the_contract_in_order,
         a_bucket_without_the_option_blocks_the_bind,
         a_bucket_with_the_option_is_unknown_and_is_left_alone,
+        the_step_with_the_option_promises_what_the_kernel_keeps,
         an_open_connection_blocks_the_connect,
         the_holder_is_named,
         ports_that_are_left_are_counted,
@@ -32,6 +33,7 @@ suite! {
         failures_without_a_port_have_the_errno_of_the_kernel,
         forbidden_routes_have_the_errno_of_the_kernel,
         a_scope_is_an_interface,
+        a_link_local_address_without_its_scope_is_the_reason,
         a_privileged_source_port_needs_the_capability,
         without_ipv6_it_is_said,
         the_option_of_a_client_without_a_source_port_has_no_effect,
@@ -160,6 +162,44 @@ fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
             assert_eq!(failure, expected, "timestamps {timestamps}");
         });
     }
+}
+
+/// The step that asks about a client with SO_REUSEADDR says what this client then gets.
+fn the_step_with_the_option_promises_what_the_kernel_keeps() {
+    let purpose = |to: &str| {
+        let document = document(&[to, "--from", FROM], 1);
+        let steps = document["next"].as_array().expect("steps");
+        steps
+            .iter()
+            .find(|step| text(step, "command").contains("--with reuseaddr"))
+            .map(|step| text(step, "purpose").to_owned())
+    };
+    for timestamps in [0, 1] {
+        netns::elsewhere(|| {
+            set("ipv4.tcp_timestamps", timestamps);
+            let server = serve(TO);
+            bucket(&server, true);
+            let same = purpose(TO).expect("a step");
+            assert!(same.contains("its bind() works now, and its connect() depends on the TCP timestamps"), "{same}");
+            let other = purpose("127.0.0.1:444").expect("a step");
+            assert!(other.ends_with("which works now"), "{other}");
+            assert_eq!(purpose("192.0.2.1:443"), None, "no route leads there");
+            // The bucket with the same ends is the last, because a connect can take it over.
+            for (to, expected) in [
+                ("127.0.0.1:444", None),
+                ("192.0.2.1:443", Some(("connect", "ENETUNREACH"))),
+                (TO, (timestamps == 0).then_some(("connect", "EADDRNOTAVAIL"))),
+            ] {
+                let expected = expected.map(|(call, errno): (_, &str)| (call, errno.to_owned()));
+                assert_eq!(client(Some(FROM), to, true).fails(), expected, "{to}, timestamps {timestamps}");
+            }
+        });
+    }
+    // An open connection: bind() works with the option, and connect() does not.
+    let _server = serve(TO);
+    let _open = client(Some(FROM), TO, true).connect(false).expect("a connection");
+    assert_eq!(purpose(TO), None);
+    assert_eq!(client(Some(FROM), TO, true).fails(), Some(("connect", "EADDRNOTAVAIL".into())));
 }
 
 fn an_open_connection_blocks_the_connect() {
@@ -360,6 +400,42 @@ fn a_scope_is_an_interface() {
         Some(("connect", "EADDRNOTAVAIL".into()))
     );
     drop(open);
+}
+
+fn a_link_local_address_without_its_scope_is_the_reason() {
+    addresses::add("fe80::1");
+    let _server = serve("[fe80::1%1]:443");
+    for (from, to, addr, cause) in [
+        (None, "[fe80::1]:443", "fe80::1", "no-route"),
+        (Some("[::1]:0"), "[fe80::1]:443", "fe80::1", "no-route"),
+        (Some("[::]:15060"), "[fe80::1]:443", "fe80::1", "no-route"),
+        (Some("[fe80::1]:0"), "[fe80::1%1]:443", "fe80::1", "unknown"),
+        (Some("[fe80::1]:15060"), "[::1]:443", "fe80::1", "unknown"),
+        (Some("[fe80::7]:0"), "[fe80::1]:443", "fe80::7", "unknown"),
+    ] {
+        let client = client(from, to, false);
+        is_denied(&client, cause);
+        let words = client.words();
+        let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        ask(&args, 1)
+            .prints(&format!("EINVAL (Invalid argument) because the link-local address {addr} has no scope"))
+            .prints("%eth0");
+        let steps = steps(&args);
+        assert_eq!(steps, ["ip -6 address show scope link"], "{args:?}");
+        if has("ip") {
+            succeeds(&steps[0]).prints("fe80::1");
+        }
+    }
+    // The scope of one end is the interface of the socket.
+    assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1]:443", false).fails(), None);
+    ask(&["[fe80::1]:443", "--from", "fe80::1%lo"], 0);
+    // Other commands.
+    let bind = twtool(["bind-test", "0", "--addr", "fe80::1", "--json"]).code(1).json();
+    assert_eq!((&bind["cause"], &bind["next"]), (&json!("unknown"), &json!([])));
+    assert!(bind["advice"][0].as_str().is_some_and(|why| why.contains("needs its interface as scope")), "{bind}");
+    twtool(["capacity", "--to", "[fe80::1]:443"]).code(2).says("needs its interface as scope, like fe80::1%eth0");
+    let elsewhere = twtool(["capacity", "--to", "192.0.2.1:443"]).code(2);
+    assert!(!elsewhere.stderr.contains("scope"), "{elsewhere}");
 }
 
 fn a_privileged_source_port_needs_the_capability() {

@@ -51,7 +51,11 @@ const PRODUCERS: [(&str, usize, &[&str]); 8] = [
         4,
         &["commands_help_in_the_namespace_that_was_asked_about", "what_capacity_prints_gives_connect_more_ports"],
     ),
-    ("analysis/connect/advice.rs", 4, &["each_printed_command_does_what_it_says"]),
+    (
+        "analysis/connect/advice.rs",
+        5,
+        &["each_printed_command_does_what_it_says", "a_link_local_address_without_its_scope_is_the_reason"],
+    ),
     ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
     // tcp_tw_recycle is one of them: no kernel since 4.12 has it, so it is not checked.
     ("analysis/doctor/timewait.rs", 3, &["commands_help_in_the_namespace_that_was_asked_about"]),

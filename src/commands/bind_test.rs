@@ -103,6 +103,8 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let setup_words = args.server.setup_words();
     let next = match conclusion.verdict {
         Verdict::Free | Verdict::Reusable => vec![],
+        // No socket and no shortage of ports is the reason. The advice names it.
+        Verdict::Denied if conclusion.cause == Cause::Unknown => vec![],
         Verdict::Blocked | Verdict::Denied => next::steps(&Failure {
             shell: &shell,
             uid: state.uid,

@@ -185,6 +185,12 @@ impl BindAddr {
             None => self.addr.to_string(),
         }
     }
+
+    /// Whether it is a link-local IPv6 address that names no interface. The kernel needs one (ipv6(7)).
+    #[must_use]
+    pub fn lacks_scope(&self) -> bool {
+        self.scope.is_none() && matches!(self.addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
+    }
 }
 
 /// One bind attempt: a socket that was made, bound, perhaps set to listen, and closed.

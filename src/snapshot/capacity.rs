@@ -12,6 +12,7 @@ use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
 use crate::analysis::history::Length;
 use crate::filter::{End, Filter};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
+use crate::model::bind::BindAddr;
 use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::port::{Port, PortArg};
 use crate::model::port_set::PortSet;
@@ -232,7 +233,12 @@ impl Asked {
                 remote_port: Port(to.port()),
                 interface: self.wanted.interface,
             }),
-            Err(source) => Err(SnapshotError::Unreachable { to: typed.clone(), source }),
+            Err(source) => Err(SnapshotError::Unreachable {
+                to: typed.clone(),
+                lacks_scope: source.kind() == std::io::ErrorKind::InvalidInput
+                    && BindAddr { addr: to.ip(), scope: self.wanted.interface }.lacks_scope(),
+                source,
+            }),
         })
     }
 }

@@ -63,7 +63,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
     let route = match sys::route::source(from.map(|at| sys::bind::socket_addr(at, Port(0))), remote) {
         Ok(local) => Ok(local.to_canonical()),
         Err(source) if matches!(Refusal::of(&source), Refusal::Exhausted | Refusal::Interrupted) => {
-            return Err(SnapshotError::Unreachable { to: question.to.to_string(), source });
+            return Err(SnapshotError::Unreachable { to: question.to.to_string(), source, lacks_scope: false });
         }
         Err(error) => Err(sys::bind::errno(&error)),
     };

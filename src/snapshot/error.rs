@@ -37,12 +37,14 @@ pub enum SnapshotError {
     #[error("{} could not be read", .0.name())]
     Unread(Setting),
     /// No connection to this destination is possible.
-    #[error("connect() to {to} would fail: {source}")]
+    #[error("connect() to {to} would fail: {source}{}", if *lacks_scope { NO_SCOPE } else { "" })]
     Unreachable {
         /// The destination.
         to: String,
         /// The errno of the route look-up.
         source: io::Error,
+        /// Whether the destination is a link-local address without its interface.
+        lacks_scope: bool,
     },
     /// A network namespace could not be entered.
     #[error(transparent)]
@@ -89,6 +91,9 @@ impl SnapshotError {
         !matches!(Refusal::of(source), Refusal::Exhausted | Refusal::Interrupted)
     }
 }
+
+/// Why no route leads to a link-local address without a scope.
+const NO_SCOPE: &str = "; a link-local address needs its interface as scope, like fe80::1%eth0 (ipv6(7))";
 
 /// A value that its argument cannot have.
 #[derive(Debug)]

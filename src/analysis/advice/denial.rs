@@ -81,7 +81,7 @@ fn invalid(attempt: &Attempt) -> &'static str {
             "the address is IPv4-mapped, and the socket accepts IPv6 only (IPV6_V6ONLY, ipv6(7))."
         }
         IpAddr::V6(v6) if v6.is_multicast() => "TCP has no multicast addresses.",
-        IpAddr::V6(v6) if v6.is_unicast_link_local() && attempt.at.scope.is_none() => {
+        IpAddr::V6(_) if attempt.at.lacks_scope() => {
             "a link-local address needs its interface as scope, like fe80::1%eth0 (ipv6(7))."
         }
         _ => "the kernel considers this address invalid (bind(2)).",

@@ -58,6 +58,11 @@ pub fn headline(situation: &Situation, conclusion: &Conclusion) -> String {
             format!(": {fails} because {on} is not an address of this network namespace")
         }
         (_, Cause::PrivilegedPort) => format!(": {fails} because the source port needs CAP_NET_BIND_SERVICE"),
+        (Verdict::Denied, _) if lacks_scope(situation, conclusion) => {
+            let at = if conclusion.cause == Cause::NoRoute { Some(situation.to) } else { situation.from };
+            let addr = at.map(|at| at.text(&situation.facts)).unwrap_or_default();
+            format!(": {fails} because the link-local address {addr} has no scope, which is its interface")
+        }
         (_, Cause::NoRoute) => format!(": {fails} because {}", no_route(situation)),
         (_, Cause::FamilyUnsupported) => format!(": {fails} because IPv6 sockets cannot be created here"),
         (Verdict::Denied, _) => format!(": {fails}"),
@@ -82,6 +87,25 @@ fn none_left(situation: &Situation) -> String {
         Some(pool) => format!("none of {} is left for this destination", count(pool.size as usize, "port")),
         None => "no port is left".into(),
     }
+}
+
+/// Whether the call fails because its link-local address has no scope. The scope of an address that was bound before is the
+/// interface of the whole socket (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
+fn lacks_scope(situation: &Situation, conclusion: &Conclusion) -> bool {
+    match conclusion.failure {
+        Some((Call::Bind, Errno::Other("EINVAL"))) => situation.from.is_some_and(|from| from.lacks_scope()),
+        Some((Call::Connect, Errno::Other("EINVAL"))) => {
+            situation.to.lacks_scope() && situation.from.is_none_or(|from| from.scope.is_none())
+        }
+        _ => false,
+    }
+}
+
+fn link_local_addresses(shell: &Shell) -> Step {
+    Step::new(
+        shell.run(Privilege::None, &["ip", "-6", "address", "show", "scope", "link"]),
+        "list the interfaces that have link-local addresses",
+    )
 }
 
 /// What the kernel lacks for the route.
@@ -133,6 +157,13 @@ pub fn advise(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
             help.commands = bind_steps(situation, conclusion, shell, ends_orphans);
             help.advice = bind_reasons(situation, conclusion);
         }
+        (Some((Call::Connect, _)), _) if lacks_scope(situation, conclusion) => {
+            help.commands.push(link_local_addresses(shell));
+            help.advice.push(format!(
+                "Name the interface in the destination, like {}%eth0: each interface has a link of its own (ipv6(7)).",
+                situation.to.addr
+            ));
+        }
         (Some((Call::Connect, _)), _) if conclusion.cause == Cause::NoRoute => {
             help.commands.push(routes(situation, shell));
         }
@@ -179,16 +210,31 @@ fn ends(situation: &Situation) -> Vec<String> {
 
 fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, ends_orphans: Option<bool>) -> Vec<Step> {
     let mut steps = vec![];
-    if situation.reuseaddr_helps() {
+    // bind() works with the option, but connect() may still fail.
+    let purpose = match situation.with_reuseaddr().map(|conclusion| conclusion.verdict) {
+        Some(Verdict::Free) => Some("ask for a client that sets SO_REUSEADDR before bind(), which works now"),
+        Some(Verdict::Unknown) => Some(
+            "ask for a client that sets SO_REUSEADDR before bind(): its bind() works now, and its connect() depends on the TCP \
+             timestamps of the old connection",
+        ),
+        Some(Verdict::Blocked | Verdict::Denied) | None => None,
+    };
+    if let Some(purpose) = purpose {
         let words = ends(situation);
         let words = ["connect-test"].into_iter().chain(words.iter().map(String::as_str));
         let words: Vec<&str> = words.chain(["--with", "reuseaddr"]).collect();
-        steps.push(Step::new(
-            shell.twtool(Privilege::None, &words),
-            "ask for a client that sets SO_REUSEADDR before bind(), which works now",
-        ));
+        steps.push(Step::new(shell.twtool(Privilege::None, &words), purpose));
     }
-    let others = holder_steps(situation, conclusion, situation.bind_cause(), shell, ends_orphans);
+    if lacks_scope(situation, conclusion) {
+        steps.push(link_local_addresses(shell));
+        return steps;
+    }
+    let cause = situation.bind_cause();
+    if (conclusion.verdict, cause) == (Verdict::Denied, bind::Cause::Unknown) {
+        // No socket and no shortage of ports is the reason.
+        return steps;
+    }
+    let others = holder_steps(situation, conclusion, cause, shell, ends_orphans);
     // Buckets end by themselves. Another holder is ended first, if a command can do that.
     let ends = conclusion.cause == Cause::TimeWait || !others.is_empty();
     let wait = wait(situation, shell).filter(|_| conclusion.verdict == Verdict::Blocked && ends);

@@ -214,6 +214,12 @@ impl Situation {
         self.attempts.first().map(|attempt| attempt.bind)
     }
 
+    /// The conclusion for the same client with SO_REUSEADDR; `None` if its bind() fails too, or was not tried.
+    fn with_reuseaddr(&self) -> Option<Conclusion> {
+        let attempts = self.attempts.get(1..).filter(|_| self.reuseaddr_helps())?.to_vec();
+        Some(Self { attempts, ..self.clone() }.conclude())
+    }
+
     /// Whether a bind with SO_REUSEADDR works although one without it fails.
     fn reuseaddr_helps(&self) -> bool {
         self.attempts.iter().skip(1).any(|attempt| attempt.bind == CallResult::Ok)
