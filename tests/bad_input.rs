@@ -162,6 +162,20 @@ fn bad_durations_are_named_with_what_a_duration_is() {
     for bad in ["soon", "10", "-5s", "10x", "1e400s", "00"] {
         refused(&["wait", "9000", &format!("--timeout={bad}")], bad, &["10s", "0 tries once"]);
     }
+    // Each has a number and a unit, so that is not the reason.
+    for (args, why) in [
+        (&["why", "--timeout", "0s", "--", "true"][..], "longer than 0s"),
+        (&["why", "--timeout", "0ms", "--", "true"], "longer than 0s"),
+        (&["why", "--timeout=-5s", "--", "true"], "not negative"),
+        (&["wait", "9000", "--timeout=-5s"], "not negative"),
+        (&["list", "--expires-under=-5s"], "not negative"),
+        (&["list", "expires < -5s"], "not negative"),
+        (&["doctor", "--close-wait-after=99999999999999999999s"], "too large"),
+    ] {
+        let run = twtool(args).code(2).says(why);
+        assert!(!run.stderr.contains("a number with a unit"), "{run}");
+    }
+    refused(&["why", "--timeout", "0", "--", "true"], "0", &["a number with a unit"]);
     let run = twtool(["list", "--expires-under", ""]).code(2);
     assert!(run.stdout.is_empty() && run.stderr.contains("10s"), "{run}");
 }

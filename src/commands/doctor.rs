@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::netns::NetnsArgs;
-use super::selection::parse_duration;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::doctor::{Leak, Status};
+use crate::filter::parser::parse_duration;
 use crate::view;
 use crate::view::json::Envelope;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::GlobalArgs;
-use crate::filter::{End, Filter, parser};
+use crate::filter::parser::parse_duration;
+use crate::filter::{End, Filter};
 use crate::model::addr::ScopedPrefix;
 use crate::model::port::{PortArg, PortClass};
 use crate::model::row::Direction;
@@ -116,9 +117,4 @@ impl From<DirectionArg> for Direction {
             DirectionArg::Unknown => Self::Unknown,
         }
     }
-}
-
-/// Parses a duration like `500ms` or `1m`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    parser::parse_duration(text).ok_or_else(|| parser::DURATION_FORMS.to_owned())
 }

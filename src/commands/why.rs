@@ -13,7 +13,7 @@ use clap::Args;
 use super::{ColorChoice, CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::call::{self, Explanation, FailedCall, PortsLeft};
 use crate::analysis::tally::{FailureKind, Tally};
-use crate::filter::parser::{DURATION_FORMS, parse_duration};
+use crate::filter::parser::parse_duration;
 use crate::model::bind::Cause;
 use crate::model::call::{CallCause, CallName, CalledSocket, ProgramEnd, SocketCall, WatchNote};
 use crate::model::command::{Caller, Help, Shell};
@@ -73,7 +73,12 @@ pub struct WhyArgs {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|time| !time.is_zero()).ok_or_else(|| DURATION_FORMS.to_owned())
+    match parse_duration(text)? {
+        Duration::ZERO => {
+            Err("twtool would watch nothing; use a duration longer than 0s, like 500ms, 10s or 1m".into())
+        }
+        time => Ok(time),
+    }
 }
 
 /// Runs the command.

@@ -352,7 +352,7 @@ impl<'a> Parser<'a> {
         };
         let (word, token) = self.value("a duration, like 500ms, 10s or 1m")?;
         let limit = parse_duration(word)
-            .ok_or_else(|| self.error(&token.span, format!("'{word}' is not a duration; {DURATION_FORMS}")))?;
+            .map_err(|why| self.error(&token.span, format!("'{word}' is not a duration; {why}")))?;
         let below = |limit| Filter::ExpiresUnder(limit);
         // The kernel reports whole milliseconds, so `<= N ms` is the same as `< N + 1 ms`.
         let whole = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
@@ -406,16 +406,24 @@ const CLASSES: &str = "well-known, registered or dynamic";
 const DIRECTIONS: &str = "inbound, outbound or unknown";
 const STATES: &str = "time-wait or fin-wait-2";
 
-/// The forms of a duration, for the end of every message about an invalid one.
-pub const DURATION_FORMS: &str = "a duration is a number with a unit, like 500ms, 10s or 1m";
-
-/// Parses a duration that a user typed; `None` if it is invalid or negative. The kernel reports a timer as 32 bits of
-/// milliseconds, so a longer duration is shortened to the first value that no timer can reach.
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<Duration> {
+/// Parses a duration that a user typed. The kernel reports a timer as 32 bits of milliseconds, so a longer duration is
+/// shortened to the first value that no timer can reach.
+///
+/// # Errors
+/// Why the text is not a duration, and what one is.
+pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     const BEYOND: Duration = Duration::from_millis(1 << 32);
-    let duration: Duration = text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()?;
-    Some(duration.min(BEYOND))
+    let parse = |text: &str| text.parse::<jiff::SignedDuration>().ok();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let why = match parse(text).map(Duration::try_from) {
+        Some(Ok(duration)) => return Ok(duration.min(BEYOND)),
+        Some(Err(_)) => "a duration is not negative; use one",
+        None if unit.len() < text.len() && parse(&format!("1{unit}")).is_some() => {
+            "the number is too large; use a duration"
+        }
+        None => "a duration is a number with a unit,",
+    };
+    Err(format!("{why} like 500ms, 10s or 1m"))
 }
 
 /// Combines two tests with "and" or "or". A list of the same kind is extended, not nested.
@@ -602,7 +610,7 @@ pub(crate) mod tests {
             ("dst > 10.0.0.1", "'>'", "= or !="),
             ("expires 10s", "'10s'", "comparison"),
             ("expires < 10", "'10'", "unit"),
-            ("expires < -1s", "'-1s'", "unit"),
+            ("expires < -1s", "'-1s'", "not negative"),
             ("class = system", "'system'", "well-known"),
             ("direction = in", "'in'", "inbound"),
             ("state = listen", "'listen'", "time-wait"),

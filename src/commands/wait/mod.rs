@@ -14,7 +14,7 @@ use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, en
 use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{Ended, ROUND};
-use crate::filter::parser::{DURATION_FORMS, parse_duration};
+use crate::filter::parser::parse_duration;
 use crate::model::bind::{CallResult, Errno, ReuseportNote};
 use crate::model::port::PortArg;
 use crate::snapshot::Answer;
@@ -74,7 +74,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    parse_duration(text).ok_or_else(|| format!("{DURATION_FORMS}; 0 tries once"))
+    parse_duration(text).map_err(|why| format!("{why}; 0 tries once"))
 }
 
 /// Runs the command, or becomes the one that follows `--`.
