@@ -264,7 +264,10 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let document = run.json();
     assert_eq!(document["holders"][0]["processes"], json!([]), "no process has it{run}");
-    assert!(document["advice"][0].as_str().is_some_and(|advice| advice.starts_with("the kernel (MPTCP")), "{run}");
+    assert!(
+        document["advice"][0].as_str().is_some_and(|advice| advice.contains(": the kernel (MPTCP endpoint).")),
+        "{run}"
+    );
     assert_eq!(document["warnings"], json!([]), "{run}");
     // No server can be stopped; the command shows the endpoint, and what it says deletes it.
     let advice = document["advice"][0].to_string();

@@ -29,6 +29,7 @@ suite! {
         the_advised_reservation_keeps_clients_off_the_port,
         fin_wait_2_buckets_are_buckets,
         listeners_are_in_the_way_of_the_addresses_that_they_cover,
+        the_table_names_the_bind_that_a_socket_blocks,
         connections_are_in_the_way_until_they_close,
         what_a_dual_stack_server_accepted_over_ipv6_is_in_the_way_of_the_ipv4_wildcard,
         sockets_that_are_only_bound_are_seen,
@@ -316,7 +317,7 @@ fn listeners_are_in_the_way_of_the_addresses_that_they_cover() {
     let v6only: fn() -> Kept = || Box::new(v6only_listener("[::]:8080"));
     let shared: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEPORT));
     check_all(&[
-        blocked("on 0.0.0.0", any, "8080").advises("listens on port 8080"),
+        blocked("on 0.0.0.0", any, "8080").advises("Port 8080 has a listener, and is not in TIME_WAIT: "),
         blocked("on 0.0.0.0, and a specific address", any, "8080 --addr 127.0.0.1"),
         free("on 0.0.0.0, and IPv6", any, "8080 --addr ::1"),
         blocked("on 127.0.0.1", one, "8080"),
@@ -343,6 +344,22 @@ fn listeners_are_in_the_way_of_the_addresses_that_they_cover() {
         blocked("and a bucket", listener_and_bucket, "8080").held("time-wait", true),
         blocked("on 0.0.0.0 and on v6only ::", one_of_each, "8080").held("listen", true),
     ]);
+}
+
+fn the_table_names_the_bind_that_a_socket_blocks() {
+    let _bucket = left_by("0.0.0.0:8080", REUSEADDR);
+    let bind = |reuseaddr| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(reuseaddr).expect("SO_REUSEADDR");
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into()).is_ok()
+    };
+    assert_eq!([bind(false), bind(true)], [false, true]);
+    let page = twtool(["bind-test", "8080"]).code(0).prints("reusable with SO_REUSEADDR");
+    let table = page.stdout.lines().skip_while(|line| !line.starts_with("STATE")).collect::<Vec<_>>();
+    let column = table[0].find("BLOCKS PLAIN BIND").expect("the column");
+    assert!(table[1][column..].starts_with("yes "), "{page}");
+    let document = twtool(["bind-test", "8080", "--json"]).code(0).json();
+    assert_eq!(document["holders"][0]["blocks"], true);
 }
 
 fn listener_beside_v6only_sockets() -> Kept {

@@ -183,7 +183,8 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     attempts_table(out, attempts, facts, style)?;
     if !holders.is_empty() {
         writeln!(out)?;
-        holders_table(out, holders, facts, style)?;
+        // With SO_REUSEADDR or SO_REUSEPORT the bind may work.
+        holders_table(out, holders, "BLOCKS PLAIN BIND", facts, style)?;
     }
     holder::write_processes(out, holders, style)
 }
@@ -287,6 +288,7 @@ fn attempts_table(
 pub(super) fn holders_table(
     out: &mut (dyn Write + Send),
     holders: &[Holder],
+    blocks: &'static str,
     facts: &Facts,
     style: TextStyle,
 ) -> io::Result<()> {
@@ -295,7 +297,7 @@ pub(super) fn holders_table(
         Heading::new("LOCAL"),
         Heading::new("REMOTE"),
         Heading::new("EXPIRES").right(),
-        Heading::new("BLOCKS"),
+        Heading::new(blocks),
         Heading::new("HELD BY"),
     ];
     let row = |holder: &Holder| {

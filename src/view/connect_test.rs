@@ -140,7 +140,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) 
         return Ok(());
     }
     writeln!(out)?;
-    holders_table(out, &situation.holders, &situation.facts, style)?;
+    holders_table(out, &situation.holders, "BLOCKS", &situation.facts, style)?;
     holder::write_processes(out, situation.holders.iter().filter(|holder| holder.blocks), style)
 }
 

@@ -53,16 +53,15 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     let who = who(listeners());
     if evidence.conclusion.verdict == Verdict::Reusable {
         return vec![format!(
-            "{who} listens on port {port}. A bind with {with} works beside it. On the same address the kernel distributes new \
-             connections among all listeners. A listener on a more specific address gets the connections to that address \
+            "Port {port} has a listener: {who}. A bind with {with} works beside it. On the same address the kernel distributes \
+             new connections among all listeners. A listener on a more specific address gets the connections to that address \
              (socket(7), SO_REUSEPORT)."
         )];
     }
     let endpoint = |holder: &Holder| holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint);
     let stop = if listeners().all(endpoint) { "Delete the endpoint (ip-mptcp(8))" } else { "Stop that server" };
     let mut advice = vec![format!(
-        "{who} listens on port {port}: it is in use, not in TIME_WAIT. {stop}, or choose another port or address. \
-         SO_REUSEADDR never takes a port from a listener (socket(7))."
+        "Port {port} has a listener, and is not in TIME_WAIT: {who}. {stop}, or choose another port or address. SO_REUSEADDR never takes a port from a listener (socket(7))."
     )];
     advice.extend(buckets_beside(evidence));
     advice.extend(other_user(evidence, listeners()));
@@ -195,7 +194,7 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
 
 pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
     let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-    let holds = format!("{} has bound the port without listening on it.", who(sockets()));
+    let holds = format!("A socket is bound to the port without listening: {}.", who(sockets()));
     let mut advice = vec![match fewest_that_work(evidence) {
         Some(options) => format!(
             "{holds} {} But only one of two such sockets can listen on an address: the second listen() fails with EADDRINUSE \
@@ -279,13 +278,14 @@ mod tests {
     #[test]
     fn the_user_of_a_hidden_process_is_named() {
         let text = advice(ReuseOptions::NONE, listener_of(33, Owners::NotPermitted));
-        assert!(text.contains(" (uid 33) listens on port 80"), "{text}");
+        assert!(text.starts_with("Port 80 has a listener"), "{text}");
+        assert!(text.contains(": a process that this user may not see (uid 33). "), "{text}");
         let named = Holder {
             user: Some(User { uid: 33, name: Some("www-data".into()) }),
             created_in: Some("/system.slice/nginx.service".into()),
             ..listener_of(33, Owners::NotPermitted)
         };
         let text = advice(ReuseOptions::NONE, named);
-        assert!(text.contains(" (uid 33, www-data; the socket was created in nginx.service) listens"), "{text}");
+        assert!(text.contains(" (uid 33, www-data; the socket was created in nginx.service). Stop"), "{text}");
     }
 }
