@@ -1,18 +1,53 @@
 //! Replaces twtool by another program (execve(2)).
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::os::unix::ffi::OsStrExt as _;
 
-use super::descriptors;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::execvpe;
+
+use super::{descriptors, inherited};
 
 /// Replaces this process by the program. A name without a slash is searched in PATH. Returns only if that fails.
 ///
-/// The program gets the default action for SIGPIPE and an empty signal mask (std sets both), only the descriptors 0, 1
-/// and 2 (all others have O_CLOEXEC), and the limit of descriptors that twtool was started with.
+/// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with, and only the
+/// descriptors 0, 1 and 2, because all others have O_CLOEXEC.
 #[must_use]
 pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
     descriptors::restore_limit();
-    Command::new(program).args(args).exec()
+    replace_with(program, args, inherited::sigpipe_was_ignored(), std::env::vars_os())
+}
+
+/// Implements [`replace`] for this action of SIGPIPE and this environment. std's `exec` is not used, because it always sets
+/// the default action.
+pub(super) fn replace_with(
+    program: &OsStr,
+    args: &[OsString],
+    ignores_sigpipe: bool,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> io::Error {
+    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+    let name = text(program);
+    let args: io::Result<Vec<CString>> =
+        std::iter::once(program).chain(args.iter().map(OsString::as_os_str)).map(text).collect();
+    let environment: io::Result<Vec<CString>> =
+        environment.map(|(name, value)| text(&[name.as_os_str(), value.as_os_str()].join(OsStr::new("=")))).collect();
+    let (name, args, environment) = match (name, args, environment) {
+        (Ok(name), Ok(args), Ok(environment)) => (name, args, environment),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => return error,
+    };
+    // The Rust runtime ignores it.
+    set_sigpipe(if ignores_sigpipe { SigHandler::SigIgn } else { SigHandler::SigDfl });
+    let Err(errno) = execvpe(&name, &args, &environment);
+    set_sigpipe(SigHandler::SigIgn);
+    errno.into()
+}
+
+fn set_sigpipe(action: SigHandler) {
+    // SAFETY: neither of the two actions runs code of this process.
+    #[expect(unsafe_code, reason = "the wrapper is unsafe because of handlers")]
+    let result = unsafe { signal(Signal::SIGPIPE, action) };
+    // This cannot fail: the signal exists, and its action can be changed.
+    let _ = result;
 }

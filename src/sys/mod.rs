@@ -14,6 +14,7 @@ pub mod errno;
 pub mod exec;
 pub mod file;
 pub mod folder;
+mod inherited;
 pub mod interfaces;
 pub mod interrupt;
 mod kernel_sockets;

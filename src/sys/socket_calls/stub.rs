@@ -1,7 +1,7 @@
 //! The start of the watched program. twtool starts itself with a hidden argument: the stub. It prepares itself, stops until
 //! the tracer has attached, and becomes the program. So no code runs between fork and exec in a process with threads.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, raise};
 use rustix::process::set_parent_process_death_signal;
 
 use super::filter;
-use crate::sys::descriptors;
+use crate::sys::{descriptors, exec, inherited};
 
 /// The argument after which the stub's own arguments follow.
 const STUB: &str = "{why-stub}";
@@ -18,6 +18,10 @@ const STUB: &str = "{why-stub}";
 /// Whether the stub installs the filter.
 const FILTER: &str = "filter";
 const NO_FILTER: &str = "no-filter";
+
+/// The action of SIGPIPE that twtool was started with. std sets the default action for every process that it starts.
+const PIPE_IGNORED: &str = "sigpipe-ignored";
+const PIPE_DEFAULT: &str = "sigpipe-default";
 
 /// Variables that a service manager sets to the pid of the process that it starts (sd_listen_fds(3), sd_watchdog_enabled(3)).
 /// The program has another pid than twtool.
@@ -28,7 +32,8 @@ pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
     // The stub and the program get the limit that twtool was started with.
     descriptors::restore_limit();
     let mut stub = Command::new("/proc/self/exe");
-    stub.arg0("twtool").arg(STUB).arg(if filter { FILTER } else { NO_FILTER }).args(command);
+    let pipe = if inherited::sigpipe_was_ignored() { PIPE_IGNORED } else { PIPE_DEFAULT };
+    stub.arg0("twtool").arg(STUB).arg(if filter { FILTER } else { NO_FILTER }).arg(pipe).args(command);
     let child = stub.spawn();
     descriptors::raise_limit();
     child
@@ -37,7 +42,7 @@ pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
 /// Runs the stub if these are its arguments. Returns the program and why it cannot be executed.
 #[must_use]
 pub fn run_stub(args: &[OsString]) -> Option<(OsString, io::Error)> {
-    let [_, stub, filter, program, arguments @ ..] = args else { return None };
+    let [_, stub, filter, pipe, program, arguments @ ..] = args else { return None };
     if stub != STUB {
         return None;
     }
@@ -49,17 +54,10 @@ pub fn run_stub(args: &[OsString]) -> Option<(OsString, io::Error)> {
     }
     let _ = raise(Signal::SIGSTOP);
     let _ = set_parent_process_death_signal(None);
-    Some((program.clone(), become_program(program, arguments)))
-}
-
-fn become_program(program: &OsStr, arguments: &[OsString]) -> io::Error {
     let parent = nix::unistd::getppid().to_string();
-    let mut command = Command::new(program);
-    command.args(arguments);
-    for name in PID_VARIABLES {
-        if std::env::var_os(name).is_some_and(|pid| pid == *parent) {
-            command.env(name, std::process::id().to_string());
-        }
-    }
-    command.exec()
+    let environment = std::env::vars_os().map(|(name, value)| {
+        let is_parent = PID_VARIABLES.iter().any(|pid| name == *pid) && value == *parent;
+        (name, if is_parent { std::process::id().to_string().into() } else { value })
+    });
+    Some((program.clone(), exec::replace_with(program, arguments, pipe == PIPE_IGNORED, environment)))
 }

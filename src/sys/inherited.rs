@@ -1,0 +1,40 @@
+//! What this process inherited, and the Rust runtime changes before main(): it opens /dev/null in place of closed standard
+//! descriptors, and ignores SIGPIPE. A function in `.init_array` reads both before that.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn read() {
+    // SAFETY: fcntl(F_GETFD) only reads the state of a descriptor number; any number is allowed. nix's wrapper takes a
+    // borrowed descriptor, which guarantees that it is open, but this code checks exactly that.
+    #[expect(unsafe_code, reason = "no safe wrapper takes a descriptor that may be closed")]
+    let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } == -1;
+    STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action, sigaction() only writes the present one to `action`, for which zeros are valid, too.
+    #[expect(unsafe_code, reason = "no safe wrapper reads an action without a change")]
+    let handler = unsafe {
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction
+    };
+    SIGPIPE_WAS_IGNORED.store(handler == libc::SIG_IGN, Ordering::Relaxed);
+}
+
+// SAFETY: functions in .init_array run once before main(), single-threaded, as extern "C" fn() (System V ABI). This one
+// makes system calls and stores to statics. It does not need the Rust runtime.
+#[expect(unsafe_code, reason = "placing a static in a named section")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static READ: extern "C" fn() = read;
+
+/// Whether standard output was closed.
+pub(super) fn stdout_was_closed() -> bool {
+    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// Whether SIGPIPE was ignored, as systemd does for its services (`IgnoreSIGPIPE=`).
+pub(super) fn sigpipe_was_ignored() -> bool {
+    SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
+}
