@@ -30,6 +30,10 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
              systemd unit, a SystemCallFilter= that includes @debug",
         );
     }
+    let untraceable = if own_child { None } else { target::untraceable(pid) };
+    if let Some(what) = untraceable {
+        return why(format!("{what} ({error})"), "no privilege changes that; `ps -e` lists other processes");
+    }
     match (scope.as_deref(), own_child) {
         (Some("3"), _) => why(
             format!("kernel.yama.ptrace_scope is 3, which forbids every trace ({error})"),
@@ -46,7 +50,7 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
             "run twtool as root, or start it with twtool: `twtool why -- ./server`",
         ),
         (_, false) => why(
-            format!("it belongs to another user, is not dumpable, or is a kernel thread ({error})"),
+            format!("it belongs to another user, or is not dumpable ({error})"),
             "run twtool as root (CAP_SYS_PTRACE), or start it with twtool: `twtool why -- ./server`",
         ),
         (_, true) => why(

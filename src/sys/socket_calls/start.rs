@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
 
 use super::ptrace::{Request, request};
 use super::refusal::refusal;
@@ -85,7 +85,7 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
         // A thread that starts meanwhile is attached to by its parent, or found in the next round.
-        let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| no_such_process(pid))?;
+        let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();
         if new.is_empty() {
@@ -105,6 +105,19 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
         Err(no_such_process(pid))
     } else {
         Ok(Started { command: None, threads, slow: Some(SlowReason::Running), detach: false })
+    }
+}
+
+/// The error for a process whose threads /proc does not list.
+fn unlisted(pid: i32) -> WatchError {
+    // kill(2) also answers for a process that /proc hides.
+    let exists = number(pid).and_then(|pid| Ok(test_kill_process(pid)?));
+    match exists {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => no_such_process(pid),
+        _ => WatchError::Unwatchable(Unwatchable {
+            why: format!("process {pid} cannot be watched: /proc hides its threads (hidepid)"),
+            hint: "run twtool as root (CAP_SYS_PTRACE), or start it with twtool: `twtool why -- ./server`",
+        }),
     }
 }
 

@@ -178,6 +178,22 @@ pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "Seccomp_filters:")
 }
 
+/// Why no process can trace this one, if it is of such a kind.
+pub(super) fn untraceable(pid: i32) -> Option<&'static str> {
+    let status = status(pid);
+    let state = capabilities::field(&status, "State:")?;
+    if pid.cast_unsigned() == std::process::id() {
+        Some("it is twtool itself")
+    } else if state.starts_with(b"Z") || state.starts_with(b"X") {
+        Some("it has ended, and its parent has not waited for it yet")
+    } else if capabilities::field(&status, "VmSize:").is_none() {
+        // Only a process with memory of its own has this line.
+        Some("it is a kernel thread")
+    } else {
+        None
+    }
+}
+
 /// The process that traces this one; 0 for none.
 pub(super) fn tracer(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "TracerPid:")
