@@ -44,8 +44,9 @@ suite! {
 }
 
 /// The files of src/ that make commands, how many they make, and a test that runs each of them.
-const PRODUCERS: [(&str, usize, &[&str]); 8] = [
-    ("analysis/call.rs", 4, &["the_commands_that_are_printed_work"]),
+const PRODUCERS: [(&str, usize, &[&str]); 9] = [
+    ("analysis/call/connect.rs", 2, &["the_commands_that_are_printed_work", "a_prohibited_route_is_no_firewall"]),
+    ("analysis/call/mod.rs", 2, &["the_commands_that_are_printed_work"]),
     (
         "analysis/capacity/advice.rs",
         4,

@@ -27,6 +27,12 @@ suite! {
         the_exit_status_is_that_of_the_command,
         the_command_has_stdin_and_stdout_for_itself,
         a_program_that_daemonises_is_watched_to_its_end,
+        a_daemon_whose_parent_ends_at_once_runs_on,
+        a_failure_has_its_own_reason,
+        a_prohibited_route_is_no_firewall,
+        the_program_keeps_the_action_of_sigpipe,
+        a_process_that_nobody_can_trace_is_named,
+        a_log_that_cannot_be_written_is_reported,
         a_thousand_short_processes_are_watched,
         where_ptrace_is_refused_the_exact_reason_is_printed,
         a_second_tracer_is_refused_by_name,
@@ -166,6 +172,120 @@ fn the_command_has_stdin_and_stdout_for_itself() {
     let without_nnp =
         |text: &str| text.lines().filter(|line| !line.starts_with("NoNew")).collect::<Vec<_>>().join("\n");
     assert_eq!(without_nnp(&watched), without_nnp(&plain));
+}
+
+/// Without the event of the fork, the watch ended in 13 of 40 runs, and the daemon with it.
+fn a_daemon_whose_parent_ends_at_once_runs_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for i in 0..30 {
+        let file = folder.path().join(i.to_string());
+        let script = format!("(sleep 0.02; : >{}) & exit 0", file.display());
+        let run = twtool(["why", "-q", "sh", "-c", &script]).code(0);
+        assert!(file.exists(), "run {i}: the daemon was killed{run}");
+    }
+}
+
+/// Python code, words of the explanation, and words that it must not have.
+const REASONS: [(&str, &str, &[&str]); 7] = [
+    // A connection that nobody has accepted has no owner. The program would be told to end itself.
+    (
+        "a = create_server(('127.0.0.2', 6100)); c = create_connection(('127.0.0.2', 6100))\nsocket().bind(('127.0.0.2', 6100))",
+        "held by this same program",
+        &["kill ", "twtool wait"],
+    ),
+    (
+        "s = socket(AF_INET6); s.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1); s.connect(('::ffff:127.0.0.2', 80))",
+        "the socket accepts IPv6 only (IPV6_V6ONLY)",
+        &["no route", "ip route"],
+    ),
+    (
+        "s = socket(AF_INET6); s.bind(('::1', 0)); s.connect(('::ffff:127.0.0.2', 80))",
+        "the socket is bound to the IPv6 address ::1",
+        &["no route", "ip route"],
+    ),
+    (
+        "a = create_server(('127.0.0.1', 6001)); c = create_connection(('127.0.0.1', 6001)); c.listen()",
+        "the socket is connected",
+        &["bound to 127.0.0.1", "second address"],
+    ),
+    (
+        "import ctypes, struct; s = socket(AF_INET6)\nctypes.CDLL(None).bind(s.fileno(), struct.pack('=HH4s8x', 2, htons(8080), b'\\x7f\\0\\0\\1'), 16)",
+        "127.0.0.1 is an IPv4 address (AF_INET), and the socket is an IPv6 socket",
+        &["ipv6.disable", "cannot be made"],
+    ),
+    (
+        "import ctypes, struct; s = socket(AF_INET6)\nctypes.CDLL(None).bind(s.fileno(), struct.pack('=HH4s20x', 2, htons(8080), b'\\x7f\\0\\0\\1'), 28)",
+        "127.0.0.1 is an IPv4 address (AF_INET), and the socket is an IPv6 socket",
+        &["ipv6.disable", "cannot be made"],
+    ),
+    (
+        "s = socket(); s.bind(('127.0.0.1', 6003)); s.bind(('127.0.0.1', 6004))",
+        "the socket is bound to 127.0.0.1:6003 already",
+        &["kill ", "is connected"],
+    ),
+];
+
+fn a_failure_has_its_own_reason() {
+    needs_program("python3");
+    for (code, reason, wrong) in REASONS {
+        let run = twtool(["why", "python3", "-c", &format!("from socket import *\n{code}")]);
+        let text = run.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.to_lowercase().contains(&reason.to_lowercase()), "{code}: expected {reason:?}{run}");
+        let explanation = run.stderr.split("Traceback").next().unwrap_or_default();
+        assert!(wrong.iter().all(|word| !explanation.contains(word)), "{code}: {wrong:?}{run}");
+    }
+}
+
+fn a_prohibited_route_is_no_firewall() {
+    needs_program("python3");
+    needs_program("ip");
+    Run::of(Command::new("ip").args(["route", "add", "prohibit", "198.51.101.0/24"])).code(0);
+    let code = "from socket import *\ntry: socket().connect(('198.51.101.1', 80))\nexcept OSError as e: print(e.errno)";
+    let (run, records) = why(&["python3", "-c", code]);
+    assert_eq!(run.stdout, format!("{}\n", libc::EACCES), "{run}");
+    let failed = of_type(&records, "call")[0];
+    let step = failed["next"][0]["command"].as_str().unwrap_or_else(|| panic!("no step{run}"));
+    assert!(step.contains("ip route get 198.51.101.1"), "{step}");
+    let shown = Run::of(Command::new("sh").args(["-c", step]));
+    assert!(shown.stderr.contains("Permission denied"), "the route is shown to be prohibited{shown}");
+    let text = twtool(["why", "python3", "-c", code]);
+    assert!(text.stderr.contains("A route of type prohibit"), "{text}");
+}
+
+fn the_program_keeps_the_action_of_sigpipe() {
+    /// SIGPIPE in the mask of ignored signals. glibc's posix_spawn also ignores its own signals 32 and 33.
+    const PIPE: u64 = 1 << (libc::SIGPIPE - 1);
+    let ignored = |trap: &str, command: &str| {
+        let script = format!("{trap}\nexec {command} grep SigIgn /proc/self/status");
+        let run = Run::of(Command::new("sh").args(["-c", &script])).code(0);
+        let mask = run.stdout.trim().rsplit('\t').next().and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        mask.unwrap_or_else(|| panic!("no mask{run}")) & PIPE
+    };
+    for (trap, expected) in [("trap '' PIPE", PIPE), ("trap - PIPE", 0)] {
+        for command in ["env".to_owned(), format!("{PATH} why -q --"), format!("{PATH} wait 8080 -q --")] {
+            assert_eq!(ignored(trap, &command), expected, "{trap}: {command}");
+        }
+    }
+}
+
+fn a_process_that_nobody_can_trace_is_named() {
+    let run = Run::of(Command::new("sh").args(["-c", &format!("exec {PATH} why --pid $$")])).code(125);
+    assert!(run.stderr.contains("it is twtool itself"), "{run}");
+    let mut child = Command::new("true").stdout(Stdio::piped()).spawn().expect("true can be started");
+    // The end of its output comes before its end.
+    std::io::copy(&mut child.stdout.take().expect("a pipe"), &mut std::io::sink()).expect("read");
+    let status = format!("/proc/{}/status", child.id());
+    while !std::fs::read_to_string(&status).expect("a status").contains("State:\tZ") {
+        std::thread::yield_now();
+    }
+    let run = twtool(["why", "--pid", &child.id().to_string()]).code(125);
+    assert!(run.stderr.contains("it has ended") && !run.stderr.contains("as root"), "{run}");
+    child.wait().expect("our own child");
+}
+
+fn a_log_that_cannot_be_written_is_reported() {
+    let run = twtool(["why", "--log", "/dev/full", "true"]).code(0);
+    assert!(run.stderr.contains("the log '/dev/full' is not complete: No space left"), "{run}");
 }
 
 fn a_program_that_daemonises_is_watched_to_its_end() {

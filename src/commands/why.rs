@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,6 +135,8 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         caller: context.caller.clone(),
         tally: Tally::default(),
         explained: BTreeMap::new(),
+        unprivileged: BTreeSet::new(),
+        failed: None,
     };
     let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
     let end = match watched {
@@ -144,6 +146,10 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         Watched::ProcessLeft | Watched::Interrupted(_) => None,
     };
     reporter.report(&Report { program: &program, end, tally: &reporter.tally.clone(), at });
+    let failure = reporter.failed.take();
+    if let Some((path, error)) = args.log.as_ref().zip(failure) {
+        context.warn(&[format!("the log '{}' is not complete: {error}", path.display())]);
+    }
     Ok(match (watched, end) {
         (_, Some(end)) => ExitStatus::Code(end.code()),
         (Watched::Interrupted(signal), None) => ExitStatus::Code(ProgramEnd::Signaled(signal).code()),
@@ -154,7 +160,7 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
 /// The time after which an equal failure is examined again.
 const FOLDED: Duration = Duration::from_secs(1);
 
-/// Writes what happens, and counts it. Write errors are ignored: the program runs on if standard error is closed.
+/// Writes what happens, and counts it. The program runs on if that fails.
 struct Reporter<'a> {
     out: &'a mut dyn Write,
     style: TextStyle,
@@ -166,6 +172,10 @@ struct Reporter<'a> {
     tally: Tally,
     /// The last explanation of each kind of failure, in short, and when it was made.
     explained: BTreeMap<FailureKind, ((CallCause, String), Duration)>,
+    /// The names of programs that lost the privilege of their file because they are watched.
+    unprivileged: BTreeSet<String>,
+    /// The first error of a write.
+    failed: Option<io::Error>,
 }
 
 impl Reporter<'_> {
@@ -174,26 +184,36 @@ impl Reporter<'_> {
             Event::Note(note) => self.note(&note, at),
             Event::Call { call, watched } => self.call(&call, watched),
         }
-        let _ = self.out.flush();
+        let flushed = self.out.flush();
+        self.wrote(flushed);
+    }
+
+    fn wrote(&mut self, result: io::Result<()>) {
+        self.failed = self.failed.take().or(result.err());
     }
 
     fn note(&mut self, note: &WatchNote, at: Duration) {
+        if let WatchNote::PrivilegeLost { process, .. } = note {
+            self.unprivileged.insert(process.comm.clone());
+        }
         // With -q, a note is printed only if failures can be false or missing.
         let matters = matches!(note, WatchNote::IoUring(_) | WatchNote::PrivilegeLost { .. });
         if self.quiet && !matters {
             return;
         }
-        let _ =
+        let wrote =
             if self.records { view::note_record(self.out, note, at) } else { view::note(self.out, note, self.style) };
+        self.wrote(wrote);
     }
 
     fn report(&mut self, report: &Report) {
         if !self.quiet {
-            let _ = if self.records {
+            let wrote = if self.records {
                 view::report_record(self.out, report)
             } else {
                 view::report(self.out, report, self.style)
             };
+            self.wrote(wrote);
         }
     }
 
@@ -205,11 +225,12 @@ impl Reporter<'_> {
         let first = self.tally.add(call);
         let Some(kind) = FailureKind::new(call) else {
             if first && !self.quiet {
-                let _ = if self.records {
+                let wrote = if self.records {
                     view::listens_record(self.out, call)
                 } else {
                     view::listens(self.out, call, self.style)
                 };
+                self.wrote(wrote);
             }
             return;
         };
@@ -232,11 +253,12 @@ impl Reporter<'_> {
         let found = situation.as_ref().ok().and_then(Option::as_ref);
         let found = found.map(|situation| (&situation.facts, situation.holders.as_slice()));
         let failed = ExplainedCall { call, explanation: &explanation, found, warnings: &warnings };
-        let _ = if self.records {
+        let wrote = if self.records {
             view::failure_record(self.out, &failed)
         } else {
             view::failure(self.out, &failed, self.style)
         };
+        self.wrote(wrote);
     }
 
     fn explain(&self, call: &SocketCall, situation: &CallSituation, watched: &BTreeSet<i32>) -> Explanation {
@@ -259,10 +281,15 @@ impl Reporter<'_> {
             bound_sockets_are_listed: *bound_sockets_are_listed,
             ports_left,
             watched,
+            lost_privilege: self.lost_privilege(call),
             uid: *uid,
             command: &self.command,
             shell: &Shell { netns: situation.netns.clone(), caller: self.caller.clone() },
         })
+    }
+
+    fn lost_privilege(&self, call: &SocketCall) -> bool {
+        self.unprivileged.contains(&call.process.comm)
     }
 
     /// Explains a call for which nothing was gathered.
@@ -275,6 +302,7 @@ impl Reporter<'_> {
             bound_sockets_are_listed: true,
             ports_left: None,
             watched,
+            lost_privilege: self.lost_privilege(call),
             uid: 0,
             command: &self.command,
             shell: &Shell { netns: None, caller: self.caller.clone() },

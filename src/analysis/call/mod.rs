@@ -4,12 +4,13 @@
 //! The errno of the program is certain. Whether another option would have helped is unknown, because nothing is bound again:
 //! `twtool bind-test 8080` finds out, and is printed as a next step.
 
+mod connect;
+
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::advice::{self, Evidence, who};
-use super::capacity::{self, Conditions, Destination};
+use super::capacity::{Conditions, Destination};
 use super::next::{self, Failure};
 use super::verdict::{self, Conclusion};
 use super::{conflict, states};
@@ -37,6 +38,8 @@ pub struct FailedCall<'a> {
     pub ports_left: Option<PortsLeft<'a>>,
     /// The processes that are watched.
     pub watched: &'a BTreeSet<i32>,
+    /// Whether the program has lost the privilege of its file because it is watched.
+    pub lost_privilege: bool,
     /// The effective user of twtool.
     pub uid: u32,
     /// The words of the watched command; empty for a running process.
@@ -129,7 +132,7 @@ pub fn explain(failed: &FailedCall) -> Explanation {
     };
     let called = Called { failed: *failed, errno, facts, addr, socket };
     match (call.name, failed.attempt) {
-        (CallName::Connect, _) | (_, None) => connect(&called),
+        (CallName::Connect, _) | (_, None) => connect::explain(&called),
         (_, Some(attempt)) if errno == Errno::AddrInUse => in_use(&called, attempt),
         (_, Some(attempt)) => denied(&called, attempt),
     }
@@ -169,7 +172,10 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     let sockets = holders.iter().map(|holder| &holder.socket);
     let free_in = conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
     let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
-    let held_by_itself = !blocking.is_empty() && blocking.iter().all(|holder| is_of(holder, failed.watched));
+    // A bucket, or a connection that nobody has accepted, has no owner. It does not make the listener beside it another's.
+    let is_of_another = |holder: &&Holder| !is_of(holder, failed.watched) && holder.owners != Owners::Nobody;
+    let held_by_itself =
+        blocking.iter().any(|holder| is_of(holder, failed.watched)) && !blocking.iter().any(is_of_another);
     let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
     let evidence = Evidence {
         facts,
@@ -213,6 +219,9 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
 
 /// The options of the socket in the failed call.
 fn asked(socket: &CalledSocket) -> String {
+    if socket.options().is_empty() {
+        return "The socket of the call has none of the options on which bind() depends.".into();
+    }
     format!("The socket of the call has {}.", socket.options_text())
 }
 
@@ -309,18 +318,22 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     let call = failed.call;
     let port = addr.port;
     let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), failed.holders, false);
-    if errno == Errno::Other("EINVAL")
-        && let Some(local) = socket.local.filter(|local| local.port() != 0)
-    {
+    if let Some(explanation) = unfit_socket(called) {
+        return explanation;
+    }
+    if cause == Cause::PrivilegedPort && failed.lost_privilege {
         let mut explanation = Explanation::new(
             Some(Verdict::Denied),
-            CallCause::AlreadyBound,
-            format!("the socket is bound to {local} already"),
+            CallCause::Port(cause),
+            format!(
+                "port {port} needs CAP_NET_BIND_SERVICE, and the privilege of the program's file is off while twtool watches"
+            ),
         );
-        explanation
-            .help
-            .advice
-            .push("A socket can be bound once (bind(2)). Make a new socket for the second address.".into());
+        explanation.help.advice.push(
+            "This failure comes from twtool: without it, the file of the program gives the privilege. If root runs twtool, the \
+             program keeps it."
+                .into(),
+        );
         return explanation;
     }
     let on = attempt.at.text(facts);
@@ -347,7 +360,7 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
         _ => Explanation::new(
             Some(Verdict::Denied),
             CallCause::Port(cause),
-            format!("{}() on {on} port {port} is refused", call.name.name()),
+            format!("the kernel refuses {}() on {on} port {port}", call.name.name()),
         ),
     };
     let help = &mut explanation.help;
@@ -366,6 +379,49 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     explanation
 }
 
+/// A failure that is about the socket or the form of the address, and not about the port.
+fn unfit_socket(called: &Called) -> Option<Explanation> {
+    let Called { failed, errno, addr, socket, .. } = *called;
+    let explanation = |cause, headline: String, advice: &str| {
+        let mut explanation = Explanation::new(Some(Verdict::Denied), cause, headline);
+        explanation.help.advice.push(advice.into());
+        Some(explanation)
+    };
+    let unknown = CallCause::Port(Cause::Unknown);
+    match (errno, failed.call.name, socket.local.filter(|local| local.port() != 0)) {
+        // The kernel checks the length of the address first, which is shorter for IPv4, and then its family.
+        (Errno::FamilyNotSupported | Errno::Other("EINVAL"), CallName::Bind, _)
+            if socket.ipv6 && addr.addr.is_ipv4() =>
+        {
+            explanation(
+                unknown,
+                format!("{} is an IPv4 address (AF_INET), and the socket is an IPv6 socket", addr.addr),
+                "Write the address as IPv4-mapped (AF_INET6, like ::ffff:127.0.0.1), or make an AF_INET socket (ipv6(7)).",
+            )
+        }
+        (Errno::FamilyNotSupported | Errno::Other("EINVAL"), CallName::Bind, _)
+            if !socket.ipv6 && addr.addr.is_ipv6() =>
+        {
+            explanation(
+                unknown,
+                format!("{} is an IPv6 address (AF_INET6), and the socket is an IPv4 socket", addr.addr),
+                "Make an AF_INET6 socket for this address.",
+            )
+        }
+        (Errno::Other("EINVAL"), CallName::Bind, Some(local)) => explanation(
+            CallCause::AlreadyBound,
+            format!("the socket is bound to {local} already"),
+            "A socket can be bound once (bind(2)). Make a new socket for the second address.",
+        ),
+        (Errno::Other("EINVAL"), CallName::Listen, _) => explanation(
+            unknown,
+            "the socket is connected, or a connect() on it has begun".into(),
+            "Such a socket cannot listen (listen(2)). Make a new socket for the listener.",
+        ),
+        _ => None,
+    }
+}
+
 /// The arguments of `bind-test` and `wait` for a server with this socket.
 fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
     let v6only = (attempt.at.addr.is_ipv6() && socket.v6only).then_some("yes");
@@ -382,6 +438,8 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
 /// The commands of a bind test, with the watched command in place of an example.
 fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
     let Called { failed, facts, addr, socket, .. } = *called;
+    // No command ends the program that is being watched.
+    let holders: Vec<Holder> = failed.holders.iter().filter(|holder| !is_of(holder, failed.watched)).cloned().collect();
     let setup = ServerSetup { device: attempt.device.filter(|_| socket.device.is_some()), ..ServerSetup::default() };
     let mut steps = next::steps(&Failure {
         shell: failed.shell,
@@ -393,7 +451,7 @@ fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<
         setup,
         setup_words: &setup_words(socket, attempt),
         cause,
-        holders: failed.holders,
+        holders: &holders,
         free_in,
         waited: false,
         ends_orphans: None,
@@ -408,139 +466,5 @@ fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<
     steps
 }
 
-fn connect(called: &Called) -> Explanation {
-    let Called { failed, facts, errno, addr: to, socket } = *called;
-    let shell = failed.shell;
-    let fixed = socket.local.filter(|local| local.port() != 0);
-    let word = to.addr.to_canonical().to_string();
-    let route = || {
-        let get = shell.run(Privilege::None, &["ip", "route", "get", &word]);
-        Step::new(get, "show the route and the source address that the kernel would use")
-    };
-    match errno {
-        Errno::Other("ENETUNREACH") => {
-            let mut explanation = Explanation::new(
-                Some(Verdict::Denied),
-                CallCause::NoRoute,
-                format!("there is no route to {}", to.addr),
-            );
-            explanation.help.commands.push(route());
-            explanation
-                .help
-                .advice
-                .push("No port is missing: the kernel found no route in this network namespace.".into());
-            explanation
-        }
-        Errno::Access | Errno::Other("EPERM") => Explanation::new(
-            Some(Verdict::Denied),
-            CallCause::Port(Cause::Unknown),
-            format!("a firewall or a security module refuses the connection ({})", errno.name()),
-        ),
-        _ => match (fixed, failed.ports_left) {
-            (Some(local), _) => fixed_port(&failed, to, local),
-            (None, Some(PortsLeft::Counted(destinations, conditions))) => {
-                counted(destinations, &conditions, facts, shell, to)
-            }
-            (None, Some(PortsLeft::Unreachable(why))) => {
-                let mut explanation = Explanation::new(
-                    Some(Verdict::Denied),
-                    CallCause::Port(Cause::AddressNotLocal),
-                    format!("no local address can reach {}: {why}", to.addr),
-                );
-                explanation.help.commands.push(route());
-                explanation.help.advice.push(
-                    "This is no exhaustion of ports. The kernel has no usable source address: no address of the family, one \
-                     that is still being checked (duplicate address detection), or IPv6 is off."
-                        .into(),
-                );
-                explanation
-            }
-            (None, None) => Explanation::new(None, CallCause::Port(Cause::Unknown), "the reason is unknown"),
-        },
-    }
-}
-
-fn end(addr: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(addr.to_canonical(), port)
-}
-
-fn counted(
-    destinations: &[Destination],
-    conditions: &Conditions,
-    facts: &Facts,
-    shell: &Shell,
-    to: &CalledAddr,
-) -> Explanation {
-    let pool = conditions.pool;
-    let to = end(to.addr, to.port.0);
-    let Some(one) = destinations.first() else {
-        return Explanation::new(None, CallCause::Port(Cause::Unknown), format!("no connection to {to} is known"));
-    };
-    let left = capacity::advice::ports_left(one, pool.size);
-    let mut explanation = if one.free <= one.uncertain {
-        Explanation::new(
-            Some(Verdict::Blocked),
-            CallCause::Exhausted,
-            format!("no port is left for connections to {to}"),
-        )
-    } else {
-        Explanation::new(
-            None,
-            CallCause::Port(Cause::Unknown),
-            format!("the ports are not exhausted now: {}", left.replacen("From", "from", 1)),
-        )
-    };
-    let help = &mut explanation.help;
-    let show = shell.twtool(Privilege::None, &["capacity", "--to", &to.to_string()]);
-    if explanation.cause == CallCause::Exhausted {
-        help.append(capacity::advice::advise(destinations, conditions, facts, shell));
-        help.advice.insert(0, format!("{left}."));
-    } else {
-        help.advice.push(
-            "A port may have become free since the call. A socket that limits its own range (IP_LOCAL_PORT_RANGE) has fewer \
-             ports."
-                .into(),
-        );
-    }
-    help.commands.push(Step::new(show, "show what uses the ports of this destination"));
-    explanation
-}
-
-/// A connect with a fixed source port: another socket has the same addresses and ports.
-fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explanation {
-    let destination = end(to.addr, to.port.0);
-    let same = |holder: &&Holder| {
-        let tuple = holder.socket.tuple();
-        let local_fits = local.ip().is_unspecified() || tuple.local_addr() == local.ip().to_canonical();
-        local_fits && tuple.remote_addr() == destination.ip() && tuple.remote_port().0 == destination.port()
-    };
-    let ends = format!("from port {} to {destination}", local.port());
-    match failed.holders.iter().find(same) {
-        Some(holder) if matches!(holder.socket, Socket::Bucket(_)) => {
-            let mut explanation = Explanation::new(
-                Some(Verdict::Blocked),
-                CallCause::Port(Cause::TimeWait),
-                format!("a {} socket {ends} exists", holder.socket.state().upper_name()),
-            );
-            if let Socket::Bucket(bucket) = holder.socket {
-                explanation.free_in = Some(bucket.expires());
-            }
-            explanation.help.advice.push(
-                "Let the kernel choose the source port, or set SO_REUSEADDR before bind(). connect() takes a TIME_WAIT socket \
-                 over if the old and the new socket have SO_REUSEADDR and the old connection used timestamps."
-                    .into(),
-            );
-            explanation
-        }
-        Some(holder) => Explanation::new(
-            Some(Verdict::Blocked),
-            CallCause::AddressInUse,
-            format!("another connection {ends} exists: {}", who(std::iter::once(holder))),
-        ),
-        None => Explanation::new(
-            None,
-            CallCause::Port(Cause::Unknown),
-            format!("no other connection {ends} is listed, so the reason is unknown"),
-        ),
-    }
-}
+#[cfg(test)]
+mod tests;

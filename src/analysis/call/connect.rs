@@ -1,0 +1,183 @@
+//! Explains a connect() that failed: no route, no port left, or a connection with the same addresses and ports.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Called, Explanation, FailedCall, PortsLeft};
+use crate::analysis::advice::who;
+use crate::analysis::capacity::{self, Conditions, Destination};
+use crate::model::bind::{Cause, Errno, Holder, Verdict};
+use crate::model::call::{CallCause, CalledAddr, CalledSocket};
+use crate::model::command::{Privilege, Shell, Step};
+use crate::model::facts::Facts;
+use crate::model::socket::Socket;
+
+/// Explains a connect() that failed.
+pub(super) fn explain(called: &Called) -> Explanation {
+    let Called { failed, facts, errno, addr: to, socket } = *called;
+    let shell = failed.shell;
+    let fixed = socket.local.filter(|local| local.port() != 0);
+    let word = to.addr.to_canonical().to_string();
+    let route = || {
+        let from = socket.local.map(|local| local.ip().to_canonical()).filter(|from| !from.is_unspecified());
+        let from = from.map(|from| from.to_string());
+        let valued = [("from", from.as_deref()), ("oif", socket.device.as_deref())];
+        let valued = valued.into_iter().filter_map(|(name, value)| Some([name, value?])).flatten();
+        let words: Vec<&str> = ["ip", "route", "get", &word].into_iter().chain(valued).collect();
+        Step::new(shell.run(Privilege::None, &words), "show the route and the source address that the kernel would use")
+    };
+    match errno {
+        Errno::Other("ENETUNREACH") if let Some(why) = ipv4_from_ipv6(to, socket) => {
+            let mut explanation = Explanation::new(
+                Some(Verdict::Denied),
+                CallCause::NoRoute,
+                format!("{word} is an IPv4 address, and {why}"),
+            );
+            explanation.help.advice.push("Make an AF_INET socket for IPv4 destinations (ipv6(7)).".into());
+            explanation
+        }
+        Errno::Other("ENETUNREACH") => {
+            let mut explanation =
+                Explanation::new(Some(Verdict::Denied), CallCause::NoRoute, format!("there is no route to {word}"));
+            explanation.help.commands.push(route());
+            explanation
+                .help
+                .advice
+                .push("No port is missing: the kernel found no route in this network namespace.".into());
+            explanation
+        }
+        Errno::Access => {
+            let mut explanation = Explanation::new(
+                Some(Verdict::Denied),
+                CallCause::Port(Cause::Unknown),
+                "a route of type prohibit, or a security module, refuses the connection (EACCES)",
+            );
+            explanation.help.commands.push(route());
+            explanation
+        }
+        Errno::Other("EPERM") => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(Cause::Unknown),
+            "a firewall or a security module refuses the connection (EPERM)",
+        ),
+        _ => match (fixed, failed.ports_left) {
+            (Some(local), _) => fixed_port(&failed, to, local),
+            (None, Some(PortsLeft::Counted(destinations, conditions))) => {
+                counted(destinations, &conditions, facts, shell, to)
+            }
+            (None, Some(PortsLeft::Unreachable(why))) => {
+                let mut explanation = Explanation::new(
+                    Some(Verdict::Denied),
+                    CallCause::Port(Cause::AddressNotLocal),
+                    format!("no local address can reach {}: {why}", to.addr),
+                );
+                explanation.help.commands.push(route());
+                explanation.help.advice.push(
+                    "This is no exhaustion of ports. The kernel has no usable source address: no address of the family, one \
+                     that is still being checked (duplicate address detection), or IPv6 is off."
+                        .into(),
+                );
+                explanation
+            }
+            (None, None) => Explanation::new(None, CallCause::Port(Cause::Unknown), "the reason is unknown"),
+        },
+    }
+}
+
+/// Why an IPv6 socket cannot connect to an IPv4-mapped address (`tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
+fn ipv4_from_ipv6(to: &CalledAddr, socket: &CalledSocket) -> Option<String> {
+    if to.addr.is_ipv4() || !to.addr.to_canonical().is_ipv4() {
+        return None;
+    }
+    let ipv6_source =
+        socket.local.map(|local| local.ip()).filter(|local| !local.is_unspecified() && local.to_canonical().is_ipv6());
+    match ipv6_source {
+        // The kernel sets IPV6_V6ONLY when it binds an IPv6 address.
+        Some(source) => Some(format!("the socket is bound to the IPv6 address {source}")),
+        None => socket.v6only.then(|| "the socket accepts IPv6 only (IPV6_V6ONLY)".into()),
+    }
+}
+
+fn end(addr: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(addr.to_canonical(), port)
+}
+
+fn counted(
+    destinations: &[Destination],
+    conditions: &Conditions,
+    facts: &Facts,
+    shell: &Shell,
+    to: &CalledAddr,
+) -> Explanation {
+    let pool = conditions.pool;
+    let to = end(to.addr, to.port.0);
+    let Some(one) = destinations.first() else {
+        return Explanation::new(None, CallCause::Port(Cause::Unknown), format!("no connection to {to} is known"));
+    };
+    let left = capacity::advice::ports_left(one, pool.size);
+    let mut explanation = if one.free <= one.uncertain {
+        Explanation::new(
+            Some(Verdict::Blocked),
+            CallCause::Exhausted,
+            format!("no port is left for connections to {to}"),
+        )
+    } else {
+        Explanation::new(
+            None,
+            CallCause::Port(Cause::Unknown),
+            format!("the ports are not exhausted now: {}", left.replacen("From", "from", 1)),
+        )
+    };
+    let help = &mut explanation.help;
+    let show = shell.twtool(Privilege::None, &["capacity", "--to", &to.to_string()]);
+    if explanation.cause == CallCause::Exhausted {
+        help.append(capacity::advice::advise(destinations, conditions, facts, shell));
+        help.advice.insert(0, format!("{left}."));
+    } else {
+        help.advice.push(
+            "A port may have become free since the call. A socket that limits its own range (IP_LOCAL_PORT_RANGE) has fewer \
+             ports."
+                .into(),
+        );
+    }
+    help.commands.push(Step::new(show, "show what uses the ports of this destination"));
+    explanation
+}
+
+/// A connect with a fixed source port: another socket has the same addresses and ports.
+fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explanation {
+    let destination = end(to.addr, to.port.0);
+    let same = |holder: &&Holder| {
+        let tuple = holder.socket.tuple();
+        let local_fits = local.ip().is_unspecified() || tuple.local_addr() == local.ip().to_canonical();
+        local_fits && tuple.remote_addr() == destination.ip() && tuple.remote_port().0 == destination.port()
+    };
+    let ends = format!("from port {} to {destination}", local.port());
+    match failed.holders.iter().find(same) {
+        Some(holder) if matches!(holder.socket, Socket::Bucket(_)) => {
+            let mut explanation = Explanation::new(
+                Some(Verdict::Blocked),
+                CallCause::Port(Cause::TimeWait),
+                format!("a {} socket {ends} exists", holder.socket.state().upper_name()),
+            );
+            if let Socket::Bucket(bucket) = holder.socket {
+                explanation.free_in = Some(bucket.expires());
+            }
+            explanation.help.advice.push(
+                "Let the kernel choose the source port, or set SO_REUSEADDR before bind(). connect() takes a TIME_WAIT socket \
+                 over if the old and the new socket have SO_REUSEADDR and the old connection used timestamps."
+                    .into(),
+            );
+            explanation
+        }
+        Some(holder) => Explanation::new(
+            Some(Verdict::Blocked),
+            CallCause::AddressInUse,
+            format!("another connection {ends} exists: {}", who(std::iter::once(holder))),
+        ),
+        None => Explanation::new(
+            None,
+            CallCause::Port(Cause::Unknown),
+            format!("no other connection {ends} is listed, so the reason is unknown"),
+        ),
+    }
+}

@@ -1,0 +1,89 @@
+//! Pure tests of the explanations. tests/why.rs compares them with the kernel.
+
+use super::*;
+use crate::model::bind::{CallResult, ReuseOptions};
+use crate::model::call::CallingProcess;
+use crate::model::command::Caller;
+use crate::model::facts::tests::facts;
+use crate::model::port::Port;
+use crate::model::process::Process;
+use crate::model::row::Direction;
+use crate::model::row::tests::row;
+
+/// A bind() to 127.0.0.1 on this port that failed with this errno.
+fn call(port: u16, errno: Errno) -> SocketCall {
+    SocketCall {
+        name: CallName::Bind,
+        result: CallResult::Failed(errno),
+        addr: Some(CalledAddr { addr: [127, 0, 0, 1].into(), port: Port(port), scope: 0 }),
+        socket: Some(CalledSocket {
+            ipv6: false,
+            kind: "stream",
+            protocol: "tcp".into(),
+            reuse: ReuseOptions::NONE,
+            v6only: false,
+            freebind: false,
+            transparent: false,
+            bind_address_no_port: false,
+            device: None,
+            local: None,
+        }),
+        unread: None,
+        process: CallingProcess {
+            pid: 7,
+            tid: 7,
+            comm: "server".into(),
+            uid: Some(1000),
+            netns: None,
+            no_new_privs: Some(true),
+            cap_net_bind_service: Some(false),
+        },
+        at: Duration::ZERO,
+    }
+}
+
+fn explained(call: &SocketCall, holders: &[Holder], lost_privilege: bool) -> Explanation {
+    explain(&FailedCall {
+        call,
+        attempt: call.as_attempt(None).as_ref(),
+        facts: Some(&facts()),
+        holders,
+        bound_sockets_are_listed: true,
+        ports_left: None,
+        watched: &BTreeSet::from([7]),
+        lost_privilege,
+        uid: 1000,
+        command: &["server".into()],
+        shell: &Shell { netns: None, caller: Caller::default() },
+    })
+}
+
+#[test]
+fn a_privilege_that_the_watch_takes_away_is_not_advised() {
+    let call = call(80, Errno::Access);
+    let advised = |lost| format!("{:?}", explained(&call, &[], lost).help);
+    assert!(advised(false).contains("setcap"), "{}", advised(false));
+    assert!(!advised(true).contains("setcap") && advised(true).contains("comes from twtool"), "{}", advised(true));
+}
+
+#[test]
+fn no_command_ends_the_program_that_is_watched() {
+    let bucket = |owners| {
+        let socket = Socket::Bucket(row("127.0.0.1", 8080, "127.0.0.1", 40_000).bucket);
+        Holder { owners, ..Holder::of(socket, Direction::Inbound, true) }
+    };
+    let of = |pid| Owners::Found(vec![Process { pid, comm: "server".into(), ..Process::default() }]);
+    for (owners, itself) in [
+        (vec![of(7)], true),
+        (vec![of(7), Owners::Nobody], true),
+        (vec![of(7), of(8)], false),
+        (vec![of(7), Owners::NotPermitted], false),
+        (vec![of(8)], false),
+        (vec![Owners::Nobody], false),
+    ] {
+        let holders: Vec<Holder> = owners.into_iter().map(bucket).collect();
+        let explanation = explained(&call(8080, Errno::AddrInUse), &holders, false);
+        assert_eq!(explanation.held_by_itself, itself, "{holders:?}");
+        assert!(!explanation.help.commands.iter().any(|step| step.command.ends_with("kill 7")), "{explanation:?}");
+    }
+}
