@@ -251,7 +251,7 @@ fn outbound_with_reuseaddr() -> Kept {
 fn the_advised_reservation_keeps_clients_off_the_port() {
     outbound_beside_reserved_ports();
     let document = twtool(["bind-test", "40000", "--json"]).code(1).json();
-    assert_eq!(document["lasting"][0]["line"], "net.ipv4.ip_local_reserved_ports = 8080,9000-9010,40000");
+    assert_eq!(document["lasting"], json!([]), "a file would change the initial namespace, and not this one");
     commands::succeeds(document["reserve"][0]["command"].as_str().expect("a command"));
     assert_eq!(sysctl::read("ipv4.ip_local_reserved_ports").expect("the setting"), "8080,9000-9010,40000");
     set("ipv4.ip_local_port_range", "40000 40001");

@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
+use twtool::model::command::{Caller, Shell};
+use twtool::model::port::{LocalReservedPorts, Port};
+use twtool::sys::caller::caller;
 use twtool::sys::sysctl;
 
 use crate::faults::missing_strace;
@@ -21,12 +24,15 @@ use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, not_checked, procfs, suite};
 
 suite! {
-    pure: [],
+    pure: [
+        the_initial_namespace_is_recognised,
+    ],
     netns: [
         a_list_of_reserved_ports_of_any_length_is_read_whole,
         negative_settings_are_values,
         the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell,
         printed_commands_change_the_namespace_that_was_asked_about_and_no_other,
+        no_file_is_printed_for_a_namespace_that_none_changes,
         the_line_for_a_file_is_read_by_the_programs_that_read_such_files,
         what_capacity_prints_gives_connect_more_ports,
         the_running_program_reads_each_setting_with_one_read,
@@ -183,6 +189,43 @@ fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
     }
 }
 
+fn the_initial_namespace_is_recognised() {
+    let link = |pid: &str, of: &str| fs::read_link(format!("/proc/{pid}/ns/{of}")).ok();
+    let here = caller(&[]).in_initial_netns;
+    // Another setting that only the initial namespace has (net/ipv4/sysctl_net_ipv4.c).
+    assert_eq!(here, Path::new("/proc/sys/net/ipv4/tcp_mem").exists());
+    match (link("1", "pid"), link("1", "net"), link("self", "net")) {
+        // The pid namespace with this number is the initial one, so process 1 is in the initial network namespace.
+        (Some(pid), Some(first), Some(own)) if pid.ends_with("pid:[4026531836]") => assert_eq!(here, first == own),
+        _ => not_checked("the network namespace of process 1: its link cannot be read"),
+    }
+}
+
+/// A namespace of the test's own is not the initial one.
+fn no_file_is_printed_for_a_namespace_that_none_changes() {
+    assert!(!caller(&[]).in_initial_netns);
+    narrow_range(8);
+    let _server = serve("127.0.0.1:7000");
+    reserve(&(LOW..LOW + 8).collect::<Vec<_>>());
+    sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
+    let _listener = TcpListener::bind("127.0.0.1:40001").expect("a server");
+    for args in [
+        &["capacity", "--to", "127.0.0.1:7000"][..],
+        &["connect-test", "127.0.0.1:7000"],
+        &["bind-test", "40001"],
+        &["port", "40001"],
+        &["doctor", "--verbose"],
+        &["why", "--", "sh", "-c", "exec 3<>/dev/tcp/127.0.0.1/7000"],
+    ] {
+        let run = twtool(args);
+        assert!(run.code.is_some_and(|code| code < 3 || args[0] == "why"), "{run}");
+        assert!(!run.stdout.contains("sysctl.d") && !run.stderr.contains("sysctl.d"), "{run}");
+    }
+    let json = twtool(["capacity", "--to", "127.0.0.1:7000", "--json"]).code(0).json();
+    assert!(json["commands"].to_string().contains("ip_local_port_range"), "{json}");
+    assert_eq!(json["lasting"], json!([]));
+}
+
 fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
     folders();
     fs::create_dir("/etc/sysctl.d").expect("a folder");
@@ -191,22 +234,25 @@ fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
     for count in [0, 100, 850, 23_400] {
         let ports = every_second(10_001, count);
         reserve(&ports);
-        let check = listeners(&[]);
-        let (file, line) = (text(&check["lasting"][0], "file"), text(&check["lasting"][0], "line"));
+        assert_eq!(listeners(&[])["lasting"], json!([]), "the namespace of the test is not the initial one");
+        // What twtool prints in the initial namespace, for the settings of this one.
+        let caller = Caller { in_initial_netns: true, ..caller(&[]) };
+        let list = LocalReservedPorts::default().with(ports.iter().copied().map(Port));
+        let help = Shell { netns: None, caller }.reserve([Port(60_001)], Some(&list));
+        let (file, line) = (help.lasting[0].file.as_str(), help.lasting[0].line.as_str());
         // What is too long to copy is written by a command.
-        let printed = check["commands"].as_array().expect("commands");
-        assert_eq!(printed.len(), if line.len() > 1000 { 2 } else { 1 });
-        for step in printed {
-            commands::succeeds(text(step, "command"));
+        assert_eq!(help.commands.len(), if line.len() > 1000 { 2 } else { 1 });
+        for step in &help.commands {
+            commands::succeeds(&step.command);
         }
-        if printed.len() == 1 {
+        if help.commands.len() == 1 {
             fs::write(file, format!("{line}\n")).expect("written");
         }
         assert_eq!(fs::read_to_string(file).expect("the file").trim_end(), line);
         let expected = [ports.as_slice(), &[60_001]].concat();
         assert_eq!(reserved(), expected);
         let long = line.len() > 4096;
-        assert_eq!(check["advice"].to_string().contains("Load the file with systemd-sysctl"), long);
+        assert_eq!(help.advice.join(" ").contains("Load the file with systemd-sysctl"), long);
         let systemd = ["/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl"];
         let reader = systemd.into_iter().find(|path| Path::new(path).exists());
         let reader =

@@ -203,6 +203,7 @@ mod tests {
         let caller = Caller {
             root: false,
             power: RootPower::default(),
+            in_initial_netns: true,
             twtool: "twtool".into(),
             twtool_for_root: "twtool".into(),
             arguments: vec![],

@@ -41,6 +41,9 @@ pub struct Caller {
     pub root: bool,
     /// What root can do here.
     pub power: RootPower,
+    /// Whether the caller's network namespace is the initial one, whose settings come from files of sysctl.d(5). `false` if
+    /// that is unknown.
+    pub in_initial_netns: bool,
     /// The word that starts twtool here: its name, or the path that the user typed.
     pub twtool: String,
     /// The word that starts twtool after `sudo`, whose search path may lack the folder of the executable.
@@ -50,11 +53,12 @@ pub struct Caller {
 }
 
 impl Default for Caller {
-    /// An ordinary user who has twtool in the search path.
+    /// An ordinary user who has twtool in the search path, in the initial network namespace.
     fn default() -> Self {
         Self {
             root: false,
             power: RootPower::default(),
+            in_initial_netns: true,
             twtool: "twtool".into(),
             twtool_for_root: "twtool".into(),
             arguments: vec![],
@@ -271,14 +275,15 @@ impl Shell {
         self.run(Privilege::Settings, &["sh", "-c", &script])
     }
 
-    /// The line of a file that gives a setting this value at each start of the machine. Only for the caller's own
-    /// namespace: no file of sysctl.d(5) is about another one.
+    /// The line of a file that gives a setting this value at each start of the machine. Only for the initial namespace: no file
+    /// of sysctl.d(5) is about another one.
     #[must_use]
     pub fn lasting(&self, name: &str, value: &str) -> Option<Lasting> {
         let last = name.rsplit('.').next().unwrap_or(name);
         // The last file in the order of names decides. Debian has a 99-sysctl.conf, a link to /etc/sysctl.conf.
         let file = format!("/etc/sysctl.d/99-twtool-{last}.conf");
-        self.netns.is_none().then(|| Lasting { file, line: format!("{name} = {value}") })
+        let initial = self.netns.is_none() && self.caller.in_initial_netns;
+        initial.then(|| Lasting { file, line: format!("{name} = {value}") })
     }
 
     /// The line that writes the list of reserved ports, as the kernel has it then, to a file: for a list that is too long to
@@ -361,16 +366,7 @@ mod tests {
 
     fn shell(netns: Option<&str>, root: bool) -> Shell {
         let netns = netns.map(|text| text.parse().expect("a namespace"));
-        Shell {
-            netns,
-            caller: Caller {
-                root,
-                power: RootPower::default(),
-                twtool: "twtool".into(),
-                twtool_for_root: "/opt/twtool".into(),
-                arguments: vec![],
-            },
-        }
+        Shell { netns, caller: Caller { root, twtool_for_root: "/opt/twtool".into(), ..Caller::default() } }
     }
 
     #[test]
@@ -491,6 +487,11 @@ mod tests {
             ("/etc/sysctl.d/99-twtool-tcp_timestamps.conf", "net.ipv4.tcp_timestamps = 1")
         );
         assert_eq!(shell(Some("web"), true).lasting("net.ipv4.tcp_timestamps", "1"), None);
+        let mut entered = shell(None, true);
+        entered.caller.in_initial_netns = false;
+        assert_eq!(entered.lasting("net.ipv4.tcp_timestamps", "1"), None, "ip netns exec web twtool");
+        let help = entered.reserve([Port(8080)], Some(&LocalReservedPorts::default()));
+        assert_eq!((help.commands.len(), help.lasting), (1, vec![]));
     }
 
     #[test]

@@ -21,7 +21,23 @@ pub fn caller(typed: &[OsString]) -> Caller {
     let executable = std::env::current_exe().ok();
     let (twtool, twtool_for_root) = names(typed, executable.as_deref());
     let root = effective_user() == 0;
-    Caller { root, power: root_power(root), twtool, twtool_for_root, arguments: arguments.to_vec() }
+    let power = root_power(root);
+    Caller {
+        root,
+        power,
+        in_initial_netns: is_in_initial_netns(),
+        twtool,
+        twtool_for_root,
+        arguments: arguments.to_vec(),
+    }
+}
+
+/// Whether this thread is in the initial network namespace. Only that one has this setting (`net_core_table` in
+/// net/core/sysctl_net_core.c). Another way would be /proc/1/ns/net, but a user may not read it, and in a pid namespace it is
+/// about another process.
+fn is_in_initial_netns() -> bool {
+    const SETTING: &str = "/proc/sys/net/core/dev_weight";
+    retry(|| Ok(rustix::fs::access(SETTING, Access::EXISTS)?)).is_ok()
 }
 
 /// What root can do in the caller's shell. What cannot be read is unknown, and no command is reported to fail for it.

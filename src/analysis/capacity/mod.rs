@@ -550,6 +550,7 @@ mod tests {
             let caller = Caller {
                 root: true,
                 power: RootPower::default(),
+                in_initial_netns: true,
                 twtool: String::new(),
                 twtool_for_root: String::new(),
                 arguments: vec![],

@@ -33,6 +33,7 @@ fn shell() -> Shell {
     let caller = Caller {
         root: true,
         power: RootPower::default(),
+        in_initial_netns: true,
         twtool: "twtool".into(),
         twtool_for_root: "twtool".into(),
         arguments: vec![],
