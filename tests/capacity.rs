@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::commands::run;
 use crate::support::outbound::{LOW, bound, buckets, connect, narrow_range, serve, set};
 use crate::support::records::{DOCUMENT_KEYS, csv_field, number};
 use crate::support::situations::addr;
@@ -24,6 +25,7 @@ suite! {
         a_minimum_decides_the_exit_code,
         where_no_connection_can_be_made_there_is_no_answer,
         the_page_says_it_in_a_line_each,
+        where_the_reserved_ports_leave_nothing_they_come_first,
         a_closed_pipe_is_no_failure,
         an_address_that_may_have_been_meant_with_a_port_is_asked_about,
     ],
@@ -219,6 +221,42 @@ fn where_no_connection_can_be_made_there_is_no_answer() {
     capacity(&["--to", "10.0.0.1:443", "--from", "192.0.2.9"]).refused("10.0.0.1:443").says("Cannot assign");
     // Without a port nothing is claimed.
     assert_eq!(capacity(&["--to", "192.0.2.1", "--json"]).code(0).records("destinations"), [] as [Value; 0]);
+}
+
+fn where_the_reserved_ports_leave_nothing_they_come_first() {
+    use crate::support::settings::{ports, read, reserve};
+    narrow_range(16);
+    let server = serve("127.0.0.1:443");
+    let to = server.local_addr().expect("an address");
+    let works = || std::net::TcpStream::connect(to).is_ok();
+    for count in [16, 15, 2] {
+        let list: Vec<u16> = (LOW..LOW + count).collect();
+        reserve(&list);
+        assert_eq!(works(), count < 16);
+        let document = capacity(&["--to", "127.0.0.1:443", "--json"]).code(0).json();
+        let first = document["commands"][0]["command"].as_str().unwrap_or_default();
+        let shows = first.starts_with("dd if=/proc/sys/net/ipv4/ip_local_reserved_ports ");
+        assert_eq!(shows, count > 2, "{document}");
+        if !shows {
+            // Enough ports are left.
+            assert_eq!(document["commands"], json!([]), "{document}");
+            continue;
+        }
+        assert_eq!(ports(run(first).code(0).stdout.trim()), list);
+        let advice = document["advice"][0].as_str().unwrap_or_default();
+        assert!(
+            advice.starts_with(&format!("{count} ports of the range are in net.ipv4.ip_local_reserved_ports")),
+            "{document}"
+        );
+        assert_eq!(document.to_string().matches("ports of the range are in net").count(), 1, "{document}");
+        for step in document["commands"].as_array().expect("commands") {
+            let command = step["command"].as_str().expect("a command");
+            assert!(!command.contains("ip_local_reserved_ports="), "no command replaces the list: {command}");
+        }
+        let next = twtool(["connect-test", "127.0.0.1:443", "--json"]).code(1).json();
+        assert_eq!(next["next"][1]["command"], first);
+        assert_eq!(ports(&read("ipv4.ip_local_reserved_ports")), list, "the list is as it was");
+    }
 }
 
 fn the_page_says_it_in_a_line_each() {

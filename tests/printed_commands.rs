@@ -49,8 +49,12 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
     ("analysis/call/mod.rs", 2, &["the_commands_that_are_printed_work"]),
     (
         "analysis/capacity/advice.rs",
-        4,
-        &["commands_help_in_the_namespace_that_was_asked_about", "what_capacity_prints_gives_connect_more_ports"],
+        5,
+        &[
+            "commands_help_in_the_namespace_that_was_asked_about",
+            "what_capacity_prints_gives_connect_more_ports",
+            "where_the_reserved_ports_leave_nothing_they_come_first",
+        ],
     ),
     (
         "analysis/connect/advice.rs",

@@ -56,6 +56,11 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     let short = destinations.iter().find(|one| is_short(one, pool));
     let scarce = short.is_some() || pool.size == 0;
     let mut help = Help::default();
+    // The reserved ports make the pool small, so they come before the range.
+    let reserved_decide = scarce && pool.reserved.count() >= pool.range.count().div_ceil(2);
+    if reserved_decide {
+        help.append(shorten(pool, shell));
+    }
     if scarce && pool.range.count() < WIDE {
         help.append(widen(pool, facts, shell));
     }
@@ -67,16 +72,7 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     }
     let weighs = |count: u32| count > 0 && (scarce || share(count, pool.range.count()) >= MANY);
     help.advice.extend(weighs(pool.explicitly_bound.count()).then(|| explicitly_bound(pool)));
-    help.advice.extend(weighs(pool.reserved.count()).then(|| {
-        let count = pool.reserved.count();
-        format!(
-            "{} of the range {} in net.ipv4.ip_local_reserved_ports, so connect() never chooses {} (ip-sysctl). Remove the \
-             ports that no server needs from the list.",
-            ports(count),
-            if count == 1 { "is" } else { "are" },
-            if count == 1 { "it" } else { "them" },
-        )
-    }));
+    help.advice.extend((!reserved_decide && weighs(pool.reserved.count())).then(|| reserved(pool)));
     if let Some(worst) = short.filter(|_| pool.size > 0) {
         help.advice.push(
             "Use more source addresses, or more addresses or ports of the destination: each combination can use the whole \
@@ -93,6 +89,33 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
         }));
     }
     help
+}
+
+/// The command that shows the reserved ports, and how to shorten the list. No command shortens it here, because only the user
+/// knows the ports that servers need. dd(1) reads the list with one read(2); other programs cut a long one.
+fn shorten(pool: &Pool, shell: &Shell) -> Help {
+    const FILE: &str = "if=/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let show = shell.run(Privilege::None, &["dd", FILE, "bs=1M", "count=1", "status=none"]);
+    Help {
+        commands: vec![Step::new(show, "show the reserved ports, to remove those that no server needs from the list")],
+        lasting: vec![],
+        advice: vec![format!(
+            "{} Save the list first: `sysctl -w` replaces it as a whole, and a value of more than 4 KB is cut.",
+            reserved(pool)
+        )],
+    }
+}
+
+/// What the reserved ports do to the pool.
+fn reserved(pool: &Pool) -> String {
+    let count = pool.reserved.count();
+    format!(
+        "{} of the range {} in net.ipv4.ip_local_reserved_ports, so connect() never chooses {} (ip-sysctl). Remove the ports that \
+         no server needs from the list.",
+        ports(count),
+        if count == 1 { "is" } else { "are" },
+        if count == 1 { "it" } else { "them" },
+    )
 }
 
 /// The commands that widen the range to the widest that the kernel accepts. It begins at the first port that needs no
