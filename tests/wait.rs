@@ -40,6 +40,7 @@ suite! {
         quiet_says_nothing,
         the_document_has_the_keys_of_the_contract,
         a_command_takes_the_place_of_twtool,
+        a_command_on_a_port_that_is_only_reusable_comes_after_a_note,
         a_command_is_not_run_when_the_time_is_over,
         a_command_gets_signals_and_descriptors_as_they_were,
         a_terminal_shows_a_countdown_and_is_left_clean,
@@ -363,7 +364,34 @@ fn a_command_takes_the_place_of_twtool() {
     // The port is free for it: nothing of ours holds it.
     left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
     let listen = format!("{PATH} bind-test 8080 --listen -q >/dev/null 2>&1; {PATH} wait 8080 --timeout 0 -q");
-    shell(&listen).ok();
+    let run = shell(&listen).code(0);
+    assert_eq!(run.stderr.lines().count(), 1, "the bucket is only reusable{run}");
+}
+
+fn a_command_on_a_port_that_is_only_reusable_comes_after_a_note() {
+    left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
+    let [plain, reuseaddr] = ["none", "reuseaddr"]
+        .map(|with| twtool(["wait", "8080", "--with", with, "--timeout", "0", "-q"]).code.expect("a code"));
+    assert_eq!((plain, reuseaddr), (1, 0));
+    let start =
+        |args: &[&str]| twtool([&["wait", "8080"], args, &["--", "sh", "-c", "echo started >&2"]].concat()).code(0);
+    let note = "warning: the bind works only with SO_REUSEADDR; for a server that does not set it, --with none waits";
+    let run = start(&[]);
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with(note) && lines[1] == "started", "{run}");
+    let run = start(&["--json"]);
+    assert!(run.stderr.contains("\"bindable\":true") && run.stderr.contains(note), "{run}");
+    assert_eq!(start(&["-q"]).stderr, "started\n");
+    // Without a command there is no server to start, and bind-test answers this.
+    twtool(["wait", "8080"]).ok();
+    // On an address without the bucket, and on a port without any socket, every server can bind.
+    for args in [&["--addr", "127.0.0.2"][..], &["--addr", "::1"]] {
+        assert_eq!(start(args).stderr, "started\n", "{args:?}");
+    }
+    if kernel::destroys_buckets() {
+        destroy(8080);
+        assert_eq!(start(&[]).stderr, "started\n");
+    }
 }
 
 fn a_command_is_not_run_when_the_time_is_over() {

@@ -35,6 +35,8 @@ pub struct WaitQuestion {
     pub with: ReuseOptions,
     /// The longest wait. Zero means one attempt.
     pub timeout: Duration,
+    /// Whether to try, after the wait, if the bind also works without SO_REUSEADDR and SO_REUSEPORT.
+    pub tries_plain: bool,
 }
 
 /// A port to wait for, with every name resolved.
@@ -88,6 +90,8 @@ pub struct Waited {
     pub attempts: Vec<Attempt>,
     /// How the binds changed the kernel's note of SO_REUSEPORT for a server on the port.
     pub note: ReuseportNote,
+    /// Whether the bind works only with the options of the target; `None` if that was not tried.
+    pub needs_options: Option<bool>,
     /// The effective user of this process.
     pub uid: u32,
 }
@@ -161,10 +165,13 @@ impl Snapshot {
                 && state.cause == Cause::Unknown
                 && !watch.bound_sockets_are_listed();
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
+            let tries_plain =
+                question.tries_plain && state.ended == Some(Ended::Bindable) && with != ReuseOptions::NONE;
+            let needs_options = tries_plain.then(|| watch.plain_bind_is_in_use()).transpose()?;
             let Watch { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };
             let uid = sys::capabilities::effective_user();
-            Ok(answer.with(Waited { target, facts, state, attempts, note, uid }))
+            Ok(answer.with(Waited { target, facts, state, attempts, note, needs_options, uid }))
         })
     }
 }
@@ -407,6 +414,17 @@ impl Watch {
         }
         self.reuseaddr = Some((changes, works));
         Ok(works)
+    }
+
+    /// Whether a bind without SO_REUSEADDR and SO_REUSEPORT fails with EADDRINUSE on some address.
+    fn plain_bind_is_in_use(&self) -> Result<bool, SnapshotError> {
+        for at in &self.addrs {
+            let (plain, _) = sys::bind::attempt_alone(*at, self.port, ReuseOptions::NONE, &self.setup)?;
+            if plain.bind == CallResult::Failed(Errno::AddrInUse) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn remember(&mut self, round: Vec<Attempt>) {

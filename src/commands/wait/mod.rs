@@ -15,7 +15,7 @@ use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{Ended, ROUND};
 use crate::filter::parser::parse_duration;
-use crate::model::bind::{CallResult, Errno, ReuseportNote};
+use crate::model::bind::{CallResult, Errno, ReuseOptions, ReuseportNote};
 use crate::model::port::PortArg;
 use crate::snapshot::Answer;
 use crate::snapshot::port_watch::{WaitQuestion, WaitState, WaitTarget, Waited};
@@ -35,8 +35,8 @@ up, such as a socket that is only bound. Its binds have the side effects that `t
 twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). A bind that is denied (EACCES, no IPv6), and a server \
 that is in its own way (--together), end the wait at once, because waiting does not change it. Port 0 is rejected, because the kernel then chooses a free port.
 
-With -- COMMAND, standard output belongs to the command: twtool writes to standard error, and prints nothing if the port was \
-already free. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
+With -- COMMAND, standard output belongs to the command: twtool writes to standard error, and prints no result if the port was \
+already free. It warns if the bind works only with the options of --with. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
 in the network namespace of twtool, whatever --netns selects.
 
 Exit codes: 0 the port can be bound, 1 timeout or denied, 2 the answer is unknown, 130 interrupted. With -- COMMAND: its exit \
@@ -104,6 +104,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         port: args.server.question(&args.port, global.ipv4_on_the_wire()),
         with: args.server.with.options(),
         timeout: args.timeout,
+        tries_plain: !args.command.is_empty() && !args.quiet,
     };
     let snapshot = args.netns.snapshot()?;
     let answer = snapshot.wait(&question, &mut Reporter::new(args, global, context))?;
@@ -112,6 +113,9 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
     let bindable = waited.state.ended == Some(Ended::Bindable);
     if !bindable {
         warnings.extend(reasons(&waited));
+    }
+    if waited.needs_options == Some(true) {
+        warnings.push(needs_options(waited.target.with));
     }
     let shell = args.netns.shell(context);
     let next = if bindable {
@@ -155,6 +159,11 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         context.warn(&warnings);
     }
     Ok(status)
+}
+
+/// The note for a command that may not set the options that were asked about.
+fn needs_options(with: ReuseOptions) -> String {
+    format!("the bind works only with {with}; for a server that does not set it, --with none waits until it can bind")
 }
 
 /// The reasons of binds that failed with another error than EADDRINUSE, without duplicates.
