@@ -468,7 +468,8 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
         let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
         let desk = Desk::new();
         for line in others.iter().chain(&waits) {
-            let needs_root = ["sysctl", " kill ", "/proc/sys"].iter().any(|word| line.contains(word));
+            // "<>" opens a setting for writing. Every user may read one.
+            let needs_root = ["sysctl", " kill ", "<>/proc/sys"].iter().any(|word| line.contains(word));
             assert!(!needs_root || line.starts_with("sudo "), "{}: {line} needs root", case.what);
             desk.run(line);
         }
