@@ -1,4 +1,4 @@
-//! The manual pages: man/ contains what this binary writes, each command has a page with the texts of its help, and mandoc
+//! The manual pages: docs/man/ contains what this binary writes, each command has a page with the texts of its help, and mandoc
 //! finds no mistake in them.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ suite! {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("man")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man")
 }
 
 /// The pages in a folder, by the names of their files.
@@ -42,11 +42,11 @@ fn the_pages_are_current() {
     twtool(["man", "--dir", now.path().to_str().expect("UTF-8")]).ok();
     let (now, kept) = (pages(now.path()), pages(&folder()));
     let names = |pages: &BTreeMap<String, String>| pages.keys().cloned().collect::<Vec<_>>();
-    let cure = "run `cargo run -- man --dir man`";
-    assert_eq!(names(&now), names(&kept), "the pages in man/ are not those of the commands: {cure}");
+    let cure = "run `cargo run -- man --dir docs/man`";
+    assert_eq!(names(&now), names(&kept), "the pages in docs/man/ are not those of the commands: {cure}");
     for (name, page) in &now {
         let differing = page.lines().zip(kept[name].lines()).find(|(now, kept)| now != kept);
-        assert!(*page == kept[name], "man/{name} is stale: {cure}; first difference: {differing:?}");
+        assert!(*page == kept[name], "docs/man/{name} is stale: {cure}; first difference: {differing:?}");
     }
 }
 

@@ -307,7 +307,7 @@ fn connection(evidence: &Evidence) -> Vec<String> {
 fn bound(evidence: &Evidence) -> Vec<String> {
     let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
     vec![format!(
-        "{} has bound the port without listening on it. Stop that process, or choose another port.",
+        "The port is bound, without listening, by {}. Stop that process, or choose another port.",
         who(sockets)
     )]
 }
