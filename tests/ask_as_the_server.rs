@@ -23,6 +23,7 @@ suite! {
         a_server_on_both_wildcards_collides_with_itself,
         the_other_value_of_an_option_is_named_where_the_answer_depends_on_it,
         a_bind_as_another_user_is_that_users,
+        a_user_that_is_asked_for_has_no_capability_of_twtool,
         root_learns_that_a_plain_user_cannot_bind_a_privileged_port,
         printed_commands_keep_the_options,
         a_listener_for_a_moment_takes_no_connection,
@@ -427,6 +428,32 @@ fn a_bind_as_another_user_is_that_users() {
         }
         other => not_checked(format!("--user without the privilege: {other:?}")),
     }
+}
+
+/// twtool can have the privilege to bind port 80 and to become another user without being root.
+fn a_user_that_is_asked_for_has_no_capability_of_twtool() {
+    if !has_user(OTHER) {
+        return not_checked("a bind as another user: this user namespace has one user only");
+    }
+    commands::needs_program("setpriv");
+    let bind_test = |reuid: u32, user: Option<u32>| {
+        let sets = "+net_bind_service,+setuid,+setgid";
+        let mut command = Command::new("setpriv");
+        command.args([
+            &format!("--reuid={reuid}"),
+            "--clear-groups",
+            &format!("--inh-caps={sets}"),
+            &format!("--ambient-caps={sets}"),
+        ]);
+        command.args([crate::support::twtool::PATH, "bind-test", "80", "--addr", "127.0.0.1"]);
+        command.args(user.into_iter().flat_map(|user| ["--user".into(), user.to_string()]));
+        Run::of(&mut command)
+    };
+    bind_test(OTHER, None).code(0);
+    for user in [OTHER, OTHER + 1] {
+        bind_test(OTHER, Some(user)).code(1).prints("CAP_NET_BIND_SERVICE");
+    }
+    bind_test(OTHER, Some(0)).code(2).says("`--user root` needs root");
 }
 
 fn root_learns_that_a_plain_user_cannot_bind_a_privileged_port() {

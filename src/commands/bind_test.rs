@@ -29,7 +29,8 @@ SIGKILL can leave the note, until a bind without SO_REUSEPORT succeeds on the po
 server; where that changes an answer, a warning and note_lost in JSON report it.
 
 twtool calls listen() only with --listen and --together. The test socket then drops every packet, so a client that connects at \
-that moment sends its SYN again after a second. A Multipath TCP socket cannot drop packets, so it can accept the connection.
+that moment sends its SYN again after a second. A Multipath TCP socket cannot drop packets, and some kernels refuse the filter to \
+plain users; then a client can connect to the test.
 
 Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. Where the verdict depends on \
 an option that was not given, one line shows the other verdict. --user runs the binds as another user. --together opens all \

@@ -1,7 +1,7 @@
 //! Makes bind attempts: each creates a socket, sets its options, binds it, listens on it if requested, and closes it.
 //!
 //! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested, with a
-//! filter that drops every packet, so that it takes no connection from the real server.
+//! filter that drops every packet, if the kernel accepts one, so that it takes no connection from the real server.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -42,8 +42,8 @@ impl AttemptError {
         let refusal = Refusal::of(&self.source);
         match self.call {
             "setgroups()" | "setresgid()" | "setresuid()" => Some(
-                "--user needs CAP_SETUID and CAP_SETGID, which root has; a user that this user namespace does not map cannot be \
-                 used",
+                "--user needs CAP_SETUID and CAP_SETGID, which root has, and `--user root` needs root; a user that this user \
+                 namespace does not map cannot be used",
             ),
             TRANSPARENT if refusal == Refusal::Refused => {
                 Some("IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW (ip(7)); the server needs one of them, too")
@@ -51,7 +51,15 @@ impl AttemptError {
             DEVICE if refusal == Refusal::Refused => {
                 Some("SO_BINDTODEVICE needs CAP_NET_RAW on kernels before 5.7 (socket(7))")
             }
-            MPTCP => Some("MPTCP needs a kernel with CONFIG_MPTCP, and net.mptcp.enabled=1"),
+            // net.mptcp.enabled=0 gives ENOPROTOOPT, a kernel without MPTCP the others.
+            MPTCP
+                if matches!(
+                    self.source.raw_os_error(),
+                    Some(libc::ENOPROTOOPT | libc::EPROTONOSUPPORT | libc::EINVAL)
+                ) =>
+            {
+                Some("MPTCP needs a kernel with CONFIG_MPTCP, and net.mptcp.enabled=1")
+            }
             _ => None,
         }
     }
@@ -269,7 +277,7 @@ impl Prober<'_> {
         let mut attempt = Attempt { at, options, v6only: false, device, own: false, bind, listen: None, bound: None };
         let socket = match server_socket(at.addr, options, self.setup) {
             Ok(socket) => socket,
-            Err(("socket()", error)) if errno(&error) == Errno::FamilyNotSupported => {
+            Err(("socket()" | MPTCP, error)) if errno(&error) == Errno::FamilyNotSupported => {
                 attempt.bind = CallResult::Failed(Errno::FamilyNotSupported);
                 return Ok((attempt, None));
             }
@@ -288,7 +296,8 @@ impl Prober<'_> {
             attempt.bound.into_iter().for_each(note);
             if listen {
                 // A client that connects now sends its SYN again after a second, to the real server. MPTCP sockets have no
-                // filter.
+                // filter. A kernel whose memory for compiled filters is used up refuses it to users without CAP_BPF (EPERM); then
+                // such a client can get a RST.
                 let _ = retry(|| socket.attach_filter(&[DROP_ALL]));
                 attempt.listen = Some(result(|| socket.listen(1)).map_err(failed("listen()"))?);
             }

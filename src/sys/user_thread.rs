@@ -1,29 +1,46 @@
 //! Runs a function as another user, on a thread of its own.
 //!
 //! Linux keeps the user, the groups and the capabilities for each thread (credentials(7)). The functions of the C library
-//! change all threads of a process; rustix makes the system calls for the calling thread only. A thread that changes from root
-//! to another user loses its capabilities (capabilities(7)). The thread ends with the function, and the other threads of twtool
-//! stay as they are.
+//! change all threads of a process; rustix makes the system calls for the calling thread only. For another user than root, the
+//! thread gives up its capabilities: only a change from root does that by itself (capabilities(7)). The thread ends with the
+//! function, and the other threads of twtool stay as they are.
 
 use std::io;
 use std::panic::resume_unwind;
 use std::thread;
 
 use rustix::process::{Gid, Uid};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 
 use super::capabilities::effective_user;
 use super::errno::retry;
 use crate::model::bind::UserIds;
 
+const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
+
 /// The step that failed, and its error.
 pub(super) type Failure = (&'static str, io::Error);
 
-/// Runs the function as this user, or as the caller if there is no other user.
+/// Runs the function as this user, or as the caller if there is no user.
 pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + Send) -> Result<T, Failure> {
-    let Some(user) = user.filter(|user| user.uid != effective_user()) else { return Ok(run()) };
+    let Some(user) = user else { return Ok(run()) };
+    match (user.uid, effective_user()) {
+        (0, 0) => return Ok(run()),
+        // CAP_SETUID lets a process become user 0, but not with the capabilities of root.
+        (0, _) => return Err(("setresuid()", io::Error::from_raw_os_error(libc::EPERM))),
+        _ => {}
+    }
     let become_and_run = || {
-        become_user(user)?;
+        if user.uid != effective_user() {
+            become_user(user)?;
+        }
+        retry(|| Ok(set_capabilities(None, NO_CAPABILITIES)?)).map_err(|error| ("capset()", error))?;
         Ok(run())
     };
     thread::scope(|scope| {
