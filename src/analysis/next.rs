@@ -295,7 +295,7 @@ fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process:
         // The container and its network stay when its proxy ends.
         let published = format!("publish={}", failure.port);
         return Some(Step::new(
-            shell.run(Privilege::Root, &["docker", "ps", "--filter", &published]),
+            shell.run(privilege_of_owner(failure, process)?, &["docker", "ps", "--filter", &published]),
             "find the container that publishes the port, then stop it with `docker stop`",
         ));
     }
@@ -339,6 +339,16 @@ fn stop_socket_unit(failure: &Failure, shell: &Shell, manager: &Process) -> Opti
     })
 }
 
+/// The privilege to use the tool that started a process: root, or none for the user in whose slice the process is. `None`: another
+/// user's tool would be needed.
+fn privilege_of_owner(failure: &Failure, process: &Process) -> Option<Privilege> {
+    let Some(path) = process.cgroup.as_deref().and_then(|path| path.strip_prefix("/user.slice/user-")) else {
+        return Some(Privilege::Root);
+    };
+    let uid: u32 = path.split_once(".slice/")?.0.parse().ok()?;
+    (uid == failure.uid).then_some(Privilege::None)
+}
+
 /// The command that stops a container, for runtimes whose own tool can do it. Processes of a rootless container are in a slice
 /// of the user who started it, and only that user's tool knows it.
 fn stop_container(failure: &Failure, shell: &Shell, process: &Process, container: Container) -> Option<Step> {
@@ -347,14 +357,7 @@ fn stop_container(failure: &Failure, shell: &Shell, process: &Process, container
         Runtime::Podman => "podman",
         Runtime::Containerd | Runtime::CriO => return None,
     };
-    let owner = process.cgroup.as_deref().and_then(|path| path.strip_prefix("/user.slice/user-"));
-    let privilege = match owner {
-        None => Privilege::Root,
-        Some(path) => {
-            let uid: u32 = path.split_once(".slice/")?.0.parse().ok()?;
-            (uid == failure.uid).then_some(Privilege::None)?
-        }
-    };
+    let privilege = privilege_of_owner(failure, process)?;
     let line = shell.run(privilege, &[tool, "stop", container.short_id()]);
     Some(Step::new(
         line,

@@ -15,6 +15,7 @@ use clap::{Arg, Args, Command};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _, complete};
 
 use crate::filter::parser;
+use crate::model::name::is_hidden;
 use crate::model::netns::NetnsArg;
 use crate::model::port::Port;
 use crate::snapshot::{Namespaces, Snapshot, names};
@@ -42,7 +43,13 @@ pub struct CompleteArgs {
 pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io::Result<()> {
     let before = args.words.get(..args.index).unwrap_or_default();
     let word = args.words.get(args.index).cloned().unwrap_or_default();
-    let context = Context { netns: selected_netns(before), previous: before.last().cloned().unwrap_or_default() };
+    let is_container =
+        |word: &OsString| word.to_str().is_some_and(|word| word == "--container" || word.starts_with("--container="));
+    let context = Context {
+        netns: selected_netns(before),
+        container: before.iter().any(is_container),
+        previous: before.last().cloned().unwrap_or_default(),
+    };
     program.build();
     let commands: Vec<String> =
         program.get_subcommands().filter(|one| !one.is_hide_set()).map(|one| one.get_name().to_owned()).collect();
@@ -56,11 +63,11 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     let values = word.is_empty() && !candidates.iter().all(is_option);
     for candidate in candidates.iter().filter(|one| !(values && is_option(one))) {
         let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
-        // A name with a control character could imitate a line, and could change the terminal.
+        // A hidden character could imitate a line or another name, and could change the terminal.
         if let Some(value) = candidate.get_value().to_str()
-            && !value.contains(char::is_control)
+            && !value.contains(is_hidden)
         {
-            writeln!(out, "{value}\t{}", help.lines().next().unwrap_or_default().replace(char::is_control, " "))?;
+            writeln!(out, "{value}\t{}", help.lines().next().unwrap_or_default().replace(is_hidden, " "))?;
         }
     }
     Ok(())
@@ -71,12 +78,17 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
 struct Context {
     /// The value of `--netns`.
     netns: Option<OsString>,
+    /// Whether `--container` is given. To find its namespace takes longer than a completion may.
+    container: bool,
     previous: OsString,
 }
 
 impl Context {
     /// A snapshot source for the selected namespace; `None` if it does not exist or cannot be opened.
     fn snapshot(&self) -> Option<Snapshot> {
+        if self.container {
+            return None;
+        }
         let netns = self.netns.clone().map(NetnsArg::try_from).transpose().ok()?;
         Namespaces::named(netns.as_slice()).ok().map(Snapshot::of)
     }
@@ -97,7 +109,7 @@ fn with_values(arg: Arg, context: &Context, commands: &[String]) -> Arg {
     match name.as_str() {
         "PORT" => offer(arg, move |word| ports(&context, remote, word)),
         "FILTER" => offer(arg, move |_| filter_words(&context)),
-        "IFACE" | "INTERFACE" | "DEV" => offer(arg, move |_| interfaces(&context)),
+        "IFACE" => offer(arg, move |_| interfaces(&context)),
         "COMMAND" if arg.is_last_set() || arg.is_trailing_var_arg_set() => arg.value_hint(ValueHint::AnyPath),
         "COMMAND" => {
             let commands = commands.to_vec();

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirEntryExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::errno::{if_present, retry};
@@ -54,6 +54,9 @@ const MOST: usize = 20_000;
 pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
     let mut found = BTreeMap::new();
     let Some(root) = unified().filter(|_| !ids.is_empty()) else { return Ok(found) };
+    // In a cgroup namespace of its own, all sockets of a container can belong to the root.
+    let own = if_present(retry(|| fs::metadata(&root)))?.map(|folder| folder.ino());
+    found.extend(own.filter(|id| ids.contains(id)).map(|id| (id, "/".to_owned())));
     let mut unread = vec![root.clone()];
     for _ in 0..MOST {
         let Some(folder) = unread.pop().filter(|_| found.len() < ids.len()) else { break };

@@ -163,7 +163,8 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
 
 /// The note for a command that may not set the options that were asked about.
 fn needs_options(with: ReuseOptions) -> String {
-    format!("the bind works only with {with}; for a server that does not set it, --with none waits until it can bind")
+    let these = if with.reuseaddr && with.reuseport { "these options" } else { "this option" };
+    format!("the bind works with {with}, and fails without {these}; for a server that sets none, give --with none")
 }
 
 /// The reasons of binds that failed with another error than EADDRINUSE, without duplicates.
