@@ -30,6 +30,7 @@ suite! {
         a_daemon_whose_parent_ends_at_once_runs_on,
         a_failure_has_its_own_reason,
         a_prohibited_route_is_no_firewall,
+        a_connection_with_the_same_ends_is_in_the_way_of_a_fixed_source_port,
         the_program_keeps_the_action_of_sigpipe,
         a_process_that_nobody_can_trace_is_named,
         a_log_that_cannot_be_written_is_reported,
@@ -250,6 +251,24 @@ fn a_prohibited_route_is_no_firewall() {
     assert!(shown.stderr.contains("Permission denied"), "the route is shown to be prohibited{shown}");
     let text = twtool(["why", "python3", "-c", code]);
     assert!(text.stderr.contains("A route of type prohibit"), "{text}");
+}
+
+fn a_connection_with_the_same_ends_is_in_the_way_of_a_fixed_source_port() {
+    needs_program("python3");
+    let _servers = [listen("127.0.0.1:6200"), listen("127.0.0.2:6200")];
+    // The first client is bound to the wildcard, so the route chooses its address. The third one has another destination.
+    let code = "from socket import *\ndef client(to):\n  s = socket(); s.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1); s.bind(('', 6201))\n  \
+                try: s.connect((to, 6200))\n  except OSError as e: print(e.errno)\n  return s\n\
+                a = client('127.0.0.1'); b = client('127.0.0.1'); c = client('127.0.0.2')";
+    let (run, records) = why(&["python3", "-c", code]);
+    assert_eq!(run.stdout, format!("{}\n", libc::EADDRNOTAVAIL), "{run}");
+    let calls = of_type(&records, "call");
+    let failed: Vec<_> = calls.iter().filter(|call| !call["errno"].is_null()).collect();
+    assert_eq!((failed.len(), &failed[0]["cause"]), (1, &"address-in-use".into()), "{run}");
+    let holders = failed[0]["holders"].as_array().expect("holders");
+    let blocks: Vec<_> = holders.iter().filter(|holder| holder["blocks"] == true).collect();
+    assert_eq!(blocks.len(), 1, "{run}");
+    assert_eq!((&blocks[0]["state"], &blocks[0]["remote_port"]), (&"established".into(), &6200.into()), "{run}");
 }
 
 fn the_program_keeps_the_action_of_sigpipe() {

@@ -135,7 +135,6 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         caller: context.caller.clone(),
         tally: Tally::default(),
         explained: BTreeMap::new(),
-        unprivileged: BTreeSet::new(),
         failed: None,
     };
     let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
@@ -172,8 +171,6 @@ struct Reporter<'a> {
     tally: Tally,
     /// The last explanation of each kind of failure, in short, and when it was made.
     explained: BTreeMap<FailureKind, ((CallCause, String), Duration)>,
-    /// The names of programs that lost the privilege of their file because they are watched.
-    unprivileged: BTreeSet<String>,
     /// The first error of a write.
     failed: Option<io::Error>,
 }
@@ -193,9 +190,6 @@ impl Reporter<'_> {
     }
 
     fn note(&mut self, note: &WatchNote, at: Duration) {
-        if let WatchNote::PrivilegeLost { process, .. } = note {
-            self.unprivileged.insert(process.comm.clone());
-        }
         // With -q, a note is printed only if failures can be false or missing.
         let matters = matches!(note, WatchNote::IoUring(_) | WatchNote::PrivilegeLost { .. });
         if self.quiet && !matters {
@@ -281,15 +275,10 @@ impl Reporter<'_> {
             bound_sockets_are_listed: *bound_sockets_are_listed,
             ports_left,
             watched,
-            lost_privilege: self.lost_privilege(call),
             uid: *uid,
             command: &self.command,
             shell: &Shell { netns: situation.netns.clone(), caller: self.caller.clone() },
         })
-    }
-
-    fn lost_privilege(&self, call: &SocketCall) -> bool {
-        self.unprivileged.contains(&call.process.comm)
     }
 
     /// Explains a call for which nothing was gathered.
@@ -302,7 +291,6 @@ impl Reporter<'_> {
             bound_sockets_are_listed: true,
             ports_left: None,
             watched,
-            lost_privilege: self.lost_privilege(call),
             uid: 0,
             command: &self.command,
             shell: &Shell { netns: None, caller: self.caller.clone() },
@@ -316,7 +304,7 @@ fn unexplained(why: &str) -> Explanation {
         cause: CallCause::Port(Cause::Unknown),
         headline: format!("the sockets of the program's network namespace could not be read: {why}"),
         free_in: None,
-        held_by_itself: false,
+        held_by_itself: None,
         help: Help::default(),
     }
 }

@@ -202,6 +202,8 @@ pub struct CallingProcess {
     pub comm: String,
     /// The effective user.
     pub uid: Option<u32>,
+    /// Whether its program lost the privilege of its file because it is watched.
+    pub lost_privilege: bool,
     /// The inode of its network namespace.
     pub netns: Option<u64>,
     /// Whether it gets no privilege by execve(2).

@@ -4,14 +4,16 @@
 //! the program is the evidence.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use super::capacity::{Capacity, CapacityQuestion, capacity_here};
 use super::namespaces::Namespaces;
 use super::port::{hidden_owners, holders, sockets_on};
 use super::{SnapshotError, interrupted};
+use crate::analysis::connect::has_ends;
 use crate::model::addr::{ScopedAddr, ScopedEnd};
-use crate::model::bind::Holder;
+use crate::model::bind::{BindAddr, Holder};
 use crate::model::call::{CallName, SocketCall};
 use crate::model::facts::{Facts, Setting};
 use crate::model::netns::NetnsArg;
@@ -28,7 +30,8 @@ pub struct CallSituation {
     pub facts: Facts,
     /// The program's network namespace, if it is not the one of twtool.
     pub netns: Option<NetnsArg>,
-    /// Every socket on the local port of the call. `blocks`: it can be the reason of EADDRINUSE.
+    /// Every socket on the local port of the call. `blocks`: it can be the reason of EADDRINUSE, or has the ends of the connection
+    /// that connect() asked for.
     pub holders: Vec<Holder>,
     /// The index of the interface of SO_BINDTODEVICE.
     pub device: Option<NonZeroU32>,
@@ -83,6 +86,11 @@ fn here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
         warnings.extend(unread);
         warnings.extend(hidden_owners(&holders));
         held = holders;
+        if let Some((local, remote)) = ends(call) {
+            for holder in &mut held {
+                holder.blocks |= has_ends(&holder.socket, local, remote, device);
+            }
+        }
         if call.name == CallName::Listen {
             // bind() succeeded, so only a listener can be in the way.
             for holder in &mut held {
@@ -112,8 +120,29 @@ fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<C
         // The errno of the program is the evidence, so no other connect is tried.
         probe: false,
     };
-    Some(capacity_here(&question).map(|answer| {
-        warnings.extend(answer.warnings);
-        answer.value
-    }))
+    match capacity_here(&question) {
+        Ok(answer) => {
+            warnings.extend(answer.warnings);
+            Some(Ok(answer.value))
+        }
+        Err(error) if error.is_answer_about_route() => Some(Err(error)),
+        Err(error) => {
+            warnings.push(format!("the ports that are left for the destination could not be counted: {error}"));
+            None
+        }
+    }
+}
+
+/// The two ends that a connect() with a fixed source port asked for. If the socket is not bound to an address, the route
+/// chooses one; `None` if there is no route, or another call.
+fn ends(call: &SocketCall) -> Option<(SocketAddr, SocketAddr)> {
+    let to = call.addr.as_ref().filter(|_| call.name == CallName::Connect)?;
+    let local = call.socket.as_ref()?.local?;
+    let at = BindAddr { addr: to.addr, scope: NonZeroU32::new(to.scope) };
+    let addr = match local.ip() {
+        addr if addr.is_unspecified() => sys::route::source(None, sys::bind::socket_addr(at, to.port)).ok()?,
+        addr => addr,
+    };
+    let remote = SocketAddr::new(to.addr.to_canonical(), to.port.0);
+    Some((SocketAddr::new(addr.to_canonical(), local.port()), remote))
 }

@@ -155,13 +155,8 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let verdict = style.paint(meaning(conclusion.verdict), conclusion.verdict.name());
     write!(out, "port {port}{service}: {verdict}{}", human::escape(&headline(&test.evidence)))?;
-    match conclusion.free_in {
-        None => {}
-        // The timer of a FIN_WAIT_2 bucket restarts when the peer closes.
-        Some(time) if holders.iter().any(|holder| holder.blocks && holder.socket.state() == TcpState::FinWait2) => {
-            write!(out, "; free in {} at the earliest", human::duration(time))?;
-        }
-        Some(time) => write!(out, "; free in {}", human::duration(time))?,
+    if let Some(time) = conclusion.free_in {
+        write!(out, "; {}", holder::free_in(time, holders))?;
     }
     writeln!(out)?;
     if let Some(port) = test.chosen_port {

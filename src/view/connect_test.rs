@@ -14,11 +14,10 @@ use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{Meaning, TextStyle};
 use crate::analysis::connect::{Conclusion, Situation, Verdict, advice};
 use crate::analysis::next::with_name;
-use crate::model::bind::{BindAddr, Holder};
+use crate::model::bind::BindAddr;
 use crate::model::command::Help;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
-use crate::model::socket::{Socket, TcpState};
 
 /// The answer of `twtool connect-test`.
 #[derive(Clone, Copy, Debug)]
@@ -162,15 +161,10 @@ fn ends(situation: &Situation) -> String {
 
 fn free_in(test: &ConnectTest) -> String {
     let ConnectTest { situation, conclusion, .. } = *test;
-    let half = |holder: &Holder| {
-        holder.blocks && matches!(holder.socket, Socket::Bucket(_)) && holder.socket.state() == TcpState::FinWait2
-    };
     let phrase = |time: Duration| match conclusion.free {
         Some(_) => format!("; the first is free in {}", human::duration(time)),
         None if conclusion.verdict == Verdict::Unknown => format!("; free for certain in {}", human::duration(time)),
-        // The timer of a FIN_WAIT_2 bucket restarts when the peer closes.
-        None if situation.holders.iter().any(half) => format!("; free in {} at the earliest", human::duration(time)),
-        None => format!("; free in {}", human::duration(time)),
+        None => format!("; {}", holder::free_in(time, &situation.holders)),
     };
     conclusion.free_in.map(phrase).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! The sockets that hold a port, and their processes, as JSON and as tables, for every command that names holders.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::model::command::quoted;
 use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
 use crate::model::process::{Owners, Process};
-use crate::model::socket::Socket;
+use crate::model::socket::{Socket, TcpState};
 use crate::model::user::User;
 
 /// The most processes in a table. JSON has all of them.
@@ -176,4 +177,12 @@ pub(super) fn command_line(arguments: &[String]) -> String {
         }
     };
     human::cut(&text, COMMAND_WIDTH)
+}
+/// When these sockets free the port: `free in 12.1s`. The timer of a FIN_WAIT_2 bucket restarts when the peer closes.
+pub(super) fn free_in(time: Duration, holders: &[Holder]) -> String {
+    let half = |holder: &Holder| {
+        holder.blocks && matches!(holder.socket, Socket::Bucket(_)) && holder.socket.state() == TcpState::FinWait2
+    };
+    let earliest = if holders.iter().any(half) { " at the earliest" } else { "" };
+    format!("free in {}{earliest}", human::duration(time))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::holder::HolderRecord;
+use super::holder::{self, HolderRecord};
 use super::human;
 use super::json;
 use super::steps::{self, LastingRecord, StepRecord};
@@ -87,7 +87,8 @@ pub fn failure(out: &mut dyn Write, failed: &ExplainedCall, style: TextStyle) ->
     let errno = call.result.name();
     let first = format!("twtool: {}: {} failed with ", who(&call.process), called(call));
     writeln!(out, "{}{}", human::escape(&first), style.paint(Meaning::Bad, errno))?;
-    let free = explanation.free_in.map(|time| format!("; free in {}", human::duration(time))).unwrap_or_default();
+    let holders = failed.found.map(|(_, holders)| holders).unwrap_or_default();
+    let free = explanation.free_in.map(|time| format!("; {}", holder::free_in(time, holders))).unwrap_or_default();
     human::break_lines(out, &format!("{}{free}", sentence(&explanation.headline)), "  ", "  ", style.width)?;
     let Help { commands, lasting, advice } = &explanation.help;
     let shown = Help { commands: commands.clone(), lasting: lasting.clone(), advice: vec![] };
@@ -225,7 +226,8 @@ struct ProcessRecord<'a> {
 
 impl<'a> ProcessRecord<'a> {
     fn new(process: &'a CallingProcess) -> Self {
-        let CallingProcess { pid, tid, comm, uid, netns, no_new_privs, cap_net_bind_service } = process;
+        let CallingProcess { pid, tid, comm, uid, netns, no_new_privs, cap_net_bind_service, lost_privilege: _ } =
+            process;
         let (pid, tid, uid, netns) = (*pid, *tid, *uid, *netns);
         Self { pid, tid, comm, uid, netns, no_new_privs: *no_new_privs, cap_net_bind_service: *cap_net_bind_service }
     }
@@ -261,7 +263,7 @@ struct CallRecord<'a> {
     socket: Option<CalledSocketRecord<'a>>,
     verdict: Option<&'static str>,
     cause: Option<&'static str>,
-    held_by_itself: bool,
+    held_by_itself: Option<bool>,
     holders: Option<Vec<HolderRecord<'a>>>,
     free_in_ms: Option<u64>,
     advice: Vec<&'a str>,
@@ -292,7 +294,7 @@ impl<'a> CallRecord<'a> {
             socket: call.socket.as_ref().map(CalledSocketRecord::new),
             verdict: None,
             cause: None,
-            held_by_itself: false,
+            held_by_itself: Some(false),
             holders: None,
             free_in_ms: None,
             advice: vec![],

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Called, Explanation, FailedCall, PortsLeft};
 use crate::analysis::advice::who;
 use crate::analysis::capacity::{self, Conditions, Destination};
-use crate::model::bind::{Cause, Errno, Holder, Verdict};
+use crate::model::bind::{Cause, Errno, Verdict};
 use crate::model::call::{CallCause, CalledAddr, CalledSocket};
 use crate::model::command::{Privilege, Shell, Step};
 use crate::model::facts::Facts;
@@ -67,7 +67,7 @@ pub(super) fn explain(called: &Called) -> Explanation {
             (None, Some(PortsLeft::Unreachable(why))) => {
                 let mut explanation = Explanation::new(
                     Some(Verdict::Denied),
-                    CallCause::Port(Cause::AddressNotLocal),
+                    CallCause::NoRoute,
                     format!("no local address can reach {}: {why}", to.addr),
                 );
                 explanation.help.commands.push(route());
@@ -146,13 +146,8 @@ fn counted(
 /// A connect with a fixed source port: another socket has the same addresses and ports.
 fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explanation {
     let destination = end(to.addr, to.port.0);
-    let same = |holder: &&Holder| {
-        let tuple = holder.socket.tuple();
-        let local_fits = local.ip().is_unspecified() || tuple.local_addr() == local.ip().to_canonical();
-        local_fits && tuple.remote_addr() == destination.ip() && tuple.remote_port().0 == destination.port()
-    };
     let ends = format!("from port {} to {destination}", local.port());
-    match failed.holders.iter().find(same) {
+    match failed.holders.iter().find(|holder| holder.blocks) {
         Some(holder) if matches!(holder.socket, Socket::Bucket(_)) => {
             let mut explanation = Explanation::new(
                 Some(Verdict::Blocked),
@@ -163,8 +158,8 @@ fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explan
                 explanation.free_in = Some(bucket.expires());
             }
             explanation.help.advice.push(
-                "Let the kernel choose the source port, or set SO_REUSEADDR before bind(). connect() takes a TIME_WAIT socket \
-                 over if the old and the new socket have SO_REUSEADDR and the old connection used timestamps."
+                "Let the kernel choose the source port, or wait until the socket has ended. connect() takes a TIME_WAIT socket \
+                 over only if its connection had TCP timestamps (net.ipv4.tcp_tw_reuse plays no part with a fixed source port)."
                     .into(),
             );
             explanation

@@ -38,8 +38,6 @@ pub struct FailedCall<'a> {
     pub ports_left: Option<PortsLeft<'a>>,
     /// The processes that are watched.
     pub watched: &'a BTreeSet<i32>,
-    /// Whether the program has lost the privilege of its file because it is watched.
-    pub lost_privilege: bool,
     /// The effective user of twtool.
     pub uid: u32,
     /// The words of the watched command; empty for a running process.
@@ -68,15 +66,22 @@ pub struct Explanation {
     pub headline: String,
     /// When the port becomes free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether a watched process holds the port.
-    pub held_by_itself: bool,
+    /// Whether only watched processes hold the port; `None`: unknown.
+    pub held_by_itself: Option<bool>,
     /// Commands that help now, lines of files, and advice with reasons.
     pub help: Help,
 }
 
 impl Explanation {
     fn new(verdict: Option<Verdict>, cause: CallCause, headline: impl Into<String>) -> Self {
-        Self { verdict, cause, headline: headline.into(), free_in: None, held_by_itself: false, help: Help::default() }
+        Self {
+            verdict,
+            cause,
+            headline: headline.into(),
+            free_in: None,
+            held_by_itself: Some(false),
+            help: Help::default(),
+        }
     }
 }
 
@@ -172,10 +177,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     let sockets = holders.iter().map(|holder| &holder.socket);
     let free_in = conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
     let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
-    // A bucket, or a connection that nobody has accepted, has no owner. It does not make the listener beside it another's.
-    let is_of_another = |holder: &&Holder| !is_of(holder, failed.watched) && holder.owners != Owners::Nobody;
-    let held_by_itself =
-        blocking.iter().any(|holder| is_of(holder, failed.watched)) && !blocking.iter().any(is_of_another);
+    let held_by_itself = are_of(&blocking, failed.watched);
     let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
     let evidence = Evidence {
         facts,
@@ -194,13 +196,15 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     explanation.free_in = free_in;
     explanation.held_by_itself = held_by_itself;
     let help = &mut explanation.help;
-    if held_by_itself {
+    if held_by_itself == Some(true) {
         help.advice.push(itself(call, &blocking));
     } else {
         help.commands = next_steps(called, cause, attempt, free_in);
         if !with.reuseaddr && matches!(cause, Cause::TimeWait | Cause::Connection) {
             let (port, addr) = (port.to_string(), attempt.at.text(facts));
-            let test = shell.twtool(Privilege::None, &["bind-test", &port, "--addr", &addr]);
+            let setup = setup_words(socket, attempt);
+            let words = ["bind-test", &port, "--addr", &addr].into_iter().chain(setup.iter().map(String::as_str));
+            let test = shell.twtool(Privilege::None, &words.collect::<Vec<_>>());
             help.commands.push(Step::new(test, "find out whether SO_REUSEADDR would help, by binds with each option"));
         }
         help.append(next::reserve(shell, facts, port));
@@ -210,7 +214,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
         Cause::TimeWaitWithoutReuseaddr => old_without_reuseaddr(&evidence),
         Cause::Connection => connection(&evidence),
         Cause::Bound => bound(&evidence),
-        Cause::Listener if held_by_itself => vec![],
+        Cause::Listener if held_by_itself == Some(true) => vec![],
         _ => advice::advise(&evidence),
     });
     help.advice.push(asked(socket));
@@ -223,6 +227,18 @@ fn asked(socket: &CalledSocket) -> String {
         return "The socket of the call has none of the options on which bind() depends.".into();
     }
     format!("The socket of the call has {}.", socket.options_text())
+}
+
+/// Whether only watched processes have these sockets; `None`: unknown. A bucket, or a connection that nobody has accepted, has
+/// no owner. It does not make the listener beside it another's.
+fn are_of(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
+    let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
+    let unknown =
+        |holder: &&&Holder| matches!(holder.owners, Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_));
+    if blocking.is_empty() || owned.iter().any(unknown) {
+        return None;
+    }
+    Some(!owned.is_empty() && owned.iter().all(|holder| is_of(holder, watched)))
 }
 
 fn is_of(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
@@ -256,7 +272,7 @@ fn obstacle(evidence: &Evidence) -> String {
         }
         Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => advice::buckets_counted(blocking()),
         _ if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
-        _ => "a socket that this kernel does not list".into(),
+        _ => "probably a socket that this kernel does not list".into(),
     }
 }
 
@@ -321,7 +337,7 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     if let Some(explanation) = unfit_socket(called) {
         return explanation;
     }
-    if cause == Cause::PrivilegedPort && failed.lost_privilege {
+    if cause == Cause::PrivilegedPort && call.process.lost_privilege {
         let mut explanation = Explanation::new(
             Some(Verdict::Denied),
             CallCause::Port(cause),
@@ -424,7 +440,9 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
 
 /// The arguments of `bind-test` and `wait` for a server with this socket.
 fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
-    let v6only = (attempt.at.addr.is_ipv6() && socket.v6only).then_some("yes");
+    // Without the option, a test has the value of the system. For another address than :: it makes no difference.
+    let matters = attempt.at.addr.is_ipv6() && attempt.at.addr.is_unspecified();
+    let v6only = matters.then_some(if socket.v6only { "yes" } else { "no" });
     let valued = [("--v6only", v6only), ("--dev", socket.device.as_deref())];
     let flags = [
         ("--freebind", socket.freebind),

@@ -34,6 +34,7 @@ fn call(port: u16, errno: Errno) -> SocketCall {
             tid: 7,
             comm: "server".into(),
             uid: Some(1000),
+            lost_privilege: false,
             netns: None,
             no_new_privs: Some(true),
             cap_net_bind_service: Some(false),
@@ -42,7 +43,7 @@ fn call(port: u16, errno: Errno) -> SocketCall {
     }
 }
 
-fn explained(call: &SocketCall, holders: &[Holder], lost_privilege: bool) -> Explanation {
+fn explained(call: &SocketCall, holders: &[Holder]) -> Explanation {
     explain(&FailedCall {
         call,
         attempt: call.as_attempt(None).as_ref(),
@@ -51,7 +52,6 @@ fn explained(call: &SocketCall, holders: &[Holder], lost_privilege: bool) -> Exp
         bound_sockets_are_listed: true,
         ports_left: None,
         watched: &BTreeSet::from([7]),
-        lost_privilege,
         uid: 1000,
         command: &["server".into()],
         shell: &Shell { netns: None, caller: Caller::default() },
@@ -60,8 +60,11 @@ fn explained(call: &SocketCall, holders: &[Holder], lost_privilege: bool) -> Exp
 
 #[test]
 fn a_privilege_that_the_watch_takes_away_is_not_advised() {
-    let call = call(80, Errno::Access);
-    let advised = |lost| format!("{:?}", explained(&call, &[], lost).help);
+    let advised = |lost| {
+        let mut call = call(80, Errno::Access);
+        call.process.lost_privilege = lost;
+        format!("{:?}", explained(&call, &[]).help)
+    };
     assert!(advised(false).contains("setcap"), "{}", advised(false));
     assert!(!advised(true).contains("setcap") && advised(true).contains("comes from twtool"), "{}", advised(true));
 }
@@ -74,15 +77,16 @@ fn no_command_ends_the_program_that_is_watched() {
     };
     let of = |pid| Owners::Found(vec![Process { pid, comm: "server".into(), ..Process::default() }]);
     for (owners, itself) in [
-        (vec![of(7)], true),
-        (vec![of(7), Owners::Nobody], true),
-        (vec![of(7), of(8)], false),
-        (vec![of(7), Owners::NotPermitted], false),
-        (vec![of(8)], false),
-        (vec![Owners::Nobody], false),
+        (vec![of(7)], Some(true)),
+        (vec![of(7), Owners::Nobody], Some(true)),
+        (vec![of(7), of(8)], Some(false)),
+        (vec![of(7), Owners::NotPermitted], None),
+        (vec![of(8)], Some(false)),
+        (vec![Owners::Nobody], Some(false)),
+        (vec![], None),
     ] {
         let holders: Vec<Holder> = owners.into_iter().map(bucket).collect();
-        let explanation = explained(&call(8080, Errno::AddrInUse), &holders, false);
+        let explanation = explained(&call(8080, Errno::AddrInUse), &holders);
         assert_eq!(explanation.held_by_itself, itself, "{holders:?}");
         assert!(!explanation.help.commands.iter().any(|step| step.command.ends_with("kill 7")), "{explanation:?}");
     }

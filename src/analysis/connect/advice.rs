@@ -145,7 +145,7 @@ fn obstacle(situation: &Situation) -> String {
         return format!("a bound socket: {}", who(bound));
     }
     let buckets = buckets_counted(blocking(situation));
-    if buckets.is_empty() { "a socket that this kernel does not list".into() } else { buckets }
+    if buckets.is_empty() { "probably a socket that this kernel does not list".into() } else { buckets }
 }
 
 /// The commands that help now, what keeps them, and the reasons.

@@ -175,6 +175,18 @@ pub struct Conclusion {
     pub free_in: Option<Duration>,
 }
 
+/// Whether a socket has these ends, so that a connection with the same ends conflicts with it. A socket that is bound to another
+/// interface does not (`inet_match` in net/inet_hashtables.h).
+#[must_use]
+pub fn has_ends(socket: &Socket, local: SocketAddr, remote: SocketAddr, interface: Option<NonZeroU32>) -> bool {
+    let tuple = socket.tuple();
+    let connected = !matches!(socket.state(), TcpState::Listen | TcpState::Closed | TcpState::BoundInactive);
+    connected
+        && (tuple.local_addr(), tuple.local_port().0) == (local.ip(), local.port())
+        && (tuple.remote_addr(), tuple.remote_port().0) == (remote.ip(), remote.port())
+        && (socket.interface().is_none() || socket.interface() == interface)
+}
+
 impl Situation {
     /// The conditions that the number of free ports depends on.
     #[must_use]
@@ -192,17 +204,11 @@ impl Situation {
         SocketAddr::new(self.to.addr.to_canonical(), self.to_port.0)
     }
 
-    /// Whether this socket has the four values of the connection. A socket that is bound to another interface does not
-    /// conflict (`inet_match` in net/inet_hashtables.h).
+    /// Whether this socket has the four values of the connection.
     #[must_use]
     pub fn is_same_connection(&self, socket: &Socket) -> bool {
-        let (tuple, remote) = (socket.tuple(), self.remote());
-        let connected = !matches!(socket.state(), TcpState::Listen | TcpState::Closed | TcpState::BoundInactive);
-        connected
-            && Some(tuple.local_port()) == self.from_port
-            && Ok(tuple.local_addr()) == self.route
-            && (tuple.remote_addr(), tuple.remote_port().0) == (remote.ip(), remote.port())
-            && (socket.interface().is_none() || socket.interface() == self.interface())
+        let ends = self.route.ok().zip(self.from_port).map(|(local, port)| SocketAddr::new(local, port.0));
+        ends.is_some_and(|local| has_ends(socket, local, self.remote(), self.interface()))
     }
 
     fn same_connection(&self) -> Option<&Holder> {

@@ -214,6 +214,7 @@ pub(super) fn process(tid: i32) -> CallingProcess {
         tid,
         comm: comm(tid),
         uid: capabilities::field(&status, "Uid:").and_then(effective),
+        lost_privilege: false,
         netns: retry(|| fs::metadata(format!("/proc/{tid}/ns/net"))).ok().map(|file| file.ino()),
         no_new_privs: capabilities::parse_no_new_privs(&status),
         cap_net_bind_service: capabilities::parse(&status).map(|set| set.has(Capability::NetBindService)),

@@ -24,7 +24,7 @@ use super::start::Started;
 use super::target::{self, ReadAddr};
 use super::{Event, WatchError, Watched, failed};
 use crate::model::bind::CallResult;
-use crate::model::call::{CallName, CalledAddr, CalledSocket, ProgramEnd, SocketCall, WatchNote};
+use crate::model::call::{CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SocketCall, WatchNote};
 use crate::sys::bind::errno as named;
 
 /// Signals that stop a process (signal(7)).
@@ -73,6 +73,8 @@ pub(super) struct Tracer<'a> {
     /// Whether threads are detached when they stop.
     letting_go: bool,
     end: Option<ProgramEnd>,
+    /// The processes whose program lost the privilege of its file, and the processes that they started.
+    unprivileged: BTreeSet<i32>,
     /// The processes that were reported to use io_uring, and the programs that were reported to lose a privilege.
     reported: (BTreeSet<i32>, BTreeSet<String>),
 }
@@ -101,6 +103,7 @@ impl<'a> Tracer<'a> {
             executed: command.is_none(),
             letting_go: false,
             end: None,
+            unprivileged: BTreeSet::new(),
             reported: (BTreeSet::new(), BTreeSet::new()),
         }
     }
@@ -174,6 +177,7 @@ impl<'a> Tracer<'a> {
 
     fn exited(&mut self, tid: i32, end: ProgramEnd) {
         self.threads.remove(&tid);
+        self.unprivileged.remove(&tid);
         if self.command != Some(tid) {
             return;
         }
@@ -232,6 +236,10 @@ impl<'a> Tracer<'a> {
         // It may also have stopped, continued and ended before.
         let is_traced = |new: &i32| target::tracer(*new) == Some(std::process::id().cast_signed());
         if let Some(new) = ptrace::event_message(tid).ok().filter(is_traced) {
+            if self.unprivileged.contains(&self.process(tid)) {
+                let process = target::process_of(new).unwrap_or(new);
+                self.unprivileged.insert(process);
+            }
             self.threads.entry(new).or_insert_with(|| Thread::new(new));
         }
     }
@@ -252,11 +260,16 @@ impl<'a> Tracer<'a> {
         }
         self.threads.insert(tid, Thread::new(tid));
         self.executed |= self.command == Some(tid);
-        if let Some(target::LostPrivilege { program, capabilities }) = target::lost_privilege(tid)
-            && self.reported.1.insert(program.clone())
-        {
-            let process = target::process(tid);
-            self.note(WatchNote::PrivilegeLost { process, program, capabilities });
+        let process = self.process(tid);
+        match target::lost_privilege(tid) {
+            Some(target::LostPrivilege { program, capabilities }) => {
+                self.unprivileged.insert(process);
+                if self.reported.1.insert(program.clone()) {
+                    let process = target::process(tid);
+                    self.note(WatchNote::PrivilegeLost { process, program, capabilities });
+                }
+            }
+            None => drop(self.unprivileged.remove(&process)),
         }
     }
 
@@ -284,8 +297,13 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// The process of a traced thread.
+    fn process(&self, tid: i32) -> i32 {
+        self.threads.get(&tid).and_then(|thread| thread.process).unwrap_or(tid)
+    }
+
     fn copy(&self, tid: i32, fd: u64) -> io::Result<OwnedFd> {
-        let process = self.threads.get(&tid).and_then(|thread| thread.process).unwrap_or(tid);
+        let process = self.process(tid);
         target::copy_descriptor(tid, process, fd)
     }
 
@@ -345,7 +363,9 @@ impl<'a> Tracer<'a> {
             addr = target::address_now(copy).or(addr);
         }
         let at = self.began.elapsed();
-        let call = SocketCall { name, result, addr, socket, unread, process: target::process(tid), at };
+        let lost_privilege = self.unprivileged.contains(&self.process(tid));
+        let process = CallingProcess { lost_privilege, ..target::process(tid) };
+        let call = SocketCall { name, result, addr, socket, unread, process, at };
         let watched = self.processes();
         let is_tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
         (self.observer)(Event::Call { call, watched: &watched }, at);
