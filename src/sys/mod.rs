@@ -14,6 +14,7 @@ pub mod errno;
 pub mod exec;
 pub mod file;
 pub mod folder;
+#[cfg(feature = "cli")]
 mod inherited;
 pub mod interfaces;
 pub mod interrupt;

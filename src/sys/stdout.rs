@@ -1,7 +1,7 @@
 //! Writes to standard output and reports every failure.
 //!
 //! The Rust runtime opens /dev/null in place of a closed descriptor 1 before main(), so `twtool list >&-` would look
-//! like success. [`super::inherited`] knows whether it was closed.
+//! like success. `inherited` knows whether it was closed.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
