@@ -462,7 +462,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("autobound = 1", "=", "sport"),
     ("expires 10s", "10s", "comparison"),
     ("expires < 10", "10", "unit"),
-    ("expires < -1s", "-1s", "unit"),
+    ("expires < -1s", "-1s", "a duration is not negative"),
     ("class = ephemeral", "ephemeral", "dynamic"),
     ("direction = in", "in", "inbound"),
     ("state = listen", "listen", "time-wait"),
