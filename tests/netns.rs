@@ -368,6 +368,9 @@ fn every_namespace_is_found_once_with_its_name() {
     assert_eq!(ndjson.ndjson().iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), order, "{ndjson}");
     assert_eq!(names(&ndjson.ndjson()), expected);
     assert_eq!(list(&["--all-netns", "--count"]).ok().stdout, "4\n");
+    let mixed = list(&["--all-netns", "-o", "ndjson", "sport > 0 or sport > 0 and sport > 0"]).code(0);
+    assert_eq!(mixed.ndjson().len(), 4, "{mixed}");
+    assert_eq!(mixed.stderr.matches("left to right").count(), 1, "one warning about the words{mixed}");
     // Of one that is not asked for, what can be known at once is known.
     assert_eq!(list(&["-o", "ndjson"]).ok().ndjson()[0]["netns_name"], "1:cat");
 }

@@ -146,7 +146,7 @@ impl Namespaces {
             &work,
             &mut |piece| match piece {
                 Piece::Part(part) => {
-                    // After a break the end of its namespace does not arrive.
+                    // If `each` breaks, the `End` of this namespace does not arrive, so a part already counts as an answer.
                     merge.answered = true;
                     each(part)
                 }
@@ -185,9 +185,11 @@ impl Merge {
         match answer {
             Ok(answer) => {
                 self.answer.complete &= answer.complete;
-                // The words are the same in each namespace.
-                if !self.answered {
-                    self.answer.about_words = answer.about_words;
+                // The expression and the flags are the same for every namespace, so each warning about them is kept once.
+                for warning in answer.about_words {
+                    if !self.answer.about_words.contains(&warning) {
+                        self.answer.about_words.push(warning);
+                    }
                 }
                 self.answered = true;
                 self.answer.warnings.extend(answer.warnings.iter().map(|warning| located(&netns.netns, warning)));
@@ -244,6 +246,18 @@ pub fn merged_facts(facts: &[Facts], several: bool) -> Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_about_the_words_is_kept_once() {
+        let own = || netns::open(&NetnsArg::Path("/proc/self/ns/net".into())).expect("it can be opened");
+        let namespaces = Namespaces(Which::Several(vec![own(), own()], vec![]));
+        let ask = |number, pass_on: &mut PassOn<u32>| {
+            let _ = pass_on(number);
+            Ok(Answer { about_words: vec!["left to right".into()], ..Answer::whole(()) })
+        };
+        let answer = namespaces.ask(&ask, &mut |_| ControlFlow::Continue(())).expect("both answer");
+        assert_eq!(answer.about_words, ["left to right"]);
+    }
 
     #[test]
     fn a_piece_that_is_enough_is_an_answer_although_another_namespace_fails() {

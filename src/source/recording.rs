@@ -246,8 +246,8 @@ const MAX_HEADER_LENGTH: u64 = 16 << 20;
 /// The maximum length of any other line in bytes: two digits for each byte of a datagram, and the JSON around them.
 const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
 
-/// 9999-12-31 in ms since 1970: the last day that RFC 3339 can write.
-const LATEST_MS: u64 = 253_402_214_400_000;
+/// The end of 9999-12-31 in ms since 1970: the last time that RFC 3339 can write.
+const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// Writes a recording.
 pub struct RecordingFile {
