@@ -1,7 +1,7 @@
 //! `twtool why` on real servers: what it reports equals what strace reports about another run of the same command, and what an
 //! independent bind gives. A program that is not installed is reported as not checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -114,9 +114,9 @@ fn end(child: &mut Child) {
     let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
 }
 
-/// The calls that strace shows: failed binds and listens, and the listens that succeeded.
+/// The calls on TCP sockets that strace shows: failed binds and listens, and the listens that succeeded.
 fn calls_of_strace(log: &str) -> Calls {
-    let mut bound = std::collections::BTreeMap::new();
+    let (mut bound, mut datagram) = (BTreeMap::new(), BTreeSet::new());
     let mut calls = Calls::new();
     for line in log.lines() {
         let Some((head, result)) = line.rsplit_once(" = ") else { continue };
@@ -124,7 +124,11 @@ fn calls_of_strace(log: &str) -> Calls {
         let pid = head.split(' ').next().unwrap_or_default().to_owned();
         let between = |begin: &str, end: &str| Some(head.split_once(begin)?.1.split_once(end)?.0.to_owned());
         let fd = |call: &str| between(call, ",").map(|fd| (pid.clone(), fd));
-        if let Some(fd) = fd("bind(") {
+        if head.contains("socket(AF_INET") && head.contains("SOCK_DGRAM") {
+            datagram.insert((pid, result.to_owned()));
+        } else if head.contains("socket(AF_INET") {
+            datagram.remove(&(pid, result.to_owned()));
+        } else if let Some(fd) = fd("bind(").filter(|fd| !datagram.contains(fd)) {
             let addr = between("inet_addr(\"", "\"").or_else(|| between("inet_pton(AF_INET6, \"", "\""));
             let (Some(addr), true) = (addr, head.contains("htons(8080)")) else { continue };
             match errno {
@@ -138,16 +142,17 @@ fn calls_of_strace(log: &str) -> Calls {
     calls
 }
 
-/// The calls that `why` reports, and its records.
+/// The calls on TCP sockets that `why` reports, and their records.
 fn calls_of_why(log: &str) -> (Calls, Vec<Value>) {
-    let records: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
-    let calls = records.iter().filter(|record| record["type"] == "call" && record["port"] == 8080);
+    let records = log.lines().map(|line| serde_json::from_str(line).expect("a record"));
+    let calls = records.filter(|record: &Value| record["type"] == "call" && record["port"] == 8080);
     let tcp = calls.filter(|record| record["socket"]["protocol"] == "tcp" && record["call"] != "connect");
+    let records: Vec<Value> = tcp.collect();
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let call = |record: &Value| {
         (text(&record["call"]).expect("a name"), text(&record["addr"]).expect("an address"), text(&record["errno"]))
     };
-    (tcp.map(call).collect(), records.clone())
+    (records.iter().map(call).collect(), records)
 }
 
 fn real_servers_are_reported_as_strace_reports_them() {
@@ -181,7 +186,7 @@ fn check(program: &str, line: &str, situation: &Situation) {
         let log = folder.path().join("strace");
         let mut strace = Command::new("strace");
         strace
-            .args(["-I", "1", "-f", "-qq", "-e", "trace=bind,listen", "-e", "signal=none", "-o"])
+            .args(["-I", "1", "-f", "-qq", "-e", "trace=socket,bind,listen", "-e", "signal=none", "-o"])
             .arg(&log)
             .args(["sh", "-c", &line]);
         let until = listens.then_some("listen(");
@@ -202,9 +207,7 @@ fn check(program: &str, line: &str, situation: &Situation) {
         // For example, memcached needs setgroups(2), which a user namespace refuses.
         not_checked(format!("twtool why {program}, {name}: the program does not come to a bind here"));
     }
-    for record in
-        records.iter().filter(|record| record["type"] == "call" && record["call"] == "bind" && record["port"] == 8080)
-    {
+    for record in records.iter().filter(|record| record["call"] == "bind") {
         let options: Vec<&str> =
             record["socket"]["options"].as_array().expect("options").iter().filter_map(Value::as_str).collect();
         let reuse: Vec<&str> = options.into_iter().filter(|option| option.starts_with("SO_REUSE")).collect();
