@@ -73,6 +73,9 @@ enum Command {
     List(Deferred<commands::list::ListArgs>),
     /// Summarize TIME_WAIT sockets and the closes of the last minute
     Summary(Deferred<commands::summary::SummaryArgs>),
+    /// Watch TIME_WAIT sockets: how many, how fast, and what happens to each
+    #[cfg(feature = "watch")]
+    Watch(Deferred<commands::watch::WatchArgs>),
     /// Classify ports and show how this machine uses them
     Port(Deferred<commands::port::PortArgs>),
     /// Explain why bind() fails on a port, and what helps
@@ -273,6 +276,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
     let status = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
+        #[cfg(feature = "watch")]
+        Command::Watch(args) => commands::watch::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,

@@ -47,7 +47,8 @@
 //! | `snapshot` | one question, one typed answer, for one or many network namespaces | all above |
 //! | `view` | values in, bytes out | `model`, `analysis`, `parallel` |
 //! | `lab` | experiments in private namespaces | `model`, `sock_diag`, `sys` |
-//! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `lab` |
+//! | `watch` | looks again and again: events, streams, the live screen | `model`, `snapshot`, `analysis`, `view` |
+//! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `watch`, `lab` |
 //! | `cli`, `main` | dispatch, the real environment | `commands`, `sys` |
 //!
 //! `snapshot` imports `analysis` because a question may depend on an inference: a filter tests the direction of a bucket, and a
@@ -107,6 +108,9 @@ pub mod sys;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[doc(hidden)]
 pub mod view;
+#[cfg(all(target_os = "linux", feature = "watch"))]
+#[doc(hidden)]
+pub mod watch;
 
 #[cfg(target_os = "linux")]
 #[doc(inline)]

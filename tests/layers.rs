@@ -24,7 +24,7 @@ suite! {
 }
 
 /// A part of src/, and the parts that it may import beside itself and std.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     // Threads: it knows no row and no socket.
     ("parallel", &[]),
     ("model", &[]),
@@ -36,8 +36,10 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("source", &["model", "filter", "sock_diag", "sys"]),
     ("lab", &["model", "sock_diag", "sys"]),
     ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "source", "analysis"]),
+    // Clocks and counters come in through the snapshot layer.
+    ("watch", &["model", "snapshot", "analysis", "view"]),
     // Arguments, a question, a call, a view: no command asks the machine by itself.
-    ("commands", &["model", "filter", "snapshot", "analysis", "view", "lab"]),
+    ("commands", &["model", "filter", "snapshot", "analysis", "view", "watch", "lab"]),
     // The real environment comes in at the edge: the terminal, standard output.
     ("cli", &["commands", "sys"]),
     ("main", &["cli", "commands", "sys"]),

@@ -51,6 +51,8 @@ mod summary;
 mod support;
 mod wait;
 mod wait_for_others;
+mod watch;
+mod watch_fates;
 mod why;
 mod why_programs;
 
@@ -118,6 +120,8 @@ fn main() -> ExitCode {
         summary::suite(),
         wait::suite(),
         wait_for_others::suite(),
+        watch::suite(),
+        watch_fates::suite(),
         why::suite(),
         why_programs::suite(),
     ];

@@ -20,6 +20,8 @@ mod recording;
 mod selection;
 pub mod summary;
 pub mod wait;
+#[cfg(feature = "watch")]
+pub mod watch;
 pub mod why;
 
 use std::ffi::OsString;

@@ -106,6 +106,12 @@ impl ManyNetnsArgs {
         self.all_netns || self.netns.len() + self.container.len() > 1
     }
 
+    /// Whether every namespace is selected, also those that are made later.
+    #[must_use]
+    pub const fn are_all(&self) -> bool {
+        self.all_netns
+    }
+
     /// Rejects several namespaces if `flag`, which supports only one, was given.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! `--record`, `--force` and `--replay`: whether a command reads the kernel or a recording.
 
+#[cfg(feature = "watch")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -28,6 +30,18 @@ impl RecordingArgs {
             (None, Some(path)) => Input::Recording(path.clone()),
             (None, None) => Input::Kernel(choice),
         }
+    }
+
+    /// The file to record to, and whether to replace an existing one.
+    #[cfg(feature = "watch")]
+    pub(super) fn recorded(&self) -> Option<(&Path, bool)> {
+        Some((self.record.as_deref()?, self.force))
+    }
+
+    /// The recording to read.
+    #[cfg(feature = "watch")]
+    pub(super) fn replayed(&self) -> Option<&Path> {
+        self.replay.as_deref()
     }
 
     /// Whether the command writes a recording.

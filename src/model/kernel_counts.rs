@@ -17,6 +17,42 @@ impl TcpExt {
     }
 }
 
+/// The counters that a watch reads: some of `Tcp` (/proc/net/snmp) and of `TcpExt` (/proc/net/netstat), by the kernel's names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(pub BTreeMap<String, u64>);
+
+impl Counters {
+    /// The names that are read. No name occurs in both files.
+    pub const NAMES: [&str; 12] = [
+        // Tcp
+        "ActiveOpens",
+        "PassiveOpens",
+        "EstabResets",
+        "InSegs",
+        "OutRsts",
+        // TcpExt
+        "TW",
+        "TWRecycled",
+        "TWKilled",
+        "TCPTimeWaitOverflow",
+        "PAWSActive",
+        "PAWSEstab",
+        "PAWSTimewait",
+    ];
+
+    /// A counter's value; `None` if it could not be read, or this kernel does not have it.
+    #[must_use]
+    pub fn count(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+
+    /// By how much a counter has grown since an earlier reading; `None` if it is unknown in one of them.
+    #[must_use]
+    pub fn growth(&self, since: &Self, name: &str) -> Option<u64> {
+        self.count(name)?.checked_sub(since.count(name)?)
+    }
+}
+
 /// The line `TCP:` of /proc/net/sockstat: IPv4 and IPv6 together, of one network namespace where not said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSockstat {

@@ -307,7 +307,12 @@ fn walk(
 }
 
 /// The answer after a walk that gave rows: whether they are complete, and warnings.
-fn rows_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
+pub(super) fn rows_answer(
+    query: &Query,
+    source: &Source,
+    facts: &Facts,
+    end: WalkEnd,
+) -> Result<Answer<()>, SnapshotError> {
     query.judged()?;
     let (mut warnings, complete) = query.direction_gaps(facts);
     warnings.extend((!end.complete).then(interrupted));

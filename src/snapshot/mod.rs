@@ -27,6 +27,8 @@ pub mod capacity;
 pub mod connect;
 pub mod error;
 pub mod health;
+#[cfg(feature = "watch")]
+pub mod look;
 pub mod names;
 pub mod namespaces;
 pub mod ordered_rows;

@@ -165,6 +165,13 @@ impl Query {
     #[expect(clippy::inline_always, reason = "passing a socket through memory costs more than evaluating the filter")]
     #[inline(always)]
     pub(super) fn row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<Row> {
+        self.judged_row(listeners, facts, socket).and_then(|(row, selected)| selected.then_some(row))
+    }
+
+    /// Converts a bucket to a row, and returns it with whether it is selected. Adds a listener to `listeners`.
+    #[expect(clippy::inline_always, reason = "as for `row`")]
+    #[inline(always)]
+    pub(super) fn judged_row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<(Row, bool)> {
         match *socket {
             Socket::Full(full) => {
                 // Listeners come first in a walk. A full socket in FIN_WAIT_2 still has an owner.
@@ -187,7 +194,7 @@ impl Query {
                 if direction == Direction::Unknown && listeners.lack_v6only(&bucket.tuple, bucket.interface) {
                     self.note_undirected(&row);
                 }
-                (passes == Some(true)).then_some(row)
+                Some((row, passes == Some(true)))
             }
         }
     }

@@ -2,22 +2,27 @@
 //! net/ipv4/inet_diag.c). The kernel searches one hash bucket, while a dump walks the whole table.
 //!
 //! A request names both ends, the interface that the socket is bound to, and the cookie. So the response is never about
-//! a new socket with the same ends. IPv4-mapped sockets are AF_INET6 with their mapped addresses.
+//! a new socket with the same ends. [`find_by_ends`] leaves the cookie open, to find exactly that socket. IPv4-mapped sockets are AF_INET6 with their mapped addresses.
 //!
 //! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
 //! address. So "not found" is certain for connections and buckets. For a listener it may mean that the kernel selected
 //! another listener of a SO_REUSEPORT group. A socket that is bound and does not listen is never found.
 
 use std::io;
+use std::num::NonZeroU32;
 
 use netlink_packet_core::{NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
+use netlink_packet_sock_diag::inet::InetRequest;
 
 use super::request::{self, SEQUENCE};
 use super::response::{self, Malformed};
 use super::transport::Commands;
-use crate::model::socket::Socket;
+use crate::model::socket::{FourTuple, Socket};
+
+/// INET_DIAG_NOCOOKIE in both words (uapi/linux/inet_diag.h): any cookie.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// Why a look-up failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,19 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
     ask(kernel, socket, |_, found| found)
 }
 
+/// Returns the connection or bucket that has these two ends now, whatever its cookie. A listener, which the kernel selects if
+/// there is none, does not have both ends.
+pub fn find_by_ends(
+    kernel: &mut dyn Commands,
+    tuple: &FourTuple,
+    interface: Option<NonZeroU32>,
+) -> Result<Option<Socket>, LookupError> {
+    let mut request = request::for_one_socket(tuple, interface, None);
+    request.socket_id.cookie = ANY_COOKIE;
+    let found = exchange(kernel, request, |_, found| found)?;
+    Ok(found.filter(|found| found.tuple() == tuple))
+}
+
 /// Returns the number of the cgroup in which a socket was created. `None` if the kernel does not find the socket, or does not
 /// report the cgroup (before Linux 5.8, or without CONFIG_SOCK_CGROUP_DATA).
 pub fn cgroup(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<u64>, LookupError> {
@@ -60,6 +78,19 @@ fn ask<T>(
 ) -> Result<Option<T>, LookupError> {
     let cookie = socket.cookie().ok_or(LookupError::Unnamed)?;
     let request = request::for_one_socket(socket.tuple(), socket.interface(), Some(cookie));
+    let found = exchange(kernel, request, |payload, found| (found.cookie(), take(payload, found)))?;
+    match found {
+        Some((found, _)) if found != Some(cookie) => Err(LookupError::Framing("it is about another socket".into())),
+        found => Ok(found.map(|(_, taken)| taken)),
+    }
+}
+
+/// Sends the request and receives the response.
+fn exchange<T>(
+    kernel: &mut dyn Commands,
+    request: InetRequest,
+    take: impl FnOnce(&[u8], Socket) -> T,
+) -> Result<Option<T>, LookupError> {
     let datagram = request::message(SockDiagMessage::InetRequest(request), NLM_F_REQUEST);
     kernel.send_bytes(&datagram).map_err(LookupError::Send)?;
     let mut buffer = Vec::new();
@@ -75,9 +106,6 @@ fn ask<T>(
     match message.message_type() {
         SOCK_DIAG_BY_FAMILY => {
             let found = response::decode(message.payload())?;
-            if found.cookie() != Some(cookie) {
-                return Err(LookupError::Framing("it is about another socket".into()));
-            }
             Ok(Some(take(message.payload(), found)))
         }
         NLMSG_ERROR => match message.payload().first_chunk::<4>().copied().map(i32::from_ne_bytes) {
@@ -95,13 +123,12 @@ fn ask<T>(
 mod tests {
     use super::*;
     use crate::model::port::Port;
-    use crate::model::socket::{Cookie, FourTuple, TimeWaitBucket};
+    use crate::model::socket::{Cookie, TimeWaitBucket};
     use crate::sock_diag::request::Request;
     use crate::sock_diag::transport::Transport;
     use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
     use proptest::prelude::*;
     use std::net::IpAddr;
-    use std::num::NonZeroU32;
 
     const ENOENT: i32 = 2;
     const EINVAL: i32 = 22;

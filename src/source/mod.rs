@@ -6,6 +6,7 @@ pub mod recording;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::netns::Netns;
 use crate::model::setting::{self, Sysctl};
-use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
+use crate::model::socket::{Cookie, FourTuple, Socket, StateSet, TcpState};
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
@@ -25,7 +26,7 @@ use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport}
 use crate::sys;
 use crate::sys::errno::{Refusal, if_present, retry};
 
-use recording::{Recorded, RecordingError, RecordingFile};
+use recording::{Recorded, RecordingError, RecordingFile, SeriesFile};
 
 /// How often an interrupted dump is repeated.
 const RETRIES: u32 = 3;
@@ -84,6 +85,16 @@ impl SourceError {
     }
 }
 
+/// Returns the socket that has both ends of another one: its ends and its cookie. Unlike [`Source::look_up`], it finds a
+/// successor.
+pub fn look_up_by_ends(
+    netlink: &mut Netlink,
+    tuple: &FourTuple,
+    interface: Option<NonZeroU32>,
+) -> Result<Option<Socket>, SourceError> {
+    Ok(lookup::find_by_ends(netlink, tuple, interface)?)
+}
+
 /// Opens a sock_diag socket in the calling thread's network namespace.
 pub fn open_netlink() -> Result<Netlink, SourceError> {
     retry(Netlink::open).map_err(SourceError::Open)
@@ -128,6 +139,8 @@ enum Carrier {
     Kernel(Netlink),
     Procfs,
     Recorder(transport::Recording<Netlink, RecordingFile>),
+    /// Records a look of a series.
+    SeriesRecorder(transport::Recording<Netlink, SeriesFile>),
     Replay(Replay),
 }
 
@@ -182,10 +195,41 @@ impl Source {
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
     }
 
+    /// Opens this kernel and begins a look of a series. [`Self::into_series`] returns the file. If the kernel cannot be opened,
+    /// the file stays in `file`.
+    pub fn recorded_look(file: &mut Option<SeriesFile>) -> Result<Self, SourceError> {
+        let socket = open_netlink()?;
+        let mut facts = kernel_facts();
+        let buckets = kernel_bucket_settings(&mut facts.unread);
+        if let Some(file) = file {
+            file.begin(&facts, &buckets)?;
+        }
+        let carrier = match file.take() {
+            Some(file) => Carrier::SeriesRecorder(transport::Recording::new(socket, file)),
+            None => Carrier::Kernel(socket),
+        };
+        Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
+    }
+
+    /// The file of the series that this source records, if there is one.
+    #[must_use]
+    pub fn into_series(self) -> Option<SeriesFile> {
+        match self.carrier {
+            Carrier::SeriesRecorder(recorder) => Some(recorder.into_sink()),
+            _ => None,
+        }
+    }
+
     /// Opens a recording.
     pub fn replay(path: &Path) -> Result<Self, SourceError> {
-        let Recorded { facts, buckets, events } = recording::read(path)?;
-        Ok(Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) })
+        Ok(Self::replayed(recording::read(path)?))
+    }
+
+    /// Opens the content of a recording.
+    #[must_use]
+    pub fn replayed(recorded: Recorded) -> Self {
+        let Recorded { facts, buckets, events, .. } = recorded;
+        Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) }
     }
 
     /// Requests `struct tcp_info` with each full socket. Procfs and recordings do not have it.
@@ -199,7 +243,9 @@ impl Source {
     pub const fn origin(&self) -> Origin {
         match self.carrier {
             Carrier::Procfs => Origin::Procfs,
-            Carrier::Kernel(_) | Carrier::Recorder(_) | Carrier::Replay(_) => Origin::SockDiag,
+            Carrier::Kernel(_) | Carrier::Recorder(_) | Carrier::SeriesRecorder(_) | Carrier::Replay(_) => {
+                Origin::SockDiag
+            }
         }
     }
 
@@ -245,10 +291,16 @@ impl Source {
         self.buckets.clone().unwrap_or_else(|| kernel_bucket_facts(unread))
     }
 
+    /// The settings about buckets. Unlike [`Self::bucket_facts`], this reads no count.
+    pub fn bucket_settings(&mut self) -> BucketFacts {
+        let unread = &mut self.facts.unread;
+        self.buckets.clone().unwrap_or_else(|| kernel_bucket_settings(unread))
+    }
+
     /// Whether this source records. Then a walk must not stop early, because the recording must be complete.
     #[must_use]
     pub const fn records(&self) -> bool {
-        matches!(self.carrier, Carrier::Recorder(_))
+        matches!(self.carrier, Carrier::Recorder(_) | Carrier::SeriesRecorder(_))
     }
 
     /// Passes the TCP sockets in these states to `each`, IPv4 and IPv6. After a [`ControlFlow::Break`] the source must
@@ -273,10 +325,8 @@ impl Source {
                 walk_sock_diag(socket, &request, each)
             }
             // A recording holds whole walks, with the listeners that a replay may need.
-            Carrier::Recorder(recorder) => {
-                let states = states.union(StateSet::of(&[TcpState::Listen]));
-                walk_sock_diag(recorder, &Request { states, ..whole }, each)
-            }
+            Carrier::Recorder(recorder) => walk_sock_diag(recorder, &with_listeners(whole), each),
+            Carrier::SeriesRecorder(recorder) => walk_sock_diag(recorder, &with_listeners(whole), each),
             Carrier::Replay(replay) => walk_sock_diag(replay, &whole, each),
             Carrier::Procfs => return walk_procfs(states, each),
         };
@@ -367,7 +417,7 @@ impl Source {
     pub fn finish(self) -> Result<(), SourceError> {
         match self.carrier {
             Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish()?),
-            Carrier::Kernel(_) | Carrier::Procfs | Carrier::Replay(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -375,13 +425,17 @@ impl Source {
     pub fn finish_failed(self) -> Result<Option<PathBuf>, SourceError> {
         match self.carrier {
             Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish_failed()?),
-            Carrier::Kernel(_) | Carrier::Procfs | Carrier::Replay(_) => Ok(None),
+            _ => Ok(None),
         }
     }
 }
 
 /// Whether the dump was interrupted.
 type Interrupted = bool;
+
+fn with_listeners(request: Request) -> Request {
+    Request { states: request.states.union(StateSet::of(&[TcpState::Listen])), ..request }
+}
 
 fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
     // The files contain sockets in every state.
@@ -481,6 +535,14 @@ pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
         sockstat: known(unread, "/proc/net/sockstat", sys::counts::tcp_sockstat()),
         tcp_ext: known(unread, "/proc/net/netstat", sys::counts::tcp_ext()),
         bucket_bytes: known(unread, "the size of a bucket", sys::slab::timewait_bucket_bytes()).flatten(),
+    }
+}
+
+fn kernel_bucket_settings(unread: &mut Unread) -> BucketFacts {
+    BucketFacts {
+        max_tw_buckets: number(unread, &setting::TCP_MAX_TW_BUCKETS),
+        tw_timeout_s: tw_timeout_s(unread),
+        ..BucketFacts::default()
     }
 }
 

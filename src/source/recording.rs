@@ -5,10 +5,15 @@
 //! 2. Every further line has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
 //! 3. The last line has the number of lines and a checksum, which detect a damaged file.
 //!
+//! A series of looks (`twtool watch --record`) is such a recording for each look, one after the other, and a last line with the
+//! number of looks. Each of them has one more line, with the times and counters of the look. A look without that line has
+//! failed.
+//!
 //! Multi-byte fields inside the datagrams have the byte order of the recording machine. The facts name it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -136,6 +141,38 @@ pub struct Recorded {
     pub buckets: BucketFacts,
     /// The requests, datagrams and failures in the order in which they happened.
     pub events: Vec<Event>,
+    /// In a series: the rest of the look.
+    pub look: Option<RecordedLook>,
+}
+
+/// What a series has of each look, besides the facts and the datagrams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of snapshot::look")]
+pub struct RecordedLook {
+    pub elapsed: Duration,
+    pub took: Duration,
+    pub processor_time: Duration,
+    pub interval: Duration,
+    pub walked: (Duration, Duration),
+    pub before: BTreeMap<String, u64>,
+    pub after: BTreeMap<String, u64>,
+    /// By the cookie of a missing bucket: who has its ends. Without an entry: nobody.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub occupants: BTreeMap<u64, Occupant>,
+}
+
+/// Who has both ends of a bucket that a walk did not list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Occupant {
+    /// The bucket itself: the walk has missed it.
+    Itself,
+    /// Another socket: a connection in any state, or its bucket.
+    Another,
+    /// No socket.
+    Nobody,
+    /// The kernel was not asked, or gave no answer.
+    Unknown,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,7 +181,13 @@ enum RecordingLine {
     Request(String),
     Datagram(String),
     RecvFailed(i32),
-    End { lines: u64, crc32: u32 },
+    Look(RecordedLook),
+    End {
+        lines: u64,
+        crc32: u32,
+    },
+    /// The last line of a series: the number of looks.
+    Looks(u64),
 }
 
 impl Header {
@@ -260,13 +303,29 @@ pub struct RecordingFile {
 impl RecordingFile {
     /// Creates the file and writes the facts.
     pub fn create(path: &Path, replace: bool, facts: &Facts, buckets: &BucketFacts) -> Result<Self, RecordingError> {
-        let header = Header::new(facts, buckets).line(facts, buckets);
-        let header = header.map_err(|what| RecordingError::Unfit { path: path.to_owned(), what })?;
-        let failed = |error| Self::write_error(path, error);
-        let file = sys::file::NewFile::create(path, replace).map_err(failed)?;
-        let mut this = Self { path: path.to_owned(), file, checksum: crc32fast::Hasher::new(), lines: 0 };
-        this.write(&header).map_err(failed)?;
+        let mut this = Self::open(path, replace)?;
+        this.begin(facts, buckets)?;
         Ok(this)
+    }
+
+    /// Creates an empty file.
+    fn open(path: &Path, replace: bool) -> Result<Self, RecordingError> {
+        let file = sys::file::NewFile::create(path, replace).map_err(|error| Self::write_error(path, error))?;
+        Ok(Self { path: path.to_owned(), file, checksum: crc32fast::Hasher::new(), lines: 0 })
+    }
+
+    /// Begins a recording by writing the facts.
+    fn begin(&mut self, facts: &Facts, buckets: &BucketFacts) -> Result<(), RecordingError> {
+        let header = Header::new(facts, buckets).line(facts, buckets);
+        let header = header.map_err(|what| RecordingError::Unfit { path: self.path.clone(), what })?;
+        self.checksum = crc32fast::Hasher::new();
+        self.lines = 0;
+        self.write(&header).map_err(|error| Self::write_error(&self.path, error))
+    }
+
+    /// Writes the last line of a recording.
+    fn end(&mut self) -> io::Result<()> {
+        self.line(&RecordingLine::End { lines: self.lines, crc32: self.checksum.clone().finalize() })
     }
 
     fn write_error(path: &Path, source: io::Error) -> RecordingError {
@@ -306,9 +365,46 @@ impl RecordingFile {
 
     /// Writes the last line and gives the file its name.
     pub fn finish(mut self) -> Result<(), RecordingError> {
-        let end = RecordingLine::End { lines: self.lines, crc32: self.checksum.clone().finalize() };
         let path = self.path.clone();
-        self.line(&end).and_then(|()| self.file.finish()).map_err(|error| Self::write_error(&path, error))
+        self.end().and_then(|()| self.file.finish()).map_err(|error| Self::write_error(&path, error))
+    }
+}
+
+/// Writes a series of looks.
+pub struct SeriesFile {
+    file: RecordingFile,
+    looks: u64,
+}
+
+impl SeriesFile {
+    /// Creates the file.
+    pub fn create(path: &Path, replace: bool) -> Result<Self, RecordingError> {
+        Ok(Self { file: RecordingFile::open(path, replace)?, looks: 0 })
+    }
+
+    /// Begins a look.
+    pub fn begin(&mut self, facts: &Facts, buckets: &BucketFacts) -> Result<(), RecordingError> {
+        self.looks += 1;
+        self.file.begin(facts, buckets)
+    }
+
+    /// Ends a look; `None` if it failed.
+    pub fn end(&mut self, look: Option<RecordedLook>) -> Result<(), RecordingError> {
+        let line = look.map_or(Ok(()), |look| self.file.line(&RecordingLine::Look(look)));
+        line.and_then(|()| self.file.end()).map_err(|error| RecordingFile::write_error(&self.file.path, error))
+    }
+
+    /// Writes the last line and gives the file its name.
+    pub fn finish(mut self) -> Result<(), RecordingError> {
+        let path = self.file.path.clone();
+        let line = self.file.line(&RecordingLine::Looks(self.looks));
+        line.and_then(|()| self.file.file.finish()).map_err(|error| RecordingFile::write_error(&path, error))
+    }
+}
+
+impl EventSink for SeriesFile {
+    fn keep(&mut self, event: &Event) -> io::Result<()> {
+        self.file.keep(event)
     }
 }
 
@@ -328,20 +424,63 @@ impl EventSink for RecordingFile {
 /// # Errors
 /// The error names the problem and the line.
 pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
-    let content = sys::file::open(path).map_err(Problem::Unread).and_then(|file| parse_lines(BufReader::new(file)));
-    let path = || path.to_owned();
-    content.map_err(|problem| match problem {
-        Problem::Unread(source) => RecordingError::Read { path: path(), source },
-        Problem::Damaged(what) => RecordingError::Damaged { path: path(), what },
-    })
+    let content = sys::file::open(path).map_err(Problem::Unread).and_then(|file| parse_only(BufReader::new(file)));
+    content.map_err(|problem| problem.of(path))
 }
 
 /// Parses the bytes of a recording. The error names the problem and the line.
 pub fn parse(bytes: &[u8]) -> Result<Recorded, String> {
-    parse_lines(bytes).map_err(|problem| match problem {
+    parse_only(bytes).map_err(|problem| match problem {
         Problem::Unread(error) => error.to_string(),
         Problem::Damaged(what) => what,
     })
+}
+
+/// Reads the looks of a series one by one.
+pub struct SeriesReader {
+    path: PathBuf,
+    lines: Lines<BufReader<File>>,
+    looks: u64,
+}
+
+impl SeriesReader {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn open(path: &Path) -> Result<Self, RecordingError> {
+        let file = sys::file::open(path).map_err(|error| Problem::Unread(error).of(path))?;
+        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), looks: 0 })
+    }
+
+    /// The next look that has not failed; `None` after the last one.
+    ///
+    /// # Errors
+    /// The error names the problem and the line.
+    pub fn next_look(&mut self) -> Result<Option<(Recorded, RecordedLook)>, RecordingError> {
+        self.parse_next().map_err(|problem| problem.of(&self.path))
+    }
+
+    fn parse_next(&mut self) -> Result<Option<(Recorded, RecordedLook)>, Problem> {
+        loop {
+            self.lines.next(MAX_HEADER_LENGTH)?;
+            if self.looks > 0 && self.lines.line.is_empty() {
+                return Err(self.lines.cut_off());
+            }
+            if let Ok(RecordingLine::Looks(looks)) = serde_json::from_slice(&self.lines.line) {
+                if looks != self.looks {
+                    return Err(Problem::Damaged("looks are missing".into()));
+                }
+                self.lines.end()?;
+                return Ok(None);
+            }
+            let mut recorded = parse_one(&mut self.lines)?;
+            self.looks += 1;
+            if let Some(look) = recorded.look.take() {
+                return Ok(Some((recorded, look)));
+            }
+        }
+    }
 }
 
 enum Problem {
@@ -355,52 +494,101 @@ impl From<String> for Problem {
     }
 }
 
-/// Parses line by line, so that a file of another kind is refused after its first line, whatever its size.
-fn parse_lines(mut reader: impl BufRead) -> Result<Recorded, Problem> {
-    let mut line = vec![];
-    let mut number = 0;
-    let mut next = |most: u64, line: &mut Vec<u8>| {
-        number += 1;
-        match sys::file::read_line(&mut reader, most, line) {
-            Ok(()) => Ok(number),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(Problem::Damaged(format!("line {number}: {error}")))
-            }
-            Err(error) => Err(Problem::Unread(error)),
+impl Problem {
+    fn of(self, path: &Path) -> RecordingError {
+        let path = path.to_owned();
+        match self {
+            Self::Unread(source) => RecordingError::Read { path, source },
+            Self::Damaged(what) => RecordingError::Damaged { path, what },
         }
-    };
-    next(MAX_HEADER_LENGTH, &mut line)?;
-    if line.is_empty() {
+    }
+}
+
+/// Reads line by line, so that a file of another kind is refused after its first line, whatever its size.
+struct Lines<R> {
+    reader: R,
+    /// The last line that was read, with its line feed.
+    line: Vec<u8>,
+    /// Its number, from 1.
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    const fn new(reader: R) -> Self {
+        Self { reader, line: vec![], number: 0 }
+    }
+
+    /// Reads the next line, which has at most this many bytes. It is empty at the end of the file.
+    fn next(&mut self, most: u64) -> Result<(), Problem> {
+        self.number += 1;
+        sys::file::read_line(&mut self.reader, most, &mut self.line).map_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                self.bad(&error.to_string()).into()
+            } else {
+                Problem::Unread(error)
+            }
+        })
+    }
+
+    fn bad(&self, what: &str) -> String {
+        format!("line {}: {what}", self.number)
+    }
+
+    #[expect(clippy::unused_self, reason = "it is about these lines")]
+    fn cut_off(&self) -> Problem {
+        Problem::Damaged("its end is missing, so it was cut off".into())
+    }
+
+    /// Fails if another line follows.
+    fn end(&mut self) -> Result<(), Problem> {
+        self.next(MAX_LINE_LENGTH)?;
+        if self.line.is_empty() { Ok(()) } else { Err(self.bad("the file continues after its end").into()) }
+    }
+}
+
+/// Parses a recording that is not part of a series.
+fn parse_only(reader: impl BufRead) -> Result<Recorded, Problem> {
+    let mut lines = Lines::new(reader);
+    lines.next(MAX_HEADER_LENGTH)?;
+    let recorded = parse_one(&mut lines)?;
+    if recorded.look.is_some() {
+        return Err(Problem::Damaged("it is a series of looks; replay it with `twtool watch`".into()));
+    }
+    lines.end()?;
+    Ok(recorded)
+}
+
+/// Parses a recording whose first line has been read.
+fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
+    if lines.line.is_empty() {
         return Err(Problem::Damaged("it is empty".into()));
     }
-    let (facts, buckets) = Header::read(&line)?.content()?;
+    let (facts, buckets) = Header::read(&lines.line)?.content()?;
+    let first = lines.number;
     let mut checksum = crc32fast::Hasher::new();
-    let mut events = vec![];
+    let (mut events, mut look) = (vec![], None);
     loop {
-        checksum.update(&line);
-        let number: u64 = next(MAX_LINE_LENGTH, &mut line)?;
-        if line.is_empty() {
-            return Err(Problem::Damaged("its end is missing, so it was cut off".into()));
+        checksum.update(&lines.line);
+        lines.next(MAX_LINE_LENGTH)?;
+        if lines.line.is_empty() {
+            return Err(lines.cut_off());
         }
-        let bad = |what: &str| format!("line {number}: {what}");
-        match serde_json::from_slice(&line).map_err(|_| bad("neither an event nor the end"))? {
+        match serde_json::from_slice(&lines.line).map_err(|_| lines.bad("neither an event nor the end"))? {
             RecordingLine::Request(text) => {
                 let request = unhex(&text).and_then(|bytes| Request::decode(&bytes));
-                events.push(Event::Request(request.ok_or_else(|| bad("not a request"))?));
+                events.push(Event::Request(request.ok_or_else(|| lines.bad("not a request"))?));
             }
             RecordingLine::Datagram(text) => {
-                events.push(Event::Datagram(unhex(&text).ok_or_else(|| bad("not hexadecimal bytes"))?));
+                events.push(Event::Datagram(unhex(&text).ok_or_else(|| lines.bad("not hexadecimal bytes"))?));
             }
             RecordingLine::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
-            RecordingLine::End { lines, crc32 } => {
-                next(MAX_LINE_LENGTH, &mut line)?;
-                if !line.is_empty() {
-                    return Err(bad("the file continues after its end").into());
-                }
-                if lines != number - 1 || crc32 != checksum.finalize() {
+            RecordingLine::Look(line) => look = Some(line),
+            RecordingLine::Looks(_) => return Err(lines.bad("the end of the look is missing").into()),
+            RecordingLine::End { lines: count, crc32 } => {
+                if count != lines.number - first || crc32 != checksum.finalize() {
                     return Err(Problem::Damaged("its checksum does not match, so its content was changed".into()));
                 }
-                return Ok(Recorded { facts, buckets, events });
+                return Ok(Recorded { facts, buckets, events, look });
             }
         }
     }
@@ -473,7 +661,10 @@ mod tests {
 
     #[test]
     fn a_recording_is_read_back_unchanged() {
-        assert_eq!(parse(&written()), Ok(Recorded { facts: facts(), buckets: buckets(), events: events() }));
+        assert_eq!(
+            parse(&written()),
+            Ok(Recorded { facts: facts(), buckets: buckets(), events: events(), look: None })
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Reads clocks: one for dates, and one for durations.
+//! Reads clocks: for dates, for durations, and for processor time.
 
 use std::time::{Duration, Instant, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
 
 /// The current time of the system's real-time clock.
 #[must_use]
@@ -24,6 +26,13 @@ impl Stopwatch {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// The processor time of all threads of this process.
+#[must_use]
+pub fn processor_time() -> Duration {
+    // The call fails only for an unknown clock.
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Suspends the calling thread.

@@ -1,15 +1,24 @@
-//! Reads the kernel's counts for the calling thread's network namespace: /proc/net/netstat and /proc/net/sockstat
-//! (proc_pid_net(5)).
+//! Reads the kernel's counts for the calling thread's network namespace: /proc/net/netstat, /proc/net/snmp and
+//! /proc/net/sockstat (proc_pid_net(5)).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
 use super::errno::{if_present, retry};
-use crate::model::kernel_counts::{TcpExt, TcpSockstat};
+use crate::model::kernel_counts::{Counters, TcpExt, TcpSockstat};
 
 /// Reads the `TcpExt` counters.
 pub fn tcp_ext() -> io::Result<TcpExt> {
     read("/proc/thread-self/net/netstat", parse_tcp_ext)
+}
+
+/// Reads the counters of [`Counters::NAMES`].
+pub fn counters() -> io::Result<Counters> {
+    let mut all = read("/proc/thread-self/net/netstat", |text| parse_counters(text, "TcpExt:"))?;
+    all.append(&mut read("/proc/thread-self/net/snmp", |text| parse_counters(text, "Tcp:"))?);
+    all.retain(|name, _| Counters::NAMES.contains(&name.as_str()));
+    Ok(Counters(all))
 }
 
 /// Reads the counts of TCP sockets.
@@ -47,13 +56,16 @@ fn parse_most_unlisted(sockstat: &str, sockstat6: &str) -> Option<u64> {
 /// Parses a line of names and a line of numbers. Both begin with `TcpExt:`.
 #[must_use]
 pub fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    parse_counters(text, "TcpExt:").map(TcpExt)
+}
+
+/// Parses a line of names and a line of numbers. Both begin with `prefix`. A negative number is no counter: `MaxConn` of
+/// `Tcp:` is -1.
+fn parse_counters(text: &str, prefix: &str) -> Option<BTreeMap<String, u64>> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
     let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
-    names
-        .zip(numbers)
-        .map(|(name, number)| Some((name.to_owned(), number.parse().ok()?)))
-        .collect::<Option<_>>()
-        .map(TcpExt)
+    let counters = names.zip(numbers).filter(|(_, number)| !number.starts_with('-'));
+    counters.map(|(name, number)| Some((name.to_owned(), number.parse().ok()?))).collect()
 }
 
 /// Parses a line like `TCP: inuse 1 orphan 0 tw 5 alloc 2 mem 346`.

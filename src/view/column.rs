@@ -81,8 +81,8 @@ macro_rules! columns {
         /// The code is generated for each column. A loop over [`COLUMNS`] would call a function pointer per column, and `list -o
         /// ndjson` of 100,000 buckets would take 1.29 times the processor time (whole command, median of 21 pairs, 2 busy
         /// cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- ndjson` shows both ways.
-        fn append_record<const JSON: bool>(record: &SocketRecord, text: &mut Text) {
-            let mut first = true;
+        fn append_record<const JSON: bool, const CONTINUES: bool>(record: &SocketRecord, text: &mut Text) {
+            let mut first = !CONTINUES;
             $({
                 const COLUMN: Column = $column;
                 if COLUMN.in_record {
@@ -322,13 +322,18 @@ impl Column {
 impl SocketRecord<'_> {
     /// Appends the record as a JSON object.
     pub fn append_json(&self, json: &mut Text) {
-        append_record::<true>(self, json);
+        append_record::<true, false>(self, json);
         json.push('}');
+    }
+
+    /// Appends the keys and values to a JSON object that already has keys.
+    pub fn append_json_keys(&self, json: &mut Text) {
+        append_record::<true, true>(self, json);
     }
 
     /// Appends the record as csv without a line end.
     pub fn append_csv(&self, csv: &mut Text) {
-        append_record::<false>(self, csv);
+        append_record::<false, false>(self, csv);
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn churn(a_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> T
 }
 
 /// Closes with a RST.
-fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     drop(stream);
 }

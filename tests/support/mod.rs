@@ -30,6 +30,7 @@ pub(crate) mod situations;
 pub(crate) mod twtool;
 pub(crate) mod varied;
 pub(crate) mod waiter;
+pub(crate) mod watcher;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;

@@ -1,0 +1,151 @@
+//! `twtool watch`: looks at the buckets again and again, and reports how many there are and what happened to each.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::netns::ManyNetnsArgs;
+use super::recording::RecordingArgs;
+use super::selection::SelectionArgs;
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use crate::filter::parser::parse_duration;
+use crate::snapshot::look::Looks;
+use crate::watch::{Sample, Sampler, stream};
+
+/// Arguments of `twtool watch`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. Events \
+are found by cookie, the kernel's number of a socket:
+
+  entered            a new TIME_WAIT socket, or an orphan in FIN_WAIT_2
+  became-time-wait   the peer of an orphan in FIN_WAIT_2 has closed
+  restarted          the timer went up: the peer retransmitted its FIN, or sent an ACK
+  expired            the timer ran out
+  taken-over         another socket has both ends now
+  destroyed          removed before its time, and no TCP segment can have done it (SOCK_DESTROY, twtool kill)
+  reset              removed by a RST; only kernels before 6.1 allow to prove it
+  gone               removed before its time, and several causes are possible
+
+certain is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; FIN_WAIT_2 \
+sockets are always included. Every socket is followed, whatever the filter.
+
+If a look uses more than a quarter of a core, the interval becomes longer, with a warning.
+
+Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, or samples are missing or incomplete. 130 \
+interrupted.
+
+Examples:
+  twtool watch -o ndjson --count 10               take ten samples
+  twtool watch -o ndjson | jq -c 'select(.type == \"sample\") | [.at, .time_wait, .closes_per_s]'
+  twtool watch -o ndjson 'sport = :443' | jq -r 'select(.type == \"event\") | .event' 
+  twtool watch -o ndjson --all-netns --interval 5s --duration 1m
+")]
+pub struct WatchArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Time between two looks, like 500ms, 1s or 1m
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval, allow_negative_numbers = true)]
+    #[arg(conflicts_with = "replay")]
+    interval: Duration,
+    /// End after this time, like 30s or 10m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_negative_numbers = true)]
+    duration: Option<Duration>,
+    /// End after this number of samples
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
+    count: Option<u64>,
+    #[command(flatten)]
+    recording: RecordingArgs,
+    #[command(flatten)]
+    namespaces: ManyNetnsArgs,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("the looks need a time between them; use 500ms, 1s or 1m".into()),
+        time => Ok(time),
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    match global.format() {
+        Format::Ndjson => {}
+        Format::Table => {
+            return Err(CommandError::Usage("the screen of watch is not built in; use -o ndjson".into()));
+        }
+        Format::Json | Format::Csv => {
+            let format = if global.format() == Format::Csv { "csv" } else { "json" };
+            let why = "samples and events are reported when they happen; use ndjson";
+            return Err(bad_value(&format, "--output <FORMAT>", why));
+        }
+    }
+    let mut sampler = Sampler::new(args.looks()?, args.selection.selection(global), args.interval, false);
+    if let Some((path, replace)) = args.recording.recorded() {
+        sampler.record(path, replace)?;
+    }
+    let streamed = stream(args, &mut sampler, context);
+    // The samples so far are recorded, even if nobody reads the output any more.
+    let finished = sampler.finish();
+    let complete = streamed?;
+    finished?;
+    Ok(ExitStatus::complete(complete))
+}
+
+/// Writes samples until the end. Returns whether all were complete.
+fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Result<bool, CommandError> {
+    let mut reporter = Reporter { asked: args.interval, ..Reporter::default() };
+    let (mut count, mut complete) = (0, true);
+    while let Some(sample) = sampler.take()? {
+        reporter.warn(&sample, context);
+        stream::write(context.out, &sample)?;
+        complete &= sample.complete;
+        count += 1;
+        let next = sample.elapsed + sample.interval;
+        if args.count == Some(count) || args.duration.is_some_and(|end| next > end) || !sampler.wait(&sample)? {
+            break;
+        }
+    }
+    Ok(complete)
+}
+
+/// Prints each warning when it begins to hold.
+#[derive(Default)]
+struct Reporter {
+    asked: Duration,
+    last: Vec<String>,
+    stretched: bool,
+}
+
+impl Reporter {
+    fn warn(&mut self, sample: &Sample, context: &mut Context) {
+        let is_new = |warning: &&String| !self.last.contains(warning);
+        let new: Vec<String> = sample.warnings.iter().filter(is_new).cloned().collect();
+        context.warn(&new);
+        self.last.clone_from(&sample.warnings);
+        if sample.interval > self.asked && !self.stretched {
+            self.stretched = true;
+            context.warn(&[format!(
+                "a look takes {} ms of processor time, so the interval is {} ms: watch uses at most a quarter of a core",
+                sample.processor_time.as_millis(),
+                sample.interval.as_millis()
+            )]);
+        }
+    }
+}
+
+impl WatchArgs {
+    fn looks(&self) -> Result<Looks, CommandError> {
+        if let Some(path) = self.recording.replayed() {
+            return Ok(Looks::of_series(path)?);
+        }
+        self.namespaces.one_with("--record", self.recording.records())?;
+        if self.namespaces.are_all() {
+            return Ok(Looks::of_every_namespace());
+        }
+        Ok(Looks::of_kernel(self.namespaces.namespaces()?))
+    }
+}

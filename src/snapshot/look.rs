@@ -1,0 +1,378 @@
+//! Looks at all buckets of one or several network namespaces, again and again, and follows each bucket from one look to the next.
+//!
+//! A look is one walk over the buckets, with the kernel's counters from before and after it. Every bucket is part of it,
+//! whatever the selection: a bucket that the selection excludes may have been selected before.
+//!
+//! The caller compares the buckets with those of the last look while the thread is still in the namespace, because it may
+//! have to ask the kernel who has the two ends of a bucket that is missing ([`Occupant`]).
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::buckets::rows_answer;
+use super::query::{Query, Selection};
+use super::{Answer, Namespaces, PassOn, SnapshotError};
+use crate::filter::Filter;
+use crate::model::facts::{Facts, Unread};
+use crate::model::kernel_counts::Counters;
+use crate::model::listeners::Listeners;
+use crate::model::row::Row;
+use crate::model::socket::TimeWaitBucket;
+use crate::sock_diag::transport::Netlink;
+pub use crate::source::recording::Occupant;
+use crate::source::recording::{Recorded, RecordedLook, SeriesFile, SeriesReader};
+use crate::source::{self, Choice, Source, SourceError, known};
+use crate::sys;
+use crate::sys::clock::Stopwatch;
+use crate::sys::interrupt::{Interrupts, Signal};
+
+/// A look may use this part of one core: its cost times this number is the least interval.
+const SHARE: u32 = 4;
+
+/// The most missing buckets that a look asks for. Each takes about 4 µs.
+const MOST_ASKED: usize = 20_000;
+
+/// One look at the buckets of a network namespace.
+#[derive(Debug)]
+pub struct Look {
+    /// The facts of the namespace.
+    pub facts: Facts,
+    /// The selected buckets, in the kernel's order.
+    pub rows: Vec<Row>,
+    /// The other buckets.
+    pub others: Vec<Row>,
+    /// The time from the start of the first look to the beginning and to the end of the walk. The kernel reported each
+    /// remaining time in between.
+    pub walked: (Duration, Duration),
+    /// Whether nothing indicates that the walk has missed a bucket.
+    pub whole: bool,
+    /// The counters before the walk.
+    pub before: Counters,
+    /// The counters after the walk.
+    pub after: Counters,
+    /// `net.ipv4.tcp_max_tw_buckets`.
+    pub max_tw_buckets: Option<i64>,
+    /// `net.ipv4.tcp_tw_timeout` in seconds, which only some vendors' kernels have.
+    pub tw_timeout_s: Option<u64>,
+    /// Whether the answer lacks nothing: neither buckets nor facts.
+    pub complete: bool,
+}
+
+/// Finds the occupant of the ends of a missing bucket.
+pub type FindOccupant<'a> = dyn FnMut(&TimeWaitBucket) -> Occupant + 'a;
+
+/// One look at every namespace.
+#[derive(Debug)]
+pub struct Looked<T> {
+    /// The time from the start of the first look to the beginning of this one (CLOCK_MONOTONIC).
+    pub elapsed: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// The processor time that it took, of all threads.
+    pub processor_time: Duration,
+    /// The time from the beginning of this look to that of the next one: as asked, or longer if a look would use more than a
+    /// quarter of a core.
+    pub interval: Duration,
+    /// What the caller made of each namespace, whether nothing is missing, and warnings.
+    pub answer: Answer<Vec<T>>,
+}
+
+/// Takes looks from the kernel or from a recorded series.
+pub struct Looks {
+    input: Input,
+    clock: Stopwatch,
+    series: Option<SeriesFile>,
+    /// While a series is recorded, SIGINT and SIGTERM are held back, because the file gets its name at the end.
+    interrupts: Option<Interrupts>,
+    /// The signal that ended a [`Self::wait`].
+    signal: Option<Signal>,
+}
+
+enum Input {
+    Kernel(Namespaces),
+    /// Every namespace that is found at each look.
+    Every,
+    Series(SeriesReader),
+}
+
+impl Looks {
+    fn of(input: Input) -> Self {
+        Self { input, clock: Stopwatch::start(), series: None, interrupts: None, signal: None }
+    }
+
+    /// Looks at these namespaces.
+    #[must_use]
+    pub fn of_kernel(namespaces: Namespaces) -> Self {
+        Self::of(Input::Kernel(namespaces))
+    }
+
+    /// Looks at every namespace that can be found at the time of each look.
+    #[must_use]
+    pub fn of_every_namespace() -> Self {
+        Self::of(Input::Every)
+    }
+
+    /// Reads looks from a recorded series.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of_series(path: &Path) -> Result<Self, SnapshotError> {
+        Ok(Self::of(Input::Series(SeriesReader::open(path).map_err(SourceError::from)?)))
+    }
+
+    /// Records the following looks, until [`Self::finish`]. Call it before the process has other threads: SIGINT and SIGTERM
+    /// are held back, and [`Self::wait`] reports them.
+    ///
+    /// # Errors
+    /// The looks are not at one network namespace of the kernel, or the file cannot be created.
+    pub fn record(&mut self, path: &Path, replace: bool) -> Result<(), SnapshotError> {
+        match &self.input {
+            Input::Kernel(namespaces) if !namespaces.are_several() => {}
+            _ => return Err(SnapshotError::OneNamespace),
+        }
+        self.series = Some(SeriesFile::create(path, replace).map_err(SourceError::from)?);
+        self.interrupts = Some(Interrupts::hold().map_err(SnapshotError::Observer)?);
+        Ok(())
+    }
+
+    /// Ends the recording, if there is one, and gives the file its name. A signal that was held back is delivered then.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(&mut self) -> Result<(), SnapshotError> {
+        let finished = self.series.take().map_or(Ok(()), SeriesFile::finish).map_err(SourceError::from);
+        if let (Some(interrupts), Some(signal)) = (&self.interrupts, self.signal.take()) {
+            interrupts.let_through(signal).map_err(SnapshotError::Observer)?;
+        }
+        self.interrupts = None;
+        Ok(finished?)
+    }
+
+    /// Sleeps until this time from the start of the first look. Returns false if a signal has arrived that is held back. The
+    /// looks of a series need no sleep.
+    ///
+    /// # Errors
+    /// The sleep failed.
+    pub fn wait(&mut self, until: Duration) -> io::Result<bool> {
+        if matches!(self.input, Input::Series(_)) {
+            return Ok(true);
+        }
+        let left = until.saturating_sub(self.clock.elapsed());
+        match &self.interrupts {
+            Some(interrupts) => self.signal = interrupts.wait(left)?,
+            None => sys::clock::sleep(left),
+        }
+        Ok(self.signal.is_none())
+    }
+
+    /// Takes one look; `None` after the last one of a recorded series. `interval` is the wanted time between two looks.
+    /// `follow` is called for each namespace, on a thread in it.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]. The next look may succeed.
+    pub fn take<T: Send>(
+        &mut self,
+        selection: &Selection,
+        interval: Duration,
+        follow: &(impl Fn(Look, &mut FindOccupant<'_>) -> T + Sync),
+    ) -> Result<Option<Looked<T>>, SnapshotError> {
+        let every;
+        let namespaces = match &mut self.input {
+            Input::Kernel(namespaces) => namespaces,
+            Input::Every => {
+                every = Namespaces::all();
+                &every
+            }
+            Input::Series(series) => {
+                let next = series.next_look().map_err(SourceError::from)?;
+                return next.map(|(recorded, rest)| replay(recorded, &rest, selection, follow)).transpose();
+            }
+        };
+        let clock = self.clock;
+        let (elapsed, processor_before) = (clock.elapsed(), sys::clock::processor_time());
+        let series = Mutex::new(self.series.take().map(|file| (file, RecordedLook::default())));
+        let ask = |_, pass_on: &mut PassOn<T>| {
+            // Only one thread comes here if there is a series.
+            let mut recorder = series.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let looked = look_here(&mut recorder, selection, clock, follow);
+            if recorder.is_some() {
+                *series.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
+            }
+            let (followed, answer) = looked?;
+            let _ = pass_on(followed);
+            Ok(answer)
+        };
+        let mut all = vec![];
+        let answer = namespaces.ask(&ask, &mut |followed| {
+            all.push(followed);
+            ControlFlow::Continue(())
+        });
+        let processor_time = sys::clock::processor_time().saturating_sub(processor_before);
+        let interval = interval.max(processor_time * SHARE);
+        let took = clock.elapsed().saturating_sub(elapsed);
+        if let Some((mut file, look)) = series.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let look = answer.is_ok().then_some(RecordedLook { elapsed, took, processor_time, interval, ..look });
+            let ended = file.end(look).map_err(SourceError::from);
+            self.series = Some(file);
+            ended?;
+        }
+        let answer = answer?;
+        if all.is_empty() {
+            return Err(SnapshotError::NoNamespace(answer.warnings));
+        }
+        Ok(Some(Looked { elapsed, took, processor_time, interval, answer: answer.with(all) }))
+    }
+}
+
+/// Looks at the namespace of the calling thread, and records that if there is a file.
+fn look_here<T>(
+    recorder: &mut Option<(SeriesFile, RecordedLook)>,
+    selection: &Selection,
+    clock: Stopwatch,
+    follow: &impl Fn(Look, &mut FindOccupant<'_>) -> T,
+) -> Result<(T, Answer<()>), SnapshotError> {
+    let Some((file, mut rest)) = recorder.take() else {
+        let mut source = Source::kernel(Choice::Auto)?;
+        let (look, answer) = look(&mut source, selection, &mut Measured::now(clock))?;
+        return Ok((follow(look, &mut occupants()), answer));
+    };
+    let mut file = Some(file);
+    let looked = Source::recorded_look(&mut file).map_err(SnapshotError::from).and_then(|mut source| {
+        let looked = look(&mut source, selection, &mut Measured::now(clock));
+        file = source.into_series();
+        let (look, answer) = looked?;
+        rest.walked = look.walked;
+        rest.before.clone_from(&look.before.0);
+        rest.after.clone_from(&look.after.0);
+        let mut ask = occupants();
+        let followed = follow(look, &mut |bucket| {
+            let occupant = ask(bucket);
+            if let (Some(cookie), true) = (bucket.cookie, occupant != Occupant::Nobody) {
+                rest.occupants.insert(cookie.number(), occupant);
+            }
+            occupant
+        });
+        Ok((followed, answer))
+    });
+    *recorder = file.map(|file| (file, rest));
+    looked
+}
+
+/// Reads a look from a series.
+fn replay<T>(
+    recorded: Recorded,
+    rest: &RecordedLook,
+    selection: &Selection,
+    follow: &impl Fn(Look, &mut FindOccupant<'_>) -> T,
+) -> Result<Looked<T>, SnapshotError> {
+    let (look, answer) = look(&mut Source::replayed(recorded), selection, &mut Measured::Recorded(rest))?;
+    let followed = follow(look, &mut |bucket| {
+        let known = bucket.cookie.and_then(|cookie| rest.occupants.get(&cookie.number()));
+        known.copied().unwrap_or(Occupant::Nobody)
+    });
+    let RecordedLook { elapsed, took, processor_time, interval, .. } = *rest;
+    Ok(Looked { elapsed, took, processor_time, interval, answer: answer.with(vec![followed]) })
+}
+
+/// The times and counters of a look.
+enum Measured<'a> {
+    Now(Stopwatch, Unread),
+    Recorded(&'a RecordedLook),
+}
+
+impl Measured<'_> {
+    fn now(clock: Stopwatch) -> Self {
+        Self::Now(clock, Unread::default())
+    }
+
+    /// The counters and then the time before the walk.
+    fn before(&mut self) -> (Counters, Duration) {
+        match self {
+            Self::Now(clock, unread) => (counters(unread), clock.elapsed()),
+            Self::Recorded(look) => (Counters(look.before.clone()), look.walked.0),
+        }
+    }
+
+    /// The counters and the time after the walk.
+    fn after(&mut self) -> (Counters, Duration) {
+        match self {
+            Self::Now(clock, unread) => {
+                let ended = clock.elapsed();
+                (counters(unread), ended)
+            }
+            Self::Recorded(look) => (Counters(look.after.clone()), look.walked.1),
+        }
+    }
+}
+
+fn counters(unread: &mut Unread) -> Counters {
+    known(unread, "the counters of TCP", sys::counts::counters()).unwrap_or_default()
+}
+
+fn look(
+    source: &mut Source,
+    selection: &Selection,
+    measured: &mut Measured,
+) -> Result<(Look, Answer<()>), SnapshotError> {
+    let facts = source.facts().clone();
+    let query = Query::new(&Selection { fin_wait_2: true, ..selection.clone() }, &facts, true)?;
+    let buckets = source.bucket_settings();
+    let (before, began) = measured.before();
+    let ((_, rows, others), end) = source.collect(
+        query.states,
+        &Filter::TRUE,
+        || (Listeners::default(), vec![], vec![]),
+        |(listeners, rows, others), socket| {
+            if let Some((row, selected)) = query.judged_row(listeners, &facts, socket) {
+                if selected { rows.push(row) } else { others.push(row) }
+            }
+        },
+    )?;
+    let (after, ended) = measured.after();
+    let mut answer = rows_answer(&query, source, &facts, end)?;
+    if let Measured::Now(_, unread) = measured {
+        answer.warnings.extend(unread.sentences());
+    }
+    let look = Look {
+        facts,
+        rows,
+        others,
+        walked: (began, ended),
+        whole: end.complete,
+        before,
+        after,
+        max_tw_buckets: buckets.max_tw_buckets,
+        tw_timeout_s: buckets.tw_timeout_s,
+        complete: answer.complete,
+    };
+    Ok((look, Answer { about_words: query.warnings, ..answer }))
+}
+
+/// Asks the kernel. A failed look-up makes its answer unknown, and no further socket is asked for after too many.
+fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
+    let mut netlink: Option<Netlink> = None;
+    let mut left = MOST_ASKED;
+    move |bucket| {
+        if left == 0 {
+            return Occupant::Unknown;
+        }
+        left -= 1;
+        if netlink.is_none() {
+            netlink = source::open_netlink().ok();
+        }
+        let Some(open) = &mut netlink else { return Occupant::Unknown };
+        match source::look_up_by_ends(open, &bucket.tuple, bucket.interface) {
+            Ok(None) => Occupant::Nobody,
+            Ok(Some(found)) if found.cookie() == bucket.cookie => Occupant::Itself,
+            Ok(Some(_)) => Occupant::Another,
+            // A late response would answer the next request.
+            Err(_) => {
+                netlink = None;
+                Occupant::Unknown
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What a watch remembers of its samples: closes per second, and the recent events. It is plain state without clock and I/O.
+
+use std::collections::VecDeque;
+
+use super::events::Event;
+use super::sample::Sample;
+
+/// The seconds before the first look that its remaining times show.
+const FIRST_SECONDS: i64 = 60;
+
+/// The most seconds that are kept.
+pub const MOST_SECONDS: usize = 600;
+
+/// The most recent events that are kept.
+pub const MOST_EVENTS: usize = 1000;
+
+/// Closes per second and recent events, fed with samples.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The seconds from `first_second` to the current one, which is not complete.
+    seconds: VecDeque<Second>,
+    /// The number of the first second, from the start of the first look.
+    first_second: i64,
+    events: VecDeque<Event>,
+    now: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Second {
+    closes: u64,
+    /// Whether a whole look has shown it.
+    known: bool,
+}
+
+impl History {
+    /// Adds the next sample.
+    pub fn add(&mut self, sample: &Sample) {
+        let current = i64::try_from(sample.elapsed.as_secs()).unwrap_or(i64::MAX);
+        if sample.closes_begin {
+            self.seconds.clear();
+            self.first_second = current - FIRST_SECONDS;
+        }
+        let length = usize::try_from(current + 1 - self.first_second).unwrap_or(0);
+        self.seconds.resize(length.max(self.seconds.len()), Second::default());
+        // A bucket lasts a minute, so a whole look shows a minute, even if earlier looks were not whole.
+        if sample.namespaces.iter().all(|netns| netns.whole) {
+            let shown = usize::try_from(current - FIRST_SECONDS - self.first_second).unwrap_or(0);
+            self.seconds.range_mut(shown..).for_each(|second| second.known = true);
+        }
+        for (&number, &closes) in sample.namespaces.iter().flat_map(|netns| &netns.closes) {
+            let index = usize::try_from(number - self.first_second).ok();
+            if let Some(second) = index.and_then(|index| self.seconds.get_mut(index)) {
+                second.closes += closes;
+            }
+        }
+        let old = self.seconds.len().saturating_sub(MOST_SECONDS + 1);
+        self.seconds.drain(..old);
+        self.first_second += i64::try_from(old).unwrap_or(0);
+        self.events.extend(sample.events().cloned());
+        self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
+        self.now = sample.closes_per_s();
+    }
+
+    /// The closes of each complete second, the oldest first, at most [`MOST_SECONDS`]; `None` if no whole look has shown them.
+    #[must_use]
+    pub fn closes(&self) -> impl DoubleEndedIterator<Item = Option<u64>> + ExactSizeIterator + '_ {
+        let complete = self.seconds.len().saturating_sub(1);
+        self.seconds.range(..complete).map(|second| second.known.then_some(second.closes))
+    }
+
+    /// Closes per second between the last two samples.
+    #[must_use]
+    pub const fn now(&self) -> Option<f64> {
+        self.now
+    }
+
+    /// Closes per second over the known seconds.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "ten minutes of closes are far below 2^52")]
+    pub fn mean(&self) -> Option<f64> {
+        let known = || self.closes().flatten();
+        let seconds = known().count();
+        (seconds > 0).then(|| known().sum::<u64>() as f64 / seconds as f64)
+    }
+
+    /// The most closes of a known second.
+    #[must_use]
+    pub fn peak(&self) -> Option<u64> {
+        self.closes().flatten().max()
+    }
+
+    /// The most recent events, the oldest first, at most [`MOST_EVENTS`].
+    #[must_use]
+    pub const fn events(&self) -> &VecDeque<Event> {
+        &self.events
+    }
+}

@@ -1,0 +1,27 @@
+//! `twtool watch`: looks at the buckets again and again, names what happened to each, and streams or draws it.
+//!
+//! ```text
+//!   kernel or recorded series          collector                          state            output
+//!   snapshot::look  ------------->  Sampler (a Tracker  --- Sample --->  History  --->  stream, screen
+//!                                   per namespace)
+//! ```
+//!
+//! | file | owns |
+//! |---|---|
+//! | `sample` | [`Sampler`], which takes a [`Sample`]: one look at each namespace, as a plain value with its events |
+//! | `events` | [`Event`], and the comparison of two looks by cookie |
+//! | `history` | [`History`]: closes per second and the recent events, fed with samples; no clock, no I/O |
+//! | `stream` | samples and events as ndjson |
+//!
+//! A [`Sampler`] can work on another thread than the one that draws: samples are plain values and `Send`.
+
+pub mod events;
+pub mod history;
+pub mod sample;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use self::events::{Event, EventKind};
+pub use self::history::History;
+pub use self::sample::{NetnsSample, Sample, Sampler};

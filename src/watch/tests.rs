@@ -1,0 +1,289 @@
+//! State tests: looks as plain values, without a kernel.
+
+use std::time::Duration;
+
+use super::events::{EventKind, Tracker};
+use super::history::{History, MOST_EVENTS, MOST_SECONDS};
+use super::sample::{NetnsSample, Sample};
+use crate::model::facts::tests::facts;
+use crate::model::kernel_counts::Counters;
+use crate::model::row::tests::row;
+use crate::model::row::{Direction, Row};
+use crate::model::socket::Cookie;
+use crate::snapshot::look::{Look, Occupant};
+
+use EventKind::{BecameTimeWait, Destroyed, Entered, Expired, Gone, Reset, Restarted, TakenOver};
+
+/// A bucket in TIME_WAIT with this cookie and remaining time.
+fn bucket(cookie: u64, expires_ms: u32) -> Row {
+    let mut row = row("127.0.0.1", 80, "127.0.0.1", 40_000);
+    row.bucket.cookie = Cookie::new(cookie);
+    row.bucket.expires_ms = expires_ms;
+    row
+}
+
+fn fin_wait_2(cookie: u64, expires_ms: u32) -> Row {
+    let mut row = bucket(cookie, expires_ms);
+    row.bucket.fin_wait_2 = true;
+    row
+}
+
+fn outbound(cookie: u64, expires_ms: u32) -> Row {
+    Row { direction: Direction::Outbound, ..bucket(cookie, expires_ms) }
+}
+
+/// A whole look that took 10 ms, this long after the first one.
+fn look(at_ms: u64, rows: Vec<Row>) -> Look {
+    Look {
+        facts: facts(),
+        rows,
+        others: vec![],
+        walked: (Duration::from_millis(at_ms), Duration::from_millis(at_ms + 10)),
+        whole: true,
+        before: counters(0, 0),
+        after: counters(0, 0),
+        max_tw_buckets: None,
+        tw_timeout_s: None,
+        complete: true,
+    }
+}
+
+fn counters(segments: u64, recycled: u64) -> Counters {
+    Counters([("InSegs".to_owned(), segments), ("TWRecycled".to_owned(), recycled)].into())
+}
+
+/// Follows looks with this occupant of the ends of each missing bucket. Returns the last sample.
+fn last_sample(looks: impl IntoIterator<Item = Look>, occupant: Occupant) -> NetnsSample {
+    let mut tracker = Tracker::default();
+    let mut sample = None;
+    for (look, first) in looks.into_iter().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
+        sample = Some(tracker.follow(look, first, true, &mut |_| occupant));
+    }
+    sample.expect("a look")
+}
+
+fn events(looks: impl IntoIterator<Item = Look>, occupant: Occupant) -> Vec<(u64, EventKind, bool)> {
+    let found = last_sample(looks, occupant).events;
+    let cookie = |row: &Row| row.bucket.cookie.map_or(0, Cookie::number);
+    found.iter().map(|event| (cookie(&event.row), event.kind, event.certain)).collect()
+}
+
+/// The end of one bucket with this time left, after 1 s in which the counters grew by these numbers.
+fn end_of(row: Row, grown: (u64, u64), occupant: Occupant) -> (EventKind, bool) {
+    let second = Look { after: counters(grown.0, grown.1), ..look(1000, vec![]) };
+    let [(_, kind, certain)] = events([look(0, vec![row]), second], occupant)[..] else { panic!("one event") };
+    (kind, certain)
+}
+
+#[test]
+fn the_first_look_has_no_events_and_buckets_that_stay_have_none() {
+    assert_eq!(events([look(0, vec![bucket(1, 60_000)])], Occupant::Nobody), []);
+    let stays = [
+        look(0, vec![bucket(1, 50_000), fin_wait_2(2, 9000)]),
+        look(1000, vec![bucket(1, 49_004), fin_wait_2(2, 7995)]),
+    ];
+    assert_eq!(events(stays, Occupant::Nobody), []);
+    let due = [look(0, vec![bucket(1, 0)]), look(1000, vec![bucket(1, 0)])];
+    assert_eq!(events(due, Occupant::Nobody), []);
+}
+
+#[test]
+fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_look() {
+    let new = |row| events([look(0, vec![]), look(1000, vec![row])], Occupant::Nobody);
+    assert_eq!(new(bucket(1, 59_500)), [(1, Entered, true)]);
+    assert_eq!(new(fin_wait_2(1, 2000)), [(1, Entered, true)]);
+    assert_eq!(new(bucket(1, 30_000)), [], "the last look has missed it");
+    let not_whole = Look { whole: false, ..look(0, vec![]) };
+    assert_eq!(events([not_whole, look(1000, vec![fin_wait_2(1, 2000)])], Occupant::Nobody), []);
+}
+
+#[test]
+fn a_bucket_that_changes_keeps_its_cookie() {
+    let changed = |was, now| events([look(0, vec![was]), look(1000, vec![now])], Occupant::Nobody);
+    assert_eq!(changed(fin_wait_2(1, 57_000), bucket(1, 59_900)), [(1, BecameTimeWait, true)]);
+    assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
+    assert_eq!(changed(bucket(1, 0), bucket(1, 59_900)), [(1, Restarted, true)], "it was due");
+    assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the look took 10 ms, and the kernel rounds");
+}
+
+#[test]
+fn a_bucket_that_is_gone_when_due_has_expired() {
+    assert_eq!(end_of(bucket(1, 0), (99, 0), Occupant::Another), (Expired, true), "it was due at the last look");
+    assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Nobody), (Expired, true));
+    assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Another), (Expired, false), "or was it taken over?");
+    assert_eq!(end_of(bucket(1, 995), (0, 0), Occupant::Nobody), (Expired, false), "due during the look");
+    assert_eq!(end_of(fin_wait_2(1, 900), (0, 0), Occupant::Nobody), (Expired, true));
+}
+
+#[test]
+fn expiry_is_uncertain_where_something_else_removed_buckets_in_that_time() {
+    let first = || look(0, vec![bucket(1, 0), bucket(2, 900), bucket(3, 50_000)]);
+    let killed = [first(), look(1000, vec![])];
+    assert_eq!(events(killed, Occupant::Nobody), [(1, Expired, true), (2, Expired, false), (3, Destroyed, true)]);
+    let recycled = Look { after: counters(9, 1), ..look(1000, vec![bucket(3, 49_000)]) };
+    assert_eq!(events([first(), recycled], Occupant::Nobody), [(1, Expired, true), (2, Expired, false)]);
+}
+
+#[test]
+fn a_cause_is_named_only_where_no_other_is_possible() {
+    let early = |grown, occupant| end_of(bucket(1, 50_000), grown, occupant);
+    assert_eq!(early((0, 0), Occupant::Nobody), (Destroyed, true));
+    assert_eq!(early((1, 0), Occupant::Nobody), (Gone, false), "the segment may be a RST");
+    assert_eq!(early((0, 1), Occupant::Nobody), (Gone, false), "a connect() may have taken it over");
+    assert_eq!(early((0, 0), Occupant::Unknown), (Gone, false));
+    assert_eq!(early((9, 0), Occupant::Another), (TakenOver, true), "by a SYN");
+    let connect = |recycled| end_of(outbound(1, 50_000), (9, recycled), Occupant::Another);
+    assert_eq!(connect(1), (TakenOver, true));
+    assert_eq!(connect(0), (Gone, false), "it was gone before the new connection");
+
+    let old_kernel = |row| {
+        let mut second = Look { after: counters(9, 0), ..look(1000, vec![]) };
+        second.facts.kernel = "5.10.0".into();
+        events([look(0, vec![row]), second], Occupant::Nobody)
+    };
+    assert_eq!(old_kernel(outbound(1, 50_000)), [(1, Reset, true)]);
+    assert_eq!(old_kernel(bucket(1, 50_000)), [(1, Gone, false)], "a listener may have taken a SYN");
+}
+
+#[test]
+fn counters_that_are_unknown_prove_nothing() {
+    let second = Look { after: Counters::default(), ..look(1000, vec![]) };
+    assert_eq!(events([look(0, vec![bucket(1, 50_000)]), second], Occupant::Nobody), [(1, Gone, false)]);
+}
+
+#[test]
+fn a_look_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() {
+    let first = || look(0, vec![bucket(1, 50_000), bucket(2, 1500), bucket(3, 50_000)]);
+    let not_whole = || Look { whole: false, ..look(1000, vec![bucket(3, 49_000)]) };
+    assert_eq!(events([first(), not_whole()], Occupant::Nobody), []);
+    let next = look(2000, vec![bucket(1, 48_000), bucket(3, 48_000)]);
+    assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(2, Expired, true)]);
+    let next = look(2000, vec![bucket(1, 59_000), bucket(3, 48_000)]);
+    assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(1, Restarted, true), (2, Expired, true)]);
+}
+
+#[test]
+fn a_bucket_that_a_look_has_missed_is_not_gone() {
+    let looks = [look(0, vec![bucket(1, 50_000)]), look(1000, vec![])];
+    assert_eq!(events(looks, Occupant::Itself), []);
+    let looks = [look(0, vec![bucket(1, 50_000)]), look(1000, vec![]), look(2000, vec![bucket(1, 48_000)])];
+    assert_eq!(events(looks, Occupant::Itself), []);
+}
+
+#[test]
+fn only_events_of_selected_buckets_are_reported_and_a_new_selection_causes_none() {
+    let unselected = |rows| Look { rows: vec![], others: rows, ..look(0, vec![]) };
+    assert_eq!(events([unselected(vec![bucket(1, 50_000)]), look(1000, vec![])], Occupant::Nobody), []);
+    assert_eq!(
+        events([unselected(vec![bucket(1, 50_000)]), look(1000, vec![bucket(1, 49_000)])], Occupant::Nobody),
+        []
+    );
+    let other = Look { others: vec![bucket(1, 59_900)], ..look(1000, vec![]) };
+    assert_eq!(events([look(0, vec![fin_wait_2(1, 50_000)]), other], Occupant::Nobody), [(1, BecameTimeWait, true)]);
+}
+
+#[test]
+fn buckets_without_cookies_are_counted_and_have_no_events() {
+    let row = |expires_ms| {
+        let mut row = bucket(1, expires_ms);
+        row.bucket.cookie = None;
+        row
+    };
+    let looks = [look(0, vec![row(50_000)]), look(1000, vec![row(49_000), row(59_500)])];
+    let sample = last_sample(looks, Occupant::Nobody);
+    assert_eq!((sample.time_wait, sample.events.len()), (2, 0));
+    assert_eq!(sample.closes.values().sum::<u64>(), 1);
+}
+
+#[test]
+fn closes_are_counted_by_the_second_in_which_the_timer_started() {
+    let first = look(0, vec![bucket(1, 59_999), bucket(2, 59_000), bucket(3, 500), bucket(4, 0)]);
+    let sample = last_sample([first], Occupant::Nobody);
+    assert_eq!(sample.closes, [(-60, 1), (-1, 2)].into());
+    assert_eq!(sample.closes_per_s, Some(2.0), "of the last second");
+
+    let looks = || {
+        [look(0, vec![fin_wait_2(1, 9000)]), look(2500, vec![bucket(1, 59_000), bucket(2, 57_600), bucket(3, 59_990)])]
+    };
+    let sample = last_sample(looks(), Occupant::Nobody);
+    assert_eq!(sample.closes, [(0, 1), (1, 1), (2, 1)].into());
+    assert_eq!(sample.closes_per_s, Some(1.2));
+    let not_whole = looks().map(|look| Look { whole: false, ..look });
+    assert_eq!(last_sample(not_whole, Occupant::Nobody).closes_per_s, None);
+}
+
+/// A sample of one namespace.
+fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
+    Sample {
+        at: std::time::SystemTime::UNIX_EPOCH,
+        elapsed: Duration::from_millis(elapsed_ms),
+        interval: Duration::from_secs(1),
+        took: Duration::ZERO,
+        processor_time: Duration::ZERO,
+        namespaces: vec![netns],
+        closes_begin,
+        complete: true,
+        warnings: vec![],
+    }
+}
+
+/// The history after these looks, which are at most some seconds apart.
+fn history(looks: Vec<Look>) -> History {
+    let (mut tracker, mut history) = (Tracker::default(), History::default());
+    for (number, look) in looks.into_iter().enumerate() {
+        let elapsed_ms = u64::try_from(look.walked.0.as_millis()).expect("short");
+        let netns = tracker.follow(look, number == 0, false, &mut |_| Occupant::Nobody);
+        history.add(&sample(netns, elapsed_ms, number == 0));
+    }
+    history
+}
+
+#[test]
+fn a_history_begins_with_a_minute_and_grows_to_ten() {
+    let first = history(vec![look(0, vec![bucket(1, 59_500), bucket(2, 59_400), bucket(3, 30_500)])]);
+    let closes: Vec<_> = first.closes().collect();
+    assert_eq!((closes.len(), closes[59], closes[30], closes[0]), (60, Some(2), Some(1), Some(0)));
+    assert_eq!((first.mean(), first.peak(), first.now()), (Some(0.05), Some(2), Some(2.0)));
+
+    let looks = (0..700).map(|second| look(second * 1000 + 500, vec![bucket(second + 1, 59_700)])).collect();
+    let long = history(looks);
+    let closes: Vec<_> = long.closes().collect();
+    assert_eq!(closes.len(), MOST_SECONDS);
+    assert!(closes.iter().all(|closes| *closes == Some(1)), "{closes:?}");
+    assert_eq!(long.events().len(), MOST_EVENTS);
+}
+
+#[test]
+fn the_current_second_is_shown_when_it_is_complete() {
+    let looks = |last| vec![look(0, vec![]), look(1300, vec![bucket(1, 59_900)]), last];
+    let shown = |last| history(looks(last)).closes().skip(60).collect::<Vec<_>>();
+    assert_eq!(shown(look(1800, vec![bucket(1, 59_400), bucket(2, 59_900)])), [Some(0)]);
+    assert_eq!(shown(look(2100, vec![bucket(1, 59_100), bucket(2, 59_500)])), [Some(0), Some(2)]);
+}
+
+#[test]
+fn seconds_that_no_whole_look_has_shown_are_unknown() {
+    let late = history(vec![look(0, vec![]), look(100_000, vec![bucket(1, 59_500)])]);
+    let closes: Vec<_> = late.closes().collect();
+    assert_eq!((closes[59], closes[60], closes[99], closes[100], closes[159]), (Some(0), None, None, Some(0), Some(1)));
+    let not_whole = |at_ms| Look { whole: false, ..look(at_ms, vec![bucket(1, 59_500)]) };
+    let gap = history(vec![look(0, vec![]), not_whole(1000), look(2000, vec![bucket(1, 58_500)])]);
+    assert_eq!(gap.closes().skip(60).collect::<Vec<_>>(), [Some(1), Some(0)], "the next look has shown it");
+    let unknown = history(vec![look(0, vec![]), not_whole(1000)]);
+    assert_eq!(unknown.closes().skip(60).collect::<Vec<_>>(), [None]);
+}
+
+#[test]
+fn a_new_selection_begins_the_closes_again() {
+    let (mut tracker, mut history) = (Tracker::default(), History::default());
+    let mut add = |look: Look, begins| {
+        let elapsed_ms = u64::try_from(look.walked.0.as_millis()).expect("short");
+        let netns = tracker.follow(look, begins, false, &mut |_| Occupant::Nobody);
+        history.add(&sample(netns, elapsed_ms, begins));
+        history.closes().map(|closes| closes.unwrap_or(99)).sum::<u64>()
+    };
+    let (one, other) = (bucket(1, 50_000), bucket(2, 50_000));
+    assert_eq!(add(look(0, vec![one, other]), true), 2);
+    let rest = Look { others: vec![bucket(2, 49_000)], ..look(1000, vec![bucket(1, 49_000)]) };
+    assert_eq!(add(rest, true), 1);
+}

@@ -1,0 +1,78 @@
+//! Runs `twtool watch -o ndjson` beside a test, which waits for samples instead of sleeping.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::kernel;
+use super::records::{number, text};
+use super::twtool::command;
+
+/// A running watch of the namespace of the calling thread. It ends with this value.
+pub(crate) struct Watcher {
+    child: Child,
+    records: Receiver<Value>,
+    /// The events so far.
+    pub(crate) events: Vec<Value>,
+}
+
+impl Watcher {
+    /// Starts it, and waits for the first sample.
+    pub(crate) fn start(interval: &str, more: &[&str]) -> Self {
+        let args = [["watch", "-o", "ndjson", "--interval", interval].as_slice(), more].concat();
+        let mut child = command(args).stdout(Stdio::piped()).spawn().expect("twtool starts");
+        let out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (send, records) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let record = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+                if send.send(record).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut watcher = Self { child, records, events: vec![] };
+        watcher.next_sample();
+        watcher
+    }
+
+    /// The next sample. The events after it are collected by a later call.
+    #[track_caller]
+    pub(crate) fn next_sample(&mut self) -> Value {
+        loop {
+            let record = self.records.recv_timeout(kernel::patience(Duration::from_secs(30))).expect("a sample");
+            if text(&record, "type") == "sample" {
+                return record;
+            }
+            self.events.push(record);
+        }
+    }
+
+    /// Waits until this number of buckets is left in each state, and then for two more looks. The last of them began after
+    /// everything that led to this state, and the events are collected.
+    #[track_caller]
+    pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
+        let expected = (time_wait as u64, fin_wait_2 as u64);
+        let mut last = (0, 0);
+        for _ in 0..10_000 {
+            let sample = self.next_sample();
+            last = (number(&sample, "time_wait"), number(&sample, "fin_wait_2"));
+            if last == expected {
+                self.next_sample();
+                self.next_sample();
+                return;
+            }
+        }
+        panic!("{last:?} buckets instead of {expected:?}");
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,270 @@
+//! `twtool watch -o ndjson`: its records, its ends, its recordings.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::records::{LIST_KEYS, number, text};
+use crate::support::situations::{bucket_of_client, bucket_of_server, listen};
+use crate::support::suite;
+use crate::support::twtool::{Keys, command, twtool};
+use crate::support::watcher::Watcher;
+
+suite! {
+    pure: [
+        arguments_that_make_no_sense_are_refused,
+        a_file_that_is_no_series_is_refused,
+    ],
+    netns: [
+        a_sample_and_an_event_have_their_keys,
+        the_number_and_the_time_of_samples_are_limited,
+        the_filter_selects_rows_and_events,
+        every_namespace_has_its_samples,
+        a_reader_that_goes_away_ends_it_with_0,
+        the_first_look_reports_a_mistake_in_the_filter,
+        a_replay_gives_the_same_bytes,
+        a_replay_can_be_filtered,
+        a_signal_ends_a_recording_and_keeps_it,
+        a_recording_is_kept_where_the_reader_went_away,
+        list_does_not_read_a_series_and_a_cut_series_is_refused,
+        an_existing_file_is_not_replaced,
+        a_look_that_costs_too_much_makes_the_interval_longer,
+    ],
+}
+
+const SAMPLE_KEYS: [&str; 12] = [
+    "type",
+    "at",
+    "netns",
+    "netns_name",
+    "time_wait",
+    "fin_wait_2",
+    "all_buckets",
+    "max_tw_buckets",
+    "overflows",
+    "closes_per_s",
+    "interval_ms",
+    "complete",
+];
+
+fn arguments_that_make_no_sense_are_refused() {
+    twtool(["watch"]).refused("-o ndjson");
+    twtool(["watch", "--json"]).refused("'json'");
+    twtool(["watch", "-o", "csv"]).refused("'csv'");
+    twtool(["watch", "-o", "ndjson", "--interval", "0s"]).refused("'0s'");
+    twtool(["watch", "-o", "ndjson", "--interval", "1"]).refused("'1'");
+    twtool(["watch", "-o", "ndjson", "--interval", "-1s"]).refused("'-1s'");
+    twtool(["watch", "-o", "ndjson", "--count", "0"]).refused("'0'");
+    twtool(["watch", "-o", "ndjson", "--duration", "soon"]).refused("'soon'");
+    twtool(["watch", "-o", "ndjson", "--replay", "a", "--interval", "1s"]).refused("--interval");
+    twtool(["watch", "-o", "ndjson", "--replay", "a", "--record", "b"]).refused("--record");
+    twtool(["watch", "-o", "ndjson", "--all-netns", "--record", "b"]).refused("--record");
+    twtool(["watch", "-o", "ndjson", "--netns", "no such"]).refused("'no such'");
+}
+
+fn a_file_that_is_no_series_is_refused() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("file");
+    let replay = || twtool(["watch", "-o", "ndjson", "--replay", path.to_str().expect("UTF-8")]);
+    replay().refused("No such file");
+    for content in ["", "{}\n", "{\"looks\":1}\n"] {
+        fs::write(&path, content).expect("written");
+        replay().refused("is not a complete twtool recording");
+    }
+}
+
+/// Two servers, a bucket of the first one.
+fn watch(more: &[&str]) -> Vec<String> {
+    let args = ["watch", "-o", "ndjson", "--interval", "10ms"].into_iter().chain(more.iter().copied());
+    args.map(str::to_owned).collect()
+}
+
+fn is(record: &Value, kind: &str) -> bool {
+    text(record, "type") == kind
+}
+
+fn a_sample_and_an_event_have_their_keys() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    let mut watcher = Watcher::start("10ms", &[]);
+    bucket_of_server(&server, "127.0.0.1:8080");
+    watcher.settle(2, 0);
+    let [entered] = watcher.events.as_slice() else { panic!("one event: {:?}", watcher.events) };
+    assert_eq!((text(entered, "event"), entered["certain"].as_bool()), ("entered", Some(true)));
+    assert_eq!((text(entered, "state"), number(entered, "local_port")), ("time-wait", 8080));
+
+    let run = twtool(watch(&["--count", "2"])).ok();
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{run}");
+    assert_eq!(Keys::of(lines[0]), SAMPLE_KEYS);
+    let samples = run.ndjson();
+    let of = |key: &str| samples.iter().map(|sample| sample[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("time_wait"), [2, 2]);
+    assert_eq!(of("complete"), [true, true]);
+    assert_eq!(of("overflows"), [0, 0]);
+    assert!(samples[0]["closes_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "of the last second: {run}");
+    let keys = [["type", "at", "event", "certain"].as_slice(), &LIST_KEYS].concat();
+    assert_eq!(entered.as_object().expect("an object").len(), keys.len());
+    assert!(keys.iter().all(|key| entered.get(*key).is_some()), "{entered}");
+}
+
+fn the_number_and_the_time_of_samples_are_limited() {
+    assert_eq!(twtool(watch(&["--count", "3"])).ok().ndjson().len(), 3);
+    assert_eq!(twtool(watch(&["--duration", "0s"])).ok().ndjson().len(), 1);
+    let samples = twtool(["watch", "-o", "ndjson", "--interval", "100ms", "--duration", "250ms"]).ok().ndjson().len();
+    assert!((1..=3).contains(&samples), "{samples}");
+}
+
+fn the_filter_selects_rows_and_events() {
+    let (server, other) = (listen("127.0.0.1:8080"), listen("127.0.0.1:8081"));
+    bucket_of_server(&other, "127.0.0.1:8081");
+    let mut watcher = Watcher::start("10ms", &["sport = :8080"]);
+    bucket_of_server(&other, "127.0.0.1:8081");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    watcher.settle(1, 0);
+    let ports: Vec<u64> = watcher.events.iter().map(|event| number(event, "local_port")).collect();
+    assert_eq!(ports, [8080]);
+    let samples = twtool(watch(&["--count", "1", "--local-port", "8081"])).ok().ndjson();
+    assert_eq!((number(&samples[0], "time_wait"), number(&samples[0], "all_buckets")), (2, 3));
+}
+
+fn every_namespace_has_its_samples() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_client(&server, "127.0.0.1:8080");
+    let run = twtool(watch(&["--all-netns", "--count", "2"]));
+    let samples: Vec<Value> = run.ndjson().into_iter().filter(|record| is(record, "sample")).collect();
+    let own = twtool(watch(&["--count", "1"])).ok().ndjson();
+    let of_own: Vec<&Value> = samples.iter().filter(|sample| sample["netns"] == own[0]["netns"]).collect();
+    assert_eq!(of_own.len(), 2, "{run}");
+    assert!(of_own.iter().all(|sample| sample["time_wait"] == 1), "{run}");
+}
+
+/// Starts it without `--count`, and waits for its first record.
+fn running(args: &[String]) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command(args).stdout(Stdio::piped()).spawn().expect("twtool starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    out.read_line(&mut String::new()).expect("a record");
+    (child, out)
+}
+
+fn a_reader_that_goes_away_ends_it_with_0() {
+    let (mut child, out) = running(&watch(&[]));
+    drop(out);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (mut child, _out) = running(&watch(&[]));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("a signal");
+        assert_eq!(child.wait().expect("it ends").signal(), Some(signal as i32), "130 or 143 in a shell");
+    }
+}
+
+fn the_first_look_reports_a_mistake_in_the_filter() {
+    twtool(watch(&["sport ="])).refused("filter");
+    twtool(watch(&["dev nosuch"])).refused("nosuch");
+    twtool(watch(&["--local-port", "nosuch"])).refused("'nosuch'");
+}
+
+/// A recorded series of three looks with two buckets of the server on port 8080 and one of a client, and its output.
+fn recorded(folder: &TempDir) -> (String, String) {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    bucket_of_client(&server, "127.0.0.1:8080");
+    let path = folder.path().join("series").to_str().expect("UTF-8").to_owned();
+    let args = watch(&["--record", &path]);
+    let mut child = command(&args).stdout(Stdio::piped()).spawn().expect("twtool starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut output = String::new();
+    let mut made = false;
+    // The events come behind the sample that shows them.
+    while !output.contains("\"event\"") {
+        out.read_line(&mut output).expect("a record");
+        if !made {
+            bucket_of_server(&server, "127.0.0.1:8080");
+            made = true;
+        }
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("a signal");
+    while out.read_line(&mut output).expect("a record") > 0 {}
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.signal(), Some(Signal::SIGINT as i32), "{status:?}");
+    (path, output)
+}
+
+fn a_replay_gives_the_same_bytes() {
+    let folder = TempDir::new().expect("a folder");
+    let (path, output) = recorded(&folder);
+    assert_eq!(twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().stdout, output);
+    let first = twtool(["watch", "-o", "ndjson", "--replay", &path, "--count", "1"]).ok().stdout;
+    assert_eq!(Some(first.trim_end()), output.lines().next());
+}
+
+fn a_replay_can_be_filtered() {
+    let folder = TempDir::new().expect("a folder");
+    let (path, _) = recorded(&folder);
+    let run = twtool(["watch", "-o", "ndjson", "--replay", &path, "dport = :8080"]).ok();
+    assert!(run.ndjson().iter().all(|record| is(record, "sample") && record["time_wait"] == 1), "{run}");
+}
+
+fn a_signal_ends_a_recording_and_keeps_it() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("series").to_str().expect("UTF-8").to_owned();
+    let (mut child, out) = running(&watch(&["--record", &path]));
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    assert_eq!(child.wait().expect("it ends").signal(), Some(Signal::SIGTERM as i32));
+    drop(out);
+    let samples = twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().ndjson();
+    assert!(!samples.is_empty());
+}
+
+fn a_recording_is_kept_where_the_reader_went_away() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("series").to_str().expect("UTF-8").to_owned();
+    let (mut child, out) = running(&watch(&["--record", &path]));
+    drop(out);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(!twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().ndjson().is_empty());
+}
+
+fn list_does_not_read_a_series_and_a_cut_series_is_refused() {
+    let folder = TempDir::new().expect("a folder");
+    let (path, _) = recorded(&folder);
+    twtool(["list", "--replay", &path]).refused("series").says("twtool watch");
+    let whole = fs::read_to_string(&path).expect("read");
+    let lines: Vec<&str> = whole.lines().collect();
+    let other = folder.path().join("other").to_str().expect("UTF-8").to_owned();
+    let replay = |lines: &[&str]| {
+        fs::write(&other, lines.join("\n") + "\n").expect("written");
+        twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("is not a complete twtool recording");
+    };
+    replay(&lines[..lines.len() - 1]);
+    replay(&lines[..lines.len() / 2]);
+    // Without the first look.
+    let first_end = lines.iter().position(|line| line.starts_with("{\"end\"")).expect("an end");
+    replay(&lines[first_end + 1..]);
+    let changed = whole.replacen("datagram\":\"", "datagram\":\"00", 1);
+    replay(&changed.lines().collect::<Vec<_>>());
+    fs::write(&other, whole + "x").expect("written");
+    twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("continues after its end");
+}
+
+fn an_existing_file_is_not_replaced() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("series").to_str().expect("UTF-8").to_owned();
+    fs::write(&path, "mine").expect("written");
+    twtool(watch(&["--count", "1", "--record", &path])).refused("exists");
+    assert_eq!(fs::read_to_string(&path).expect("read"), "mine");
+    twtool(watch(&["--count", "1", "--record", &path, "--force"])).ok();
+    assert_eq!(twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().ndjson().len(), 1);
+}
+
+fn a_look_that_costs_too_much_makes_the_interval_longer() {
+    let run = twtool(["watch", "-o", "ndjson", "--interval", "1ms", "--count", "3"]).code(0);
+    let longer = run.ndjson().iter().any(|sample| number(sample, "interval_ms") > 1);
+    assert_eq!(longer, run.stderr.contains("a quarter of a core"), "{run}");
+}

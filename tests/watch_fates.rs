@@ -1,0 +1,194 @@
+//! `twtool watch` names what happened to a thousand buckets whose ends this test causes, on the real kernel.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+use twtool::sys::{sysctl, tcp_repair};
+
+use crate::support::crowd::{Killer, make_room, reset};
+use crate::support::kernel;
+use crate::support::records::{number, text};
+use crate::support::watcher::Watcher;
+use crate::support::{measured, suite};
+
+suite! {
+    pure: [],
+    netns: [
+        a_thousand_fates_are_named_and_none_is_wrong,
+    ],
+}
+
+/// Of each of ten groups.
+const GROUP: u16 = 100;
+
+/// The initial sequence number of every client, so that the test can forge its segments.
+const INITIAL: u32 = 1000;
+/// The client's FIN, and the number after it.
+const FIN: u32 = INITIAL + 1;
+const NEXT: u32 = FIN + 1;
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
+
+fn client_addr(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+fn listen() -> Socket {
+    let server = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    server.set_reuse_address(true).expect("SO_REUSEADDR");
+    server.bind(&SERVER.into()).expect("bound");
+    server.listen(1024).expect("listening");
+    server
+}
+
+/// Connects from this port. Returns both ends: the client's and the server's.
+fn connect(server: &Socket, port: u16) -> (Socket, Socket) {
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    tcp_repair::set_initial_sequence(&client, INITIAL).expect("TCP_REPAIR");
+    client.set_reuse_address(true).expect("SO_REUSEADDR");
+    client.bind(&client_addr(port).into()).expect("bound");
+    client.connect(&SERVER.into()).expect("connected");
+    (client, server.accept().expect("a connection").0)
+}
+
+/// Closes the first end, and the other one after it has seen the FIN.
+fn close(first: Socket, mut second: Socket) {
+    drop(first);
+    assert_eq!(second.read(&mut [0]).expect("the end of the stream"), 0);
+}
+
+/// Sends a segment of a client to the server.
+fn forge(raw: &Socket, port: u16, seq: u32, flags: u8) {
+    let (from, to) = (Ipv4Addr::LOCALHOST.octets(), Ipv4Addr::LOCALHOST.octets());
+    let mut segment = vec![];
+    segment.extend(port.to_be_bytes());
+    segment.extend(SERVER.port().to_be_bytes());
+    segment.extend(seq.to_be_bytes());
+    segment.extend([0; 4]);
+    segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    // The pseudo-header of RFC 9293, section 3.1.
+    let length = u8::try_from(segment.len()).expect("short");
+    let pseudo = [from.as_slice(), &to, &[0, 6, 0, length], &segment].concat();
+    let sum = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded");
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    raw.send_to(&segment, &client_addr(0).into()).expect("sent");
+}
+
+const FLAG_FIN_ACK: u8 = 0x11;
+const FLAG_RST: u8 = 0x04;
+
+/// The ports of the clients of each group.
+fn group(number: u16) -> std::ops::Range<u16> {
+    let first = 41_000 + number * GROUP;
+    first..first + GROUP
+}
+
+fn a_thousand_fates_are_named_and_none_is_wrong() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
+    make_room();
+    sysctl::write("ipv4.tcp_fin_timeout", "60").expect("the namespace is ours");
+    let count = usize::from(GROUP);
+    let server = listen();
+    let mut watcher = Watcher::start("50ms", &[]);
+
+    // 0-4: buckets of the server in TIME_WAIT. 5: of clients. 6-8: orphans of the server in FIN_WAIT_2.
+    let mut peers = BTreeMap::new();
+    for number in 0..9 {
+        for port in group(number) {
+            let (client, accepted) = connect(&server, port);
+            match number {
+                0..=4 => close(accepted, client),
+                5 => close(client, accepted),
+                _ => {
+                    drop(accepted);
+                    peers.insert(port, client);
+                }
+            }
+        }
+    }
+    watcher.settle(6 * count, 3 * count);
+
+    let mut killer = Killer::new();
+    for number in [0, 6] {
+        group(number).for_each(|port| killer.destroy((SERVER.into(), client_addr(port).into())));
+        watcher.settle(5 * count, if number == 0 { 3 } else { 2 } * count);
+    }
+
+    // A RST in either state.
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).expect("CAP_NET_RAW");
+    group(1).for_each(|port| forge(&raw, port, NEXT, FLAG_RST));
+    watcher.settle(4 * count, 2 * count);
+    group(7).for_each(|port| peers.remove(&port).into_iter().for_each(|peer| reset(peer.into())));
+    watcher.settle(4 * count, count);
+
+    // The client has lost the last ACK, and sends its FIN again.
+    group(2).chain(group(3)).for_each(|port| forge(&raw, port, FIN, FLAG_FIN_ACK));
+    watcher.settle(4 * count, count);
+
+    // New connections with the same ends: the SYN reaches a bucket of the server; connect() meets a bucket of the client.
+    let new: Vec<_> = group(4).chain(group(5)).map(|port| connect_again(&server, port)).collect();
+    watcher.settle(2 * count, count);
+
+    // 8: the peers close. 9: orphans in FIN_WAIT_2 whose time runs out.
+    group(8).for_each(|port| drop(peers.remove(&port)));
+    watcher.settle(3 * count, 0);
+    sysctl::write("ipv4.tcp_fin_timeout", "2").expect("the namespace is ours");
+    let open: Vec<_> = group(9).map(|port| connect(&server, port).0).collect();
+    watcher.settle(3 * count, count);
+    watcher.settle(3 * count, 0);
+    drop((new, open));
+    check(&watcher.events);
+}
+
+/// Connects from a port that has a bucket.
+fn connect_again(server: &Socket, port: u16) -> (Socket, Socket) {
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.set_reuse_address(true).expect("SO_REUSEADDR");
+    client.bind(&client_addr(port).into()).expect("bound");
+    client.connect(&SERVER.into()).expect("connected");
+    (client, server.accept().expect("a connection").0)
+}
+
+fn check(events: &[Value]) {
+    let fates = [
+        (0, "destroyed"),
+        (1, "reset"),
+        (2, "restarted"),
+        (3, "restarted"),
+        (4, "taken-over"),
+        (5, "taken-over"),
+        (6, "destroyed"),
+        (7, "reset"),
+        (8, "became-time-wait"),
+        (9, "expired"),
+    ];
+    let mut certain = BTreeMap::<&str, usize>::new();
+    for (number_of_group, fate) in fates {
+        for port in group(number_of_group) {
+            let of_port =
+                |event: &&Value| [number(event, "local_port"), number(event, "remote_port")].contains(&port.into());
+            let events: Vec<&Value> = events.iter().filter(of_port).collect();
+            let names: Vec<&str> = events.iter().map(|event| text(event, "event")).collect();
+            assert_eq!(names.first(), Some(&"entered"), "{port}: {events:?}");
+            assert_eq!(names.len(), 2, "{port}: {events:?}");
+            // No counter proves a RST, so it may be "gone".
+            assert!(
+                names[1] == fate || (names[1] == "gone" && events[1]["certain"] == false),
+                "{port} {fate}: {events:?}"
+            );
+            *certain.entry(fate).or_default() += usize::from(names[1] == fate && events[1]["certain"] == true);
+        }
+    }
+    measured(format!("fates named with certainty, of 100 or 200 each: {certain:?}"));
+    let all = |fate: &str| usize::from(GROUP) * fates.iter().filter(|(_, name)| *name == fate).count();
+    for (fate, percent) in
+        [("expired", 99), ("restarted", 99), ("became-time-wait", 99), ("taken-over", 90), ("destroyed", 90)]
+    {
+        assert!(certain[fate] * 100 >= all(fate) * percent, "{fate}: {certain:?}");
+    }
+}
