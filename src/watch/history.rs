@@ -45,7 +45,8 @@ impl History {
         // A bucket lasts a minute, so a whole look shows a minute, even if earlier looks were not whole.
         if sample.namespaces.iter().all(|netns| netns.whole) {
             let shown = usize::try_from(current - FIRST_SECONDS - self.first_second).unwrap_or(0);
-            self.seconds.range_mut(shown..).for_each(|second| second.known = true);
+            let complete = self.seconds.len() - 1;
+            self.seconds.range_mut(shown..complete).for_each(|second| second.known = true);
         }
         for (&number, &closes) in sample.namespaces.iter().flat_map(|netns| &netns.closes) {
             let index = usize::try_from(number - self.first_second).ok();

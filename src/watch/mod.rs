@@ -8,8 +8,10 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `sample` | [`Sampler`], which takes a [`Sample`]: one look at each namespace, as a plain value with its events |
-//! | `events` | [`Event`], and the comparison of two looks by cookie |
+//! | `events` | [`Event`]: what can happen to a bucket, and what proves it |
+//! | `sample` | [`Sample`]: one look at each namespace, as a plain value with its events |
+//! | `tracker` | the comparison of two looks by cookie |
+//! | `sampler` | [`Sampler`], which takes samples |
 //! | `history` | [`History`]: closes per second and the recent events, fed with samples; no clock, no I/O |
 //! | `stream` | samples and events as ndjson |
 //!
@@ -18,10 +20,13 @@
 pub mod events;
 pub mod history;
 pub mod sample;
+pub mod sampler;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod tracker;
 
 pub use self::events::{Event, EventKind};
 pub use self::history::History;
-pub use self::sample::{NetnsSample, Sample, Sampler};
+pub use self::sample::{NetnsSample, Sample};
+pub use self::sampler::Sampler;

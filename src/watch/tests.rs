@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::events::{EventKind, Tracker};
+use super::events::EventKind;
 use super::history::{History, MOST_EVENTS, MOST_SECONDS};
 use super::sample::{NetnsSample, Sample};
+use super::tracker::Tracker;
 use crate::model::facts::tests::facts;
 use crate::model::kernel_counts::Counters;
 use crate::model::row::tests::row;

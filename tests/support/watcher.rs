@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -57,7 +57,8 @@ impl Watcher {
     pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
         let expected = (time_wait as u64, fin_wait_2 as u64);
         let mut last = (0, 0);
-        for _ in 0..10_000 {
+        let began = Instant::now();
+        while began.elapsed() < kernel::patience(Duration::from_secs(20)) {
             let sample = self.next_sample();
             last = (number(&sample, "time_wait"), number(&sample, "fin_wait_2"));
             if last == expected {

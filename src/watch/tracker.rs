@@ -1,0 +1,308 @@
+//! Compares the buckets of a look with those of the last one, by cookie.
+//!
+//! A bucket has the cookie of its connection, so a bucket of the last look is the bucket of this look with the same cookie. Each
+//! remaining time was reported at some time of a walk, so the time between two reports is known up to the lengths of the walks.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use super::events::{Event, EventKind};
+use super::sample::NetnsSample;
+use crate::analysis::history::Length;
+use crate::model::kernel_counts::Counters;
+use crate::model::row::{Direction, Row};
+use crate::model::socket::Cookie;
+use crate::snapshot::look::{FindOccupant, Look, Occupant};
+
+/// Rounding of remaining times: the kernel counts in jiffies of up to 10 ms, and rounds each report.
+const ROUNDING_MS: i64 = 20;
+
+/// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in this many while adjtimex(2) corrects the clock.
+const DRIFT: i64 = 1000;
+
+/// The buckets of the last look at one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Tracker {
+    seen: HashMap<Cookie, Seen, RandomState>,
+    /// The number of looks so far.
+    looks: u32,
+    last: Option<LastLook>,
+    /// When the last whole look began.
+    last_whole_ms: Option<i64>,
+    /// The closes since the last whole look.
+    closes: u64,
+    /// The longest remaining time of any bucket in TIME_WAIT so far.
+    largest_ms: Option<u32>,
+}
+
+#[derive(Debug)]
+struct LastLook {
+    walked: (Duration, Duration),
+    whole: bool,
+    before: Counters,
+}
+
+/// A bucket as the last look has left it.
+#[derive(Debug)]
+struct Seen {
+    row: Row,
+    /// The number of that look.
+    look: u32,
+    /// How much more time may be left than the row has, in ms: 0, unless some looks have missed the bucket.
+    slack_ms: u16,
+    selected: bool,
+}
+
+impl Seen {
+    /// Lets time pass for a bucket that a look has missed.
+    fn pass(&mut self, time: Elapsed, look: u32) {
+        let left = i64::from(self.row.bucket.expires_ms).saturating_sub(time.most);
+        self.row.bucket.expires_ms = u32::try_from(left).unwrap_or(0);
+        self.slack_ms = self.slack_ms.saturating_add(u16::try_from(time.most - time.least).unwrap_or(u16::MAX));
+        self.look = look;
+    }
+}
+
+/// The time between two looks at the same bucket, in ms: each look reaches a bucket at some time of its walk.
+#[derive(Clone, Copy, Debug)]
+struct Elapsed {
+    least: i64,
+    most: i64,
+}
+
+impl Elapsed {
+    /// By how much a timer may seem to be off.
+    const fn tolerance(self) -> i64 {
+        ROUNDING_MS + self.most / DRIFT
+    }
+}
+
+/// An event before it has the time and the facts of its look.
+#[derive(Debug)]
+struct Found {
+    kind: EventKind,
+    certain: bool,
+    row: Row,
+    selected: bool,
+}
+
+impl Tracker {
+    /// Compares a look with the last one.
+    pub(super) fn follow(
+        &mut self,
+        look: Look,
+        closes_begin: bool,
+        keeps_rows: bool,
+        find: &mut FindOccupant<'_>,
+    ) -> NetnsSample {
+        self.looks = self.looks.wrapping_add(1);
+        let (began, ended) = look.walked;
+        let elapsed = self.last.as_ref().map(|last| Elapsed {
+            least: ms(began.saturating_sub(last.walked.1)),
+            most: ms(ended.saturating_sub(last.walked.0)) + 1,
+        });
+        let all = || look.rows.iter().map(|row| (row, true)).chain(look.others.iter().map(|row| (row, false)));
+        let time_wait = all().map(|(row, _)| &row.bucket).filter(|bucket| !bucket.fin_wait_2);
+        self.largest_ms = self.largest_ms.max(time_wait.map(|bucket| bucket.expires_ms).max());
+        let length = Length::learn(look.tw_timeout_s, self.largest_ms);
+        let mut closes = Closes { now_ms: ms(began), length_ms: i64::from(length.seconds) * 1000, ..Closes::default() };
+        let mut found = vec![];
+        for (row, selected) in all() {
+            let event = self.see(row, selected, elapsed, &closes);
+            if selected && !row.bucket.fin_wait_2 {
+                let is_close = match &event {
+                    Some(event) => matches!(event.kind, EventKind::Entered | EventKind::BecameTimeWait),
+                    // Without a cookie, a bucket is new if its timer started after the last look.
+                    None => row.bucket.cookie.is_none() && elapsed.is_some_and(|time| closes.age(row) <= time.least),
+                };
+                closes.add(row, is_close, closes_begin);
+            }
+            found.extend(event);
+        }
+        if let Some(elapsed) = elapsed {
+            let mut missing: Vec<Seen> =
+                self.seen.extract_if(|_, seen| seen.look != self.looks).map(|(_, seen)| seen).collect();
+            missing.sort_unstable_by_key(|seen| seen.row.bucket.cookie);
+            let still_there = if look.whole { self.judge(missing, &look, elapsed, find, &mut found) } else { missing };
+            for mut seen in still_there {
+                seen.pass(elapsed, self.looks);
+                self.seen.extend(seen.row.bucket.cookie.map(|cookie| (cookie, seen)));
+            }
+        }
+        let closes_per_s = self.closes_per_s(&closes, look.whole);
+        found.retain(|event| event.selected);
+
+        let Look { mut facts, rows, others, walked, whole, before, after, max_tw_buckets, complete, .. } = look;
+        self.last = Some(LastLook { walked, whole, before });
+        // This closes the descriptor for interface names.
+        let shown = rows.iter().chain(found.iter().map(|event| &event.row));
+        facts.interfaces.keep(shown.filter_map(|row| row.bucket.interface).collect::<BTreeSet<_>>());
+        let (at, facts) = (facts.taken_at, Arc::new(facts));
+        let event = |Found { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
+        let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
+        NetnsSample {
+            time_wait: rows.len() - fin_wait_2,
+            fin_wait_2,
+            all_buckets: rows.len() + others.len(),
+            max_tw_buckets,
+            counters: after,
+            closes: closes.by_second,
+            closes_per_s,
+            events: found.into_iter().map(event).collect(),
+            whole,
+            complete,
+            rows: if keeps_rows { rows } else { vec![] },
+            facts,
+        }
+    }
+
+    /// Compares a listed bucket with the last look, and remembers it.
+    fn see(&mut self, row: &Row, selected: bool, elapsed: Option<Elapsed>, closes: &Closes) -> Option<Found> {
+        let now = &row.bucket;
+        let seen = Seen { row: *row, look: self.looks, slack_ms: 0, selected };
+        let found = |kind, selected| Some(Found { kind, certain: true, row: *row, selected });
+        match self.seen.entry(now.cookie?) {
+            Entry::Occupied(mut known) => {
+                let last = known.insert(seen);
+                let (was, time) = (last.row.bucket, elapsed?);
+                let selected = selected || last.selected;
+                let at_most = i64::from(was.expires_ms) + i64::from(last.slack_ms) - time.least + time.tolerance();
+                if was.fin_wait_2 && !now.fin_wait_2 {
+                    found(EventKind::BecameTimeWait, selected)
+                } else if i64::from(now.expires_ms) > at_most.max(0) {
+                    found(EventKind::Restarted, selected)
+                } else {
+                    None
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(seen);
+                let time = elapsed?;
+                // The last look has missed an older one. The timer of FIN_WAIT_2 has no fixed length.
+                let is_new = if now.fin_wait_2 {
+                    self.last.as_ref().is_some_and(|last| last.whole)
+                } else {
+                    closes.age(row) <= time.most + time.tolerance()
+                };
+                if is_new { found(EventKind::Entered, selected) } else { None }
+            }
+        }
+    }
+
+    /// Finds out what happened to the buckets that a whole look does not list. Returns those that still exist.
+    fn judge(
+        &self,
+        missing: Vec<Seen>,
+        look: &Look,
+        time: Elapsed,
+        find: &mut FindOccupant<'_>,
+        found: &mut Vec<Found>,
+    ) -> Vec<Seen> {
+        // The bucket existed at some time of the last walk, and did not at some time of this one.
+        let grown = |name| self.last.as_ref().and_then(|last| look.after.growth(&last.before, name));
+        let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
+        let mut still_there = vec![];
+        // Indices of the buckets that became due since the last look.
+        let mut newly_due = vec![];
+        let (mut taken_over, mut unexplained) = (0, 0);
+        for seen in missing {
+            let Seen { row, slack_ms, selected, .. } = seen;
+            let left = i64::from(row.bucket.expires_ms);
+            let mut end = |kind, certain| {
+                let mut row = row;
+                row.bucket.expires_ms = u32::try_from(left - time.least).unwrap_or(0);
+                found.push(Found { kind, certain, row, selected });
+            };
+            if left + i64::from(slack_ms) == 0 {
+                end(EventKind::Expired, true);
+                continue;
+            }
+            let occupant = find(&row.bucket);
+            if occupant == Occupant::Itself {
+                still_there.push(seen);
+                continue;
+            }
+            if left <= time.most + time.tolerance() {
+                let due = left + i64::from(slack_ms) <= time.least;
+                end(EventKind::Expired, due && occupant != Occupant::Another);
+                newly_due.push(found.len() - 1);
+                continue;
+            }
+            let outbound = row.direction == Direction::Outbound;
+            let (kind, certain) = match occupant {
+                // Without TWRecycled, the connect() of the new socket came after the end of the bucket.
+                Occupant::Another if !(outbound && recycled == Some(0)) => (EventKind::TakenOver, true),
+                Occupant::Nobody if (segments, recycled) == (Some(0), Some(0)) => (EventKind::Destroyed, true),
+                Occupant::Nobody if look.facts.destroys_buckets() == Some(false) && recycled == Some(0) && outbound => {
+                    (EventKind::Reset, true)
+                }
+                _ => (EventKind::Gone, false),
+            };
+            if kind == EventKind::TakenOver {
+                taken_over += 1;
+            } else {
+                unexplained += 1;
+            }
+            end(kind, certain);
+        }
+        // What removed a bucket before its time may also have removed one that became due since the last look.
+        if unexplained > 0 || recycled.is_some_and(|recycled| recycled > taken_over) {
+            for index in newly_due {
+                found[index].certain = false;
+            }
+        }
+        still_there
+    }
+
+    fn closes_per_s(&mut self, closes: &Closes, whole: bool) -> Option<f64> {
+        self.closes += closes.since_last;
+        if !whole {
+            return None;
+        }
+        let (count, time_ms) = match self.last_whole_ms.replace(closes.now_ms) {
+            Some(last) => (self.closes, closes.now_ms - last),
+            None => (closes.in_last_second, 1000),
+        };
+        self.closes = 0;
+        #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
+        (time_ms > 0).then(|| count as f64 * 1000.0 / time_ms as f64)
+    }
+}
+
+/// Counts the buckets that entered TIME_WAIT, by the time at which they did.
+#[derive(Debug, Default)]
+struct Closes {
+    /// The time of the look, from the start of the first look.
+    now_ms: i64,
+    /// How long TIME_WAIT lasts.
+    length_ms: i64,
+    by_second: BTreeMap<i64, u64>,
+    since_last: u64,
+    in_last_second: u64,
+}
+
+impl Closes {
+    /// How long ago the bucket entered TIME_WAIT, or its timer started again.
+    fn age(&self, row: &Row) -> i64 {
+        self.length_ms - i64::from(row.bucket.expires_ms)
+    }
+
+    /// Adds a bucket in TIME_WAIT. `is_close`: it entered since the last look. `all`: older ones count by second, too.
+    fn add(&mut self, row: &Row, is_close: bool, all: bool) {
+        let age = self.age(row);
+        self.since_last += u64::from(is_close);
+        self.in_last_second += u64::from(age <= 1000);
+        // Of a bucket that is due, it is unknown how long ago it entered.
+        if is_close || (all && row.bucket.expires_ms > 0) {
+            *self.by_second.entry((self.now_ms - age).div_euclid(1000)).or_default() += 1;
+        }
+    }
+}
+
+fn ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
