@@ -46,6 +46,7 @@ Examples:
   twtool list --json | jq '.sockets | length'
   twtool list --all-netns         list all network namespaces, including those of containers
   twtool summary                  count TIME_WAIT sockets and the closes of the last minute
+  twtool watch -o ndjson          stream how many there are, and what happens to each
   twtool port https 8080          show class, service, port ranges and listeners
   twtool bind-test 8080           explain why a server cannot bind, and what helps
   twtool bind-test 8080 --demo    reproduce the failure in a private network namespace

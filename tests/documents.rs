@@ -14,6 +14,7 @@ use twtool::view::steps::LastingRecord;
 use crate::support::situations::{bucket_of_client, bucket_of_server, half_closed, listen};
 use crate::support::suite;
 use crate::support::twtool::{subcommands, twtool};
+use crate::support::watcher::Watcher;
 
 suite! {
     pure: [
@@ -259,12 +260,13 @@ fn every_json_key_is_documented() {
         "connect-test 127.0.0.1:8080 --from 127.0.0.1:8080",
         "doctor",
         "kill --local-port 8080 --dry-run",
+        "watch --count 1",
         "demo",
         "demo reuse",
     ] {
         for format in ["json", "ndjson"] {
             // Records only.
-            if (line.starts_with("why"), format) == (true, "json") {
+            if (line.starts_with("watch"), format) == (true, "json") {
                 continue;
             }
             // The list of scenarios is no record.
@@ -285,6 +287,12 @@ fn every_json_key_is_documented() {
             seen.entry(heading).or_default().append(&mut found);
         }
     }
+    let mut watcher = Watcher::start("100ms", &[]);
+    bucket_of_server(&server, "127.0.0.1:8080");
+    while watcher.events.is_empty() {
+        watcher.next_sample();
+    }
+    keys(&watcher.events[0], seen.entry("twtool.watch/1".into()).or_default());
     let mut nowhere = vec![];
     for (heading, seen) in &seen {
         nowhere.extend(Section::of(text, heading).keys.difference(seen).map(|key| format!("{heading}: {key}")));

@@ -202,6 +202,13 @@ impl Stage {
             ("/usr/local/share", share.to_str().expect("UTF-8")),
         ];
         let mut text = replaced.iter().fold(line.text.clone(), |text, (from, to)| text.replace(from, to));
+        if text.contains("twtool watch") {
+            text = text.replace("--duration 1m", "--duration 1s");
+            // Without a limit, it does not end.
+            if !["--count", "--duration"].iter().any(|limit| text.contains(limit)) {
+                text = text.replace("twtool watch ", "twtool watch --count 1 ");
+            }
+        }
         let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
         if name_alone || text.starts_with("twtool demo length") {
             // The name of a command stands for the command, and that scenario takes a minute: the words alone are checked,

@@ -38,7 +38,7 @@ interrupted.
 Examples:
   twtool watch -o ndjson --count 10               take ten samples
   twtool watch -o ndjson | jq -c 'select(.type == \"sample\") | [.at, .time_wait, .closes_per_s]'
-  twtool watch -o ndjson 'sport = :443' | jq -r 'select(.type == \"event\") | .event' 
+  twtool watch -o ndjson 'sport = :443' | jq -r 'select(.type == \"event\") | .event'
   twtool watch -o ndjson --all-netns --interval 5s --duration 1m
 ")]
 pub struct WatchArgs {
@@ -99,13 +99,26 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
 fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Result<bool, CommandError> {
     let mut reporter = Reporter { asked: args.interval, ..Reporter::default() };
     let (mut count, mut complete) = (0, true);
-    while let Some(sample) = sampler.take()? {
-        reporter.warn(&sample, context);
-        stream::write(context.out, &sample)?;
-        complete &= sample.complete;
-        count += 1;
-        let next = sample.elapsed + sample.interval;
-        if args.count == Some(count) || args.duration.is_some_and(|end| next > end) || !sampler.wait(&sample)? {
+    let mut next = Duration::ZERO;
+    loop {
+        match sampler.take() {
+            Ok(None) => break,
+            Ok(Some(sample)) => {
+                reporter.warn(&sample, context);
+                stream::write(context.out, &sample)?;
+                complete &= sample.complete;
+                count += 1;
+                next = sample.elapsed + sample.interval;
+            }
+            // The kernel may have lacked memory for a moment. A file does not become better.
+            Err(error) if count > 0 && !args.recording.records() && !args.recording.replays() => {
+                reporter.warn_once(&[error.to_string()], context);
+                complete = false;
+                next += args.interval;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if args.count == Some(count) || args.duration.is_some_and(|end| next > end) || !sampler.wait(next)? {
             break;
         }
     }
@@ -121,11 +134,16 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn warn(&mut self, sample: &Sample, context: &mut Context) {
+    /// Prints the warnings that the last look did not have.
+    fn warn_once(&mut self, warnings: &[String], context: &mut Context) {
         let is_new = |warning: &&String| !self.last.contains(warning);
-        let new: Vec<String> = sample.warnings.iter().filter(is_new).cloned().collect();
+        let new: Vec<String> = warnings.iter().filter(is_new).cloned().collect();
         context.warn(&new);
-        self.last.clone_from(&sample.warnings);
+        self.last = warnings.to_vec();
+    }
+
+    fn warn(&mut self, sample: &Sample, context: &mut Context) {
+        self.warn_once(&sample.warnings, context);
         if sample.interval > self.asked && !self.stretched {
             self.stretched = true;
             context.warn(&[format!(

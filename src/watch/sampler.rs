@@ -42,12 +42,13 @@ impl Sampler {
         self.interval = interval;
     }
 
-    /// Sleeps until the time of the next look. Returns false if a signal has arrived that a recording holds back.
+    /// Sleeps until this time from the start of the first look. Returns false if a signal has arrived that a recording holds
+    /// back.
     ///
     /// # Errors
     /// The sleep failed.
-    pub fn wait(&mut self, last: &Sample) -> io::Result<bool> {
-        self.looks.wait(last.elapsed + last.interval)
+    pub fn wait(&mut self, until: Duration) -> io::Result<bool> {
+        self.looks.wait(until)
     }
 
     /// Records the following samples: see [`Looks::record`].
