@@ -146,7 +146,7 @@ fn a_thousand_fates_are_named_and_none_is_wrong() {
     // 8: the peers close. 9: orphans in FIN_WAIT_2 whose time runs out.
     group(8).for_each(|port| drop(peers.remove(&port)));
     watcher.settle(3 * count, 0);
-    sysctl::write("ipv4.tcp_fin_timeout", "2").expect("the namespace is ours");
+    sysctl::write("ipv4.tcp_fin_timeout", "3").expect("the namespace is ours");
     let open: Vec<_> = group(9).map(|port| connect(&server, port)).collect();
     let open: Vec<_> = open.into_iter().map(|(client, accepted)| (client, orphan(accepted))).collect();
     watcher.settle(3 * count, count);

@@ -227,8 +227,7 @@ impl Tracker {
                 continue;
             }
             if left <= time.most + time.tolerance() {
-                let due = left + i64::from(slack_ms) <= time.least;
-                end(EventKind::Expired, due && occupant != Occupant::Another);
+                end(EventKind::Expired, occupant != Occupant::Another);
                 newly_due.push(found.len() - 1);
                 continue;
             }
