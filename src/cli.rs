@@ -48,12 +48,12 @@ Examples:
   twtool summary                  count TIME_WAIT sockets and the closes of the last minute
   twtool watch -o ndjson          stream how many there are, and what happens to each
   twtool port https 8080          show class, service, port ranges and listeners
-  twtool bind-test 8080           explain why a server cannot bind, and what helps
+  twtool bind-test 8080           explain why a server cannot bind, and how to fix it
   twtool bind-test 8080 --demo    reproduce the failure in a private network namespace
   twtool wait 8080 -- ./server    start a server as soon as it can bind
   twtool why ./server             run a server, and explain why it cannot listen
-  twtool capacity                 show which destinations run out of ports, and when
-  twtool connect-test 192.0.2.1:443   answer whether connect() would find a port
+  twtool capacity                 show which destinations have few ports left, and when the last one is used
+  twtool connect-test 192.0.2.1:443   test whether connect() would get a source port
   twtool doctor                   check settings, counters and sockets
   twtool kill --local-port 8080   remove the TIME_WAIT sockets of a port
   twtool demo                     list experiments that show why TIME_WAIT exists";
@@ -79,17 +79,17 @@ enum Command {
     Watch(Deferred<commands::watch::WatchArgs>),
     /// Classify ports and show how this machine uses them
     Port(Deferred<commands::port::PortArgs>),
-    /// Explain why bind() fails on a port, and what helps
+    /// Explain why bind() fails on a port, and how to fix it
     BindTest(Deferred<commands::bind_test::BindTestArgs>),
     /// Wait until a server can bind a port, then optionally start it
     Wait(Deferred<commands::wait::WaitArgs>),
-    /// Run a program, and explain each bind(), listen() or connect() of it that fails
+    /// Run a program, and explain each of its bind(), listen() and connect() calls that fails
     Why(Deferred<commands::why::WhyArgs>),
-    /// Show how many more connections each destination can take, and when its ports run out
+    /// Count the further connections to each destination that have a local port, and show when the ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),
-    /// Answer whether connect() would find an address and a port, without connecting
+    /// Test whether connect() would get a source address and port, without connecting
     ConnectTest(Deferred<commands::connect_test::ConnectTestArgs>),
-    /// Check TCP settings, counters and sockets, and explain each
+    /// Check TCP settings, counters and sockets, and explain each check
     Doctor(Deferred<commands::doctor::DoctorArgs>),
     /// Remove TIME_WAIT sockets before they expire; never remove a live socket
     Kill(Deferred<commands::kill::KillArgs>),
@@ -184,7 +184,7 @@ enum CompletionShell {
 }
 
 /// The standard streams and the terminal, as `main` finds them.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are independent facts")]
 pub struct Environment<'a> {
     /// Standard input if it is a terminal. twtool reads no other input.
     pub input: Option<&'a mut (dyn BufRead + Send)>,

@@ -359,7 +359,7 @@ fn a_server_on_both_wildcards_collides_with_itself() {
     assert_eq!(shared["verdict"], "reusable");
     let page = twtool(["bind-test", "8080", "--together"]).code(1);
     page.prints("port 8080 (http-alt): blocked by the server's own socket on 0.0.0.0\n")
-        .prints("with --v6only yes, as nginx binds [::]:80, it would be free\n");
+        .prints("with --v6only yes (nginx sets it for [::]:80), the verdict would be free\n");
     // Waiting does not help.
     let wait = twtool(["wait", "8080", "--together", "--json", "--timeout", "1h"]).code(1);
     assert_eq!((&wait.json()["cause"], &wait.json()["bindable"]), (&json!("own-socket"), &json!(false)), "{wait}");
@@ -367,7 +367,7 @@ fn a_server_on_both_wildcards_collides_with_itself() {
 }
 
 fn the_other_value_of_an_option_is_named_where_the_answer_depends_on_it() {
-    const LINE: &str = "with --v6only yes, as nginx binds [::]:80, it would be free\n";
+    const LINE: &str = "with --v6only yes (nginx sets it for [::]:80), the verdict would be free\n";
     let held = hold("0.0.0.0:8080");
     twtool(["bind-test", "8080", "--addr", "::"]).code(1).prints(LINE);
     answer("8080 --addr :: --v6only yes").code(0);
@@ -381,14 +381,14 @@ fn the_other_value_of_an_option_is_named_where_the_answer_depends_on_it() {
         json!([]),
         "an unused port is free either way"
     );
-    twtool(["bind-test", "8080", "--addr", "192.0.2.1"]).code(1).prints("with --freebind, it would be free\n");
+    twtool(["bind-test", "8080", "--addr", "192.0.2.1"]).code(1).prints("with --freebind, the verdict would be free\n");
     answer("8080 --addr 192.0.2.1 --freebind").code(0);
     if twtool::sys::sysctl::write("ipv6.bindv6only", "1").is_err() {
         return not_checked("the other value where the system sets IPV6_V6ONLY: the setting cannot be written");
     }
     let _held = hold("0.0.0.0:8080");
     let page = twtool(["bind-test", "8080", "--addr", "::"]).code(0);
-    page.prints("with --v6only no, as a server that clears IPV6_V6ONLY binds, it would be blocked\n");
+    page.prints("with --v6only no (some servers clear IPV6_V6ONLY), the verdict would be blocked\n");
 }
 
 fn a_bind_as_another_user_is_that_users() {

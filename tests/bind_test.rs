@@ -317,7 +317,7 @@ fn listeners_are_in_the_way_of_the_addresses_that_they_cover() {
     let v6only: fn() -> Kept = || Box::new(v6only_listener("[::]:8080"));
     let shared: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEPORT));
     check_all(&[
-        blocked("on 0.0.0.0", any, "8080").advises("Port 8080 has a listener, and is not in TIME_WAIT: "),
+        blocked("on 0.0.0.0", any, "8080").advises("Port 8080 has a listener: "),
         blocked("on 0.0.0.0, and a specific address", any, "8080 --addr 127.0.0.1"),
         free("on 0.0.0.0, and IPv6", any, "8080 --addr ::1"),
         blocked("on 127.0.0.1", one, "8080"),

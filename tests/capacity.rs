@@ -333,10 +333,10 @@ fn bad_minimums_are_named_with_what_one_is() {
 
 fn addresses_that_no_connection_has_are_refused() {
     for bad in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
-        refused(&["--to", bad], bad, "one address");
-        refused(&["--from", bad], bad, "one address");
+        refused(&["--to", bad], bad, "single address");
+        refused(&["--from", bad], bad, "single address");
     }
-    refused(&["--to", "127.0.0.1", "--from", "::1"], "::1", "other family");
+    refused(&["--to", "127.0.0.1", "--from", "::1"], "::1", "other IP version");
     refused(&["--to", "127.0.0.1:443", "-6"], "127.0.0.1", "-6");
     refused(&["--from", "::1", "-4"], "::1", "-4");
 }

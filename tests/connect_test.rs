@@ -262,7 +262,7 @@ fn ports_that_are_left_are_counted() {
     let _others: Vec<Socket> = (0..8).map(|i| bound(&format!("127.0.0.9:{}", LOW + i))).collect();
     let document = document(&[TO, "--from", "127.0.0.1"], 1);
     assert_eq!((&document["verdict"], &document["attempts"][0]["bind"]), (&json!("blocked"), &json!("ok")));
-    ask(&[TO], 1).prints("because each port of 40000-40007 is reserved or explicitly bound");
+    ask(&[TO], 1).prints("because all ports of 40000-40007 are reserved or explicitly bound");
     ask(&[TO, "--from", "127.0.0.1"], 1).prints("without IP_BIND_ADDRESS_NO_PORT still gets a port");
     let only_address = Client { from: Some(addr("127.0.0.1:0")), to: addr(TO), reuseaddr: false };
     assert_eq!(only_address.fails(), Some(("connect", "EADDRNOTAVAIL".into())));
@@ -334,7 +334,8 @@ fn failures_without_a_port_have_the_errno_of_the_kernel() {
     ] {
         is_denied(&client(from, to, false), cause);
     }
-    ask(&["192.0.2.1:443"], 1).prints("ENETUNREACH (Network is unreachable) because there is no route to this address");
+    ask(&["192.0.2.1:443"], 1)
+        .prints("ENETUNREACH (Network is unreachable) because the kernel has no route to this address");
     sysctl::write("ipv6.bindv6only", "1").expect("the namespace is ours");
     is_denied(&client(None, "[::ffff:10.0.0.1]:443", false), "no-route");
     sysctl::write("ipv6.bindv6only", "0").expect("the namespace is ours");
@@ -342,7 +343,7 @@ fn failures_without_a_port_have_the_errno_of_the_kernel() {
     sysctl::write("ipv6.conf.all.disable_ipv6", "1").expect("the namespace is ours");
     is_denied(&client(None, "[::1]:443", false), "no-route");
     is_denied(&client(Some("[::1]:0"), "[::1]:443", false), "address-not-local");
-    ask(&["[::1]:443"], 1).prints("because no address of this network namespace can be the source");
+    ask(&["[::1]:443"], 1).prints("because this network namespace has no address that can be the source");
 }
 
 fn forbidden_routes_have_the_errno_of_the_kernel() {
@@ -534,9 +535,9 @@ fn bad_words_are_named_with_what_is_allowed() {
     refused(&["127.0.0.1:nosuch"], "nosuch", "0-65535");
     refused(&["[fe80::1%nosuch]:443"], "nosuch", "lo");
     refused(&["[2001:db8::1%lo]:443"], "2001:db8::1%lo", "link-local");
-    refused(&[TO, "--from", "::1"], "::1", "other family");
-    refused(&["[::ffff:127.0.0.1]:443", "--from", "::1"], "::1", "other family");
-    refused(&["[::1]:443", "--from", "127.0.0.1"], "127.0.0.1", "other family");
+    refused(&[TO, "--from", "::1"], "::1", "other IP version");
+    refused(&["[::ffff:127.0.0.1]:443", "--from", "::1"], "::1", "other IP version");
+    refused(&["[::1]:443", "--from", "127.0.0.1"], "127.0.0.1", "other IP version");
     refused(&[TO, "--from", "127.0.0.1:8-9"], "8-9", "one source port");
     refused(&[TO, "--from", "224.0.0.1"], "224.0.0.1", "multicast");
     refused(&[TO, "--from", "nosuch"], "nosuch", "IPv6");

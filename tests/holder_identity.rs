@@ -252,9 +252,9 @@ fn the_cgroup_of_a_hidden_process_is_named() {
     let user = name_of(uid).as_str().map_or(String::new(), |name| format!(", {name}"));
     let page = twtool(["bind-test", "8080"]).code(1);
     page.prints(&format!(
-        "a process that this user may not see (uid {uid}{user}; the socket was created in demo.service)"
+        "a process that this user has no permission to see (uid {uid}{user}; the socket was created in demo.service)"
     ))
-    .prints(&format!("uid {uid}{user}, created in demo.service: not permitted to see the process"));
+    .prints(&format!("uid {uid}{user}, created in demo.service: no permission to see the process"));
 }
 
 fn doctor_names_the_same_things() {

@@ -360,7 +360,7 @@ fn the_table_shows_what_goes_with_the_risk_and_counts() {
     assert_eq!(lines.len(), 1 + 20 + 1 + 2 + 1, "a header, the first rows, their number, two risks, the end{run}");
     assert_eq!(lines[21], format!("selected: {count} TIME_WAIT, the first 20 shown"), "{run}");
     assert!(lines[22].contains("RFC 1337") && lines[23].contains("RFC 9293"), "{run}");
-    assert_eq!(lines[24], format!("{count} destroyed, 0 gone, 0 failed"), "{run}");
+    assert_eq!(lines[24], format!("{count} destroyed, 0 already gone, 0 failed"), "{run}");
 }
 
 fn a_closed_pipe_takes_nothing_back() {
@@ -402,7 +402,7 @@ fn a_person_is_shown_the_plan_and_asked() {
     assert_eq!(procfs::buckets().len(), 10, "not before the answer");
     dialogue.types("y");
     let run = dialogue.end().code(0);
-    assert_eq!(run.stdout, "10 destroyed, 0 gone, 0 failed\n", "{run}");
+    assert_eq!(run.stdout, "10 destroyed, 0 already gone, 0 failed\n", "{run}");
     assert!(run.stderr.lines().all(|line| line.chars().count() <= 80), "it fits{run}");
     let states = run.stderr.lines().filter(|line| line.contains("time-wait") || line.contains("fin-wait-2")).count();
     assert_eq!(states, 10, "every row{run}");
@@ -609,13 +609,13 @@ fn orphans_are_shown_and_asked_for_with_what_it_costs() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     let _orphans = Orphans::make();
     let dry = twtool(["kill", "--orphans", "--all", "--dry-run"]).ok();
-    dry.prints("1 orphan in FIN_WAIT_1").prints("a RST, and data");
+    dry.prints("1 orphan in FIN_WAIT_1").prints("a RST, and loses the data");
     assert_eq!(Orphans::there(), Orphans::STATES);
     let mut dialogue = Dialogue::start(&["kill", "--orphans", "state = fin-wait-2", "--color", "never"]);
     dialogue.until("Remove 1 orphan? [y/N] ");
     dialogue.types("y");
     let run = dialogue.end().code(0);
-    assert_eq!(run.stdout, "1 destroyed, 0 gone, 0 failed\n", "{run}");
+    assert_eq!(run.stdout, "1 destroyed, 0 already gone, 0 failed\n", "{run}");
     assert_eq!(Orphans::there(), [4, 9, 11]);
 }
 

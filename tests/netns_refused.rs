@@ -112,7 +112,7 @@ fn a_word_that_is_no_network_namespace_is_named() {
     ] {
         for (word, why) in [
             ("nosuch", "/run/netns"),
-            ("999999999", "no such process"),
+            ("999999999", "does not exist"),
             ("/etc/passwd", "plain file"),
             ("/proc/self/ns/mnt", "mnt:["),
             ("/dev/zero", "special file"),

@@ -122,7 +122,7 @@ fn procfs_does_not_answer(errno: i32, reason: &str) {
     refuse(SYS_socket, Some((0, Eq, NETLINK)), errno);
     for args in readers() {
         let run = twtool(args).code(2).says(reason);
-        assert!(!run.stderr.contains("read from /proc/net/tcp"), "{run}");
+        assert!(!run.stderr.contains("reads /proc/net/tcp"), "{run}");
     }
     let run = twtool(["wait", "7100", "--timeout", "0", "-4", "--", "echo", "STARTED"]).code(2);
     assert!(!run.stdout.contains("STARTED"), "{run}");
@@ -349,7 +349,7 @@ fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
         let run = twtool(bind_test).code(1);
         assert_eq!((&run.json()["cause"], &run.json()["complete"]), (&"bound".into(), &true.into()), "{run}");
         assert_eq!(run.records("holders")[0]["processes"][0]["pid"], holder.0.id(), "{run}");
-        assert!(run.stderr.contains("only for processes that this user may trace"), "{run}");
+        assert!(run.stderr.contains("only for processes that this user has permission to trace"), "{run}");
         assert!(!run.stderr.contains("and no socket that is bound without listening"), "{run}");
         let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
         assert!(!wait.stderr.contains("and no socket that is bound without listening"), "{wait}");

@@ -466,7 +466,7 @@ fn a_maximum_of_0_is_no_minute_without_closes() {
         .ok()
         .prints("0 TIME_WAIT buckets\ntcp_max_tw_buckets is 0: no close leaves a bucket")
         .prints("closes a second over the last minute: unknown")
-        .prints("so all closes are missing here");
+        .prints("so the minute contains no closes");
 }
 
 fn the_kernel_counts_a_bucket_when_it_is_made() {

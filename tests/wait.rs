@@ -375,7 +375,8 @@ fn a_command_on_a_port_that_is_only_reusable_comes_after_a_note() {
     assert_eq!((plain, reuseaddr), (1, 0));
     let start =
         |args: &[&str]| twtool([&["wait", "8080"], args, &["--", "sh", "-c", "echo started >&2"]].concat()).code(0);
-    let note = "warning: the bind works with SO_REUSEADDR, and fails without this option; for a server that sets none, give --with none";
+    let note = "warning: the bind works with SO_REUSEADDR, and fails without this option; for a server without this \
+                option, use --with none";
     let run = start(&[]);
     let lines: Vec<&str> = run.stderr.lines().collect();
     assert!(lines.len() == 2 && lines[0].starts_with(note) && lines[1] == "started", "{run}");

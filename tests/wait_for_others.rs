@@ -148,7 +148,7 @@ fn an_address_that_comes_up_ends_the_wait() {
     run.ok();
     assert!(last["bindable"] == true && number(&last, "attempts") < 20, "{last}");
     let run = twtool(["wait", "8080", "--addr", "192.0.2.2", "--timeout", "200ms"]).code(1).says("192.0.2.2");
-    assert!(run.stdout.contains("no such address"), "{run}");
+    assert!(run.stdout.contains("does not have the address yet"), "{run}");
 }
 
 fn a_bind_that_is_denied_ends_the_wait_at_once() {

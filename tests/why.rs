@@ -192,7 +192,7 @@ const REASONS: [(&str, &str, &[&str]); 7] = [
     // A connection that nobody has accepted has no owner. The program would be told to end itself.
     (
         "a = create_server(('127.0.0.2', 6100)); c = create_connection(('127.0.0.2', 6100))\nsocket().bind(('127.0.0.2', 6100))",
-        "held by this same program",
+        "The program itself holds the port",
         &["kill ", "twtool wait"],
     ),
     (
@@ -332,7 +332,7 @@ fn where_ptrace_is_refused_the_exact_reason_is_printed() {
 
 fn a_second_tracer_is_refused_by_name() {
     let run = twtool(["why", "-q", PATH, "why", "echo", "started"]).code(125);
-    assert!(run.stderr.contains("traces it already"), "{run}");
+    assert!(run.stderr.contains("traces the process already"), "{run}");
     assert!(run.stdout.is_empty(), "{run}");
 }
 

@@ -67,7 +67,8 @@ pub fn collect_limits(
         id: "active-closer",
         count: None,
         found: false,
-        text: "Only the end that closes first keeps a bucket. Closes that the other machine began, and resets, leave none here."
+        text: "Only the end that closes first keeps a bucket. Closes that the other machine began, and resets, leave \
+               no bucket here."
             .into(),
     });
     limits
@@ -80,9 +81,12 @@ pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     // A negative setting is no maximum.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
-        "tcp_max_tw_buckets is 0: no close leaves a bucket, so all closes are missing here.".into()
+        "tcp_max_tw_buckets is 0: no close leaves a bucket, so the minute contains no closes.".into()
     } else {
-        format!("tcp_max_tw_buckets ({most}) is reached: further closes leave no bucket, so they are missing here.")
+        format!(
+            "tcp_max_tw_buckets ({most}) is reached: further closes leave no bucket, so the minute does not contain \
+             them."
+        )
     };
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })
 }
@@ -120,7 +124,8 @@ fn gone_early(kernel: &BucketFacts) -> Limit {
         None => "taken over by connect() (tcp_tw_reuse)".into(),
     };
     let text = format!(
-        "A bucket that ended early is missing here: {taken} or by a SYN from its peer, ended by a reset, or destroyed."
+        "The minute does not contain buckets that ended early: {taken} or by a SYN from their peer, ended by a reset, \
+         or destroyed."
     );
     Limit { id: "gone-early", count: recycled, found: recycled.is_some_and(|count| count > 0), text }
 }

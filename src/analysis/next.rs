@@ -32,9 +32,9 @@ pub struct Failure<'a> {
     pub addrs: &'a [BindAddr],
     /// The options that the server sets.
     pub with: ReuseOptions,
-    /// What the server asks for besides.
+    /// The other options of the server.
     pub setup: ServerSetup,
-    /// The arguments that ask for it, as the user typed them.
+    /// The arguments for these options, as the user typed them.
     pub setup_words: &'a [String],
     /// Why the bind fails.
     pub cause: Cause,
@@ -86,7 +86,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             let ends = !steps.is_empty() || is_blocked_by_orphan(failure.holders);
             let wait = (!failure.waited && ends).then(|| wait(failure));
             if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) {
-                // A client's connection ends by itself, so stopping the client is the last resort.
+                // A client's connection ends by itself, so the command that stops the client comes last.
                 wait.into_iter().chain(steps).collect()
             } else {
                 // A stopped process can leave TIME_WAIT sockets.
@@ -165,7 +165,7 @@ fn wait(failure: &Failure) -> Step {
         words.extend(["--", "./server"]);
         "start ./server when its bind works (replace ./server with the command of your server)"
     } else {
-        // twtool would run a command after -- outside the namespace.
+        // twtool runs the command after -- in its own namespace, so the example has no command.
         "wait until the bind works"
     };
     Step::new(shell.twtool(Privilege::None, &words), purpose)
@@ -183,7 +183,7 @@ fn kill(failure: &Failure) -> Option<Step> {
     let step = || {
         Step::new(
             shell.twtool(Privilege::Capability(Capability::NetAdmin), &words),
-            "remove the blocking sockets now (it explains the risk and asks first)",
+            "remove the blocking sockets now (the command explains the risk and asks first)",
         )
     };
     (facts.destroys_buckets() != Some(false)).then(step)
@@ -240,7 +240,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
         }
         let Owners::Found(processes) = &holder.owners else { continue };
         let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Capability(Capability::Kill) };
-        // A manager of systemd starts services that are independent of it.
+        // Services that a systemd manager starts do not depend on the manager.
         let starts = |other: &Process, process: &Process| Some(other.pid) == process.parent && !other.is_manager();
         let is_started_by_another = |process: &&Process| processes.iter().any(|other| starts(other, process));
         let roots: Vec<&Process> = processes.iter().filter(|process| !is_started_by_another(process)).collect();
@@ -253,7 +253,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
                 step.purpose = format!("{}, {parent} {others} more that have the socket open", step.purpose);
             }
             if is_clients(holder) {
-                step.purpose.push_str(": it is a client whose connection uses the port (inferred)");
+                step.purpose.push_str(", a client whose connection uses the port (inferred)");
             }
             if seen.insert(step.command.clone()) {
                 steps.push(step);
@@ -277,10 +277,10 @@ fn stop(failure: &Failure) -> Vec<Step> {
         let mut words = vec!["kill", "--orphans"];
         words.extend(on_the_port.iter().map(String::as_str));
         let sockets = if orphans == 1 { "the socket".to_owned() } else { format!("the {orphans} sockets") };
-        let tries = if failure.ends_orphans.is_none() { "tries whether this kernel can do it, " } else { "" };
+        let tries = if failure.ends_orphans.is_none() { "tests whether this kernel can do it, " } else { "" };
         steps.push(Step::new(
             failure.shell.twtool(Privilege::Capability(Capability::NetAdmin), &words),
-            format!("end {sockets} that no process has open (it {tries}explains the risk and asks first)"),
+            format!("end {sockets} that no process has open (the command {tries}explains the risk and asks first)"),
         ));
     }
     steps
@@ -316,7 +316,8 @@ fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process:
     })
 }
 
-/// A manager of systemd holds the sockets of its socket units. Ending the manager does not close them.
+/// The command that stops a socket unit. A systemd manager holds the sockets of its socket units, and the end of the manager
+/// does not close them.
 fn stop_socket_unit(failure: &Failure, shell: &Shell, manager: &Process) -> Option<Step> {
     let (privilege, user) = match manager.pid {
         1 => (Privilege::Root, None),
@@ -472,7 +473,7 @@ mod tests {
                 waited,
                 ends_orphans,
             });
-            steps.into_iter().map(|step| (step.command, step.purpose.contains("tries whether"))).collect::<Vec<_>>()
+            steps.into_iter().map(|step| (step.command, step.purpose.contains("tests whether"))).collect::<Vec<_>>()
         };
         let kill = || "twtool kill --orphans --local-port 8080".to_owned();
         let wait = || "twtool wait 8080 --timeout 10m -- ./server".to_owned();

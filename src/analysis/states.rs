@@ -29,31 +29,33 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
             "fin-wait-1: this end has sent its FIN, and the peer has not acknowledged it. {timer} If the process closes the \
              socket, the shorter limit of an orphan applies."
         ),
-        (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has not. It \
-                                       ends after net.ipv4.tcp_fin_timeout; if the peer closes before, it becomes TIME_WAIT. \
-                                       SOCK_DESTROY ends it at once."
+        (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has \
+                                       not. The socket ends after net.ipv4.tcp_fin_timeout. If the peer closes \
+                                       before, it becomes TIME_WAIT. SOCK_DESTROY ends it at once."
             .into(),
-        (TcpState::FinWait2, false) => "fin-wait-2 with a process: it has called shutdown(), and the peer has not closed. No \
-                                        timer runs, unless the process has set SO_KEEPALIVE: it lasts until the peer closes or \
-                                        the process calls close()."
+        (TcpState::FinWait2, false) => "fin-wait-2 with a process: it has called shutdown(), and the peer has not \
+                                        closed. No timer runs, unless the process has set SO_KEEPALIVE. The state \
+                                        lasts until the peer closes or the process calls close()."
             .into(),
         (TcpState::Closing, _) => format!(
             "closing: both ends have closed at the same time, and the peer has not acknowledged the FIN of this end. {timer} \
              When the acknowledgement comes, the socket becomes TIME_WAIT."
         ),
         (TcpState::LastAck, _) => format!(
-            "last-ack: both ends have closed, the peer first, and it has not acknowledged the FIN of this end. {timer} When the \
-             acknowledgement comes, the socket is gone, without TIME_WAIT."
+            "last-ack: both ends have closed, the peer first, and the peer has not acknowledged the FIN of this end. \
+             {timer} When the acknowledgement comes, the socket is gone, without TIME_WAIT."
         ),
-        (TcpState::CloseWait, false) => "close-wait: the peer has closed, and the process that owns the socket has not. No timer \
-                                         runs, unless the process has set SO_KEEPALIVE: it lasts until the process calls \
-                                         close() or ends."
+        (TcpState::CloseWait, false) => "close-wait: the peer has closed, and the process that owns the socket has \
+                                         not. No timer runs, unless the process has set SO_KEEPALIVE. The state lasts \
+                                         until the process calls close() or ends."
             .into(),
-        (TcpState::CloseWait, true) => "close-wait without a process: the peer has closed a connection that no process has \
-                                        accepted. It lasts until the server accepts and closes it, or closes its listener."
+        (TcpState::CloseWait, true) => "close-wait without a process: the peer has closed a connection that no \
+                                        process has accepted. The state lasts until the server accepts and closes the \
+                                        connection, or closes its listener."
             .into(),
-        (TcpState::Established, true) => "established without a process: no process has accepted the connection. It lasts \
-                                          until the server accepts and closes it, or closes its listener."
+        (TcpState::Established, true) => "established without a process: no process has accepted the connection. The \
+                                          connection lasts until the server accepts and closes it, or closes its \
+                                          listener."
             .into(),
         _ => return None,
     };

@@ -20,21 +20,24 @@ use crate::view::json::Envelope;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Side effects: each attempt really binds the port, and closes the socket within microseconds. A server that starts at that \
-moment can get EADDRINUSE. On kernels before 6.18, connect() also avoids an explicitly bound port as long as a timewait bucket \
-is on it.
+moment can get EADDRINUSE. On kernels before 6.18, the test also marks the port as explicitly bound until the last socket on \
+it ends. Until then, connect() does not choose the port.
 
-An attempt with SO_REUSEPORT leaves a note in the kernel as long as other sockets are on the port. Because of the note, a second \
-server could bind the port. twtool clears the note with one more bind, on an unused address, and blocks signals until then. Only \
-SIGKILL can leave the note, until a bind without SO_REUSEPORT succeeds on the port. Clearing also erases the note of a real \
-server; where that changes an answer, a warning and note_lost in JSON report it.
+A bind with SO_REUSEPORT stores its user in the kernel's structure for the port (fastreuseport), which exists as long as other \
+sockets are on the port. This is called the note. While the kernel has the note, it does not check later SO_REUSEPORT binds of \
+the same user for conflicts, so a second server could bind the port. twtool clears the note with one more bind, on an unused \
+address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays until a bind without \
+SO_REUSEPORT succeeds on the port. The clearing bind also clears the note of a real server. If that changes a result, or if no \
+bind can clear the note, twtool prints a warning and sets note_lost in JSON.
 
 twtool calls listen() only with --listen and --together. The test socket then drops every packet, so a client that connects at \
-that moment sends its SYN again after a second. A Multipath TCP socket cannot drop packets, and some kernels refuse the filter to \
-plain users; then a client can connect to the test.
+that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP socket cannot \
+have a filter, and some kernels refuse the filter to plain users. In both cases a client can connect to the test socket.
 
-Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. Where the verdict depends on \
-an option that was not given, one line shows the other verdict. --user runs the binds as another user. --together opens all \
-addresses at once: 0.0.0.0 and :: without IPV6_V6ONLY are then in each other's way.
+Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. If the verdict would be \
+different with an option that you did not give, one more line shows that verdict. --user runs the binds as another user. \
+--together opens all addresses at once. A socket on 0.0.0.0 and a socket on :: then conflict, unless the socket on :: has \
+IPV6_V6ONLY.
 
 Exit codes: 0 free or reusable, 1 blocked or denied, 2 the test could not be completed.
 
@@ -42,11 +45,11 @@ Examples:
   twtool bind-test 8080                        test for a server that sets SO_REUSEADDR
   twtool bind-test 8080 --with none            test for a server that sets no option
   twtool bind-test https --addr 192.0.2.1 --addr ::1
-  twtool bind-test 80 --addr :: --v6only yes   test as nginx binds [::]:80
+  twtool bind-test 80 --addr :: --v6only yes   test the bind that nginx makes for [::]:80
   twtool bind-test 80 --together               test for a server that opens 0.0.0.0 and :: at once
   twtool bind-test 8080 --netns 4711           test in the network namespace of process 4711
   twtool bind-test 8080 --json | jq -r '.cause, .free_in_ms'
-  twtool bind-test 8080 --demo                 show TIME_WAIT block a port, in a private namespace
+  twtool bind-test 8080 --demo                 show how TIME_WAIT blocks a port, in a private namespace
 ")]
 pub struct BindTestArgs {
     /// Port to test: a number or a TCP service name from /etc/services; 0 lets the kernel choose
@@ -104,7 +107,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let setup_words = args.server.setup_words();
     let next = match conclusion.verdict {
         Verdict::Free | Verdict::Reusable => vec![],
-        // No socket and no shortage of ports is the reason. The advice names it.
+        // Neither a socket nor a shortage of ports is the reason. The advice names the reason.
         Verdict::Denied if conclusion.cause == Cause::Unknown => vec![],
         Verdict::Blocked | Verdict::Denied => next::steps(&Failure {
             shell: &shell,
@@ -158,7 +161,7 @@ fn demo(port: &PortArg, global: &GlobalArgs, context: &mut Context) -> Result<Ex
         return Err(bad_value(&port, "<PORT>", "--demo needs a port from 1 to 65535"));
     }
     let runs = lab::demo::run(port)?;
-    // The facts of the private namespace, which the process is in by now.
+    // The process is in the private namespace now, so these are the facts of that namespace.
     let facts = Snapshot::here().facts()?;
     match global.format() {
         Format::Json => {

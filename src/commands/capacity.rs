@@ -1,4 +1,5 @@
-//! `twtool capacity`: counts the connections that each destination can still take, and predicts exhaustion.
+//! `twtool capacity`: counts the further connections that are possible to each destination, and predicts when the ports run
+//! out.
 
 use std::net::Ipv6Addr;
 
@@ -22,30 +23,34 @@ const TOP_ON_THE_SCREEN: usize = 10;
 FREE is the number of further connects that would succeed now, from that local address to that destination, by a client that \
 lets connect() choose the port. The kernel chooses from net.ipv4.ip_local_port_range. It skips three kinds of ports:
   - ports in net.ipv4.ip_local_reserved_ports
-  - ports that a socket bound explicitly, even if only its TIME_WAIT is left
+  - ports that a socket bound explicitly, even after the socket has become a TIME_WAIT socket
   - ports that have a connection to the same destination
 A server, an idle bound socket, and a client that called bind() have explicitly bound ports.
 
 TIME_WAIT sockets that connect() may reuse at once (tcp_tw_reuse) count as free. Reuse needs TCP timestamps on the old \
 connection. The kernel does not report them for a TIME_WAIT socket, so twtool assumes the setting net.ipv4.tcp_timestamps.
 
-The kernel does not list which ports of connections are explicitly bound. twtool tests them one by one with connects to an \
-unused loopback address, which send nothing and hold the port for 1-2 microseconds. With --no-probe, or if the test is not \
-possible, these ports count as free and as uncertain.
+For the port of a connection, the kernel does not report whether the client bound it explicitly or connect() chose it. twtool \
+tests such ports one by one with a connect() to an unused loopback address, which sends nothing and holds the port for 1-2 \
+microseconds. With --no-probe, or if the test is not possible, FREE includes these ports, although connect() may not be able \
+to choose some of them. The key uncertain in JSON has their number.
 
-The time to exhaustion is an inference from a model. It assumes that connections are opened as fast as they are closed, at \
-the rate of the last 10 seconds (or of the last tcp_tw_reuse_delay, if TIME_WAIT sockets are reusable after that), and that \
-TIME_WAIT sockets release their ports when their timers end. A destination that is not exhausted within one TIME_WAIT is not \
-exhausted at this rate. CEILING is the pool divided by the length of TIME_WAIT, 60 s (or by tcp_tw_reuse_delay).
+The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
+are closed, at the rate of the last 10 seconds. (If connect() may reuse TIME_WAIT sockets, it is the rate of the last \
+tcp_tw_reuse_delay.) Second: a TIME_WAIT socket releases its port when its timer ends. If the ports of a destination last for \
+the time that a TIME_WAIT socket holds a port, they do not run out at this rate, because from then on ports become free as \
+fast as connections take them. CEILING is the number of ports divided by the time that a TIME_WAIT socket holds a port: 60 s, \
+or tcp_tw_reuse_delay.
 
-A destination is a remote end that this machine connected to; connections whose local port has a listener are left out. \
-Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. Its IPv4 connections are then left out, a warning \
-counts them, and the exit code is 2. Sockets with a narrower range of their own (IP_LOCAL_PORT_RANGE) have fewer ports.
+A destination is a remote address and port that this machine connected to. Connections whose local port has a listener do not \
+count. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. The IPv4 connections of that listener are \
+then left out, a warning contains their number, and the exit code is 2. twtool does not consider IP_LOCAL_PORT_RANGE. A socket \
+that sets a narrower range with it has fewer ports than FREE.
 
-Exit codes: 0 answered, 1 a destination has fewer free ports than --min-free, 2 the answer is unknown or incomplete.
+Exit codes: 0 the answer is complete, 1 a destination has fewer free ports than --min-free, 2 the answer is unknown or incomplete.
 
 Examples:
-  twtool capacity                                   list the destinations with the fewest free ports
+  twtool capacity                                   list the destinations, the fewest free ports first
   twtool capacity --to 192.0.2.10:443               count the free ports to one destination
   twtool capacity --to '[2001:db8::1]:https' --from 2001:db8::9
   twtool capacity --min-free 10% -o ndjson          use as a health check
@@ -53,10 +58,10 @@ Examples:
   twtool capacity --json | jq '.destinations[] | select(.exhausted_in_ms != null)'
 ")]
 pub struct CapacityArgs {
-    /// Only this destination: an address, or an address and port like 192.0.2.1:443 or [2001:db8::1]:443
+    /// Show only this destination: an address, or an address and port like 192.0.2.1:443 or [2001:db8::1]:443
     #[arg(long, value_name = "ADDR[:PORT]")]
     to: Option<ScopedEnd>,
-    /// Only from this local address
+    /// Show only connections from this local address
     #[arg(long, value_name = "ADDR")]
     from: Option<ScopedAddr>,
     /// Show the N destinations with the fewest free ports [default: 10 in a table, else all]

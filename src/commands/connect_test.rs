@@ -1,4 +1,4 @@
-//! `twtool connect-test`: answers whether connect() would find an address and a port, without a connect.
+//! `twtool connect-test`: tests whether connect() would get a source address and port, without connecting.
 
 use clap::{Args, ValueEnum};
 
@@ -15,22 +15,24 @@ use crate::view::json::Envelope;
 /// Arguments of `twtool connect-test`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-The test sends nothing and leaves every socket as it is. It does not call connect() on a TCP socket towards the destination. It \
-answers whether the kernel finds a source address and a port, not whether a server answers, nor whether a firewall lets packets \
-pass.
+The test sends nothing and leaves every socket as it is. It does not call connect() on a TCP socket towards the destination. \
+It tests whether the kernel finds a source address and port. It does not test whether a server answers, or whether a firewall \
+lets packets pass.
 
-With a source port (--from ADDR:PORT), twtool binds that address and port for a moment and looks for a socket with the same four \
-values. If that is a TIME_WAIT socket, connect() takes it over only if its connection had TCP timestamps. The kernel does not \
-export whether it had, so the verdict is unknown. 0.0.0.0 or [::] stands for a client that binds the port alone.
+With a source port (--from ADDR:PORT), twtool binds that address and port for a moment and looks for a socket with the same \
+addresses and ports. If that is a TIME_WAIT socket, connect() takes it over only if the old connection had TCP timestamps. The \
+kernel does not report whether that connection had timestamps, so the verdict is unknown. Use --from 0.0.0.0:PORT or [::]:PORT \
+for a client that binds only the port and no address.
 
 Without a source port, connect() chooses one. twtool counts the ports that are left for this destination, as `twtool capacity` \
 does. With --from ADDR it also binds the address with port 0, because a client that does not set IP_BIND_ADDRESS_NO_PORT gets its \
 port from bind().
 
-Side effects: a bind holds its port for microseconds. A server that starts at that moment can get EADDRINUSE. On kernels before \
-6.18, connect() also avoids an explicitly bound port as long as a timewait bucket is on it.
+Side effects: a bind holds its port for microseconds. A server that starts at that moment can get EADDRINUSE. On kernels \
+before 6.18, the bind also marks the port as explicitly bound until the last socket on it ends. Until then, connect() does not \
+choose the port.
 
-Exit codes: 0 connect() finds an address and a port, 1 it does not, 2 the answer is unknown or incomplete.
+Exit codes: 0 connect() gets a source address and port, 1 it does not, 2 the answer is unknown or incomplete.
 
 Examples:
   twtool connect-test 192.0.2.10:443                      test for a client that lets connect() choose the port
@@ -43,7 +45,7 @@ pub struct ConnectTestArgs {
     /// Destination, like 192.0.2.1:443 or [2001:db8::1]:https
     #[arg(value_name = "ADDR:PORT")]
     to: ScopedEnd,
-    /// What the client binds before connect(): an address, or an address and a port
+    /// Address, or address and port, that the client binds before connect()
     #[arg(long, value_name = "ADDR[:PORT]")]
     from: Option<ScopedEnd>,
     /// Socket option that the client sets before bind(); it matters only with a source port

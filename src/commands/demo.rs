@@ -20,14 +20,14 @@ use crate::view::ladder::Ladder;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, settings and \
-sockets of the host, and leaves nothing behind, however it ends. In the first four scenarios, both ends are the real kernel, \
-each in its own namespace, and twtool is the wire between them: it reads the states of both kernels while a segment is under \
-way, drops a segment, or delivers an old one late. In the other scenarios, the connections run over lo. Every value shown was \
-measured in that run.
+sockets of the host, and leaves nothing behind, however it ends. In the first four scenarios, both ends use the TCP of the \
+running kernel, each in its own network namespace. twtool carries the segments between them. It can read the state of both \
+ends while a segment is under way, drop a segment, or deliver an old segment late. In the other scenarios, the connections run \
+over lo. Every value shown was measured in that run.
 
-How to read the ladder: an arrow stands between the state of the sender while the segment was under way and the state of the \
-receiver after it arrived. Sequence numbers are relative: the first number of each side is shown as 0. sock_diag reports the \
-states; 'gone' means that there is no socket.
+How to read the diagram: each arrow is a segment. Beside the start of the arrow is the state of the sender while the segment \
+was under way. Beside its end is the state of the receiver after the segment arrived. Sequence numbers are relative: the first \
+number of each side is shown as 0. sock_diag reports the states; 'gone' means that there is no socket.
 
 Exit codes: 0 the kernel behaved as expected, 1 it did not, 2 the namespaces could not be created.
 
@@ -43,7 +43,8 @@ pub struct DemoArgs {
     /// Scenario to run [default: list the scenarios]
     #[arg(value_enum)]
     scenario: Option<ScenarioArg>,
-    /// Wait for the Enter key after each step; the experiment itself is over before the first step is shown
+    /// Show the result step by step, and wait for the Enter key after each step; the experiment runs completely before the
+    /// first step, so pauses do not change it
     #[arg(long, requires = "scenario")]
     step: bool,
     /// Also write the segments to a capture file for Wireshark and tshark
@@ -90,7 +91,7 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         return Err(CommandError::Usage("the argument '-6' cannot be used with demo, which uses IPv4".into()));
     }
     let mut facts = Snapshot::here().facts()?;
-    // The experiment has several namespaces, and they end with the program.
+    // The experiment uses several namespaces, which end with the program.
     facts.netns = None;
     let Some(ScenarioArg(scenario)) = args.scenario else { return list(format, &facts, context) };
     if args.step && format != Format::Table {
@@ -229,8 +230,8 @@ impl Capture {
                 let why = format!("the capture '{}' exists; --force replaces a regular file", path.display());
                 CommandError::Usage(why)
             }
-            // Under sudo, too: the process is in a user namespace by now. The file is opened before the experiment, so that
-            // this error does not come after it.
+            // This can happen under sudo, too, because the process is in a user namespace now. The file is opened before the
+            // experiment, so that the error does not come after the experiment.
             io::ErrorKind::PermissionDenied => CommandError::Usage(format!(
                 "the capture '{}' cannot be written: {error}; demo runs in a user namespace, where even root cannot write \
                  to the directories of other users; run it without sudo",

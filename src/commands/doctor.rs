@@ -14,16 +14,17 @@ use crate::view::json::Envelope;
 /// Arguments of `twtool doctor`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-doctor only reads; it changes nothing. A warning means that something fails now, has failed, or will fail at the next start of a \
-program, and contains the number that shows it. A note is worth knowing. A setting that differs from the kernel's default is \
-not a problem by itself. --verbose and JSON explain each check: what the setting does, what it does not do, and the sources.
+doctor only reads; it changes nothing. A warning means that something fails now, has failed, or will fail when a program \
+starts again. Each warning contains the number that proves it. A note means that nothing fails, but that you should know the \
+finding. A setting that differs from the kernel's default is not a problem by itself. --verbose and JSON explain each check: \
+what the setting does, what it does not do, and the sources.
 
 -4 and -6 restrict servers, destinations and sockets in CLOSE_WAIT to that IP version. Settings and counters apply to both.
 
-Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (complete is false, and the checks name it).
+Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (the affected checks name it, and the key complete in JSON is false).
 
 Examples:
-  twtool doctor                           show warnings first, each with what to do
+  twtool doctor                           show warnings first, each with the commands that help
   twtool doctor --verbose | less          explain every check, with sources
   twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .commands[].command'
   twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_fin_timeout\") | [.value, .default]'
@@ -54,7 +55,7 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     let checks = answer.value.checks(leak, &args.netns.shell(context));
     let mut warnings = answer.warnings;
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
-        let reason = check.finding.as_deref().unwrap_or("this check could not be completed");
+        let reason = check.finding.as_deref().unwrap_or("this check is not complete");
         warnings.push(format!("{}: {reason}", check.subject.id));
     }
     let complete = warnings.is_empty();

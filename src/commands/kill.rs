@@ -1,4 +1,4 @@
-//! `twtool kill`: removes timewait buckets, and with --orphans closing sockets that no process has.
+//! `twtool kill`: removes timewait buckets, and with --orphans closing sockets that no process has open.
 //!
 //! 1. Select the sockets.
 //! 2. Show the plan with its risks.
@@ -30,23 +30,24 @@ use crate::view::kill::{Plan, Report};
 /// Arguments of `twtool kill`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 select too. kill selects only TIME_WAIT, \
-unless --fin-wait-2 is given or the filter names FIN_WAIT_2. --orphans adds FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK sockets that no \
-process has open: the kernel reports inode 0 for them. Orphans have no remaining time, so a filter with expires excludes \
-them. twtool \
-looks up each orphan again just before it removes it.
+Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 also count as filters, so `twtool kill -4` \
+runs without --all. kill selects only TIME_WAIT sockets, unless --fin-wait-2 is given or the filter names FIN_WAIT_2. \
+--orphans adds FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK sockets that no process has open: the kernel reports inode 0 for \
+them. Orphans have no remaining time, so a filter with expires excludes them. twtool looks up each orphan again immediately \
+before the removal.
 
-kill never removes a live socket. Each request names both ends, the interface and the kernel's cookie of the bucket, so it \
-removes exactly this bucket or nothing. Afterwards, twtool checks that the sockets are gone.
+kill never removes a live socket. Each request contains both ends, the interface and the kernel's cookie of the socket, so it \
+removes exactly this socket or nothing. Afterwards, twtool checks that the sockets are gone.
 
-Risk: TIME_WAIT keeps delayed segments of the old connection out of a new connection between the same ends (RFC 1337), and \
-answers a peer that missed the last ACK (RFC 9293, section 3.6.1). Without it, that peer gets a RST. If the new server can set \
-SO_REUSEADDR, that is the better solution: `twtool bind-test PORT` shows whether it helps.
+Risk: TIME_WAIT has two purposes. It prevents delayed segments of the old connection from reaching a new connection between \
+the same ends (RFC 1337). And it acknowledges the FIN again for a peer that missed the last ACK (RFC 9293, section 3.6.1). If \
+you remove the socket, that peer gets a RST. If the new server can set SO_REUSEADDR, that is the better solution: `twtool \
+bind-test PORT` shows whether it helps.
 
 Requirements: CAP_NET_ADMIN in the user namespace that owns the network namespace, and a kernel with \
 CONFIG_INET_DIAG_DESTROY. kill asks before it removes anything; --yes is required if stdin or stderr is not a terminal.
 
-Exit codes: 0 all selected sockets are gone, 1 nothing matched, 2 otherwise, also if you answer no. With --dry-run: 0 \
+Exit codes: 0 all selected sockets are gone, 1 nothing matched, 2 otherwise, for example if you answer no. With --dry-run: 0 \
 something matches, 1 nothing matches.
 
 Examples:
@@ -71,7 +72,7 @@ pub struct KillArgs {
     /// Remove without asking
     #[arg(short, long)]
     yes: bool,
-    /// Show what would be removed without removing it
+    /// Show the sockets that would be removed, and remove nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]

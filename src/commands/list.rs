@@ -22,14 +22,16 @@ use crate::view::list::{ListTable, Stream, Survey};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 FILTER is an expression of ss. Tests: sport and dport, with = != < <= > >= (or eq ne lt le gt ge) and a port; src and dst with \
-an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine tests with and, or, not and parentheses; \
-nothing between two tests means and. As in ss, and and or have the same precedence, from left to right. Not in ss: expires \
-< 10s, class = dynamic (of the local port; also remote-class), direction = inbound, state = fin-wait-2, service = https, \
-mapped. Flags are shorthands for the same tests, and all of them must match. For a TIME_WAIT socket, autobound means only that \
-the local port lies in the ephemeral range, because the kernel does not store how the port was chosen.
+an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine tests with 'and', 'or', 'not' and \
+parentheses. Two tests without a word between them are combined with 'and'. As in ss, 'and' and 'or' have the same precedence \
+and are evaluated from left to right. Tests that ss does not have: expires < 10s, class = dynamic (of the local port; also \
+remote-class), direction = inbound, state = fin-wait-2, service = https, mapped. Flags are short forms of the same tests. A \
+row must match the filter and every kind of flag. If you repeat a flag, one of its values must match. For a TIME_WAIT socket, \
+autobound means only that the local port lies in the ephemeral range, because the kernel does not store how the port was \
+chosen.
 
-Exit codes: 0 answered, also without rows. With --quiet: 0 if any socket matches, 1 if none. 2 the answer is missing or \
-incomplete, or wrong usage.
+Exit codes: 0 the list is complete, even if it is empty. With --quiet: 0 if any socket matches, 1 if none. 2 the answer is \
+missing or incomplete, or wrong usage.
 
 Examples:
   twtool list                                      list every TIME_WAIT socket, the next to expire first
@@ -66,7 +68,7 @@ pub struct ListArgs {
     /// Columns of a table or csv: JSON keys, or local and remote for address:port
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = ColumnParser)]
     columns: Vec<&'static Column>,
-    /// Omit the header line, and the last line of a table
+    /// Omit the header line, and the line with the totals below a table
     #[arg(long)]
     no_header: bool,
     /// Print only the number of rows

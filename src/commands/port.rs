@@ -12,12 +12,12 @@ use crate::view::port::PortRecord;
 /// Arguments of `twtool port`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-Exit codes: 0 answered, 2 the answer is missing or incomplete, or wrong usage.
+Exit codes: 0 the answer is complete, 2 the answer is missing or incomplete, or wrong usage.
 
 Examples:
   twtool port 443                  show class, service, listeners and TIME_WAIT sockets
   twtool port https 8080 1020-1026
-  twtool port 0                    show port 0, with which bind() lets the kernel choose a port
+  twtool port 0                    show port 0: with port 0, bind() gets a free port from the kernel
   twtool port 8080 --netns web     use the network namespace web of `ip netns`
   twtool port 8000-8099 --json | jq '.ports[] | select(.listening)'
 ")]

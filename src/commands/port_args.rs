@@ -1,4 +1,4 @@
-//! Arguments that `bind-test` and `wait` share: what a server asks for when it binds.
+//! Arguments that `bind-test` and `wait` share: the address, the options and the user of the server whose bind is tested.
 
 use clap::{Args, ValueEnum};
 
@@ -9,9 +9,9 @@ use crate::model::user::UserArg;
 use crate::snapshot::error::without_value;
 use crate::snapshot::port::{PortQuestion, ServerQuestion};
 
-/// What a server asks for when it binds.
+/// The address, the options and the user of a server.
 #[derive(Args, Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct ServerArgs {
     /// Address to bind; repeat for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR", value_parser = addr_arg)]
@@ -19,7 +19,7 @@ pub(super) struct ServerArgs {
     /// Socket options that the server sets before bind()
     #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS")]
     pub(super) with: With,
-    /// Set or clear IPV6_V6ONLY on IPv6 sockets [default: as the system has it, net.ipv6.bindv6only]
+    /// Set or clear IPV6_V6ONLY on IPv6 sockets [default: the value of net.ipv6.bindv6only]
     #[arg(long, value_enum, value_name = "YES|NO")]
     v6only: Option<YesNo>,
     /// Bind the sockets to this interface (SO_BINDTODEVICE), by its name or number

@@ -18,11 +18,11 @@ const TOP: usize = 10;
 /// Arguments of `twtool summary`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-The history comes from a single read: TIME_WAIT lasts 60 s, so a socket with 12 s left entered TIME_WAIT 48 s ago. What a single \
-read cannot show is listed below the summary, and under limits in JSON. FIN_WAIT_2 sockets are counted, but they are not \
-closes of the last minute. The counts of groups include both states.
+The history comes from a single read: TIME_WAIT lasts 60 s, so a socket with 12 s left entered TIME_WAIT 48 s ago. The summary \
+ends with a list of what a single read cannot show. In JSON this list is the key limits. FIN_WAIT_2 sockets are counted, but \
+they are not closes of the last minute. The counts of groups include both states.
 
-Exit codes: 0 answered, 2 the answer is missing or incomplete.
+Exit codes: 0 the answer is complete, 2 the answer is missing or incomplete.
 
 Examples:
   twtool summary                               summarize on one screen
@@ -35,10 +35,10 @@ Examples:
   twtool summary --record bug.twrec            record the kernel's data for --replay
 ")]
 pub struct SummaryArgs {
-    /// Groups to count, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
+    /// Keys to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
     by: Vec<ByArg>,
-    /// Show the N largest entries of each group, and the sum of the others [default: 5 in a table, else 10]
+    /// Show the N most frequent values of each key, and the sum of the others [default: 5 in a table, else 10]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `twtool why`: runs a program, and explains each bind, listen or connect of it that fails.
+//! `twtool why`: runs a program, and explains each of its bind, listen and connect calls that fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -25,30 +25,32 @@ use crate::view::why::{self as view, ExplainedCall, Report};
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-COMMAND runs as without twtool: its standard input and output, its terminal, its signals and its exit status are its own. It \
-is stopped only at bind(), listen() and connect(). When one fails, twtool reads the sockets of the machine while COMMAND is \
-held at the call, and prints on standard error what was asked, with which socket options, what is in the way, and what helps. \
-twtool binds nothing itself: the errno of COMMAND is the evidence.
+COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. twtool \
+stops it only at bind(), listen() and connect(). (Exception: with --pid or --detach, every system call stops the program, \
+which slows it down a lot.) When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. It \
+prints on standard error the arguments of the call, the socket options, what blocks the call, and what helps. twtool itself \
+binds nothing. It relies on the errno that COMMAND got.
 
-Refused connections and timeouts are about the other end: they are only counted. Equal failures are explained once. At the end \
-twtool prints where COMMAND listened and how many calls failed.
+twtool counts refused connections and timeouts, but does not explain them, because their cause is at the other end. It \
+explains equal failures once. At the end it prints where COMMAND listened and how many calls failed.
 
-twtool stays until the last process that COMMAND started has ended, a daemon too, because their calls would fail without it. \
-Without root, set-user-ID programs and file capabilities have no effect in COMMAND (no_new_privs); twtool prints a note where \
-that matters. Binds through io_uring are not seen; twtool prints a note. COMMAND cannot be traced by another program at the \
-same time (strace, gdb).
+twtool runs until all processes that COMMAND started have ended, including daemons. Without twtool, their bind(), listen() and \
+connect() calls would fail. Without root, set-user-ID programs and file capabilities have no effect in COMMAND (no_new_privs). \
+twtool prints a note if COMMAND runs such a program. twtool does not see binds through io_uring, and prints a note if COMMAND \
+uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
 
 --pid and --detach stop the program at every system call, which slows it down a lot.
 
-Exit codes: that of COMMAND; 128+N after signal N; 126 if COMMAND cannot be run and 127 if it is not found; 125 if it cannot \
-be watched; 2 wrong usage. With --pid: 0, or 125.
+Exit codes: the exit code of COMMAND, or 128+N if signal N ended it; 125 COMMAND cannot be watched; 126 COMMAND cannot be run; \
+127 COMMAND is not found; 2 wrong usage. With --pid: 128+N if signal N ended twtool; 125 the process cannot be watched; 0 \
+otherwise.
 
 Examples:
   twtool why nginx                                explain why nginx does not start
   twtool why -- ./server --port 8080
   twtool why -o ndjson --log why.ndjson ./server  write records to a file
   twtool why -q ./server                          print failures only
-  twtool why --detach ./server                    let go as soon as it listens
+  twtool why --detach ./server                    stop watching as soon as the server listens
   twtool why --pid 4711 --timeout 2s              watch a running process for 2 seconds
 ")]
 pub struct WhyArgs {
@@ -61,10 +63,10 @@ pub struct WhyArgs {
     /// Print failures only
     #[arg(short, long)]
     quiet: bool,
-    /// Stop watching after this time, like 500ms, 10s or 5m; the program runs on
+    /// Stop watching after this time, like 500ms, 10s or 5m; the program continues to run
     #[arg(long, value_name = "DURATION", value_parser = timeout, allow_negative_numbers = true)]
     timeout: Option<Duration>,
-    /// Stop watching after the first listen() that succeeds; the program runs on
+    /// Stop watching after the first listen() that succeeds; the program continues to run
     #[arg(long)]
     detach: bool,
     /// Command to run and to watch
@@ -75,7 +77,8 @@ pub struct WhyArgs {
 fn timeout(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         Duration::ZERO => {
-            Err("twtool would watch nothing; use a duration longer than 0s, like 500ms, 10s or 1m".into())
+            Err("with this duration twtool would watch nothing; use a duration longer than 0s, like 500ms, 10s or 1m"
+                .into())
         }
         time => Ok(time),
     }
@@ -100,7 +103,9 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
     };
     if args.timeout.is_some() && args.pid.is_none() && !args.detach {
         return Err(CommandError::Usage(
-            "the argument '--timeout' needs '--pid' or '--detach': otherwise the program cannot be let go".into(),
+            "the argument '--timeout' needs '--pid' or '--detach': otherwise twtool cannot stop watching before the \
+             program ends"
+                .into(),
         ));
     }
     let log = args.log.as_ref().map(|path| {
@@ -159,7 +164,7 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
 /// The time after which an equal failure is examined again.
 const FOLDED: Duration = Duration::from_secs(1);
 
-/// Writes what happens, and counts it. The program runs on if that fails.
+/// Writes and counts events. If writing fails, the program continues to run.
 struct Reporter<'a> {
     out: &'a mut dyn Write,
     style: TextStyle,
@@ -169,7 +174,7 @@ struct Reporter<'a> {
     command: Vec<String>,
     caller: Caller,
     tally: Tally,
-    /// The last explanation of each kind of failure, in short, and when it was made.
+    /// The cause and headline of the last explanation of each kind of failure, and its time.
     explained: BTreeMap<FailureKind, ((CallCause, String), Duration)>,
     /// The first error of a write.
     failed: Option<io::Error>,
@@ -281,7 +286,7 @@ impl Reporter<'_> {
         })
     }
 
-    /// Explains a call for which nothing was gathered.
+    /// Explains a call without facts about the network namespace.
     fn explain_alone(&self, call: &SocketCall, watched: &BTreeSet<i32>) -> Explanation {
         call::explain(&FailedCall {
             call,

@@ -60,11 +60,11 @@ impl fmt::Display for ReuseOptions {
     }
 }
 
-/// What a server asks for besides the reuse options and the addresses. The default is a server that asks for nothing of it.
+/// The other options of a server, besides the reuse options and the addresses. The default is a server without other options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
 pub struct ServerSetup {
-    /// `IPV6_V6ONLY` of IPv6 sockets; `None`: as the system has it (`net.ipv6.bindv6only`).
+    /// `IPV6_V6ONLY` of IPv6 sockets; `None`: the value of `net.ipv6.bindv6only`.
     pub v6only: Option<bool>,
     /// The device that the server binds its sockets to (`SO_BINDTODEVICE`), by index.
     pub device: Option<NonZeroU32>,
@@ -89,7 +89,7 @@ pub struct UserIds {
     pub gid: Option<u32>,
 }
 
-/// An option that a question about a bind can leave open.
+/// An option that a bind test need not specify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenOption {
     /// `IPV6_V6ONLY` with this value.
@@ -99,7 +99,7 @@ pub enum OpenOption {
 }
 
 impl OpenOption {
-    /// The words that ask for it.
+    /// The arguments that select the option.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
@@ -225,8 +225,8 @@ impl Attempt {
     }
 }
 
-/// The state of the kernel's SO_REUSEPORT note after a test. With the note, the kernel allows SO_REUSEPORT binds on the port
-/// without a search for conflicts.
+/// The state of the kernel's SO_REUSEPORT note (`fastreuseport` in `struct inet_bind_bucket`) after a test. While the kernel
+/// has the note, it does not check SO_REUSEPORT binds on the port for conflicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReuseportNote {
     /// Binds have the same result as without the test.
@@ -240,44 +240,46 @@ pub enum ReuseportNote {
 }
 
 impl ReuseportNote {
-    /// The warning, where there is one.
+    /// The warning for the user, if there is one.
     #[must_use]
     pub const fn warning(self) -> Option<&'static str> {
         match self {
             Self::Kept => None,
             Self::Lost => Some(
-                "the test cleared the kernel's note of an earlier SO_REUSEPORT bind on this port; with that note the kernel \
-                 allowed further SO_REUSEPORT binds without a search for conflicts, so a server with SO_REUSEPORT whose bind \
-                 worked before gets EADDRINUSE from now on",
+                "the test cleared the kernel's note of an earlier SO_REUSEPORT bind on this port (fastreuseport). \
+                 While the kernel had the note, it did not check further SO_REUSEPORT binds for conflicts. A server \
+                 with SO_REUSEPORT whose bind worked before gets EADDRINUSE from now on",
             ),
             Self::Left => Some(
-                "the test left the kernel's note of a SO_REUSEPORT bind on this port, because no bind that clears the note \
-                 works beside the sockets there; until a bind without SO_REUSEPORT works, the kernel may allow a second server \
-                 of this user, and the answers about SO_REUSEPORT may be wrong (with CAP_NET_ADMIN twtool can clear the note)",
+                "the kernel keeps the note of a SO_REUSEPORT bind of the test on this port (fastreuseport), because \
+                 no bind that clears the note works beside the sockets on the port. Until a bind without SO_REUSEPORT \
+                 works, the kernel may allow a second server of this user, and the results for SO_REUSEPORT may be \
+                 wrong (with CAP_NET_ADMIN twtool can clear the note)",
             ),
         }
     }
 }
 
-/// A socket whose local port is the one in question.
+/// A socket that has the tested port as its local port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The socket as the kernel reports it.
     pub socket: Socket,
     /// Which end opened its connection; an inference.
     pub direction: Direction,
-    /// The processes that have it open.
+    /// The processes that have the socket open.
     pub owners: Owners,
     /// The user that created it; `None` for a bucket.
     pub user: Option<User>,
-    /// The cgroup in which it was created, if it was looked up: the processes are unknown, or a manager of systemd holds it.
+    /// The cgroup in which the socket was created. It is looked up only if the processes are unknown, or if a systemd manager
+    /// holds the socket.
     pub created_in: Option<String>,
     /// Whether it blocks the plain bind on at least one of the addresses.
     pub blocks: bool,
 }
 
 impl Holder {
-    /// A socket whose owners are not searched: no process, and no name of its user.
+    /// A holder without a search for its owners: it has no processes, and its user has no name.
     #[must_use]
     pub fn of(socket: Socket, direction: Direction, blocks: bool) -> Self {
         let user = match socket {
@@ -293,11 +295,11 @@ impl Holder {
 pub enum Verdict {
     /// A plain bind works.
     Free,
-    /// A plain bind fails; with the server's options it works.
+    /// A plain bind fails; a bind with the server's options works.
     Reusable,
-    /// It fails with the server's options too.
+    /// The bind also fails with the server's options.
     Blocked,
-    /// It fails for a reason other than the port being in use.
+    /// The bind fails for a reason other than a port in use.
     Denied,
 }
 

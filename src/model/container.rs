@@ -110,7 +110,7 @@ fn is_hexadecimal(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// The id of a container as somebody typed it: the whole id, or its beginning.
+/// The id of a container as the user typed it: the whole id, or its first digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerArg(String);
 
@@ -129,8 +129,8 @@ impl FromStr for ContainerArg {
         if !text.is_empty() && text.len() <= ID && is_hexadecimal(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err("a container is selected by its id, or by the beginning of it: 1-64 digits of 0-9 and a-f; only its runtime knows its \
-             name (`docker ps`, `podman ps`, `crictl ps`)"
+        Err("write the id of the container, or its first digits: 1-64 digits of 0-9 and a-f; only the container \
+             runtime knows names (`docker ps`, `podman ps`, `crictl ps` show the ids)"
             .into())
     }
 }

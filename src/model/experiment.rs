@@ -56,7 +56,7 @@ impl Scenario {
         match self {
             Self::FourWay => "how a connection ends, and which end is left in TIME_WAIT",
             Self::LostAck => "reason one for TIME_WAIT: the last ACK may be lost",
-            Self::StaleSegment => "reason two: old data must not land in a new connection",
+            Self::StaleSegment => "reason two: old data must not reach a new connection",
             Self::Assassination => "a RST can end TIME_WAIT early (RFC 1337)",
             Self::Reuse => "which options let a server bind over TIME_WAIT: 16 cases",
             Self::Exhaustion => "all eight ephemeral ports in use, and when connect() works again",

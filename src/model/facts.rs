@@ -1,4 +1,4 @@
-//! The facts of a network namespace that an answer needs besides the sockets: kernel, time, port ranges, names.
+//! The facts of a network namespace that an answer needs in addition to the sockets: kernel, time, port ranges, names.
 //!
 //! `None` means "could not be read", never a default.
 
@@ -94,7 +94,7 @@ impl Facts {
         };
         let sentence = |setting: &Setting| {
             let reason = self.unread.reason(setting.name()).map(|why| format!(" ({why})")).unwrap_or_default();
-            format!("{} could not be read{reason}: what depends on it is unknown", setting.name())
+            format!("{} could not be read{reason}: everything that depends on it is unknown", setting.name())
         };
         let settings = needed.iter().filter(missing).map(sentence);
         settings.chain(self.other_gaps()).collect()
@@ -134,7 +134,8 @@ impl Facts {
         self.local_reserved_ports.as_ref().map(|reserved| reserved.contains(port))
     }
 
-    /// Whether the port is below `ip_unprivileged_port_start`. Port 0 never is: it asks for a port of the local range.
+    /// Whether the port is below `ip_unprivileged_port_start`. Port 0 never is, because bind() to port 0 gets a port of the
+    /// local range.
     #[must_use]
     pub fn privileged(&self, port: Port) -> Option<bool> {
         self.unprivileged_port_start.map(|start| port.0 != 0 && u32::from(port.0) < start)
@@ -149,7 +150,7 @@ impl Facts {
     /// The index of an interface that the user named by its name or number.
     ///
     /// # Errors
-    /// Names the scope and the interfaces that there are.
+    /// The error names the scope and the existing interfaces.
     pub fn interface_index(&self, scope: &str) -> Result<NonZeroU32, String> {
         let interfaces = self.interfaces.list();
         let by_name = interfaces.iter().find(|(_, name)| *name == scope).map(|(index, _)| *index);
@@ -159,14 +160,14 @@ impl Facts {
                 return failure;
             }
             let names: Vec<_> = interfaces.values().map(String::as_str).collect();
-            format!("there is no interface '{scope}' in this network namespace; there is {}", names.join(", "))
+            format!("this network namespace has no interface '{scope}'; it has {}", names.join(", "))
         })
     }
 
     /// The ports that an argument names.
     ///
     /// # Errors
-    /// A service name that /etc/services does not have for TCP; says what a port may be.
+    /// /etc/services does not have the service name for TCP. The error lists the allowed forms of a port.
     pub fn ports(&self, arg: &PortArg) -> Result<PortRange, String> {
         match arg {
             PortArg::Range(range) => Ok(*range),
@@ -208,8 +209,8 @@ pub(crate) mod tests {
         facts.unread.add(SERVICES, &"Permission denied");
         let services = "/etc/services could not be read: Permission denied".to_owned();
         assert_eq!(facts.gaps(&[]), std::slice::from_ref(&services));
-        let range =
-            "net.ipv4.ip_local_port_range could not be read (Input/output error): what depends on it is unknown";
+        let range = "net.ipv4.ip_local_port_range could not be read (Input/output error): everything that depends on \
+                     it is unknown";
         assert_eq!(facts.gaps(&[Setting::LocalPortRange]), [range.to_owned(), services.clone()]);
         assert_eq!(facts.ports(&"nosuch".parse().expect("a name")), Err(services));
         assert!(facts.ports(&"http".parse().expect("a name")).is_ok());

@@ -1,8 +1,9 @@
-//! Names that the kernel keeps as bytes (of processes, interfaces, files), as text.
+//! Converts names that the kernel stores as bytes (processes, interfaces, files) to text.
 
 use std::fmt::Write as _;
 
-/// The name as text. A byte that is not UTF-8 becomes `\xff`, so that different names stay different.
+/// Converts a name to text. Each byte that is not valid UTF-8 becomes its escape, such as `\xfe`, so that names with different
+/// invalid bytes stay different.
 #[must_use]
 pub fn text_of(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
@@ -16,11 +17,11 @@ pub fn text_of(name: &[u8]) -> String {
     text
 }
 
-/// The text of a JSON document with `\u` escapes for hidden characters, which stand only in its strings. serde_json escapes
-/// the controls below a blank.
+/// Replaces hidden characters in a compact JSON document by `\u` escapes. They can occur only inside strings. serde_json
+/// already escapes the control characters below U+0020.
 #[must_use]
 pub fn json_escaped(json: String) -> String {
-    // A plain document is the usual one.
+    // The fast path: most documents have nothing to escape.
     if json.bytes().all(|byte| byte < 0x7f) || !json.chars().any(is_hidden) {
         return json;
     }

@@ -13,7 +13,7 @@ use super::name::text_of;
 pub const NETNS_ARG_FORMS: &str =
     "a name that `ip netns list` shows, a path with a '/' in it, or the number of a process, 1-2147483647";
 
-/// A namespace as somebody typed it.
+/// A namespace as the user typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsArg {
     /// Digits only: the namespace of this process, by its number in our pid namespace.

@@ -21,7 +21,7 @@ pub struct Process {
     pub user: Option<User>,
     /// Its arguments, with the name of the program, if they could be read. The process can change them.
     pub cmdline: Option<Vec<String>>,
-    /// The socket unit for which this process holds the socket, if it is a systemd manager and the kernel shows the unit.
+    /// The socket unit whose socket this process holds, if the process is a systemd manager and the kernel shows the unit.
     pub socket_unit: Option<String>,
 }
 
@@ -40,13 +40,13 @@ pub fn place_of_cgroup(path: &str) -> Option<String> {
 }
 
 impl Process {
-    /// The socket unit that the process serves as a manager, else the unit in its cgroup path.
+    /// The socket unit whose socket the process holds as a systemd manager, otherwise the unit in its cgroup path.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
         self.socket_unit.as_deref().or_else(|| unit_of_cgroup(self.cgroup.as_deref()?))
     }
 
-    /// The container that it runs in, if its cgroup path names one.
+    /// The container in which it runs, if its cgroup path names one.
     #[must_use]
     pub fn container(&self) -> Option<Container<'_>> {
         Container::of_cgroup(self.cgroup.as_deref()?)
@@ -58,13 +58,13 @@ impl Process {
         container::forward_target(&self.comm, self.cmdline.as_deref()?)
     }
 
-    /// Whether it is a manager of systemd, which holds the sockets of its socket units.
+    /// Whether it is a systemd manager, which holds the sockets of its socket units.
     #[must_use]
     pub fn is_manager(&self) -> bool {
         self.comm == "systemd"
     }
 
-    /// Its container or unit, and where it forwards connections to, for a sentence.
+    /// Its container or unit, and the address to which it forwards connections, for a sentence.
     #[must_use]
     pub fn details(&self) -> Vec<String> {
         let place = match (&self.socket_unit, self.cgroup.as_deref()) {
@@ -73,15 +73,15 @@ impl Process {
         };
         let forward = match self.forwards_to() {
             Some(to) => Some(format!("forwards to {to}")),
-            // podman passes the address to it through its standard input.
+            // rootlessport gets the address from podman through standard input, so its arguments do not contain it.
             None => (self.comm == "rootlessport").then(|| "forwards to a container".to_owned()),
         };
         place.into_iter().chain(forward).collect()
     }
 
-    /// The service that `systemctl stop` may stop to end this process: a system service of this machine that runs nothing
-    /// but its own processes. The service of a container has the same form below the container's cgroup, and
-    /// `systemctl` would stop the service of the host that has its name.
+    /// The service that `systemctl stop` may stop to end this process: a system service of this machine that runs only its own
+    /// processes. A service inside a container does not count, because `systemctl` would stop the service of the host with the
+    /// same name.
     #[must_use]
     pub fn own_service(&self) -> Option<&str> {
         let mut parts = self.cgroup.as_deref()?.strip_prefix("/system.slice/")?.split('/');
@@ -92,7 +92,7 @@ impl Process {
     }
 }
 
-/// Services that run the processes of others: containers, cron jobs, sessions. Stopping one stops all of them.
+/// Services that run containers, cron jobs or sessions. Stopping such a service stops all of these.
 const SHARED_SERVICES: [&str; 10] = [
     "atd.service",
     "containerd.service",
@@ -175,16 +175,17 @@ pub enum Owners {
     Found(Vec<Process>),
     /// The kernel itself uses the socket.
     Kernel(KernelPart),
-    /// The caller may not inspect some processes (that needs root or CAP_SYS_PTRACE), and none of the others has it.
+    /// The caller has no permission to inspect some processes (that needs root or CAP_SYS_PTRACE), and no other process has the
+    /// socket open.
     NotPermitted,
-    /// Some processes could not be read although the caller may, and none of the others has it.
+    /// Some processes could not be read although the caller has the permission, and no other process has the socket open.
     NotRead,
-    /// All of these processes were inspected, and none has it.
+    /// All of these processes were inspected, and none has the socket open.
     NotFound(Processes),
 }
 
 impl Owners {
-    /// Whether the cgroup in which the socket was created adds to what is known.
+    /// Whether the cgroup in which the socket was created is useful additional information.
     #[must_use]
     pub fn need_cgroup(&self) -> bool {
         match self {
@@ -194,7 +195,7 @@ impl Owners {
         }
     }
 
-    /// Names the socket unit for which a manager of systemd holds the socket: systemd creates it in the cgroup of the unit.
+    /// Names the socket unit whose socket a systemd manager holds: systemd creates the socket in the cgroup of the unit.
     pub fn name_socket_unit(&mut self, created_in: Option<&str>) {
         let Self::Found(processes) = self else { return };
         let Some(unit) = created_in.and_then(unit_of_cgroup).filter(|unit| unit.ends_with(".socket")) else { return };
@@ -210,7 +211,7 @@ impl Owners {
             Self::Found(processes) => return name_all(processes),
             Self::Nobody => "a socket that no process has open".to_owned(),
             Self::Kernel(part) => part.to_string(),
-            Self::NotPermitted => "a process that this user may not see".into(),
+            Self::NotPermitted => "a process that this user has no permission to see".into(),
             Self::NotRead => "an unknown holder (not every process could be read)".into(),
             Self::NotFound(Processes::All) => "an unknown holder (no process found)".into(),
             Self::NotFound(Processes::OfPidNamespace) => {

@@ -11,7 +11,7 @@ pub struct Sysctl {
     pub name: &'static str,
     /// The id of its check in `doctor`; `None` if it is only evidence for another check.
     pub check: Option<&'static str>,
-    /// What it does.
+    /// Explains what it does.
     pub does: &'static str,
     /// A common false belief about it, corrected.
     pub does_not: &'static str,
@@ -96,9 +96,9 @@ settings! {
     TCP_TW_REUSE = Sysctl {
         name: "net.ipv4.tcp_tw_reuse",
         check: Some("tcp_tw_reuse"),
-        does: "Lets connect() take over a timewait bucket with the same addresses and ports when its last segment is older \
-               than tcp_tw_reuse_delay. The old connection must have had timestamps, and the new one must offer them. 0: never. \
-               1: to any destination. 2: on loopback only.",
+        does: "Lets connect() take over a timewait bucket with the same addresses and ports when its last segment is \
+               older than tcp_tw_reuse_delay. The old connection must have had TCP timestamps, and the new connection \
+               must offer them. 0: never. 1: to any destination. 2: on loopback only.",
         does_not: "It has no effect on bind() or on a server whose port has buckets, and it does not shorten TIME_WAIT.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse",
@@ -112,22 +112,23 @@ settings! {
     TCP_TW_REUSE_DELAY = Sysctl {
         name: "net.ipv4.tcp_tw_reuse_delay",
         check: Some("tcp_tw_reuse_delay"),
-        does: "Sets how many milliseconds after the last segment of a bucket connect() may take it over (see tcp_tw_reuse).",
+        does: "Sets the time in milliseconds after which connect() may take over a bucket (see tcp_tw_reuse). The \
+               time starts at the last segment of the bucket.",
         does_not: "It has no effect if tcp_tw_reuse is 0 or timestamps are off, and it does not change when a bucket ends.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse_delay",
             "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()",
         ],
         default: DefaultValue::Number(1000),
-        absent: Some("This kernel has no such setting: connect() may always take over a bucket after about 1 s."),
+        absent: Some("This kernel does not have the setting: connect() may take over a bucket after about 1 s."),
         ..PLAIN
     };
     TCP_TW_RECYCLE = Sysctl {
         name: "net.ipv4.tcp_tw_recycle",
         check: Some("tcp_tw_recycle"),
-        does: "Existed before Linux 4.12. It made the kernel compare the timestamps of all hosts behind one address, so it \
-               dropped SYNs of clients behind NAT.",
-        does_not: "It cannot be switched on if it is absent. Advice to do so was written before 2017.",
+        does: "Existed before Linux 4.12. It made the kernel compare the timestamps of all hosts behind one address, \
+               so the kernel dropped SYNs of clients behind NAT.",
+        does_not: "A kernel without the setting cannot switch it on. Advice to do so was written before 2017.",
         sources: &["tcp(7), tcp_tw_recycle (Linux 2.4 to Linux 4.11)"],
         absent: Some("Absent, as on every kernel since 4.12."),
         ..PLAIN
@@ -137,7 +138,7 @@ settings! {
         check: Some("tcp_tw_timeout"),
         does: "Sets how long TIME_WAIT lasts, on the kernels of some vendors. Mainline Linux has no such setting: the length \
                is a constant, 60 s.",
-        does_not: "No other setting changes that length, neither tcp_fin_timeout nor tcp_tw_reuse.",
+        does_not: "No other setting changes the length of TIME_WAIT. tcp_fin_timeout and tcp_tw_reuse do not.",
         sources: &["include/net/tcp.h, TCP_TIMEWAIT_LEN", "RFC 9293, section 3.6.1"],
         default: DefaultValue::Unknown,
         absent: Some("Absent, as on mainline kernels: TIME_WAIT lasts 60 s (TCP_TIMEWAIT_LEN)."),
@@ -146,11 +147,12 @@ settings! {
     TCP_MAX_TW_BUCKETS = Sysctl {
         name: "net.ipv4.tcp_max_tw_buckets",
         check: Some("tcp_max_tw_buckets"),
-        does: "Limits the timewait buckets (TIME_WAIT and orphaned FIN_WAIT_2) of this network namespace. At the limit a \
-               further close leaves no bucket, so old segments of that connection can reach its successor. The default is half \
-               of the entries of the kernel's TCP hash table, which depends on memory.",
-        does_not: "It is not for tuning: a lower number takes protection away and makes nothing faster. It limits neither \
-               connections nor ports.",
+        does: "Limits the timewait buckets (TIME_WAIT and orphaned FIN_WAIT_2) of this network namespace. At the \
+               limit a further close leaves no bucket, so old segments of that connection can reach a later \
+               connection between the same ends. The default is half of the entries of the kernel's TCP hash table, \
+               which depends on memory.",
+        does_not: "It is not for tuning: a lower number removes protection and makes nothing faster. It limits \
+                   neither connections nor ports.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_max_tw_buckets",
             "tcp(7), tcp_max_tw_buckets",
@@ -163,7 +165,7 @@ settings! {
         name: "net.ipv4.tcp_ehash_entries",
         does: "Shows the number of entries of the kernel's TCP hash table. Half of it is the default of tcp_max_tw_buckets. It \
                is negative in a network namespace that shares the table of the initial one.",
-        does_not: "It cannot be changed while the kernel runs.",
+        does_not: "Nobody can change it while the kernel runs.",
         sources: &["Documentation/networking/ip-sysctl.rst, tcp_ehash_entries", "net/ipv4/tcp_ipv4.c, tcp_set_hashinfo()"],
         default: DefaultValue::Unknown,
         ..PLAIN
@@ -198,9 +200,10 @@ settings! {
     TCP_RFC1337 = Sysctl {
         name: "net.ipv4.tcp_rfc1337",
         check: Some("tcp_rfc1337"),
-        does: "Decides what a RST does to a bucket. 0: it ends the bucket early (RFC 1337 calls that assassination). 1: the \
-               kernel ignores it.",
-        does_not: "It changes neither how long a bucket lasts that receives no RST, nor how many buckets there are.",
+        does: "Decides what a RST does to a bucket. 0: the RST ends the bucket early (RFC 1337 calls that \
+               assassination). 1: the kernel ignores it.",
+        does_not: "It does not change the lifetime of a bucket that receives no RST, and it does not limit the number \
+                   of buckets.",
         sources: &["RFC 1337", "tcp(7), tcp_rfc1337", "net/ipv4/tcp_minisocks.c"],
         ..PLAIN
     };
@@ -208,8 +211,9 @@ settings! {
         name: "net.ipv4.ip_local_port_range",
         check: Some("ip_local_port_range"),
         does: "Sets the ephemeral range, in which connect() and bind() to port 0 search for a free port.",
-        does_not: "It is not the class of dynamic ports of RFC 6335. It is no limit for all connections together: each \
-               destination, an address and a port, can use the whole range. Servers may bind any port.",
+        does_not: "It is not the class of dynamic ports of RFC 6335. It does not limit the total number of \
+                   connections. Each destination (an address and a port) can use the whole range. Servers may bind \
+                   any port.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, ip_local_port_range",
             "ip(7), ip_local_port_range",
@@ -223,8 +227,8 @@ settings! {
         name: "net.ipv4.ip_local_reserved_ports",
         check: Some("ip_local_reserved_ports"),
         does: "Lists ports that connect() and bind() to port 0 never choose, so that they are free when a server starts.",
-        does_not: "It does not prevent a program from binding such a port by its number, and it does not end a connection \
-               that already has one.",
+        does_not: "A program can still bind such a port by its number, and a connection that already has such a port \
+                   continues.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_local_reserved_ports"],
         form: Form::Ports,
         default: DefaultValue::NoPorts,
@@ -252,13 +256,13 @@ settings! {
         does_not: "It has no effect on connect() without bind(). A client that binds its address should set \
                IP_BIND_ADDRESS_NO_PORT instead, which lets connect() choose the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_autobind_reuse", "ip(7), IP_BIND_ADDRESS_NO_PORT"],
-        absent: Some("This kernel has no such setting. It behaves like 0."),
+        absent: Some("This kernel does not have the setting. It behaves as with 0."),
         ..PLAIN
     };
     IP_NONLOCAL_BIND = Sysctl {
         name: "net.ipv4.ip_nonlocal_bind",
         check: Some("ip_nonlocal_bind"),
-        does: "1: bind() accepts IPv4 addresses that this machine does not have, or not yet.",
+        does: "1: bind() accepts IPv4 addresses that this machine does not have, or does not have yet.",
         does_not: "It does not help against EADDRINUSE, which is about the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_nonlocal_bind", "ip(7), ip_nonlocal_bind"],
         ..PLAIN
@@ -266,10 +270,10 @@ settings! {
     IPV6_NONLOCAL_BIND = Sysctl {
         name: "net.ipv6.ip_nonlocal_bind",
         check: Some("ipv6_ip_nonlocal_bind"),
-        does: "1: bind() accepts IPv6 addresses that this machine does not have, or not yet.",
+        does: "1: bind() accepts IPv6 addresses that this machine does not have, or does not have yet.",
         does_not: "It does not help against EADDRINUSE, which is about the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_nonlocal_bind (IPv6 variables)"],
-        absent: Some("There is no such setting: no IPv6 here."),
+        absent: Some("This kernel does not have the setting, because IPv6 is missing."),
         ..PLAIN
     };
     IPV6_BINDV6ONLY = Sysctl {
@@ -279,7 +283,7 @@ settings! {
                conflicts with a server on 0.0.0.0.",
         does_not: "It does not change sockets that set IPV6_V6ONLY themselves, nor sockets that are already open.",
         sources: &["Documentation/networking/ip-sysctl.rst, bindv6only", "ipv6(7), IPV6_V6ONLY"],
-        absent: Some("There is no such setting: no IPv6 here."),
+        absent: Some("This kernel does not have the setting, because IPv6 is missing."),
         ..PLAIN
     };
     NF_CONNTRACK_COUNT = Sysctl {
@@ -293,7 +297,7 @@ settings! {
     NF_CONNTRACK_MAX = Sysctl {
         name: "net.netfilter.nf_conntrack_max",
         does: "Limits the connections that netfilter tracks. 0 means no limit.",
-        does_not: "It limits no connection that netfilter does not track.",
+        does_not: "It does not affect connections that netfilter does not track.",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_max"],
         default: DefaultValue::Unknown,
         ..PLAIN

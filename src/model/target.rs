@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 use super::row::{Direction, Order, Row};
 use super::socket::{FullSocket, Socket, StateSet, TcpState, TimeWaitBucket};
 
-/// The states in which a full socket without an inode is an orphan: its process has closed it, and it goes on until its
-/// peer has answered or retransmission ends. In ESTABLISHED and CLOSE_WAIT such a socket is a connection that its server
-/// has not accepted yet.
+/// The states in which a full socket without an inode is an orphan: its process has closed it, and the socket exists until its
+/// peer has answered or retransmission ends. In ESTABLISHED and CLOSE_WAIT a full socket without an inode is a connection that
+/// its server has not accepted yet.
 pub const ORPHAN_STATES: StateSet =
     StateSet::of(&[TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing, TcpState::LastAck]);
 
@@ -24,7 +24,7 @@ impl FullSocket {
 pub struct Target {
     /// What the kernel reports.
     pub socket: Socket,
-    /// Who opened the connection.
+    /// Which end opened the connection.
     pub direction: Direction,
 }
 
@@ -35,7 +35,7 @@ impl From<Row> for Target {
 }
 
 impl Target {
-    /// The row that a filter judges, that is sorted and destroyed. An orphan has no remaining time; its row has the longest.
+    /// The row for filters, sorting and SOCK_DESTROY. An orphan has no remaining time, so its row has `u32::MAX` ms.
     #[must_use]
     pub const fn row(&self) -> Row {
         let bucket = match self.socket {
@@ -68,7 +68,7 @@ impl Target {
 /// How many there are of each kind, in words: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
 #[must_use]
 pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
-    // Buckets first, whatever comes first.
+    // Buckets come before orphans in the text, even if the first target is an orphan.
     let mut counts: Vec<((bool, TcpState), usize)> =
         vec![((false, TcpState::TimeWait), 0), ((false, TcpState::FinWait2), 0)];
     for target in targets {

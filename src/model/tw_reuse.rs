@@ -52,7 +52,7 @@ pub struct TwReuse {
     /// FIN_WAIT_2 bucket.
     pub whole_seconds: bool,
     /// Whether `net.ipv4.tcp_timestamps` is on. connect() never takes over a bucket whose connection had no timestamps. The
-    /// kernel does not report whether it had them, so this setting is the best available evidence.
+    /// kernel does not report whether the connection had timestamps, so this setting is the best available evidence.
     pub timestamps: Option<bool>,
 }
 

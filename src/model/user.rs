@@ -12,7 +12,7 @@ pub struct User {
     pub name: Option<String>,
 }
 
-/// A user as somebody typed it.
+/// A user as the user of twtool typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserArg {
     /// Digits only: the number.

@@ -89,7 +89,7 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     // The most sockets that are bound without being listed.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
     let most = most.unwrap_or_else(|error| {
-        unread.add("the number of sockets that are in no list", &error);
+        unread.add("the number of sockets that no list contains", &error);
         None
     });
     let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
@@ -103,8 +103,8 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     }
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
         answer.warnings.push(
-            "net.ipv4.tcp_tw_reuse or net.ipv4.tcp_timestamps could not be read: which buckets connect() may take over is \
-             unknown, and they do not count as free"
+            "net.ipv4.tcp_tw_reuse or net.ipv4.tcp_timestamps could not be read. So it is unknown which buckets \
+             connect() may take over, and their ports do not count as free"
                 .into(),
         );
     }
@@ -151,8 +151,8 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 // If the kernel could not answer, the next attempt may succeed, so the answer is incomplete.
                 answer.complete &= why.is_answer();
                 answer.warnings.push(format!(
-                    "it is unknown which ports are explicitly bound, because the kernel cannot be asked ({why}); ports of \
-                     connections count as not explicitly bound"
+                    "it is unknown which ports are explicitly bound, because the kernel does not support the test \
+                     ({why}); ports of connections count as not explicitly bound"
                 ));
             }
         }
@@ -186,11 +186,15 @@ impl Asked {
             let scope = scope.map_err(|why| BadValue::new(typed, argument, &why))?;
             let addr = typed.addr.to_canonical();
             if addr.is_unspecified() || addr.is_multicast() {
-                return Err(BadValue::new(typed, argument, "a TCP connection has one address at each end"));
+                return Err(BadValue::new(
+                    typed,
+                    argument,
+                    "a TCP connection has a single address at each end, not a wildcard or multicast address",
+                ));
             }
             if ipv4.is_some_and(|ipv4| ipv4 != addr.is_ipv4()) {
                 let flag = if addr.is_ipv4() { "-6" } else { "-4" };
-                return Err(BadValue::new(typed, argument, &format!("it is not of the family that {flag} asks for")));
+                return Err(BadValue::new(typed, argument, &format!("{flag} selects the other IP version")));
             }
             Ok((addr, scope))
         };
@@ -199,7 +203,7 @@ impl Asked {
         if let (Some((to, _)), Some((from, _)), Some(typed)) = (to, from, &question.from)
             && to.is_ipv4() != from.is_ipv4()
         {
-            return Err(BadValue::new(typed, FROM, &format!("{to} is of the other family")));
+            return Err(BadValue::new(typed, FROM, &format!("{to} is an address of the other IP version")));
         }
         let port = question.to.as_ref().and_then(|typed| typed.port.as_ref());
         let port = port.map(|port| destination_port(port, TO, facts)).transpose()?;

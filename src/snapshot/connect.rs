@@ -208,12 +208,12 @@ impl Ends {
         if to.addr.to_canonical().is_unspecified() {
             let own: IpAddr =
                 if to.addr.to_canonical().is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-            let why = format!("a destination is one address (connect() to this one reaches {own})");
+            let why = format!("a destination is a single address (connect() to this wildcard address reaches {own})");
             return Err(BadValue::new(&typed_to.addr, TO, &why));
         }
         if ipv4.is_some_and(|ipv4| ipv4 != to.addr.to_canonical().is_ipv4()) {
             let flag = if *ipv4 == Some(true) { "-4" } else { "-6" };
-            return Err(BadValue::new(&typed_to.addr, TO, &format!("it is not of the family that {flag} asks for")));
+            return Err(BadValue::new(&typed_to.addr, TO, &format!("{flag} selects the other IP version")));
         }
         let Some(typed_from) = typed_from else { return Ok(Self { to, to_port, from: None, from_port: None }) };
         let mut from = resolve_addr(&typed_from.addr, FROM, facts)?;
@@ -222,7 +222,11 @@ impl Ends {
         let mapped = |at: &BindAddr| at.addr.is_ipv6() && at.addr.to_canonical().is_ipv4();
         let any = from.addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && mapped(&to);
         if !any && from.addr.to_canonical().is_ipv4() != to.addr.to_canonical().is_ipv4() {
-            return Err(BadValue::new(&typed_from.addr, FROM, &format!("{} is of the other family", to.addr)));
+            return Err(BadValue::new(
+                &typed_from.addr,
+                FROM,
+                &format!("{} is an address of the other IP version", to.addr),
+            ));
         }
         // One socket has both ends, so it is an AF_INET6 socket if one of them is written as IPv6.
         let as_ipv6 = mapped(&to) || mapped(&from);

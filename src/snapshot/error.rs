@@ -15,7 +15,7 @@ use crate::sys::netns::NetnsError;
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// A value that cannot be what its argument needs, or that means nothing in this network namespace.
+    /// A value that its argument does not accept, or that does not exist in this network namespace.
     #[error(transparent)]
     Value(#[from] BadValue),
     /// A filter expression with a mistake.
@@ -55,7 +55,7 @@ pub enum SnapshotError {
     /// The observer of a wait could not write its report.
     #[error(transparent)]
     Observer(io::Error),
-    /// There is no answer, so that the file of a recording stays as it is.
+    /// There is no answer, so an existing recording is not replaced.
     #[error("{failure}; the existing recording '{}' is not replaced", path.display())]
     NotReplaced {
         /// Why there is no answer.
@@ -63,11 +63,14 @@ pub enum SnapshotError {
         /// The file.
         path: PathBuf,
     },
-    /// The question is not answered from a recording.
-    #[error("a recording has the sockets and facts of list and summary only; this question is for the kernel")]
+    /// A recording cannot answer the question.
+    #[error(
+        "a recording contains only the sockets and facts for list and summary; only the kernel can answer this \
+         question"
+    )]
     NotRecorded,
     /// The question is about one network namespace.
-    #[error("this question is about one network namespace")]
+    #[error("this question needs exactly one network namespace")]
     OneNamespace,
 }
 

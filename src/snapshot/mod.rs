@@ -8,13 +8,13 @@
 //! |---|---|---|
 //! | [`Snapshot::buckets`], `for_each_bucket`, `count_buckets`, `any_bucket` | [`Buckets`], rows, a number, yes or no | `buckets` |
 //! | [`Snapshot::summary`] | [`Summarized`] | `summary` |
-//! | [`Snapshot::port_uses`] | what listens and waits on ports | `port_use` |
+//! | [`Snapshot::port_uses`] | listeners and TIME_WAIT sockets on ports | `port_use` |
 //! | [`Snapshot::port`] | [`PortState`]: sockets, holders and bind attempts of a port | `port` |
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
 //! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders and free ports of a connection | `connect` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //!
-//! `names` reads what a shell offers to complete a word.
+//! `names` reads names and ports for shell completion.
 //!
 //! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
 //! Three modules take longer: `port_watch` waits for a port, `call` watches the socket calls of a program, and `removal`
@@ -73,7 +73,7 @@ pub enum Input {
     Recorded {
         /// The file.
         path: PathBuf,
-        /// Whether an existing file is replaced, by the recording of an answer.
+        /// Whether the recording of a successful question replaces an existing file.
         replace: bool,
     },
     /// A recording.
@@ -81,9 +81,9 @@ pub enum Input {
 }
 
 impl Input {
-    /// Opens the source, asks the question, and finishes the recording, if there is one. If the dump fails, the
-    /// recording is finished, too, because it is useful in a bug report; but then it replaces no file. A mistake in the
-    /// question leaves no recording.
+    /// Opens the source, asks the question, and finishes the recording, if there is one. If the dump fails, the recording is
+    /// finished, too, because it is useful in a bug report, but it does not replace an existing file. A mistake in the question
+    /// leaves no recording.
     fn ask<T>(&self, ask: impl FnOnce(&mut Source) -> Result<T, SnapshotError>) -> Result<T, SnapshotError> {
         let mut source = self.open()?;
         match ask(&mut source) {
@@ -121,10 +121,10 @@ impl Snapshot {
         Self { namespaces, input: Input::Kernel(Choice::Auto) }
     }
 
-    /// Where the kernel is asked.
+    /// The namespaces in which the kernel is asked.
     ///
     /// # Errors
-    /// A recording would have to answer, and has nothing about this question.
+    /// The input is a recording, and a recording cannot answer this question.
     fn kernel_namespaces(&self) -> Result<&Namespaces, SnapshotError> {
         match self.input {
             Input::Kernel(_) => Ok(&self.namespaces),
@@ -151,7 +151,7 @@ pub struct Answer<T> {
     pub value: T,
     /// Whether nothing is missing from the value.
     pub complete: bool,
-    /// Warnings about the words of the question.
+    /// Warnings about the text of the question, for example about an ambiguous filter.
     pub about_words: Vec<String>,
     /// Warnings about the value: what is missing or uncertain, and why.
     pub warnings: Vec<String>,

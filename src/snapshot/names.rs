@@ -1,4 +1,4 @@
-//! Reads the names and ports that a user may type next, for the completions of a shell: quickly, and without certainty.
+//! Reads names and ports for shell completion. It is fast, but the lists may be incomplete.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,13 +12,14 @@ use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::source::{self, Choice, Source};
 use crate::sys;
 
-/// The most sockets that are read, about 4 ms (Linux 6.18, 2026-11-28). Listeners come first.
+/// The maximum number of sockets to read, which takes about 4 ms (Linux 6.18, 2026-11-28). The kernel sends listeners first, so
+/// the limit mostly cuts off buckets.
 const MOST_SOCKETS: usize = 10_000;
 
 /// Sockets on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsedPort {
-    /// Whether a socket listens there.
+    /// Whether a socket listens on the port.
     pub listening: bool,
     /// TIME_WAIT sockets among those that were read.
     pub time_wait: usize,

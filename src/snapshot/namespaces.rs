@@ -55,7 +55,7 @@ impl Namespaces {
     /// The argument for the namespace of a container. The container is found through the cgroups of its processes.
     ///
     /// # Errors
-    /// No process is in such a container, or in several.
+    /// No container with this id has a process, or several containers match it.
     pub fn container(container: &ContainerArg) -> Result<NetnsArg, SnapshotError> {
         Ok(NetnsArg::Container(container.clone(), netns::process_of_container(container)?))
     }
@@ -82,7 +82,8 @@ impl Namespaces {
         first.into_iter().chain(others.into_iter().map(|netns| Self(Which::One(netns))))
     }
 
-    /// Runs a function in the only namespace. Its files in /proc and its sockets belong to that namespace.
+    /// Runs a function in the namespace, which must be the only one. The function reads the /proc/thread-self/net and the
+    /// /proc/sys/net of that namespace, and opens its sockets there.
     ///
     /// # Errors
     /// The namespace cannot be entered, or there are several.
@@ -97,8 +98,9 @@ impl Namespaces {
         }
     }
 
-    /// The same, but all signals are blocked in the calling thread, so that the kernel delivers them to the thread in
-    /// the namespace. That thread blocks them for microseconds, while a bind must be cleaned up (`sys::bind`).
+    /// Runs a function like [`Self::within`], but blocks all signals in the calling thread, so that only the thread in the
+    /// namespace receives them. That thread can then delay them for the microseconds in which it cleans up after a bind
+    /// (`sys::bind`).
     ///
     /// # Errors
     /// As [`Self::within`].
@@ -120,8 +122,8 @@ impl Namespaces {
     /// If some namespaces fail, a warning names each of them and the answer is incomplete.
     ///
     /// # Errors
-    /// If every namespace fails, the error of the first one. Then the cause is the question, or is the same in all of
-    /// them.
+    /// Returns the error of the first namespace if all of them fail. In that case the question itself is wrong, or all
+    /// namespaces have the same problem.
     pub(super) fn ask<P: Send>(
         &self,
         ask: &(impl Fn(u32, &mut PassOn<P>) -> Result<Answer<()>, SnapshotError> + Sync),
@@ -194,7 +196,7 @@ impl Merge {
                 self.answered = true;
                 self.answer.warnings.extend(answer.warnings.iter().map(|warning| located(&netns.netns, warning)));
             }
-            // It ended after it had been found, and its sockets with it.
+            // The namespace ended after it was found, so its sockets no longer exist and nothing is missing.
             Err(SnapshotError::Netns(error)) if error.is_gone() => {}
             Err(error) => {
                 self.answer.complete = false;
@@ -220,7 +222,7 @@ fn located(netns: &Netns, sentence: &str) -> String {
     format!("network namespace '{netns}': {sentence}")
 }
 
-/// Adds the name of the namespace that the facts are about to a sentence.
+/// Adds to a sentence the name of the namespace in which the facts were read.
 pub(super) fn located_by_facts(facts: &Facts, sentence: &str) -> String {
     let name = facts.netns_name.clone().or_else(|| facts.netns.map(|inode| format!("net:[{inode}]")));
     format!("network namespace '{}': {sentence}", name.unwrap_or_else(|| "unknown".into()))

@@ -38,11 +38,11 @@ pub struct PortQuestion {
     pub addrs: Vec<ScopedAddr>,
     /// Only addresses with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
-    /// What the server asks for besides.
+    /// The other options of the server.
     pub server: ServerQuestion,
 }
 
-/// What a server asks for, with names as somebody typed them. See [`ServerSetup`].
+/// The other options of a server, with names as the user typed them. See [`ServerSetup`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, missing_docs, reason = "the fields of ServerSetup")]
 pub struct ServerQuestion {
@@ -55,7 +55,7 @@ pub struct ServerQuestion {
     pub together: bool,
 }
 
-/// A bind test with an option that the question left open.
+/// A bind test with an option that the question does not specify.
 #[derive(Clone, Debug)]
 pub struct Alternative {
     /// The option, and how it is typed.
@@ -79,7 +79,7 @@ pub struct PortState {
     pub note: ReuseportNote,
     /// What the server asks for besides.
     pub setup: ServerSetup,
-    /// The same with options that the question left open, where the answer can depend on them.
+    /// The results with options that the question does not specify, if the answer can depend on them.
     pub alternatives: Vec<Alternative>,
     /// Every socket on the port.
     pub holders: Vec<Holder>,
@@ -144,7 +144,7 @@ impl Snapshot {
             answer.warnings.extend(note.warning().map(str::to_owned));
             answer.warnings.extend(sockets.warnings);
             answer.warnings.extend(sockets.unread);
-            // A UDP socket matters only if no TCP socket explains the result.
+            // Look for a UDP socket only if no TCP socket explains the result.
             let udp = if sockets.list.is_empty() { sys::udp::has_port(port) } else { Ok(false) };
             let udp = udp.unwrap_or_else(|error| {
                 answer.complete = false;
@@ -218,13 +218,13 @@ fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
     attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE).copied().collect()
 }
 
-/// The options that the question left open and that can change the verdict, each with the setup that has it.
+/// The options that the question does not specify and that can change the verdict, each with the setup that has the option.
 fn open_options(setup: &ServerSetup, attempts: &[Attempt], is_used: bool) -> Vec<(OpenOption, ServerSetup)> {
     let mut open = vec![];
     let ipv6 = attempts
         .iter()
         .find(|attempt| attempt.at.addr.is_ipv6() && attempt.bind != CallResult::Failed(Errno::FamilyNotSupported));
-    // On an unused port both values have the same result.
+    // On an unused port both values give the same result.
     if let Some(attempt) = ipv6.filter(|_| setup.v6only.is_none() && (is_used || setup.together)) {
         let v6only = !attempt.v6only;
         open.push((OpenOption::V6only(v6only), ServerSetup { v6only: Some(v6only), ..*setup }));
@@ -269,7 +269,7 @@ fn user_ids(user: &UserArg) -> Result<UserIds, SnapshotError> {
             entry.map(|entry| UserIds { uid: entry.uid, gid: Some(entry.gid) })
         }
     };
-    Ok(ids.ok_or_else(|| bad("/etc/passwd has no such user; a number is accepted, too".into()))?)
+    Ok(ids.ok_or_else(|| bad("/etc/passwd has no such user; use a number for a user that it does not have".into()))?)
 }
 
 /// The one port that an argument names.
@@ -317,7 +317,7 @@ pub(super) fn addresses(
         let ipv4 = matches!(typed.addr.to_canonical(), IpAddr::V4(_));
         if family.is_some_and(|wanted| wanted != ipv4) {
             let flag = if ipv4 { "-6" } else { "-4" };
-            return Err(BadValue::new(typed, argument, &format!("it is not of the family that {flag} asks for")).into());
+            return Err(BadValue::new(typed, argument, &format!("{flag} selects the other IP version")).into());
         }
         let at = BindAddr { addr: typed.addr, scope };
         if !addrs.contains(&at) {
@@ -448,8 +448,8 @@ pub(super) fn holders(
 /// The most sockets whose cgroup is looked up. Thousands of connections of one server have the same cgroup.
 const MOST_LOOK_UPS: usize = 64;
 
-/// The cgroups in which sockets were created, for those whose processes are unknown and those that a manager of systemd holds.
-/// A failure leaves them unknown, because they only add to what the owners show.
+/// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager holds. After a
+/// failure they are unknown, because they are only additional information.
 fn creation_cgroups(
     source: &mut Source,
     sockets: &[Socket],
@@ -475,23 +475,25 @@ pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
     if any(&Owners::NotPermitted) {
         let why = match sys::folder::proc_gap() {
             Ok(Some(gap)) => gap.to_string(),
-            _ => "this user may not read the descriptors of every process".into(),
+            _ => "this user has no permission to read the descriptors of every process".into(),
         };
         warnings.push(format!(
-            "the processes of some holders are unknown, because {why}: root or CAP_SYS_PTRACE may read every /proc/PID/fd"
+            "the processes of some holders are unknown, because {why}; root, or a user with CAP_SYS_PTRACE, can read \
+             every /proc/PID/fd"
         ));
     }
     if any(&Owners::NotFound(Processes::OfPidNamespace)) {
         warnings.push(
-            "no process was found for some holders: /proc shows only this pid namespace, so a process of another pid \
-             namespace may have them open, or the kernel itself; run the same command on the host to find the process"
+            "no process was found for some holders. /proc shows only this pid namespace, so a process of another pid \
+             namespace, or the kernel itself, may have them open. Run the same command on the host to find the \
+             process"
                 .into(),
         );
     }
     if any(&Owners::NotFound(Processes::All)) {
         warnings.push(
-            "no process was found for some holders, although every process was read: the kernel itself may have them open, \
-             or an io_uring instance, or a message that passes them to another process (SCM_RIGHTS)"
+            "no process was found for some holders, although every process was read. The kernel itself, an io_uring \
+             instance, or a message that passes them to another process (SCM_RIGHTS) may have them open"
                 .into(),
         );
     }

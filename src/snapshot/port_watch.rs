@@ -50,7 +50,7 @@ pub struct WaitTarget {
     pub addrs: Vec<BindAddr>,
     /// The options that the server sets before bind().
     pub with: ReuseOptions,
-    /// What the server asks for besides.
+    /// The other options of the server.
     pub setup: ServerSetup,
     /// The longest wait.
     pub timeout: Duration,
@@ -137,7 +137,7 @@ impl Snapshot {
             let facts = source::kernel_facts();
             let port = single_port(&question.port.port, &facts)?;
             if port.reserved_by_rfc() {
-                let why = "for port 0 the kernel chooses a free port, so there is nothing to wait for";
+                let why = "for port 0 the kernel chooses a free port, so no wait is necessary";
                 return Err(BadValue::new(&port, "<PORT>", why).into());
             }
             let gaps = facts.gaps(&[Setting::LocalPortRange, Setting::UnprivilegedPortStart]);
@@ -481,7 +481,7 @@ impl Watch {
     }
 }
 
-/// Converts the result of one attempt for `analysis::waiting`. Waiting does not help a server that is in its own way.
+/// Converts the result of one attempt for `analysis::waiting`. Waiting does not help a server that blocks itself.
 fn bound(attempt: &Attempt) -> Bound {
     match attempt.outcome() {
         _ if attempt.own => Bound::Denied,

@@ -257,8 +257,8 @@ impl Query {
             return Ok(());
         }
         Err(SnapshotError::Unjudged(if self.needs.mark {
-            "the kernel reports the mark of a socket (fwmark) only through sock_diag, and only to CAP_NET_ADMIN; Linux 5.10 \
-             reports that of a TIME_WAIT socket to nobody"
+            "the kernel reports the mark of a socket (fwmark) only through sock_diag, and only to a caller with \
+             CAP_NET_ADMIN; Linux 5.10 never reports the mark of a TIME_WAIT socket"
         } else {
             "/proc/net/tcp does not report the interface of a socket (dev)"
         }))
@@ -266,8 +266,9 @@ impl Query {
 }
 
 /// The reason why a listener on `::` does not determine the direction of IPv4 connections.
-pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener on :: also takes \
-                         IPv4 connections: their direction is unknown (sock_diag reports it)";
+pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, so it is unknown whether a listener \
+                                    on :: also takes IPv4 connections, and the direction of IPv4 connections is \
+                                    unknown (sock_diag reports IPV6_V6ONLY)";
 
 /// Sentences about facts that rows depend on and that could not be read. The direction depends on the ephemeral range.
 pub(super) fn gaps(facts: &Facts) -> Vec<String> {

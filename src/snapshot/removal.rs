@@ -35,7 +35,7 @@ pub struct Candidates {
     pub others: Others,
     /// Whether the dump was not interrupted and every fact could be read.
     pub complete: bool,
-    /// Warnings about the words of the selection.
+    /// Warnings about the filter expression, for example an ambiguous one.
     pub about_words: Vec<String>,
     /// Warnings about the sockets.
     pub warnings: Vec<String>,
@@ -98,9 +98,9 @@ impl Candidates {
         self.query.with_state()
     }
 
-    /// Whether the caller probably lacks the permission to remove sockets. This is an inference: the kernel reports
-    /// marks only to CAP_NET_ADMIN. Linux 5.10 never reports the mark of a bucket, so there only the caller's own
-    /// capabilities count.
+    /// Whether the caller probably lacks the permission to remove sockets. This is an inference: the kernel reports marks only
+    /// to a caller with CAP_NET_ADMIN. Linux 5.10 never reports the mark of a bucket (Linux 6.1 does), so before 6.1 only the
+    /// caller's own capabilities count.
     #[must_use]
     pub fn seem_forbidden(&self) -> bool {
         let targets = &self.targets;
@@ -159,7 +159,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
         }
         warnings.push(format!("some responses of the kernel are missing: {error}"));
     }
-    // Without an answer it is unknown whether the kernel destroyed what is gone.
+    // If a response is missing, twtool cannot tell whether the kernel destroyed a socket or the socket ended by itself.
     let answered = warnings.is_empty();
     let left = left(query, source);
     let verified = answered && matches!(&left, Ok((_, WalkEnd { complete: true })));
@@ -169,7 +169,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
             Some(left)
         }
         Err(error) => {
-            warnings.push(format!("it could not be verified that they are gone: {error}"));
+            warnings.push(format!("twtool could not verify that the sockets are gone: {error}"));
             None
         }
     };

@@ -53,7 +53,7 @@ pub enum DestroyError {
     #[error("the kernel refuses to destroy sockets: EPERM (Operation not permitted)")]
     NotPermitted,
     /// EOPNOTSUPP for this bucket, from a kernel that destroys other sockets.
-    #[error("this kernel destroys other sockets, but no timewait buckets: EOPNOTSUPP (Operation not supported)")]
+    #[error("this kernel can destroy other sockets, but not timewait buckets: EOPNOTSUPP (Operation not supported)")]
     NoBuckets,
     /// EOPNOTSUPP for every socket.
     #[error("this kernel cannot destroy sockets: EOPNOTSUPP (Operation not supported)")]
@@ -77,15 +77,15 @@ impl DestroyError {
         match self {
             Self::NotPermitted => Some(
                 "SOCK_DESTROY needs CAP_NET_ADMIN in the user namespace that owns this network namespace; root in a \
-                 container has it only if the container was started with it",
+                 container has this capability only if the container was started with it",
             ),
             Self::NoBuckets => Some(
                 "Linux 6.1 and later destroy timewait buckets. On this kernel the port is free when the timer ends, or earlier \
                  for a server that sets SO_REUSEADDR: `twtool bind-test PORT` shows whether that works",
             ),
             Self::NotBuilt => Some(
-                "it was built without CONFIG_INET_DIAG_DESTROY (see /proc/config.gz or /boot/config-*); use a kernel that \
-                 was built with it",
+                "this kernel was built without CONFIG_INET_DIAG_DESTROY (see /proc/config.gz or /boot/config-*); use \
+                 a kernel that was built with this option",
             ),
             Self::Send(_) | Self::Recv(_) | Self::Framing(_) => None,
         }

@@ -289,7 +289,7 @@ mod tests {
             let _ = decode(&bytes);
         }
 
-        /// Compares every field with the decoder of netlink-packet-sock-diag, except the timer, which it drops.
+        /// Compares every field with the decoder of netlink-packet-sock-diag, except the timer, which that crate drops.
         #[test]
         fn every_field_but_the_timer_agrees_with_the_crate(
             v6 in any::<bool>(), state in 1_u8..=11, bucket in any::<bool>(), body in proptest::array::uniform32(any::<u8>()),

@@ -64,7 +64,7 @@ impl SourceError {
                 Some("the kernel's tcp_diag module is not loaded; as root on the host: modprobe tcp_diag")
             }
             Self::Dump(DumpError::Send { source, .. }) if replay_error(source) == Some(ReplayError::NotRecorded) => {
-                Some("record again with the options that you replay with")
+                Some("record again with the options of the replay")
             }
             _ => None,
         }
@@ -265,13 +265,15 @@ impl Source {
     /// The same for a caller that finds bound sockets through the descriptors of processes.
     #[must_use]
     pub fn warnings_where_processes_are_searched(&self) -> Vec<String> {
-        self.warnings_with("and sockets that are bound without listening only for processes that this user may trace")
+        self.warnings_with(
+            "and sockets that are bound without listening only for processes that this user has permission to trace",
+        )
     }
 
     fn warnings_with(&self, bound_sockets: &str) -> Vec<String> {
         let warning = |refusal: &SourceError| {
             format!(
-                "{refusal}; read from /proc/net/tcp and tcp6 instead: times in steps of 10 ms, no cookie, mark or \
+                "{refusal}; twtool reads /proc/net/tcp and tcp6 instead: times in steps of 10 ms, no cookie, mark or \
                  interface, no IPV6_V6ONLY, {bound_sockets}"
             )
         };

@@ -59,16 +59,16 @@ pub enum RecordingError {
         /// The file.
         path: PathBuf,
     },
-    /// The recording was not written, because no replay would accept it.
+    /// The recording was not written, because a replay would not accept it.
     #[error("the recording '{}' cannot be made: {what}", path.display())]
     Unfit {
         /// The file.
         path: PathBuf,
-        /// The part that no replay would accept.
+        /// The part that a replay would not accept.
         what: String,
     },
     /// The content is damaged, or is not a recording.
-    #[error("'{}' is not a complete twtool recording: {what}", path.display())]
+    #[error("'{}' cannot be replayed: {what}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -225,13 +225,10 @@ impl Header {
                 "its facts need more than {MAX_HEADER_LENGTH} bytes; /etc/services may have too many names"
             ));
         }
-        let taken_at_ms = header.taken_at_ms;
         let (read_facts, read_buckets) = header.content()?;
         let same_time = facts.taken_at.duration_since(read_facts.taken_at).is_ok_and(|rest| rest.as_millis() == 0);
         if !same_time {
-            return Err(format!(
-                "the system clock is wrong: a recording cannot store its time, {taken_at_ms} ms since 1970"
-            ));
+            return Err("the system clock is wrong: a recording can store only times from 1970 to 9999".into());
         }
         // The list of interfaces is excluded: it is read at each comparison, and may have changed.
         let rest =
@@ -286,10 +283,11 @@ impl Header {
 /// The maximum length of the first line in bytes. The facts of a machine with 10,000 interfaces and services need less than 1 MiB.
 const MAX_HEADER_LENGTH: u64 = 16 << 20;
 
-/// The maximum length of any other line in bytes: two digits for each byte of a datagram, and the JSON around them.
+/// The maximum length of any other line in bytes: two digits for each byte of a datagram need half of it. The rest is more than
+/// the JSON around them needs.
 const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
 
-/// The end of 9999-12-31 in ms since 1970: the last time that RFC 3339 can write.
+/// The end of the year 9999 in ms since 1970: the last time that RFC 3339 can write.
 const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// Writes a recording.
@@ -353,8 +351,8 @@ impl RecordingFile {
         self.file.write_all(line.as_bytes())
     }
 
-    /// Ends the recording of a failure. It does not replace an existing file, because that may be the recording of an answer.
-    /// Returns the path of the existing file, if there is one.
+    /// Finishes the file after the command has failed. It does not replace an existing file, because that may be the recording
+    /// of a successful command. Returns the path of the existing file, if there is one.
     pub fn finish_failed(mut self) -> Result<Option<PathBuf>, RecordingError> {
         self.file.keep_existing();
         match self.finish() {

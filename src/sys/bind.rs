@@ -46,7 +46,7 @@ impl AttemptError {
                  namespace does not map cannot be used",
             ),
             TRANSPARENT if refusal == Refusal::Refused => {
-                Some("IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW (ip(7)); the server needs one of them, too")
+                Some("IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW (ip(7)); the server also needs one of these")
             }
             DEVICE if refusal == Refusal::Refused => {
                 Some("SO_BINDTODEVICE needs CAP_NET_RAW on kernels before 5.7 (socket(7))")

@@ -43,7 +43,7 @@ impl fmt::Display for ProcGap {
         f.write_str(match self {
             Self::NotMounted => "/proc is not mounted here",
             Self::Hidepid => "/proc hides the processes of other users (it is mounted with hidepid)",
-            Self::Refused => "this user, or its sandbox, may not read /proc",
+            Self::Refused => "this user, or its sandbox, has no permission to read /proc",
         })
     }
 }

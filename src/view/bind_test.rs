@@ -187,11 +187,11 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
 /// The verdict with another value of an option, and programs that use that value.
 fn other_verdict(other: OtherVerdict) -> String {
     let example = match other.option {
-        OpenOption::V6only(true) => ", as nginx binds [::]:80",
-        OpenOption::V6only(false) => ", as a server that clears IPV6_V6ONLY binds",
+        OpenOption::V6only(true) => " (nginx sets it for [::]:80)",
+        OpenOption::V6only(false) => " (some servers clear IPV6_V6ONLY)",
         OpenOption::Freebind => "",
     };
-    format!("with {}{example}, it would be {}", other.option.words(), other.verdict.name())
+    format!("with {}{example}, the verdict would be {}", other.option.words(), other.verdict.name())
 }
 
 /// The text after the verdict in the first line. It contains process names, so the caller must escape it.
@@ -253,7 +253,7 @@ fn denial(evidence: &Evidence) -> String {
     match evidence.conclusion.cause {
         Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
         Cause::AddressNotLocal => format!("{on} is not an address of this network namespace"),
-        Cause::FamilyUnsupported => "IPv6 sockets cannot be made here".into(),
+        Cause::FamilyUnsupported => "IPv6 sockets cannot be created here".into(),
         _ => format!("{} on {on}", first.map_or("unknown", |attempt| attempt.outcome().name())),
     }
 }
@@ -340,7 +340,7 @@ fn held_by(holder: &Holder) -> String {
     };
     match &holder.owners {
         Owners::Nobody => "no process".into(),
-        Owners::NotPermitted => format!("{}: not permitted to see the process", origin()),
+        Owners::NotPermitted => format!("{}: no permission to see the process", origin()),
         Owners::NotRead => format!("{}: not every process could be read", origin()),
         Owners::NotFound(_) => format!("{}: no process found", origin()),
         owners => owners.names().join(", "),
@@ -442,9 +442,9 @@ pub fn demo_page(
     writeln!(out)?;
     human::break_lines(
         out,
-        "TIME_WAIT makes a plain bind() fail with EADDRINUSE. SO_REUSEADDR on the new socket helps only if the socket that \
-         left the bucket had set it too: Linux checks both (socket(7)). So always set it in the server, before the first \
-         restart needs it.",
+        "TIME_WAIT makes a plain bind() fail with EADDRINUSE. SO_REUSEADDR on the new socket helps only if the old \
+         socket had the option too, because Linux checks both (socket(7)). So always set it in the server, before the \
+         first restart needs it.",
         "",
         "",
         style.width,

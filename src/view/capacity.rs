@@ -267,7 +267,7 @@ fn uncertain(capacity: &CapacityReport) -> Option<String> {
             1 => ("1".into(), "socket"),
             many => (human::grouped(many.into()), "sockets"),
         };
-        reasons.push(format!("this kernel does not list bound sockets, of which up to {number} {sockets} may exist"));
+        reasons.push(format!("this kernel does not list bound sockets, and up to {number} {sockets} may exist"));
     }
     if reuse.whole_seconds
         && capacity.destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0)

@@ -2,7 +2,8 @@
 //! its completions and its errors derive from that list.
 //!
 //! To add a column, add an entry to the list, and its key to the table in docs/json.md, where a test looks for it. The macro
-//! around the list also generates the code that appends a whole record, in which the compiler knows every column.
+//! around the list also generates a function that appends a whole record. That function contains each column as a constant, so
+//! the compiler can inline it.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ const PLAIN: Column = Column {
 
 macro_rules! columns {
     ($($key:literal => $column:expr;)*) => {
-        /// Every column. Records have their columns in this order, which the contract fixes, and tables from left to right.
+        /// Every column, in the order of JSON and csv records and, from left to right, of tables. Scripts rely on the order of
+        /// records, so it must not change.
         pub static COLUMNS: &[Column] = &[$(Column { key: $key, ..$column }),*];
 
         /// Appends the columns of a record: a JSON object without its closing brace, or csv fields.
@@ -212,7 +214,7 @@ columns! {
     };
     "expires_ms" => Column {
         title: "EXPIRES",
-        help: "Remaining time, in csv in milliseconds",
+        help: "Remaining time (in milliseconds in csv)",
         right: true,
         in_table: InTable::Always,
         value: |r| number(r.expires_ms),
@@ -233,7 +235,7 @@ columns! {
     };
     "cookie" => Column {
         title: "COOKIE",
-        help: "Cookie: the kernel's own identity of the socket",
+        help: "Number by which the kernel identifies the socket",
         value: |r| r.cookie.map_or(Value::Unknown, |cookie| Value::Digits(cookie.number())),
         ..PLAIN
     };
@@ -256,7 +258,7 @@ impl Column {
         COLUMNS.iter().find(|column| column.key == key)
     }
 
-    /// The columns of JSON, ndjson and csv, in the order of the contract.
+    /// The columns of JSON, ndjson and csv, in their fixed order.
     pub fn of_record() -> impl Iterator<Item = &'static Self> {
         COLUMNS.iter().filter(|column| column.in_record)
     }
@@ -337,7 +339,7 @@ impl SocketRecord<'_> {
     }
 }
 
-/// Serializes the keys and values of a record, for records with further keys.
+/// Serializes the keys and values of a socket record. Larger records include them among their own keys (`#[serde(flatten)]`).
 impl Serialize for SocketRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;

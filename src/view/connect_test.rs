@@ -119,7 +119,8 @@ const fn meaning(verdict: Verdict) -> Meaning {
     }
 }
 
-/// Writes the page: the verdict, commands that help now, the lasting fix and reasons, and the sockets on the source port.
+/// Writes the page: the verdict, commands that help now, the permanent solution and the reasons, and the sockets on the source
+/// port.
 pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) -> io::Result<()> {
     let ConnectTest { situation, conclusion, help } = *test;
     let verdict = style.paint(meaning(conclusion.verdict), conclusion.verdict.name());
@@ -134,7 +135,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) 
         writeln!(out)?;
         help.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", style.width))?;
     }
-    // Sockets that are not in the way explain nothing here. JSON has them.
+    // Sockets that do not block explain nothing here. JSON has them.
     if situation.holders.iter().all(|holder| !holder.blocks) {
         return Ok(());
     }

@@ -156,7 +156,7 @@ fn heading(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io:
 fn subject(check: &Check) -> String {
     let id = check.subject.id;
     match (brief(&check.value), brief(&check.default)) {
-        // A check that is ok without a value is about a setting that this kernel does not have.
+        // If a check is ok and has no value, this kernel does not have the setting.
         (None, _) if check.status == Status::Ok => format!("{id} absent"),
         (None, _) => id.to_owned(),
         (Some(value), Some(default)) if value != default => format!("{id} = {value} (default {default})"),

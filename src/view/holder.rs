@@ -23,7 +23,7 @@ const PROCESSES_SHOWN: usize = 12;
 /// The most columns of a command line in a table. JSON has the whole one.
 const COMMAND_WIDTH: usize = 80;
 
-/// What a server asks for besides the reuse options. A value that was not asked for is null.
+/// The other options of the tested server. An option that was not given is null.
 #[derive(Serialize)]
 pub(super) struct SetupRecord {
     v6only: Option<bool>,

@@ -24,12 +24,12 @@ const SHOWN: usize = 20;
 
 /// The risks of removing a TIME_WAIT bucket, one line each.
 const RISKS: [&str; 2] = [
-    "risk: an old, delayed segment can land in a new connection (RFC 1337)",
+    "risk: an old, delayed segment can reach a new connection (RFC 1337)",
     "risk: a peer that missed the last ACK gets a RST (TIME-WAIT: RFC 9293, 3.6.1)",
 ];
 
 /// The risk of removing a closing socket.
-const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and data that it has not received yet is lost";
+const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and loses the data that it has not received yet";
 
 /// The sockets that `twtool kill` is about to remove.
 pub struct Plan<'a> {
@@ -115,7 +115,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Writes the summary line: `12 destroyed, 1 gone, 0 failed`.
+/// Writes the summary line: `12 destroyed, 1 already gone, 0 failed`.
 pub fn summary(out: &mut (dyn Write + Send), report: &Report, style: TextStyle) -> io::Result<()> {
     if report.targets.is_empty() {
         return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
@@ -128,7 +128,7 @@ pub fn summary(out: &mut (dyn Write + Send), report: &Report, style: TextStyle) 
     let errnos: BTreeSet<_> = failed.iter().map(|(_, errno)| errno.unwrap_or("no answer")).collect();
     let errnos: Vec<_> = errnos.into_iter().collect();
     let why = if errnos.is_empty() { String::new() } else { format!(" ({})", errnos.join(", ")) };
-    let line = format!("{destroyed} destroyed, {gone} gone, {} failed{why}", failed.len());
+    let line = format!("{destroyed} destroyed, {gone} already gone, {} failed{why}", failed.len());
     let meaning = if failed.is_empty() { Meaning::Good } else { Meaning::Bad };
     writeln!(out, "{}", style.paint(meaning, line))
 }
@@ -239,7 +239,8 @@ mod tests {
         rows[1].socket = Socket::Full(full(TcpState::FinWait1, 0));
         let both = shown(&rows[..2]);
         assert!(
-            both.contains("selected: 1 TIME_WAIT, 1 orphan in FIN_WAIT_1\n") && both.contains("a RST, and data"),
+            both.contains("selected: 1 TIME_WAIT, 1 orphan in FIN_WAIT_1\n")
+                && both.contains("a RST, and loses the data"),
             "{both}"
         );
         assert!(both.lines().any(|line| line.starts_with("fin-wait-1") && line.ends_with('-')), "no time{both}");
@@ -259,7 +260,10 @@ mod tests {
             RemovalResult::Failed(Some("EINVAL")),
         ];
         let report = Report { targets: &rows, outcomes: &outcomes, facts: &facts, orphans: false, dry_run: false };
-        assert_eq!(text(|out| summary(out, &report, PLAIN)), "2 destroyed, 1 gone, 2 failed (EINVAL, no answer)\n");
+        assert_eq!(
+            text(|out| summary(out, &report, PLAIN)),
+            "2 destroyed, 1 already gone, 2 failed (EINVAL, no answer)\n"
+        );
         let envelope = Envelope { schema: "twtool.kill/1", facts: &facts, complete: true, warnings: &[] };
         let document: serde_json::Value =
             serde_json::from_str(&text(|out| document(out, envelope, &report))).expect("json");

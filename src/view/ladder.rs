@@ -67,7 +67,7 @@ impl Ladder {
     pub fn begin(out: &mut dyn Write, scenario: Scenario, kernel: &str, style: TextStyle) -> io::Result<Self> {
         let title = format!("{}: {}", scenario.name(), scenario.title());
         writeln!(out, "{}", style.paint(Meaning::Heading, title))?;
-        let both = "both ends use this kernel, each in its own network namespace, and twtool is the wire";
+        let both = "both ends use this kernel, each in its own network namespace; twtool carries the segments";
         let one = "in a private network namespace";
         let setting = if scenario.is_about_segments() { both } else { one };
         aside(out, style, &format!("On this kernel ({kernel}); {setting}."), "")?;

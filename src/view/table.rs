@@ -1,8 +1,8 @@
 //! Tables for people, fitted to the width of the terminal.
 //!
 //! comfy-table draws small tables. For more than `DRAWN` rows it would cost several times the memory and time of the rest of
-//! the command, and even for a list of ten rows it would take longer than the rest. Lists are therefore written line by line.
-//! Both ways have the same layout, and a property test compares their bytes.
+//! the command. Even for a list of ten rows, comfy-table would take longer than the rest of the command. Lists are therefore
+//! written line by line. Both ways have the same layout, and a property test compares their bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;

@@ -4,8 +4,8 @@
 //! pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
 //!
 //! The fast path covers the common case only. [`super::column`] produces all other rows: IPv6, a socket that is bound to an
-//! interface, a service whose name is not plain ASCII, a remaining time of 100 s or more. Tables with other columns than
-//! [`KEYS`] do not use the fast path. A property test in `list.rs` compares the output of both ways.
+//! interface, a service whose name is not plain ASCII, a remaining time of 100 s or more. Only tables with exactly the columns
+//! [`KEYS`] use the fast path. A property test in `list.rs` compares the output of both ways.
 
 use std::net::Ipv4Addr;
 

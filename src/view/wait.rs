@@ -39,7 +39,7 @@ pub struct WaitReport<'a> {
     pub addrs: &'a [BindAddr],
     /// The socket options that the server sets.
     pub with: ReuseOptions,
-    /// What the server asks for besides.
+    /// The other options of the server.
     pub setup: ServerSetup,
     /// The addresses that the server already has open when its own sockets make it fail.
     pub collision: Option<&'a str>,
@@ -138,15 +138,15 @@ fn obstacle(wait: &WaitReport) -> String {
         Cause::Bound => format!("{} has bound it{}", advice::who(full()), on_interfaces(full(), wait.facts)),
         Cause::AddressNotLocal => {
             let addrs: Vec<String> = wait.addrs.iter().map(|at| at.text(wait.facts)).collect();
-            format!("no such address here yet ({})", addrs.join(", "))
+            format!("this network namespace does not have the address yet ({})", addrs.join(", "))
         }
         Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
         Cause::OwnSocket => {
-            format!("the server's own socket on {} is in its way", wait.collision.unwrap_or("another address"))
+            format!("the server's own socket on {} blocks the bind", wait.collision.unwrap_or("another address"))
         }
-        Cause::FamilyUnsupported => "IPv6 sockets cannot be made here".into(),
+        Cause::FamilyUnsupported => "IPv6 sockets cannot be created here".into(),
         Cause::Unknown if wait.denied => "the kernel refuses the bind".into(),
-        Cause::Unknown => "a socket that this kernel does not list is in the way".into(),
+        Cause::Unknown => "a socket that this kernel does not list blocks the port".into(),
     }
 }
 

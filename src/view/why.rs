@@ -1,4 +1,4 @@
-//! The calls of a watched program: explanations, notes and the report at the end, as text or as records.
+//! Writes the explanations of failed calls, notes, and the report at the end of a watch, as text or as records.
 //!
 //! The text shares standard error with the program, so that each piece begins with `twtool:` and the rest of it is indented.
 
@@ -42,7 +42,7 @@ pub struct Report<'a> {
     pub program: &'a str,
     /// How the command ended; `None` if the watch ended before.
     pub end: Option<ProgramEnd>,
-    /// What it did.
+    /// The calls that the program made.
     pub tally: &'a Tally,
     /// The duration of the watch.
     pub at: Duration,
@@ -119,7 +119,7 @@ fn listening(call: &SocketCall) -> String {
 fn note_text(note: &WatchNote) -> String {
     match note {
         WatchNote::IoUring(process) => format!(
-            "{} uses io_uring. What it binds, listens on and connects through io_uring is not seen here.",
+            "{} uses io_uring. twtool does not see its bind, listen and connect calls through io_uring.",
             who(process)
         ),
         WatchNote::PrivilegeLost { process, program, capabilities } => {
@@ -129,31 +129,32 @@ fn note_text(note: &WatchNote) -> String {
                 ("is a set-user-ID or set-group-ID program", "does not change its user or group")
             };
             format!(
-                "{program} {what}, and {lost} while it is watched (pid {}). A failure with EACCES or EPERM that follows can be \
-                 a result of that. Run the same command as root: root's twtool leaves the privilege in place.",
+                "{program} {what}, and {lost} while it is watched (pid {}). This can cause later failures with EACCES \
+                 or EPERM. Run the same command as root: if root runs twtool, the program keeps its privilege.",
                 process.pid
             )
         }
         WatchNote::RunsOn { end, processes } => {
             let (are, they) =
-                if *processes == 1 { ("process runs on", "it ends") } else { ("processes run on", "they end") };
+                if *processes == 1 { ("process still runs", "it ends") } else { ("processes still run", "they end") };
             format!(
-                "the command has ended ({}), and {processes} other {are}. twtool stays until {they}, because their bind() \
-                 would fail without it. It passes the signals that it gets to them.",
+                "the command has ended ({}), and {processes} other {are}. twtool runs until {they}, because without \
+                 twtool bind() would fail there. It sends the signals that it receives to them.",
                 ended(*end)
             )
         }
         WatchNote::Slow(SlowReason::Running) => {
-            "watching a running process stops it at every system call, so it runs slowly meanwhile.".into()
+            "every system call stops the process while twtool watches it, so the process runs slowly.".into()
         }
         WatchNote::Slow(SlowReason::Detach) => {
-            "with --detach every system call stops the program, so it runs slowly until it listens.".into()
+            "with --detach every system call stops the program, so the program runs slowly until it listens.".into()
         }
         WatchNote::Slow(SlowReason::NoFilter) => {
-            "no seccomp filter can be installed here, so every system call stops the program, and it runs slowly."
+            "no seccomp filter can be installed here, so every system call stops the program, and the program runs \
+             slowly."
                 .into()
         }
-        WatchNote::LetGo => "no longer watching; the program runs on.".into(),
+        WatchNote::LetGo => "twtool has stopped watching; the program continues to run.".into(),
     }
 }
 

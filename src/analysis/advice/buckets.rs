@@ -8,7 +8,7 @@ use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TimeWaitBucket};
 
-/// Seconds with three decimals, because the kernel reports milliseconds.
+/// Formats seconds with three decimals, because the kernel reports milliseconds.
 fn seconds(time: Duration) -> String {
     format!("{}.{:03} s", time.as_secs(), time.subsec_millis())
 }
@@ -36,8 +36,8 @@ pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String 
     named.join(" and ")
 }
 
-/// The sentences: the change to make in the server or in the port settings, the time until the port is free without it, and
-/// the reason.
+/// The advice: the change to make in the server or in the port settings, the time until the port is free without that change,
+/// and the reason.
 pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = vec![];
     let works = fewest_that_work(evidence);
@@ -50,11 +50,11 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
             advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
         }
         Some(options) => advice.push(set(options)),
-        // One bucket that looks outbound says nothing about the server that left the others.
+        // If only some buckets look outbound, a server left the others, so advice for the server is useful.
         None if buckets(evidence).all(is_outbound) => {}
         None => advice.push(
-            "For the next restart, set SO_REUSEADDR in the server before it binds. The connections that it accepts inherit \
-             the option, and so do the TIME_WAIT sockets that they leave (socket(7))."
+            "For the next restart, set SO_REUSEADDR in the server before it binds. The connections that it accepts \
+             inherit the option, and so do the TIME_WAIT sockets that they become (socket(7))."
                 .into(),
         ),
     }
@@ -64,32 +64,25 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     if evidence.conclusion.verdict == Verdict::Blocked {
         advice.push(when_free(evidence));
     }
-    advice.push(match works {
-        Some(options) => {
-            let had = match (options, one) {
-                (ReuseOptions::BOTH, false) => "each had one of the two options",
-                (ReuseOptions::BOTH, true) => "had one of the two options",
-                _ => "had the option too",
-            };
-            let sockets = if one { "The socket that left it" } else { "The sockets that left them" };
-            format!("{counted} {} the port. {sockets} {had}. {BOTH_SIDES}.", if one { "holds" } else { "hold" })
-        }
-        None => format!(
-            "{counted} {} the port, and {} did not have SO_REUSEADDR when {} closed. {BOTH_SIDES}, so SO_REUSEADDR on the \
-             new socket alone does not help.",
-            if one { "holds" } else { "hold" },
-            if one { "the socket that left it" } else { "at least one of the sockets that left them" },
-            if one { "it" } else { "they" },
-        ),
-    });
+    let (hold, closed_by) =
+        if one { ("holds", "The program that closed it had") } else { ("hold", "The programs that closed them had") };
+    let set = match works {
+        Some(ReuseOptions::BOTH) if one => "set one of the two options",
+        Some(ReuseOptions::BOTH) => "each set one of the two options",
+        Some(_) => "set the option too",
+        None if one => "not set SO_REUSEADDR",
+        None => "not all set SO_REUSEADDR",
+    };
+    let alone = if works.is_some() { "" } else { ", so SO_REUSEADDR on the new socket alone does not help" };
+    advice.push(format!("{counted} {hold} the port. {closed_by} {set}. {BOTH_SIDES}{alone}."));
     advice
 }
 
 fn outbound_connection(evidence: &Evidence) -> String {
     let Evidence { facts, port, .. } = *evidence;
     let cure = if facts.locally_reserved(port) == Some(true) {
-        "The port is reserved now, so connect() no longer chooses it: this connection is older, or its client bound the port \
-         itself."
+        "The port is reserved now, so connect() no longer chooses it. This connection is older, or its client bound \
+         the port itself."
     } else {
         "Clients rarely set SO_REUSEADDR, so the remedy is to reserve the port for servers."
     };
@@ -99,8 +92,8 @@ fn outbound_connection(evidence: &Evidence) -> String {
 fn when_free(evidence: &Evidence) -> String {
     let least = buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2);
     let Some(free_in) = evidence.conclusion.free_in else {
-        return "It is unknown when the port becomes free. Several sockets may block it, they end at different times, and the \
-                kernel does not report whether the IPv6 ones have IPV6_V6ONLY."
+        return "It is unknown when the port becomes free. Several sockets may block it, they end at different times, \
+                and the kernel does not report whether the IPv6 sockets have IPV6_V6ONLY."
             .into();
     };
     let free_in = seconds(free_in);

@@ -22,7 +22,7 @@ pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// The note that the test had a privilege that the server may lack.
+/// A sentence that the test had a privilege that the server may lack.
 pub(super) fn plain_user(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, attempts, setup, .. } = evidence;
     let refused = |attempt: &Attempt| attempt.bind == CallResult::Failed(Errno::Access);
@@ -57,9 +57,8 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
             attempt.at.scope.map_or("any interface".into(), |scope| facts.interface_name(scope)),
         ),
         Errno::FamilyNotSupported => {
-            "EAFNOSUPPORT: IPv6 sockets cannot be made here. Bind an IPv4 address. The kernel was \
-                                      started with ipv6.disable=1, or a sandbox refuses IPv6 (ipv6 in the kernel's \
-                                      documentation)."
+            "EAFNOSUPPORT: IPv6 sockets cannot be created here. Bind an IPv4 address. The kernel was started with \
+             ipv6.disable=1, or a sandbox refuses IPv6 (ipv6 in the kernel's documentation)."
                 .into()
         }
         Errno::Other("EINVAL") => format!("bind() to {on} fails with EINVAL: {}", invalid(attempt)),

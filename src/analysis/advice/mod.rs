@@ -1,5 +1,5 @@
-//! Advice after a bind test: first what helps for good, then the reason and its source. Each sentence needs evidence in the
-//! test. The commands that help now are in [`super::next`].
+//! Advice after a bind test: first the permanent solution, then the reason and its source. Each sentence needs evidence in the
+//! test. [`super::next`] has the commands that help now.
 
 mod buckets;
 mod client;
@@ -38,7 +38,7 @@ pub struct Evidence<'a> {
     pub uid: u32,
     /// Whether a UDP socket uses the same port number.
     pub udp: bool,
-    /// What the server asks for besides the reuse options.
+    /// The other options of the server.
     pub setup: ServerSetup,
 }
 
@@ -83,11 +83,11 @@ fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
     ReuseOptions::ALL.into_iter().find(works)
 }
 
-/// How to set options that work although a socket is in the way, and what they mean.
+/// Explains how to set options that work beside the blocking sockets.
 fn set(options: ReuseOptions) -> String {
     let caution = if options.reuseport {
-        " Use SO_REUSEPORT only if several servers are meant to share the port. It is no general remedy, because it also lets \
-         a second server of the same user bind."
+        " Use SO_REUSEPORT only if several servers are meant to share the port. It is not a general solution, because \
+         it also lets a second server of the same user bind."
     } else {
         ""
     };

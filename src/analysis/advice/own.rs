@@ -1,4 +1,4 @@
-//! Advice for a server whose own sockets are in each other's way.
+//! Advice for a server whose own sockets conflict with each other.
 
 use super::Evidence;
 use crate::model::bind::{Attempt, ReuseOptions};
@@ -19,7 +19,7 @@ pub fn earlier_addresses<'a>(
     Some((earlier.join(" and "), failing))
 }
 
-/// Why a server that opens all its addresses at once is in its own way, with no option or with its own ones.
+/// Explains which sockets of a server conflict if it opens all its addresses at once, without options or with its own options.
 pub(super) fn collision(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, with, attempts, .. } = *evidence;
     let of = |options: ReuseOptions| attempts.iter().filter(move |attempt| attempt.options == options);
@@ -35,7 +35,7 @@ pub(super) fn collision(evidence: &Evidence) -> Option<String> {
         "Open fewer addresses, or set IPV6_V6ONLY on the IPv6 sockets before bind() (ipv6(7)).".into()
     };
     Some(format!(
-        "A server that opens all these addresses at once is in its own way: it already listens on {earlier} port {port} when it \
-         binds {on}. {cure}"
+        "A server that opens all these addresses at once blocks itself: it already listens on {earlier} port {port} \
+         when it binds {on}. {cure}"
     ))
 }

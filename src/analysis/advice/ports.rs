@@ -10,18 +10,18 @@ pub(super) fn unseen(evidence: &Evidence) -> String {
             .into();
     }
     let hidden = if evidence.bound_sockets_are_listed {
-        "Probably a socket holds the port that this kernel does not list: one that is bound and does not listen. Kernels list \
-         such sockets only since about Linux 6.8."
+        "Probably a socket that is bound and does not listen holds the port. This kernel does not list such sockets. \
+         Kernels list them only since about Linux 6.8."
     } else {
-        "Probably a socket holds the port that /proc/net/tcp does not list: one that is bound and does not listen. sock_diag \
-         can list such sockets."
+        "Probably a socket that is bound and does not listen holds the port. /proc/net/tcp does not list such \
+         sockets. sock_diag can list them."
     };
     format!(
         "{hidden} It is also possible that the socket ended after the bind and before the list was read (sock_diag(7))."
     )
 }
 
-/// How to keep connect() off a server's port that lies in the ephemeral range.
+/// Advice to reserve a server's port in the ephemeral range, so that connect() does not choose it.
 pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, .. } = *evidence;
     let applies = facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false);
@@ -33,7 +33,10 @@ pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
     ))
 }
 
-/// The note that a UDP socket on the same port number does not matter.
+/// A sentence that a UDP socket on the same port number does not matter.
 pub(super) fn udp(evidence: &Evidence) -> String {
-    format!("A UDP socket uses port {} too. It does not matter here: TCP and UDP have separate ports.", evidence.port)
+    format!(
+        "A UDP socket uses port {} too. That does not matter here, because TCP and UDP have separate ports.",
+        evidence.port
+    )
 }

@@ -18,7 +18,7 @@ pub const fn is_connection(state: TcpState) -> bool {
     !matches!(state, TcpState::Listen | TcpState::Closed | TcpState::BoundInactive)
 }
 
-/// The names of the first few holders in one phrase. Processes choose their names, so escape the text.
+/// Names the first few holders in one phrase. Processes choose their names, so the caller must escape the text.
 pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     const SHOWN: usize = 3;
     let total = holders.clone().count();
@@ -61,7 +61,8 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     let endpoint = |holder: &Holder| holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint);
     let stop = if listeners().all(endpoint) { "Delete the endpoint (ip-mptcp(8))" } else { "Stop that server" };
     let mut advice = vec![format!(
-        "Port {port} has a listener, and is not in TIME_WAIT: {who}. {stop}, or choose another port or address. SO_REUSEADDR never takes a port from a listener (socket(7))."
+        "Port {port} has a listener: {who}. The listener blocks the port, with or without TIME_WAIT sockets. {stop}, \
+         or choose another port or address. SO_REUSEADDR never takes a port from a listener (socket(7))."
     )];
     advice.extend(buckets_beside(evidence));
     advice.extend(other_user(evidence, listeners()));
@@ -69,7 +70,7 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// The note that buckets will still block the port when the other socket is gone.
+/// A sentence that buckets will still block the port when the other socket is gone.
 fn buckets_beside(evidence: &Evidence) -> Option<String> {
     let buckets = || blocking(evidence).filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
     let one = match buckets().count() {
@@ -109,7 +110,7 @@ fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>
     })
 }
 
-/// The note that the port is free on other devices, if every blocking socket is bound to a device.
+/// A sentence that the port is free on other devices, if every blocking socket is bound to a device.
 fn other_device(evidence: &Evidence) -> Option<String> {
     let devices: Option<Vec<String>> = blocking(evidence)
         .map(|holder| holder.socket.interface().map(|index| evidence.facts.interface_name(index)))
@@ -142,8 +143,9 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     let mut advice = vec![];
     match fewest_that_work(evidence) {
         Some(ReuseOptions::REUSEADDR) => advice.push(format!(
-            "Set SO_REUSEADDR on the listening socket before bind(): it works now, because {} it too. {BOTH_SIDES}.",
-            if one { "the socket in the way has" } else { "the sockets in the way have" }
+            "Set SO_REUSEADDR on the listening socket before bind(): it works now, because {} the option too. \
+             {BOTH_SIDES}.",
+            if one { "the blocking socket has" } else { "the blocking sockets have" }
         )),
         Some(options) => advice.push(format!("{} {BOTH_SIDES}.", set(options))),
         None => {}
@@ -170,8 +172,8 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     advice.extend(explained);
     if fewest_that_work(evidence).is_none() {
         advice.push(format!(
-            "No socket option makes the bind work: at least one socket on the port was opened without the option. \
-             {BOTH_SIDES}."
+            "No socket option makes the bind work, because at least one socket on the port was opened without the \
+             option. {BOTH_SIDES}."
         ));
         advice.extend(other_user(evidence, connections()));
     }
@@ -211,7 +213,7 @@ pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// The note that every process with the same socket must close it.
+/// A sentence that every process with the same socket must close it.
 pub(super) fn shared(evidence: &Evidence) -> Option<String> {
     let sharing = |holder: &Holder| match &holder.owners {
         Owners::Found(processes) if processes.len() > 1 => Some((processes.len(), holder.owners.names().join(", "))),
@@ -279,13 +281,13 @@ mod tests {
     fn the_user_of_a_hidden_process_is_named() {
         let text = advice(ReuseOptions::NONE, listener_of(33, Owners::NotPermitted));
         assert!(text.starts_with("Port 80 has a listener"), "{text}");
-        assert!(text.contains(": a process that this user may not see (uid 33). "), "{text}");
+        assert!(text.contains(": a process that this user has no permission to see (uid 33). "), "{text}");
         let named = Holder {
             user: Some(User { uid: 33, name: Some("www-data".into()) }),
             created_in: Some("/system.slice/nginx.service".into()),
             ..listener_of(33, Owners::NotPermitted)
         };
         let text = advice(ReuseOptions::NONE, named);
-        assert!(text.contains(" (uid 33, www-data; the socket was created in nginx.service). Stop"), "{text}");
+        assert!(text.contains(" (uid 33, www-data; the socket was created in nginx.service). The listener"), "{text}");
     }
 }

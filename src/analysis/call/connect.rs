@@ -32,17 +32,20 @@ pub(super) fn explain(called: &Called) -> Explanation {
                 CallCause::NoRoute,
                 format!("{word} is an IPv4 address, and {why}"),
             );
-            explanation.help.advice.push("Make an AF_INET socket for IPv4 destinations (ipv6(7)).".into());
+            explanation.help.advice.push("Use an AF_INET socket for IPv4 destinations (ipv6(7)).".into());
             explanation
         }
         Errno::Other("ENETUNREACH") => {
-            let mut explanation =
-                Explanation::new(Some(Verdict::Denied), CallCause::NoRoute, format!("there is no route to {word}"));
+            let mut explanation = Explanation::new(
+                Some(Verdict::Denied),
+                CallCause::NoRoute,
+                format!("the kernel has no route to {word}"),
+            );
             explanation.help.commands.push(route());
             explanation
                 .help
                 .advice
-                .push("No port is missing: the kernel found no route in this network namespace.".into());
+                .push("Ports are not the problem: the kernel found no route in this network namespace.".into());
             explanation
         }
         Errno::Access => {
@@ -72,8 +75,8 @@ pub(super) fn explain(called: &Called) -> Explanation {
                 );
                 explanation.help.commands.push(route());
                 explanation.help.advice.push(
-                    "This is no exhaustion of ports. The kernel has no usable source address: no address of the family, one \
-                     that is still being checked (duplicate address detection), or IPv6 is off."
+                    "Ports are not the problem. The kernel has no usable source address: this machine has no address \
+                     of the family, the address is still being checked (duplicate address detection), or IPv6 is off."
                         .into(),
                 );
                 explanation
@@ -143,7 +146,7 @@ fn counted(
     explanation
 }
 
-/// A connect with a fixed source port: another socket has the same addresses and ports.
+/// Explains a connect() with a fixed source port: another socket has the same addresses and ports.
 fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explanation {
     let destination = end(to.addr, to.port.0);
     let ends = format!("from port {} to {destination}", local.port());
@@ -158,8 +161,9 @@ fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explan
                 explanation.free_in = Some(bucket.expires());
             }
             explanation.help.advice.push(
-                "Let the kernel choose the source port, or wait until the socket has ended. connect() takes a TIME_WAIT socket \
-                 over only if its connection had TCP timestamps (net.ipv4.tcp_tw_reuse plays no part with a fixed source port)."
+                "Let the kernel choose the source port, or wait until the socket has ended. connect() takes over a \
+                 TIME_WAIT socket only if the old connection had TCP timestamps (net.ipv4.tcp_tw_reuse has no effect \
+                 with a fixed source port)."
                     .into(),
             );
             explanation

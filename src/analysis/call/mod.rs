@@ -1,8 +1,8 @@
-//! Explains a bind, listen or connect that failed in a watched program, from what was gathered while the program was held at
-//! the call.
+//! Explains a bind, listen or connect that failed in a watched program, from the facts that were read before the program
+//! continued.
 //!
-//! The errno of the program is certain. Whether another option would have helped is unknown, because nothing is bound again:
-//! `twtool bind-test 8080` finds out, and is printed as a next step.
+//! The errno of the program is certain. Whether another option would have helped is unknown, because twtool makes no bind of
+//! its own. twtool prints the command `twtool bind-test 8080`, which tests that.
 
 mod connect;
 
@@ -21,14 +21,14 @@ use crate::model::facts::Facts;
 use crate::model::process::Owners;
 use crate::model::socket::{Socket, TcpState};
 
-/// A failed call, with what was gathered about it.
+/// A failed call, with the facts that were read.
 #[derive(Clone, Copy, Debug)]
 pub struct FailedCall<'a> {
     /// The call.
     pub call: &'a SocketCall,
     /// A bind or listen in the form of a bind test.
     pub attempt: Option<&'a Attempt>,
-    /// The facts of the program's network namespace; `None` if nothing was gathered, because it is no TCP socket.
+    /// The facts of the program's network namespace; `None` if they were not read, because the socket is not a TCP socket.
     pub facts: Option<&'a Facts>,
     /// The sockets on the local port.
     pub holders: &'a [Holder],
@@ -85,7 +85,7 @@ impl Explanation {
     }
 }
 
-/// Whether the failure deserves an explanation. A refused connection or a timeout is about the other end, and a call that asks
+/// Whether the failure is explained. The cause of a refused connection or a timeout is at the other end, and a call that asks
 /// for the progress of a connection has not failed.
 #[must_use]
 pub fn is_explained(call: &SocketCall) -> bool {
@@ -123,8 +123,9 @@ pub fn explain(failed: &FailedCall) -> Explanation {
             format!("{what} of the call could not be read: {why}"),
         );
         explanation.help.advice.push(
-            "The process does not let itself be read, as a program that changes its user or that its user may not read \
-             (ptrace(2), PR_SET_DUMPABLE). The errno is certain. As root, twtool reads such processes."
+            "The kernel does not let twtool read the process, for example because the process has changed its user, \
+             or because its user has no permission to read the program file (ptrace(2), PR_SET_DUMPABLE). The errno \
+             is certain. As root, twtool can read such processes."
                 .into(),
         );
         return explanation;
@@ -155,14 +156,14 @@ struct Called<'a> {
 fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Explanation {
     let name = if socket.protocol == "udp" { "UDP".to_owned() } else { format!("protocol {}", socket.protocol) };
     let in_use = failed.call.errno() == Some(Errno::AddrInUse);
-    let headline = format!("a {name} socket; twtool knows the state of TCP ports only");
+    let headline = format!("this is a {name} socket; twtool knows the state of TCP ports only");
     let verdict = if in_use { Verdict::Blocked } else { Verdict::Denied };
     let mut explanation = Explanation::new(Some(verdict), CallCause::NotTcp, headline);
     if socket.protocol == "udp" && in_use {
         let port = format!("sport = :{}", addr.port);
         let list = failed.shell.run(Privilege::None, &["ss", "-Hulnp", &port]);
         explanation.help.commands.push(Step::new(list, "list the UDP sockets on the port"));
-        explanation.help.advice.push("TCP and UDP have separate ports, so TIME_WAIT plays no part here.".into());
+        explanation.help.advice.push("TCP and UDP have separate ports, so TIME_WAIT does not matter here.".into());
     }
     explanation
 }
@@ -172,7 +173,8 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     let Called { failed, facts, addr, socket, .. } = *called;
     let FailedCall { call, holders, shell, .. } = failed;
     let (port, with) = (addr.port, socket.reuse);
-    // Without SO_REUSEADDR it is unknown whether the option would have helped. With it, the failure shows that it does not.
+    // If the socket lacks SO_REUSEADDR, it is unknown whether the option would have helped. If the socket has it, the failure
+    // shows that the option does not help.
     let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), holders, !with.reuseaddr);
     let sockets = holders.iter().map(|holder| &holder.socket);
     let free_in = conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
@@ -205,7 +207,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
             let setup = setup_words(socket, attempt);
             let words = ["bind-test", &port, "--addr", &addr].into_iter().chain(setup.iter().map(String::as_str));
             let test = shell.twtool(Privilege::None, &words.collect::<Vec<_>>());
-            help.commands.push(Step::new(test, "find out whether SO_REUSEADDR would help, by binds with each option"));
+            help.commands.push(Step::new(test, "test whether SO_REUSEADDR would help, with binds of twtool"));
         }
         help.append(next::reserve(shell, facts, port));
     }
@@ -229,8 +231,8 @@ fn asked(socket: &CalledSocket) -> String {
     format!("The socket of the call has {}.", socket.options_text())
 }
 
-/// Whether only watched processes have these sockets; `None`: unknown. A bucket, or a connection that nobody has accepted, has
-/// no owner. It does not make the listener beside it another's.
+/// Whether only watched processes have these sockets open; `None`: unknown. Sockets that no process can have open (a bucket, a
+/// connection that is not accepted yet) do not count.
 fn are_of(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
     let unknown =
@@ -248,13 +250,15 @@ fn is_of(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
 fn itself(call: &SocketCall, blocking: &[&Holder]) -> String {
     let by = who(blocking.iter().copied());
     let why = match call.name {
-        CallName::Listen => "Two sockets of it are bound to the same address and port, and only one can listen",
+        CallName::Listen => {
+            "Two sockets of the program are bound to the same address and port, and only one can listen"
+        }
         _ => {
-            "It binds the port more than once: a wildcard address beside another address, a dual-stack :: beside 0.0.0.0 (set \
-             IPV6_V6ONLY), a second worker without SO_REUSEPORT, or a bind that it repeats"
+            "The program binds the port more than once: a wildcard address beside another address, a dual-stack :: \
+             beside 0.0.0.0 (set IPV6_V6ONLY), a second worker without SO_REUSEPORT, or the same bind again"
         }
     };
-    format!("The port is held by this same program: {by}. {why}.")
+    format!("The program itself holds the port: {by}. {why}.")
 }
 
 /// Describes in a few words what blocks the bind.
@@ -279,8 +283,8 @@ fn obstacle(evidence: &Evidence) -> String {
 fn time_wait(evidence: &Evidence) -> Vec<String> {
     let counted = advice::buckets_counted(evidence.holders.iter().filter(|holder| holder.blocks));
     vec![
-        "Set SO_REUSEADDR on the listening socket before bind(). The connections that it accepts inherit the option, and so do \
-         the TIME_WAIT sockets that they leave (socket(7))."
+        "Set SO_REUSEADDR on the listening socket before bind(). The connections that it accepts inherit the option, \
+         and so do the TIME_WAIT sockets that they become (socket(7))."
             .into(),
         format!(
             "{counted} on the port, and the program did not set SO_REUSEADDR. Whether the option helps today depends on the \
@@ -292,9 +296,9 @@ fn time_wait(evidence: &Evidence) -> Vec<String> {
 fn old_without_reuseaddr(evidence: &Evidence) -> Vec<String> {
     let counted = advice::buckets_counted(evidence.holders.iter().filter(|holder| holder.blocks));
     vec![format!(
-        "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux checks \
-         both (socket(7)), so the option on the new socket alone does not help. The next restart of this program is not \
-         affected, because the connections that it accepts inherit the option."
+        "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
+         checks both (socket(7)), so the option on the new socket alone does not help. The next restart of this \
+         program will work, because the connections that it accepts now inherit the option."
     )]
 }
 
@@ -342,12 +346,13 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
             Some(Verdict::Denied),
             CallCause::Port(cause),
             format!(
-                "port {port} needs CAP_NET_BIND_SERVICE, and the privilege of the program's file is off while twtool watches"
+                "port {port} needs CAP_NET_BIND_SERVICE, and the program does not get the privilege of its file while \
+                 twtool watches"
             ),
         );
         explanation.help.advice.push(
-            "This failure comes from twtool: without it, the file of the program gives the privilege. If root runs twtool, the \
-             program keeps it."
+            "twtool causes this failure: without twtool, the program gets the privilege from its file. If root runs \
+             twtool, the program keeps it."
                 .into(),
         );
         return explanation;
@@ -371,7 +376,7 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
             format!("{on} is not an address of this network namespace, or not usable yet"),
         ),
         Cause::FamilyUnsupported => {
-            Explanation::new(Some(Verdict::Denied), CallCause::Port(cause), "IPv6 sockets cannot be made here")
+            Explanation::new(Some(Verdict::Denied), CallCause::Port(cause), "IPv6 sockets cannot be created here")
         }
         _ => Explanation::new(
             Some(Verdict::Denied),
@@ -412,7 +417,7 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
             explanation(
                 unknown,
                 format!("{} is an IPv4 address (AF_INET), and the socket is an IPv6 socket", addr.addr),
-                "Write the address as IPv4-mapped (AF_INET6, like ::ffff:127.0.0.1), or make an AF_INET socket (ipv6(7)).",
+                "Write the address as IPv4-mapped (AF_INET6, like ::ffff:127.0.0.1), or use an AF_INET socket (ipv6(7)).",
             )
         }
         (Errno::FamilyNotSupported | Errno::Other("EINVAL"), CallName::Bind, _)
@@ -421,18 +426,18 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
             explanation(
                 unknown,
                 format!("{} is an IPv6 address (AF_INET6), and the socket is an IPv4 socket", addr.addr),
-                "Make an AF_INET6 socket for this address.",
+                "Use an AF_INET6 socket for this address.",
             )
         }
         (Errno::Other("EINVAL"), CallName::Bind, Some(local)) => explanation(
             CallCause::AlreadyBound,
             format!("the socket is bound to {local} already"),
-            "A socket can be bound once (bind(2)). Make a new socket for the second address.",
+            "A socket can be bound once (bind(2)). Use a new socket for the second address.",
         ),
         (Errno::Other("EINVAL"), CallName::Listen, _) => explanation(
             unknown,
             "the socket is connected, or a connect() on it has begun".into(),
-            "Such a socket cannot listen (listen(2)). Make a new socket for the listener.",
+            "Such a socket cannot listen (listen(2)). Use a new socket for the listener.",
         ),
         _ => None,
     }
@@ -440,7 +445,7 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
 
 /// The arguments of `bind-test` and `wait` for a server with this socket.
 fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
-    // Without the option, a test has the value of the system. For another address than :: it makes no difference.
+    // Without the option, a test uses the default of the system. Only for :: does the value matter.
     let matters = attempt.at.addr.is_ipv6() && attempt.at.addr.is_unspecified();
     let v6only = matters.then_some(if socket.v6only { "yes" } else { "no" });
     let valued = [("--v6only", v6only), ("--dev", socket.device.as_deref())];
@@ -456,7 +461,7 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
 /// The commands of a bind test, with the watched command in place of an example.
 fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
     let Called { failed, facts, addr, socket, .. } = *called;
-    // No command ends the program that is being watched.
+    // Do not suggest a command that ends the watched program.
     let holders: Vec<Holder> = failed.holders.iter().filter(|holder| !is_of(holder, failed.watched)).cloned().collect();
     let setup = ServerSetup { device: attempt.device.filter(|_| socket.device.is_some()), ..ServerSetup::default() };
     let mut steps = next::steps(&Failure {
@@ -478,7 +483,7 @@ fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<
     for step in &mut steps {
         if let (Some(wait), false) = (step.command.strip_suffix("./server"), words.is_empty()) {
             step.command = format!("{wait}{}", words.join(" "));
-            "start the command when its bind works".clone_into(&mut step.purpose);
+            "start the command as soon as its bind works".clone_into(&mut step.purpose);
         }
     }
     steps

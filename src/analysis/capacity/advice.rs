@@ -1,4 +1,4 @@
-//! Advice for a destination that runs out of ports: what gives it more ports, or uses fewer. Each sentence names its source.
+//! Advice for a destination that runs out of ports: how to get more ports, or use fewer. Each sentence names its source.
 
 use std::net::SocketAddr;
 
@@ -33,13 +33,17 @@ pub fn verdict(destinations: &[Destination], pool: &Pool) -> Option<String> {
     destinations.iter().find(|one| is_short(one, pool)).map(|worst| format!("{}.", ports_left(worst, pool.size)))
 }
 
-/// The ports that a destination has left: `From 10.0.0.1 to 10.0.0.2:443, 6 of 98 ports are left, none in 3.7 s at the
-/// rate of the last 10 s`.
+/// The ports that a destination has left: `From 10.0.0.1 to 10.0.0.2:443, 6 of 98 ports are left (at the rate of the last 10 s,
+/// the last one is used in 3.7 s)`.
 #[must_use]
 pub fn ports_left(one: &Destination, pool: u32) -> String {
     let to = SocketAddr::new(one.ends.remote_addr, one.ends.remote_port.0);
     let rate = one.exhausted_in.filter(|time| !time.is_zero()).map_or(String::new(), |time| {
-        format!(", none in {}.{} s at the rate of the last 10 s", time.as_secs(), time.subsec_millis() / 100)
+        format!(
+            " (at the rate of the last 10 s, the last one is used in {}.{} s)",
+            time.as_secs(),
+            time.subsec_millis() / 100
+        )
     });
     let free = match one.uncertain {
         0 => one.free.to_string(),
@@ -56,7 +60,7 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     let short = destinations.iter().find(|one| is_short(one, pool));
     let scarce = short.is_some() || pool.size == 0;
     let mut help = Help::default();
-    // The reserved ports make the pool small, so they come before the range.
+    // If reserved ports make the pool small, the advice about them comes before the advice about the range.
     let reserved_decide = scarce && pool.reserved.count() >= pool.range.count().div_ceil(2);
     if reserved_decide {
         help.append(shorten(pool, shell));
@@ -138,7 +142,7 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     help.append(shell.change(
         NAME,
         &format!("{low} {}", u16::MAX),
-        "then, with the ports of those servers reserved (see below), let connect() choose from more ports",
+        "after you have reserved the ports of those servers (see below), let connect() choose from more ports",
     ));
     help.advice.push(reason);
     help

@@ -1,4 +1,4 @@
-//! The answer in words: what connect() gives, the commands that help now, then the lasting fix and the reason.
+//! Explains the verdict: the result of connect(), the commands that help now, then the permanent solution and the reason.
 
 use super::{Call, Cause, Conclusion, Situation, Verdict};
 use crate::analysis::advice::{buckets_counted, count, denial, is_connection, who};
@@ -42,7 +42,7 @@ pub fn headline(situation: &Situation, conclusion: &Conclusion) -> String {
                 Some(_) => ", probably blocked (inferred)",
                 None => "",
             };
-            format!("{probably}: connect() takes over {} if its connection had TCP timestamps", obstacle(situation))
+            format!("{probably}: connect() takes over {} if the old connection had TCP timestamps", obstacle(situation))
         }
         (Verdict::Unknown, Cause::TimeWait) if conclusion.inferred.is_some() => {
             ", probably free (inferred): every port is in use, but connect() can take over a TIME_WAIT socket whose connection \
@@ -83,7 +83,7 @@ fn free(situation: &Situation, conclusion: &Conclusion) -> String {
 /// Why no port is left.
 fn none_left(situation: &Situation) -> String {
     match situation.choice.as_ref().map(|choice| &choice.pool) {
-        Some(pool) if pool.size == 0 => format!("each port of {} is reserved or explicitly bound", pool.range),
+        Some(pool) if pool.size == 0 => format!("all ports of {} are reserved or explicitly bound", pool.range),
         Some(pool) => format!("none of {} is left for this destination", count(pool.size as usize, "port")),
         None => "no port is left".into(),
     }
@@ -111,8 +111,8 @@ fn link_local_addresses(shell: &Shell) -> Step {
 /// What the kernel lacks for the route.
 fn no_route(situation: &Situation) -> &'static str {
     match situation.route {
-        Err(Errno::AddrNotAvailable) => "no address of this network namespace can be the source",
-        Err(Errno::Other("ENETUNREACH")) => "there is no route to this address",
+        Err(Errno::AddrNotAvailable) => "this network namespace has no address that can be the source",
+        Err(Errno::Other("ENETUNREACH")) => "the kernel has no route to this address",
         Err(Errno::Other("EHOSTUNREACH")) => "a route of type unreachable forbids it, or the host is not reachable",
         Err(Errno::Access) => "a route of type prohibit, or a security module, forbids it",
         _ => "the routes do not allow these two addresses together, or a route of type blackhole forbids it",
@@ -123,7 +123,7 @@ fn blocking(situation: &Situation) -> impl Iterator<Item = &Holder> + Clone {
     situation.holders.iter().filter(|holder| holder.blocks)
 }
 
-/// The sockets in the way, in a few words.
+/// Describes the blocking sockets in a few words.
 fn obstacle(situation: &Situation) -> String {
     let full = |fits: fn(TcpState) -> bool| {
         blocking(situation).filter(move |h| matches!(h.socket, Socket::Full(full) if fits(full.state)))
@@ -148,7 +148,7 @@ fn obstacle(situation: &Situation) -> String {
     if buckets.is_empty() { "probably a socket that this kernel does not list".into() } else { buckets }
 }
 
-/// The commands that help now, what keeps them, and the reasons.
+/// The commands that help now, the lines that keep a change after a restart, and the reasons.
 #[must_use]
 pub fn advise(situation: &Situation, conclusion: &Conclusion, shell: &Shell, ends_orphans: Option<bool>) -> Help {
     let mut help = Help::default();
@@ -212,10 +212,10 @@ fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
     let mut steps = vec![];
     // bind() works with the option, but connect() may still fail.
     let purpose = match situation.with_reuseaddr().map(|conclusion| conclusion.verdict) {
-        Some(Verdict::Free) => Some("ask for a client that sets SO_REUSEADDR before bind(), which works now"),
+        Some(Verdict::Free) => Some("test a client that sets SO_REUSEADDR before bind(), which works now"),
         Some(Verdict::Unknown) => Some(
-            "ask for a client that sets SO_REUSEADDR before bind(): its bind() works now, and its connect() depends on the TCP \
-             timestamps of the old connection",
+            "test a client that sets SO_REUSEADDR before bind(): its bind() works now, and its connect() depends on \
+             the TCP timestamps of the old connection",
         ),
         Some(Verdict::Blocked | Verdict::Denied) | None => None,
     };
@@ -231,11 +231,11 @@ fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
     }
     let cause = situation.bind_cause();
     if (conclusion.verdict, cause) == (Verdict::Denied, bind::Cause::Unknown) {
-        // No socket and no shortage of ports is the reason.
+        // Neither a socket nor a shortage of ports is the reason.
         return steps;
     }
     let others = holder_steps(situation, conclusion, cause, shell, ends_orphans);
-    // Buckets end by themselves. Another holder is ended first, if a command can do that.
+    // Buckets end by themselves. For another holder, the command that ends it comes first.
     let ends = conclusion.cause == Cause::TimeWait || !others.is_empty();
     let wait = wait(situation, shell).filter(|_| conclusion.verdict == Verdict::Blocked && ends);
     if conclusion.cause == Cause::TimeWait {
@@ -255,7 +255,7 @@ fn wait(situation: &Situation, shell: &Shell) -> Option<Step> {
     Some(Step::new(shell.twtool(Privilege::None, &words), "wait until bind() works"))
 }
 
-/// The commands that remove or stop what is in the way.
+/// The commands that remove the blocking sockets or stop their processes.
 fn holder_steps(
     situation: &Situation,
     conclusion: &Conclusion,
@@ -275,7 +275,7 @@ fn holder_steps(
         cause,
         holders: &situation.holders,
         free_in: conclusion.free_in,
-        // `wait` has its own step here, because what it waits for is not a server.
+        // The `wait` step is added separately here, because no server waits for the port.
         waited: true,
         ends_orphans,
     })
@@ -301,7 +301,7 @@ fn capacity_step(situation: &Situation, shell: &Shell) -> Step {
     Step::new(shell.twtool(Privilege::None, &words), "show what uses the ports, and how fast")
 }
 
-/// Why bind() fails, and what helps for good.
+/// Why bind() fails, and the permanent solution.
 fn bind_reasons(situation: &Situation, conclusion: &Conclusion) -> Vec<String> {
     let mut advice = vec![];
     match (conclusion.verdict, situation.bind_cause()) {
@@ -331,12 +331,13 @@ fn bind_reasons(situation: &Situation, conclusion: &Conclusion) -> Vec<String> {
         )),
         (_, bind::Cause::TimeWaitWithoutReuseaddr) => {
             advice.push(
-                "Let connect() choose the source port, if the peer does not need this one. Else set SO_REUSEADDR in the client \
-                 before each bind(). The next reconnect works then, but not this one: Linux checks the option of the old and of the \
-                 new socket, and the old one did not have it (socket(7), SO_REUSEADDR)."
+                "Let connect() choose the source port, if the peer does not need this one. Otherwise set SO_REUSEADDR \
+                 in the client before each bind(). Then the next reconnect works. This one still fails, because Linux \
+                 checks the option of the old and of the new socket, and the old one did not have it (socket(7), \
+                 SO_REUSEADDR)."
                     .into(),
             );
-            advice.push("net.ipv4.tcp_tw_reuse does not help: bind() fails before connect() is reached.".into());
+            advice.push("net.ipv4.tcp_tw_reuse does not help, because bind() fails before connect() is called.".into());
         }
         (_, bind::Cause::Unknown) => advice.push(unseen(situation)),
         _ => advice.push(
@@ -360,7 +361,7 @@ fn unseen(situation: &Situation) -> String {
     format!("No listed socket explains the failure. {why} A socket can also have ended after the bind.")
 }
 
-/// How exact the remaining time is.
+/// Explains how exact the remaining time is.
 fn timers(situation: &Situation) -> Option<String> {
     let half = |holder: &Holder| matches!(holder.socket, Socket::Bucket(bucket) if holder.blocks && bucket.fin_wait_2);
     Some(if situation.holders.iter().any(half) {
@@ -387,15 +388,17 @@ fn same_connection_reasons(situation: &Situation, conclusion: &Conclusion) -> Ve
     }
     let setting = match situation.reuse.timestamps {
         Some(true) => {
-            "net.ipv4.tcp_timestamps is on now, so it probably had them if the peer uses them too (inferred)."
+            "net.ipv4.tcp_timestamps is on now, so the connection probably had timestamps if the peer uses them too \
+             (inferred)."
         }
-        Some(false) => "net.ipv4.tcp_timestamps is off now, so it probably had none (inferred).",
+        Some(false) => "net.ipv4.tcp_timestamps is off now, so the connection probably had no timestamps (inferred).",
         None => "net.ipv4.tcp_timestamps could not be read.",
     };
     let mut advice = vec![format!(
-        "connect() takes over the TIME_WAIT socket if its connection had TCP timestamps, and fails with EADDRNOTAVAIL if not. The \
-         kernel does not report it for a TIME_WAIT socket, and twtool does not try: a trial would destroy that socket. {setting} \
-         net.ipv4.tcp_tw_reuse plays no part with a fixed source port."
+        "connect() takes over the TIME_WAIT socket if the old connection had TCP timestamps, and fails with \
+         EADDRNOTAVAIL if not. The kernel does not report whether the connection had timestamps, and twtool does not \
+         try connect(), because that would destroy the socket. {setting} net.ipv4.tcp_tw_reuse has no effect with a \
+         fixed source port."
     )];
     advice.extend(timers(situation));
     advice
@@ -406,8 +409,8 @@ fn plain_bind(situation: &Situation, conclusion: &Conclusion) -> Option<String> 
     let bind = situation.bind().filter(|_| situation.from_port.is_none() && conclusion.cause != Cause::NoRoute)?;
     match (bind, conclusion.verdict) {
         (CallResult::Failed(Errno::AddrInUse), _) => Some(
-            "Set IP_BIND_ADDRESS_NO_PORT before bind(). Without it, bind() of the address chooses a port that no destination uses, \
-             and now it fails with EADDRINUSE (ip(7))."
+            "Set IP_BIND_ADDRESS_NO_PORT before bind(). Without the option, bind() of the address chooses a port that \
+             no destination uses, and now fails with EADDRINUSE (ip(7))."
                 .into(),
         ),
         (CallResult::Ok, Verdict::Blocked) => Some(
@@ -419,7 +422,7 @@ fn plain_bind(situation: &Situation, conclusion: &Conclusion) -> Option<String> 
     }
 }
 
-/// Whether an option was asked about that has no effect.
+/// Whether the question contains an option that has no effect.
 #[must_use]
 pub fn with_has_no_effect(situation: &Situation) -> bool {
     situation.with != ReuseOptions::NONE && situation.from_port.is_none()

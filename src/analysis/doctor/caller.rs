@@ -34,7 +34,7 @@ fn tcp_diag(health: &Health) -> Check {
 /// What twtool can do with the capability.
 const fn adds(capability: Capability) -> &'static str {
     match capability {
-        Capability::Kill => "processes of other users can be ended",
+        Capability::Kill => "twtool can end processes of other users",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
         Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
         Capability::SysPtrace => "twtool can name the processes of other users",
@@ -72,7 +72,8 @@ fn capabilities(health: &Health) -> Check {
             "CAP_SYS_PTRACE is missing"
         };
         let finding = format!(
-            "twtool cannot name the processes of some sockets, because it may not read every /proc/PID/fd: {why}."
+            "twtool cannot name the processes of some sockets, because it has no permission to read every \
+             /proc/PID/fd: {why}."
         );
         return check.found(Status::Note, finding);
     }

@@ -1,4 +1,4 @@
-//! The check of connection tracking. On a machine that translates addresses, its table is full before the ports run out.
+//! The check of connection tracking. On a machine that does NAT, the conntrack table is full before the ports run out.
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::{Health, Reading};
@@ -12,7 +12,7 @@ pub(super) fn check(health: &Health) -> Check {
         id: "nf_conntrack",
         does: "Counts the connections that netfilter tracks in this network namespace, for NAT and stateful firewalls. At \
                nf_conntrack_max the kernel drops the packets of a new connection.",
-        does_not: "Its entry for a closed connection (nf_conntrack_tcp_timeout_time_wait, 120 s by default) is not a \
+        does_not: "An entry for a closed connection (nf_conntrack_tcp_timeout_time_wait, 120 s by default) is not a \
                    TIME_WAIT socket and holds no port of this machine.",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_count and nf_conntrack_max"],
     };

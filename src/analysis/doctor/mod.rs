@@ -2,7 +2,7 @@
 //! a finding if the evidence supports one.
 //!
 //! A setting that differs from the kernel's default is not a fault. A warning means that something fails now, has failed, or
-//! will fail at the next start of a program, and contains the number that shows it.
+//! will fail when a program starts again. It contains the number that proves it.
 
 mod caller;
 mod conntrack;
@@ -29,7 +29,7 @@ pub enum Status {
     Unknown,
     /// Nothing fails, but the reader should know the finding.
     Note,
-    /// Everything is in order.
+    /// The check found no problem.
     Ok,
 }
 
@@ -112,7 +112,7 @@ pub struct Check {
     pub status: Status,
     /// The setting's value, the counter, the number of sockets.
     pub value: Datum,
-    /// The kernel's own default for it; unknown where there is none or it cannot be computed.
+    /// The kernel's default; unknown if there is none or it cannot be computed.
     pub default: Datum,
     /// What was found, with the numbers.
     pub finding: Option<String>,

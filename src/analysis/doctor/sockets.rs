@@ -47,7 +47,6 @@ fn some_of(mut all: Vec<String>) -> String {
     format!("{}{more}", all.join(", "))
 }
 
-/// The text, or unknown.
 fn text<T: Into<String>>(text: Option<T>) -> Datum {
     text.map_or(Datum::Unknown, |text| Datum::Text(text.into()))
 }
@@ -244,23 +243,31 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     let total = count(open.close_wait.len(), "socket");
     if !leaks.is_empty() {
         return check
-            .found(Status::Warning, format!("In CLOSE_WAIT with no ACK for {after}: {}.", some_of(leaks)))
+            .found(
+                Status::Warning,
+                format!("Sockets in CLOSE_WAIT that received no ACK for {after}: {}.", some_of(leaks)),
+            )
             .advising(
-                "Correct the program: it must call close() when read() returns 0, and accept() the connections that wait. \
-                 Each such socket costs it a file descriptor.",
+                "Correct the program: it must call close() when read() returns 0, and accept() the connections that \
+                 wait. Each socket that it does not close costs it a file descriptor.",
             );
     }
     if silent > 0 {
         let who = some_of(debts.iter().filter(|(_, debt)| debt.silent > 0).map(describe).collect());
         return check.found(
             Status::Note,
-            format!("In CLOSE_WAIT with no ACK for {after}: {who}. Fewer than {} do not prove a leak.", Leak::SOCKETS),
+            format!(
+                "Sockets in CLOSE_WAIT that received no ACK for {after}: {who}. Fewer than {} do not prove a leak.",
+                Leak::SOCKETS
+            ),
         );
     }
     if !ages_are_told && open.close_wait.len() >= Leak::SOCKETS {
         return check.found(
             Status::Note,
-            format!("{total} in CLOSE_WAIT. It is unknown for how long, because /proc/net/tcp does not show it."),
+            format!(
+                "{total} in CLOSE_WAIT. It is unknown for how long, because /proc/net/tcp does not show that time."
+            ),
         );
     }
     if open.close_wait.is_empty() {

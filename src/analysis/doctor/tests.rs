@@ -189,10 +189,10 @@ fn timewait_cases() -> Vec<Case> {
         case("tcp_tw_reuse", set(reuse, "on"), Unknown, "holds 'on'"),
         case("tcp_tw_reuse", gone(reuse), Unknown, "no /proc/sys/net/ipv4/tcp_tw_reuse"),
         case("tcp_tw_reuse_delay", set("ipv4.tcp_tw_reuse_delay", "50"), Note, "50 ms"),
-        case("tcp_tw_reuse_delay", gone("ipv4.tcp_tw_reuse_delay"), Ok, "no such setting"),
+        case("tcp_tw_reuse_delay", gone("ipv4.tcp_tw_reuse_delay"), Ok, "does not have the setting"),
         case("tcp_tw_recycle", set("ipv4.tcp_tw_recycle", "0"), Ok, "Off"),
         case("tcp_tw_recycle", set("ipv4.tcp_tw_recycle", "1"), Warning, "NAT").advises("tcp_tw_recycle=0"),
-        case("tcp_tw_timeout", set("ipv4.tcp_tw_timeout", "20"), Note, "20: a vendor's"),
+        case("tcp_tw_timeout", set("ipv4.tcp_tw_timeout", "20"), Note, "20: only kernels of some vendors"),
         case("tcp_max_tw_buckets", buckets(117_964), Ok, "117964 buckets"),
         case("tcp_max_tw_buckets", buckets(117_965), Warning, "117965 buckets").advises("tcp_max_tw_buckets=262144"),
         case(
@@ -218,9 +218,8 @@ fn timewait_cases() -> Vec<Case> {
         case("tcp_timewait_overflow", |health| health.buckets.tcp_ext = None, Unknown, "netstat"),
         case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "15"), Note, "after 15 s. TIME_WAIT is not affected"),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "0")), Note, "PAWS"),
-        case("tcp_timestamps", set(stamps, "0"), Note, "which is 2"),
-        case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "1")), Warning, "which is 1")
-            .advises("tcp_timestamps=1"),
+        case("tcp_timestamps", set(stamps, "0"), Note, "(2)"),
+        case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "1")), Warning, "(1)").advises("tcp_timestamps=1"),
         case("tcp_timestamps", set(stamps, "2"), Ok, "no random offset"),
         case("tcp_timestamps", set(stamps, "9"), Note, "9 is a value"),
         case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "-1"), Note, "-1: the kernel ends"),
@@ -303,13 +302,13 @@ fn port_cases() -> Vec<Case> {
             "could not be",
         ),
         case("ip_autobind_reuse", set("ipv4.ip_autobind_reuse", "1"), Note, "another socket has"),
-        case("ip_autobind_reuse", gone("ipv4.ip_autobind_reuse"), Ok, "no such setting"),
+        case("ip_autobind_reuse", gone("ipv4.ip_autobind_reuse"), Ok, "does not have the setting"),
         case("ip_nonlocal_bind", set("ipv4.ip_nonlocal_bind", "1"), Note, "wrong address"),
         case("ip_nonlocal_bind", gone("ipv4.ip_nonlocal_bind"), Unknown, "no /proc/sys/net/ipv4/ip_nonlocal_bind"),
         case("ipv6_ip_nonlocal_bind", set("ipv6.ip_nonlocal_bind", "1"), Note, "wrong address"),
-        case("ipv6_ip_nonlocal_bind", gone("ipv6.ip_nonlocal_bind"), Ok, "no IPv6"),
+        case("ipv6_ip_nonlocal_bind", gone("ipv6.ip_nonlocal_bind"), Ok, "IPv6 is missing"),
         case("ipv6_bindv6only", set("ipv6.bindv6only", "1"), Note, "does not take IPv4"),
-        case("ipv6_bindv6only", gone("ipv6.bindv6only"), Ok, "no IPv6"),
+        case("ipv6_bindv6only", gone("ipv6.bindv6only"), Ok, "IPv6 is missing"),
     ]
 }
 
@@ -517,7 +516,7 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
         for (words, fit) in ONLY_IN {
             assert!(!text.contains(words) || fit.contains(&id), "{id} says {words:?}: {text}");
         }
-        assert!(!text.split(' ').any(|word| word == "lower") || text.contains("takes protection away"), "{text}");
+        assert!(!text.split(' ').any(|word| word == "lower") || text.contains("removes protection"), "{text}");
         assert!(!sources.is_empty() && !does.is_empty() && !does_not.is_empty(), "{id}");
     }
 }
@@ -629,7 +628,7 @@ fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warn
     assert!(help(&few).contains("91 ports are in TIME_WAIT"), "{few:?}");
     let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
     assert!(soon.finding.is_some_and(|finding| {
-        finding.ends_with("60 of 100 ports are left, none in 3.7 s at the rate of the last 10 s.")
+        finding.ends_with("60 of 100 ports are left (at the rate of the last 10 s, the last one is used in 3.7 s).")
     }));
     let uncertain = check_of(&[Destination { uncertain: 2, ..destination(5, None) }]);
     assert!(uncertain.finding.is_some_and(|finding| finding.contains("at most 5 of 100")));

@@ -58,7 +58,12 @@ pub(super) fn tw_recycle(check: Check, value: i64, shell: &Shell) -> Check {
 }
 
 pub(super) fn tw_timeout(check: Check, value: i64) -> Check {
-    check.found(Status::Note, format!("{value}: a vendor's kernel. TIME_WAIT may last longer or shorter than 60 s."))
+    check.found(
+        Status::Note,
+        format!(
+            "{value}: only kernels of some vendors have this setting. TIME_WAIT may last longer or shorter than 60 s."
+        ),
+    )
 }
 
 pub(super) fn max_tw_buckets(check: Check, most: i64, health: &Health, shell: &Shell) -> Check {
@@ -171,11 +176,11 @@ pub(super) fn timestamps(check: Check, value: i64, health: &Health, shell: &Shel
     match (value, reuse) {
         (1, _) => check,
         (0, Some(1)) => check
-            .found(Status::Warning, "Off, so tcp_tw_reuse, which is 1, has no effect on new connections.")
+            .found(Status::Warning, "Off, so tcp_tw_reuse (1) has no effect on new connections.")
             .helped_by(shell.change(setting::TCP_TIMESTAMPS.name, "1", "switch timestamps on")),
         (0, Some(2)) => check.found(
             Status::Note,
-            "Off: connections have no PAWS protection, and tcp_tw_reuse, which is 2, has no effect on loopback either.",
+            "Off: connections have no PAWS protection, and tcp_tw_reuse (2) has no effect on loopback either.",
         ),
         (0, _) => check
             .found(Status::Note, "Off: connections have no PAWS protection, and connect() can take over no bucket."),

@@ -27,16 +27,18 @@ use reporter::Reporter;
 /// Arguments of `twtool wait`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-twtool proves the end of the wait with a real bind on every address, with the options of --with. Until then, it looks up the \
-blocking sockets ten times a second, and tries to bind only when one of them is gone. A TIME_WAIT socket can last some seconds \
-longer than its timer, or end earlier if somebody removes it. twtool searches about once a second for sockets that it cannot look \
-up, such as a socket that is only bound. Its binds have the side effects that `twtool bind-test --help` describes.
+While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
+address with the options of --with. The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
+longer than its timer, or end earlier if somebody removes it. twtool searches about once a second for sockets that it cannot \
+look up, such as a socket that is only bound. The binds have the side effects that `twtool bind-test --help` describes.
 
-twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). A bind that is denied (EACCES, no IPv6), and a server \
-that is in its own way (--together), end the wait at once, because waiting does not change it. Port 0 is rejected, because the kernel then chooses a free port.
+twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). twtool gives up at once if waiting cannot help: if \
+the bind is denied (EACCES, no IPv6), or if the addresses of the server conflict with each other (--together). Port 0 is \
+rejected, because for port 0 the kernel chooses a free port.
 
-With -- COMMAND, standard output belongs to the command: twtool writes to standard error, and prints no result if the port was \
-already free. It warns if the bind works only with the options of --with. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
+With -- COMMAND, twtool leaves standard output to the command and writes to standard error. In the table format, it prints no \
+result if the port is free at once. It warns if the bind would fail without the options of --with, because the command must \
+set them too. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
 in the network namespace of twtool, whatever --netns selects.
 
 Exit codes: 0 the port can be bound, 1 timeout or denied, 2 the answer is unknown, 130 interrupted. With -- COMMAND: its exit \
@@ -45,7 +47,7 @@ code, 126 if it cannot be run, 127 if it is not found.
 Examples:
   twtool wait 8080                              wait until a server with SO_REUSEADDR can bind
   twtool wait 8080 --with none -- ./server      start a server that sets no option as soon as it can bind
-  twtool wait 80 --addr :: --v6only yes         wait as nginx binds [::]:80
+  twtool wait 80 --addr :: --v6only yes         wait until the bind that nginx makes for [::]:80 works
   twtool wait 8080 --addr 192.0.2.1 --timeout 5m || echo 'still taken'
   twtool wait 8080 --timeout 0 -q && echo free  test once
   twtool wait 8080 -o ndjson | jq -r '.cause'   print each change of state
@@ -161,10 +163,10 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
     Ok(status)
 }
 
-/// The note for a command that may not set the options that were asked about.
+/// The warning that the command must set the same options as the test.
 fn needs_options(with: ReuseOptions) -> String {
     let these = if with.reuseaddr && with.reuseport { "these options" } else { "this option" };
-    format!("the bind works with {with}, and fails without {these}; for a server that sets none, give --with none")
+    format!("the bind works with {with}, and fails without {these}; for a server without {these}, use --with none")
 }
 
 /// The reasons of binds that failed with another error than EADDRINUSE, without duplicates.
@@ -182,7 +184,7 @@ fn reasons(waited: &Waited) -> Vec<String> {
     reasons
 }
 
-/// The state of a wait in the form that the view prints.
+/// Converts the state of a wait to the form that the view prints.
 fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
     WaitReport {
         facts: &target.facts,

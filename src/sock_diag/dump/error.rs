@@ -59,7 +59,7 @@ pub enum DumpError {
     #[error("the kernel sent a malformed netlink message: {0}")]
     Framing(String),
     /// The look-up of a socket before a pause of the dump failed.
-    #[error("the list of sockets could not be checked for completeness: {0}")]
+    #[error("twtool could not check whether the list of sockets is complete: {0}")]
     LookUp(LookupError),
     /// A message that does not describe a socket.
     #[error("the kernel sent a malformed netlink message: {0}")]

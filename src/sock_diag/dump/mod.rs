@@ -1,37 +1,37 @@
 //! A netlink dump (netlink(7)): lists all sockets of a request, and detects lost and repeated ones.
 //!
-//! A dump is not a snapshot. The kernel walks its hash table chain by chain and fills one datagram at a time. Between
-//! two datagrams it keeps its position as two numbers: the chain, and how many sockets of that chain are done
-//! (`cb->args` in `inet_diag_dump_icsk`, net/ipv4/inet_diag.c). New sockets enter a chain at its head. So a change in
-//! that chain moves the position, and nothing in the answer reports it:
+//! A dump is not a snapshot. The kernel walks its hash table chain by chain and fills one datagram at a time. Between two
+//! datagrams it keeps its position as two numbers: the chain, and how many sockets of that chain are done (`cb->args` in
+//! `inet_diag_dump_icsk`, net/ipv4/inet_diag.c). New sockets enter a chain at its head. So a change in that chain moves the
+//! sockets but not the number. Then the kernel continues at the wrong socket, and nothing in the response reports that:
 //!
 //! ```text
-//! the datagram ends after c, at number 3      a b c | d e
-//! b is removed: number 3 is now d             a c d | e        d is lost
-//! x is added: number 3 is now c again         x a b | c d e    c is repeated
+//! the datagram ends after 3 sockets                     a b c | d e
+//! b is removed: the first 3 are now a, c and d          a c d | e        d is lost
+//! x is added: the first 3 are now x, a and b            x a b | c d e    c is repeated
 //! ```
 //!
 //! What this module does about it:
 //!
 //! 1. It drops a socket whose cookie was in the previous datagram (`resumption`).
-//! 2. It measures how long the kernel paused between two datagrams (`receiver`). After a pause of more than 0.3 ms it
-//!    keeps a *resumption*: the cookies before and after that point of the dump.
+//! 2. It measures how long the kernel paused between two datagrams (`receiver`). After a pause of more than 0.3 ms it keeps
+//!    a *resumption*: the cookies before and after that point of the dump.
 //! 3. After the dump it looks up the last sockets before each resumption. If all of them still exist, the kernel's
 //!    position was right.
 //! 4. If one of them is gone, it reads a second dump. Sockets in that dump between the last known socket before the
 //!    resumption and the first known socket after it were lost, or are new. Both belong in the result (`recovery`).
 //! 5. If the second dump does not contain known sockets on both sides of a resumption, the dump counts as interrupted.
 //!
-//! What it cannot detect:
-//! - a socket that is removed during a shorter pause;
-//! - a socket in the same chain that the request excludes, because it counts in the kernel's position, too;
+//! It cannot detect a loss or repetition that is caused by:
+//! - the removal of a socket during a shorter pause;
+//! - the removal of a socket that the request excludes: the dump has no cookie of it, but the kernel counts it;
 //! - a resumption inside a chain of more than 16 sockets, which the kernel describes in pieces;
-//! - on kernels on which a bucket does not replace its closing socket in the chain, a socket that closes during the
-//!   pause.
+//! - a socket that closes during the pause, on kernels that insert its bucket at the head of the chain and not at the place
+//!   of the socket.
 //!
-//! One more loss is visible in the records. The kernel collects up to 16 sockets of a chain under a lock and describes
-//! them after it has released the lock. A connection that becomes a bucket in between is described without its local
-//! port (`inet_put_port`), and its bucket is not described at all. Then the dump counts as interrupted. Measured: one
+//! A different kind of loss can be detected in the records themselves. The kernel collects up to 16 sockets of a chain under a lock
+//! and describes them after it has released the lock. A connection that becomes a bucket in between is described without its
+//! local port (`inet_put_port`), and its bucket is not described at all. Then the dump counts as interrupted. Measured: one
 //! such socket in 700 dumps during 55,000 closes per second (Linux 6.18).
 
 mod datagram;
@@ -64,12 +64,12 @@ const SEQUENTIAL_DATAGRAMS: usize = 5;
 /// A second thread starts if reading takes more than 1/5 of the time that receiving takes.
 const RECEIVING_TO_READING: u32 = 5;
 
-/// Datagrams that are sent to the other thread together, because waking it takes a large part of the time of receiving
-/// one.
+/// The number of datagrams in one message to the other thread. Waking that thread takes a large fraction of the time that
+/// receiving one datagram takes, so datagrams are sent in batches.
 const BATCH: usize = 8;
 
-/// Batches in the queue to the other thread. If the queue is full, the kernel waits. So a slow reader of the output
-/// costs neither memory nor rows.
+/// The number of batches in the queue to the other thread. If the queue is full, the receiving thread waits, and the kernel
+/// produces no further datagram. So with a slow reader of the output, memory stays bounded and no rows are lost.
 const QUEUED_BATCHES: usize = 2;
 
 /// Dumps the sockets of the request and passes every one to `each`, until `each` breaks or the dump ends. Skips sockets
@@ -110,7 +110,7 @@ fn run_with(
     if !suspicious.is_empty() {
         let Recovery { sockets, complete } =
             recover(&suspicious, transport, request).map_err(DumpError::of_second_dump)?;
-        // The caller has inferred the direction of earlier rows without this listener.
+        // The caller has inferred the direction of earlier rows without the late listener.
         let late_listener = sockets.iter().any(|socket| socket.state() == TcpState::Listen);
         end.interrupted |= !complete || late_listener;
         end.stopped = sockets.iter().any(|socket| each(socket).is_break());

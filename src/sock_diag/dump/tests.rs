@@ -1,4 +1,4 @@
-//! Dumps of a kernel whose responses a test provides.
+//! Tests of dumps. Each test provides the datagrams that the kernel would send.
 
 mod changing;
 

@@ -21,31 +21,31 @@ pub struct NetnsError {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum NetnsErrorKind {
-    #[error("there is no such name in /run/netns; {}", list_names(.0))]
+    #[error("/run/netns does not have this name; {}", list_names(.0))]
     NoSuchName(io::Result<Vec<OsString>>),
-    #[error("no process is in a container whose id begins so; {}", containers(.0))]
+    #[error("no process is in a container with such an id; {}", containers(.0))]
     NoSuchContainer(Vec<String>),
-    #[error("several containers have an id that begins so: {}", .0.join(", "))]
+    #[error("several containers have an id that begins like this: {}", .0.join(", "))]
     SeveralContainers(Vec<String>),
     #[error("the containers cannot be searched: {0}")]
     NotSearched(io::Error),
-    #[error("there is no such process")]
+    #[error("this process does not exist")]
     NoSuchProcess,
     #[error("that process has ended and has no network namespace any more")]
     ProcessEnded,
-    #[error("it is gone, and only a plain file in /run/netns remains")]
+    #[error("the namespace is gone, and only a plain file in /run/netns remains")]
     MountGone,
     #[error("that is not a network namespace, but {0}")]
     NotNetns(String),
-    #[error("it is gone")]
+    #[error("the namespace is gone")]
     Gone,
-    #[error("it cannot be opened: {0}")]
+    #[error("the namespace cannot be opened: {0}")]
     NotOpened(io::Error),
-    #[error("its name cannot be determined: {0}")]
+    #[error("the name of the namespace cannot be determined: {0}")]
     Unnamed(io::Error),
-    #[error("it cannot be entered: {0}")]
+    #[error("the namespace cannot be entered: {0}")]
     NotEntered(io::Error),
-    #[error("no thread can be started for it: {0}")]
+    #[error("no thread can be started in the namespace: {0}")]
     NoThread(io::Error),
 }
 
@@ -61,7 +61,11 @@ fn list_names(names: &io::Result<Vec<OsString>>) -> String {
 }
 
 fn containers(names: &[String]) -> String {
-    if names.is_empty() { "no process is in any container".into() } else { format!("there is {}", names.join(", ")) }
+    if names.is_empty() {
+        "no process is in any container".into()
+    } else {
+        format!("the containers with processes are: {}", names.join(", "))
+    }
 }
 
 impl NetnsError {
@@ -80,18 +84,19 @@ impl NetnsError {
     pub fn hint(&self) -> Option<&'static str> {
         match &self.why {
             NetnsErrorKind::NotEntered(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(
-                "setns(2) needs CAP_SYS_ADMIN in the user namespace that owns the network namespace, and in the caller's own: \
-                 root of the host has it. For a rootless container, its user can run twtool inside: \
-                 `nsenter -t PID -U --preserve-credentials -n twtool ...`",
+                "setns(2) needs CAP_SYS_ADMIN in the user namespace that owns the network namespace, and in the user \
+                 namespace of twtool. Root of the host has both. For a rootless container, the user of the container \
+                 can run twtool inside: `nsenter -t PID -U --preserve-credentials -n twtool ...`",
             ),
             NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net")
             }
             NetnsErrorKind::NoSuchContainer(_) => Some(
-                "twtool finds a container through the cgroups of its processes, and asks no runtime: the container must run, and a \
-                 rootless container without systemd has no cgroup of its own; --netns PID always works",
+                "twtool finds a container through the cgroups of its processes, and does not ask the container \
+                 runtime. So the container must run. A rootless container without systemd has no cgroup of its own; \
+                 --netns PID works for every container",
             ),
-            NetnsErrorKind::SeveralContainers(_) => Some("type more of the id"),
+            NetnsErrorKind::SeveralContainers(_) => Some("type more digits of the id"),
             NetnsErrorKind::MountGone => Some("`ip netns delete NAME` removes the remaining file"),
             _ => None,
         }

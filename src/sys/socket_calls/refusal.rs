@@ -16,7 +16,10 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
     let scope = setting::read(Path::new("/proc/sys/kernel/yama/ptrace_scope")).ok();
     if let Some(tracer) = tracer {
         return why(
-            format!("{} (pid {tracer}) traces it already, and a process has only one tracer", target::comm(tracer)),
+            format!(
+                "{} (pid {tracer}) traces the process already, and a process can have only one tracer",
+                target::comm(tracer)
+            ),
             "end the other tracer, or run one of the two at a time: strace, gdb and twtool why exclude each other",
         );
     }
@@ -32,7 +35,7 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
     }
     let untraceable = if own_child { None } else { target::untraceable(pid) };
     if let Some(what) = untraceable {
-        return why(format!("{what} ({error})"), "no privilege changes that; `ps -e` lists other processes");
+        return why(format!("{what} ({error})"), "no privilege makes this possible; `ps -e` lists other processes");
     }
     match (scope.as_deref(), own_child) {
         (Some("3"), _) => why(
@@ -40,25 +43,27 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
             "a value of 3 stays until the next boot; with 0, 1 or 2 after that, root can run this command",
         ),
         (Some("2"), _) => why(
-            format!("kernel.yama.ptrace_scope is 2, which demands CAP_SYS_PTRACE ({error})"),
+            format!("kernel.yama.ptrace_scope is 2, which requires CAP_SYS_PTRACE ({error})"),
             "run twtool as root, or set kernel.yama.ptrace_scope to 1",
         ),
         (Some("1"), false) => why(
             format!(
-                "kernel.yama.ptrace_scope is 1, which demands CAP_SYS_PTRACE for a process that twtool did not start ({error})"
+                "kernel.yama.ptrace_scope is 1, which requires CAP_SYS_PTRACE for a process that twtool did not start \
+                 ({error})"
             ),
-            "run twtool as root, or start it with twtool: `twtool why -- ./server`",
+            "run twtool as root, or start the program with twtool: `twtool why -- ./server`",
         ),
         (_, false) => why(
-            format!("it belongs to another user, or is not dumpable ({error})"),
-            "run twtool as root (CAP_SYS_PTRACE), or start it with twtool: `twtool why -- ./server`",
+            format!("the process belongs to another user, or is not dumpable ({error})"),
+            "run twtool as root (CAP_SYS_PTRACE), or start the program with twtool: `twtool why -- ./server`",
         ),
         (_, true) => why(
             format!(
-                "the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, and so does a \
-             twtool whose file is unreadable for its user"
+                "the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, or this \
+                 user cannot read the program file of twtool"
             ),
-            "look for the denial in the kernel's log, make that file readable, or run twtool outside the confinement",
+            "look for the denial in the kernel's log, make the program file readable, or run twtool outside the \
+             confinement",
         ),
     }
 }

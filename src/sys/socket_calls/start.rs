@@ -116,14 +116,14 @@ fn unlisted(pid: i32) -> WatchError {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => no_such_process(pid),
         _ => WatchError::Unwatchable(Unwatchable {
             why: format!("process {pid} cannot be watched: /proc hides its threads (hidepid)"),
-            hint: "run twtool as root (CAP_SYS_PTRACE), or start it with twtool: `twtool why -- ./server`",
+            hint: "run twtool as root (CAP_SYS_PTRACE), or start the program with twtool: `twtool why -- ./server`",
         }),
     }
 }
 
 fn no_such_process(pid: i32) -> WatchError {
     WatchError::Unwatchable(Unwatchable {
-        why: format!("process {pid} cannot be watched: there is no such process"),
+        why: format!("process {pid} cannot be watched: this process does not exist"),
         hint: "`ps -e` lists the processes of this pid namespace",
     })
 }

@@ -1,4 +1,4 @@
-//! Dumps of a kernel whose table changes during the dump.
+//! Tests of dumps during which the kernel's table changes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,9 +15,9 @@ enum Change {
     Remove(u64),
 }
 
-/// A kernel whose table changes during the dump. It keeps the cookies of sockets in chains. At each receive it returns
-/// one datagram, changes the table, and prepares the next datagram from the chain and the number at which the last one
-/// ended.
+/// A kernel whose table changes during the dump. It keeps the cookies of sockets in chains. Each receive returns the datagram
+/// that was prepared before, then changes the table, then prepares the next datagram. The next datagram begins where the last
+/// one ended: at a chain, and at an index in that chain.
 struct ChangingKernel {
     chains: Vec<Vec<u64>>,
     changes: VecDeque<Vec<Change>>,
@@ -74,8 +74,8 @@ impl ChangingKernel {
     }
 
     fn change(&mut self) {
-        // Only the first dump has changes, because the second one is not checked. A kernel was never seen to lose
-        // sockets at the same resumption twice.
+        // Only the first dump has changes. The module does not check the second dump, so changes there could lose a socket in
+        // both dumps. A real kernel was never seen to do that.
         let changes = if self.dumps == 1 { self.changes.pop_front().unwrap_or_default() } else { vec![] };
         if !changes.is_empty() {
             std::thread::sleep(self.pause);
