@@ -17,7 +17,6 @@ pub mod kernel_counts;
 pub mod listeners;
 pub mod name;
 pub mod netns;
-
 pub mod port;
 pub mod port_set;
 pub mod process;
@@ -27,5 +26,6 @@ pub mod services;
 pub mod setting;
 pub mod socket;
 pub mod target;
+pub mod time;
 pub mod tw_reuse;
 pub mod user;

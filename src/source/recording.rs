@@ -27,6 +27,7 @@ use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
 use crate::model::name::json_escaped;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::services::Services;
+use crate::model::time::milliseconds;
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::{self, Event, EventSink};
 use crate::sys;
@@ -197,7 +198,7 @@ impl Header {
         Self {
             format: FORMAT.into(),
             byte_order: BYTE_ORDER.into(),
-            taken_at_ms: u64::try_from(taken_at.as_millis()).unwrap_or(u64::MAX),
+            taken_at_ms: milliseconds(taken_at),
             kernel: facts.kernel.clone(),
             netns: facts.netns,
             netns_name: facts.netns_name.clone(),

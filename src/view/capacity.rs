@@ -15,6 +15,7 @@ use super::value::Value;
 use crate::analysis::capacity::{Conditions, Destination, advice};
 use crate::model::command::Help;
 use crate::model::facts::Facts;
+use crate::model::time::milliseconds;
 use crate::model::tw_reuse::ReuseMode;
 
 /// The answer of `twtool capacity`.
@@ -112,7 +113,7 @@ impl<'a> DestinationRecord<'a> {
             closes_per_s: destination.closes_per_s,
             closes_per_s_now: destination.closes_per_s_now,
             sustainable_per_s: destination.sustainable_per_s,
-            exhausted_in_ms: destination.exhausted_in.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            exhausted_in_ms: destination.exhausted_in.map(milliseconds),
             remote_service: facts.services.name(ends.remote_port),
             interface: ends.interface.map(|index| facts.interface_name(index)),
         }
@@ -167,7 +168,7 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &Cap
         explicitly_bound_ports: pool.explicitly_bound.to_string(),
         time_wait_ms: u64::from(length.seconds) * 1000,
         tcp_tw_reuse: reuse.mode.map(ReuseMode::number),
-        tcp_tw_reuse_delay_ms: u64::try_from(reuse.delay.as_millis()).unwrap_or(u64::MAX),
+        tcp_tw_reuse_delay_ms: milliseconds(reuse.delay),
         tcp_timestamps: reuse.timestamps,
         total: capacity.total,
         below_min_free: capacity.below_min_free,

@@ -1,7 +1,6 @@
 //! The events and results of an experiment as JSON: one record per event, or one document.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,6 +10,7 @@ use crate::model::experiment::{
     Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, Side, States,
 };
 use crate::model::socket::TcpState;
+use crate::model::time::milliseconds;
 
 #[derive(Serialize)]
 struct EventRecord<'a> {
@@ -87,10 +87,6 @@ struct ListPayload {
 struct ScenarioRecord {
     scenario: &'static str,
     title: &'static str,
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn segment_record(segment: &Segment) -> SegmentRecord<'_> {

@@ -18,6 +18,7 @@ use crate::model::command::Step;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::socket::Socket;
+use crate::model::time::milliseconds;
 
 /// The maximum width of the progress bar in columns.
 const BAR: usize = 30;
@@ -85,7 +86,7 @@ fn payload<'a>(wait: &WaitReport<'a>) -> Payload<'a> {
         options: wait.with.names(),
         r#as: SetupRecord::new(&wait.setup, wait.facts),
         bindable: wait.bindable,
-        waited_ms: u64::try_from(wait.waited.as_millis()).unwrap_or(u64::MAX),
+        waited_ms: milliseconds(wait.waited),
         attempts: wait.attempts,
         blocked_by: wait.blocked_by.iter().map(|holder| HolderRecord::new(holder, wait.facts)).collect(),
         cause: wait.cause.name(),

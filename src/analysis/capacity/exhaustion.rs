@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use crate::model::time::milliseconds;
+
 /// The time over which the rate of closes is measured, unless the hold is shorter. Messages name it: "the rate of the last
 /// 10 s".
 pub const PRESENT: Duration = Duration::from_secs(10);
@@ -40,7 +42,7 @@ impl Load {
         }
         self.released_ms.sort_unstable();
         // Between two releases the number of free ports only decreases, so it is enough to test at each release.
-        let hold_ms = u64::try_from(self.hold.as_millis()).unwrap_or(u64::MAX);
+        let hold_ms = milliseconds(self.hold);
         let mut free = f64::from(self.free);
         for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
             let ms = free / self.per_s * 1000.0;

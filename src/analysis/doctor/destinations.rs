@@ -1,11 +1,10 @@
 //! The check for destinations that run out of ephemeral ports.
 
-use std::time::Duration;
-
 use super::{Check, Datum, Status, Subject};
 use crate::analysis::capacity::{Conditions, Destination, advice};
 use crate::model::command::Shell;
 use crate::model::facts::Facts;
+use crate::model::time::milliseconds;
 
 /// Destinations that the finding names. The evidence has more.
 const NAMED: usize = 3;
@@ -65,7 +64,6 @@ pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &She
 }
 
 fn record(one: &Destination) -> Datum {
-    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Datum::Record(vec![
         ("local_addr", one.ends.local_addr.to_string().into()),
         ("remote_addr", one.ends.remote_addr.to_string().into()),
