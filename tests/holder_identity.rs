@@ -15,13 +15,14 @@ use twtool::model::bind::ReuseOptions;
 use crate::support::cgroup::Cgroup;
 use crate::support::limits::drop_capability;
 use crate::support::situations::addr;
-use crate::support::twtool::{Run, program, twtool};
+use crate::support::twtool::{PATH, Run, program, twtool};
 use crate::support::{not_checked, suite};
 
 suite! {
     pure: [],
     netns: [
         a_process_has_its_user_and_its_whole_command_line,
+        a_user_without_a_number_in_this_user_namespace_is_unknown,
         a_long_command_line_is_cut_and_escaped_in_a_table,
         docker_proxy_is_named_with_the_address_that_it_forwards_to,
         a_process_in_a_container_is_named_with_the_container,
@@ -109,6 +110,35 @@ fn a_process_has_its_user_and_its_whole_command_line() {
     assert!(wait.stdout.contains("sh -c 'kill -STOP $$; :'"), "{wait}");
     let wait = twtool(["wait", "8080", "--timeout", "0", "--json"]).code(1);
     assert_eq!(wait.json()["blocked_by"][0]["processes"], run.json()["holders"][0]["processes"], "{wait}");
+}
+
+/// The kernel reports such a user by the number of `nobody`, or by another one that stands for all of them.
+fn a_user_without_a_number_in_this_user_namespace_is_unknown() {
+    let Some(unshare) = program("unshare") else {
+        return not_checked("a user of another user namespace: there is no unshare(1)");
+    };
+    // The shell keeps the socket open, as its standard input.
+    let script = r#""$0" why -o ndjson -- "$0" bind-test 8080 --with reuseport --json </dev/null"#;
+    let socket: OwnedFd = listener("127.0.0.1:8080").into();
+    let mut command = Command::new(unshare);
+    command.args(["--user", "sh", "-c", &format!("{script}; exit $?"), PATH]).stdin(socket);
+    let run = Run::of(&mut command);
+    if run.stderr.starts_with("unshare: ") {
+        return not_checked("a user of another user namespace: unshare --user does not work here");
+    }
+    let document = run.json();
+    let holder = &document["holders"][0];
+    assert_eq!((&holder["uid"], &holder["user"]), (&json!(null), &json!(null)), "{run}");
+    let process = &holder["processes"][0];
+    assert_eq!(
+        (&process["comm"], &process["uid"], &process["user"]),
+        (&json!("sh"), &json!(null), &json!(null)),
+        "{run}"
+    );
+    assert!(document["advice"].to_string().contains("Here a user is unknown"), "{run}");
+    let records = run.stderr.lines().filter(|line| line.contains(r#""errno":"EADDRINUSE""#));
+    let records: Vec<Value> = records.map(|line| serde_json::from_str(line).expect("a record")).collect();
+    assert!(!records.is_empty() && records.iter().all(|record| record["process"]["uid"].is_null()), "{run}");
 }
 
 fn a_long_command_line_is_cut_and_escaped_in_a_table() {

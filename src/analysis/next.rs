@@ -228,7 +228,9 @@ fn stop(failure: &Failure) -> Vec<Step> {
     let here = Shell { netns: None, ..failure.shell.clone() };
     let (mut seen, mut steps) = (BTreeSet::new(), vec![]);
     for holder in blocking() {
-        let Socket::Full(full) = holder.socket else { continue };
+        if matches!(holder.socket, Socket::Bucket(_)) {
+            continue;
+        }
         if holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint) {
             let show = failure.shell.run(Privilege::None, &["ip", "mptcp", "endpoint", "show"]);
             if seen.insert(show.text.clone()) {
@@ -239,7 +241,8 @@ fn stop(failure: &Failure) -> Vec<Step> {
             }
         }
         let Owners::Found(processes) = &holder.owners else { continue };
-        let privilege = if full.uid == failure.uid { Privilege::None } else { Privilege::Capability(Capability::Kill) };
+        let is_own = holder.user.as_ref().is_some_and(|user| user.uid == failure.uid);
+        let privilege = if is_own { Privilege::None } else { Privilege::Capability(Capability::Kill) };
         // Services that a systemd manager starts do not depend on the manager.
         let starts = |other: &Process, process: &Process| Some(other.pid) == process.parent && !other.is_manager();
         let is_started_by_another = |process: &&Process| processes.iter().any(|other| starts(other, process));

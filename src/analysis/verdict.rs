@@ -34,7 +34,7 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
         Verdict::Reusable | Verdict::Blocked => {
             let with_reuseaddr =
                 |plain: &&Attempt| outcome_with(plain, ReuseOptions::REUSEADDR, attempts) == Some(CallResult::Ok);
-            obstacle(&in_the_way, worst.iter().all(with_reuseaddr), worst.iter().any(|attempt| attempt.own))
+            cause_among(&in_the_way, worst.iter().all(with_reuseaddr), worst.iter().any(|attempt| attempt.own))
         }
     };
     let plain: Vec<Attempt> = plain().copied().collect();
@@ -63,7 +63,7 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
     }
     let obstacles = Obstacles::new(in_use, &holders.iter().map(|holder| &holder.socket));
     let in_the_way: Vec<_> = holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect();
-    obstacle(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.own))
+    cause_among(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.own))
 }
 
 /// Whether the cause is a bucket, so that a bind with SO_REUSEADDR decides which of the two causes it is.
@@ -102,7 +102,7 @@ fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
 
 /// The cause among the blocking sockets: a listener before a connection, before a bound socket, before buckets. For buckets
 /// the result of SO_REUSEADDR decides, whatever the server sets.
-fn obstacle(in_the_way: &[&Holder], reuseaddr_works: bool, own: bool) -> Cause {
+pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, own: bool) -> Cause {
     let rank = |holder: &&Holder| match holder.socket {
         Socket::Bucket(_) => 3,
         Socket::Full(full) => match full.state {

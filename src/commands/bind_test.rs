@@ -99,7 +99,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         holders: &state.holders,
         conclusion,
         bound_sockets_are_listed: state.bound_sockets_are_listed,
-        uid: state.setup.user.map_or(state.uid, |user| user.uid),
+        uid: Some(state.setup.user.map_or(state.uid, |user| user.uid)),
         udp: state.udp,
         setup: state.setup,
     };

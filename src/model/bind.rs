@@ -269,7 +269,7 @@ pub struct Holder {
     pub direction: Direction,
     /// The processes that have the socket open.
     pub owners: Owners,
-    /// The user that created it; `None` for a bucket.
+    /// The user that created it; `None` for a bucket, and if the user is unknown.
     pub user: Option<User>,
     /// The cgroup in which the socket was created. It is looked up only if the processes are unknown, or if a systemd manager
     /// holds the socket.

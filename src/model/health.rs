@@ -108,8 +108,8 @@ pub struct CloseWait {
     pub socket: FullSocket,
     /// The processes that have it open.
     pub owners: Owners,
-    /// The user that created it.
-    pub user: User,
+    /// The user that created it; `None`: unknown.
+    pub user: Option<User>,
 }
 
 /// Listeners and sockets in CLOSE_WAIT of the network namespace.

@@ -1,14 +1,24 @@
-//! The capabilities and the user of the calling thread (capabilities(7), proc_pid_status(5)).
+//! The capabilities and the users of threads (capabilities(7), proc_pid_status(5)).
 
-use std::fs;
+use std::fmt::Display;
 use std::io;
+use std::path::Path;
 
 use super::errno::retry;
+use super::file;
 use crate::model::health::Capabilities;
 
-/// Reads /proc/thread-self/status. It contains the name of the program, which need not be UTF-8.
+/// The most bytes of a status file. One line has the supplementary groups, of which a thread can have 65,536.
+const MOST: u64 = 1 << 20;
+
+/// Reads the status of the calling thread. It contains the name of the program, which need not be UTF-8.
 pub fn status() -> io::Result<Vec<u8>> {
-    retry(|| fs::read("/proc/thread-self/status"))
+    status_of("thread-self")
+}
+
+/// Reads the status of a thread: its number, or `thread-self`.
+pub fn status_of(thread: impl Display) -> io::Result<Vec<u8>> {
+    retry(|| file::read(Path::new(&format!("/proc/{thread}/status")), MOST))
 }
 
 /// Reads the effective set of the calling thread.
@@ -44,6 +54,12 @@ pub fn parse_no_new_privs(status: &[u8]) -> Option<bool> {
     }
 }
 
+/// The effective one of the numbers in a line of the form `Uid: real effective saved filesystem`; the line `Gid:` has the same form.
+#[must_use]
+pub fn effective_id(status: &[u8], name: &str) -> Option<u32> {
+    str::from_utf8(field(status, name)?).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// The value of a line of a status file.
 #[must_use]
 pub fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a [u8]> {
@@ -72,5 +88,12 @@ mod tests {
         assert_eq!(parse(b"Name:\tsh\n"), None);
         assert_eq!(parse(b"CapEff:\tx\n"), None);
         assert_eq!(parse(b"CapEff:\t+1\n"), None);
+    }
+
+    #[test]
+    fn the_user_of_a_process_is_the_effective_one() {
+        let uid = |status: &[u8]| effective_id(status, "Uid:");
+        assert_eq!(uid(b"Name:\tUid:\nUid:\t1000\t33\t34\t35\nGid:\t1\t2\t3\t4\n"), Some(33));
+        assert_eq!((uid(b"Name:\tx\n"), uid(b"Uid:\t1000\n")), (None, None));
     }
 }

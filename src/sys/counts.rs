@@ -2,10 +2,11 @@
 //! /proc/net/sockstat (proc_pid_net(5)).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::errno::{if_present, retry};
+use super::file;
 use crate::model::kernel_counts::{Counters, TcpExt, TcpSockstat};
 
 /// Reads the `TcpExt` counters.
@@ -27,8 +28,14 @@ pub fn tcp_sockstat() -> io::Result<TcpSockstat> {
 }
 
 fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
-    let text = retry(|| fs::read_to_string(path))?;
-    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its format is unknown"))
+    parse(&text_of(path)?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its format is unknown"))
+}
+
+fn text_of(path: &str) -> io::Result<String> {
+    /// The kernel writes a few kilobytes.
+    const MOST: u64 = 1 << 20;
+    String::from_utf8(retry(|| file::read(Path::new(path), MOST))?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Returns an upper bound of the TCP sockets in the calling thread's network namespace that no list contains. Such
@@ -39,7 +46,7 @@ fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
 /// the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in a
 /// list.
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
-    let read = |name: &str| if_present(retry(|| fs::read_to_string(format!("/proc/thread-self/net/{name}"))));
+    let read = |name: &str| if_present(text_of(&format!("/proc/thread-self/net/{name}")));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };
     // A kernel without IPv6 has no sockstat6.
     Ok(parse_most_unlisted(&sockstat, &read("sockstat6")?.unwrap_or_default()))

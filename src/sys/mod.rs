@@ -45,5 +45,6 @@ pub mod tcp_repair;
 pub mod terminal;
 pub mod udp;
 pub mod unlisted;
+mod user_namespace;
 mod user_thread;
 pub mod users;

@@ -26,7 +26,7 @@ use procfs::process::Process as ProcProcess;
 
 use super::errno::{Refusal, retry};
 use super::folder::ProcGap;
-use super::{cgroup, folder, kernel_sockets, users};
+use super::{capabilities, cgroup, folder, kernel_sockets, users};
 use crate::model::name::text_of;
 use crate::model::process::{Owners, Process, Processes};
 use crate::model::socket::FullSocket;
@@ -255,14 +255,14 @@ fn describe(process: &ProcProcess) -> Result<Process, ReadError> {
     let comm = read(process, "comm", MOST)?;
     let cgroups = known(read(process, "cgroup", MOST))?;
     let stat = known(of_process(|| process.stat()))?;
-    let uid = known(read(process, "status", MOST))?.and_then(|status| effective_uid(&status));
+    let uid = known(read(process, "status", MOST))?.and_then(|status| capabilities::effective_id(&status, "Uid:"));
     let cmdline = known(read(process, "cmdline", MOST_ARGUMENTS + 1))?;
     Ok(Process {
         pid: process.pid(),
         comm: text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)),
         parent: stat.map(|stat| stat.ppid).filter(|parent| *parent > 0),
         cgroup: cgroups.and_then(|cgroups| cgroup::path_of_process(&cgroups)),
-        user: uid.map(users::user),
+        user: uid.and_then(users::user),
         cmdline: cmdline.filter(|bytes| bytes.len() as u64 <= MOST_ARGUMENTS).and_then(|bytes| arguments(&bytes)),
         socket_unit: None,
     })
@@ -275,12 +275,6 @@ fn known<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
         Err(ReadError::Gone | ReadError::Refused) => Ok(None),
         Err(failed) => Err(failed),
     }
-}
-
-/// The effective user in the line `Uid: real effective saved filesystem` of /proc/PID/status.
-fn effective_uid(status: &[u8]) -> Option<u32> {
-    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The arguments in /proc/PID/cmdline, each with a NUL behind it. `None` if there are none: the process has ended, or it is a
@@ -317,11 +311,5 @@ mod tests {
         assert_eq!(of(b"no end").as_deref(), Some("no end"));
         assert_eq!(of(b"a\xff\0").as_deref(), Some(r"a\xff"));
         assert_eq!((of(b""), of(b"\0")), (None, None));
-    }
-
-    #[test]
-    fn the_user_of_a_process_is_the_effective_one() {
-        assert_eq!(effective_uid(b"Name:\tUid:\nUid:\t1000\t33\t34\t35\nGid:\t1\t2\t3\t4\n"), Some(33));
-        assert_eq!((effective_uid(b"Name:\tx\n"), effective_uid(b"Uid:\t1000\n")), (None, None));
     }
 }

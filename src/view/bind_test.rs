@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -24,6 +23,7 @@ use crate::model::port::Port;
 use crate::model::process::{Owners, place_of_cgroup};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState};
+use crate::model::time::milliseconds;
 
 /// The maximum number of holders on a page. JSON has all of them.
 const HOLDERS_SHOWN: usize = 12;
@@ -100,10 +100,6 @@ impl AttemptRecord {
             listen: attempt.listen.map(CallResult::name),
         }
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
@@ -198,42 +194,25 @@ fn other_verdict(other: OtherVerdict) -> String {
 fn headline(evidence: &Evidence) -> String {
     match evidence.conclusion.verdict {
         Verdict::Free => String::new(),
-        Verdict::Reusable => format!(" with {}, beside {}", evidence.with, obstacle(evidence)),
-        Verdict::Blocked => format!(" by {}", obstacle(evidence)),
+        Verdict::Reusable => format!(" with {}, beside {}", evidence.with, reason(evidence)),
+        Verdict::Blocked => format!(" by {}", reason(evidence)),
         Verdict::Denied => format!(": {}", denial(evidence)),
     }
 }
 
 /// Describes in a few words what blocks the plain bind.
-fn obstacle(evidence: &Evidence) -> String {
-    let blocking = || evidence.holders.iter().filter(|holder| holder.blocks);
-    let in_state = |fits: fn(TcpState) -> bool| {
-        blocking().filter(move |h| matches!(h.socket, Socket::Full(full) if fits(full.state)))
-    };
-    let buckets = || blocking().filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
-    let one = buckets().count() == 1;
-    let counted = || advice::buckets_counted(buckets());
+fn reason(evidence: &Evidence) -> String {
+    let blocking = evidence.holders.iter().filter(|holder| holder.blocks);
+    let one = blocking.clone().filter(|holder| matches!(holder.socket, Socket::Bucket(_))).count() == 1;
+    let named = advice::obstacle(evidence.conclusion.cause, blocking);
     match evidence.conclusion.cause {
-        Cause::TimeWait if one => format!("{} whose owner had set SO_REUSEADDR", counted()),
-        Cause::TimeWait => format!("{} whose owners had set SO_REUSEADDR", counted()),
-        Cause::TimeWaitWithoutReuseaddr if one => format!("{} whose owner had not set SO_REUSEADDR", counted()),
-        Cause::TimeWaitWithoutReuseaddr => format!("{} whose owners had not all set SO_REUSEADDR", counted()),
-        Cause::Listener => format!("a listener: {}", advice::who(in_state(|state| state == TcpState::Listen))),
-        Cause::Connection => {
-            let connections = in_state(advice::is_connection);
-            let mut states: Vec<_> = connections.clone().map(|holder| holder.socket.state().name()).collect();
-            states.sort_unstable();
-            states.dedup();
-            let word = if connections.clone().count() == 1 { "a connection" } else { "connections" };
-            format!("{word} ({}): {}", states.join(", "), advice::who(connections))
-        }
+        Cause::TimeWait if one => format!("{named} whose owner had set SO_REUSEADDR"),
+        Cause::TimeWait => format!("{named} whose owners had set SO_REUSEADDR"),
+        Cause::TimeWaitWithoutReuseaddr if one => format!("{named} whose owner had not set SO_REUSEADDR"),
+        Cause::TimeWaitWithoutReuseaddr => format!("{named} whose owners had not all set SO_REUSEADDR"),
         Cause::OwnSocket => own_socket(evidence),
-        Cause::Bound => {
-            let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-            format!("a bound socket: {}", advice::who(bound))
-        }
-        _ if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
-        _ => "a socket that this kernel does not list".into(),
+        Cause::Unknown if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
+        _ => named,
     }
 }
 

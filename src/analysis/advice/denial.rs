@@ -9,17 +9,31 @@ use crate::model::port::Port;
 
 /// The reasons of the plain binds that failed with another errno than EADDRINUSE, each reason once.
 pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
-    let mut advice: Vec<String> = vec![];
-    for attempt in evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE) {
-        let why = match attempt.outcome() {
+    let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
+    denials(evidence.facts, evidence.port, plain)
+}
+
+/// The reasons of the attempts that failed with another errno than EADDRINUSE, each reason once.
+#[must_use]
+pub fn denials<'a>(facts: &Facts, port: Port, attempts: impl IntoIterator<Item = &'a Attempt>) -> Vec<String> {
+    let mut reasons: Vec<String> = vec![];
+    for attempt in attempts {
+        let reason = match attempt.outcome() {
             CallResult::Ok | CallResult::Failed(Errno::AddrInUse) => continue,
-            CallResult::Failed(errno) => denial(evidence.facts, evidence.port, attempt, errno),
+            CallResult::Failed(errno) => denial(facts, port, attempt, errno),
         };
-        if !advice.contains(&why) {
-            advice.push(why);
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
         }
     }
-    advice
+    reasons
+}
+
+/// The warning that the command must set the same options as the test.
+#[must_use]
+pub fn needed_options(with: ReuseOptions) -> String {
+    let these = if with.reuseaddr && with.reuseport { "these options" } else { "this option" };
+    format!("the bind works with {with}, and fails without {these}; for a server without {these}, use --with none")
 }
 
 /// A sentence that the test had a privilege that the server may lack.

@@ -4,6 +4,7 @@
 mod buckets;
 mod client;
 mod denial;
+mod obstacle;
 mod own;
 mod ports;
 mod sockets;
@@ -13,7 +14,8 @@ use crate::model::bind::{Attempt, CallResult, Cause, Holder, ReuseOptions, Serve
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 pub use buckets::buckets_counted;
-pub use denial::denial;
+pub use denial::{denial, denials, needed_options};
+pub use obstacle::obstacle;
 pub use own::earlier_addresses;
 pub use sockets::{is_connection, who};
 
@@ -34,8 +36,8 @@ pub struct Evidence<'a> {
     pub conclusion: Conclusion,
     /// Whether the source lists bound sockets that do not listen, if the kernel does.
     pub bound_sockets_are_listed: bool,
-    /// The effective user of the test.
-    pub uid: u32,
+    /// The effective user of the test; `None`: unknown.
+    pub uid: Option<u32>,
     /// Whether a UDP socket uses the same port number.
     pub udp: bool,
     /// The other options of the server.

@@ -90,11 +90,20 @@ fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>
     if !evidence.with.reuseport {
         return None;
     }
-    let uid = evidence.uid;
-    let mut uids: Vec<u32> = holders.filter_map(|holder| full(holder).map(|full| full.uid)).collect();
+    let mut uids: Vec<Option<u32>> = holders
+        .filter(|holder| full(holder).is_some())
+        .map(|holder| holder.user.as_ref().map(|user| user.uid))
+        .collect();
     uids.sort_unstable();
     uids.dedup();
-    let others: Vec<String> = uids.iter().filter(|one| **one != uid).map(ToString::to_string).collect();
+    let Some(uid) = evidence.uid.filter(|_| !uids.contains(&None)) else {
+        return Some(
+            "The bind fails although SO_REUSEPORT is set. All sockets on the port need the option and the same effective user. \
+             Here a user is unknown, because it has no number in this user namespace (socket(7), user_namespaces(7))."
+                .into(),
+        );
+    };
+    let others: Vec<String> = uids.into_iter().flatten().filter(|one| *one != uid).map(|one| one.to_string()).collect();
     Some(if others.is_empty() {
         format!(
             "The bind fails although SO_REUSEPORT is set. All sockets on the port need the option and the same effective user. \
@@ -260,7 +269,7 @@ mod tests {
             holders: &[holder],
             conclusion: Conclusion { verdict: Verdict::Blocked, cause: Cause::Listener, free_in: None },
             bound_sockets_are_listed: true,
-            uid: 1000,
+            uid: Some(1000),
             udp: false,
             setup: ServerSetup::default(),
         };
@@ -275,6 +284,9 @@ mod tests {
         assert!(same.contains("same (uid 1000)") && same.contains("does not have the option"), "{same}");
         let unasked = advice(ReuseOptions::REUSEADDR, listener_of(33, Owners::Nobody));
         assert!(!unasked.contains("effective user"), "{unasked}");
+        let unknown = Holder { user: None, ..listener_of(65534, Owners::NotPermitted) };
+        let unknown = advice(ReuseOptions::REUSEPORT, unknown);
+        assert!(unknown.contains("Here a user is unknown") && !unknown.contains("65534"), "{unknown}");
     }
 
     #[test]

@@ -164,8 +164,8 @@ enum Debtor {
     NotAccepted(Port),
     /// The kernel itself.
     Kernel(KernelPart),
-    /// No process was found; the user of the sockets is known.
-    Unseen(User),
+    /// No process was found; the user of the sockets, if it is known.
+    Unseen(Option<User>),
 }
 
 impl Debtor {
@@ -188,7 +188,8 @@ impl Debtor {
             Self::Process(_, _, _, name) => name.clone(),
             Self::NotAccepted(port) => format!("the accept queue of port {port}"),
             Self::Kernel(part) => part.to_string(),
-            Self::Unseen(user) => format!("an unknown process of {}", user.text()),
+            Self::Unseen(Some(user)) => format!("an unknown process of {}", user.text()),
+            Self::Unseen(None) => "an unknown process".into(),
         }
     }
 }
@@ -282,7 +283,7 @@ fn debt_record(who: &Debtor, debt: Debt, ages_are_told: bool) -> Datum {
         Debtor::Process(pid, comm, unit, _) => (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None),
         Debtor::NotAccepted(port) => (None, None, None, Some(*port), None),
         Debtor::Kernel(_) => (None, None, None, None, None),
-        Debtor::Unseen(user) => (None, None, None, None, Some(user.uid)),
+        Debtor::Unseen(user) => (None, None, None, None, user.as_ref().map(|user| user.uid)),
     };
     Datum::Record(vec![
         ("pid", pid.into()),
