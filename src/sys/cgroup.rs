@@ -13,23 +13,24 @@ use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::errno::{if_present, retry};
+use crate::model::container::Container;
 use crate::model::name::text_of;
 
 /// Finds the path of the cgroup in lines of the form `number:controllers:path`: the path in systemd's own hierarchy if cgroup
-/// v1 is mounted, otherwise the path in the unified hierarchy.
+/// v1 is mounted, otherwise the path in the unified hierarchy. A path that names a container comes before a path that does not.
 #[must_use]
 pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
-    let find = |wanted: fn(&[u8], &[u8]) -> bool| {
-        cgroups.split(|byte| *byte == b'\n').find_map(|line| {
-            let mut fields = line.splitn(3, |byte| *byte == b':');
-            let (number, controllers) = (fields.next()?, fields.next()?);
-            fields.next().filter(|_| wanted(number, controllers)).map(text_of)
-        })
+    let fields = |line| {
+        let mut fields = <[u8]>::splitn(line, 3, |byte| *byte == b':');
+        Some((fields.next()?, fields.next()?, fields.next()?))
     };
-    let systemd = |_: &[u8], controllers: &[u8]| {
-        controllers.split(|byte| *byte == b',').any(|controller| controller == b"name=systemd")
-    };
-    find(systemd).or_else(|| find(|number, controllers| number == b"0" && controllers.is_empty()))
+    let lines: Vec<(&[u8], &[u8], &[u8])> = cgroups.split(|byte| *byte == b'\n').filter_map(fields).collect();
+    let of_systemd = |controllers: &[u8]| controllers.split(|byte| *byte == b',').any(|one| one == b"name=systemd");
+    let systemd = lines.iter().find(|(_, controllers, _)| of_systemd(controllers));
+    let unified = || lines.iter().find(|(number, controllers, _)| *number == b"0" && controllers.is_empty());
+    let usual = systemd.or_else(unified).map(|(_, _, path)| text_of(path));
+    let all = lines.iter().map(|(_, _, path)| text_of(path));
+    usual.clone().into_iter().chain(all).find(|path| Container::of_cgroup(path).is_some()).or(usual)
 }
 
 /// The folder of the unified hierarchy: where systemd mounts it alone, or beside cgroup v1.
@@ -94,5 +95,22 @@ mod tests {
         assert_eq!(path(b"0::/\xff\n").as_deref(), Some(r"/\xff"));
         assert_eq!((path(b"3:cpu:/x\n"), path(b"0::"), path(b"")), (None, Some(String::new()), None));
         assert_eq!(path(b"0:cpu,:/x\n"), None);
+    }
+
+    #[test]
+    fn the_cgroup_of_a_container_is_found_in_any_hierarchy() {
+        let id = "0123456789abcdef".repeat(4);
+        for (cgroups, path) in [
+            ("0::/system.slice/docker-ID.scope\n", "/system.slice/docker-ID.scope"),
+            ("12:pids:/docker/ID\n1:name=systemd:/docker/ID\n0::/\n", "/docker/ID"),
+            ("12:pids:/docker/ID\n1:name=systemd:/docker/ID/init.scope\n0::/\n", "/docker/ID/init.scope"),
+            ("3:cpu,cpuacct:/kubepods/besteffort/pod1/ID\n2:pids:/\n", "/kubepods/besteffort/pod1/ID"),
+            ("3:cpu:/docker/ID\n1:name=systemd:/system.slice/docker.service\n0::/\n", "/docker/ID"),
+        ] {
+            let cgroups = cgroups.replace("ID", &id);
+            assert_eq!(path_of_process(cgroups.as_bytes()), Some(path.replace("ID", &id)), "{cgroups}");
+        }
+        let none = b"2:pids:/docker/0123456789ab\n1:name=systemd:/system.slice/web.service\n";
+        assert_eq!(path_of_process(none).as_deref(), Some("/system.slice/web.service"));
     }
 }
