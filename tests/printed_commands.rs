@@ -58,8 +58,12 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
     ),
     (
         "analysis/connect/advice.rs",
-        5,
-        &["each_printed_command_does_what_it_says", "a_link_local_address_without_its_scope_is_the_reason"],
+        6,
+        &[
+            "each_printed_command_does_what_it_says",
+            "a_link_local_address_without_its_scope_is_the_reason",
+            "bind_decides_about_a_client_that_binds_its_address_alone",
+        ],
     ),
     ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
     // tcp_tw_recycle is one of them: no kernel since 4.12 has it, so it is not checked.

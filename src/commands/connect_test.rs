@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::netns::NetnsArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
-use crate::analysis::connect::{Verdict, advice};
+use crate::analysis::connect::{ConnectVerdict, advice};
 use crate::model::addr::ScopedEnd;
 use crate::snapshot::Answer;
 use crate::snapshot::connect::ConnectQuestion;
@@ -25,8 +25,8 @@ kernel does not report whether that connection had timestamps, so the verdict is
 for a client that binds only the port and no address.
 
 Without a source port, connect() chooses one. twtool counts the ports that are left for this destination, as `twtool capacity` \
-does. With --from ADDR it also binds the address with port 0, because a client that does not set IP_BIND_ADDRESS_NO_PORT gets its \
-port from bind().
+does. With --from ADDR, bind() chooses the port, so twtool binds the address with port 0. If the client sets \
+IP_BIND_ADDRESS_NO_PORT (--with bind-address-no-port), connect() chooses the port.
 
 Side effects: a bind holds its port for microseconds. A server that starts at that moment can get EADDRINUSE. On kernels \
 before 6.18, the bind also marks the port as explicitly bound until the last socket on it ends. Until then, connect() does not \
@@ -37,6 +37,7 @@ Exit codes: 0 connect() gets a source address and port, 1 it does not, 2 the ans
 Examples:
   twtool connect-test 192.0.2.10:443                      test for a client that lets connect() choose the port
   twtool connect-test 192.0.2.10:443 --from 10.0.0.1      test for a client that binds its address
+  twtool connect-test 192.0.2.10:443 --from 10.0.0.1 --with bind-address-no-port
   twtool connect-test 192.0.2.10:5060 --from 10.0.0.1:15060 --with reuseaddr
   twtool connect-test '[2001:db8::1]:https' --netns web   use the network namespace web of `ip netns`
   twtool connect-test 192.0.2.10:443 --json | jq '.free'
@@ -48,7 +49,7 @@ pub struct ConnectTestArgs {
     /// Address, or address and port, that the client binds before connect()
     #[arg(long, value_name = "ADDR[:PORT]")]
     from: Option<ScopedEnd>,
-    /// Socket option that the client sets before bind(); it matters only with a source port
+    /// Socket option that the client sets before bind()
     #[arg(long, value_enum, default_value_t = ClientOption::None, value_name = "OPTION")]
     with: ClientOption,
     #[command(flatten)]
@@ -60,8 +61,10 @@ pub struct ConnectTestArgs {
 enum ClientOption {
     /// No option
     None,
-    /// SO_REUSEADDR
+    /// SO_REUSEADDR; it matters only with a source port
     Reuseaddr,
+    /// IP_BIND_ADDRESS_NO_PORT; it matters only with an address without a port
+    BindAddressNoPort,
 }
 
 /// Runs the command.
@@ -80,16 +83,16 @@ pub fn run(args: &ConnectTestArgs, global: &GlobalArgs, context: &mut Context) -
         to: args.to.clone(),
         from: args.from.clone(),
         reuseaddr: args.with == ClientOption::Reuseaddr,
+        bind_address_no_port: args.with == ClientOption::BindAddressNoPort,
         ipv4: global.ipv4_on_the_wire(),
     };
     let Answer { value: situation, complete, mut warnings, .. } = args.netns.snapshot()?.connect(&question)?;
     let conclusion = situation.conclude();
-    if advice::with_has_no_effect(&situation) {
-        warnings.push("--with reuseaddr has no effect without a source port in --from".into());
-    }
+    warnings.extend(advice::ignored_option(&situation).map(str::to_owned));
+    warnings.extend(advice::unknown_because(&situation, &conclusion).map(str::to_owned));
     let shell = args.netns.shell(context);
     let help = advice::advise(&situation, &conclusion, &shell, ends_orphans(&situation.facts, &situation.holders));
-    let complete = complete && conclusion.verdict != Verdict::Unknown;
+    let complete = complete && conclusion.verdict != ConnectVerdict::Unknown;
     let test = ConnectTest { situation: &situation, conclusion, help: &help };
 
     context.warn(&warnings);
@@ -101,7 +104,7 @@ pub fn run(args: &ConnectTestArgs, global: &GlobalArgs, context: &mut Context) -
     }
     Ok(match conclusion.verdict {
         _ if !complete => ExitStatus::Incomplete,
-        Verdict::Free => ExitStatus::Yes,
+        ConnectVerdict::Free => ExitStatus::Yes,
         _ => ExitStatus::No,
     })
 }

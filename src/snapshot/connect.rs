@@ -10,21 +10,18 @@ use std::num::NonZeroU32;
 
 use super::capacity::{CapacityQuestion, capacity_here, destination_port};
 use super::error::{BadValue, SnapshotError};
-use super::port::{hidden_owners, holders, sockets_on};
+use super::holders::{hidden_owners, holders, sockets_on};
+use super::port::until_consistent;
 use super::{Answer, Snapshot, interrupted};
 use crate::analysis::conflict;
-use crate::analysis::connect::{Choice as PortChoice, Situation};
+use crate::analysis::connect::{PortChoice, Situation};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
 use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, Holder, ReuseOptions};
 use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::port::{Port, PortArg, PortRange};
-use crate::model::socket::Socket;
 use crate::source::{self, Choice, Source};
 use crate::sys;
 use crate::sys::errno::Refusal;
-
-/// How often the port is bound and its sockets are listed, until the two results are consistent.
-const ROUNDS: u32 = 3;
 
 const TO: &str = "<ADDR:PORT>";
 const FROM: &str = "--from <ADDR[:PORT]>";
@@ -38,6 +35,8 @@ pub struct ConnectQuestion {
     pub from: Option<ScopedEnd>,
     /// Whether the client sets SO_REUSEADDR before bind().
     pub reuseaddr: bool,
+    /// Whether the client sets IP_BIND_ADDRESS_NO_PORT before it binds an address without a port.
+    pub bind_address_no_port: bool,
     /// Only IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
 }
@@ -67,7 +66,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         }
         Err(error) => Err(sys::bind::errno(&error)),
     };
-    let bound = bind_and_list(from, from_port, question.reuseaddr, &mut answer)?;
+    let bound = bind_as_client(from, from_port, question.reuseaddr, &mut answer)?;
 
     let mut unread = Unread::default();
     let reuse = source::tw_reuse(&mut unread);
@@ -78,6 +77,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         from,
         from_port,
         with: if question.reuseaddr { ReuseOptions::REUSEADDR } else { ReuseOptions::NONE },
+        bind_address_no_port: question.bind_address_no_port,
         attempts: bound.attempts,
         route,
         holders: bound.holders,
@@ -131,57 +131,52 @@ fn choose(situation: &Situation, local: IpAddr, answer: &mut Answer<()>) -> Resu
 }
 
 /// The results of bind(), and the sockets on the port.
-struct Bound {
+struct ClientBind {
     attempts: Vec<Attempt>,
     holders: Vec<Holder>,
     idle_are_listed: bool,
 }
 
-/// Binds as the client does, and lists the sockets on the fixed port. Repeats both if a socket came or went in between.
-fn bind_and_list(
+/// Binds as the client does, and lists the sockets on the fixed port.
+fn bind_as_client(
     from: Option<BindAddr>,
     port: Option<Port>,
     reuseaddr: bool,
     answer: &mut Answer<()>,
-) -> Result<Bound, SnapshotError> {
+) -> Result<ClientBind, SnapshotError> {
     let Some(at) = from else {
-        return Ok(Bound { attempts: vec![], holders: vec![], idle_are_listed: true });
+        return Ok(ClientBind { attempts: vec![], holders: vec![], idle_are_listed: true });
     };
     let Some(port) = port else {
         let attempts = vec![sys::bind::attempt_once(at, Port(0), false)?];
-        return Ok(Bound { attempts, holders: vec![], idle_are_listed: true });
+        return Ok(ClientBind { attempts, holders: vec![], idle_are_listed: true });
     };
     let mut source = Source::kernel(Choice::Auto)?;
-    let mut round = 1;
-    loop {
+    let (own, sockets, consistent) = until_consistent(|| {
         let own = sys::bind::attempt_once(at, port, reuseaddr)?;
         let sockets = sockets_on(&mut source, port)?;
-        let list: Vec<Socket> = sockets.list.iter().map(|(socket, _)| *socket).collect();
         // With SO_REUSEADDR a bind can work beside a socket.
-        let consistent =
-            if reuseaddr { conflict::explained(&[own], &list) } else { conflict::consistent(&[own], &list) };
-        if !consistent && round < ROUNDS {
-            round += 1;
-            continue;
-        }
-        let helps = own.bind == CallResult::Failed(Errno::AddrInUse) && !reuseaddr;
-        let other = if helps { Some(sys::bind::attempt_once(at, port, true)?) } else { None };
-        answer.complete &= sockets.complete && sockets.unread.is_none();
-        answer.warnings.extend((!sockets.complete).then(interrupted));
-        answer.warnings.extend((!consistent).then(|| {
-            "the bind result and the kernel's list of sockets were not consistent in three rounds: sockets come and go, or the \
-             list lacks one"
-                .into()
-        }));
-        answer.warnings.extend(sockets.warnings);
-        answer.warnings.extend(sockets.unread);
-        let (holders, unread) = holders(&mut source, &[own], sockets.list, BTreeMap::new());
-        answer.complete &= unread.is_none();
-        answer.warnings.extend(unread);
-        answer.warnings.extend(hidden_owners(&holders));
-        let attempts = std::iter::once(own).chain(other).collect();
-        return Ok(Bound { attempts, holders, idle_are_listed: sockets.bound_sockets_are_listed });
-    }
+        let consistent = if reuseaddr { conflict::explained } else { conflict::consistent };
+        let consistent = consistent(&[own], &sockets.sockets());
+        Ok(((own, sockets, consistent), consistent))
+    })?;
+    let helps = own.bind == CallResult::Failed(Errno::AddrInUse) && !reuseaddr;
+    let other = if helps { Some(sys::bind::attempt_once(at, port, true)?) } else { None };
+    answer.complete &= sockets.complete && sockets.unread.is_none();
+    answer.warnings.extend((!sockets.complete).then(interrupted));
+    answer.warnings.extend((!consistent).then(|| {
+        "the bind result and the kernel's list of sockets were not consistent in three rounds: sockets come and go, or the \
+         list lacks one"
+            .into()
+    }));
+    answer.warnings.extend(sockets.warnings);
+    answer.warnings.extend(sockets.unread);
+    let (holders, unread) = holders(&mut source, &[own], sockets.list, BTreeMap::new());
+    answer.complete &= unread.is_none();
+    answer.warnings.extend(unread);
+    answer.warnings.extend(hidden_owners(&holders));
+    let attempts = std::iter::once(own).chain(other).collect();
+    Ok(ClientBind { attempts, holders, idle_are_listed: sockets.bound_sockets_are_listed })
 }
 
 /// The ends of the connection, with every name resolved.

@@ -27,6 +27,7 @@ pub mod capacity;
 pub mod connect;
 pub mod error;
 pub mod health;
+mod holders;
 #[cfg(feature = "watch")]
 pub mod look;
 pub mod names;

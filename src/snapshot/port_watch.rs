@@ -8,7 +8,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::error::{BadValue, SnapshotError};
-use super::port::{self, PortQuestion, PortSockets, addresses, hidden_owners, server_setup, single_port, sockets_on};
+use super::holders::{PortSockets, hidden_owners, holders, sockets_on};
+use super::port::{PortQuestion, addresses, server_setup, single_port};
 use super::{Answer, Snapshot, interrupted};
 use crate::analysis::advice;
 use crate::analysis::conflict::{self, Obstacles};
@@ -450,7 +451,7 @@ impl Watch {
         // Reading the descriptors of every process costs more than the list. Without a bind since the last list, the
         // owners are not searched again.
         let known = if std::mem::take(&mut self.tried) { BTreeMap::new() } else { self.owners() };
-        let (holders, unread) = port::holders(&mut self.source, &self.attempts, list, known);
+        let (holders, unread) = holders(&mut self.source, &self.attempts, list, known);
         self.unread = unlisted.or(unread);
         self.holders = holders.into_iter().map(|holder| (waiting::socket_key(&holder.socket), holder)).collect();
         Ok((sockets.clone(), conflict::explained(&last, &sockets)))

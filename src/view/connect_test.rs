@@ -12,12 +12,12 @@ use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{Meaning, TextStyle};
-use crate::analysis::connect::{Conclusion, Situation, Verdict, advice};
-use crate::analysis::next::with_name;
+use crate::analysis::connect::{ConnectConclusion, ConnectVerdict, Situation, advice};
 use crate::model::bind::BindAddr;
 use crate::model::command::Help;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
+use crate::model::time::milliseconds;
 
 /// The answer of `twtool connect-test`.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +25,7 @@ pub struct ConnectTest<'a> {
     /// What was measured.
     pub situation: &'a Situation,
     /// The conclusion.
-    pub conclusion: Conclusion,
+    pub conclusion: ConnectConclusion,
     /// Commands and advice.
     pub help: &'a Help,
 }
@@ -83,18 +83,18 @@ fn payload<'a>(test: &ConnectTest<'a>) -> Payload<'a> {
     Payload {
         from: EndRecord::new(source(situation), situation.from_port, facts),
         to: EndRecord::new(Some(situation.to), Some(situation.to_port), facts),
-        with: with_name(situation.with),
+        with: advice::option_name(situation),
         verdict: conclusion.verdict.name(),
         cause: conclusion.cause.name(),
         call: conclusion.failure.map(|(call, _)| call.name()),
         errno: conclusion.failure.map(|(_, errno)| errno.name()),
-        inferred: conclusion.inferred.map(Verdict::name),
+        inferred: conclusion.inferred.map(ConnectVerdict::name),
         free: conclusion.free,
         uncertain: choice.map(|choice| choice.destination.uncertain),
         pool: choice.map(|choice| choice.pool.size),
         attempts: situation.attempts.iter().map(|attempt| AttemptRecord::new(attempt, facts)).collect(),
         holders: situation.holders.iter().map(|holder| HolderRecord::new(holder, facts)).collect(),
-        free_in_ms: conclusion.free_in.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        free_in_ms: conclusion.free_in.map(milliseconds),
         advice: &help.advice,
         next: StepRecord::all(&help.commands),
         lasting: LastingRecord::all(&help.lasting),
@@ -111,11 +111,11 @@ pub fn ndjson(out: &mut (dyn Write + Send), test: &ConnectTest) -> io::Result<()
     json::line(out, &payload(test))
 }
 
-const fn meaning(verdict: Verdict) -> Meaning {
+const fn meaning(verdict: ConnectVerdict) -> Meaning {
     match verdict {
-        Verdict::Free => Meaning::Good,
-        Verdict::Unknown => Meaning::Caution,
-        Verdict::Blocked | Verdict::Denied => Meaning::Bad,
+        ConnectVerdict::Free => Meaning::Good,
+        ConnectVerdict::Unknown => Meaning::Caution,
+        ConnectVerdict::Blocked | ConnectVerdict::Denied => Meaning::Bad,
     }
 }
 
@@ -164,7 +164,9 @@ fn free_in(test: &ConnectTest) -> String {
     let ConnectTest { situation, conclusion, .. } = *test;
     let phrase = |time: Duration| match conclusion.free {
         Some(_) => format!("; the first is free in {}", human::duration(time)),
-        None if conclusion.verdict == Verdict::Unknown => format!("; free for certain in {}", human::duration(time)),
+        None if conclusion.verdict == ConnectVerdict::Unknown => {
+            format!("; free for certain in {}", human::duration(time))
+        }
         None => format!("; {}", holder::free_in(time, &situation.holders)),
     };
     conclusion.free_in.map(phrase).unwrap_or_default()

@@ -16,6 +16,8 @@ pub(crate) struct Client {
     pub(crate) to: SocketAddr,
     /// SO_REUSEADDR.
     pub(crate) reuseaddr: bool,
+    /// IP_BIND_ADDRESS_NO_PORT.
+    pub(crate) no_port: bool,
 }
 
 /// A call and its errno: `("connect", "EADDRNOTAVAIL")`.
@@ -27,10 +29,8 @@ fn failed(call: &'static str) -> impl Fn(io::Error) -> Failure {
 
 impl Client {
     /// Connects, without waiting for a response. A socket that is refused had its port, and is an answer, too.
-    ///
-    /// `no_port`: with IP_BIND_ADDRESS_NO_PORT.
-    pub(crate) fn connect(&self, no_port: bool) -> Result<Socket, Failure> {
-        let Self { from, to, reuseaddr } = *self;
+    pub(crate) fn connect(&self) -> Result<Socket, Failure> {
+        let Self { from, to, reuseaddr, no_port } = *self;
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(failed("socket"))?;
         socket.set_reuse_address(reuseaddr).expect("SO_REUSEADDR");
         socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
@@ -61,8 +61,7 @@ impl Client {
 
     /// How it fails. The connection, if there is one, is reset at once.
     pub(crate) fn fails(&self) -> Option<Failure> {
-        let no_port = self.from.is_some_and(|from| from.port() == 0);
-        self.connect(no_port).err()
+        self.connect().err()
     }
 
     /// The words of `connect-test` for this client.
@@ -72,7 +71,9 @@ impl Client {
             let typed = if from.port() == 0 { without_port(from) } else { from.to_string() };
             words.extend(["--from".into(), typed]);
         }
-        words.extend(self.reuseaddr.then_some(["--with".into(), "reuseaddr".into()]).into_iter().flatten());
+        let options = [(self.reuseaddr, "reuseaddr"), (self.no_port, "bind-address-no-port")];
+        let options = options.into_iter().filter_map(|(set, name)| set.then_some(name));
+        words.extend(options.flat_map(|name| ["--with".into(), name.into()]));
         words
     }
 }

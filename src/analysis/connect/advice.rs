@@ -1,13 +1,14 @@
 //! Explains the verdict: the result of connect(), the commands that help now, then the permanent solution and the reason.
 
-use super::{Call, Cause, Conclusion, Situation, Verdict};
-use crate::analysis::advice::{buckets_counted, count, denial, is_connection, who};
+use super::{ConnectCause, ConnectConclusion, ConnectVerdict, FailingCall, Situation};
+use crate::analysis::advice::{self, count, denial};
 use crate::analysis::capacity;
 use crate::analysis::next::{self, Failure, with_name};
+use crate::analysis::verdict;
 use crate::model::bind::{self, CallResult, Errno, Holder, ReuseOptions, ServerSetup};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::port::Port;
-use crate::model::socket::{Socket, TcpState};
+use crate::model::socket::Socket;
 
 /// The error message of the C library for an errno, which programs print.
 const fn message(errno: Errno) -> Option<&'static str> {
@@ -31,50 +32,55 @@ fn named(errno: Errno) -> String {
 
 /// The result in a few words, which follow the verdict. It contains process names, so the caller must escape it.
 #[must_use]
-pub fn headline(situation: &Situation, conclusion: &Conclusion) -> String {
+pub fn headline(situation: &Situation, conclusion: &ConnectConclusion) -> String {
     let fails = conclusion.failure.map(|(call, errno)| format!("{}() fails with {}", call.name(), named(errno)));
     let fails = fails.unwrap_or_default();
     match (conclusion.verdict, conclusion.cause) {
-        (Verdict::Free, _) => free(situation, conclusion),
-        (Verdict::Unknown, Cause::TimeWait) if situation.from_port.is_some() => {
+        (ConnectVerdict::Free, _) => free(situation, conclusion),
+        (ConnectVerdict::Unknown, ConnectCause::TimeWait) if situation.from_port.is_some() => {
             let probably = match conclusion.inferred {
-                Some(Verdict::Free) => ", probably free (inferred)",
+                Some(ConnectVerdict::Free) => ", probably free (inferred)",
                 Some(_) => ", probably blocked (inferred)",
                 None => "",
             };
             format!("{probably}: connect() takes over {} if the old connection had TCP timestamps", obstacle(situation))
         }
-        (Verdict::Unknown, Cause::TimeWait) if conclusion.inferred.is_some() => {
+        (ConnectVerdict::Unknown, ConnectCause::TimeWait) if conclusion.inferred.is_some() => {
             ", probably free (inferred): every port is in use, but connect() can take over a TIME_WAIT socket whose connection \
              had TCP timestamps"
                 .into()
         }
-        (Verdict::Unknown, _) => ": it is uncertain whether a port is left".into(),
-        (_, Cause::Exhausted) => {
-            format!(": {fails} because {}", none_left(situation))
+        (ConnectVerdict::Unknown, _) => ": it is uncertain whether a port is left".into(),
+        (_, ConnectCause::Exhausted) if situation.bind_finds_no_port() && !situation.bind_address_no_port => {
+            let on = situation.from.map(|at| at.text(&situation.facts)).unwrap_or_default();
+            format!(": {fails} because each port that bind() may choose is in use on {on}")
         }
-        (_, Cause::AddressNotLocal) => {
+        (_, ConnectCause::Exhausted) => format!(": {fails} because {}", none_left(situation)),
+        (_, ConnectCause::AddressNotLocal) => {
             let on = situation.from.map(|at| at.text(&situation.facts)).unwrap_or_default();
             format!(": {fails} because {on} is not an address of this network namespace")
         }
-        (_, Cause::PrivilegedPort) => format!(": {fails} because the source port needs CAP_NET_BIND_SERVICE"),
-        (Verdict::Denied, _) if lacks_scope(situation, conclusion) => {
-            let at = if conclusion.cause == Cause::NoRoute { Some(situation.to) } else { situation.from };
+        (_, ConnectCause::PrivilegedPort) => format!(": {fails} because the source port needs CAP_NET_BIND_SERVICE"),
+        (ConnectVerdict::Denied, _) if lacks_scope(situation, conclusion) => {
+            let at = if conclusion.cause == ConnectCause::NoRoute { Some(situation.to) } else { situation.from };
             let addr = at.map(|at| at.text(&situation.facts)).unwrap_or_default();
             format!(": {fails} because the link-local address {addr} has no scope, which is its interface")
         }
-        (_, Cause::NoRoute) => format!(": {fails} because {}", no_route(situation)),
-        (_, Cause::FamilyUnsupported) => format!(": {fails} because IPv6 sockets cannot be created here"),
-        (Verdict::Denied, _) => format!(": {fails}"),
-        (_, Cause::AddressInUse) if conclusion.failure.is_some_and(|(call, _)| call == Call::Connect) => {
+        (_, ConnectCause::NoRoute) => format!(": {fails} because {}", no_route(situation)),
+        (_, ConnectCause::FamilyUnsupported) => format!(": {fails} because IPv6 sockets cannot be created here"),
+        (ConnectVerdict::Denied, _) => format!(": {fails}"),
+        (_, ConnectCause::AddressInUse) if conclusion.failure.is_some_and(|(call, _)| call == FailingCall::Connect) => {
             format!(": {fails} because this connection exists already ({})", obstacle(situation))
         }
         _ => format!(": {fails} because of {}", obstacle(situation)),
     }
 }
 
-fn free(situation: &Situation, conclusion: &Conclusion) -> String {
+fn free(situation: &Situation, conclusion: &ConnectConclusion) -> String {
     let Some((free, choice)) = conclusion.free.zip(situation.choice.as_ref()) else { return String::new() };
+    if free == 0 {
+        return ", bind() finds a port".into();
+    }
     let are = if free == 1 { "is" } else { "are" };
     let most = if choice.destination.uncertain > 0 { "at most " } else { "" };
     format!(", {most}{free} of {} {are} left", count(choice.pool.size as usize, "port"))
@@ -91,10 +97,10 @@ fn none_left(situation: &Situation) -> String {
 
 /// Whether the call fails because its link-local address has no scope. The scope of an address that was bound before is the
 /// interface of the whole socket (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
-fn lacks_scope(situation: &Situation, conclusion: &Conclusion) -> bool {
+fn lacks_scope(situation: &Situation, conclusion: &ConnectConclusion) -> bool {
     match conclusion.failure {
-        Some((Call::Bind, Errno::Other("EINVAL"))) => situation.from.is_some_and(|from| from.lacks_scope()),
-        Some((Call::Connect, Errno::Other("EINVAL"))) => {
+        Some((FailingCall::Bind, Errno::Other("EINVAL"))) => situation.from.is_some_and(|from| from.lacks_scope()),
+        Some((FailingCall::Connect, Errno::Other("EINVAL"))) => {
             situation.to.lacks_scope() && situation.from.is_none_or(|from| from.scope.is_none())
         }
         _ => false,
@@ -125,77 +131,79 @@ fn blocking(situation: &Situation) -> impl Iterator<Item = &Holder> + Clone {
 
 /// Describes the blocking sockets in a few words.
 fn obstacle(situation: &Situation) -> String {
-    let full = |fits: fn(TcpState) -> bool| {
-        blocking(situation).filter(move |h| matches!(h.socket, Socket::Full(full) if fits(full.state)))
-    };
-    let listeners = full(|state| state == TcpState::Listen);
-    let connections = full(is_connection);
-    let bound = full(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-    if listeners.clone().next().is_some() {
-        return format!("a listener: {}", who(listeners));
-    }
-    if connections.clone().next().is_some() {
-        let mut states: Vec<_> = connections.clone().map(|holder| holder.socket.state().upper_name()).collect();
-        states.sort_unstable();
-        states.dedup();
-        let word = if connections.clone().count() == 1 { "a connection" } else { "connections" };
-        return format!("{word} in {}: {}", states.join(", "), who(connections));
-    }
-    if bound.clone().next().is_some() {
-        return format!("a bound socket: {}", who(bound));
-    }
-    let buckets = buckets_counted(blocking(situation));
-    if buckets.is_empty() { "probably a socket that this kernel does not list".into() } else { buckets }
+    let cause = verdict::cause_among(&blocking(situation).collect::<Vec<_>>(), true, false);
+    advice::obstacle(cause, blocking(situation))
 }
 
 /// The commands that help now, the lines that keep a change after a restart, and the reasons.
 #[must_use]
-pub fn advise(situation: &Situation, conclusion: &Conclusion, shell: &Shell, ends_orphans: Option<bool>) -> Help {
+pub fn advise(
+    situation: &Situation,
+    conclusion: &ConnectConclusion,
+    shell: &Shell,
+    ends_orphans: Option<bool>,
+) -> Help {
     let mut help = Help::default();
     match (conclusion.failure, situation.from_port) {
-        (Some((Call::Bind | Call::Socket, _)), _) => {
+        (Some((FailingCall::Bind, _)), None) if situation.bind_finds_no_port() => {
+            if leaves_ports(situation) {
+                let words = ends(situation);
+                let words = ["connect-test"].into_iter().chain(words.iter().map(String::as_str));
+                let words: Vec<&str> = words.chain(["--with", "bind-address-no-port"]).collect();
+                help.commands.push(Step::new(
+                    shell.twtool(Privilege::None, &words),
+                    "test a client that sets IP_BIND_ADDRESS_NO_PORT before bind()",
+                ));
+            }
+            help.append(used_ports(situation, shell));
+        }
+        (Some((FailingCall::Bind | FailingCall::Socket, _)), _) => {
             help.commands = bind_steps(situation, conclusion, shell, ends_orphans);
             help.advice = bind_reasons(situation, conclusion);
         }
-        (Some((Call::Connect, _)), _) if lacks_scope(situation, conclusion) => {
+        (Some((FailingCall::Connect, _)), _) if lacks_scope(situation, conclusion) => {
             help.commands.push(link_local_addresses(shell));
             help.advice.push(format!(
                 "Name the interface in the destination, like {}%eth0: each interface has a link of its own (ipv6(7)).",
                 situation.to.addr
             ));
         }
-        (Some((Call::Connect, _)), _) if conclusion.cause == Cause::NoRoute => {
+        (Some((FailingCall::Connect, _)), _) if conclusion.cause == ConnectCause::NoRoute => {
             help.commands.push(routes(situation, shell));
         }
-        (Some((Call::Connect, _)), Some(_)) => {
+        (Some((FailingCall::Connect, _)), Some(_)) => {
             let cause = match (conclusion.cause, conclusion.inferred) {
                 // connect() probably takes the bucket over, so there is no reason to remove it.
-                (Cause::TimeWait, Some(Verdict::Free)) => bind::Cause::None,
-                (Cause::TimeWait, _) => bind::Cause::TimeWait,
+                (ConnectCause::TimeWait, Some(ConnectVerdict::Free)) => bind::Cause::None,
+                (ConnectCause::TimeWait, _) => bind::Cause::TimeWait,
                 _ => bind::Cause::Connection,
             };
             help.commands = holder_steps(situation, conclusion, cause, shell, ends_orphans);
             help.advice = same_connection_reasons(situation, conclusion);
         }
-        (Some((Call::Connect, _)), None) => {
-            help.commands.push(capacity_step(situation, shell));
-            if let Some(choice) = &situation.choice {
-                let destinations = std::slice::from_ref(&choice.destination);
-                help.append(capacity::advice::advise(
-                    destinations,
-                    &situation.conditions(choice),
-                    &situation.facts,
-                    shell,
-                ));
-            }
-        }
+        (Some((FailingCall::Connect, _)), None) => help.append(used_ports(situation, shell)),
         (None, _) => {}
     }
     help.advice.extend(plain_bind(situation, conclusion));
     help
 }
 
-/// The words of the command line that name the two ends and the options.
+/// Whether connect() may find a port although bind() of the address alone finds none.
+fn leaves_ports(situation: &Situation) -> bool {
+    situation.chosen_by_connect().verdict != ConnectVerdict::Blocked
+}
+
+/// The command that shows what uses the ports, and the advice for a destination that runs out of them.
+fn used_ports(situation: &Situation, shell: &Shell) -> Help {
+    let mut help = Help { commands: vec![capacity_step(situation, shell)], ..Help::default() };
+    if let Some(choice) = &situation.choice {
+        let destinations = std::slice::from_ref(&choice.destination);
+        help.append(capacity::advice::advise(destinations, &situation.conditions(choice), &situation.facts, shell));
+    }
+    help
+}
+
+/// The words of the command line that name the two ends.
 fn ends(situation: &Situation) -> Vec<String> {
     let Situation { facts, to, to_port, from, from_port, .. } = situation;
     let end = |at: &bind::BindAddr, port: Option<Port>| match port {
@@ -208,16 +216,21 @@ fn ends(situation: &Situation) -> Vec<String> {
     words
 }
 
-fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, ends_orphans: Option<bool>) -> Vec<Step> {
+fn bind_steps(
+    situation: &Situation,
+    conclusion: &ConnectConclusion,
+    shell: &Shell,
+    ends_orphans: Option<bool>,
+) -> Vec<Step> {
     let mut steps = vec![];
     // bind() works with the option, but connect() may still fail.
     let purpose = match situation.with_reuseaddr().map(|conclusion| conclusion.verdict) {
-        Some(Verdict::Free) => Some("test a client that sets SO_REUSEADDR before bind(), which works now"),
-        Some(Verdict::Unknown) => Some(
-            "test a client that sets SO_REUSEADDR before bind(): its bind() works now, and its connect() depends on \
-             the TCP timestamps of the old connection",
+        Some(ConnectVerdict::Free) => Some("test a client that sets SO_REUSEADDR before bind(), which works now"),
+        Some(ConnectVerdict::Unknown) => Some(
+            "test a client that sets SO_REUSEADDR before bind(): its bind() works now, and its connect() depends on the TCP \
+             timestamps of the old connection",
         ),
-        Some(Verdict::Blocked | Verdict::Denied) | None => None,
+        Some(ConnectVerdict::Blocked | ConnectVerdict::Denied) | None => None,
     };
     if let Some(purpose) = purpose {
         let words = ends(situation);
@@ -230,15 +243,15 @@ fn bind_steps(situation: &Situation, conclusion: &Conclusion, shell: &Shell, end
         return steps;
     }
     let cause = situation.bind_cause();
-    if (conclusion.verdict, cause) == (Verdict::Denied, bind::Cause::Unknown) {
+    if (conclusion.verdict, cause) == (ConnectVerdict::Denied, bind::Cause::Unknown) {
         // Neither a socket nor a shortage of ports is the reason.
         return steps;
     }
     let others = holder_steps(situation, conclusion, cause, shell, ends_orphans);
     // Buckets end by themselves. For another holder, the command that ends it comes first.
-    let ends = conclusion.cause == Cause::TimeWait || !others.is_empty();
-    let wait = wait(situation, shell).filter(|_| conclusion.verdict == Verdict::Blocked && ends);
-    if conclusion.cause == Cause::TimeWait {
+    let ends = conclusion.cause == ConnectCause::TimeWait || !others.is_empty();
+    let wait = wait(situation, shell).filter(|_| conclusion.verdict == ConnectVerdict::Blocked && ends);
+    if conclusion.cause == ConnectCause::TimeWait {
         steps.extend(wait);
         steps.extend(others);
     } else {
@@ -258,7 +271,7 @@ fn wait(situation: &Situation, shell: &Shell) -> Option<Step> {
 /// The commands that remove the blocking sockets or stop their processes.
 fn holder_steps(
     situation: &Situation,
-    conclusion: &Conclusion,
+    conclusion: &ConnectConclusion,
     cause: bind::Cause,
     shell: &Shell,
     ends_orphans: Option<bool>,
@@ -302,10 +315,10 @@ fn capacity_step(situation: &Situation, shell: &Shell) -> Step {
 }
 
 /// Why bind() fails, and the permanent solution.
-fn bind_reasons(situation: &Situation, conclusion: &Conclusion) -> Vec<String> {
+fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<String> {
     let mut advice = vec![];
     match (conclusion.verdict, situation.bind_cause()) {
-        (Verdict::Denied, _) => {
+        (ConnectVerdict::Denied, _) => {
             if let Some(attempt) = situation.attempts.first()
                 && let CallResult::Failed(errno) = attempt.bind
             {
@@ -346,7 +359,7 @@ fn bind_reasons(situation: &Situation, conclusion: &Conclusion) -> Vec<String> {
                 .into(),
         ),
     }
-    if conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::TimeWait {
+    if conclusion.verdict == ConnectVerdict::Blocked && conclusion.cause == ConnectCause::TimeWait {
         advice.extend(timers(situation));
     }
     advice
@@ -377,8 +390,8 @@ fn timers(situation: &Situation) -> Option<String> {
 }
 
 /// Why connect() fails, or may fail, on a fixed port that bind() accepts.
-fn same_connection_reasons(situation: &Situation, conclusion: &Conclusion) -> Vec<String> {
-    if conclusion.verdict == Verdict::Blocked {
+fn same_connection_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<String> {
+    if conclusion.verdict == ConnectVerdict::Blocked {
         return vec![
             "bind() works, because each socket on the port has SO_REUSEADDR. But two connections cannot have the same source \
              address, source port, destination address and destination port. Use another source port, or end the other \
@@ -404,16 +417,32 @@ fn same_connection_reasons(situation: &Situation, conclusion: &Conclusion) -> Ve
     advice
 }
 
-/// The difference between a client that binds only its address, and one that lets connect() choose the port.
-fn plain_bind(situation: &Situation, conclusion: &Conclusion) -> Option<String> {
-    let bind = situation.bind().filter(|_| situation.from_port.is_none() && conclusion.cause != Cause::NoRoute)?;
-    match (bind, conclusion.verdict) {
-        (CallResult::Failed(Errno::AddrInUse), _) => Some(
-            "Set IP_BIND_ADDRESS_NO_PORT before bind(). Without the option, bind() of the address chooses a port that \
-             no destination uses, and now fails with EADDRINUSE (ip(7))."
+/// The difference between a client that lets bind() choose the port, and one that lets connect() choose it.
+fn plain_bind(situation: &Situation, conclusion: &ConnectConclusion) -> Option<String> {
+    let bind =
+        situation.bind().filter(|_| situation.from_port.is_none() && conclusion.cause != ConnectCause::NoRoute)?;
+    let by_connect = situation.chosen_by_connect();
+    let left = by_connect.free.zip(situation.choice.as_ref()).filter(|_| leaves_ports(situation));
+    match (bind, situation.bind_address_no_port) {
+        (CallResult::Failed(Errno::AddrInUse), false) => left.map(|(free, choice)| {
+            let pool = count(choice.pool.size as usize, "port");
+            let most = if choice.destination.uncertain > 0 { "at most " } else { "" };
+            format!(
+                "Set IP_BIND_ADDRESS_NO_PORT before bind(): connect() then chooses the port, and {most}{free} of {pool} can serve \
+                 this destination. Without the option, bind() needs a port that no socket on the address has (ip(7))."
+            )
+        }),
+        (CallResult::Failed(Errno::AddrInUse), true) => Some(
+            "Without IP_BIND_ADDRESS_NO_PORT, bind() of the address fails with EADDRINUSE now: it needs a port that no socket on the \
+             address has (ip(7))."
                 .into(),
         ),
-        (CallResult::Ok, Verdict::Blocked) => Some(
+        (CallResult::Ok, false) if by_connect.verdict == ConnectVerdict::Blocked => Some(format!(
+            "With IP_BIND_ADDRESS_NO_PORT, connect() would fail with EADDRNOTAVAIL now, because {}. bind() may choose a port that \
+             is explicitly bound on another address, and connect() may not (ip(7)).",
+            none_left(situation)
+        )),
+        (CallResult::Ok, true) if conclusion.verdict == ConnectVerdict::Blocked => Some(
             "A client that binds the address without IP_BIND_ADDRESS_NO_PORT still gets a port: bind() may choose a port that is \
              explicitly bound on another address (ip(7))."
                 .into(),
@@ -422,8 +451,44 @@ fn plain_bind(situation: &Situation, conclusion: &Conclusion) -> Option<String> 
     }
 }
 
-/// Whether the question contains an option that has no effect.
+/// Which value of `--with` has no effect for this client.
 #[must_use]
-pub fn with_has_no_effect(situation: &Situation) -> bool {
-    situation.with != ReuseOptions::NONE && situation.from_port.is_none()
+pub fn ignored_option(situation: &Situation) -> Option<&'static str> {
+    if situation.with != ReuseOptions::NONE && situation.from_port.is_none() {
+        return Some("--with reuseaddr has no effect without a source port in --from");
+    }
+    let alone = situation.from.is_some() && situation.from_port.is_none();
+    (situation.bind_address_no_port && !alone)
+        .then_some("--with bind-address-no-port has an effect only with an address without a port in --from")
+}
+
+/// The name of the client's option, as `--with` takes it.
+#[must_use]
+pub fn option_name(situation: &Situation) -> &'static str {
+    if situation.bind_address_no_port { "bind-address-no-port" } else { with_name(situation.with) }
+}
+
+/// Why the verdict is unknown.
+#[must_use]
+pub fn unknown_because(situation: &Situation, conclusion: &ConnectConclusion) -> Option<&'static str> {
+    if conclusion.verdict != ConnectVerdict::Unknown {
+        return None;
+    }
+    Some(match conclusion.cause {
+        ConnectCause::TimeWait if situation.from_port.is_some() => {
+            "the verdict is unknown: it depends on the TCP timestamps of the old connection, which the kernel does not report for a \
+             TIME_WAIT socket"
+        }
+        ConnectCause::TimeWait if conclusion.inferred.is_some() => {
+            "the verdict is unknown: only ports of TIME_WAIT sockets are left, and it depends on the TCP timestamps of their \
+             connections, which the kernel does not report"
+        }
+        ConnectCause::TimeWait => {
+            "the verdict is unknown: the settings that decide about TIME_WAIT sockets could not be read"
+        }
+        _ if situation.choice.is_some() => {
+            "the verdict is unknown: it is uncertain of each remaining port whether connect() may choose it"
+        }
+        _ => "the verdict is unknown: the ports that are left for this destination could not be counted",
+    })
 }

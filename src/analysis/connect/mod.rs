@@ -1,6 +1,7 @@
 //! Whether connect() finds a local address and a port. The kernel decides in this order, and so does [`Situation::conclude`]:
 //!
-//! 1. bind(), if the client binds an address or a port. A real bind tells its result.
+//! 1. bind(), if the client binds an address or a port. A real bind tells its result. Without a port, bind() chooses one that
+//!    no socket on the address has. With IP_BIND_ADDRESS_NO_PORT, it leaves the choice to connect().
 //! 2. The route, which also gives the local address (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c). A UDP socket tells it.
 //! 3. The port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c):
 //!    - A fixed port fails only if a socket with the same four values exists. connect() takes over a bucket among them if its
@@ -27,7 +28,7 @@ use crate::model::tw_reuse::TwReuse;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ConnectVerdict {
     /// connect() finds an address and a port.
     Free,
     /// No port: in use, or none left.
@@ -38,7 +39,7 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Verdict {
+impl ConnectVerdict {
     /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -53,7 +54,7 @@ impl Verdict {
 
 /// The reason of the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum ConnectCause {
     /// Nothing is in the way.
     None,
     /// connect() has no port left for this destination.
@@ -76,7 +77,7 @@ pub enum Cause {
     Unknown,
 }
 
-impl Cause {
+impl ConnectCause {
     /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -98,13 +99,13 @@ impl Cause {
 /// The call that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names of the system calls")]
-pub enum Call {
+pub enum FailingCall {
     Socket,
     Bind,
     Connect,
 }
 
-impl Call {
+impl FailingCall {
     /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -118,7 +119,7 @@ impl Call {
 
 /// The ports that connect() may choose from, and those left for this destination.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub struct PortChoice {
     /// The ports that connect() may choose from, whatever the destination.
     pub pool: Pool,
     /// How long TIME_WAIT lasts.
@@ -142,6 +143,8 @@ pub struct Situation {
     pub from_port: Option<Port>,
     /// The options that the client sets before bind().
     pub with: ReuseOptions,
+    /// Whether the client sets IP_BIND_ADDRESS_NO_PORT before it binds an address without a port.
+    pub bind_address_no_port: bool,
     /// The results of bind() with [`Self::with`], and with SO_REUSEADDR if that might help. Empty if the client does not bind.
     pub attempts: Vec<Attempt>,
     /// The local address of the connection, or the errno of connect() without a route.
@@ -153,23 +156,23 @@ pub struct Situation {
     /// When connect() may take over a bucket.
     pub reuse: TwReuse,
     /// The ports that connect() may choose, if the client fixes none and there is a route.
-    pub choice: Option<Choice>,
+    pub choice: Option<PortChoice>,
     /// The effective user of this process.
     pub uid: u32,
 }
 
 /// The verdict and what it depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conclusion {
+pub struct ConnectConclusion {
     /// The verdict.
-    pub verdict: Verdict,
+    pub verdict: ConnectVerdict,
     /// Its reason.
-    pub cause: Cause,
-    /// The call that fails, and its errno. With [`Verdict::Unknown`]: the failure that is possible.
-    pub failure: Option<(Call, Errno)>,
+    pub cause: ConnectCause,
+    /// The call that fails, and its errno. With [`ConnectVerdict::Unknown`]: the failure that is possible.
+    pub failure: Option<(FailingCall, Errno)>,
     /// If the verdict is unknown: the probable one, inferred from `net.ipv4.tcp_timestamps`.
-    pub inferred: Option<Verdict>,
-    /// The ports left for this destination; `None` with a fixed source port, or without an answer.
+    pub inferred: Option<ConnectVerdict>,
+    /// The ports that connect() may choose for this destination; `None` with a fixed source port, or without an answer.
     pub free: Option<u32>,
     /// The time until the obstacle ends by itself, if only buckets are in the way.
     pub free_in: Option<Duration>,
@@ -190,7 +193,7 @@ pub fn has_ends(socket: &Socket, local: SocketAddr, remote: SocketAddr, interfac
 impl Situation {
     /// The conditions that the number of free ports depends on.
     #[must_use]
-    pub const fn conditions<'a>(&self, choice: &'a Choice) -> Conditions<'a> {
+    pub const fn conditions<'a>(&self, choice: &'a PortChoice) -> Conditions<'a> {
         Conditions { pool: &choice.pool, reuse: self.reuse, length: choice.length }
     }
 
@@ -221,7 +224,7 @@ impl Situation {
     }
 
     /// The conclusion for the same client with SO_REUSEADDR; `None` if its bind() fails too, or was not tried.
-    fn with_reuseaddr(&self) -> Option<Conclusion> {
+    fn with_reuseaddr(&self) -> Option<ConnectConclusion> {
         let attempts = self.attempts.get(1..).filter(|_| self.reuseaddr_helps())?.to_vec();
         Some(Self { attempts, ..self.clone() }.conclude())
     }
@@ -237,90 +240,124 @@ impl Situation {
         verdict::cause(&self.facts, self.from_port.unwrap_or(Port(0)), own, &self.holders, self.reuseaddr_helps())
     }
 
-    /// Whether bind() of the address alone finds no port, while connect() may find one (IP_BIND_ADDRESS_NO_PORT).
-    fn bind_without_port_is_full(&self) -> bool {
+    /// Whether bind() of the address alone finds no port, while connect() may find one.
+    fn bind_finds_no_port(&self) -> bool {
         self.from_port.is_none() && self.bind() == Some(CallResult::Failed(Errno::AddrInUse))
+    }
+
+    /// Whether bind() chooses the port of a client that fixes none.
+    fn bind_chooses(&self) -> bool {
+        self.from_port.is_none() && self.from.is_some() && !self.bind_address_no_port
     }
 
     /// Draws the conclusion.
     #[must_use]
-    pub fn conclude(&self) -> Conclusion {
+    pub fn conclude(&self) -> ConnectConclusion {
         match self.bind() {
-            Some(CallResult::Failed(errno)) if !self.bind_without_port_is_full() => return self.bind_fails(errno),
-            _ => {}
+            Some(CallResult::Failed(_)) if self.bind_address_no_port && self.bind_finds_no_port() => {}
+            Some(CallResult::Failed(errno)) => return self.bind_fails(errno),
+            Some(CallResult::Ok) | None => {}
         }
         if let Err(errno) = self.route {
             let (call, cause) = match errno {
-                Errno::FamilyNotSupported => (Call::Socket, Cause::FamilyUnsupported),
-                _ => (Call::Connect, Cause::NoRoute),
+                Errno::FamilyNotSupported => (FailingCall::Socket, ConnectCause::FamilyUnsupported),
+                _ => (FailingCall::Connect, ConnectCause::NoRoute),
             };
-            return Conclusion::fails(Verdict::Denied, cause, call, errno);
+            return ConnectConclusion::fails(ConnectVerdict::Denied, cause, call, errno);
         }
         if self.from_port.is_some() {
             return self.with_fixed_port();
         }
-        self.choice.as_ref().map_or(Conclusion::UNKNOWN, with_chosen_port)
+        let chosen = self.chosen_by_connect();
+        // No socket on the address has the port that bind() chooses, so none has the same four values.
+        if self.bind_chooses() { ConnectConclusion { free: chosen.free, ..ConnectConclusion::FREE } } else { chosen }
     }
 
-    fn bind_fails(&self, errno: Errno) -> Conclusion {
+    /// The conclusion for a client that lets connect() choose the port.
+    fn chosen_by_connect(&self) -> ConnectConclusion {
+        self.choice.as_ref().map_or(ConnectConclusion::UNKNOWN, with_chosen_port)
+    }
+
+    fn bind_fails(&self, errno: Errno) -> ConnectConclusion {
+        if self.bind_finds_no_port() {
+            let free = self.chosen_by_connect().free;
+            let fails =
+                ConnectConclusion::fails(ConnectVerdict::Blocked, ConnectCause::Exhausted, FailingCall::Bind, errno);
+            return ConnectConclusion { free, ..fails };
+        }
         let cause = match self.bind_cause() {
-            bind::Cause::Listener | bind::Cause::Bound => Cause::Bound,
-            bind::Cause::Connection => Cause::AddressInUse,
-            bind::Cause::TimeWait | bind::Cause::TimeWaitWithoutReuseaddr => Cause::TimeWait,
-            bind::Cause::PrivilegedPort => Cause::PrivilegedPort,
-            bind::Cause::AddressNotLocal => Cause::AddressNotLocal,
-            bind::Cause::FamilyUnsupported => Cause::FamilyUnsupported,
-            bind::Cause::None | bind::Cause::OwnSocket | bind::Cause::Unknown => Cause::Unknown,
+            bind::Cause::Listener | bind::Cause::Bound => ConnectCause::Bound,
+            bind::Cause::Connection => ConnectCause::AddressInUse,
+            bind::Cause::TimeWait | bind::Cause::TimeWaitWithoutReuseaddr => ConnectCause::TimeWait,
+            bind::Cause::PrivilegedPort => ConnectCause::PrivilegedPort,
+            bind::Cause::AddressNotLocal => ConnectCause::AddressNotLocal,
+            bind::Cause::FamilyUnsupported => ConnectCause::FamilyUnsupported,
+            bind::Cause::None | bind::Cause::OwnSocket | bind::Cause::Unknown => ConnectCause::Unknown,
         };
-        let verdict = if errno == Errno::AddrInUse { Verdict::Blocked } else { Verdict::Denied };
-        let call = if errno == Errno::FamilyNotSupported { Call::Socket } else { Call::Bind };
+        let verdict = if errno == Errno::AddrInUse { ConnectVerdict::Blocked } else { ConnectVerdict::Denied };
+        let call = if errno == Errno::FamilyNotSupported { FailingCall::Socket } else { FailingCall::Bind };
         let sockets = self.holders.iter().map(|holder| &holder.socket);
         let own = self.attempts.get(..1).unwrap_or_default();
-        let free_in = if cause == Cause::TimeWait { conflict::free_in(own, &sockets) } else { None };
-        Conclusion { free_in, ..Conclusion::fails(verdict, cause, call, errno) }
+        let free_in = if cause == ConnectCause::TimeWait { conflict::free_in(own, &sockets) } else { None };
+        ConnectConclusion { free_in, ..ConnectConclusion::fails(verdict, cause, call, errno) }
     }
 
-    fn with_fixed_port(&self) -> Conclusion {
-        let fails = |verdict, cause| Conclusion::fails(verdict, cause, Call::Connect, Errno::AddrNotAvailable);
+    fn with_fixed_port(&self) -> ConnectConclusion {
+        let fails =
+            |verdict, cause| ConnectConclusion::fails(verdict, cause, FailingCall::Connect, Errno::AddrNotAvailable);
         match self.same_connection().map(|holder| holder.socket) {
-            None => Conclusion::FREE,
-            Some(Socket::Full(_)) => fails(Verdict::Blocked, Cause::AddressInUse),
-            Some(Socket::Bucket(bucket)) => Conclusion {
-                inferred: self.reuse.timestamps.map(|on| if on { Verdict::Free } else { Verdict::Blocked }),
+            None => ConnectConclusion::FREE,
+            Some(Socket::Full(_)) => fails(ConnectVerdict::Blocked, ConnectCause::AddressInUse),
+            Some(Socket::Bucket(bucket)) => ConnectConclusion {
+                inferred: self
+                    .reuse
+                    .timestamps
+                    .map(|on| if on { ConnectVerdict::Free } else { ConnectVerdict::Blocked }),
                 free_in: Some(bucket.expires()),
-                ..fails(Verdict::Unknown, Cause::TimeWait)
+                ..fails(ConnectVerdict::Unknown, ConnectCause::TimeWait)
             },
         }
     }
 }
 
 /// The conclusion for a client that lets connect() choose the port.
-fn with_chosen_port(choice: &Choice) -> Conclusion {
+fn with_chosen_port(choice: &PortChoice) -> ConnectConclusion {
     let one = &choice.destination;
-    let none_left = Conclusion::fails(Verdict::Blocked, Cause::Exhausted, Call::Connect, Errno::AddrNotAvailable);
+    let none_left = ConnectConclusion::fails(
+        ConnectVerdict::Blocked,
+        ConnectCause::Exhausted,
+        FailingCall::Connect,
+        Errno::AddrNotAvailable,
+    );
     let reusable = one.reusable.unwrap_or_default();
     let certain = one.free.saturating_sub(one.uncertain.saturating_add(reusable));
     // Buckets do not count as free if the settings that decide about them could not be read.
     let unread = one.reusable.is_none() && one.time_wait > 0;
     let conclusion = match (certain, one.free) {
-        (1.., _) => Conclusion::FREE,
-        (0, 0) if !unread => Conclusion { free_in: one.first_released, ..none_left },
-        (0, _) => Conclusion {
-            verdict: Verdict::Unknown,
-            cause: if reusable > 0 || unread { Cause::TimeWait } else { Cause::Unknown },
-            inferred: (reusable > 0).then_some(Verdict::Free),
+        (1.., _) => ConnectConclusion::FREE,
+        (0, 0) if !unread => ConnectConclusion { free_in: one.first_released, ..none_left },
+        (0, _) => ConnectConclusion {
+            verdict: ConnectVerdict::Unknown,
+            cause: if reusable > 0 || unread { ConnectCause::TimeWait } else { ConnectCause::Unknown },
+            inferred: (reusable > 0).then_some(ConnectVerdict::Free),
             ..none_left
         },
     };
-    Conclusion { free: Some(one.free), ..conclusion }
+    ConnectConclusion { free: Some(one.free), ..conclusion }
 }
 
-impl Conclusion {
-    const FREE: Self =
-        Self { verdict: Verdict::Free, cause: Cause::None, failure: None, inferred: None, free: None, free_in: None };
-    const UNKNOWN: Self = Self { verdict: Verdict::Unknown, cause: Cause::Unknown, ..Self::FREE };
+impl ConnectConclusion {
+    const FREE: Self = Self {
+        verdict: ConnectVerdict::Free,
+        cause: ConnectCause::None,
+        failure: None,
+        inferred: None,
+        free: None,
+        free_in: None,
+    };
+    const UNKNOWN: Self = Self { verdict: ConnectVerdict::Unknown, cause: ConnectCause::Unknown, ..Self::FREE };
 
-    const fn fails(verdict: Verdict, cause: Cause, call: Call, errno: Errno) -> Self {
+    const fn fails(verdict: ConnectVerdict, cause: ConnectCause, call: FailingCall, errno: Errno) -> Self {
         Self { verdict, cause, failure: Some((call, errno)), ..Self::FREE }
     }
 }

@@ -36,6 +36,7 @@ fn situation() -> Situation {
         from: Some(at(FROM)),
         from_port: Some(Port(15060)),
         with: ReuseOptions::NONE,
+        bind_address_no_port: false,
         attempts: vec![attempt(ReuseOptions::NONE, CallResult::Ok)],
         route: Ok(FROM.parse().expect(FROM)),
         holders: vec![],
@@ -67,31 +68,31 @@ fn bind_decides_before_the_route_and_the_route_before_the_port() {
     let first =
         Situation { attempts: failed(Errno::AddrInUse), route: unreachable, holders: same.clone(), ..situation() };
     let conclusion = first.conclude();
-    assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Blocked, Cause::TimeWait));
-    assert_eq!(conclusion.failure, Some((Call::Bind, Errno::AddrInUse)));
+    assert_eq!((conclusion.verdict, conclusion.cause), (ConnectVerdict::Blocked, ConnectCause::TimeWait));
+    assert_eq!(conclusion.failure, Some((FailingCall::Bind, Errno::AddrInUse)));
     assert_eq!(conclusion.free_in, Some(Duration::from_secs(41)));
     let second = Situation { attempts: situation().attempts, ..first };
     let conclusion = second.conclude();
-    assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Denied, Cause::NoRoute));
+    assert_eq!((conclusion.verdict, conclusion.cause), (ConnectVerdict::Denied, ConnectCause::NoRoute));
     let third = Situation { route: situation().route, ..second };
-    assert_eq!(third.conclude().verdict, Verdict::Unknown);
-    assert_eq!(Situation { holders: vec![], ..third }.conclude(), Conclusion::FREE);
+    assert_eq!(third.conclude().verdict, ConnectVerdict::Unknown);
+    assert_eq!(Situation { holders: vec![], ..third }.conclude(), ConnectConclusion::FREE);
 }
 
 #[test]
 fn timestamps_decide_about_a_bucket_with_the_same_four_values() {
     for (timestamps, inferred) in
-        [(Some(true), Some(Verdict::Free)), (Some(false), Some(Verdict::Blocked)), (None, None)]
+        [(Some(true), Some(ConnectVerdict::Free)), (Some(false), Some(ConnectVerdict::Blocked)), (None, None)]
     {
         let reuse = TwReuse { timestamps, ..situation().reuse };
         let conclusion = Situation { reuse, holders: vec![bucket(TO, 443, None)], ..situation() }.conclude();
         assert_eq!(
             (conclusion.verdict, conclusion.cause, conclusion.inferred),
-            (Verdict::Unknown, Cause::TimeWait, inferred)
+            (ConnectVerdict::Unknown, ConnectCause::TimeWait, inferred)
         );
     }
     for other in [bucket(TO, 444, None), bucket("192.0.2.2", 443, None), bucket(TO, 443, Some(7))] {
-        assert_eq!(Situation { holders: vec![other], ..situation() }.conclude(), Conclusion::FREE);
+        assert_eq!(Situation { holders: vec![other], ..situation() }.conclude(), ConnectConclusion::FREE);
     }
 }
 
@@ -125,29 +126,35 @@ fn an_open_connection_with_the_same_four_values_is_certain() {
         }))
     };
     let conclusion = Situation { holders: vec![full(TcpState::CloseWait)], ..situation() }.conclude();
-    assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Blocked, Cause::AddressInUse));
-    assert_eq!(conclusion.failure, Some((Call::Connect, Errno::AddrNotAvailable)));
+    assert_eq!((conclusion.verdict, conclusion.cause), (ConnectVerdict::Blocked, ConnectCause::AddressInUse));
+    assert_eq!(conclusion.failure, Some((FailingCall::Connect, Errno::AddrNotAvailable)));
 }
 
 #[test]
 fn an_errno_of_bind_that_is_not_about_ports_is_a_denial() {
     for (errno, cause, call) in [
-        (Errno::AddrNotAvailable, Cause::AddressNotLocal, Call::Bind),
-        (Errno::FamilyNotSupported, Cause::FamilyUnsupported, Call::Socket),
-        (Errno::Other("EINVAL"), Cause::Unknown, Call::Bind),
+        (Errno::AddrNotAvailable, ConnectCause::AddressNotLocal, FailingCall::Bind),
+        (Errno::FamilyNotSupported, ConnectCause::FamilyUnsupported, FailingCall::Socket),
+        (Errno::Other("EINVAL"), ConnectCause::Unknown, FailingCall::Bind),
         // A security module; the port needs no privilege.
-        (Errno::Access, Cause::Unknown, Call::Bind),
+        (Errno::Access, ConnectCause::Unknown, FailingCall::Bind),
     ] {
         let conclusion = Situation { attempts: failed(errno), ..situation() }.conclude();
-        assert_eq!((conclusion.verdict, conclusion.cause), (Verdict::Denied, cause));
+        assert_eq!((conclusion.verdict, conclusion.cause), (ConnectVerdict::Denied, cause));
         assert_eq!(conclusion.failure, Some((call, errno)));
     }
     let privileged = Situation { attempts: failed(Errno::Access), from_port: Some(Port(99)), ..situation() };
-    assert_eq!(privileged.conclude().cause, Cause::PrivilegedPort);
+    assert_eq!(privileged.conclude().cause, ConnectCause::PrivilegedPort);
 }
 
-/// A client that lets connect() choose the port. `reusable` of the `free` ports have a bucket.
-fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> Conclusion {
+/// A client that lets connect() choose the port.
+fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> ConnectConclusion {
+    let choice = Some(choice(free, uncertain, reusable));
+    Situation { from: None, from_port: None, attempts: vec![], choice, ..situation() }.conclude()
+}
+
+/// Ports for connect(). `reusable` of the `free` ports have a bucket.
+fn choice(free: u32, uncertain: u32, reusable: Option<u32>) -> PortChoice {
     let ports = PortRange::new(Port(40_000), Port(40_007)).expect("forwards");
     let ends = super::super::capacity::sockets::ConnectionEnds {
         ipv6: false,
@@ -172,8 +179,7 @@ fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> Conclusion {
         first_released: Some(Duration::from_secs(3)),
     };
     let pool = Pool::new(ports, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0);
-    let choice = Some(Choice { pool, length: Length::learn(None, None), destination });
-    Situation { from_port: None, choice, ..situation() }.conclude()
+    PortChoice { pool, length: Length::learn(None, None), destination }
 }
 
 #[test]
@@ -182,18 +188,37 @@ fn only_ports_that_are_certainly_left_are_an_answer() {
         let conclusion = chosen(free, uncertain, reusable);
         (conclusion.verdict, conclusion.cause, conclusion.inferred)
     };
-    assert_eq!(verdict(8, 0, Some(0)), (Verdict::Free, Cause::None, None));
-    assert_eq!(verdict(3, 1, Some(1)), (Verdict::Free, Cause::None, None));
-    assert_eq!(verdict(0, 0, Some(0)), (Verdict::Blocked, Cause::Exhausted, None));
-    assert_eq!(verdict(2, 0, Some(2)), (Verdict::Unknown, Cause::TimeWait, Some(Verdict::Free)));
-    assert_eq!(verdict(2, 2, Some(0)), (Verdict::Unknown, Cause::Unknown, None));
-    assert_eq!(verdict(0, 0, None), (Verdict::Unknown, Cause::TimeWait, None), "the settings could not be read");
+    assert_eq!(verdict(8, 0, Some(0)), (ConnectVerdict::Free, ConnectCause::None, None));
+    assert_eq!(verdict(3, 1, Some(1)), (ConnectVerdict::Free, ConnectCause::None, None));
+    assert_eq!(verdict(0, 0, Some(0)), (ConnectVerdict::Blocked, ConnectCause::Exhausted, None));
+    assert_eq!(verdict(2, 0, Some(2)), (ConnectVerdict::Unknown, ConnectCause::TimeWait, Some(ConnectVerdict::Free)));
+    assert_eq!(verdict(2, 2, Some(0)), (ConnectVerdict::Unknown, ConnectCause::Unknown, None));
+    assert_eq!(
+        verdict(0, 0, None),
+        (ConnectVerdict::Unknown, ConnectCause::TimeWait, None),
+        "the settings could not be read"
+    );
     assert_eq!(chosen(0, 0, Some(0)).free_in, Some(Duration::from_secs(3)));
     assert_eq!((chosen(2, 2, Some(0)).free, chosen(2, 2, Some(0)).free_in), (Some(2), None));
 }
 
 #[test]
-fn a_full_bind_of_the_address_alone_does_not_decide() {
-    let conclusion = Situation { attempts: failed(Errno::AddrInUse), from_port: None, ..situation() }.conclude();
-    assert_eq!(conclusion, Conclusion::UNKNOWN, "the ports decide, which are not known here");
+fn bind_decides_about_a_client_that_binds_an_address_without_a_port() {
+    let full = choice(3, 0, Some(0));
+    let none = choice(0, 0, Some(0));
+    let conclude = |bind: CallResult, bind_address_no_port, choice: &PortChoice| {
+        let attempts = vec![attempt(ReuseOptions::NONE, bind)];
+        let choice = Some(choice.clone());
+        let conclusion =
+            Situation { attempts, from_port: None, choice, bind_address_no_port, ..situation() }.conclude();
+        (conclusion.verdict, conclusion.cause, conclusion.failure.map(|(call, _)| call), conclusion.free)
+    };
+    let in_use = CallResult::Failed(Errno::AddrInUse);
+    let blocked = |call, free| (ConnectVerdict::Blocked, ConnectCause::Exhausted, Some(call), Some(free));
+    let free = |free| (ConnectVerdict::Free, ConnectCause::None, None, Some(free));
+    assert_eq!(conclude(in_use, false, &full), blocked(FailingCall::Bind, 3));
+    assert_eq!(conclude(in_use, true, &full), free(3));
+    assert_eq!(conclude(in_use, true, &none), blocked(FailingCall::Connect, 0));
+    assert_eq!(conclude(CallResult::Ok, false, &none), free(0));
+    assert_eq!(conclude(CallResult::Ok, true, &none), blocked(FailingCall::Connect, 0));
 }
