@@ -13,7 +13,7 @@ use twtool::view::steps::LastingRecord;
 
 use crate::support::situations::{bucket_of_client, bucket_of_server, half_closed, listen};
 use crate::support::suite;
-use crate::support::twtool::{subcommands, twtool};
+use crate::support::twtool::{PATH, subcommands, twtool};
 use crate::support::watcher::Watcher;
 
 suite! {
@@ -287,6 +287,22 @@ fn every_json_key_is_documented() {
             seen.entry(heading).or_default().append(&mut found);
         }
     }
+    let heading = "twtool.why/1";
+    let section = Section::of(text, heading);
+    let script = "\"$0\" bind-test 8080 --addr 127.0.0.1; \"$0\" bind-test 0 --addr 127.0.0.1 --listen";
+    let run = twtool(["why", "-o", "ndjson", "--detach", "sh", "-c", script, PATH]);
+    let records = crate::why::records(&run);
+    for wanted in ["call", "note", "end"] {
+        assert!(records.iter().any(|record| record["type"] == wanted), "{wanted}{run}");
+    }
+    let mut found = BTreeSet::new();
+    for record in &records {
+        keys(record, &mut found);
+    }
+    let known = |key: &&String| [&section].into_iter().chain(&shared).any(|section| section.words.contains(*key));
+    let missing: Vec<_> = found.iter().filter(|key| !known(key)).collect();
+    assert!(missing.is_empty(), "{heading} in docs/json.md lacks {missing:?}{run}");
+    seen.insert(heading.into(), found);
     let mut watcher = Watcher::start("100ms", &[]);
     bucket_of_server(&server, "127.0.0.1:8080");
     while watcher.events.is_empty() {

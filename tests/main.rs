@@ -54,6 +54,8 @@ mod wait_for_others;
 mod watch;
 mod watch_fates;
 mod why;
+mod why_kinds;
+mod why_process;
 mod why_programs;
 
 use std::io::Write as _;
@@ -123,6 +125,8 @@ fn main() -> ExitCode {
         watch::suite(),
         watch_fates::suite(),
         why::suite(),
+        why_kinds::suite(),
+        why_process::suite(),
         why_programs::suite(),
     ];
     let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };

@@ -3,14 +3,12 @@
 //! The program that is watched is mostly twtool's own `bind-test`: it binds with every set of options, and reports each result.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use twtool::model::bind::ReuseOptions;
 
 use crate::support::commands::needs_program;
-use crate::support::dialogue::Dialogue;
 use crate::support::limits::refuse;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::suite;
@@ -38,17 +36,13 @@ suite! {
         where_ptrace_is_refused_the_exact_reason_is_printed,
         a_second_tracer_is_refused_by_name,
         the_commands_that_are_printed_work,
-        a_shell_controls_the_job_as_without_twtool,
-        a_running_process_is_watched_and_runs_on,
-        a_program_is_let_go_when_it_listens,
-        strace_outside_and_inside_is_refused_without_harm,
-        socket_activation_finds_its_pid,
+        the_end_repeats_the_cause_of_each_failure,
         without_a_seccomp_filter_the_slower_way_reports_the_same,
     ],
 }
 
 /// Runs `twtool why -o ndjson` with a command, and returns the run and its records.
-fn why(words: &[&str]) -> (Run, Vec<Value>) {
+pub(crate) fn why(words: &[&str]) -> (Run, Vec<Value>) {
     let run = twtool(["why", "-o", "ndjson", "--"].iter().chain(words));
     let records = records(&run);
     (run, records)
@@ -56,12 +50,12 @@ fn why(words: &[&str]) -> (Run, Vec<Value>) {
 
 /// The lines of standard error that are records.
 #[track_caller]
-fn records(run: &Run) -> Vec<Value> {
+pub(crate) fn records(run: &Run) -> Vec<Value> {
     let lines = run.stderr.lines().filter(|line| line.starts_with('{'));
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}{run}"))).collect()
 }
 
-fn of_type<'a>(records: &'a [Value], wanted: &str) -> Vec<&'a Value> {
+pub(crate) fn of_type<'a>(records: &'a [Value], wanted: &str) -> Vec<&'a Value> {
     records.iter().filter(|record| record["type"] == wanted).collect()
 }
 
@@ -132,6 +126,24 @@ fn a_listen_is_reported_with_the_port_that_the_kernel_chose() {
     assert_eq!(listening.len(), 4, "{run}");
     assert!(listening.iter().all(|one| one["port"].as_u64().is_some_and(|port| port > 1024)), "{run}");
     assert!(listening.iter().any(|one| one["port"] == run.json()["chosen_port"]), "{run}");
+}
+
+fn the_end_repeats_the_cause_of_each_failure() {
+    let _server = listen("127.0.0.1:8080");
+    let words = ["why", PATH, "bind-test", "8080", "--addr", "127.0.0.1"];
+    let run = twtool(words).code(1);
+    let (_, end) = run.stderr.split_once("calls failed:\n").unwrap_or_else(|| panic!("no end{run}"));
+    let end = end.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(end.contains("bind() to 127.0.0.1:8080: EADDRINUSE; blocked by a listener: "), "{end}");
+    let (run, records) = why(&words[1..]);
+    let failed = of_type(&records, "end")[0]["failed"].as_array().expect("a list");
+    assert!(failed.len() == 4 && failed.iter().all(|one| one["cause"] == "listener"), "{run}");
+    // A refused connection is counted, and not explained.
+    needs_program("python3");
+    let script = "import socket\ntry: socket.create_connection(('127.0.0.1', 1))\nexcept OSError: pass";
+    let (run, records) = why(&["python3", "-c", script]);
+    let failed = &of_type(&records, "end")[0]["failed"][0];
+    assert_eq!((&failed["errno"], &failed["cause"]), (&"ECONNREFUSED".into(), &Value::Null), "{run}");
 }
 
 fn a_port_that_the_program_holds_itself_is_reported_as_such() {
@@ -310,7 +322,7 @@ fn a_log_that_cannot_be_written_is_reported() {
 
 fn a_program_that_daemonises_is_watched_to_its_end() {
     // The command ends at once; what it started binds later.
-    let script = format!("(sleep 0.3; exec {PATH} bind-test 8080 --addr 192.0.2.7 >/dev/null) & exit 3");
+    let script = format!("(sleep 2; exec {PATH} bind-test 8080 --addr 192.0.2.7 >/dev/null) & exit 3");
     let (run, records) = why(&["sh", "-c", &script]);
     let run = run.code(3);
     assert!(of_type(&records, "note").iter().any(|note| note["note"] == "runs-on"), "{run}");
@@ -409,104 +421,4 @@ fn the_commands_that_are_printed_work() {
     let records = records(&run);
     let call = of_type(&records, "call")[0];
     assert_eq!((&call["errno"], &call["cause"]), (&"EADDRNOTAVAIL".into(), &"exhausted".into()), "{run}");
-}
-
-/// A shell with job control on a terminal of its own: Ctrl-Z stops the job, fg continues it, Ctrl-C ends it.
-fn a_shell_controls_the_job_as_without_twtool() {
-    needs_program("bash");
-    needs_program("setsid");
-    let run_in_shell = |begin: &str| {
-        let mut shell = Command::new("setsid");
-        shell
-            .args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"])
-            .env("TW", PATH)
-            .env("PS1", "")
-            .env("HISTFILE", "/dev/null");
-        let mut dialogue = Dialogue::of(shell);
-        // Standard output is a pipe.
-        dialogue.types("exec >&2");
-        dialogue.types(&format!("{begin} sh -c 'echo be''gun; read x; echo got-$x; read x; exit 9'"));
-        dialogue.until("begun");
-        dialogue.types("one");
-        dialogue.until("got-one");
-        dialogue.types_control('Z');
-        dialogue.until("Stopped");
-        dialogue.types("fg");
-        dialogue.await_child_named("sh");
-        dialogue.types("two");
-        dialogue.await_child_named("bash");
-        dialogue.types("echo code-$?-end");
-        dialogue.until("code-9-end");
-        dialogue.types(&format!("{begin} sleep 1000"));
-        dialogue.await_child_named("sleep");
-        dialogue.types_control('C');
-        dialogue.await_child_named("bash");
-        dialogue.types("echo code-$?-end");
-        dialogue.until("code-130-end");
-        dialogue.types("exit");
-        dialogue.end()
-    };
-    let _ = run_in_shell("");
-    let _ = run_in_shell("$TW why -q");
-}
-
-fn a_running_process_is_watched_and_runs_on() {
-    needs_program("python3");
-    let script = "import socket, sys\nfor line in sys.stdin:\n try: socket.socket().bind(('192.0.2.7', 8080))\n except OSError as e: print(e.errno, flush=True)\n";
-    let mut target = Command::new("python3");
-    let mut target =
-        target.args(["-u", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
-    let mut answers = BufReader::new(target.stdout.take().expect("a pipe"));
-    let mut ask = |target: &mut std::process::Child| {
-        writeln!(target.stdin.as_mut().expect("a pipe")).expect("written");
-        let mut line = String::new();
-        answers.read_line(&mut line).expect("read");
-        assert_eq!(line, "99\n");
-    };
-    ask(&mut target);
-    let pid = target.id().to_string();
-    let mut why = command(["why", "-o", "ndjson", "--pid", &pid]).stderr(Stdio::piped()).spawn().expect("started");
-    let mut lines = BufReader::new(why.stderr.take().expect("a pipe")).lines().map(|line| line.expect("a line"));
-    let slow = lines.next().expect("a note");
-    assert!(slow.contains("slow"), "{slow}");
-    ask(&mut target);
-    let call: Value = serde_json::from_str(&lines.next().expect("a call")).expect("a record");
-    assert_eq!(
-        (&call["call"], &call["addr"], &call["errno"]),
-        (&"bind".into(), &"192.0.2.7".into(), &"EADDRNOTAVAIL".into())
-    );
-    let number = nix::unistd::Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
-    nix::sys::signal::kill(number, nix::sys::signal::Signal::SIGTERM).expect("sent");
-    assert_eq!(why.wait().expect("it ends").code(), Some(143));
-    ask(&mut target);
-    drop(target.stdin.take());
-    assert!(target.wait().expect("it ends").success());
-    twtool(["why", "--pid", "2147483647"]).code(125);
-}
-
-fn a_program_is_let_go_when_it_listens() {
-    needs_program("python3");
-    let script = "import socket, re\ns = socket.create_server(('127.0.0.1', 8080))\nwhile not re.search('TracerPid:\\\\t0', open('/proc/self/status').read()): pass\nprint('alone')\nraise SystemExit(7)";
-    let run = twtool(["why", "--detach", "python3", "-c", script]).code(7);
-    assert_eq!(run.stdout, "alone\n", "{run}");
-    assert!(run.stderr.contains("listens on 127.0.0.1:8080"), "{run}");
-}
-
-fn strace_outside_and_inside_is_refused_without_harm() {
-    needs_program("strace");
-    let strace = |args: &[&str]| Run::of(Command::new("strace").args(["-o", "/dev/null"]).args(args));
-    let refused = strace(&["-f", PATH, "why", "echo", "started"]).code(125);
-    assert!(refused.stderr.contains("strace (pid") && refused.stdout.is_empty(), "{refused}");
-    assert_eq!(strace(&[PATH, "why", "-q", "echo", "started"]).code(0).stdout, "started\n");
-    let inside = twtool(["why", "strace", "-o", "/dev/null", "echo", "started"]).code(1);
-    assert!(inside.stdout.is_empty(), "{inside}");
-}
-
-fn socket_activation_finds_its_pid() {
-    let script =
-        "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$0\" why -q sh -c 'echo $(($LISTEN_PID - $$)) $(($WATCHDOG_PID - $$))'";
-    let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);
-    assert_eq!(run.stdout, "0 0\n", "{run}");
-    let other = Run::of(command(["why", "-q", "sh", "-c", "echo $LISTEN_PID"]).env("LISTEN_PID", "1")).code(0);
-    assert_eq!(other.stdout, "1\n", "{other}");
 }

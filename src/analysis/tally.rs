@@ -1,8 +1,10 @@
-//! Counts what a watched program did: where it listens, and which calls failed.
+//! Counts what a watched program did: where it listens, and which calls failed. Repeated failures are explained once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::model::call::{CallName, CalledAddr, CalledSocket, SocketCall};
+use super::call::Explanation;
+use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCall};
 
 /// A kind of failure. Repeats are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,18 +37,34 @@ impl FailureKind {
     }
 }
 
+/// The last explanation of a kind of failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastExplanation {
+    /// The cause.
+    pub cause: CallCause,
+    /// The reason in a few words. It contains names of processes, so escape it for a terminal.
+    pub headline: String,
+    /// When the call was examined, since the start of the watch.
+    pub at: Duration,
+}
+
+/// The time after which an equal failure is examined again.
+const FOLDED: Duration = Duration::from_secs(1);
+
 /// What a watched program did.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub struct CallTally {
     /// The successful listens on TCP sockets, each address and set of options once, with the number of calls.
     pub listening: Vec<(SocketCall, usize)>,
     /// The failures and how often each happened.
     pub failures: BTreeMap<FailureKind, usize>,
+    /// The failures that were explained.
+    pub explained: BTreeMap<FailureKind, LastExplanation>,
     /// Calls of all kinds.
     pub calls: usize,
 }
 
-impl Tally {
+impl CallTally {
     /// Counts a call. Returns whether it is the first of its kind.
     pub fn add(&mut self, call: &SocketCall) -> bool {
         self.calls += 1;
@@ -69,6 +87,20 @@ impl Tally {
         }
         self.listening.push((call.clone(), 1));
         true
+    }
+
+    /// Whether a failure of this kind is to be examined: an equal one was not examined a moment ago.
+    #[must_use]
+    pub fn is_due(&self, kind: &FailureKind, at: Duration) -> bool {
+        self.explained.get(kind).is_none_or(|last| at.saturating_sub(last.at) >= FOLDED)
+    }
+
+    /// Keeps an explanation. Returns whether it differs from the last one of its kind.
+    pub fn explain(&mut self, kind: FailureKind, explanation: &Explanation, at: Duration) -> bool {
+        let Explanation { cause, headline, .. } = explanation;
+        let last = LastExplanation { cause: *cause, headline: headline.clone(), at };
+        let known = self.explained.insert(kind, last);
+        known.is_none_or(|known| (known.cause, &known.headline) != (*cause, headline))
     }
 
     /// The number of calls that failed.

@@ -45,7 +45,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     let word = args.words.get(args.index).cloned().unwrap_or_default();
     let is_container =
         |word: &OsString| word.to_str().is_some_and(|word| word == "--container" || word.starts_with("--container="));
-    let context = Context {
+    let context = CompletionContext {
         netns: selected_netns(before),
         container: before.iter().any(is_container),
         previous: before.last().cloned().unwrap_or_default(),
@@ -75,7 +75,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
 
 /// What the words before the completed word say about it.
 #[derive(Clone, Debug)]
-struct Context {
+struct CompletionContext {
     /// The value of `--netns`.
     netns: Option<OsString>,
     /// Whether `--container` is given. To find its namespace takes longer than a completion may.
@@ -83,7 +83,7 @@ struct Context {
     previous: OsString,
 }
 
-impl Context {
+impl CompletionContext {
     /// A snapshot source for the selected namespace; `None` if it does not exist or cannot be opened.
     fn snapshot(&self) -> Option<Snapshot> {
         if self.container {
@@ -102,7 +102,7 @@ fn selected_netns(words: &[OsString]) -> Option<OsString> {
 }
 
 /// Adds the values of this machine to an argument.
-fn with_values(arg: Arg, context: &Context, commands: &[String]) -> Arg {
+fn with_values(arg: Arg, context: &CompletionContext, commands: &[String]) -> Arg {
     let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string).unwrap_or_default();
     let context = context.clone();
     let remote = arg.get_id().as_str().starts_with("remote");
@@ -131,7 +131,7 @@ fn offer(arg: Arg, values: impl Fn(&str) -> Vec<CompletionCandidate> + Send + Sy
 }
 
 /// Ports in use: listeners first, then those with the most TIME_WAIT sockets. Names of services once a letter is typed.
-fn ports(context: &Context, remote: bool, word: &str) -> Vec<CompletionCandidate> {
+fn ports(context: &CompletionContext, remote: bool, word: &str) -> Vec<CompletionCandidate> {
     let Some((ports, services)) = context.snapshot().and_then(|snapshot| snapshot.used_ports(remote).ok()) else {
         return vec![];
     };
@@ -162,13 +162,13 @@ fn namespaces(word: &str) -> Vec<CompletionCandidate> {
     names::netns_names().into_iter().map(CompletionCandidate::new).collect()
 }
 
-fn interfaces(context: &Context) -> Vec<CompletionCandidate> {
+fn interfaces(context: &CompletionContext) -> Vec<CompletionCandidate> {
     let names = context.snapshot().and_then(|snapshot| snapshot.interface_names().ok()).unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
 /// The words that begin a test, and interfaces after `dev`.
-fn filter_words(context: &Context) -> Vec<CompletionCandidate> {
+fn filter_words(context: &CompletionContext) -> Vec<CompletionCandidate> {
     if context.previous == "dev" {
         interfaces(context)
     } else {

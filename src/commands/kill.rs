@@ -25,7 +25,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::removal::{Candidates, Others, Removal};
 use crate::view;
 use crate::view::json::Envelope;
-use crate::view::kill::{Plan, Report};
+use crate::view::kill::{Plan, RemovalReport};
 
 /// Arguments of `twtool kill`.
 #[derive(Args, Clone, Debug)]
@@ -143,7 +143,8 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
 
     let complete = found.complete && removal.verified;
     let Candidates { targets, facts, .. } = &found;
-    let report = Report { targets, outcomes: &removal.outcomes, facts, orphans: args.orphans, dry_run: args.dry_run };
+    let report =
+        RemovalReport { targets, outcomes: &removal.outcomes, facts, orphans: args.orphans, dry_run: args.dry_run };
     match global.format() {
         Format::Json => {
             let envelope = Envelope { schema: "twtool.kill/1", facts, complete, warnings: &warnings };

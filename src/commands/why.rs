@@ -1,6 +1,6 @@
 //! `twtool why`: runs a program, and explains each of its bind, listen and connect calls that fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -12,15 +12,14 @@ use clap::Args;
 
 use super::{ColorChoice, CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::call::{self, Explanation, FailedCall, PortsLeft};
-use crate::analysis::tally::{FailureKind, Tally};
+use crate::analysis::tally::{CallTally, FailureKind};
 use crate::filter::parser::parse_duration;
-use crate::model::bind::Cause;
-use crate::model::call::{CallCause, CallName, CalledSocket, ProgramEnd, SocketCall, WatchNote};
-use crate::model::command::{Caller, Help, Shell};
+use crate::model::call::{CallName, CalledSocket, ProgramEnd, SocketCall, WatchNote};
+use crate::model::command::{Caller, Shell};
 use crate::model::name::text_of;
-use crate::snapshot::call::{CallSituation, Event, Target, Watched, situation, watch};
+use crate::snapshot::call::{CallSituation, ProgramEvent, ProgramTarget, WatchEnd, situation, watch};
 use crate::view::style::TextStyle;
-use crate::view::why::{self as view, ExplainedCall, Report};
+use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
@@ -114,8 +113,8 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
     });
     let mut log: Option<File> = log.transpose()?;
     let target = match args.pid {
-        Some(pid) => Target::Process(pid),
-        None => Target::Command { words: args.command.clone(), detach: args.detach },
+        Some(pid) => ProgramTarget::Process(pid),
+        None => ProgramTarget::Command { words: args.command.clone(), detach: args.detach },
     };
     let style = match (&log, &context.prompt) {
         (Some(_), _) => TextStyle { color: false, width: None, unicode: true },
@@ -127,7 +126,7 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
     };
     let words: Vec<String> = args.command.iter().map(|word| text_of(word.as_bytes())).collect();
     let program = args.pid.map_or_else(|| words.first().cloned().unwrap_or_default(), |pid| format!("process {pid}"));
-    let mut reporter = Reporter {
+    let mut reporter = CallReporter {
         out: match &mut log {
             Some(file) => file,
             None => context.err,
@@ -138,34 +137,30 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         ipv4: global.ipv4_on_the_wire(),
         command: words,
         caller: context.caller.clone(),
-        tally: Tally::default(),
-        explained: BTreeMap::new(),
+        tally: CallTally::default(),
         failed: None,
     };
     let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
     let end = match watched {
         // The stub has printed why.
-        Watched::NotStarted(end) => return Ok(ExitStatus::Code(end.code())),
-        Watched::Ended(end) => Some(end),
-        Watched::ProcessLeft | Watched::Interrupted(_) => None,
+        WatchEnd::NotStarted(end) => return Ok(ExitStatus::Code(end.code())),
+        WatchEnd::Ended(end) => Some(end),
+        WatchEnd::ProcessLeft | WatchEnd::Interrupted(_) => None,
     };
-    reporter.report(&Report { program: &program, end, tally: &reporter.tally.clone(), at });
+    reporter.report(&ProgramReport { program: &program, end, tally: &reporter.tally.clone(), at });
     let failure = reporter.failed.take();
     if let Some((path, error)) = args.log.as_ref().zip(failure) {
         context.warn(&[format!("the log '{}' is not complete: {error}", path.display())]);
     }
     Ok(match (watched, end) {
         (_, Some(end)) => ExitStatus::Code(end.code()),
-        (Watched::Interrupted(signal), None) => ExitStatus::Code(ProgramEnd::Signaled(signal).code()),
+        (WatchEnd::Interrupted(signal), None) => ExitStatus::Code(ProgramEnd::Signaled(signal).code()),
         (_, None) => ExitStatus::Yes,
     })
 }
 
-/// The time after which an equal failure is examined again.
-const FOLDED: Duration = Duration::from_secs(1);
-
 /// Writes and counts events. If writing fails, the program continues to run.
-struct Reporter<'a> {
+struct CallReporter<'a> {
     out: &'a mut dyn Write,
     style: TextStyle,
     records: bool,
@@ -173,18 +168,16 @@ struct Reporter<'a> {
     ipv4: Option<bool>,
     command: Vec<String>,
     caller: Caller,
-    tally: Tally,
-    /// The cause and headline of the last explanation of each kind of failure, and its time.
-    explained: BTreeMap<FailureKind, ((CallCause, String), Duration)>,
+    tally: CallTally,
     /// The first error of a write.
     failed: Option<io::Error>,
 }
 
-impl Reporter<'_> {
-    fn receive(&mut self, event: Event, at: Duration) {
+impl CallReporter<'_> {
+    fn receive(&mut self, event: ProgramEvent, at: Duration) {
         match event {
-            Event::Note(note) => self.note(&note, at),
-            Event::Call { call, watched } => self.call(&call, watched),
+            ProgramEvent::Note(note) => self.note(&note, at),
+            ProgramEvent::Call { call, watched } => self.call(&call, watched),
         }
         let flushed = self.out.flush();
         self.wrote(flushed);
@@ -205,7 +198,7 @@ impl Reporter<'_> {
         self.wrote(wrote);
     }
 
-    fn report(&mut self, report: &Report) {
+    fn report(&mut self, report: &ProgramReport) {
         if !self.quiet {
             let wrote = if self.records {
                 view::report_record(self.out, report)
@@ -233,8 +226,7 @@ impl Reporter<'_> {
             }
             return;
         };
-        let recent = |(_, at): &(_, Duration)| call.at.saturating_sub(*at) < FOLDED;
-        if !call::is_explained(call) || self.explained.get(&kind).is_some_and(recent) {
+        if !call::is_explained(call) || !self.tally.is_due(&kind, call.at) {
             return;
         }
         let tcp = call.addr.is_some() && call.socket.as_ref().is_some_and(CalledSocket::uses_tcp);
@@ -242,11 +234,9 @@ impl Reporter<'_> {
         let (explanation, warnings) = match &situation {
             Ok(Some(situation)) => (self.explain(call, situation, watched), situation.warnings.clone()),
             Ok(None) => (self.explain_alone(call, watched), vec![]),
-            Err(error) => (unexplained(&error.to_string()), vec![]),
+            Err(error) => (Explanation::unread(&error.to_string()), vec![]),
         };
-        let short = (explanation.cause, explanation.headline.clone());
-        let known = self.explained.insert(kind, (short.clone(), call.at));
-        if known.is_some_and(|(known, _)| known == short) {
+        if !self.tally.explain(kind, &explanation, call.at) {
             return;
         }
         let found = situation.as_ref().ok().and_then(Option::as_ref);
@@ -300,16 +290,5 @@ impl Reporter<'_> {
             command: &self.command,
             shell: &Shell { netns: None, caller: self.caller.clone() },
         })
-    }
-}
-
-fn unexplained(why: &str) -> Explanation {
-    Explanation {
-        verdict: None,
-        cause: CallCause::Port(Cause::Unknown),
-        headline: format!("the sockets of the program's network namespace could not be read: {why}"),
-        free_in: None,
-        held_by_itself: None,
-        help: Help::default(),
     }
 }

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use super::capacity::{Capacity, CapacityQuestion, capacity_here};
+use super::holders::{hidden_owners, holders, sockets_on};
 use super::namespaces::Namespaces;
-use super::port::{hidden_owners, holders, sockets_on};
 use super::{SnapshotError, interrupted};
 use crate::analysis::connect::has_ends;
 use crate::model::addr::{ScopedAddr, ScopedEnd};
@@ -21,7 +21,7 @@ use crate::model::port::{Port, PortArg, PortRange};
 use crate::model::socket::TcpState;
 use crate::source::{self, Choice, Source};
 use crate::sys;
-pub use crate::sys::socket_calls::{Event, Target, WatchError, Watched, watch};
+pub use crate::sys::socket_calls::{ProgramEvent, ProgramTarget, WatchEnd, WatchError, watch};
 
 /// What explains a call that failed.
 #[derive(Debug)]

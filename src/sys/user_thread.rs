@@ -25,10 +25,10 @@ const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
 };
 
 /// The step that failed, and its error.
-pub(super) type Failure = (&'static str, io::Error);
+pub(super) type StepError = (&'static str, io::Error);
 
 /// Runs the function as this user, or as the caller if there is no user.
-pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + Send) -> Result<T, StepError> {
     let Some(user) = user else { return Ok(run()) };
     match (user.uid, effective_user()) {
         (0, 0) => return Ok(run()),
@@ -51,7 +51,7 @@ pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + S
 }
 
 /// Gives up the groups before the user, because another user may not change them.
-fn become_user(UserIds { uid, gid }: UserIds) -> Result<(), Failure> {
+fn become_user(UserIds { uid, gid }: UserIds) -> Result<(), StepError> {
     let step = |name| move |error| (name, error);
     retry(|| Ok(set_thread_groups(&[])?)).map_err(step("setgroups()"))?;
     if let Some(gid) = gid.map(Gid::from_raw) {

@@ -85,7 +85,7 @@ pub fn question(out: &mut (dyn Write + Send), targets: &[Target]) -> io::Result<
 }
 
 /// The results of a removal.
-pub struct Report<'a> {
+pub struct RemovalReport<'a> {
     /// The selected sockets.
     pub targets: &'a [Target],
     /// The result for each socket.
@@ -98,7 +98,7 @@ pub struct Report<'a> {
     pub dry_run: bool,
 }
 
-impl<'a> Report<'a> {
+impl<'a> RemovalReport<'a> {
     fn count(&self, outcome: RemovalResult) -> usize {
         self.outcomes.iter().filter(|other| **other == outcome).count()
     }
@@ -116,7 +116,7 @@ impl<'a> Report<'a> {
 }
 
 /// Writes the summary line: `12 destroyed, 1 already gone, 0 failed`.
-pub fn summary(out: &mut (dyn Write + Send), report: &Report, style: TextStyle) -> io::Result<()> {
+pub fn summary(out: &mut (dyn Write + Send), report: &RemovalReport, style: TextStyle) -> io::Result<()> {
     if report.targets.is_empty() {
         return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
     }
@@ -153,7 +153,7 @@ struct FailureRecord<'a> {
 }
 
 /// Writes the JSON document.
-pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, report: &Report) -> io::Result<()> {
+pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, report: &RemovalReport) -> io::Result<()> {
     let record = |(target, errno)| FailureRecord { record: record_of(target, report.facts), errno };
     let payload = Payload {
         matched: report.targets.len(),
@@ -170,7 +170,7 @@ fn word(word: Option<&'static str>) -> Value<'static> {
 }
 
 /// Writes one JSON record per socket: the keys of a list, `outcome` and `errno`.
-pub fn ndjson(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
+pub fn ndjson(out: &mut (dyn Write + Send), report: &RemovalReport) -> io::Result<()> {
     lines(out, report, &|record, outcome, text| {
         record.append_json(text);
         // Remove the closing brace to add two keys.
@@ -184,7 +184,7 @@ pub fn ndjson(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
 }
 
 /// Writes one csv line per socket, with a header line.
-pub fn csv(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
+pub fn csv(out: &mut (dyn Write + Send), report: &RemovalReport) -> io::Result<()> {
     let keys = Column::of_record().map(|column| column.key).chain(["outcome", "errno"]);
     writeln!(out, "{}", keys.collect::<Vec<_>>().join(","))?;
     lines(out, report, &|record, outcome, text| {
@@ -196,7 +196,7 @@ pub fn csv(out: &mut (dyn Write + Send), report: &Report) -> io::Result<()> {
 
 fn lines(
     out: &mut (dyn Write + Send),
-    report: &Report,
+    report: &RemovalReport,
     append: &(impl Fn(&SocketRecord, RemovalResult, &mut Text) + Sync),
 ) -> io::Result<()> {
     text::write(out, report.targets.len(), &|range: Range<usize>, text: &mut Text| {
@@ -259,7 +259,8 @@ mod tests {
             RemovalResult::Destroyed,
             RemovalResult::Failed(Some("EINVAL")),
         ];
-        let report = Report { targets: &rows, outcomes: &outcomes, facts: &facts, orphans: false, dry_run: false };
+        let report =
+            RemovalReport { targets: &rows, outcomes: &outcomes, facts: &facts, orphans: false, dry_run: false };
         assert_eq!(
             text(|out| summary(out, &report, PLAIN)),
             "2 destroyed, 1 already gone, 2 failed (EINVAL, no answer)\n"
@@ -286,12 +287,12 @@ mod tests {
     #[test]
     fn nothing_and_a_dry_run_say_so() {
         let facts = facts();
-        let none = Report { targets: &[], outcomes: &[], facts: &facts, orphans: false, dry_run: true };
+        let none = RemovalReport { targets: &[], outcomes: &[], facts: &facts, orphans: false, dry_run: true };
         assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket matches\n");
-        let none = Report { orphans: true, ..none };
+        let none = RemovalReport { orphans: true, ..none };
         assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket or orphan matches\n");
         let rows = [Target::from(row("10.0.0.1", 80, "10.0.0.2", 40000))];
-        let dry = Report { targets: &rows, outcomes: &[RemovalResult::Matched], ..none };
+        let dry = RemovalReport { targets: &rows, outcomes: &[RemovalResult::Matched], ..none };
         assert_eq!(text(|out| summary(out, &dry, PLAIN)), "dry run: nothing was removed\n");
     }
 }

@@ -14,13 +14,14 @@ use super::json;
 use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{Meaning, TextStyle};
 use crate::analysis::call::Explanation;
-use crate::analysis::tally::{FailureKind, Tally};
+use crate::analysis::tally::{CallTally, FailureKind};
 use crate::model::bind::{Errno, Holder};
 use crate::model::call::{
     CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SlowReason, SocketCall, WatchNote,
 };
 use crate::model::command::Help;
 use crate::model::facts::Facts;
+use crate::model::time::milliseconds;
 
 /// A failed call with its explanation.
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +38,13 @@ pub struct ExplainedCall<'a> {
 
 /// The end of a watch.
 #[derive(Clone, Copy, Debug)]
-pub struct Report<'a> {
+pub struct ProgramReport<'a> {
     /// The command, or `process 7`.
     pub program: &'a str,
     /// How the command ended; `None` if the watch ended before.
     pub end: Option<ProgramEnd>,
     /// The calls that the program made.
-    pub tally: &'a Tally,
+    pub tally: &'a CallTally,
     /// The duration of the watch.
     pub at: Duration,
 }
@@ -181,8 +182,8 @@ fn ended(end: ProgramEnd) -> String {
 }
 
 /// Writes the report at the end: what listens, and which calls failed.
-pub fn report(out: &mut dyn Write, report: &Report, style: TextStyle) -> io::Result<()> {
-    let Report { program, end, tally, at } = *report;
+pub fn report(out: &mut dyn Write, report: &ProgramReport, style: TextStyle) -> io::Result<()> {
+    let ProgramReport { program, end, tally, at } = *report;
     let how = end.map_or_else(|| "is no longer watched".into(), |end| format!("ended with {}", ended(end)));
     let first = format!("twtool: {program} {how} after {}", human::duration(at));
     writeln!(out, "{}", style.paint(Meaning::Heading, human::escape(&first)))?;
@@ -198,24 +199,26 @@ pub fn report(out: &mut dyn Write, report: &Report, style: TextStyle) -> io::Res
     }
     match tally.failed() {
         0 => writeln!(out, "  No call failed."),
-        1 => failures(out, tally, "  1 call failed:"),
-        more => failures(out, tally, &format!("  {more} calls failed:")),
+        1 => failures(out, tally, "  1 call failed:", style),
+        more => failures(out, tally, &format!("  {more} calls failed:"), style),
     }
 }
 
-fn failures(out: &mut dyn Write, tally: &Tally, title: &str) -> io::Result<()> {
+fn failures(out: &mut dyn Write, tally: &CallTally, title: &str, style: TextStyle) -> io::Result<()> {
     writeln!(out, "{title}")?;
     for (kind, count) in &tally.failures {
         let FailureKind { name, addr, errno, tcp, .. } = kind;
         let what = if *tcp == Some(false) { " (not TCP)" } else { "" };
         let times = if *count > 1 { format!(", {count} times") } else { String::new() };
-        writeln!(out, "    {}{what}: {errno}{times}", called_at(*name, addr.as_ref(), None))?;
+        let why = tally.explained.get(kind).map(|last| format!("; {}", last.headline)).unwrap_or_default();
+        let text = format!("{}{what}: {errno}{times}{why}", called_at(*name, addr.as_ref(), None));
+        human::break_lines(out, &text, "    ", "      ", style.width)?;
     }
     Ok(())
 }
 
 #[derive(Serialize)]
-struct ProcessRecord<'a> {
+struct CallerRecord<'a> {
     pid: i32,
     tid: i32,
     comm: &'a str,
@@ -225,7 +228,7 @@ struct ProcessRecord<'a> {
     cap_net_bind_service: Option<bool>,
 }
 
-impl<'a> ProcessRecord<'a> {
+impl<'a> CallerRecord<'a> {
     fn new(process: &'a CallingProcess) -> Self {
         let CallingProcess { pid, tid, comm, uid, netns, no_new_privs, cap_net_bind_service, lost_privilege: _ } =
             process;
@@ -260,7 +263,7 @@ struct CallRecord<'a> {
     addr: Option<String>,
     port: Option<u16>,
     interface: Option<&'a str>,
-    process: ProcessRecord<'a>,
+    process: CallerRecord<'a>,
     socket: Option<CalledSocketRecord<'a>>,
     verdict: Option<&'static str>,
     cause: Option<&'static str>,
@@ -271,10 +274,6 @@ struct CallRecord<'a> {
     next: Vec<StepRecord<'a>>,
     lasting: Vec<LastingRecord<'a>>,
     warnings: &'a [String],
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn addr_text(addr: &CalledAddr) -> String {
@@ -291,7 +290,7 @@ impl<'a> CallRecord<'a> {
             addr: call.addr.as_ref().map(addr_text),
             port: call.addr.as_ref().map(|addr| addr.port.0),
             interface: call.socket.as_ref().and_then(|socket| socket.device.as_deref()),
-            process: ProcessRecord::new(&call.process),
+            process: CallerRecord::new(&call.process),
             socket: call.socket.as_ref().map(CalledSocketRecord::new),
             verdict: None,
             cause: None,
@@ -339,10 +338,10 @@ pub fn note_record(out: &mut dyn Write, note: &WatchNote, at: Duration) -> io::R
         at_ms: u64,
         note: &'static str,
         text: String,
-        process: Option<ProcessRecord<'a>>,
+        process: Option<CallerRecord<'a>>,
     }
     let process = match note {
-        WatchNote::IoUring(process) | WatchNote::PrivilegeLost { process, .. } => Some(ProcessRecord::new(process)),
+        WatchNote::IoUring(process) | WatchNote::PrivilegeLost { process, .. } => Some(CallerRecord::new(process)),
         WatchNote::RunsOn { .. } | WatchNote::Slow(_) | WatchNote::LetGo => None,
     };
     let record =
@@ -351,9 +350,9 @@ pub fn note_record(out: &mut dyn Write, note: &WatchNote, at: Duration) -> io::R
 }
 
 /// Writes the record of the end.
-pub fn report_record(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+pub fn report_record(out: &mut dyn Write, report: &ProgramReport) -> io::Result<()> {
     #[derive(Serialize)]
-    struct EndRecord<'a> {
+    struct ProgramEndRecord<'a> {
         r#type: &'static str,
         at_ms: u64,
         status: Option<u8>,
@@ -380,9 +379,10 @@ pub fn report_record(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         addr: Option<String>,
         port: Option<u16>,
         tcp: Option<bool>,
+        cause: Option<&'static str>,
         count: usize,
     }
-    let record = EndRecord {
+    let record = ProgramEndRecord {
         r#type: "end",
         at_ms: milliseconds(report.at),
         status: report.end.map(ProgramEnd::code),
@@ -416,6 +416,7 @@ pub fn report_record(out: &mut dyn Write, report: &Report) -> io::Result<()> {
                 addr: kind.addr.as_ref().map(addr_text),
                 port: kind.addr.as_ref().map(|addr| addr.port.0),
                 tcp: kind.tcp,
+                cause: report.tally.explained.get(kind).map(|last| last.cause.name()),
                 count: *count,
             })
             .collect(),

@@ -19,7 +19,7 @@ use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCa
 use crate::model::command::{Help, Privilege, Shell, Step, quoted};
 use crate::model::facts::Facts;
 use crate::model::process::Owners;
-use crate::model::socket::{Socket, TcpState};
+use crate::model::socket::Socket;
 
 /// A failed call, with the facts that were read.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,13 @@ impl Explanation {
             held_by_itself: Some(false),
             help: Help::default(),
         }
+    }
+
+    /// The explanation where the sockets of the program could not be read.
+    #[must_use]
+    pub fn unread(why: &str) -> Self {
+        let headline = format!("the sockets of the program's network namespace could not be read: {why}");
+        Self { held_by_itself: None, ..Self::new(None, CallCause::Port(Cause::Unknown), headline) }
     }
 }
 
@@ -189,12 +196,17 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
         holders,
         conclusion,
         bound_sockets_are_listed: failed.bound_sockets_are_listed,
-        uid: call.process.uid.unwrap_or(failed.uid),
+        uid: call.process.uid,
         udp: false,
         setup: ServerSetup::default(),
     };
+    let obstacle = if cause == Cause::Unknown && port.reserved_by_rfc() {
+        "a full ephemeral range".into()
+    } else {
+        advice::obstacle(cause, blocking.iter().copied())
+    };
     let mut explanation =
-        Explanation::new(Some(Verdict::Blocked), CallCause::Port(cause), format!("blocked by {}", obstacle(&evidence)));
+        Explanation::new(Some(Verdict::Blocked), CallCause::Port(cause), format!("blocked by {obstacle}"));
     explanation.free_in = free_in;
     explanation.held_by_itself = held_by_itself;
     let help = &mut explanation.help;
@@ -259,25 +271,6 @@ fn itself(call: &SocketCall, blocking: &[&Holder]) -> String {
         }
     };
     format!("The program itself holds the port: {by}. {why}.")
-}
-
-/// Describes in a few words what blocks the bind.
-fn obstacle(evidence: &Evidence) -> String {
-    let blocking = || evidence.holders.iter().filter(|holder| holder.blocks);
-    let in_state = |fits: fn(TcpState) -> bool| {
-        blocking().filter(move |holder| matches!(holder.socket, Socket::Full(full) if fits(full.state)))
-    };
-    match evidence.conclusion.cause {
-        Cause::Listener => format!("a listener: {}", who(in_state(|state| state == TcpState::Listen))),
-        Cause::Connection => format!("a connection: {}", who(in_state(advice::is_connection))),
-        Cause::Bound => {
-            let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-            format!("a bound socket: {}", who(bound))
-        }
-        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => advice::buckets_counted(blocking()),
-        _ if evidence.port.reserved_by_rfc() => "a full ephemeral range".into(),
-        _ => "probably a socket that this kernel does not list".into(),
-    }
 }
 
 fn time_wait(evidence: &Evidence) -> Vec<String> {

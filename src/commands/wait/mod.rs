@@ -15,14 +15,14 @@ use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{Ended, ROUND};
 use crate::filter::parser::parse_duration;
-use crate::model::bind::{CallResult, Errno, ReuseOptions, ReuseportNote};
+use crate::model::bind::ReuseportNote;
 use crate::model::port::PortArg;
 use crate::snapshot::Answer;
-use crate::snapshot::port_watch::{WaitQuestion, WaitState, WaitTarget, Waited};
+use crate::snapshot::port_watch::{WaitQuestion, WaitState, WaitTarget};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::wait::WaitReport;
-use reporter::Reporter;
+use reporter::ProgressReporter;
 
 /// Arguments of `twtool wait`.
 #[derive(Args, Clone, Debug)]
@@ -39,7 +39,7 @@ rejected, because for port 0 the kernel chooses a free port.
 With -- COMMAND, twtool leaves standard output to the command and writes to standard error. In the table format, it prints no \
 result if the port is free at once. It warns if the bind would fail without the options of --with, because the command must \
 set them too. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
-in the network namespace of twtool, whatever --netns selects.
+in the network namespace of twtool, whatever --netns or --container selects.
 
 Exit codes: 0 the port can be bound, 1 timeout or denied, 2 the answer is unknown, 130 interrupted. With -- COMMAND: its exit \
 code, 126 if it cannot be run, 127 if it is not found.
@@ -109,15 +109,15 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         tries_plain: !args.command.is_empty() && !args.quiet,
     };
     let snapshot = args.netns.snapshot()?;
-    let answer = snapshot.wait(&question, &mut Reporter::new(args, global, context))?;
+    let answer = snapshot.wait(&question, &mut ProgressReporter::new(args, global, context))?;
     let Answer { value: waited, complete, mut warnings, .. } = answer;
 
     let bindable = waited.state.ended == Some(Ended::Bindable);
     if !bindable {
-        warnings.extend(reasons(&waited));
+        warnings.extend(advice::denials(&waited.target.facts, waited.target.port, &waited.attempts));
     }
     if waited.needs_options == Some(true) {
-        warnings.push(needs_options(waited.target.with));
+        warnings.push(advice::needed_options(waited.target.with));
     }
     let shell = args.netns.shell(context);
     let next = if bindable {
@@ -161,27 +161,6 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         context.warn(&warnings);
     }
     Ok(status)
-}
-
-/// The warning that the command must set the same options as the test.
-fn needs_options(with: ReuseOptions) -> String {
-    let these = if with.reuseaddr && with.reuseport { "these options" } else { "this option" };
-    format!("the bind works with {with}, and fails without {these}; for a server without {these}, use --with none")
-}
-
-/// The reasons of binds that failed with another error than EADDRINUSE, without duplicates.
-fn reasons(waited: &Waited) -> Vec<String> {
-    let mut reasons = vec![];
-    for attempt in &waited.attempts {
-        let reason = match attempt.bind {
-            CallResult::Ok | CallResult::Failed(Errno::AddrInUse) => continue,
-            CallResult::Failed(errno) => advice::denial(&waited.target.facts, waited.target.port, attempt, errno),
-        };
-        if !reasons.contains(&reason) {
-            reasons.push(reason);
-        }
-    }
-    reasons
 }
 
 /// Converts the state of a wait to the form that the view prints.

@@ -21,7 +21,7 @@ const CROWD: usize = 64;
 const BETWEEN_CROWDS: Duration = Duration::from_secs(1);
 
 /// Writes the state of a wait to the output streams of the command.
-pub(super) struct Reporter<'a, 'b> {
+pub(super) struct ProgressReporter<'a, 'b> {
     args: &'a WaitArgs,
     context: &'a mut Context<'b>,
     observes: Observes,
@@ -37,7 +37,7 @@ struct Record {
     waited: Duration,
 }
 
-impl<'a, 'b> Reporter<'a, 'b> {
+impl<'a, 'b> ProgressReporter<'a, 'b> {
     pub(super) fn new(args: &'a WaitArgs, global: &GlobalArgs, context: &'a mut Context<'b>) -> Self {
         let observes = if args.quiet {
             Observes::Nothing
@@ -52,7 +52,7 @@ impl<'a, 'b> Reporter<'a, 'b> {
     }
 }
 
-impl Observer for Reporter<'_, '_> {
+impl Observer for ProgressReporter<'_, '_> {
     fn observes(&self) -> Observes {
         self.observes
     }

@@ -40,7 +40,7 @@ pub(super) const ALL: [Arch; 5] = [
 
 /// A watched call, with its arguments as they stand in the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Watched {
+pub(super) enum WatchedCall {
     Bind {
         fd: u64,
         addr: u64,
@@ -63,27 +63,27 @@ pub(super) enum Watched {
 }
 
 /// The watched call with this number, if it is one.
-pub(super) fn watched(audit: u32, number: u64, args: [u64; 6]) -> Option<Watched> {
+pub(super) fn watched(audit: u32, number: u64, args: [u64; 6]) -> Option<WatchedCall> {
     let arch = ALL.iter().find(|arch| arch.audit == audit)?;
     let number = u32::try_from(number).ok()? & !arch.ignored_bit;
     let [fd, addr, length, ..] = args;
     Some(match number {
-        _ if number == arch.bind => Watched::Bind { fd, addr, length },
-        _ if number == arch.listen => Watched::Listen { fd },
-        _ if number == arch.connect => Watched::Connect { fd, addr, length },
-        _ if Some(number) == arch.socketcall => Watched::SocketCall { call: u32::try_from(fd).ok()?, args: addr },
-        IO_URING_SETUP => Watched::IoUringSetup,
+        _ if number == arch.bind => WatchedCall::Bind { fd, addr, length },
+        _ if number == arch.listen => WatchedCall::Listen { fd },
+        _ if number == arch.connect => WatchedCall::Connect { fd, addr, length },
+        _ if Some(number) == arch.socketcall => WatchedCall::SocketCall { call: u32::try_from(fd).ok()?, args: addr },
+        IO_URING_SETUP => WatchedCall::IoUringSetup,
         _ => return None,
     })
 }
 
 /// The call that an i386 program makes through socketcall, with the three words of its arguments.
-pub(super) fn through_socketcall(call: u32, [fd, addr, length]: [u32; 3]) -> Option<Watched> {
+pub(super) fn through_socketcall(call: u32, [fd, addr, length]: [u32; 3]) -> Option<WatchedCall> {
     let (fd, addr, length) = (fd.into(), addr.into(), length.into());
     match call {
-        SOCKETCALL_BIND => Some(Watched::Bind { fd, addr, length }),
-        SOCKETCALL_LISTEN => Some(Watched::Listen { fd }),
-        SOCKETCALL_CONNECT => Some(Watched::Connect { fd, addr, length }),
+        SOCKETCALL_BIND => Some(WatchedCall::Bind { fd, addr, length }),
+        SOCKETCALL_LISTEN => Some(WatchedCall::Listen { fd }),
+        SOCKETCALL_CONNECT => Some(WatchedCall::Connect { fd, addr, length }),
         _ => None,
     }
 }

@@ -86,7 +86,7 @@ fn set_filter(program: &mut [sock_filter]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::socket_calls::arch::{Watched, watched};
+    use crate::sys::socket_calls::arch::{WatchedCall, watched};
 
     /// What the kernel would do with a call.
     fn run(program: &[sock_filter], arch: u32, number: u32, first: u32) -> u32 {
@@ -120,7 +120,7 @@ mod tests {
                 for first in 0..8 {
                     let stops = run(&program, arch.audit, number, first) == TRACE;
                     let known = match watched(arch.audit, number.into(), [first.into(), 0, 0, 0, 0, 0]) {
-                        Some(Watched::SocketCall { call, .. }) => (2..=4).contains(&call),
+                        Some(WatchedCall::SocketCall { call, .. }) => (2..=4).contains(&call),
                         other => other.is_some(),
                     };
                     assert_eq!(stops, known, "arch {:x}, call {number}, argument {first}", arch.audit);

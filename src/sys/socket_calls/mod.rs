@@ -42,7 +42,7 @@ use crate::model::call::{ProgramEnd, SocketCall, Unwatchable, WatchNote};
 
 /// What to watch.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum ProgramTarget {
     /// A program to start, with its arguments.
     Command {
         /// The words of the command; at least one.
@@ -56,7 +56,7 @@ pub enum Target {
 
 /// What happens while a program is watched.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum ProgramEvent<'a> {
     /// A call has ended. The program is held until the observer returns.
     Call {
         /// The call.
@@ -70,7 +70,7 @@ pub enum Event<'a> {
 
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watched {
+pub enum WatchEnd {
     /// The command ended, and all processes that it had started.
     Ended(ProgramEnd),
     /// The command could not be executed. The stub has reported why.
@@ -107,14 +107,14 @@ fn failed(call: &'static str) -> impl FnOnce(io::Error) -> WatchError {
 /// # Errors
 /// The program cannot be watched. A command has not been executed then.
 pub fn watch(
-    target: &Target,
+    target: &ProgramTarget,
     timeout: Option<Duration>,
-    observer: &mut dyn FnMut(Event, Duration),
-) -> Result<(Watched, Duration), WatchError> {
+    observer: &mut dyn FnMut(ProgramEvent, Duration),
+) -> Result<(WatchEnd, Duration), WatchError> {
     let signals = signals::Signals::hold().map_err(failed("signalfd()"))?;
     let started = match target {
-        Target::Command { words, detach } => start::command(words, *detach, &signals)?,
-        Target::Process(pid) => start::process(*pid)?,
+        ProgramTarget::Command { words, detach } => start::command(words, *detach, &signals)?,
+        ProgramTarget::Process(pid) => start::process(*pid)?,
     };
     tracer::Tracer::new(started, signals, timeout, observer).run()
 }

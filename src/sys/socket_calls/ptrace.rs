@@ -14,7 +14,7 @@ pub(super) mod event {
 
 /// A request whose arguments are plain numbers.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Request {
+pub(super) enum TraceRequest {
     /// Attaches without a stop. The number is a set of options.
     Seize,
     /// Stops a seized thread.
@@ -30,14 +30,14 @@ pub(super) enum Request {
 }
 
 /// Makes a request.
-pub(super) fn request(request: Request, tid: i32, number: i32) -> io::Result<()> {
+pub(super) fn request(request: TraceRequest, tid: i32, number: i32) -> io::Result<()> {
     let request = match request {
-        Request::Seize => libc::PTRACE_SEIZE,
-        Request::Interrupt => libc::PTRACE_INTERRUPT,
-        Request::Listen => libc::PTRACE_LISTEN,
-        Request::Cont => libc::PTRACE_CONT,
-        Request::Syscall => libc::PTRACE_SYSCALL,
-        Request::Detach => libc::PTRACE_DETACH,
+        TraceRequest::Seize => libc::PTRACE_SEIZE,
+        TraceRequest::Interrupt => libc::PTRACE_INTERRUPT,
+        TraceRequest::Listen => libc::PTRACE_LISTEN,
+        TraceRequest::Cont => libc::PTRACE_CONT,
+        TraceRequest::Syscall => libc::PTRACE_SYSCALL,
+        TraceRequest::Detach => libc::PTRACE_DETACH,
     };
     // SAFETY: these requests take numbers and no pointers. They change the other process, not this one.
     #[expect(unsafe_code, reason = "ptrace has no safe wrapper for these requests")]
@@ -48,7 +48,7 @@ pub(super) fn request(request: Request, tid: i32, number: i32) -> io::Result<()>
 /// Whether the kernel itself answers ptrace(2): process 0 does not exist, so the kernel's only answer is ESRCH. Another
 /// answer comes from a seccomp filter.
 pub(super) fn is_answered_by_kernel() -> bool {
-    request(Request::Cont, 0, 0).err().and_then(|error| error.raw_os_error()) == Some(libc::ESRCH)
+    request(TraceRequest::Cont, 0, 0).err().and_then(|error| error.raw_os_error()) == Some(libc::ESRCH)
 }
 
 /// A request that fills a buffer.

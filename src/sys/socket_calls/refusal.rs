@@ -37,27 +37,33 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
     if let Some(what) = untraceable {
         return why(format!("{what} ({error})"), "no privilege makes this possible; `ps -e` lists other processes");
     }
-    match (scope.as_deref(), own_child) {
-        (Some("3"), _) => why(
+    let (reason, hint) = by_setting(scope.as_deref(), own_child, error);
+    why(reason, hint)
+}
+
+/// The reason and what would allow the trace, by the value of kernel.yama.ptrace_scope (Yama in the kernel's documentation).
+fn by_setting(scope: Option<&str>, own_child: bool, error: &io::Error) -> (String, &'static str) {
+    match (scope, own_child) {
+        (Some("3"), _) => (
             format!("kernel.yama.ptrace_scope is 3, which forbids every trace ({error})"),
             "a value of 3 stays until the next boot; with 0, 1 or 2 after that, root can run this command",
         ),
-        (Some("2"), _) => why(
+        (Some("2"), _) => (
             format!("kernel.yama.ptrace_scope is 2, which requires CAP_SYS_PTRACE ({error})"),
             "run twtool as root, or set kernel.yama.ptrace_scope to 1",
         ),
-        (Some("1"), false) => why(
+        (Some("1"), false) => (
             format!(
                 "kernel.yama.ptrace_scope is 1, which requires CAP_SYS_PTRACE for a process that twtool did not start \
                  ({error})"
             ),
             "run twtool as root, or start the program with twtool: `twtool why -- ./server`",
         ),
-        (_, false) => why(
+        (_, false) => (
             format!("the process belongs to another user, or is not dumpable ({error})"),
             "run twtool as root (CAP_SYS_PTRACE), or start the program with twtool: `twtool why -- ./server`",
         ),
-        (_, true) => why(
+        (_, true) => (
             format!(
                 "the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, or this \
                  user cannot read the program file of twtool"
@@ -65,5 +71,31 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
             "look for the denial in the kernel's log, make the program file readable, or run twtool outside the \
              confinement",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that the kernel documents; the machine of a test need not have the setting.
+    #[test]
+    fn each_value_of_yama_has_its_own_reason() {
+        let error = io::Error::from_raw_os_error(libc::EPERM);
+        for (scope, own_child, reason, hint) in [
+            (Some("3"), true, "is 3, which forbids every trace", "next boot"),
+            (Some("3"), false, "is 3, which forbids every trace", "next boot"),
+            (Some("2"), true, "is 2, which requires CAP_SYS_PTRACE", "as root"),
+            (Some("2"), false, "is 2, which requires CAP_SYS_PTRACE", "as root"),
+            (Some("1"), false, "that twtool did not start", "start the program with twtool"),
+            (Some("1"), true, "the kernel refuses ptrace(2)", "kernel's log"),
+            (Some("0"), false, "belongs to another user", "CAP_SYS_PTRACE"),
+            (None, false, "belongs to another user", "CAP_SYS_PTRACE"),
+            (None, true, "the kernel refuses ptrace(2)", "kernel's log"),
+        ] {
+            let (said, helps) = by_setting(scope, own_child, &error);
+            assert!(said.contains(reason) && helps.contains(hint), "{scope:?} {own_child}: {said}; {helps}");
+            assert!(said.contains("Operation not permitted"), "the errno: {said}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
 
-use super::ptrace::{Request, request};
+use super::ptrace::{TraceRequest, request};
 use super::refusal::refusal;
 use super::signals::Signals;
 use super::{WatchError, failed, stub, target};
@@ -48,7 +48,7 @@ pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Re
         };
         // With a filter, the processes must end together with twtool: without a tracer their calls would fail with ENOSYS.
         let options = if filtered { FOLLOW | libc::PTRACE_O_TRACESECCOMP | libc::PTRACE_O_EXITKILL } else { FOLLOW };
-        request(Request::Seize, pid, options)?;
+        request(TraceRequest::Seize, pid, options)?;
         Ok(slow)
     });
     let slow = seized.map_err(|error| {
@@ -92,7 +92,7 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
             break;
         }
         for tid in new {
-            match request(Request::Seize, tid, FOLLOW).and_then(|()| request(Request::Interrupt, tid, 0)) {
+            match request(TraceRequest::Seize, tid, FOLLOW).and_then(|()| request(TraceRequest::Interrupt, tid, 0)) {
                 Ok(()) => drop(threads.insert(tid)),
                 // The thread has ended, or its parent is traced already and so is the thread.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}

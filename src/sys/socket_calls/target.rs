@@ -11,6 +11,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -22,8 +23,8 @@ use crate::model::call::{CalledAddr, CalledSocket, CallingProcess};
 use crate::model::health::Capability;
 use crate::model::name::text_of;
 use crate::model::port::Port;
-use crate::sys::capabilities;
 use crate::sys::errno::{if_visible, retry};
+use crate::sys::{capabilities, file, user_namespace};
 
 /// The size of `struct sockaddr_in6`.
 const LONGEST: usize = 28;
@@ -166,7 +167,7 @@ pub(super) fn process_of(tid: i32) -> Option<i32> {
 }
 
 fn status(tid: i32) -> Vec<u8> {
-    retry(|| fs::read(format!("/proc/{tid}/status"))).unwrap_or_default()
+    capabilities::status_of(tid).unwrap_or_default()
 }
 
 fn parse_number(status: &[u8], name: &str) -> Option<i32> {
@@ -201,19 +202,20 @@ pub(super) fn tracer(tid: i32) -> Option<i32> {
 
 /// The command name of a process.
 pub(super) fn comm(tid: i32) -> String {
-    let comm = retry(|| fs::read(format!("/proc/{tid}/comm"))).unwrap_or_default();
+    /// More than a name has: at most 15 bytes, and 63 for a thread of the kernel.
+    const MOST: u64 = 4096;
+    let comm = retry(|| file::read(Path::new(&format!("/proc/{tid}/comm")), MOST)).unwrap_or_default();
     text_of(comm.strip_suffix(b"\n").unwrap_or(&comm))
 }
 
 /// The facts about a process that explain the result of a call.
 pub(super) fn process(tid: i32) -> CallingProcess {
     let status = status(tid);
-    let effective = |line: &[u8]| str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok();
     CallingProcess {
         pid: parse_number(&status, "Tgid:").unwrap_or(tid),
         tid,
         comm: comm(tid),
-        uid: capabilities::field(&status, "Uid:").and_then(effective),
+        uid: capabilities::effective_id(&status, "Uid:").filter(|uid| user_namespace::is_certain(*uid)),
         lost_privilege: false,
         netns: retry(|| fs::metadata(format!("/proc/{tid}/ns/net"))).ok().map(|file| file.ino()),
         no_new_privs: capabilities::parse_no_new_privs(&status),
@@ -231,10 +233,7 @@ pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
         return None;
     }
     let status = status(tid);
-    let effective = |name: &str| {
-        let line = str::from_utf8(capabilities::field(&status, name)?).ok()?;
-        line.split_ascii_whitespace().nth(1)?.parse::<u32>().ok()
-    };
+    let effective = |name: &str| capabilities::effective_id(&status, name);
     // Mode bits of stat(2): set-user-ID, set-group-ID, and execution by the group, without which set-group-ID means a lock.
     let (setuid, setgid) = (file.mode() & 0o4000 != 0, file.mode() & 0o2010 == 0o2010);
     let user = setuid && effective("Uid:").is_some_and(|uid| uid != file.uid());

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{WaitOptions, wait};
 
-use super::arch::{Watched as WatchedCall, through_socketcall, watched};
-use super::ptrace::{self, Request, SyscallStop, event, request};
+use super::arch::{WatchedCall, through_socketcall, watched};
+use super::ptrace::{self, SyscallStop, TraceRequest, event, request};
 use super::signals::{self, Arrival, Signals};
 use super::start::Started;
 use super::target::{self, ReadAddr};
-use super::{Event, WatchError, Watched, failed};
+use super::{ProgramEvent, WatchEnd, WatchError, failed};
 use crate::model::bind::CallResult;
 use crate::model::call::{CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SocketCall, WatchNote};
 use crate::sys::bind::errno as named;
@@ -32,6 +32,10 @@ const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::S
 
 /// Signals that end the watch of a running process.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// Processes that end within this time after the command end together with it: a terminal sends a signal like Ctrl-C or Ctrl-\
+/// to all of them, and a core dump takes time.
+const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 
 /// Results that the program does not see: the call begins again (include/linux/errno.h).
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
@@ -65,7 +69,7 @@ pub(super) struct Tracer<'a> {
     slow: bool,
     detach: bool,
     signals: Signals,
-    observer: &'a mut dyn FnMut(Event, Duration),
+    observer: &'a mut dyn FnMut(ProgramEvent, Duration),
     began: Instant,
     deadline: Option<Instant>,
     /// Whether the command has replaced the stub.
@@ -73,6 +77,8 @@ pub(super) struct Tracer<'a> {
     /// Whether threads are detached when they stop.
     letting_go: bool,
     end: Option<ProgramEnd>,
+    /// When to report that processes run on after the command.
+    runs_on_at: Option<Instant>,
     /// The processes whose program lost the privilege of its file, and the processes that they started.
     unprivileged: BTreeSet<i32>,
     /// The processes that were reported to use io_uring, and the programs that were reported to lose a privilege.
@@ -84,11 +90,11 @@ impl<'a> Tracer<'a> {
         started: Started,
         signals: Signals,
         timeout: Option<Duration>,
-        observer: &'a mut dyn FnMut(Event, Duration),
+        observer: &'a mut dyn FnMut(ProgramEvent, Duration),
     ) -> Self {
         let Started { command, threads, slow, detach } = started;
         if let Some(reason) = slow {
-            observer(Event::Note(WatchNote::Slow(reason)), Duration::ZERO);
+            observer(ProgramEvent::Note(WatchNote::Slow(reason)), Duration::ZERO);
         }
         let began = Instant::now();
         Self {
@@ -103,12 +109,13 @@ impl<'a> Tracer<'a> {
             executed: command.is_none(),
             letting_go: false,
             end: None,
+            runs_on_at: None,
             unprivileged: BTreeSet::new(),
             reported: (BTreeSet::new(), BTreeSet::new()),
         }
     }
 
-    pub(super) fn run(mut self) -> Result<(Watched, Duration), WatchError> {
+    pub(super) fn run(mut self) -> Result<(WatchEnd, Duration), WatchError> {
         loop {
             while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
                 self.changed(tid, status);
@@ -116,13 +123,18 @@ impl<'a> Tracer<'a> {
             if let Some(watched) = self.ended() {
                 return Ok((watched, self.began.elapsed()));
             }
-            let left =
-                self.deadline.filter(|_| !self.letting_go).map(|at| at.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
+            let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
+            let until_let_go = left(self.deadline.filter(|_| !self.letting_go));
+            if until_let_go == Some(Duration::ZERO) {
                 self.let_go();
                 continue;
             }
-            self.signals.wait(left).map_err(failed("poll()"))?;
+            let until_note = left(self.runs_on_at);
+            if until_note == Some(Duration::ZERO) {
+                self.report_running_on();
+                continue;
+            }
+            self.signals.wait(until_let_go.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
             for arrival in self.signals.arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
                     // What reached the whole group has reached the command by now.
@@ -133,25 +145,25 @@ impl<'a> Tracer<'a> {
                     self.signals.pass_on(arrival, &to);
                 } else if ENDING.contains(&arrival.signal) {
                     // The kernel detaches from the process when twtool ends, and the process continues.
-                    return Ok((Watched::Interrupted(arrival.signal), self.began.elapsed()));
+                    return Ok((WatchEnd::Interrupted(arrival.signal), self.began.elapsed()));
                 }
             }
         }
     }
 
     fn note(&mut self, note: WatchNote) {
-        (self.observer)(Event::Note(note), self.began.elapsed());
+        (self.observer)(ProgramEvent::Note(note), self.began.elapsed());
     }
 
-    fn ended(&self) -> Option<Watched> {
+    fn ended(&self) -> Option<WatchEnd> {
         if !self.threads.is_empty() {
             return None;
         }
         match (self.command, self.end) {
-            (None, _) => Some(Watched::ProcessLeft),
+            (None, _) => Some(WatchEnd::ProcessLeft),
             (Some(_), None) => None,
-            (Some(_), Some(end)) if self.executed => Some(Watched::Ended(end)),
-            (Some(_), Some(end)) => Some(Watched::NotStarted(end)),
+            (Some(_), Some(end)) if self.executed => Some(WatchEnd::Ended(end)),
+            (Some(_), Some(end)) => Some(WatchEnd::NotStarted(end)),
         }
     }
 
@@ -182,8 +194,13 @@ impl<'a> Tracer<'a> {
             return;
         }
         self.end = Some(end);
+        self.runs_on_at = Instant::now().checked_add(ENDS_TOGETHER);
+    }
+
+    fn report_running_on(&mut self) {
+        self.runs_on_at = None;
         let processes = self.processes().len();
-        if processes > 0 && !self.letting_go {
+        if let Some(end) = self.end.filter(|_| processes > 0 && !self.letting_go) {
             self.note(WatchNote::RunsOn { end, processes });
         }
     }
@@ -198,7 +215,7 @@ impl<'a> Tracer<'a> {
         let is_signal = event == 0 && signal != libc::SIGTRAP | 0x80;
         if self.letting_go {
             self.threads.remove(&tid);
-            let _ = request(Request::Detach, tid, if is_signal { signal } else { 0 });
+            let _ = request(TraceRequest::Detach, tid, if is_signal { signal } else { 0 });
             return;
         }
         match event {
@@ -208,7 +225,7 @@ impl<'a> Tracer<'a> {
                 self.resume(tid, 0);
             }
             event::STOP if STOPPING.contains(&signal) => {
-                let _ = request(Request::Listen, tid, 0);
+                let _ = request(TraceRequest::Listen, tid, 0);
                 if self.executed && self.command == Some(tid) {
                     signals::stop_here();
                 }
@@ -247,7 +264,7 @@ impl<'a> Tracer<'a> {
     /// Continues a thread: to the end of a watched call, or to the next call to watch.
     fn resume(&mut self, tid: i32, signal: i32) {
         let in_call = self.threads.get(&tid).is_some_and(|thread| thread.call.is_some());
-        let how = if self.slow || in_call { Request::Syscall } else { Request::Cont };
+        let how = if self.slow || in_call { TraceRequest::Syscall } else { TraceRequest::Cont };
         let _ = request(how, tid, signal);
     }
 
@@ -291,7 +308,7 @@ impl<'a> Tracer<'a> {
         }
         if self.letting_go {
             self.threads.remove(&tid);
-            let _ = request(Request::Detach, tid, 0);
+            let _ = request(TraceRequest::Detach, tid, 0);
         } else {
             self.resume(tid, 0);
         }
@@ -368,7 +385,7 @@ impl<'a> Tracer<'a> {
         let call = SocketCall { name, result, addr, socket, unread, process, at };
         let watched = self.processes();
         let is_tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
-        (self.observer)(Event::Call { call, watched: &watched }, at);
+        (self.observer)(ProgramEvent::Call { call, watched: &watched }, at);
         if listens && is_tcp && self.detach && !self.letting_go {
             self.let_go();
         }
@@ -378,7 +395,7 @@ impl<'a> Tracer<'a> {
     fn let_go(&mut self) {
         self.letting_go = true;
         for tid in self.threads.keys() {
-            let _ = request(Request::Interrupt, *tid, 0);
+            let _ = request(TraceRequest::Interrupt, *tid, 0);
         }
         self.note(WatchNote::LetGo);
     }

@@ -1,0 +1,139 @@
+//! What a program that `twtool why` watches can do as without it: job control, signals, socket activation, other tracers.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::commands::needs_program;
+use crate::support::dialogue::Dialogue;
+use crate::support::suite;
+use crate::support::twtool::{PATH, Run, command, twtool};
+
+suite! {
+    pure: [],
+    netns: [
+        a_shell_controls_the_job_as_without_twtool,
+        processes_that_a_signal_ends_together_do_not_run_on,
+        a_running_process_is_watched_and_runs_on,
+        a_program_is_let_go_when_it_listens,
+        strace_outside_and_inside_is_refused_without_harm,
+        socket_activation_finds_its_pid,
+    ],
+}
+
+/// A terminal sends Ctrl-C and Ctrl-\\ to the whole group.
+fn processes_that_a_signal_ends_together_do_not_run_on() {
+    let mut why = command(["why", "sh", "-c", "(trap 'exit 1' TERM; echo begun; while :; do sleep 0.01; done) | cat"]);
+    let mut why =
+        why.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
+    let mut begun = String::new();
+    BufReader::new(why.stdout.take().expect("a pipe")).read_line(&mut begun).expect("read");
+    let group = nix::unistd::Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    let mut text = String::new();
+    why.stderr.take().expect("a pipe").read_to_string(&mut text).expect("read");
+    assert_eq!(why.wait().expect("it ends").code(), Some(143), "{text}");
+    assert!(text.contains("ended with signal 15") && !text.contains("other process"), "{text}");
+}
+
+/// A shell with job control on a terminal of its own: Ctrl-Z stops the job, fg continues it, Ctrl-C ends it.
+fn a_shell_controls_the_job_as_without_twtool() {
+    needs_program("bash");
+    needs_program("setsid");
+    let run_in_shell = |begin: &str| {
+        let mut shell = Command::new("setsid");
+        shell
+            .args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"])
+            .env("TW", PATH)
+            .env("PS1", "")
+            .env("HISTFILE", "/dev/null");
+        let mut dialogue = Dialogue::of(shell);
+        // Standard output is a pipe.
+        dialogue.types("exec >&2");
+        dialogue.types(&format!("{begin} sh -c 'echo be''gun; read x; echo got-$x; read x; exit 9'"));
+        dialogue.until("begun");
+        dialogue.types("one");
+        dialogue.until("got-one");
+        dialogue.types_control('Z');
+        dialogue.until("Stopped");
+        dialogue.types("fg");
+        dialogue.await_child_named("sh");
+        dialogue.types("two");
+        dialogue.await_child_named("bash");
+        dialogue.types("echo code-$?-end");
+        dialogue.until("code-9-end");
+        dialogue.types(&format!("{begin} sleep 1000"));
+        dialogue.await_child_named("sleep");
+        dialogue.types_control('C');
+        dialogue.await_child_named("bash");
+        dialogue.types("echo code-$?-end");
+        dialogue.until("code-130-end");
+        dialogue.types("exit");
+        dialogue.end()
+    };
+    let _ = run_in_shell("");
+    let _ = run_in_shell("$TW why -q");
+}
+
+fn a_running_process_is_watched_and_runs_on() {
+    needs_program("python3");
+    let script = "import socket, sys\nfor line in sys.stdin:\n try: socket.socket().bind(('192.0.2.7', 8080))\n except OSError as e: print(e.errno, flush=True)\n";
+    let mut target = Command::new("python3");
+    let mut target =
+        target.args(["-u", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
+    let mut answers = BufReader::new(target.stdout.take().expect("a pipe"));
+    let mut ask = |target: &mut std::process::Child| {
+        writeln!(target.stdin.as_mut().expect("a pipe")).expect("written");
+        let mut line = String::new();
+        answers.read_line(&mut line).expect("read");
+        assert_eq!(line, "99\n");
+    };
+    ask(&mut target);
+    let pid = target.id().to_string();
+    let mut why = command(["why", "-o", "ndjson", "--pid", &pid]).stderr(Stdio::piped()).spawn().expect("started");
+    let mut lines = BufReader::new(why.stderr.take().expect("a pipe")).lines().map(|line| line.expect("a line"));
+    let slow = lines.next().expect("a note");
+    assert!(slow.contains("slow"), "{slow}");
+    ask(&mut target);
+    let call: Value = serde_json::from_str(&lines.next().expect("a call")).expect("a record");
+    assert_eq!(
+        (&call["call"], &call["addr"], &call["errno"]),
+        (&"bind".into(), &"192.0.2.7".into(), &"EADDRNOTAVAIL".into())
+    );
+    let number = nix::unistd::Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
+    nix::sys::signal::kill(number, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    assert_eq!(why.wait().expect("it ends").code(), Some(143));
+    ask(&mut target);
+    drop(target.stdin.take());
+    assert!(target.wait().expect("it ends").success());
+    twtool(["why", "--pid", "2147483647"]).code(125);
+}
+
+fn a_program_is_let_go_when_it_listens() {
+    needs_program("python3");
+    let script = "import socket, re\ns = socket.create_server(('127.0.0.1', 8080))\nwhile not re.search('TracerPid:\\\\t0', open('/proc/self/status').read()): pass\nprint('alone')\nraise SystemExit(7)";
+    let run = twtool(["why", "--detach", "python3", "-c", script]).code(7);
+    assert_eq!(run.stdout, "alone\n", "{run}");
+    assert!(run.stderr.contains("listens on 127.0.0.1:8080"), "{run}");
+}
+
+fn strace_outside_and_inside_is_refused_without_harm() {
+    needs_program("strace");
+    let strace = |args: &[&str]| Run::of(Command::new("strace").args(["-o", "/dev/null"]).args(args));
+    let refused = strace(&["-f", PATH, "why", "echo", "started"]).code(125);
+    assert!(refused.stderr.contains("strace (pid") && refused.stdout.is_empty(), "{refused}");
+    assert_eq!(strace(&[PATH, "why", "-q", "echo", "started"]).code(0).stdout, "started\n");
+    let inside = twtool(["why", "strace", "-o", "/dev/null", "echo", "started"]).code(1);
+    assert!(inside.stdout.is_empty(), "{inside}");
+}
+
+fn socket_activation_finds_its_pid() {
+    let script =
+        "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$0\" why -q sh -c 'echo $(($LISTEN_PID - $$)) $(($WATCHDOG_PID - $$))'";
+    let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);
+    assert_eq!(run.stdout, "0 0\n", "{run}");
+    let other = Run::of(command(["why", "-q", "sh", "-c", "echo $LISTEN_PID"]).env("LISTEN_PID", "1")).code(0);
+    assert_eq!(other.stdout, "1\n", "{other}");
+}
