@@ -35,7 +35,7 @@ Inspect TIME_WAIT sockets and TCP ports on Linux: list TIME_WAIT sockets with th
 classify ports, explain why bind() fails with EADDRINUSE and what helps, and count the connections that can still be opened \
 to a destination.
 
-twtool covers TCP only. It reads the network namespace that it runs in; --netns and --all-netns choose others. It needs no \
+twtool covers TCP only. It reads the network namespace that it runs in; --netns, --container and --all-netns choose others. It needs no \
 privileges, except to remove sockets (kill) and to see the processes and namespaces of other users.";
 
 const AFTER_LONG_HELP: &str = "\

@@ -13,14 +13,16 @@ use clap::{Arg, Command};
 /// The date in the head of each page, which man(7) requires: the last day on which the texts were revised as a whole.
 const DATE: &str = "2026-11-28";
 
-/// Files that twtool reads: a word of the help of each command that reads the file, the path, and the content.
+/// Files that twtool reads: words of which one is in the help of each command that reads the file, the path, and the content.
 const FILES: &str = "\
 service | /etc/services | Names of ports (services(5)). For a namespace NAME of ip-netns(8), /etc/netns/NAME/services if it exists
 --netns | /run/netns | Names of network namespaces (ip-netns(8))
 --netns | /proc/PID/ns/net | The network namespace of a process (namespaces(7))
---netns | /proc/net/tcp, /proc/net/tcp6 | TCP sockets, if the kernel refuses sock_diag(7) and the command can do without it
---netns | /proc/sys/net/ipv4 | Settings of a network namespace: port ranges and TCP
---netns | /proc/PID/fd | The sockets of a process, if the answer names processes";
+--netns,--pid | /proc/net/tcp, /proc/net/tcp6 | TCP sockets, if the kernel refuses sock_diag(7) and the command can do without it
+--netns,--pid | /proc/sys/net/ipv4 | Settings of a network namespace: port ranges and TCP
+--netns,--pid | /proc/PID/fd | The sockets of a process, if the answer names processes
+--netns,--pid | /proc/PID/cgroup, /sys/fs/cgroup | Units and containers of processes, if the answer names processes or --container is given (cgroups(7))
+--netns,--pid | /etc/passwd | Names of users, if the answer names processes (passwd(5))";
 
 /// Related pages that each page names.
 const RELATED: [&str; 4] = ["twtool(1)", "tcp(7)", "socket(7)", "ss(8)"];
@@ -83,7 +85,8 @@ fn page(command: &Command, program: &Command, names: &[&str]) -> Page {
     page.section("EXIT STATUS");
     page.exit_status(&notes.exit_status.or_else(|| Notes::of(program).exit_status).unwrap_or_default());
     let files = FILES.lines().map(|line| line.split(" | ").collect::<Vec<_>>());
-    let files: Vec<_> = files.filter(|fields| is_program || help.contains(fields[0])).collect();
+    let files: Vec<_> =
+        files.filter(|fields| is_program || fields[0].split(',').any(|word| help.contains(word))).collect();
     if !files.is_empty() {
         page.section("FILES");
     }

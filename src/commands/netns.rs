@@ -1,4 +1,4 @@
-//! `--netns` and `--all-netns`: the network namespaces that a command reads.
+//! `--netns`, `--container` and `--all-netns`: the network namespaces that a command reads.
 
 use std::sync::OnceLock;
 
