@@ -103,7 +103,7 @@ fn file_capabilities_are_lost_without_root_and_kept_with_it() {
     assert!(!calls.is_empty(), "{lost}");
     for call in calls {
         assert_eq!((&call["errno"], &call["cause"]), (&"EACCES".into(), &"privileged-port".into()), "{lost}");
-        assert!(call["advice"].to_string().contains("This failure comes from twtool"), "{lost}");
+        assert!(call["advice"].to_string().contains("twtool causes this failure"), "{lost}");
     }
     if !has("setpriv") {
         return not_checked("why on file capabilities under root: there is no setpriv(1)");

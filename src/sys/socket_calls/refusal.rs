@@ -65,8 +65,8 @@ fn by_setting(scope: Option<&str>, own_child: bool, error: &io::Error) -> (Strin
         ),
         (_, true) => (
             format!(
-                "the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, or this \
-                 user cannot read the program file of twtool"
+                "the kernel refuses ptrace(2) ({error}); a security module (AppArmor, SELinux) may forbid it, or the \
+                 program file of twtool is unreadable for this user"
             ),
             "look for the denial in the kernel's log, make the program file readable, or run twtool outside the \
              confinement",
