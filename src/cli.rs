@@ -18,7 +18,7 @@ use crate::commands::{
 use crate::sys::caller::caller;
 use crate::sys::{exec, socket_calls, terminal};
 
-/// The output of `--version` behind the name. `-V` prints only the version.
+/// The output of `--version` after the name. `-V` prints only the version.
 const VERSION: &str = git_version::git_version!(
     args = ["--always", "--dirty=-modified", "--abbrev=12"],
     prefix = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: "),
@@ -221,7 +221,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
     let flushed = environment.out.flush().map_err(CommandError::Output);
     match status.and_then(|code| flushed.map(|()| code)) {
         Ok(code) => code,
-        // A reader that closes the pipe has read enough.
+        // If the reader closes the pipe, it has read enough, so this is not an error.
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             error.report(environment.err);
@@ -357,7 +357,7 @@ fn manual_pages(args: &ManArgs, out: &mut dyn Write) -> Result<(), CommandError>
     }
 }
 
-/// The usage error about a command that does not exist.
+/// The usage error for a command that does not exist.
 fn no_page(name: &str) -> CommandError {
     let program = command();
     let commands = program.get_subcommands().filter(|command| !command.is_hide_set());

@@ -1,8 +1,9 @@
-//! The truth about TIME_WAIT and TCP ports on Linux, for programs: timewait buckets with their remaining time, what bind() gives
-//! on a port, how many further connections a destination takes, and whether settings and counters are in order.
+//! Answers questions about TIME_WAIT and TCP ports on Linux, for programs: which timewait buckets exist and their remaining
+//! time, the result of bind() on a port, the number of further connections that are possible to a destination, and problems in
+//! settings and counters.
 //!
-//! A [`Snapshot`] says where to look: in which network [`Namespaces`], and at the kernel or a recording. Each of its methods
-//! takes a question and returns an [`Answer`]: the value, whether it is complete, and what the reader should know.
+//! A [`Snapshot`] selects the source: network [`Namespaces`], and the kernel or a recording. Each of its methods takes a
+//! question and returns an [`Answer`]: the value, whether it is complete, and warnings.
 //!
 //! ```
 //! use twtool::{Selection, Snapshot};
@@ -17,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! `examples/` has two programs. Without the feature `cli`, which is on by default, nothing of the command line is built.
+//! `examples/` has two programs. Without the feature `cli`, which is on by default, the command line is not built.
 //!
 //! # How it is built
 //!

@@ -78,7 +78,7 @@ fn workers(rows: usize) -> Option<Workers> {
     (rows >= WORTHWHILE).then(Workers::take)?
 }
 
-/// Passes on a piece of the result. After a [`ControlFlow::Break`] the receiver wants no more.
+/// Passes on a piece of the result. After a [`ControlFlow::Break`] the receiver gets no more pieces.
 pub type PassOn<'a, P> = dyn FnMut(P) -> ControlFlow<()> + Send + 'a;
 
 /// A job for another thread.
@@ -94,7 +94,7 @@ const AHEAD: usize = 2;
 /// 2. Every other thread has its own channel. It sends its pieces, and `None` after the last piece of an item.
 /// 3. The calling thread processes the items in order. It computes its own items, and receives the pieces of the
 ///    others.
-/// 4. When `each` wants no more, the channels are dropped, and the other threads stop at their next piece.
+/// 4. When `each` breaks, the channels are dropped, and the other threads stop at their next piece.
 ///
 /// `spawn` starts a job, or returns false if it cannot. Then the calling thread does the work of that job.
 fn in_order<'s, P: Send + 's>(
@@ -131,7 +131,7 @@ fn in_order<'s, P: Send + 's>(
                 flow
             }),
             Some(receiver) => {
-                // Not received after a break: the next piece may take long, and nobody wants it.
+                // After a break, do not receive the next piece: producing it may take long, and it is not needed.
                 while flow.is_continue()
                     && let Ok(Some(piece)) = receiver.recv()
                 {

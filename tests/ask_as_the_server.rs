@@ -1,5 +1,5 @@
-//! `bind-test` and `wait` ask as the server does: with its options, on its device, as its user, and all addresses at once.
-//! Random situations are compared with binds of the test's own, each in a copy of the situation.
+//! `bind-test` and `wait` with the options of the server: its socket options, its device, its user, and all addresses at once.
+//! In random situations the result is compared with binds of the test itself, each in a copy of the situation.
 
 use std::process::Command;
 
@@ -34,7 +34,7 @@ suite! {
 /// The user that is not root.
 const OTHER: u32 = 33;
 
-/// What a server asks for.
+/// The options of a server.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Asked {
@@ -91,7 +91,7 @@ impl Asked {
         }
     }
 
-    /// What a server gets with these options, on each address. `in_a_copy` runs a function in a copy of the situation.
+    /// The results of a server with these options, on each address. `in_a_copy` runs a function in a copy of the situation.
     fn open(&self, options: &[&str], in_a_copy: &dyn Fn(&Opening) -> Vec<Opened>) -> Vec<Opened> {
         let uid = self.user.unwrap_or(0);
         let specs: Vec<Spec> = self.addrs.iter().map(|at| self.spec(at, options)).collect();
@@ -99,7 +99,7 @@ impl Asked {
         if self.together {
             in_a_copy(&|| opener::open(uid, &specs).0)
         } else if options.contains(&"SO_REUSEPORT") {
-            // Such a bind leaves a note, which would answer the next one.
+            // Such a bind leaves a note, which would change the result of the next bind.
             specs.iter().flat_map(|spec| in_a_copy(&|| alone(spec))).collect()
         } else {
             in_a_copy(&|| specs.iter().flat_map(alone).collect())
@@ -115,7 +115,7 @@ enum Before {
     Bucket(&'static str, ReuseOptions),
 }
 
-/// Makes them in this order. One that cannot be made is left out, as in each copy.
+/// Makes the sockets in this order. A socket that cannot be made is left out, here and in each copy.
 fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Kept> {
     let has = |one: &Before| matches!(one, Before::Open(_, spec) if spec.dev.as_deref() == Some(SECOND));
     if *dev == Some(SECOND) || before.iter().any(has) {
@@ -133,7 +133,7 @@ fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Kept>
             }
         }
     }
-    // Clears a note of SO_REUSEPORT, where this bind works.
+    // Clears a note of SO_REUSEPORT, if this bind works.
     let _ = opener::open(0, &[Spec { at: format!("127.0.0.77:{port}"), ..Spec::default() }]);
     kept
 }
@@ -292,7 +292,7 @@ fn random_situations_are_answered_as_an_independent_bind_answers() {
         let records = document["attempts"].as_array().expect("attempts");
         assert_eq!(records.len(), expected.len(), "{what}{run}");
         for (record, (bind, listen)) in records.iter().zip(&expected) {
-            // A note of the sockets before decides these.
+            // A note of the earlier sockets decides the result of these.
             if note_lost && record["options"].to_string().contains("SO_REUSEPORT") {
                 continue;
             }
@@ -319,7 +319,7 @@ fn random_situations_are_answered_as_an_independent_bind_answers() {
     assert!(count < 40 || verdicts.iter().all(|count| *count > 0), "{verdicts:?}");
 }
 
-/// The verdict with the other value of IPV6_V6ONLY, where the answer has one, is that of an independent bind.
+/// Checks the verdict with the other value of IPV6_V6ONLY, if the answer has one, with an independent bind.
 fn other_verdict(before: &[Before], asked: &Asked, verdict_here: &str, document: &Value, what: &str) {
     let others = document["other_verdicts"].as_array().expect("a list");
     let other = others.iter().find(|other| other["option"].as_str().is_some_and(|option| option.contains("v6only")));
@@ -371,7 +371,7 @@ fn the_other_value_of_an_option_is_named_where_the_answer_depends_on_it() {
     let held = hold("0.0.0.0:8080");
     twtool(["bind-test", "8080", "--addr", "::"]).code(1).prints(LINE);
     answer("8080 --addr :: --v6only yes").code(0);
-    // 0.0.0.0 stays blocked, whatever IPV6_V6ONLY is; and what was given is not left open.
+    // 0.0.0.0 stays blocked with both values of IPV6_V6ONLY. An option that was given has no other verdict.
     for words in ["8080", "8080 --addr 0.0.0.0", "8080 --addr :: --v6only no"] {
         assert_eq!(answer(words).code(1).json()["other_verdicts"], json!([]), "{words}");
     }
@@ -486,7 +486,7 @@ fn printed_commands_keep_the_options() {
     drop(held);
     commands::succeeds(&wait.replace("./server", "true"));
 
-    // Only the buckets in the way are removed: not that of another device.
+    // Only the blocking buckets are removed, not the bucket of another device.
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("a server");
     bucket_of_server(&server, "127.0.0.1:8080");
     drop(server);
@@ -502,7 +502,7 @@ fn printed_commands_keep_the_options() {
 }
 
 fn a_listener_for_a_moment_takes_no_connection() {
-    // A listener with the filter of twtool: a SYN is dropped, and repeated.
+    // The listener has the filter of twtool: it drops the SYN, and the client sends the SYN again.
     let Some(strace) = crate::support::twtool::program("strace") else {
         return not_checked("the filter of a test socket: strace is not installed");
     };

@@ -1,5 +1,5 @@
-//! Bad words on the command line: each is named in the first line, with what is allowed beside it, exit 2, and nothing
-//! done or printed.
+//! Bad words on the command line: the first line of the error names the word and the allowed values, the exit code is 2, and
+//! the command does and prints nothing else.
 
 use std::fs;
 
@@ -14,17 +14,17 @@ use crate::support::twtool::{Run, twtool};
 
 suite! {
     pure: [
-        bad_ports_are_named_with_what_a_port_is,
-        bad_addresses_are_named_with_what_an_address_is,
+        bad_ports_are_named_with_the_allowed_forms,
+        bad_addresses_are_named_with_the_allowed_forms,
         scopes_that_do_not_exist_are_named,
-        unknown_words_are_named_with_those_there_are,
-        bad_durations_are_named_with_what_a_duration_is,
+        unknown_words_are_named_with_the_existing_ones,
+        bad_durations_are_named_with_the_allowed_forms,
         csv_is_refused_where_records_are_not_flat,
         hostile_words_do_not_reach_the_terminal,
     ],
     netns: [
         names_of_any_length_are_shown,
-        a_fifo_in_the_place_of_services_is_not_waited_for,
+        a_fifo_instead_of_the_services_file_does_not_block,
     ],
 }
 
@@ -32,7 +32,7 @@ fn names_of_any_length_are_shown() {
     island::folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
-    // A width of fmt has 16 bits.
+    // A width in a format string has 16 bits.
     let name = "s".repeat(65_536);
     fs::write("/etc/services", format!("{name} 8080/tcp\n")).expect("written");
     for args in
@@ -46,7 +46,7 @@ fn names_of_any_length_are_shown() {
     twtool(["port", &name]).ok();
 }
 
-fn a_fifo_in_the_place_of_services_is_not_waited_for() {
+fn a_fifo_instead_of_the_services_file_does_not_block() {
     island::folders();
     fs::remove_file("/etc/services").expect("it was there");
     fs::create_dir("/etc/netns/web").expect("a folder");
@@ -56,7 +56,7 @@ fn a_fifo_in_the_place_of_services_is_not_waited_for() {
         for args in
             [["list", "--count"].as_slice(), &["port", "80"], &["bind-test", "8080"], &["list", "--netns", "web"]]
         {
-            // Whether that is an answer is another question; that there is one, is the test.
+            // This test only checks that the command ends, whatever its exit code is.
             assert!(twtool(args).code.is_some(), "{args:?}");
         }
     }
@@ -82,7 +82,7 @@ fn refused(args: &[&str], word: &str, allowed: &[&str]) -> Run {
     run
 }
 
-fn bad_ports_are_named_with_what_a_port_is() {
+fn bad_ports_are_named_with_the_allowed_forms() {
     for (before, after) in PORT_PLACES {
         for bad in
             ["65536", "99999999999999999999", "-1", "0x50", "httpz", "80-70", "80-65536", "80,81", "8 0", "1e3", "+80"]
@@ -93,15 +93,15 @@ fn bad_ports_are_named_with_what_a_port_is() {
             if flag && bad.contains(',') {
                 continue;
             }
-            // Where a port stands alone, -1 is taken for an option, as -4 and -6 are options there.
+            // Without a flag, clap parses -1 as an option, because -4 and -6 are options.
             let option = bad == "-1" && !flag;
             refused(&args, bad, if option { &["Usage"] } else { &["65535"] });
         }
-        // Nothing at all has no name; what is allowed is said all the same.
+        // An empty word has no name, but the error still lists the allowed values.
         let run = twtool([before, &[""], after].concat()).code(2);
         assert!(run.stdout.is_empty() && run.stderr.contains("65535"), "{run}");
     }
-    // The family goes before or behind it.
+    // The family flag may come before or after the command.
     for args in [["port", "-6", "80"], ["port", "80", "-4"], ["bind-test", "-4", "80"], ["wait", "-6", "0"]] {
         assert!(!twtool(args).stderr.contains("unexpected"), "{args:?}");
     }
@@ -111,7 +111,7 @@ fn bad_ports_are_named_with_what_a_port_is() {
     refused(&["port", "80", "httpz", "443"], "httpz", &["/etc/services"]);
 }
 
-fn bad_addresses_are_named_with_what_an_address_is() {
+fn bad_addresses_are_named_with_the_allowed_forms() {
     for flag in ["--local", "--remote"] {
         for bad in ["1.2.3", "::g", "localhost", "1.2.3.4.5", "1.2.3.256", "127.0.0.1:80", "[::1]:80", "fe80::1%"] {
             refused(&["list", flag, bad], bad.trim_start_matches("fe80::1"), &["IPv6"]);
@@ -139,7 +139,7 @@ fn scopes_that_do_not_exist_are_named() {
     refused(&["list", "--local", "127.0.0.1%lo"], "%lo", &["IPv6"]);
 }
 
-fn unknown_words_are_named_with_those_there_are() {
+fn unknown_words_are_named_with_the_existing_ones() {
     refused(&["list", "--columns", "nosuch", "-o", "csv"], "nosuch", &["local_port", "cookie"]);
     refused(&["list", "--columns", "local_port,nosuch"], "nosuch", &["local_port", "cookie"]);
     let run = twtool(["list", "--columns", ""]).code(2);
@@ -154,7 +154,7 @@ fn unknown_words_are_named_with_those_there_are() {
     refused(&["completions", "tcsh"], "tcsh", &["bash", "zsh", "fish"]);
 }
 
-fn bad_durations_are_named_with_what_a_duration_is() {
+fn bad_durations_are_named_with_the_allowed_forms() {
     for bad in ["soon", "10", "-5s", "10x", "1e400s", "99999999999999999999s"] {
         refused(&["list", &format!("--expires-under={bad}")], bad, &["10s"]);
         refused(&["doctor", &format!("--close-wait-after={bad}")], bad, &["10s"]);

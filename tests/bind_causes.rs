@@ -1,5 +1,5 @@
-//! Verdict and cause of `bind-test` and `wait` over buckets, for every combination of the options that the old sockets had,
-//! that a new one sets, and that `--with` asks for; judged by binds of the test's own.
+//! Verdict and cause of `bind-test` and `wait` if buckets block, for every combination of the options of the old sockets, the
+//! options of the new socket, and the value of `--with`. Binds of the test itself decide which result is right.
 
 use serde_json::Value;
 use twtool::lab::{ActiveCloser, Server};
@@ -13,14 +13,14 @@ use crate::support::twtool::{Run, twtool};
 suite! {
     pure: [],
     netns: [
-        the_cause_is_what_so_reuseaddr_does_whatever_with_says,
+        the_cause_depends_on_so_reuseaddr_and_not_on_with,
     ],
 }
 
 /// The values of `--with`, in the order of [`OPTION_SETS`].
 const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
 
-/// Leaves a bucket on port 8080 of each address whose socket had these options: TIME_WAIT, or FIN_WAIT_2.
+/// Leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of each address. The socket had these options.
 fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
     let mut open = vec![];
     for (last, old) in (1..).zip(olds) {
@@ -35,14 +35,14 @@ fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
     Box::new(open)
 }
 
-fn the_cause_is_what_so_reuseaddr_does_whatever_with_says() {
+fn the_cause_depends_on_so_reuseaddr_and_not_on_with() {
     let all = ReuseOptions::ALL;
     let pairs = (0..4).flat_map(|a| (a..4).map(move |b| vec![all[a], all[b]]));
     let olds: Vec<Vec<ReuseOptions>> = all.iter().map(|old| vec![*old]).chain(pairs).collect();
     for olds in &olds {
         for fin_wait_2 in [false, true] {
             let situation = || leave(olds, fin_wait_2);
-            // A bind with SO_REUSEPORT changes what the next one gets, so each is made in a situation of its own.
+            // A bind with SO_REUSEPORT changes the result of the next bind, so each bind has its own situation.
             let works = OPTION_SETS.map(|options| {
                 crate::support::netns::elsewhere(|| {
                     let _kept = situation();
@@ -57,7 +57,7 @@ fn the_cause_is_what_so_reuseaddr_does_whatever_with_says() {
     }
 }
 
-/// Checks both commands with every `--with` against what the binds of the test gave.
+/// Compares both commands, with every `--with`, with the binds of the test.
 fn check(works: [bool; 4], situation: &str) {
     let [none, reuseaddr, ..] = works;
     let cause = match (none, reuseaddr) {
@@ -89,7 +89,7 @@ fn check(works: [bool; 4], situation: &str) {
     }
 }
 
-/// The options that the first advice says would work do work; where none do, it says so.
+/// Checks that the options in the first advice work, or that the advice reports that no option works.
 fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
     let sets = ["\u{0}", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];

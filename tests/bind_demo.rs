@@ -1,5 +1,5 @@
-//! `bind-test --demo`: the textbook experiment, made without root in namespaces of its own, and what is said where there
-//! can be none.
+//! `bind-test --demo`: the textbook experiment, without root in private namespaces, and the error if no namespace can be
+//! created.
 
 use caps::Capability;
 use seccompiler::SeccompCmpOp;
@@ -16,20 +16,20 @@ use crate::support::twtool::{Keys, Run, twtool};
 suite! {
     pure: [
         port_0_has_no_demonstration,
-        other_options_do_not_go_with_the_demonstration,
+        other_options_cannot_be_combined_with_the_demonstration,
     ],
     netns: [
         the_demonstration_shows_what_the_documentation_says,
-        the_page_tells_the_story,
+        the_page_describes_each_run,
         ndjson_is_a_run_a_line,
         a_privileged_port_needs_no_privilege,
         the_callers_namespace_is_not_touched,
-        root_without_user_namespaces_can_do_it,
-        where_namespaces_are_forbidden_it_says_how_to_allow_them,
+        root_can_run_the_demo_without_user_namespaces,
+        an_error_explains_how_to_allow_forbidden_namespaces,
     ],
 }
 
-/// What bind() says in each run, in the order none, SO_REUSEADDR, SO_REUSEPORT, both: socket(7).
+/// The results of bind() in each run, in the order none, SO_REUSEADDR, SO_REUSEPORT, both (socket(7)).
 const WITHOUT: [&str; 4] = ["EADDRINUSE"; 4];
 const WITH: [&str; 4] = ["EADDRINUSE", "ok", "EADDRINUSE", "ok"];
 
@@ -80,7 +80,7 @@ fn the_demonstration_shows_what_the_documentation_says() {
     }
 }
 
-fn the_page_tells_the_story() {
+fn the_page_describes_each_run() {
     let run = demo(8080, "table").ok();
     for text in ["8080", "EADDRINUSE", "TIME_WAIT", "SO_REUSEADDR", "fin-wait-2", "close-wait", "time-wait"] {
         assert!(run.stdout.contains(text), "expected {text}{run}");
@@ -110,10 +110,10 @@ fn the_callers_namespace_is_not_touched() {
     assert_eq!(procfs::bucket_count(), 0);
 }
 
-fn root_without_user_namespaces_can_do_it() {
+fn root_can_run_the_demo_without_user_namespaces() {
     refuse(libc::SYS_unshare, Some((0, SeccompCmpOp::MaskedEq(user_namespace()), user_namespace())), libc::EPERM);
     both_runs(&demo(8080, "json").ok().records("runs"), 8080);
-    // Without what makes root able to, it is as for anybody.
+    // Without CAP_SYS_ADMIN, root is like any other user.
     drop_capability(Capability::CAP_SYS_ADMIN);
     forbidden();
 }
@@ -133,7 +133,7 @@ fn forbidden() {
     }
 }
 
-fn where_namespaces_are_forbidden_it_says_how_to_allow_them() {
+fn an_error_explains_how_to_allow_forbidden_namespaces() {
     refuse(libc::SYS_unshare, None, libc::EPERM);
     forbidden();
 }
@@ -142,7 +142,7 @@ fn port_0_has_no_demonstration() {
     twtool(["bind-test", "0", "--demo"]).refused("'0'");
 }
 
-fn other_options_do_not_go_with_the_demonstration() {
+fn other_options_cannot_be_combined_with_the_demonstration() {
     for (option, word) in
         [(["--addr", "::1"].as_slice(), "--addr"), (&["--listen"], "--listen"), (&["--with", "none"], "--with")]
     {

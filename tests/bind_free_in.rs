@@ -1,5 +1,5 @@
-//! `free_in_ms` of `bind-test`: a bind of the test's own never works earlier, and where it is unknown which buckets are in
-//! the way it is null.
+//! `free_in_ms` of `bind-test`: a bind of the test never works earlier, and the value is null if it is unknown which buckets
+//! block.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ use crate::support::{kernel, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        a_bucket_that_may_be_in_the_way_longer_makes_it_null,
-        no_bind_works_before_it_is_over,
+        free_in_is_null_if_another_bucket_may_block_longer,
+        no_bind_works_before_free_in_has_passed,
     ],
 }
 
@@ -71,7 +71,7 @@ fn answer(at: &[&str]) -> Value {
     twtool([&["bind-test", "8000", "--with", "none", "--json"], &addrs[..]].concat()).json()
 }
 
-fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
+fn free_in_is_null_if_another_bucket_may_block_longer() {
     let _half = Kind::Mapped.leave(7);
     let server = Kind::DualStack.server();
     connect(&server, "[::1]:8000").close(ActiveCloser::Server).expect("a bucket");
@@ -79,7 +79,7 @@ fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
     let alone = answer(&["0.0.0.0"]);
     assert_eq!((&alone["verdict"], &alone["free_in_ms"]), (&"blocked".into(), &Value::Null), "{alone}");
     assert!(alone["advice"].to_string().contains("unknown"), "{alone}");
-    // On :: both are in the way for certain, and the one that lasts longer decides.
+    // On :: both buckets certainly block, and the one that lasts longer decides.
     assert!(number(&answer(&["0.0.0.0", "::"]), "free_in_ms") > 50_000);
     assert!(number(&answer(&["127.0.0.1"]), "free_in_ms") <= 7_000);
     if !kernel::destroys_buckets() {
@@ -89,7 +89,7 @@ fn a_bucket_that_may_be_in_the_way_longer_makes_it_null() {
     assert_eq!(bind("0.0.0.0", 8000, &[], false).0, "EADDRINUSE", "the other one was in the way, too");
 }
 
-fn no_bind_works_before_it_is_over() {
+fn no_bind_works_before_free_in_has_passed() {
     const ADDRS: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
     let mut random = Random::new(Random::seed());
     let situations: Vec<Vec<(Kind, u32)>> =
@@ -97,7 +97,7 @@ fn no_bind_works_before_it_is_over() {
     std::thread::scope(|scope| {
         for situation in &situations {
             scope.spawn(move || {
-                // A child that another thread starts would hold copies of the listeners here for a moment.
+                // A child that another thread starts would have copies of these listeners for a moment.
                 unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
                 elsewhere(|| check(situation, &ADDRS));
             });
@@ -105,7 +105,7 @@ fn no_bind_works_before_it_is_over() {
     });
 }
 
-/// Asks about each address, and then binds each until that works.
+/// Runs bind-test for each address, and then binds each address until the bind works.
 fn check(situation: &[(Kind, u32)], addrs: &[&'static str]) {
     // Timers of the kernel are whole jiffies.
     const JIFFY: Duration = Duration::from_millis(10);

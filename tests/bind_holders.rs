@@ -1,5 +1,5 @@
-//! Who holds a port, as `bind-test` tells it: processes found by /proc, and what is said where they cannot be: another
-//! user's, and another pid namespace's.
+//! The holders of a port in `bind-test`: processes that /proc shows, and the message if it does not show them (processes of
+//! another user, or of another pid namespace).
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -30,13 +30,13 @@ suite! {
         a_holder_has_the_keys_of_the_contract,
         nobody_owns_a_bucket_or_an_orphan,
         names_that_a_process_gave_itself_do_not_reach_the_terminal,
-        processes_that_may_not_be_looked_into_are_unknown,
+        processes_that_the_caller_cannot_inspect_are_unknown,
         processes_of_another_pid_namespace_are_unknown,
         a_process_whose_main_thread_has_ended_is_named,
-        a_process_is_named_for_a_socket_that_one_of_its_threads_alone_has_open,
+        a_process_is_named_if_only_one_of_its_threads_has_the_socket_open,
         the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel,
-        a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace,
-        a_bound_socket_that_no_list_has_is_found_through_its_process,
+        a_socket_in_a_message_is_not_attributed_to_another_pid_namespace,
+        an_unlisted_bound_socket_is_found_through_its_process,
     ],
 }
 
@@ -107,7 +107,7 @@ fn a_holder_has_its_process_its_inode_and_its_user() {
 fn every_process_that_has_the_socket_open_is_named() {
     let socket = listener();
     let children = [(); 2].map(|()| Process::start(Command::new("sleep"), &socket));
-    // The socket outlives its maker.
+    // The socket exists longer than the descriptor of its creator.
     drop(socket);
     let document = answer(&[]);
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("listener")));
@@ -151,7 +151,7 @@ fn nobody_owns_a_bucket_or_an_orphan() {
     let child = Process::start(Command::new("sleep"), &socket);
     let server = Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
-    // Accepted by nobody yet: it has no inode.
+    // This connection is not accepted yet, so it has no inode.
     let waiting = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     waiting.connect(&addr("127.0.0.1:8080").into()).expect("connected");
     let document = answer(&[]);
@@ -195,7 +195,7 @@ fn unknown_owner(run: &Run, warning: &str) {
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("listener")), "{run}");
 }
 
-fn processes_that_may_not_be_looked_into_are_unknown() {
+fn processes_that_the_caller_cannot_inspect_are_unknown() {
     let socket = listener();
     let _child = Process::start(Command::new("sleep"), &socket);
     drop(socket);
@@ -244,7 +244,7 @@ ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)";
     process(&answer(&[])["holders"][0], pid);
 }
 
-fn a_process_is_named_for_a_socket_that_one_of_its_threads_alone_has_open() {
+fn a_process_is_named_if_only_one_of_its_threads_has_the_socket_open() {
     // Each test has a thread with descriptors of its own.
     let socket = listener();
     let main = fs::read_dir(format!("/proc/{}/fd", std::process::id())).expect("our own descriptors");
@@ -269,7 +269,7 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
         "{run}"
     );
     assert_eq!(document["warnings"], json!([]), "{run}");
-    // No server can be stopped; the command shows the endpoint, and what it says deletes it.
+    // No server can be stopped. The command shows the endpoint, and its purpose contains the command that deletes it.
     let advice = document["advice"][0].to_string();
     assert!(advice.contains("Delete the endpoint") && !advice.contains("Stop that server"), "{run}");
     let step = &document["next"][0];
@@ -280,7 +280,7 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
     twtool(["bind-test", "8080"]).code(0);
 }
 
-fn a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace() {
+fn a_socket_in_a_message_is_not_attributed_to_another_pid_namespace() {
     let socket = listener();
     let (sender, _receiver) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     let data = [std::io::IoSlice::new(b"x")];
@@ -300,7 +300,7 @@ fn a_socket_on_its_way_to_a_process_is_not_taken_for_one_of_another_namespace() 
     assert_eq!(warnings.contains("pid namespace"), !initial, "{run}");
 }
 
-fn a_bound_socket_that_no_list_has_is_found_through_its_process() {
+fn an_unlisted_bound_socket_is_found_through_its_process() {
     const NETLINK_SOCK_DIAG: u64 = 4;
     let bound = |at: &str, kind, prepare: fn(&Socket)| {
         let socket = Socket::new(socket2::Domain::for_address(addr(at)), kind, None).expect("a socket");
@@ -313,14 +313,14 @@ fn a_bound_socket_that_no_list_has_is_found_through_its_process() {
     let sockets = [
         bound("127.0.0.1:8080", socket2::Type::STREAM, on_lo),
         bound("[::]:8080", socket2::Type::STREAM, v6only),
-        // Neither is the port's: another port, and another protocol.
+        // These two sockets are not on the port: one has another port, the other has another protocol.
         bound("127.0.0.1:8081", socket2::Type::STREAM, |_| {}),
         bound("127.0.0.1:8080", socket2::Type::DGRAM, |_| {}),
     ];
     let inodes = sockets.each_ref().map(inode);
     let children = sockets.each_ref().map(|socket| Process::start(Command::new("sleep"), socket));
     drop(sockets);
-    // As a kernel before 6.8: /proc/net/tcp has no sockets that are bound and nothing more.
+    // Like a kernel before 6.8: /proc/net/tcp does not list sockets that are only bound.
     refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
     let document = answer(&[]);
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("bound")), "{document}");
@@ -333,7 +333,7 @@ fn a_bound_socket_that_no_list_has_is_found_through_its_process() {
         assert_eq!((&holder["inode"], &holder["interface"]), (&json!(inodes[at]), &interface), "{holder}");
         process(holder, children[at].0.id());
     }
-    // Asking leaves the sockets as they are.
+    // The test does not change the sockets.
     assert_eq!(answer(&[])["holders"], document["holders"]);
     drop_capability(Capability::CAP_SYS_PTRACE);
     let document = answer(&[]);

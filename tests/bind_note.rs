@@ -1,5 +1,5 @@
-//! The kernel's note of SO_REUSEPORT: no answer of `bind-test` comes from a note that its own binds left, and none is left
-//! for the next server; not by a test that is interrupted, nor by one that has no descriptors.
+//! The kernel's note of SO_REUSEPORT: no result of `bind-test` comes from a note of its own binds, and `bind-test` leaves no
+//! note for the next server, even if it is interrupted or has no descriptors.
 
 use std::process::Command;
 
@@ -19,8 +19,8 @@ use crate::support::{measured, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        no_answer_comes_from_a_note_and_none_is_left,
-        the_note_of_a_server_that_is_lost_is_reported,
+        no_result_depends_on_a_note_and_no_note_is_left,
+        a_lost_note_of_a_server_is_reported,
         a_test_that_is_interrupted_leaves_no_note,
         a_test_without_descriptors_leaves_no_note,
     ],
@@ -53,7 +53,7 @@ impl Beside {
         all
     }
 
-    /// Makes it; `None` where the bucket is in the way of the socket.
+    /// Makes the socket and the bucket; `None` if the bucket blocks the socket.
     fn make(&self) -> Option<Kept> {
         if let Some(bucket) = self.bucket {
             let at = if bucket.contains(':') { format!("[{bucket}]:8080") } else { format!("{bucket}:8080") };
@@ -72,7 +72,8 @@ impl Beside {
         if self.listens {
             socket.listen(1).ok()?;
         }
-        // A note of its own would answer the binds that follow: this clears it, where the address is not in the way.
+        // The note of this socket would change the result of later binds. This bind clears the note, unless its address is in
+        // use.
         let _ = bind("127.0.0.77", 8080, &[], false);
         Some(Box::new(socket))
     }
@@ -81,13 +82,13 @@ impl Beside {
 const ADDRS: [&str; 2] = ["::", "0.0.0.0"];
 const SHARED: &[&str] = &["SO_REUSEPORT"];
 
-/// What a second server gets on each address, each in a situation of its own; `None` where that cannot be made.
+/// The results of a second server on each address, each in its own situation; `None` if the situation cannot be made.
 fn second_server(beside: &Beside) -> Option<Vec<String>> {
     let get = |at: &&str| elsewhere(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
     ADDRS.iter().map(get).collect()
 }
 
-/// What a second server gets after the test on the address, which the test must not change.
+/// The results of a second server after the test on the address. The test must not change them.
 fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
     elsewhere(|| {
         let _kept = beside.make()?;
@@ -100,7 +101,7 @@ fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value,
     })
 }
 
-fn no_answer_comes_from_a_note_and_none_is_left() {
+fn no_result_depends_on_a_note_and_no_note_is_left() {
     let (mut checked, mut left) = (0, vec![]);
     for beside in Beside::all() {
         let Some(expected) = second_server(&beside) else { continue };
@@ -121,11 +122,12 @@ fn no_answer_comes_from_a_note_and_none_is_left() {
     }
     measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
     assert!(checked > 200, "{checked}");
-    // Only a wildcard of both families keeps every clearing bind away, and only without CAP_NET_ADMIN.
+    // Only a wildcard socket of both families blocks every clearing bind, and only without CAP_NET_ADMIN.
     assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
 }
 
-/// A server on 0.0.0.0 with SO_REUSEPORT came after a listener on ::1, and left a bucket: by its note `::` gets in.
+/// A server on 0.0.0.0 with SO_REUSEPORT, which started after a listener on ::1 and left a bucket. Its note lets a bind on `::`
+/// succeed.
 fn note_of_a_server() -> Server {
     let ipv6 = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
     let server = Server::listen(addr("0.0.0.0:8080"), ReuseOptions::REUSEPORT).expect("listening");
@@ -133,7 +135,7 @@ fn note_of_a_server() -> Server {
     ipv6
 }
 
-fn the_note_of_a_server_that_is_lost_is_reported() {
+fn a_lost_note_of_a_server_is_reported() {
     let before = elsewhere(|| {
         let _ipv6 = note_of_a_server();
         [(); 2].map(|()| bind("::", 8080, SHARED, false).0)
@@ -160,8 +162,8 @@ fn the_note_of_a_server_that_is_lost_is_reported() {
     }
 }
 
-/// A bound socket that shares by SO_REUSEADDR, and a bucket that shares by SO_REUSEPORT: a bind with both works on `::`, and
-/// leaves a note by which SO_REUSEPORT alone would get in on 0.0.0.0.
+/// A bound socket that shares the port with SO_REUSEADDR, and a bucket that shares it with SO_REUSEPORT. A bind with both
+/// options works on `::`, and leaves a note with which a bind with only SO_REUSEPORT would work on 0.0.0.0.
 const SHARES_BOTH_WAYS: Beside =
     Beside { at: "0.0.0.0", v6only: false, options: ReuseOptions::REUSEADDR, listens: false, bucket: Some("::1") };
 

@@ -1,5 +1,5 @@
-//! `twtool bind-test` on situations made for real: verdict, cause, holders, advice and exit code of each, and every
-//! attempt equal to the same bind made by the test itself (see support/bind.rs, which checks one situation).
+//! `twtool bind-test` in real situations: verdict, cause, holders, advice and exit code of each. Every attempt must equal the
+//! same bind of the test itself (support/bind.rs checks one situation).
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -25,20 +25,20 @@ suite! {
     pure: [],
     netns: [
         buckets_of_servers_are_reusable_where_both_sides_have_the_option,
-        buckets_of_clients_are_not_reusable_and_the_reserved_list_is_the_cure,
+        buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port,
         the_advised_reservation_keeps_clients_off_the_port,
         fin_wait_2_buckets_are_buckets,
-        listeners_are_in_the_way_of_the_addresses_that_they_cover,
+        listeners_block_the_addresses_that_they_cover,
         the_table_names_the_bind_that_a_socket_blocks,
-        connections_are_in_the_way_until_they_close,
-        what_a_dual_stack_server_accepted_over_ipv6_is_in_the_way_of_the_ipv4_wildcard,
-        sockets_that_are_only_bound_are_seen,
+        connections_block_until_they_close,
+        an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard,
+        sockets_that_are_only_bound_are_listed,
         the_worst_holder_and_the_worst_address_decide,
         refusals_for_other_reasons_are_denied,
         port_0_lets_the_kernel_choose,
         two_hundred_buckets_are_free_with_the_last,
         family_flags_choose_among_the_default_addresses,
-        what_cannot_be_tested_is_refused,
+        arguments_that_cannot_be_tested_are_refused,
         a_mistyped_option_is_named,
         ndjson_is_the_payload_on_one_line,
         services_have_names,
@@ -50,7 +50,7 @@ const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
 const REUSEPORT: ReuseOptions = ReuseOptions::REUSEPORT;
 const BOTH: ReuseOptions = ReuseOptions::BOTH;
 
-fn what_a_dual_stack_server_accepted_over_ipv6_is_in_the_way_of_the_ipv4_wildcard() {
+fn an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard() {
     let dual = || Server::listen(addr("[::]:8080"), NONE).expect("listening");
     let open = connect(&dual(), "[::1]:8080");
     let answer = |at: &str| twtool(["bind-test", "8080", "--addr", at, "--json"]).json();
@@ -86,7 +86,7 @@ fn server(at: &str, options: ReuseOptions) -> Server {
     Server::listen(addr(at), options).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
 }
 
-/// A server with these options that closed a connection first, and ended.
+/// Leaves the bucket of a server with these options that closed a connection first, and ended.
 #[track_caller]
 fn left_by(at: &str, options: ReuseOptions) -> Kept {
     let server = server(at, options);
@@ -95,7 +95,7 @@ fn left_by(at: &str, options: ReuseOptions) -> Kept {
     nothing()
 }
 
-/// A socket that is bound and nothing more.
+/// A socket that is only bound.
 #[track_caller]
 fn bound(at: &str, options: ReuseOptions) -> Socket {
     let socket = twtool::sys::bind::socket(addr(at).ip(), options).expect("a socket");
@@ -122,7 +122,7 @@ fn buckets_of_servers_are_reusable_where_both_sides_have_the_option() {
     let blocked = |name, make, args| {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
-    // The cause is what SO_REUSEADDR would do, whatever --with says.
+    // The cause depends on the result with SO_REUSEADDR, whatever the value of --with is.
     let avoidable = |name, make, args| situation(name, make, args).is("blocked", "time-wait").held("time-wait", true);
     let shared = |name, make, args| {
         situation(name, make, args).is("reusable", "time-wait-without-reuseaddr").held("time-wait", true)
@@ -193,7 +193,7 @@ fn connect_from_any(server: &Server, to: &str) -> Connection {
     server.connect(addr(to), None).unwrap_or_else(|error| panic!("connecting to {to}: {error}"))
 }
 
-/// The bucket of a client whose port the kernel chose: 40000, as only that one is in the range.
+/// The bucket of a client whose port the kernel chose: 40000, the only port of the range.
 fn outbound() -> Kept {
     set("ipv4.ip_local_port_range", "40000 40000");
     let server = server("127.0.0.1:443", REUSEADDR);
@@ -208,7 +208,7 @@ fn outbound_beside_reserved_ports() -> Kept {
     outbound()
 }
 
-fn buckets_of_clients_are_not_reusable_and_the_reserved_list_is_the_cure() {
+fn buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port() {
     let blocked = |name, make, args| {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
@@ -301,14 +301,14 @@ fn half_and_whole(options: ReuseOptions) -> Kept {
     Box::new(half)
 }
 
-/// Orphaned, and kept as a full socket by a tcp_fin_timeout of more than 60 s.
+/// An orphan that stays a full socket, because tcp_fin_timeout is more than 60 s.
 fn half_closed_but_whole() -> Kept {
     set("ipv4.tcp_fin_timeout", "120");
     let server = server("127.0.0.1:8080", NONE);
     Box::new(connect(&server, "127.0.0.1:8080").close_half(ActiveCloser::Server).expect("half closed"))
 }
 
-fn listeners_are_in_the_way_of_the_addresses_that_they_cover() {
+fn listeners_block_the_addresses_that_they_cover() {
     let blocked = |name, make, args| situation(name, make, args).is("blocked", "listener").held("listen", true);
     let free = |name, make, args| situation(name, make, args).held("listen", false);
     let any: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEADDR));
@@ -402,7 +402,7 @@ fn one_of_each() -> Kept {
     Box::new((server("0.0.0.0:8080", REUSEADDR), v6only_listener("[::]:8080")))
 }
 
-fn connections_are_in_the_way_until_they_close() {
+fn connections_block_until_they_close() {
     let blocked = |name, make, args| situation(name, make, args).is("blocked", "connection");
     let reusable = |name, make, args| situation(name, make, args).is("reusable", "connection");
     check_all(&[
@@ -432,7 +432,7 @@ fn outbound_established() -> Kept {
     Box::new((server, connection.client, connection.server))
 }
 
-fn sockets_that_are_only_bound_are_seen() {
+fn sockets_that_are_only_bound_are_listed() {
     kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
     let idle: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", NONE));
     let willing: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
@@ -642,7 +642,8 @@ fn full_range() -> Kept {
 
 fn two_hundred_buckets_are_free_with_the_last() {
     let server = server("127.0.0.1:8080", NONE);
-    // A port of its own for each client: a second connection of the same two ends would take over the first's bucket.
+    // Each client has its own port, because a second connection between the same ends would take over the bucket of the first
+    // one.
     let connections: Vec<_> =
         (20_000..20_200).map(|port| connect_from(&server, "127.0.0.1:8080", &format!("127.0.0.1:{port}"))).collect();
     let (clients, servers): (Vec<_>, Vec<_>) = connections.into_iter().map(|c| (c.client, c.server)).unzip();
@@ -663,7 +664,7 @@ fn two_hundred_buckets_are_free_with_the_last() {
     let holders = document["holders"].as_array().expect("holders");
     assert_eq!(holders.len(), 200);
     assert_eq!(holders.iter().map(|holder| number(holder, "expires_ms")).max(), Some(free_in));
-    // A page is for eyes.
+    // The page shows only some of them.
     let page = twtool(["bind-test", "8080"]).code(1);
     assert!(page.stdout.lines().count() < 40 && page.stdout.contains("more"), "{page}");
 }
@@ -684,7 +685,7 @@ fn family_flags_choose_among_the_default_addresses() {
     twtool(["bind-test", "8080", "-6", "--addr", "127.0.0.1"]).refused("127.0.0.1");
 }
 
-fn what_cannot_be_tested_is_refused() {
+fn arguments_that_cannot_be_tested_are_refused() {
     for (args, word) in [
         (["8080", "--addr", "fe80::1%nosuch"].as_slice(), "nosuch"),
         (&["8080", "--addr", "127.0.0.1%lo"], "lo"),

@@ -1,5 +1,5 @@
-//! `twtool capacity`: its records in every format, its order, its exit codes, its words. That its numbers are the kernel's is
-//! shown in `capacity_truth`.
+//! `twtool capacity`: its records in every format, its order, its exit codes and its messages. `capacity_truth` compares its
+//! numbers with the kernel.
 
 use serde_json::{Value, json};
 
@@ -13,8 +13,8 @@ use twtool::sys::sysctl;
 
 suite! {
     pure: [
-        bad_destinations_are_named_with_what_one_is,
-        bad_minimums_are_named_with_what_one_is,
+        bad_destinations_are_named_with_the_allowed_forms,
+        bad_minimums_are_named_with_the_allowed_forms,
         addresses_that_no_connection_has_are_refused,
     ],
     netns: [
@@ -23,11 +23,11 @@ suite! {
         the_destination_with_the_fewest_free_ports_comes_first,
         addresses_choose_destinations,
         a_minimum_decides_the_exit_code,
-        where_no_connection_can_be_made_there_is_no_answer,
-        the_page_says_it_in_a_line_each,
-        where_the_reserved_ports_leave_nothing_they_come_first,
+        a_destination_without_a_route_is_an_error,
+        the_page_has_one_line_for_each_statement,
+        advice_about_reserved_ports_comes_first_if_they_leave_no_port,
         a_closed_pipe_is_no_failure,
-        an_address_that_may_have_been_meant_with_a_port_is_asked_about,
+        an_address_that_looks_like_an_address_and_port_gives_a_warning,
     ],
 }
 
@@ -58,7 +58,7 @@ struct Mixed {
 }
 
 impl Mixed {
-    /// Its numbers are exact where the kernel can be asked for each port.
+    /// Its numbers are exact if this kernel supports the test of single ports.
     fn make() -> Self {
         kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
         narrow_range(16);
@@ -122,7 +122,7 @@ fn a_document_has_the_keys_of_the_contract_in_order() {
     assert_eq!(first["closes_per_s"], json!(10.0 / 60.0), "10 in the last minute");
     assert_eq!(first["sustainable_per_s"], json!(13.0 / 60.0));
     assert_eq!(first["interface"], Value::Null);
-    // The test may have taken more than 10 s to get here; then there is no rate any more.
+    // If the test took more than 10 s to get here, there is no rate any more.
     let (rate, left) = (first["closes_per_s_now"].as_f64().expect("a rate"), first["exhausted_in_ms"].as_u64());
     assert_eq!(left.is_some(), rate > 0.0, "{first}");
     if let Some(left) = left {
@@ -203,7 +203,7 @@ fn a_minimum_decides_the_exit_code() {
         (&["--min-free", "8%"], 1, 1),
         (&["--min-free", "100%"], 1, 3),
         (&["--min-free", "0"], 0, 0),
-        // All that are asked for count, whether shown or not; others do not.
+        // All selected destinations count, whether they are shown or not. Other destinations do not count.
         (&["--min-free", "9", "--top", "1"], 1, 2),
         (&["--min-free", "9", "--to", "::1"], 0, 0),
         (&["--min-free", "9", "--to", "127.0.0.1:444"], 1, 1),
@@ -215,15 +215,15 @@ fn a_minimum_decides_the_exit_code() {
     }
 }
 
-fn where_no_connection_can_be_made_there_is_no_answer() {
+fn a_destination_without_a_route_is_an_error() {
     addresses::add("10.0.0.1");
     capacity(&["--to", "192.0.2.1:443"]).refused("192.0.2.1:443").says("unreachable");
     capacity(&["--to", "10.0.0.1:443", "--from", "192.0.2.9"]).refused("10.0.0.1:443").says("Cannot assign");
-    // Without a port nothing is claimed.
+    // Without a port in --to, no row is added.
     assert_eq!(capacity(&["--to", "192.0.2.1", "--json"]).code(0).records("destinations"), [] as [Value; 0]);
 }
 
-fn where_the_reserved_ports_leave_nothing_they_come_first() {
+fn advice_about_reserved_ports_comes_first_if_they_leave_no_port() {
     use crate::support::settings::{ports, read, reserve};
     narrow_range(16);
     let server = serve("127.0.0.1:443");
@@ -259,7 +259,7 @@ fn where_the_reserved_ports_leave_nothing_they_come_first() {
     }
 }
 
-fn the_page_says_it_in_a_line_each() {
+fn the_page_has_one_line_for_each_statement() {
     let _mixed = Mixed::make();
     let page = capacity(&[]).ok();
     let lines: Vec<Vec<&str>> = page.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -301,7 +301,7 @@ fn refused(args: &[&str], word: &str, allowed: &str) {
     assert!(run.stderr.contains(allowed), "expected {allowed:?} on stderr{run}");
 }
 
-fn an_address_that_may_have_been_meant_with_a_port_is_asked_about() {
+fn an_address_that_looks_like_an_address_and_port_gives_a_warning() {
     capacity(&["--to", "::1:80"]).code(0).says("[::1]:80");
     for plain in ["::1", "2001:db8::1", "10.0.0.1"] {
         let run = capacity(&["--to", plain]).code(0);
@@ -309,7 +309,7 @@ fn an_address_that_may_have_been_meant_with_a_port_is_asked_about() {
     }
 }
 
-fn bad_destinations_are_named_with_what_one_is() {
+fn bad_destinations_are_named_with_the_allowed_forms() {
     for bad in ["localhost:443", "1.2.3:443", "1.2.3.256", "10.0.0.0/8", "::g", "fe80::1%"] {
         refused(&["--to", bad], bad.trim_start_matches("fe80::1").trim_end_matches(":443"), "IPv6");
     }
@@ -325,7 +325,7 @@ fn bad_destinations_are_named_with_what_one_is() {
     refused(&["--top", "many"], "many", "invalid");
 }
 
-fn bad_minimums_are_named_with_what_one_is() {
+fn bad_minimums_are_named_with_the_allowed_forms() {
     for bad in ["few", "101%", "-1%", "%", "1.5", "65537", "10 %", "+5", "99999999999999999999"] {
         refused(&[&format!("--min-free={bad}")], bad, "0%-100%");
     }

@@ -1,4 +1,4 @@
-//! `twtool capacity` against the kernel: in each situation the free ports that it says are as many as there are further
+//! Compares `twtool capacity` with the kernel: in each situation, the number of free ports equals the number of further
 //! connects that succeed.
 
 use std::any::Any;
@@ -26,28 +26,28 @@ suite! {
         nothing_open_leaves_the_whole_range,
         connections_and_buckets_of_the_same_destination_take_ports,
         other_destinations_and_source_addresses_have_ports_of_their_own,
-        buckets_come_back_as_tcp_tw_reuse_says,
-        buckets_without_timestamps_and_in_fin_wait_2_do_not_come_back,
-        reserved_ports_are_nobodys,
-        explicitly_bound_ports_are_nobodys,
-        ports_of_clients_that_called_bind_are_nobodys,
-        ports_of_servers_in_the_range_are_nobodys,
+        buckets_are_reusable_according_to_tcp_tw_reuse,
+        buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable,
+        reserved_ports_are_not_free,
+        explicitly_bound_ports_are_not_free,
+        ports_of_clients_that_called_bind_are_not_free,
+        ports_of_servers_in_the_range_are_not_free,
         ipv6_and_ipv4_share_explicitly_bound_ports,
         mapped_clients_take_ports_of_ipv4,
         a_source_address_chosen_by_the_routes_is_answered_for,
-        the_routes_are_asked_without_a_port_of_the_range,
+        the_route_look_up_uses_no_port_of_the_range,
         sockets_of_an_interface_have_ports_of_their_own,
-        of_an_odd_range_one_port_is_uncertain,
+        one_port_of_a_range_with_an_odd_size_is_uncertain,
         asking_the_kernel_sends_nothing_and_leaves_nothing,
-        without_a_probe_the_truth_lies_within_what_is_uncertain,
-        where_the_kernel_cannot_be_asked_it_is_said,
+        without_a_probe_the_true_number_is_within_the_uncertainty,
+        a_kernel_without_the_port_test_gives_a_warning,
         without_sock_diag_the_answer_is_the_same,
-        sockets_that_no_list_has_are_bounded_by_the_kernels_counts,
+        the_kernels_counts_limit_the_number_of_unlisted_sockets,
         a_plain_user_gets_an_answer_where_high_ports_are_privileged,
     ],
 }
 
-/// What must stay open for the situation to last.
+/// The sockets that must stay open as long as the situation.
 type Kept = Vec<Box<dyn Any>>;
 
 const SIZE: u16 = 16;
@@ -96,7 +96,7 @@ fn keep(one: impl Any) -> Kept {
     vec![Box::new(one)]
 }
 
-/// Runs twtool. It warns where the kernel cannot be asked for each port.
+/// Runs twtool. It warns if this kernel does not support the test of single ports.
 #[track_caller]
 fn answered(args: &[&str]) -> Run {
     let run = twtool(args);
@@ -111,7 +111,7 @@ fn ask(from: Option<&str>, to: &str, more: &[&str]) -> (Value, Run) {
     (destinations[0].clone(), run)
 }
 
-/// Makes the situation in a namespace of its own, asks, and then connects until there is no port left.
+/// Makes the situation in a new namespace, runs twtool, and then connects until no port is left.
 #[track_caller]
 fn check(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u64) {
     let (free, uncertain, further) = compare(name, make, from, to);
@@ -121,8 +121,8 @@ fn check(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u
     }
 }
 
-/// The same with buckets that are too young to be taken over where ages are exact. Elsewhere each of them is perhaps
-/// taken over.
+/// Like [`check`], with buckets that are too young to be taken over if the kernel compares exact ages. On other kernels
+/// connect() may take over each of them.
 #[track_caller]
 fn check_young(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
@@ -131,13 +131,13 @@ fn check_young(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expec
     let began = Instant::now();
     let (free, uncertain, _) = compare(name, make, from, to);
     if began.elapsed() > Duration::from_secs(1) {
-        // By then they can be taken over for certain.
+        // After that time, connect() can certainly take them over.
         return not_checked(format!("capacity, {name}: this machine is too slow for young buckets"));
     }
     assert!(free > expected && uncertain >= free - expected, "{name}: {free} free, {uncertain} uncertain");
 }
 
-/// What twtool says is free, and by how much that may be too high; and how many connects succeed.
+/// The number of free ports that twtool reports, by how much it may be too high, and the number of connects that succeed.
 #[track_caller]
 fn compare(name: &str, make: fn(&World) -> Kept, from: &str, to: &str) -> (u64, u64, u64) {
     netns::elsewhere(|| {
@@ -178,7 +178,7 @@ fn connections_and_buckets_of_the_same_destination_take_ports() {
         keep(accepted)
     };
     check("FIN_WAIT_2", half, "127.0.0.1", "127.0.0.1:443", 15);
-    // The port of a connect() that fails is given back.
+    // A connect() that fails releases its port.
     let refused = |_: &World| {
         let client = bound("127.0.0.1:0");
         client.connect(&addr("127.0.0.1:1").into()).expect_err("nobody listens");
@@ -230,7 +230,7 @@ fn give_back(old: bool) {
     }
 }
 
-fn buckets_come_back_as_tcp_tw_reuse_says() {
+fn buckets_are_reusable_according_to_tcp_tw_reuse() {
     let (v4, lo4) = (("10.0.0.2", "10.0.0.1:443"), ("127.0.0.1", "127.0.0.1:443"));
     let (v6, lo6) = (("2001:db8::2", "[2001:db8::1]:443"), ("::1", "[::1]:443"));
     check("0", reusable::<0, true, false, true>, lo4.0, lo4.1, 11);
@@ -250,7 +250,7 @@ fn buckets_come_back_as_tcp_tw_reuse_says() {
     check("2, one end loopback", one_end, "10.0.0.2", "127.0.0.1:443", 16);
 }
 
-fn buckets_without_timestamps_and_in_fin_wait_2_do_not_come_back() {
+fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
     let bare = |w: &World| {
         set("ipv4.tcp_timestamps", 0);
         reusable::<1, true, false, true>(w)
@@ -272,7 +272,7 @@ fn buckets_without_timestamps_and_in_fin_wait_2_do_not_come_back() {
     check("an explicitly bound client's bucket", explicit, "127.0.0.1", "127.0.0.1:443", 15);
 }
 
-fn reserved_ports_are_nobodys() {
+fn reserved_ports_are_not_free() {
     let reserve = |_: &World| {
         let list = format!("22,{LOW}-{},{},50000", LOW + 3, LOW + 10);
         sysctl::write("ipv4.ip_local_reserved_ports", &list).expect("the namespace is ours");
@@ -280,7 +280,7 @@ fn reserved_ports_are_nobodys() {
     };
     check("reserved", reserve, "127.0.0.1", "127.0.0.1:443", 11);
     check("reserved, IPv6", reserve, "::1", "[::1]:443", 11);
-    // One that is bound besides counts once.
+    // A port that is reserved and also bound counts once.
     let both = |_: &World| {
         let list = format!("{LOW}-{}", LOW + 3);
         sysctl::write("ipv4.ip_local_reserved_ports", &list).expect("the namespace is ours");
@@ -289,7 +289,7 @@ fn reserved_ports_are_nobodys() {
     check("reserved and bound", both, "127.0.0.1", "127.0.0.1:443", 11);
 }
 
-fn explicitly_bound_ports_are_nobodys() {
+fn explicitly_bound_ports_are_not_free() {
     check("idle", |_| keep(bound("127.0.0.9:40003")), "127.0.0.1", "127.0.0.1:443", 15);
     check("idle, port 0", |_| keep(bound("127.0.0.9:0")), "127.0.0.1", "127.0.0.1:443", 15);
     check("idle, wildcard", |_| keep(bound("0.0.0.0:40003")), "127.0.0.1", "127.0.0.1:443", 15);
@@ -308,7 +308,7 @@ fn drop_now(socket: Socket) -> Kept {
     vec![]
 }
 
-fn ports_of_clients_that_called_bind_are_nobodys() {
+fn ports_of_clients_that_called_bind_are_not_free() {
     let port_0 = |_: &World| keep(World::bound_client("127.0.0.9:0", "127.0.0.1:443"));
     check("bind() to port 0", port_0, "127.0.0.1", "127.0.0.1:443", 15);
     check("bind() to port 0, IPv6 asks", port_0, "::1", "[::1]:443", 15);
@@ -333,7 +333,7 @@ fn accepted() -> (TcpListener, Socket, std::net::TcpStream) {
     (server, client, accepted)
 }
 
-fn ports_of_servers_in_the_range_are_nobodys() {
+fn ports_of_servers_in_the_range_are_not_free() {
     check("a listener", |_| keep(serve("127.0.0.77:40006")), "127.0.0.1", "127.0.0.1:443", 15);
     check("with a connection", |_| keep(accepted()), "127.0.0.1", "127.0.0.1:443", 15);
     let orphan = |_: &World| {
@@ -384,7 +384,7 @@ fn a_source_address_chosen_by_the_routes_is_answered_for() {
     let kept = World::open(3, "127.0.0.1", "127.0.0.1:443");
     let elsewhere = World::open(2, "127.0.0.1", "10.0.0.1:443");
     let run = answered(&["capacity", "--json", "--to", "10.0.0.1:443"]);
-    // 10.0.0.1 is the kernel's choice towards itself; what is open from another address is there, too.
+    // For connections to 10.0.0.1 the kernel chooses 10.0.0.1 as the source. Connections from another address are listed, too.
     let of = |one: &Value| (one["local_addr"].clone(), one["free"].clone());
     let expected = [(json!("127.0.0.1"), json!(14)), (json!("10.0.0.1"), json!(16))];
     assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
@@ -398,10 +398,10 @@ fn a_source_address_chosen_by_the_routes_is_answered_for() {
     drop((kept, elsewhere));
 }
 
-fn the_routes_are_asked_without_a_port_of_the_range() {
+fn the_route_look_up_uses_no_port_of_the_range() {
     let world = World::make();
     let low = sysctl::local_port_range().expect("the range").0.first().0;
-    // UDP has none left there, which is no answer about TCP.
+    // UDP has no port left there, which must not affect the answer about TCP.
     let udp: Vec<_> =
         (low..low + SIZE).map(|port| std::net::UdpSocket::bind(("0.0.0.0", port)).expect("ours")).collect();
     for from in [None, Some("127.0.0.1")] {
@@ -410,7 +410,7 @@ fn the_routes_are_asked_without_a_port_of_the_range() {
     }
     assert_eq!(count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))), 16);
     drop(udp);
-    // And where every port is reserved there is an answer, too: none.
+    // If every port is reserved, the answer is that no port is left.
     sysctl::write("ipv4.ip_local_reserved_ports", &format!("{low}-{}", low + SIZE - 1)).expect("ours");
     let (destination, run) = ask(None, "10.0.0.1:443", &[]);
     assert_eq!((number(&destination, "free"), &destination["exhausted_in_ms"]), (0, &json!(0)), "{run}");
@@ -423,12 +423,12 @@ fn sockets_of_an_interface_have_ports_of_their_own() {
     let to: SocketAddr = addr("127.0.0.1:443");
     let on_lo = || connect_with(None, to, |socket| socket.bind_device(Some(b"lo")));
     let _world = World::make();
-    // In this order, for the other way round both could have one port.
+    // The order matters: in the opposite order both could have the same port.
     let plain = connect(None, to).expect("a connection");
     let kept = [on_lo().expect("a connection"), on_lo().expect("a connection")];
     let run = answered(&["capacity", "--json", "--to", "127.0.0.1:443"]);
     let of = |one: &Value| (one["interface"].clone(), number(one, "free"), number(one, "established"));
-    // One without an interface is in the way of those with one, and not the other way round.
+    // A socket without an interface blocks ports of sockets with one. The opposite is not true.
     let expected = [(json!("lo"), 13, 2), (Value::Null, 15, 1)];
     assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
     assert_eq!(count_connects_until_full(on_lo), 13);
@@ -436,7 +436,7 @@ fn sockets_of_an_interface_have_ports_of_their_own() {
     drop((kept, plain));
 }
 
-fn of_an_odd_range_one_port_is_uncertain() {
+fn one_port_of_a_range_with_an_odd_size_is_uncertain() {
     for size in [15, 17, 3] {
         netns::elsewhere(|| {
             narrow_range(size);
@@ -464,7 +464,7 @@ fn asking_the_kernel_sends_nothing_and_leaves_nothing() {
     assert_eq!(all(), before, "no packet, no connection, no socket");
 }
 
-fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
+fn without_a_probe_the_true_number_is_within_the_uncertainty() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
     let _world = World::make();
@@ -475,7 +475,7 @@ fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
     let (destination, run) = ask(Some("127.0.0.1"), "127.0.0.1:443", &["--no-probe"]);
     assert_eq!((&probed["free"], &probed["uncertain"]), (&json!(11), &json!(0)));
     assert_eq!((&destination["free"], &destination["uncertain"]), (&json!(13), &json!(2)), "{run}");
-    // Whether there are 12 hangs on the uncertain ones.
+    // Whether 12 ports are free depends on the uncertain ports.
     let ask = |minimum: &'static str, probe: &'static [&'static str]| {
         twtool([&["capacity", "--to", "127.0.0.1:443", "--from", "127.0.0.1", "--min-free", minimum], probe].concat())
     };
@@ -487,12 +487,12 @@ fn without_a_probe_the_truth_lies_within_what_is_uncertain() {
     drop((kept, plain));
 }
 
-fn where_the_kernel_cannot_be_asked_it_is_said() {
+fn a_kernel_without_the_port_test_gives_a_warning() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
     let world = World::make();
     let kept = World::bound_client("127.0.0.9:0", "127.0.0.1:443");
-    // Without the client's bit no connect() puts its SYN off.
+    // Without the client flag of tcp_fastopen, no connect() delays its SYN.
     set("ipv4.tcp_fastopen", 0);
     let run = twtool(["capacity", "--json", "--to", "127.0.0.1:444"]).code(0).says("TCP_FASTOPEN_CONNECT");
     let destination = run.records("destinations").remove(0);
@@ -510,7 +510,7 @@ fn without_sock_diag_the_answer_is_the_same() {
     let kept = [bound("127.0.0.9:40003"), World::bound_client("127.0.0.9:0", "127.0.0.1:443")];
     let open = World::open(3, "127.0.0.1", "127.0.0.1:443");
     refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
-    // /proc/net/tcp has no sockets that are bound only, so the kernel is asked for every port.
+    // /proc/net/tcp does not list sockets that are only bound, so twtool tests every port.
     let run =
         twtool(["capacity", "--json", "--to", "127.0.0.1:443", "--from", "127.0.0.1"]).code(0).says("/proc/net/tcp");
     let destination = run.records("destinations").remove(0);
@@ -520,10 +520,11 @@ fn without_sock_diag_the_answer_is_the_same() {
     drop((kept, open));
 }
 
-fn sockets_that_no_list_has_are_bounded_by_the_kernels_counts() {
+fn the_kernels_counts_limit_the_number_of_unlisted_sockets() {
     const NETLINK_SOCK_DIAG: u64 = 4;
     let _world = World::make();
-    // /proc/net/tcp has no sockets that are bound only, and without the client's bit no port can be asked for.
+    // /proc/net/tcp does not list sockets that are only bound, and without the client flag of tcp_fastopen no port can be
+    // tested.
     refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
     set("ipv4.tcp_fastopen", 0);
     let range = || -> (u64, u64) {

@@ -1,5 +1,5 @@
-//! Completions: the scripts under completions/ are what this binary prints, what twtool offers for a word is what the machine
-//! has, and each real shell inserts it as one word.
+//! Completions: the scripts in completions/ equal the output of this binary, twtool offers the values of this machine, and each
+//! real shell inserts a value as one word.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -48,7 +48,7 @@ fn scripts() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("completions")
 }
 
-/// What is offered for the last word of a line, each with its description.
+/// The candidates for the last word of a line, each with its description.
 #[track_caller]
 fn offered(line: &str) -> Vec<(String, String)> {
     let words: Vec<&str> = line.split(' ').collect();
@@ -129,7 +129,7 @@ fn nothing_is_reported_where_nothing_can_be_offered() {
     assert_eq!(beyond.stdout, "");
 }
 
-/// Names that a shell would interpret, and what it would do.
+/// Names with characters that a shell interprets.
 const FOREIGN: [&str; 6] = ["a b", "q'uote", "d\"quote", "*", "$(touch owned)", "x;touch owned"];
 
 /// A folder with `twtool`, a program that completes like the binary and prints the words that it gets.

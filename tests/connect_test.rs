@@ -1,5 +1,5 @@
-//! `twtool connect-test`: its keys, its exit codes, its words, and each command that it prints. `connect_truth` shows that its
-//! verdicts are the kernel's.
+//! `twtool connect-test`: its keys, its exit codes, its messages, and each command that it prints. `connect_truth` compares its
+//! verdicts with the kernel.
 
 use caps::Capability;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ suite! {
         a_document_has_the_keys_of_the_contract_in_order,
         a_bucket_without_the_option_blocks_the_bind,
         a_bucket_with_the_option_is_unknown_and_is_left_alone,
-        the_step_with_the_option_promises_what_the_kernel_keeps,
+        the_step_with_the_option_predicts_the_result_of_the_kernel,
         an_open_connection_blocks_the_connect,
         the_holder_is_named,
         ports_that_are_left_are_counted,
@@ -34,7 +34,7 @@ suite! {
         failures_without_a_port_have_the_errno_of_the_kernel,
         forbidden_routes_have_the_errno_of_the_kernel,
         a_scope_is_an_interface,
-        a_link_local_address_without_its_scope_is_the_reason,
+        a_link_local_address_without_its_scope_is_named_as_the_reason,
         a_privileged_source_port_needs_the_capability,
         without_ipv6_it_is_said,
         the_option_of_a_client_without_a_source_port_has_no_effect,
@@ -138,7 +138,7 @@ fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
     for timestamps in [1, 0] {
         netns::elsewhere(|| {
             set("ipv4.tcp_timestamps", timestamps);
-            // It plays no part.
+            // This setting must have no effect.
             set("ipv4.tcp_tw_reuse", 1 - timestamps);
             let server = serve(TO);
             bucket(&server, true);
@@ -156,7 +156,7 @@ fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
             assert_eq!((&document["inferred"], &document["complete"]), (&json!(inferred), &json!(false)));
             assert_eq!(document["holders"][0]["blocks"], true);
             ask(&args, 2).prints(&format!(": unknown, probably {inferred} (inferred)"));
-            // Another destination has no bucket of its own.
+            // For another destination there is no bucket with the same ends.
             ask(&["127.0.0.1:444", "--from", FROM, "--with", "reuseaddr"], 0);
             assert_eq!(bucket_cookies(), cookies, "twtool leaves the bucket alone");
             assert_eq!(cookies.len(), 1);
@@ -167,8 +167,8 @@ fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
     }
 }
 
-/// The step that asks about a client with SO_REUSEADDR says what this client then gets.
-fn the_step_with_the_option_promises_what_the_kernel_keeps() {
+/// The step that tests a client with SO_REUSEADDR describes the result of this client.
+fn the_step_with_the_option_predicts_the_result_of_the_kernel() {
     let purpose = |to: &str| {
         let document = document(&[to, "--from", FROM], 1);
         let steps = document["next"].as_array().expect("steps");
@@ -228,7 +228,7 @@ fn the_holder_is_named() {
         assert_eq!(answer(&document), ["blocked", "bound", "bind", "EADDRINUSE"], "{run}");
         let steps = steps(&[TO, "--from", FROM]);
         assert!(steps[0].starts_with("kill ") && steps[1].contains(" wait "), "it does not end by itself: {steps:?}");
-        // On another address it is not in the way, and the page does not show it.
+        // On another address the connection does not block, and the page does not show it.
         let beside = ask(&["127.0.0.2:443", "--from", "127.0.0.2:15060"], i32::from(words.contains("listener")));
         assert_eq!(beside.stdout.contains("STATE"), words.contains("listener"), "{beside}");
         drop(holder);
@@ -292,7 +292,7 @@ fn bind_decides_about_a_client_that_binds_its_address_alone() {
     assert_eq!(answer(&document(&args, 1)), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert!(!steps(&args).iter().any(|step| step.contains("no-port")), "connect() finds no port either");
     drop(open);
-    // A port that a socket binds on another address is lost to connect(), but not to bind() of this address.
+    // connect() does not choose a port that a socket has bound on another address, but bind() of this address may choose it.
     let _others: Vec<Socket> = (0..8).map(|i| bound(&format!("127.0.0.9:{}", LOW + i))).collect();
     ask(&[TO], 1).prints("because all ports of 40000-40007 are reserved or explicitly bound");
     let free = document(&args, 0);
@@ -342,7 +342,7 @@ fn buckets_that_may_be_reusable_leave_the_answer_open() {
     assert_eq!(client(None, TO, false).fails(), None);
 }
 
-/// What twtool says of this client must be the kernel's own answer, which has nothing to do with ports.
+/// Checks that twtool reports the same failure as the kernel for this client. The failure has nothing to do with ports.
 #[track_caller]
 fn is_denied(client: &Client, cause: &str) {
     let failure = client.fails();
@@ -440,7 +440,7 @@ fn a_scope_is_an_interface() {
     drop(open);
 }
 
-fn a_link_local_address_without_its_scope_is_the_reason() {
+fn a_link_local_address_without_its_scope_is_named_as_the_reason() {
     addresses::add("fe80::1");
     let _server = serve("[fe80::1%1]:443");
     for (from, to, addr, cause) in [
@@ -516,7 +516,7 @@ fn step(args: &[&str], part: &str) -> String {
 
 fn each_printed_command_does_what_it_says() {
     let server = serve(TO);
-    // A bucket whose owner had the option: the question with the option, and the removal.
+    // A bucket whose owner had the option: the test with the option, and the removal.
     bucket(&server, true);
     let plain = [TO, "--from", FROM];
     let again = run(&step(&plain, "--with reuseaddr")).code(2);
@@ -536,7 +536,7 @@ fn each_printed_command_does_what_it_says() {
     waiting.code(0);
     assert_eq!(client(Some(FROM), TO, false).fails(), None);
 
-    // A connection is in the way: its process is ended. A range that is full: what uses it is shown.
+    // If a connection blocks, the command ends its process. If the range is full, the command shows what uses it.
     narrow_range(2);
     let open: Vec<Socket> =
         (0..2).map(|_| connect(Some("127.0.0.1".parse().expect("an address")), addr(TO)).expect("a port")).collect();

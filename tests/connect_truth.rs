@@ -1,5 +1,5 @@
-//! `twtool connect-test` against the kernel: in random situations its verdict is that of a real connect() made afterwards, and
-//! neither `connect-test` nor `capacity` changes a bucket.
+//! Compares `twtool connect-test` with the kernel: in random situations, a real connect() afterwards has the result that the
+//! verdict predicts, and neither `connect-test` nor `capacity` changes a bucket.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::support::{addresses, kernel, measured, netns, procfs, suite};
 suite! {
     pure: [],
     netns: [
-        the_verdict_is_that_of_a_connect_made_afterwards,
+        the_verdict_predicts_a_connect_made_afterwards,
         capacity_leaves_every_bucket_as_it_is,
     ],
 }
@@ -50,7 +50,7 @@ fn end(addr: &str, port: u16) -> SocketAddr {
 struct World {
     servers: Vec<TcpListener>,
     kept: Vec<Box<dyn Any>>,
-    /// What was made, for the message of a failure.
+    /// A description of the sockets, for the message of a failure.
     made: Vec<String>,
     /// The clients that bound these ends, whether or not that worked.
     clients: Vec<Client>,
@@ -74,7 +74,7 @@ impl World {
         for _ in 0..=random.below(9) {
             world.add(random);
         }
-        // Before 6.14 the age of a bucket counts in whole seconds, so it is a matter of chance.
+        // Before 6.14 the age of a bucket counts in whole seconds, so the result depends on chance.
         if kernel::has_exact_ages() {
             let (reuse, delay) = (*random.of(&[0, 1, 2]), *random.of(&[1, 50_000]));
             set("ipv4.tcp_tw_reuse", reuse);
@@ -193,7 +193,7 @@ fn comes_to(ends: [SocketAddr; 2], state: u8) {
     }
 }
 
-/// A client that twtool is asked about: often one that meets the sockets of the world.
+/// A random client for the test, which often conflicts with the sockets of the world.
 fn client(random: &mut Random, world: &World) -> Client {
     if !random.once_in(3) {
         let known = *random.of(&world.clients);
@@ -229,7 +229,7 @@ fn mapped(client: Client) -> Client {
     Client { from: client.from.map(mapped), to: mapped(client.to), ..client }
 }
 
-/// Compares the answer with a connect, and returns the words that it came to.
+/// Compares the answer with a connect, and returns the verdict and its cause.
 fn compare(client: &Client, run: &Run) -> Result<String, String> {
     let document = run.json();
     let word = |key: &str| document[key].as_str().unwrap_or("-").to_owned();
@@ -258,7 +258,7 @@ fn compare(client: &Client, run: &Run) -> Result<String, String> {
         "unknown" => 2,
         _ => 1,
     };
-    // Where the kernel cannot be asked for single ports, a warning says so.
+    // If this kernel does not support the test of single ports, a warning reports it.
     let code_fits = run.code == Some(code) || (run.code == Some(2) && !run.stderr.is_empty());
     if !expected || !code_fits {
         return Err(format!("the connect: {failure:?}"));
@@ -283,7 +283,7 @@ fn call_name(call: &str) -> &'static str {
     ["socket", "bind", "connect"].into_iter().find(|name| *name == call).unwrap_or("no call")
 }
 
-fn the_verdict_is_that_of_a_connect_made_afterwards() {
+fn the_verdict_predicts_a_connect_made_afterwards() {
     let seed = Random::seed();
     let mut random = Random::new(seed);
     let (mut wrong, mut words, mut buckets): (Vec<String>, BTreeMap<String, u32>, usize) = (vec![], BTreeMap::new(), 0);
@@ -354,7 +354,7 @@ fn capacity_leaves_every_bucket_as_it_is() {
         assert_eq!(bucket_cookies(), before, "{run}");
     }
     measured(format!("capacity and connect-test: {} buckets before and after", before.len()));
-    // The measure is no blind one: a connect takes a bucket over.
+    // The check can fail: a real connect takes a bucket over.
     let taken = Client {
         from: Some(addr("127.0.0.1:41005")),
         to: end("127.0.0.1", SERVERS[1]),

@@ -18,7 +18,7 @@ suite! {
     netns: [
         a_container_is_read_through_the_cgroup_of_its_processes,
         an_id_that_selects_no_container_or_several_is_refused,
-        what_is_no_id_is_refused,
+        a_word_that_is_not_an_id_is_refused,
     ],
 }
 
@@ -30,14 +30,15 @@ fn id(test: u8, number: u8) -> String {
         .collect()
 }
 
-/// A process in a network namespace of its own and in the cgroup of a container.
+/// A process in a new network namespace and in the cgroup of a container.
 struct Container {
     process: Child,
     cgroup: Option<Cgroup>,
 }
 
 impl Container {
-    /// Makes one, with a TIME_WAIT bucket on port 8080 in its namespace; `None` where a test may not make a cgroup.
+    /// Makes a container with a TIME_WAIT bucket on port 8080 in its namespace; `None` if a test has no permission to make a
+    /// cgroup.
     fn make(name: &str) -> Option<Self> {
         let cgroup = Cgroup::make(name).map_err(|why| not_checked(format!("--container: {why}"))).ok()?;
         let process = elsewhere(|| {
@@ -119,7 +120,7 @@ fn an_id_that_selects_no_container_or_several_is_refused() {
     assert_eq!(twtool(["list", "--json", "--container", &one, "--netns", &pid]).ok().records("sockets").len(), 1);
 }
 
-fn what_is_no_id_is_refused() {
+fn a_word_that_is_not_an_id_is_refused() {
     for word in ["web", "", "4F5A", "4f5a/.."] {
         for command in [&["list"][..], &["bind-test", "8080"], &["wait", "8080"]] {
             twtool(command.iter().chain(&["--container", word])).refused("--container");

@@ -1,4 +1,4 @@
-//! A port with more than 2,000 sockets on it: the answers name each of them once, and what is shown is what matters.
+//! A port with more than 2,000 sockets: the answers contain each of them once, and pages show the most important ones.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     assert!(owned.iter().all(|holder| holder["processes"].to_string().contains(&format!("\"pid\":{pid}"))));
 
     kernel::needs_life(born);
-    // What decides stands in the table, which is short.
+    // The short table contains the socket that decides.
     let page = twtool(["bind-test", "8080"]).code(1);
     let table = page.stdout.split("STATE ").nth(1).unwrap_or_else(|| panic!("no table{page}"));
     assert!(table.lines().count() < 20 && table.contains("\nlisten "), "{page}");

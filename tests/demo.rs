@@ -16,27 +16,27 @@ use crate::support::twtool::{Keys, Run, command, twtool};
 suite! {
     pure: [
         the_list_has_a_line_a_scenario,
-        an_unknown_scenario_is_refused_with_those_there_are,
-        what_does_not_go_together_is_refused,
+        an_unknown_scenario_is_refused_with_the_existing_ones,
+        options_that_cannot_be_combined_are_refused,
         steps_need_a_terminal,
     ],
     netns: [
-        // First, for the others run beside it.
-        time_wait_lasts_sixty_seconds_and_a_tick_whatever_tcp_fin_timeout_says,
+        // This test comes first, because it takes longest and the others run in parallel.
+        time_wait_lasts_sixty_seconds_and_a_tick_with_any_tcp_fin_timeout,
         a_connection_ends_by_four_segments_and_its_first_closer_waits,
         both_ends_that_close_at_once_wait,
-        one_direction_may_end_and_the_other_go_on,
+        one_direction_can_end_while_the_other_stays_open,
         a_reset_leaves_no_time_wait,
-        a_lost_last_ack_is_made_good_by_time_wait_alone,
-        an_old_segment_lands_in_a_new_connection_only_without_time_wait,
-        a_reset_ends_time_wait_unless_rfc_1337_is_heeded,
+        only_time_wait_recovers_from_a_lost_last_ack,
+        an_old_segment_reaches_a_new_connection_only_without_time_wait,
+        a_reset_ends_time_wait_unless_tcp_rfc1337_is_set,
         reuse_has_sixteen_cells,
-        eight_ports_are_used_up_by_one_destination_and_heal_in_a_second,
+        one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second,
         bind_and_connect_begin_with_different_halves_of_the_range,
         the_document_and_the_stream_have_the_same_keys,
-        a_kernel_that_behaves_otherwise_is_a_finding,
-        where_veth_is_missing_what_needs_none_runs,
-        where_namespaces_are_forbidden_it_says_how_to_allow_them,
+        a_kernel_that_behaves_differently_is_a_finding,
+        scenarios_that_need_no_veth_run_without_it,
+        an_error_explains_how_to_allow_forbidden_namespaces,
         no_privilege_is_needed,
     ],
 }
@@ -66,7 +66,7 @@ fn a_connection_ends_by_four_segments_and_its_first_closer_waits() {
     passed(&story, part, &active("syn-sent"), &passive("syn-recv"));
     sent(&story, part, &["client FIN ACK", "server ACK", "server FIN ACK", "client ACK"]);
 
-    // Numbers count from each side's SYN; a FIN takes one of them.
+    // Sequence numbers count from each side's SYN. A FIN takes one number.
     let numbers: Vec<(u64, Option<u64>)> =
         story.carried(part).iter().map(|e| (number(&e["segment"], "seq"), e["segment"]["ack"].as_u64())).collect();
     let expected = [(0, None), (0, Some(1)), (1, Some(1)), (1, Some(1)), (1, Some(2)), (1, Some(2)), (2, Some(2))];
@@ -97,7 +97,7 @@ fn both_ends_that_close_at_once_wait() {
     sent(&story, part, &["client FIN ACK", "server FIN ACK", "client ACK", "server ACK"]);
 }
 
-fn one_direction_may_end_and_the_other_go_on() {
+fn one_direction_can_end_while_the_other_stays_open() {
     let story = DemoRun::of("four-way");
     let part = "Half-close";
     passed(
@@ -119,7 +119,7 @@ fn a_reset_leaves_no_time_wait() {
     assert_eq!(story.errnos(part), ["ECONNRESET"]);
 }
 
-fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
+fn only_time_wait_recovers_from_a_lost_last_ack() {
     let story = DemoRun::of("lost-ack");
     let to_last_ack = ["server FIN ACK", "client ACK", "client FIN ACK"];
     let part = "The last ACK is lost, with TIME_WAIT";
@@ -139,7 +139,7 @@ fn a_lost_last_ack_is_made_good_by_time_wait_alone() {
     assert_eq!(story.errnos(part), ["ECONNRESET"], "a connection that ended well looks broken");
 }
 
-fn an_old_segment_lands_in_a_new_connection_only_without_time_wait() {
+fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
     let story = DemoRun::of("stale-segment");
     let part = "The old data meets TIME_WAIT";
     let late = story.one(part, "late");
@@ -169,7 +169,7 @@ fn an_old_segment_lands_in_a_new_connection_only_without_time_wait() {
     assert_eq!((text(last, "what"), text(last, "data")), ("read()", "new-bytes.old-bytes!"));
 }
 
-fn a_reset_ends_time_wait_unless_rfc_1337_is_heeded() {
+fn a_reset_ends_time_wait_unless_tcp_rfc1337_is_set() {
     let story = DemoRun::of("assassination");
     for (part, left) in [("tcp_rfc1337 = 0, the default", json!(null)), ("tcp_rfc1337 = 1", json!("time-wait"))] {
         let carried = story.carried(part);
@@ -197,7 +197,7 @@ fn reuse_has_sixteen_cells() {
     assert_eq!(story.checks.len(), 16);
 }
 
-fn eight_ports_are_used_up_by_one_destination_and_heal_in_a_second() {
+fn one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second() {
     let story = DemoRun::of("exhaustion");
     let part = "Eight ports, one destination";
     let connects: Vec<&Value> = story
@@ -242,14 +242,14 @@ fn bind_and_connect_begin_with_different_halves_of_the_range() {
     assert_eq!(story.call(part, "bind(40002)")["errno"], json!(null));
 }
 
-fn time_wait_lasts_sixty_seconds_and_a_tick_whatever_tcp_fin_timeout_says() {
+fn time_wait_lasts_sixty_seconds_and_a_tick_with_any_tcp_fin_timeout() {
     let mut child = command(["demo", "length", "-o", "ndjson"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("twtool starts");
     let mut lines = experiment::Lines::of(&mut child);
     lines.until(|event| event["what"] == "close() on port 8081, before the client");
-    // The kernel's other word for it: /proc/net/tcp of the namespace that the program is in.
+    // A second source: /proc/net/tcp of the program's namespace.
     let buckets = experiment::time_wait_of(child.id());
     assert_eq!(buckets, [8080, 8081].into(), "both ports are in TIME_WAIT there");
     lines.rest();
@@ -307,7 +307,7 @@ fn the_document_and_the_stream_have_the_same_keys() {
     assert!(own_netns() > 0);
 }
 
-fn a_kernel_that_behaves_otherwise_is_a_finding() {
+fn a_kernel_that_behaves_differently_is_a_finding() {
     // setsockopt(SO_REUSEADDR) says yes and does nothing.
     refuse(libc::SYS_setsockopt, Some((2, SeccompCmpOp::Eq, 2)), 0);
     let run = demo("reuse", &["--json"]).code(1).says("report");
@@ -317,7 +317,7 @@ fn a_kernel_that_behaves_otherwise_is_a_finding() {
     demo("reuse", &[]).code(1).prints("differently than expected in 3 of 16 points");
 }
 
-fn where_veth_is_missing_what_needs_none_runs() {
+fn scenarios_that_need_no_veth_run_without_it() {
     // The request for the pair is the only long one to rtnetlink.
     refuse(libc::SYS_sendto, Some((2, SeccompCmpOp::Ge, 100)), libc::EOPNOTSUPP);
     for scenario in ["four-way", "lost-ack", "stale-segment", "assassination"] {
@@ -330,12 +330,12 @@ fn where_veth_is_missing_what_needs_none_runs() {
     DemoRun::of("port-zero");
 }
 
-fn where_namespaces_are_forbidden_it_says_how_to_allow_them() {
+fn an_error_explains_how_to_allow_forbidden_namespaces() {
     refuse(libc::SYS_unshare, None, libc::EPERM);
     for scenario in SCENARIOS {
         demo(scenario, &["--json"]).refused("namespace").says("hint:").says("user.max_user_namespaces");
     }
-    // To be told what there is needs nothing.
+    // The list of scenarios needs no namespace.
     demo_list();
 }
 
@@ -362,14 +362,14 @@ fn the_list_has_a_line_a_scenario() {
     assert_eq!(names(twtool(["demo", "-o", "ndjson"]).ok().ndjson()), SCENARIOS);
 }
 
-fn an_unknown_scenario_is_refused_with_those_there_are() {
+fn an_unknown_scenario_is_refused_with_the_existing_ones() {
     let run = twtool(["demo", "five-way"]).refused("five-way");
     for scenario in SCENARIOS {
         assert!(run.stderr.contains(scenario), "{scenario} is allowed{run}");
     }
 }
 
-fn what_does_not_go_together_is_refused() {
+fn options_that_cannot_be_combined_are_refused() {
     for (args, word) in [
         (["demo", "reuse", "-o", "csv"].as_slice(), "csv"),
         (&["demo", "-o", "csv"], "csv"),

@@ -1,4 +1,4 @@
-//! What `twtool demo` leaves: nothing on the host, however it ends; and a capture file, where one is asked for.
+//! Checks that `twtool demo` leaves nothing on the host, however it ends, and that --pcap writes a capture file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ suite! {
         the_host_is_the_same_afterwards,
         the_host_is_the_same_after_an_interrupt,
         the_host_is_the_same_after_a_panic,
-        a_reader_that_goes_away_ends_it_quietly,
+        a_closed_pipe_ends_the_demo_without_an_error,
         every_page_fits_eighty_columns_and_an_ascii_terminal,
         a_page_waits_for_the_enter_key,
         a_capture_has_the_segments_of_the_events,
@@ -34,7 +34,7 @@ suite! {
     ],
 }
 
-/// What a program could change of the namespace that it is started in: interfaces, settings, sockets.
+/// The state of a namespace that a program could change: interfaces, settings, sockets.
 #[derive(Debug, PartialEq)]
 struct Host {
     interfaces: Vec<String>,
@@ -52,7 +52,7 @@ impl Host {
         Self { interfaces: interfaces.collect(), sysctls, sockets: procfs::sockets() }
     }
 
-    /// The same, but for the timers of sockets.
+    /// Asserts that the state is unchanged, except the timers of sockets.
     #[track_caller]
     fn same(&self) {
         let timeless = |host: &Self| -> Vec<Entry> { host.sockets.iter().map(|e| Entry { when: 0, ..*e }).collect() };
@@ -112,7 +112,7 @@ fn the_host_is_the_same_after_an_interrupt() {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
         kill(pid, signal).expect("our own child");
         let status = child.wait().expect("it ends");
-        // A shell says 130 of it. `lost-ack` may have been faster than the signal.
+        // A shell reports 130 for it. `lost-ack` may have ended before the signal.
         let ended = status.signal() == Some(signal as i32) || (scenario == "lost-ack" && status.success());
         assert!(ended, "{status}");
         if !status.success() {
@@ -156,7 +156,7 @@ pub(crate) fn panic_in(scenario: &str) {
     });
 }
 
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn a_closed_pipe_ends_the_demo_without_an_error() {
     for format in ["table", "ndjson", "json"] {
         let mut child = command(["demo", "lost-ack", "-o", format])
             .stdout(Stdio::piped())
@@ -197,7 +197,7 @@ fn a_page_waits_for_the_enter_key() {
     let mut dialogue = Dialogue::start(&["demo", "assassination", "--step"]);
     let mut pressed = 0;
     dialogue.until("[Enter]");
-    // One that does not wait goes on in this time; one that waits never does.
+    // A page that does not wait continues within this time. A page that waits does not.
     std::thread::sleep(std::time::Duration::from_millis(100));
     while dialogue.asks("[Enter]") {
         assert_eq!(dialogue.shown("[Enter]"), pressed + 1, "it asks once for each key");

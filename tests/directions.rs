@@ -1,5 +1,5 @@
-//! Who opened a connection, as `list` infers it and as `bind-test` and `capacity` use it: connections to oneself, clients
-//! with a fixed source port, and sockets that are bound to an interface.
+//! The direction of connections that `list` infers and that `bind-test` and `capacity` use: sockets that are connected to
+//! themselves, clients with a fixed source port, and sockets that are bound to an interface.
 
 use socket2::{Domain, Socket};
 use twtool::lab::ActiveCloser;
@@ -15,7 +15,7 @@ suite! {
     pure: [],
     netns: [
         a_connection_to_itself_is_outbound_in_each_state,
-        a_connection_to_itself_is_no_demand,
+        a_connection_to_itself_is_not_an_outbound_connection,
         a_client_with_a_fixed_source_port_is_outbound_while_its_server_listens,
         a_replay_infers_the_same_direction,
         tables_show_the_interface_of_a_socket,
@@ -30,7 +30,7 @@ fn connected_to_itself(at: &str) -> Socket {
     socket
 }
 
-/// Closes it; the kernel has one bucket then, for both ends are one.
+/// Closes the socket. Both ends are the same socket, so the kernel has one bucket.
 fn close_and_await_the_bucket(socket: Socket) {
     let before = procfs::time_wait().len();
     drop(socket);
@@ -65,12 +65,12 @@ fn a_connection_to_itself_is_outbound_in_each_state() {
     assert_eq!((direction("outbound").as_str(), direction("unknown").as_str()), ("3\n", "0\n"));
 }
 
-fn a_connection_to_itself_is_no_demand() {
+fn a_connection_to_itself_is_not_an_outbound_connection() {
     close_and_await_the_bucket(connected_to_itself("127.0.0.1:40000"));
     let open = connected_to_itself("[::1]:40001");
     let run = twtool(["capacity", "--json"]);
     assert_eq!(run.records("destinations"), [serde_json::Value::Null; 0], "{run}");
-    // It holds its port all the same.
+    // It still holds its port.
     let run = twtool(["capacity", "--to", "127.0.0.1:40000", "--from", "127.0.0.1", "--json"]);
     let destination = &run.records("destinations")[0];
     assert_eq!(number(destination, "time_wait"), 0, "{run}");

@@ -1,5 +1,5 @@
-//! `twtool doctor` on the real kernel: every finding made real, its numbers read by the test itself, and its advice
-//! followed until the finding goes.
+//! `twtool doctor` on the real kernel: each test produces a finding, reads its numbers itself, and follows the advice until the
+//! finding disappears.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,22 +27,22 @@ use crate::support::{kernel, procfs, suite};
 suite! {
     pure: [],
     netns: [
-        a_quiet_namespace_is_in_order,
+        a_quiet_namespace_has_no_findings,
         values_are_those_of_the_files_and_nothing_is_changed,
         every_format_has_the_same_checks,
         the_page_has_warnings_first_and_verbose_explains_every_check,
         closes_beyond_the_bucket_limit_are_counted_and_warned_of,
-        a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved,
-        servers_that_asked_for_any_port_are_no_finding,
+        a_server_port_in_the_range_causes_a_warning_until_it_is_reserved,
+        servers_that_bound_port_0_are_not_a_finding,
         a_listener_of_the_other_family_is_left_out,
-        a_range_that_is_reserved_whole_is_warned_of,
-        a_destination_with_few_ports_left_is_warned_of_until_there_are_more,
+        a_completely_reserved_range_causes_a_warning,
+        a_destination_with_few_ports_left_causes_a_warning,
         connections_that_a_process_forgot_are_counted_by_process_and_age,
         connections_that_a_server_does_not_accept_are_found_by_its_port,
-        timestamps_that_reuse_needs_are_missed,
-        settings_that_are_not_there_are_unknown_and_said,
-        where_sock_diag_is_refused_the_rest_is_answered,
-        what_the_caller_may_not_do_is_said,
+        a_warning_reports_missing_timestamps_that_reuse_needs,
+        missing_settings_are_unknown_and_reported,
+        without_sock_diag_the_other_checks_have_results,
+        missing_permissions_of_the_caller_are_reported,
     ],
 }
 
@@ -70,7 +70,7 @@ fn file(name: &str) -> String {
     fs::read_to_string(Path::new("/proc/sys/net").join(name)).expect("a setting").trim().to_owned()
 }
 
-fn a_quiet_namespace_is_in_order() {
+fn a_quiet_namespace_has_no_findings() {
     let run = twtool(["doctor", "--json"]).ok();
     assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &["checks"]].concat());
     assert_eq!(run.json()["schema"], "twtool.doctor/1");
@@ -195,7 +195,7 @@ fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
     assert_eq!(checks["tcp_timewait_overflow"]["value"], overflown, "{run}");
     assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets", "tcp_timewait_overflow"]);
 
-    // The advice, followed: the limit is no warning any more; that it was reached is not forgotten.
+    // After the advice is followed, the limit is not a warning any more. The warning that it was reached remains.
     apply(&checks["tcp_max_tw_buckets"]);
     let (_, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_timewait_overflow"]);
@@ -234,7 +234,7 @@ fn ports_given(to: SocketAddr) -> (Vec<u16>, io::Error) {
     }
 }
 
-fn a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved() {
+fn a_server_port_in_the_range_causes_a_warning_until_it_is_reserved() {
     sysctl::write("ipv4.ip_local_port_range", "40000 40007").expect("the namespace is ours");
     sysctl::write("ipv4.ip_local_reserved_ports", "8080,9000-9010").expect("the namespace is ours");
     let server = listener("127.0.0.1:40002");
@@ -249,7 +249,7 @@ fn a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved() {
     assert_eq!(ports, [40002, 40003]);
     assert_eq!(check["evidence"]["ip_local_reserved_ports"], "8080,9000-9010,40002-40003");
 
-    // What it warns of is true: while the servers are down, a client is given their ports.
+    // The warning is true: while the servers are down, connect() chooses their ports.
     drop((server, second));
     let busy = listener("127.0.0.1:7001");
     let to = busy.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
@@ -257,7 +257,8 @@ fn a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved() {
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     assert_eq!(ports, [40000, 40001, 40002, 40003, 40004, 40005, 40006, 40007]);
 
-    // The advice, followed: nothing that was reserved is lost, no client gets them, and there is nothing to warn of.
+    // After the advice is followed, the earlier reserved ports are still reserved, no client gets the new ones, and there is no
+    // warning.
     apply(check);
     assert_eq!(file("ipv4/ip_local_reserved_ports"), "8080,9000-9010,40002-40003");
     let other = listener("127.0.0.2:7001");
@@ -271,7 +272,7 @@ fn a_server_port_that_clients_can_be_given_is_warned_of_until_it_is_reserved() {
     assert_eq!(checks["ephemeral_listeners"]["status"], "ok", "{run}");
 }
 
-fn servers_that_asked_for_any_port_are_no_finding() {
+fn servers_that_bound_port_0_are_not_a_finding() {
     let _given = TcpListener::bind("127.0.0.1:0").expect("a port");
     let unbound = Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
     // Without bind(): listen() makes the kernel choose.
@@ -290,13 +291,13 @@ fn a_listener_of_the_other_family_is_left_out() {
     let _v6 = listener("[::1]:40000");
     doctor(&["-4"], 0);
     doctor(&["-6"], 1);
-    // It takes IPv4 as well.
+    // This listener accepts IPv4, too.
     let _dual = listener("[::]:40001");
     let (_, checks) = doctor(&["-4"], 1);
     assert_eq!(checks["ephemeral_listeners"]["evidence"]["ip_local_reserved_ports"], "40001");
 }
 
-fn a_range_that_is_reserved_whole_is_warned_of() {
+fn a_completely_reserved_range_causes_a_warning() {
     sysctl::write("ipv4.ip_local_port_range", "40000 40003").expect("the namespace is ours");
     sysctl::write("ipv4.ip_local_reserved_ports", "39999-40004").expect("the namespace is ours");
     let server = listener("127.0.0.1:7000");
@@ -308,13 +309,13 @@ fn a_range_that_is_reserved_whole_is_warned_of() {
     assert_eq!(TcpListener::bind("127.0.0.1:0").map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRINUSE)));
 }
 
-fn a_destination_with_few_ports_left_is_warned_of_until_there_are_more() {
+fn a_destination_with_few_ports_left_causes_a_warning() {
     sysctl::write("ipv4.ip_local_port_range", "42000 42099").expect("the namespace is ours");
-    // On loopback the default gives buckets back after a second.
+    // On loopback, by default, connect() can take over buckets after a second.
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
     let server = listener("127.0.0.1:7000");
     let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
-    // Held open: no close, so no rate that anything could be concluded from.
+    // The connections stay open, so there are no closes and no rate.
     let mut open: Vec<_> = (0..90).map(|_| pair(&server, to)).collect();
     let (run, checks) = doctor(&[], 0);
     assert_eq!(
@@ -337,7 +338,7 @@ fn a_destination_with_few_ports_left_is_warned_of_until_there_are_more() {
     let more: Vec<_> = (0..6).map(|_| pair(&server, to)).collect();
     assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
     drop(more);
-    // More of the kernel's ports, and there is nothing to warn of but what it was.
+    // With a wider range, only the earlier warning remains.
     sysctl::write("ipv4.ip_local_port_range", "42000 43999").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 0);
     assert_eq!(checks["destinations"]["status"], "ok");
@@ -358,7 +359,7 @@ impl Sleeper {
             socket.set_cloexec(false).expect("FD_CLOEXEC");
         }
         let child = Command::new("sleep").arg("60").stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        // Ours are closed: from here on they are the child's alone.
+        // Close the copies of this process, so that only the child has the sockets.
         drop(sockets);
         Self(child.expect("sleep can be started"))
     }
@@ -428,7 +429,7 @@ fn connections_that_a_process_forgot_are_counted_by_process_and_age() {
         "{finding}"
     );
 
-    // Three are no proof.
+    // Three sockets do not prove a leak.
     drop(many);
     let (_, checks) = doctor(&["--close-wait-after", "100ms"], 0);
     assert_eq!((&checks["close_wait"]["status"], &checks["close_wait"]["value"]), (&json!("note"), &json!(3)));
@@ -449,7 +450,7 @@ fn connections_that_a_server_does_not_accept_are_found_by_its_port() {
     assert!(text(&checks["close_wait"], "finding").contains("port 7000"), "{run}");
 }
 
-fn timestamps_that_reuse_needs_are_missed() {
+fn a_warning_reports_missing_timestamps_that_reuse_needs() {
     sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 0);
     assert_eq!(with_status(&checks, "note"), ["tcp_timestamps"], "reuse is for loopback alone");
@@ -460,7 +461,7 @@ fn timestamps_that_reuse_needs_are_missed() {
     doctor(&[], 0);
 }
 
-fn settings_that_are_not_there_are_unknown_and_said() {
+fn missing_settings_are_unknown_and_reported() {
     // A mount namespace of this thread's own, in which an empty folder lies over the settings.
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none: Option<&str> = None;
@@ -478,7 +479,7 @@ fn settings_that_are_not_there_are_unknown_and_said() {
         assert!(!checks[id]["finding"].is_null(), "{id} says why");
     }
     assert!(with_status(&checks, "warning").is_empty(), "what is unknown is no warning{run}");
-    // What needs no setting is answered.
+    // Checks that need no setting still have results.
     assert_eq!(
         (&checks["tcp_timewait_overflow"]["value"], &checks["tcp_tw_recycle"]["status"]),
         (&json!(0), &json!("ok"))
@@ -487,7 +488,7 @@ fn settings_that_are_not_there_are_unknown_and_said() {
     assert!(page.stdout.starts_with("0 warnings, ") && page.stdout.contains("unknown  tcp_tw_reuse"), "{page}");
 }
 
-fn where_sock_diag_is_refused_the_rest_is_answered() {
+fn without_sock_diag_the_other_checks_have_results() {
     const AF_NETLINK: u64 = 16;
     let mut open = forgotten(10, 0);
     open.push(listener("127.0.0.1:40000"));
@@ -496,13 +497,13 @@ fn where_sock_diag_is_refused_the_rest_is_answered() {
     let (run, checks) = doctor(&["--close-wait-after", "1ms"], 0);
     assert_eq!(checks["tcp_diag"]["value"], "procfs");
     assert!(text(&checks["tcp_diag"], "finding").contains("Operation not permitted"), "{run}");
-    // Neither who chose the port nor for how long is told there, so neither is a warning.
+    // /proc/net/tcp shows neither who chose the port nor the time in the state, so there is no warning.
     assert_eq!(with_status(&checks, "note"), ["close_wait", "ephemeral_listeners", "tcp_diag"], "{run}");
     assert_eq!(checks["close_wait"]["evidence"]["silent"], Value::Null);
     assert_eq!(checks["close_wait"]["value"], 10);
 }
 
-fn what_the_caller_may_not_do_is_said() {
+fn missing_permissions_of_the_caller_are_reported() {
     let names = ["CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"];
     drop_capabilities_but_setfcap();
     let (run, checks) = doctor(&[], 0);

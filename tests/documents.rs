@@ -176,7 +176,7 @@ pub(crate) fn options(subcommand: &str) -> BTreeSet<String> {
 fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
     let documents = documents();
     let page = |subcommand: &str| {
-        // What both print is for a shell and for man(1).
+        // The output of both is read by a shell and by man(1), so one page describes both.
         let name = if subcommand == "man" { "completions" } else { subcommand };
         let file = format!("docs/commands/{name}.md");
         documents.get(Path::new(&file)).unwrap_or_else(|| panic!("there is no {file}"))
@@ -216,7 +216,7 @@ fn keys(value: &Value, found: &mut BTreeSet<String>) {
 struct Section {
     /// The words between backquotes.
     words: BTreeSet<String>,
-    /// Those in the first column of its table.
+    /// The words in the first column of its table.
     keys: BTreeSet<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Each command line in the help, in the documents and in a message of src/ is run as it is written, in a namespace with
-//! the sockets that it needs: it ends with a documented exit code, and twtool reports no wrong usage.
+//! Runs each command line of the help, of the documents and of the messages in src/ as it is written, in a namespace with the
+//! sockets that it needs. It must end with a documented exit code, and twtool must not report wrong usage.
 //!
 //! `twtool` in a line is a script that starts the binary under test and notes its exit code, so that a pipe does not hide it.
 
@@ -35,7 +35,7 @@ suite! {
     ],
 }
 
-/// A written command line, and what is written about its end.
+/// A command line in a text, and the documented result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     text: String,
@@ -67,7 +67,7 @@ fn lines() -> Vec<Line> {
     }
     for (document, text) in crate::documents::documents() {
         let document = document.to_str().expect("UTF-8");
-        // The changelog tells of commands as they were.
+        // The changelog contains commands of earlier versions.
         if document == "CHANGELOG.md" {
             continue;
         }
@@ -211,8 +211,8 @@ impl Stage {
         }
         let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
         if name_alone || text.starts_with("twtool demo length") {
-            // The name of a command stands for the command, and that scenario takes a minute: the words alone are checked,
-            // which clap reads before it comes to --help.
+            // The name of a command alone is not a complete line, and that scenario takes a minute. So check only the words:
+            // clap parses them before --help.
             text.push_str(" --help");
         }
         let codes = here.path().join("codes");

@@ -1,5 +1,5 @@
-//! Filter expressions on the real kernel: random ones against ss and with the kernel's part left out, and every form by
-//! hand.
+//! Filter expressions on the real kernel: random expressions are compared with ss and with a run without the kernel's part, and
+//! every form is tested by hand.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,21 +21,21 @@ suite! {
     netns: [
         random_expressions_select_the_same_rows_in_the_kernel_and_here_and_in_ss,
         random_expressions_beyond_ss_select_the_same_rows_in_the_kernel_and_here,
-        every_form_selects_what_it_says,
+        every_form_selects_the_expected_rows,
         flags_and_an_expression_must_both_hold,
         an_expression_may_be_one_argument_or_many,
-        mixing_and_and_or_is_said,
+        mixing_and_with_or_gives_a_warning,
         a_mistake_is_shown_with_a_caret_under_its_word,
         long_expressions_are_answered_and_deep_ones_refused,
-        what_the_kernel_judges_is_explained,
-        a_mark_that_is_not_told_is_no_silent_none,
-        what_was_recorded_with_a_filter_answers_every_filter,
+        the_part_that_the_kernel_evaluates_is_explained,
+        an_unreported_mark_is_not_treated_as_no_mark,
+        a_recording_made_with_a_filter_supports_every_filter,
     ],
 }
 
 const COLUMNS: [&str; 6] = ["list", "-o", "csv", "--no-header", "--columns", "local,remote"];
 
-/// The rows that `twtool list` gives with these arguments more.
+/// The rows of `twtool list` with these additional arguments.
 #[track_caller]
 fn selected(more: &[&str]) -> String {
     let run = twtool(COLUMNS.iter().chain(more)).code(0);
@@ -49,18 +49,18 @@ fn all() -> String {
 
 // Random expressions
 
-/// How many in one run of the test; fewer on a slow machine.
+/// The number of expressions in a run of the test; smaller on a slow machine.
 fn count() -> usize {
     1000 / kernel::slowness() as usize
 }
 
-/// How long one population is asked: half of its life.
+/// How long one population of buckets is used: half of its lifetime.
 const FRESH: Duration = Duration::from_secs(30);
 
 /// Makes expressions of the grammar that ss and twtool share, about [`BUCKETS`].
 struct Generator {
     random: Random,
-    /// Only what ss judges as the kernel does.
+    /// Only tests that ss evaluates as the kernel does.
     for_ss: bool,
     services: Vec<(String, u16)>,
 }
@@ -115,7 +115,7 @@ impl Generator {
                     ),
                 }
             }
-            // Below a `not` ss has it otherwise; see `beyond_ss`.
+            // Below a `not`, ss has another result; see `beyond_ss`.
             _ if positive => "autobound".to_owned(),
             _ => format!("sport = :{}", self.port()),
         }
@@ -140,9 +140,10 @@ impl Generator {
 
     /// An address of the population, or a prefix of one, or a port.
     ///
-    /// ss judges once more what the kernel has passed (all rows, where `dev` stands in the expression), and then compares
-    /// the first bits of addresses whatever their family (`inet_addr_match` in its lib/utils.c): to it 127.0.0.1 lies in
-    /// ::/0, and ::1 in 0.0.0.0. So ss gets only prefixes that no address of the other family here begins with.
+    /// ss evaluates the expression again on the rows that the kernel returned (all rows, if the expression contains `dev`).
+    /// Then it compares the first bits of addresses without regard to their family (`inet_addr_match` in its lib/utils.c): for
+    /// ss, 127.0.0.1 is in ::/0, and ::1 is in 0.0.0.0. So ss gets only prefixes with which no address of the other family
+    /// begins.
     fn host(&mut self) -> String {
         let (_, local, remote) = *self.random.of(&BUCKETS);
         let (addr, _) = self.random.of(&[local, remote]).rsplit_once(':').expect("an end");
@@ -156,26 +157,26 @@ impl Generator {
             }
             1 => (*self.random.of(&["*", "::ffff:0.0.0.0/96", ":*", "192.0.2.0/24", "2001:db8::/32"])).to_owned(),
             2 | 3 => format!("{addr}:{}", self.port()),
-            // ss takes no prefix in brackets, and no whole IPv6 address without them.
+            // ss does not accept a prefix in brackets, or a whole IPv6 address without brackets.
             4 | 5 => format!("{bare}/{length}"),
             6 if !v6 => format!("{bare}/{length}:{}", self.port()),
-            // A mapped address is one of IPv6 here.
+            // In this syntax, a mapped address is an IPv6 address.
             7 if !v6 => format!("::ffff:{bare}/{}", 96 + length),
             _ => addr.to_owned(),
         }
     }
 
-    /// A test that ss does not know, or judges by rules of its own.
+    /// A test that ss does not have, or evaluates by other rules.
     fn beyond_ss(&mut self) -> String {
         let class = *self.random.of(&["well-known", "registered", "dynamic"]);
         match self.random.below(8) {
-            // The kernel says of every bucket that its port was chosen automatically, and ss lets it judge: so `not
-            // autobound` never holds there, although ss itself goes by the ephemeral range.
+            // The kernel reports for every bucket that its port was chosen automatically, and ss relies on the kernel. So `not
+            // autobound` is never true there, although ss itself uses the ephemeral range.
             0 => "autobound".to_owned(),
             1 => "mapped".to_owned(),
             2 => format!("{} {class}", self.random.of(&["class =", "class !=", "remote-class =", "local-class"])),
             3 => format!("direction = {}", self.random.of(&["inbound", "outbound", "unknown"])),
-            // Far from what remains, so that it does not matter when it is asked.
+            // These limits are far from the remaining times, so the time of the run does not matter.
             4 => format!("expires {}", self.random.of(&["< 1ms", "> 1ms", "<= 2m", "> 2m"])),
             5 => format!("sport {} {}-65535", self.random.of(&["=", "!="]), self.random.below(65536)),
             6 => format!("dst != {}", self.host()),
@@ -196,7 +197,7 @@ fn random_expressions_beyond_ss_select_the_same_rows_in_the_kernel_and_here() {
     differential(false, false);
 }
 
-/// Makes random expressions, and asks all about each.
+/// Makes random expressions, and compares all implementations on each.
 fn differential(for_ss: bool, with_ss: bool) {
     kernel::needs(kernel::lists_marks_of_buckets(), "marks of buckets, which some expressions ask for");
     let seed = Random::seed();
@@ -235,7 +236,7 @@ fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
         while began.elapsed() < FRESH
             && let Some(expression) = expressions.get(asked.next.fetch_add(1, Ordering::Relaxed))
         {
-            // By the kernel as far as it can; nothing by the kernel, as a recording holds whole walks.
+            // The first run uses the kernel's part. The replay does not, because a recording holds whole walks.
             let (live, replayed) = (selected(&[expression]), selected(&["--replay", &file, expression]));
             let ss = if with_ss { in_ss(expression) } else { live.clone() };
             if live != replayed || live != ss {
@@ -337,7 +338,7 @@ const NAMED: &[(&str, u16, &str, &str)] = &[
     ("ssh", 22, "src 10.1.2.3:ssh", "ef"), ("postgresql", 5432, "src [2001:db8::1]:postgresql", "o"), ("postgresql", 5432, "service = postgresql", "op"),
 ];
 
-fn every_form_selects_what_it_says() {
+fn every_form_selects_the_expected_rows() {
     let known: Vec<_> = services::tcp();
     let mut forms = FORMS.to_vec();
     if !kernel::lists_marks_of_buckets() {
@@ -408,7 +409,7 @@ fn an_expression_may_be_one_argument_or_many() {
     varied.end();
 }
 
-fn mixing_and_and_or_is_said() {
+fn mixing_and_with_or_gives_a_warning() {
     let varied = Varied::make();
     for (expression, read_as) in [
         ("sport = 80 or sport = 443 and dport = 1024", "(sport = 80 or sport = 443) and dport = 1024"),
@@ -424,7 +425,7 @@ fn mixing_and_and_or_is_said() {
             let run = twtool(["list", expression].iter().chain(args)).code(0);
             assert_eq!(run.stderr, format!("warning: {warning}\n"), "{run}");
         }
-        // What it is said to be read as means the same, and needs no warning.
+        // The expression in the warning has the same meaning, and causes no warning.
         assert_eq!(selected(&[read_as]), selected(&[expression]));
         twtool(["list", read_as]).ok();
     }
@@ -439,7 +440,7 @@ fn mixing_and_and_or_is_said() {
     varied.end();
 }
 
-/// A mistake: the expression, the word under which the carets stand, and what the message names besides.
+/// A mistake: the expression, the word under which the carets are, and another word of the message.
 const MISTAKES: &[(&str, &str, &str)] = &[
     ("sprt = :80", "sprt", "sport"),
     ("dst 10.0.0.0/8 and sport = httpz", "httpz", "/etc/services"),
@@ -454,7 +455,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("dst example.org", "example.org", "address"),
     ("dst < 10.0.0.1", "<", "="),
     ("dev = eth9", "eth9", "lo"),
-    // To netdevice(7) that is lo.
+    // netdevice(7) would accept this name for lo.
     ("dev = lo:80", "lo:80", "lo"),
     ("fwmark = red", "red", "0x1"),
     ("fwmark > 1", ">", "="),
@@ -504,7 +505,7 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
 fn long_expressions_are_answered_and_deep_ones_refused() {
     let varied = Varied::make();
     let ports: Vec<String> = (20..3000).map(|port| format!("sport = {port}")).collect();
-    // Longer than a program for the kernel may be, too.
+    // This expression is also longer than a program for the kernel can be.
     assert_eq!(selected(&[&ports.join(" or ")]), "abcefgq");
     assert_eq!(selected(&[&ports.join(" and ")]), "");
     let deep = ["(".repeat(5000) + "sport = 1" + &")".repeat(5000), "not ".repeat(20_000) + "sport = 1"];
@@ -518,7 +519,7 @@ fn long_expressions_are_answered_and_deep_ones_refused() {
     varied.end();
 }
 
-fn what_the_kernel_judges_is_explained() {
+fn the_part_that_the_kernel_evaluates_is_explained() {
     let lines = |args: &[&str]| -> Vec<String> {
         twtool(["list", "--explain-filter"].iter().chain(args)).ok().stdout.lines().map(str::to_owned).collect()
     };
@@ -540,7 +541,7 @@ fn what_the_kernel_judges_is_explained() {
     assert!(!lines(&[]).is_empty(), "no filter at all can be explained, too");
 }
 
-fn a_mark_that_is_not_told_is_no_silent_none() {
+fn an_unreported_mark_is_not_treated_as_no_mark() {
     let varied = Varied::make();
     drop_capability(Capability::CAP_NET_ADMIN);
     for expression in ["fwmark = 0x13", "fwmark != 0x13", "not fwmark = 0x13"] {
@@ -549,7 +550,7 @@ fn a_mark_that_is_not_told_is_no_silent_none() {
             twtool(["list", expression].iter().chain(args)).refused("fwmark").says("CAP_NET_ADMIN");
         }
     }
-    // Some rows pass for sure: a stream has them, and yet says that it is not whole; -q needs no more than one.
+    // Some rows certainly pass. A stream contains them, and reports that it is incomplete. For -q one row is enough.
     let partly = "fwmark = 0x13 or sport = :443";
     for args in [["-o", "table"].as_slice(), &["--json"], &["--count"]] {
         twtool(["list", partly].iter().chain(args)).refused("fwmark").says("CAP_NET_ADMIN");
@@ -558,7 +559,7 @@ fn a_mark_that_is_not_told_is_no_silent_none() {
         twtool(["list", partly, "-o", format]).code(2).says("fwmark").says("CAP_NET_ADMIN");
     }
     twtool(["list", "-q", partly]).ok();
-    // And where no row hangs on the mark, all is told.
+    // If no row depends on the mark, the answer is complete.
     assert_eq!(selected(&["sport = :443 or fwmark = 1 or not sport = :443"]), selected(&[]));
     assert_eq!(selected(&["fwmark = 0/0 and sport = :443"]), "abcq");
     assert_eq!(selected(&["sport = :1 and fwmark = 1"]), "");
@@ -568,7 +569,7 @@ fn a_mark_that_is_not_told_is_no_silent_none() {
     varied.end();
 }
 
-fn what_was_recorded_with_a_filter_answers_every_filter() {
+fn a_recording_made_with_a_filter_supports_every_filter() {
     let varied = Varied::make();
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");

@@ -1,5 +1,5 @@
-//! What `bind-test`, `wait` and `doctor` tell about the processes that hold a port: user, command line, systemd unit,
-//! container, and where docker-proxy forwards to.
+//! The facts that `bind-test`, `wait` and `doctor` report about the processes that hold a port: user, command line, systemd
+//! unit, container, and where docker-proxy forwards to.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -28,7 +28,7 @@ suite! {
         a_process_in_a_container_is_named_with_the_container,
         a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit,
         the_cgroup_of_a_hidden_process_is_named,
-        doctor_names_the_same_things,
+        doctor_reports_the_same_facts,
     ],
 }
 
@@ -251,7 +251,7 @@ fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
     assert_eq!(run.json()["holders"][0]["created_in"], cgroup.path(), "{run}");
     let page = twtool(["bind-test", "8080"]).code(1);
     assert!(page.stdout.contains(&format!("systemd (pid {pid}, demo.socket)")), "{page}");
-    // It is not process 1, so it is the manager of a user: its own.
+    // It is not process 1, so it is the systemd manager of a user.
     assert_eq!(run.json()["next"][0]["command"], "systemctl --user stop demo.socket", "{run}");
     // A script does what the manager does.
     let folder = tempfile::tempdir().expect("a folder");
@@ -264,7 +264,7 @@ fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
     drop(child);
     twtool(["bind-test", "8080"]).code(0);
 
-    // No evidence: another process with the same socket is no manager.
+    // There is no evidence: another process with the same socket is not a manager.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };
     let (process, run) = asked(child.0.id());
     assert_ne!(process["unit"], "demo.socket", "{run}");
@@ -287,7 +287,7 @@ fn the_cgroup_of_a_hidden_process_is_named() {
     .prints(&format!("uid {uid}{user}, created in demo.service: no permission to see the process"));
 }
 
-fn doctor_names_the_same_things() {
+fn doctor_reports_the_same_facts() {
     let Some(cgroup) = cgroup(&format!("docker-{ID}.scope")) else { return };
     let child = Running::with(sleep(), listener("127.0.0.1:40000"));
     if let Err(error) = cgroup.add(child.0.id()) {

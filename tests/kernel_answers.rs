@@ -1,5 +1,5 @@
-//! What `twtool list` makes of answers that this kernel does not give: refusals, broken and interrupted dumps, malformed
-//! datagrams. By recordings made of hand-made datagrams, and by a sandbox that refuses the socket itself.
+//! `twtool list` on responses that this kernel does not send: refusals, broken and interrupted dumps, malformed datagrams. The
+//! tests use recordings of hand-made datagrams, and a sandbox that refuses the socket itself.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -29,18 +29,18 @@ suite! {
     pure: [
         a_recording_has_every_field_as_it_was_sent,
         a_replay_prints_the_exact_bytes,
-        where_one_walk_is_refused_each_family_is_asked,
+        if_one_walk_is_refused_each_family_is_dumped,
         listeners_decide_directions_in_either_walk,
         a_missing_tcp_diag_is_named_with_a_hint,
         other_refusals_are_named,
         a_dump_broken_off_is_an_error_with_its_errno,
-        an_interrupted_dump_is_incomplete_and_says_so,
+        an_interrupted_dump_is_reported_as_incomplete,
         an_interrupted_dump_that_was_repeated_whole_is_complete,
         lost_datagrams_are_errors,
         malformed_datagrams_are_errors,
         an_answer_without_an_end_is_an_error,
         full_sockets_are_no_buckets,
-        unread_settings_are_unknown_and_said,
+        unread_settings_are_unknown_and_reported,
         names_from_a_recording_do_not_reach_the_terminal,
         arbitrary_bytes_in_a_datagram_never_break_the_program,
     ],
@@ -131,7 +131,7 @@ fn a_replay_prints_the_exact_bytes() {
     }
 }
 
-fn where_one_walk_is_refused_each_family_is_asked() {
+fn if_one_walk_is_refused_each_family_is_dumped() {
     for no in [refusal(EINVAL), done(EINVAL), refusal(ENOENT)] {
         let events = [
             asked(Walk::BothFamilies, [no]),
@@ -175,11 +175,11 @@ fn listeners_decide_directions_in_either_walk() {
     }
 }
 
-/// Nothing but an error, in every format: exit 2, a first line with this text.
+/// Asserts that every format gives only an error: exit code 2, and a first line with this text.
 #[track_caller]
 fn fails(events: &[Event], text: &str) -> Run {
     for format in ["table", "ndjson", "csv"] {
-        // What streams may have begun; what it says of the failure is the same.
+        // A stream may have written rows before. The error is the same.
         let run = replay(events, &["-o", format]).code(2);
         let first = run.stderr.lines().next().unwrap_or_default();
         assert!(first.contains(text), "expected {text:?} in the first line of stderr{run}");
@@ -202,7 +202,7 @@ fn other_refusals_are_named() {
         let run = fails(&events, text);
         assert!(!run.stderr.contains("tcp_diag"), "another reason, another hint{run}");
     }
-    // One family refused is no complete answer either.
+    // If one family is refused, the answer is incomplete.
     let events = [
         asked(Walk::BothFamilies, [refusal(EINVAL)]),
         asked(Walk::Ipv4, [by_family(four()).message(), done(0)]),
@@ -219,7 +219,7 @@ fn a_dump_broken_off_is_an_error_with_its_errno() {
     }
 }
 
-fn an_interrupted_dump_is_incomplete_and_says_so() {
+fn an_interrupted_dump_is_reported_as_incomplete() {
     for answer in [
         [flagged(four().message(), NLM_F_DUMP_INTR), six().message(), done(0)],
         [four().message(), six().message(), flagged(done(0), NLM_F_DUMP_INTR)],
@@ -311,7 +311,7 @@ fn full_sockets_are_no_buckets() {
     assert_eq!(cookies(&replay(&events, &["--json"]).ok().records("sockets")), [1]);
 }
 
-fn unread_settings_are_unknown_and_said() {
+fn unread_settings_are_unknown_and_reported() {
     let facts =
         Facts { netns: None, netns_name: None, local_port_range: None, services: Services::default(), ..facts() };
     let events = asked(Walk::BothFamilies, [[four().message(), done(0)].concat()]);
@@ -340,7 +340,7 @@ fn names_from_a_recording_do_not_reach_the_terminal() {
     assert!(table.stdout.contains("evil"), "{table}");
     let plain = replay_with(&facts, &events, &[]).ok();
     assert!(!plain.stdout.contains(['\x1b', '\r', '\t']), "{:?}", plain.stdout);
-    // Machines get what there is.
+    // JSON contains the names unchanged.
     let json = replay_with(&facts, &events, &["--json"]).ok();
     assert_eq!(json.records("sockets")[0]["interface"], evil);
     assert!(!json.stdout.contains('\x1b'), "JSON escapes control characters: {:?}", json.stdout);

@@ -1,4 +1,5 @@
-//! `twtool kill` on the real kernel: what goes, and above all what stays. /proc/net/tcp and the test's own binds say which.
+//! `twtool kill` on the real kernel: which sockets are removed, and above all which are not. The tests check that with
+//! /proc/net/tcp and their own binds.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -25,37 +26,37 @@ use crate::support::{commands, crowd, kernel, limits, netns, suite};
 
 suite! {
     pure: [
-        without_a_selection_nothing_is_asked_of_the_kernel,
-        where_nobody_can_be_asked_yes_is_needed,
+        without_a_selection_no_request_is_sent,
+        without_a_terminal_yes_is_required,
         bad_filters_and_flags_are_named,
     ],
     netns: [
-        every_kind_of_bucket_goes_and_no_other,
-        a_bucket_that_was_bound_to_an_interface_goes,
+        every_selected_kind_of_bucket_is_removed_and_no_other,
+        a_bucket_that_was_bound_to_an_interface_is_removed,
         live_sockets_stay_whatever_is_selected,
-        a_wrong_cookie_hits_nothing,
-        a_connection_that_took_a_buckets_place_stays,
+        a_wrong_cookie_removes_nothing,
+        a_connection_that_replaced_a_bucket_stays,
         a_bucket_that_is_gone_is_not_found,
-        without_cap_net_admin_nothing_goes_and_the_capability_is_named,
-        two_at_once_fail_at_nothing,
+        without_cap_net_admin_nothing_is_removed_and_the_capability_is_named,
+        two_removals_at_once_never_fail,
         a_dry_run_changes_nothing_in_any_format,
         nothing_matching_is_no,
         a_killed_port_can_be_bound,
-        thousands_go_at_once_and_are_counted,
+        thousands_are_removed_at_once_and_counted,
         documents_and_records_have_the_keys_of_the_contract,
-        the_table_shows_what_goes_with_the_risk_and_counts,
-        a_closed_pipe_takes_nothing_back,
+        the_table_shows_the_plan_the_risk_and_the_counts,
+        a_closed_pipe_does_not_stop_the_removal,
         a_plan_that_cannot_be_written_is_not_carried_out,
-        a_person_is_shown_the_plan_and_asked,
+        an_interactive_user_sees_the_plan_and_is_asked,
         anything_but_yes_is_no,
-        what_went_during_the_question_is_gone,
-        a_fin_wait_2_that_became_time_wait_during_the_question_goes,
-        orphans_go_and_no_socket_that_has_or_may_get_an_owner,
-        orphans_are_shown_and_asked_for_with_what_it_costs,
+        buckets_that_end_during_the_question_are_reported_as_gone,
+        a_fin_wait_2_that_became_time_wait_during_the_question_is_removed,
+        orphans_are_removed_and_no_socket_that_has_or_may_get_an_owner,
+        the_plan_for_orphans_shows_the_risk_and_asks,
         a_flag_that_would_select_something_is_named,
-        what_this_kernel_cannot_remove_has_no_command,
+        no_command_is_printed_for_sockets_that_this_kernel_cannot_remove,
         ports_may_be_listed_with_commas,
-        this_kernel_is_tried_before_an_orphan_is_destroyed,
+        this_kernel_is_tested_before_an_orphan_is_destroyed,
     ],
 }
 
@@ -71,7 +72,7 @@ fn counts(run: &Run) -> [u64; 4] {
     [number("matched"), number("destroyed"), number("gone"), failed]
 }
 
-fn without_a_selection_nothing_is_asked_of_the_kernel() {
+fn without_a_selection_no_request_is_sent() {
     for args in
         [["kill", "--yes"].as_slice(), &["kill", "-n"], &["kill", "--yes", "--fin-wait-2"], &["kill", "--yes", ""]]
     {
@@ -79,7 +80,7 @@ fn without_a_selection_nothing_is_asked_of_the_kernel() {
     }
 }
 
-fn where_nobody_can_be_asked_yes_is_needed() {
+fn without_a_terminal_yes_is_required() {
     twtool(["kill", "--all"]).refused("--yes").says("--dry-run");
     twtool(["kill", "--local-port", "8080", "--json"]).refused("--yes");
 }
@@ -92,15 +93,15 @@ fn bad_filters_and_flags_are_named() {
     twtool(["kill", "--yes", "--all", "--replay", "x"]).refused("--replay");
 }
 
-/// In TIME_WAIT, and of this family.
+/// Whether the bucket is in TIME_WAIT and of this family.
 fn is(entry: &Entry, family: &str) -> bool {
     entry.identity().0 == family && entry.state == 6
 }
 
-/// Which of the buckets that are left go.
+/// Whether a kill removes this bucket.
 type Rule = fn(&Entry) -> bool;
 
-fn every_kind_of_bucket_goes_and_no_other() {
+fn every_selected_kind_of_bucket_is_removed_and_no_other() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let mut left = procfs::buckets();
@@ -124,7 +125,7 @@ fn every_kind_of_bucket_goes_and_no_other() {
     mixed.end();
 }
 
-fn a_bucket_that_was_bound_to_an_interface_goes() {
+fn a_bucket_that_was_bound_to_an_interface_is_removed() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let varied = Varied::make();
     let all = procfs::time_wait().len();
@@ -136,7 +137,7 @@ fn a_bucket_that_was_bound_to_an_interface_goes() {
     varied.end();
 }
 
-/// The sockets that are no buckets, without their timers, which go on.
+/// The sockets that are not buckets, without their timers, which change.
 fn live() -> Vec<String> {
     let live = procfs::sockets().into_iter().filter(|entry| entry.timer != 3);
     sorted(live.map(|Entry { local, remote, state, .. }| format!("{local:?} {remote:?} {state}")))
@@ -159,7 +160,7 @@ fn live_sockets_stay_whatever_is_selected() {
     mixed.end();
 }
 
-/// The buckets as the kernel tells them.
+/// The buckets that the kernel lists.
 fn rows() -> Vec<Row> {
     let mut rows = vec![];
     lab::for_each_socket(&mut |socket| {
@@ -178,7 +179,7 @@ fn destroy(rows: &[Row]) -> Vec<Acknowledgement> {
     answers
 }
 
-fn a_wrong_cookie_hits_nothing() {
+fn a_wrong_cookie_removes_nothing() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let (rows, before) = (rows(), of_entries(&procfs::buckets()));
@@ -197,7 +198,7 @@ fn a_wrong_cookie_hits_nothing() {
     mixed.end();
 }
 
-fn a_connection_that_took_a_buckets_place_stays() {
+fn a_connection_that_replaced_a_bucket_stays() {
     let server = listen("127.0.0.1:8080");
     let (to, from) = ("127.0.0.1:8080", "127.0.0.1:41999");
     connect_from(&server, to, from).close(ActiveCloser::Server).expect("a bucket");
@@ -222,7 +223,7 @@ fn a_bucket_that_is_gone_is_not_found() {
     assert_eq!(destroy(&rows), vec![Acknowledgement::NotFound; rows.len()]);
 }
 
-fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
+fn without_cap_net_admin_nothing_is_removed_and_the_capability_is_named() {
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 300);
     let before = of_entries(&procfs::buckets());
@@ -230,7 +231,7 @@ fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
     for format in ["table", "json", "ndjson", "csv"] {
         let run = twtool(["kill", "--all", "--yes", "-o", format]).code(2);
         let run = run.says("EPERM").says("hint:").says("CAP_NET_ADMIN");
-        // The plan comes before the act.
+        // The plan is printed before the removal.
         let shown =
             if format == "table" { run.stdout.contains("selected: 300 TIME_WAIT") } else { run.stdout.is_empty() };
         assert!(shown, "{run}");
@@ -240,7 +241,7 @@ fn without_cap_net_admin_nothing_goes_and_the_capability_is_named() {
     assert!(dry.json()["warnings"][0].as_str().is_some_and(|text| text.contains("CAP_NET_ADMIN")), "{dry}");
 }
 
-fn two_at_once_fail_at_nothing() {
+fn two_removals_at_once_never_fail() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(5000);
@@ -250,7 +251,7 @@ fn two_at_once_fail_at_nothing() {
     let mut destroyed = 0;
     for (command, child) in commands.iter().zip(children) {
         let run = Run::ended(command, &child.wait_with_output().expect("it ends"));
-        // One may come when the other has finished.
+        // One run may start after the other has finished.
         assert!(matches!(run.code, Some(0 | 1)), "{run}");
         let [matched, own, gone, failed] = counts(&run);
         assert_eq!((own + gone, failed), (matched, 0), "{run}");
@@ -275,7 +276,7 @@ fn a_dry_run_changes_nothing_in_any_format() {
     assert_eq!(of_records(&records), before);
     assert!(records.iter().all(|r| r["outcome"] == "matched" && r["errno"] == Value::Null), "{records:?}");
     assert_eq!(run("csv").csv().1.len(), 10);
-    // Beside --yes it still is one.
+    // With --yes it is still a dry run.
     twtool(["kill", "--all", "--yes", "--dry-run"]).ok();
     assert_eq!(of_entries(&procfs::buckets()), before);
     mixed.end();
@@ -310,7 +311,7 @@ fn a_killed_port_can_be_bound() {
     TcpListener::bind(at).expect("it is free");
 }
 
-fn thousands_go_at_once_and_are_counted() {
+fn thousands_are_removed_at_once_and_counted() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(6000);
@@ -349,7 +350,7 @@ fn documents_and_records_have_the_keys_of_the_contract() {
     mixed.end();
 }
 
-fn the_table_shows_what_goes_with_the_risk_and_counts() {
+fn the_table_shows_the_plan_the_risk_and_the_counts() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 25);
@@ -363,7 +364,7 @@ fn the_table_shows_what_goes_with_the_risk_and_counts() {
     assert_eq!(lines[24], format!("{count} destroyed, 0 already gone, 0 failed"), "{run}");
 }
 
-fn a_closed_pipe_takes_nothing_back() {
+fn a_closed_pipe_does_not_stop_the_removal() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 2000);
@@ -386,7 +387,7 @@ fn a_plan_that_cannot_be_written_is_not_carried_out() {
     let mut full_disk = command(["kill", "--all", "--yes"]);
     Run::of(full_disk.stdout(full)).code(2);
     assert_eq!(procfs::buckets().len(), 3);
-    // A reader that went away has said --yes.
+    // If the reader closes the pipe, --yes is still valid.
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let mut unread = command(["kill", "--all", "--yes"]);
@@ -394,7 +395,7 @@ fn a_plan_that_cannot_be_written_is_not_carried_out() {
     assert_eq!(procfs::buckets(), []);
 }
 
-fn a_person_is_shown_the_plan_and_asked() {
+fn an_interactive_user_sees_the_plan_and_is_asked() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let mut dialogue = Dialogue::start(&["kill", "--all", "--fin-wait-2", "--color", "never"]);
@@ -428,12 +429,12 @@ fn anything_but_yes_is_no() {
     dialogue.until("? [y/N] ");
     dialogue.types(" YES ");
     assert_eq!(counts(&dialogue.end().code(0)), [1, 1, 0, 0]);
-    // Nobody is asked about nothing.
+    // If nothing matches, there is no question.
     let run = Dialogue::start(&["kill", "--all"]).end().code(1);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("no timewait bucket matches\n", ""), "{run}");
 }
 
-fn what_went_during_the_question_is_gone() {
+fn buckets_that_end_during_the_question_are_reported_as_gone() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 5);
@@ -443,7 +444,7 @@ fn what_went_during_the_question_is_gone() {
     let mut dialogue = Dialogue::start(&["kill", "--all", "-o", "ndjson"]);
     dialogue.until("? [y/N] ");
     assert_eq!(destroy(&rows), [Acknowledgement::Done; 2]);
-    // A new one is none of those that were shown.
+    // A new bucket was not in the plan, so it is not removed.
     bucket_of_client(&server, "127.0.0.1:8080");
     let new = of_entries(&procfs::time_wait()).into_iter().find(|bucket| bucket.2 != 8080).expect("the new one");
     dialogue.types("y");
@@ -455,7 +456,7 @@ fn what_went_during_the_question_is_gone() {
     assert_eq!(of_entries(&procfs::time_wait()), [new], "it was not shown, so it stays");
 }
 
-fn a_fin_wait_2_that_became_time_wait_during_the_question_goes() {
+fn a_fin_wait_2_that_became_time_wait_during_the_question_is_removed() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
@@ -479,7 +480,7 @@ fn fill(socket: &socket2::Socket) {
     }
 }
 
-/// One orphan in each state on port 8080, beside sockets that have an owner or may get one. They last while it lives.
+/// One orphan in each state on port 8080, and sockets that have an owner or may get one. They exist as long as this value.
 struct Orphans {
     _open: Vec<socket2::Socket>,
     _server: lab::Server,
@@ -493,24 +494,24 @@ impl Orphans {
         let server = listen("127.0.0.1:8080");
         let connect = || crate::support::situations::connect(&server, "127.0.0.1:8080");
         let mut open = vec![];
-        // Its peer does not read: data and FIN stay queued.
+        // The peer does not read, so data and FIN stay queued.
         let fin_wait_1 = connect();
         fill(&fin_wait_1.server);
         drop(fin_wait_1.server);
         open.push(fin_wait_1.client);
-        // Its peer sent a FIN before.
+        // The peer sent a FIN before.
         let last_ack = connect();
         last_ack.client.shutdown(std::net::Shutdown::Write).expect("shutdown()");
         fill(&last_ack.server);
         drop(last_ack.server);
         open.push(last_ack.client);
-        // Its peer sends a FIN after.
+        // The peer sends a FIN after it.
         let closing = connect();
         fill(&closing.server);
         drop(closing.server);
         closing.client.shutdown(std::net::Shutdown::Write).expect("shutdown()");
         open.push(closing.client);
-        // With more than the length of TIME_WAIT it is a full socket first.
+        // If tcp_fin_timeout is longer than TIME_WAIT, the orphan is a full socket first.
         let usual = twtool::sys::sysctl::read("ipv4.tcp_fin_timeout").expect("tcp_fin_timeout");
         twtool::sys::sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
         open.push(connect().close_half(ActiveCloser::Server).expect("half closed"));
@@ -543,7 +544,7 @@ impl Orphans {
         Self { _open: open, _server: server }
     }
 
-    /// The states of the orphans that are there.
+    /// The states of the orphans that exist.
     fn there() -> Vec<u8> {
         let mut states = vec![];
         for name in ["tcp", "tcp6"] {
@@ -575,7 +576,7 @@ fn owned() -> Vec<String> {
     sorted(all)
 }
 
-fn orphans_go_and_no_socket_that_has_or_may_get_an_owner() {
+fn orphans_are_removed_and_no_socket_that_has_or_may_get_an_owner() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     let orphans = Orphans::make();
     let server = listen("127.0.0.1:9000");
@@ -605,7 +606,7 @@ fn orphans_go_and_no_socket_that_has_or_may_get_an_owner() {
     drop(orphans);
 }
 
-fn orphans_are_shown_and_asked_for_with_what_it_costs() {
+fn the_plan_for_orphans_shows_the_risk_and_asks() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     let _orphans = Orphans::make();
     let dry = twtool(["kill", "--orphans", "--all", "--dry-run"]).ok();
@@ -643,7 +644,7 @@ fn a_flag_that_would_select_something_is_named() {
     drop(orphans);
 }
 
-fn what_this_kernel_cannot_remove_has_no_command() {
+fn no_command_is_printed_for_sockets_that_this_kernel_cannot_remove() {
     let hint = || twtool(["kill", "--local-port", "8080", "--yes"]).code(1).stderr;
     netns::elsewhere(|| {
         let server = listen("127.0.0.1:8080");
@@ -674,8 +675,8 @@ fn ports_may_be_listed_with_commas() {
     assert_eq!(procfs::time_wait().len(), 2);
 }
 
-fn this_kernel_is_tried_before_an_orphan_is_destroyed() {
-    // What the experiment finds is what the kernel does here.
+fn this_kernel_is_tested_before_an_orphan_is_destroyed() {
+    // The result of the experiment must equal the behaviour of the kernel here.
     let before = (owned(), procfs::buckets());
     let ends = lab::orphan::test_sock_destroy().expect("a private network namespace");
     assert_eq!((owned(), procfs::buckets()), before, "it leaves nothing here");

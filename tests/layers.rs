@@ -1,8 +1,8 @@
-//! The house rules that a compiler does not hold: which folder of src/ may import which, which may touch the machine,
-//! and that every file says what it is.
+//! Rules that the compiler does not check: which folder of src/ may import which, which files may use the machine, and that
+//! every file has a description.
 //!
-//! The checker reads text, not Rust: comments are cut off, and every path that begins with `crate::`, with `twtool::`,
-//! or with enough `super::` to leave its folder counts as an import.
+//! The checker reads text, not Rust. It removes comments. Every path that begins with `crate::`, with `twtool::`, or with
+//! enough `super::` to leave its folder counts as an import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,7 @@ suite! {
         every_import_follows_the_layer_table,
         the_modules_of_a_folder_form_no_circle,
         the_checker_sees_circles,
-        every_file_begins_with_what_it_owns,
+        every_file_begins_with_its_description,
         the_checker_sees_imports_of_every_form,
         the_checker_sees_crates_where_they_do_not_belong,
         one_function_reads_the_files_of_proc_sys_and_sys,
@@ -25,7 +25,7 @@ suite! {
 
 /// A part of src/, and the parts that it may import beside itself and std.
 const LAYERS: [(&str, &[&str]); 14] = [
-    // Threads: it knows no row and no socket.
+    // Threads only: this module contains no rows and no sockets.
     ("parallel", &[]),
     ("model", &[]),
     ("filter", &["model"]),
@@ -38,9 +38,9 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "source", "analysis"]),
     // Clocks and counters come in through the snapshot layer.
     ("watch", &["model", "snapshot", "analysis", "view"]),
-    // Arguments, a question, a call, a view: no command asks the machine by itself.
+    // Commands do not read the machine themselves.
     ("commands", &["model", "filter", "snapshot", "analysis", "view", "watch", "lab"]),
-    // The real environment comes in at the edge: the terminal, standard output.
+    // Only the edge of the program uses the real environment: the terminal, standard output.
     ("cli", &["commands", "sys"]),
     ("main", &["cli", "commands", "sys"]),
 ];
@@ -129,7 +129,7 @@ fn circles(files: &[(String, String)]) -> Vec<String> {
     found
 }
 
-fn every_file_begins_with_what_it_owns() {
+fn every_file_begins_with_its_description() {
     let silent: Vec<_> = sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(p, _)| p).collect();
     assert!(silent.is_empty(), "no //! at the top of {silent:?}");
 }
@@ -168,8 +168,8 @@ fn the_checker_sees_crates_where_they_do_not_belong() {
     assert!(dependencies().iter().any(|name| name == "netlink_packet_core"));
 }
 
-/// The kernel hands a list to the first read(2) alone, so any other reader cuts it. `settings` has a test that watches the
-/// calls of the running program.
+/// The kernel returns a list only to the first read(2), so any other way to read cuts the list. `settings` has a test that
+/// checks the calls of the running program.
 fn one_function_reads_the_files_of_proc_sys_and_sys() {
     let readings: Vec<_> = sources().iter().flat_map(|(path, text)| readings_of_settings(path, text)).collect();
     assert!(readings.is_empty(), "\n{}", readings.join("\n"));
@@ -305,7 +305,7 @@ fn after(code: &str, root: &str) -> Vec<String> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut names = vec![];
     for (at, _) in code.match_indices(root) {
-        // The end of a longer path or word is no beginning.
+        // The match is the end of a longer path or word, so it does not begin a path.
         if code[..at].ends_with(|c: char| word(c) || c == ':') {
             continue;
         }

@@ -1,4 +1,4 @@
-//! `twtool list` against a second reading of the same kernel: the rows, every field of them, and the timers.
+//! Compares `twtool list` with a second reading of the same kernel: the rows, each of their fields, and the timers.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ suite! {
         csv_rows_equal_ndjson_records,
         classes_and_services_are_those_of_the_ports,
         direction_follows_from_listeners_and_the_ephemeral_range,
-        a_cookie_is_the_one_that_the_socket_had_while_it_lived,
+        a_bucket_has_the_cookie_of_its_connection,
         the_interface_is_named_where_the_socket_was_bound_to_one,
         an_interface_is_looked_up_in_its_namespace_whichever_thread_asks,
         an_interface_whose_name_is_not_utf8_is_printed_alike_live_and_in_a_replay,
@@ -125,7 +125,7 @@ fn every_timer_lies_between_two_other_readings() {
             let when = |entries: &[Entry]| {
                 entries.iter().find(|entry| entry.identity() == identity).map(|entry| entry.when).expect("there, too")
             };
-            // procfs cuts to units of 10 ms, and the rest only shrinks.
+            // procfs rounds down to units of 10 ms, and the remaining time only decreases.
             let (most, least) = ((when(&before) + 1) * UNIT_MS, when(&after) * UNIT_MS);
             let expires = number(row, "expires_ms");
             assert!((least..=most).contains(&expires), "{expires} ms is not in {least}..={most}: {row}");
@@ -289,7 +289,7 @@ fn v6only_listener(at: &str) -> Server {
     Server::listen_on(socket, addr(at)).expect("a listener")
 }
 
-fn a_cookie_is_the_one_that_the_socket_had_while_it_lived() {
+fn a_bucket_has_the_cookie_of_its_connection() {
     let server = listen("127.0.0.1:8080");
     let connection = connect(&server, "127.0.0.1:8080");
     let cookie = connection.server.cookie().expect("SO_COOKIE");
@@ -346,7 +346,7 @@ fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
         }),
     );
     let (lo, veth) = (NonZeroU32::MIN, NonZeroU32::new(71).expect("not 0"));
-    // Twice, for what was found is kept.
+    // Twice, because the name is cached.
     for _ in 0..2 {
         assert_eq!([lo, veth].map(|index| there.name(index)), ["lo", "there1"].map(|name| Some(name.to_owned())));
         assert_eq!([lo, veth].map(|index| here.name(index)), [Some("lo".to_owned()), None]);

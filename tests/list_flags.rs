@@ -1,4 +1,5 @@
-//! Every flag of `twtool list`: a filtered list is held against a predicate on the unfiltered one, judged in the test.
+//! Every flag of `twtool list`: a filtered list is compared with the rows of the unfiltered list for which a predicate of the
+//! test is true.
 
 use serde_json::Value;
 use twtool::lab::ActiveCloser;
@@ -15,8 +16,8 @@ suite! {
         ports_are_numbers_and_ranges_on_either_side,
         ports_may_be_service_names,
         addresses_and_prefixes_select_an_end,
-        families_go_by_what_is_on_the_wire,
-        classes_go_by_the_local_port,
+        families_depend_on_the_packets_on_the_wire,
+        classes_depend_on_the_local_port,
         directions_select_rows,
         durations_select_what_expires_sooner,
         different_flags_must_all_hold,
@@ -25,8 +26,8 @@ suite! {
         a_limit_cuts_after_sorting,
         columns_are_chosen_in_the_order_given,
         a_header_can_be_left_out,
-        a_count_is_the_number_alone,
-        quiet_answers_by_the_exit_code,
+        a_count_prints_only_the_number,
+        quiet_only_sets_the_exit_code,
     ],
 }
 
@@ -34,7 +35,8 @@ fn list(args: &[&str]) -> Vec<Value> {
     twtool([&["list", "--json"], args].concat()).ok().records("sockets")
 }
 
-/// The list with these flags has exactly the rows that pass; some do, some do not. So has every other way to ask.
+/// Asserts that the list with these flags has exactly the rows that pass, and that some rows pass and some do not. Every other
+/// format must have the same rows.
 #[track_caller]
 fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     let all = list(&["--fin-wait-2"]);
@@ -43,7 +45,7 @@ fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     has_exactly(flags, &expected);
 }
 
-/// The list with these flags is empty.
+/// Asserts that the list with these flags is empty.
 #[track_caller]
 fn selects_nothing(flags: &[&str]) {
     has_exactly(flags, &[]);
@@ -124,7 +126,7 @@ fn addresses_and_prefixes_select_an_end() {
     mixed.end();
 }
 
-fn families_go_by_what_is_on_the_wire() {
+fn families_depend_on_the_packets_on_the_wire() {
     let mixed = Mixed::make();
     selects(&["-4"], |row| ["ipv4", "ipv4-mapped"].contains(&text(row, "family")));
     selects(&["-6"], |row| text(row, "family") == "ipv6");
@@ -132,7 +134,7 @@ fn families_go_by_what_is_on_the_wire() {
     mixed.end();
 }
 
-fn classes_go_by_the_local_port() {
+fn classes_depend_on_the_local_port() {
     let web = listen("127.0.0.1:80");
     bucket_of_server(&web, "127.0.0.1:80");
     let registered = listen("127.0.0.1:8080");
@@ -205,7 +207,7 @@ fn rows_are_sorted_as_asked() {
         server.connect(to, Some(from)).and_then(|c| c.close(ActiveCloser::Server)).expect("a bucket");
     }
     let half = halves(&servers[0], &[50, 20, 40, 30]);
-    // One reading for all: in another, times that differ by a tick may be equal.
+    // All runs use one recording, because in another reading, times that differ by a tick may be equal.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &file]).ok();
@@ -313,7 +315,7 @@ fn a_header_can_be_left_out() {
     mixed.end();
 }
 
-fn a_count_is_the_number_alone() {
+fn a_count_prints_only_the_number() {
     let mixed = Mixed::make();
     let count = |args: &[&str]| twtool([&["list", "--count"], args].concat()).ok().stdout;
     assert_eq!(count(&[]), format!("{}\n", procfs::time_wait().len()));
@@ -322,7 +324,7 @@ fn a_count_is_the_number_alone() {
     mixed.end();
 }
 
-fn quiet_answers_by_the_exit_code() {
+fn quiet_only_sets_the_exit_code() {
     let server = listen("127.0.0.1:8080");
     let quiet = |args: &[&str], code| {
         let run = twtool([&["list", "-q"], args].concat()).code(code);

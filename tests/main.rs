@@ -1,8 +1,8 @@
-//! The integration tests: the binary and the library against the real kernel, in namespaces of their own.
+//! The integration tests: the binary and the library on the real kernel, in private namespaces.
 //!
-//! `main` enters a user namespace while the process has one thread; each test of the kernel then runs on a thread of
-//! its own, in a network namespace of its own. So neither root nor the host is needed, and nothing of the host is seen
-//! or touched. Where namespaces are forbidden those tests are ignored, loudly; `TWTOOL_REQUIRE_NETNS=1` fails them.
+//! `main` enters a user namespace while the process has one thread; each test of the kernel then runs on its own thread, in its
+//! own network namespace. So the tests need no root, and they neither read nor change the state of the host. If namespaces are
+//! forbidden, those tests are ignored with a message, or fail with `TWTOOL_REQUIRE_NETNS=1`.
 
 mod ask_as_the_server;
 mod bad_input;
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         demo_traces::panic_in(&scenario);
         return ExitCode::FAILURE;
     }
-    // And it opens sockets as another user.
+    // A test also starts this program again to open sockets as another user.
     if let Ok(orders) = std::env::var(support::opener::ORDERS) {
         support::opener::obey(&orders);
         return ExitCode::SUCCESS;
@@ -132,7 +132,7 @@ fn main() -> ExitCode {
     let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();
     let conclusion = libtest_mimic::run(&args, trials);
-    // A failure to print to stderr is nothing that a test run could act on.
+    // A test run cannot react to a write error on stderr.
     let mut stderr = std::io::stderr();
     if let Err(why) = &namespaces
         && conclusion.num_ignored > 0

@@ -50,7 +50,7 @@ fn the_pages_are_current() {
     }
 }
 
-/// What a reader sees of the text of a page.
+/// The text of a page as a reader sees it.
 fn plain(page: &str) -> String {
     let marks = [("\\fB", ""), ("\\fI", ""), ("\\fR", ""), ("\\&", "")];
     let signs = [("\\-", "-"), ("\\(aq", "'"), ("\\(ga", "`"), ("\\(ha", "^"), ("\\(ti", "~"), ("\\e", "\\")];
@@ -138,7 +138,7 @@ fn man_shows_commands_that_can_be_copied() {
         let (_, examples) = help.split_once("Examples:\n").expect("examples");
         let page = folder().join(format!("twtool-{name}.1"));
         let shown = Run::of(Command::new("mandoc").args(["-T", "utf8", "-O", "width=200"]).arg(page)).ok().stdout;
-        // Bold characters are struck twice.
+        // man(1) prints a bold character twice, with a backspace between.
         let mut plain = String::new();
         let mut characters = shown.chars().peekable();
         while let Some(c) = characters.next() {

@@ -1,4 +1,4 @@
-//! `--netns` and `--all-netns`: namespaces that are told apart, found, and passed over.
+//! `--netns` and `--all-netns`: namespaces are distinguished, found, and skipped if they end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -25,19 +25,19 @@ use crate::support::{kernel, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        three_namespaces_with_equal_ports_are_told_apart,
+        three_namespaces_with_equal_ports_are_distinguished,
         settings_and_listeners_are_those_of_each_namespace,
         a_name_a_path_and_a_process_lead_to_the_same_namespace,
         a_namespace_that_ip_netns_names_has_its_own_services,
         a_namespace_that_is_asked_for_twice_is_read_once,
         the_other_commands_answer_for_the_other_namespace,
         capacity_and_doctor_read_and_ask_the_kernel_there,
-        a_wait_is_for_a_port_there_and_its_command_runs_here,
+        a_wait_tests_the_other_namespace_and_its_command_runs_in_the_own_one,
         a_summary_of_several_is_their_sum_and_says_how_many_each_has,
         kill_removes_a_bucket_of_the_other_namespace_alone,
         the_callers_own_namespace_is_untouched,
         every_namespace_is_found_once_with_its_name,
-        namespaces_and_processes_that_come_and_go_are_passed_over,
+        namespaces_and_processes_that_end_are_skipped,
         limit_counts_over_all_namespaces,
         rows_of_many_pieces_stay_together_and_whole,
         more_namespaces_than_descriptors_are_allowed_are_listed,
@@ -48,7 +48,7 @@ suite! {
     ],
 }
 
-fn three_namespaces_with_equal_ports_are_told_apart() {
+fn three_namespaces_with_equal_ports_are_distinguished() {
     let own = inode();
     bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let (a, b) = (Place::make(42_001), Place::make(42_002));
@@ -64,7 +64,7 @@ fn three_namespaces_with_equal_ports_are_told_apart() {
     assert_eq!(sorted(clients(&records)), sorted(expected), "{run}");
     assert!(records.iter().all(|record| record["local_port"] == 8080), "{run}");
 
-    // As they were named, one after the other.
+    // The records are in the order of the arguments.
     let ndjson = list(&[&args[..], &["-o", "ndjson"]].concat()).ok();
     assert_eq!(clients(&ndjson.ndjson()), expected);
     let csv = list(&[&args[..], &["-o", "csv", "--columns", "netns,remote_port"]].concat()).ok().csv().1;
@@ -77,7 +77,7 @@ fn three_namespaces_with_equal_ports_are_told_apart() {
     assert_eq!(list(&[&args[..], &["--count"]].concat()).ok().stdout, "3\n");
     list(&[&args[..], &["-q", "--remote-port", "42002"]].concat()).code(0);
     list(&[&args[..], &["-q", "--remote-port", "42003"]].concat()).code(1);
-    // One alone is an answer about one.
+    // With one namespace, the document names it.
     let one = list(&["--netns", &pid_a, "--json"]).ok();
     assert_eq!((one.json()["netns"].clone(), clients(&one.records("sockets"))), (json!(a.inode), vec![expected[0]]));
     assert!(!list(&["--netns", &pid_a]).ok().stdout.contains("NETNS"));
@@ -119,7 +119,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
         assert_eq!(clients(&records), [(place.inode, 42_001)], "{word}");
         assert_eq!(records[0]["netns_name"], "web", "however it was found: {word}");
     }
-    // Without a name it is that of its first process.
+    // A namespace without a name has the name of its first process.
     let second = hop_into(&other, Resident::start);
     let first: u32 =
         other.resident.pid().parse::<u32>().expect("a number").min(second.pid().parse().expect("a number"));
@@ -151,7 +151,7 @@ fn a_namespace_that_ip_netns_names_has_its_own_services() {
     let both = ["--netns", "web", "--netns", &other.resident.pid(), "-o", "ndjson"];
     let services: Vec<_> = list(&both).ok().ndjson().iter().map(|record| record["local_service"].clone()).collect();
     assert_eq!(services, ["inside", "everywhere"]);
-    // A name that one namespace alone knows: the other is said to be missing.
+    // If only one namespace has the service name, the answer is incomplete.
     let run = list(&[&both[..], &["--local-port", "inside"]].concat()).code(2);
     assert_eq!(clients(&run.ndjson()), [(place.inode, 42_001)], "{run}");
     run.says(&other.resident.pid()).says("'inside'");
@@ -199,7 +199,8 @@ fn the_other_commands_answer_for_the_other_namespace() {
 fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     let (a, b) = (Place::make(42_001), Place::make(42_002));
     let (resident, c) = in_new_namespace(|| {
-        // The same address and port as a client of another namespace: one destination to both together.
+        // The client has the same address and port as a client of another namespace, so the summary has one destination for
+        // both.
         bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_001);
         bucket(&listen("127.0.0.1:8081"), "127.0.0.1:8081", 42_003);
         (Resident::start(), inode())
@@ -219,7 +220,7 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     assert_eq!(text(&top("netns")[1], "netns_name"), format!("{}:cat", a.resident.pid()));
     let shared = top("destination").into_iter().find(|line| line["remote_port"] == 42_001).expect("the destination");
     assert_eq!(shared["count"], 2);
-    // Each namespace counts for itself; buckets count when they are made (Linux 6.18), and those alone were.
+    // Each namespace has its own counters, which count a bucket when it is made (Linux 6.18). The test made no other buckets.
     let made = number(&document["counters"], "tw");
     let alone: u64 = pids
         .iter()
@@ -235,7 +236,7 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     ] {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
-    // Each has its own maximum, and the one that has reached it is named.
+    // Each namespace has its own maximum. The limit names the namespace that has reached it.
     let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
         Place::here(42_004)
@@ -244,7 +245,7 @@ fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
     let limit = &run["limits"][0];
     assert_eq!((&limit["id"], &limit["count"]), (&json!("at-maximum"), &json!(1)), "{run}");
     assert!(text(limit, "text").contains(&format!("{}:cat", full.resident.pid())), "{run}");
-    // One that cannot be answered for is missed, and the other counts.
+    // If one namespace fails, the answer is incomplete and contains the other one.
     let mut gone = Place::make(42_005);
     let gone_pid = gone.resident.pid();
     gone.resident.become_zombie();
@@ -260,7 +261,7 @@ fn capacity_and_doctor_read_and_ask_the_kernel_there() {
     let (there, resident, kept) = in_new_namespace(|| {
         sysctl::write("ipv4.ip_local_port_range", "42000 42015").expect("the namespace is ours");
         let server = listen("127.0.0.1:42000");
-        // Its client called bind(), which the kernel tells only to one that asks it there.
+        // The client called bind(). Only a test of the port in that namespace shows this.
         let open = connect_from(&server, "127.0.0.1:42000", "127.0.0.1:42001");
         (inode(), Resident::start(), (server, open))
     });
@@ -284,7 +285,7 @@ fn capacity_and_doctor_read_and_ask_the_kernel_there() {
     drop(kept);
 }
 
-fn a_wait_is_for_a_port_there_and_its_command_runs_here() {
+fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_own_one() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let place = Place::make(42_001);
     drop(place.server);
@@ -319,7 +320,7 @@ fn kill_removes_a_bucket_of_the_other_namespace_alone() {
 
 fn the_callers_own_namespace_is_untouched() {
     let place = Place::make(42_001);
-    // One process, asked for both: what it reads first does not change what it reads next.
+    // One process reads both namespaces. The first reading must not change the second.
     let run = list(&["--netns", &place.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
     assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "nothing is in the test's own{run}");
 }
@@ -363,7 +364,7 @@ fn every_namespace_is_found_once_with_its_name() {
     let records = json.records("sockets");
     assert_eq!((records.len(), names(&records)), (4, expected.clone()), "{json}");
     let ndjson = list(&["--all-netns", "-o", "ndjson"]).ok();
-    // The caller's own, then by name, then by process.
+    // The order is: the caller's own namespace, then by name, then by process.
     let order = [own, without, with_process.inode, unnamed.inode];
     assert_eq!(ndjson.ndjson().iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), order, "{ndjson}");
     assert_eq!(names(&ndjson.ndjson()), expected);
@@ -371,19 +372,19 @@ fn every_namespace_is_found_once_with_its_name() {
     let mixed = list(&["--all-netns", "-o", "ndjson", "sport > 0 or sport > 0 and sport > 0"]).code(0);
     assert_eq!(mixed.ndjson().len(), 4, "{mixed}");
     assert_eq!(mixed.stderr.matches("left to right").count(), 1, "one warning about the words{mixed}");
-    // Of one that is not asked for, what can be known at once is known.
+    // A name that can be found quickly is also shown for the caller's own namespace.
     assert_eq!(list(&["-o", "ndjson"]).ok().ndjson()[0]["netns_name"], "1:cat");
 }
 
-fn namespaces_and_processes_that_come_and_go_are_passed_over() {
+fn namespaces_and_processes_that_end_are_skipped() {
     const ROUNDS: usize = 25;
     let island = Island::enter();
     let mut comers: Vec<Vec<Resident>> = vec![];
-    // Made before /proc is the island's: entering a namespace reads it.
+    // The namespaces are made before /proc shows only the island, because entering a namespace reads /proc.
     for _ in 0..ROUNDS {
         comers.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
     }
-    // Last, for its bucket has a minute to live.
+    // This comes last, because the bucket lasts a minute.
     let place = Place::make(42_001);
     let born = Instant::now();
     let expected = (place.inode, 42_001);
@@ -394,7 +395,7 @@ fn namespaces_and_processes_that_come_and_go_are_passed_over() {
         let format = ["ndjson", "json"][round % 2];
         let mut command = command(["list", "--all-netns", "-o", format]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
-        // They end, and their namespaces with them, while it looks.
+        // Processes and their namespaces end during the search.
         drop(comers.pop());
         let run = Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
         let records = if format == "json" { run.records("sockets") } else { run.ndjson() };

@@ -1,4 +1,5 @@
-//! Network namespaces that are none, have gone, or may not be looked into.
+//! Arguments that are not a network namespace, namespaces that have ended, and namespaces that the caller has no permission to
+//! read.
 
 use std::fs;
 
@@ -12,12 +13,12 @@ use crate::support::twtool::{subcommands, twtool};
 suite! {
     pure: [
         a_word_that_is_no_network_namespace_is_named,
-        words_that_cannot_go_together_are_refused,
+        arguments_that_cannot_be_combined_are_refused,
     ],
     netns: [
         a_process_that_has_ended_is_refused,
-        a_name_whose_mount_has_gone_is_refused,
-        without_privilege_what_can_be_read_is_listed_and_the_rest_is_named,
+        a_name_without_its_mount_is_refused,
+        without_privilege_readable_namespaces_are_listed_and_others_named,
         ones_own_namespace_needs_no_privilege,
     ],
 }
@@ -48,16 +49,16 @@ fn a_process_that_has_ended_is_refused() {
     drop(place);
 }
 
-fn a_name_whose_mount_has_gone_is_refused() {
+fn a_name_without_its_mount_is_refused() {
     island::folders();
     fs::write("/run/netns/stale", "").expect("written");
     list(&["--netns", "stale"]).refused("stale").says("gone").says("hint:");
     list(&["--netns", "nosuch"]).refused("nosuch").says("stale");
-    // The path says no more than the name.
+    // The path gives the same error as the name.
     list(&["--netns", "/run/netns/stale"]).refused("/run/netns/stale").says("plain file");
 }
 
-fn without_privilege_what_can_be_read_is_listed_and_the_rest_is_named() {
+fn without_privilege_readable_namespaces_are_listed_and_others_named() {
     let island = Island::enter();
     let own = inode();
     bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
@@ -134,7 +135,7 @@ fn a_word_that_is_no_network_namespace_is_named() {
     twtool(["list", "--netns", "/proc/self/ns/net", "--netns", "nosuch"]).refused("nosuch");
 }
 
-fn words_that_cannot_go_together_are_refused() {
+fn arguments_that_cannot_be_combined_are_refused() {
     twtool(["list", "--all-netns", "--netns", "1"]).refused("--netns");
     twtool(["list", "--all-netns", "--record", "/nosuch/file"]).refused("--record");
     twtool(["list", "--all-netns", "--replay", "/nosuch/file"]).refused("--replay");
@@ -143,7 +144,7 @@ fn words_that_cannot_go_together_are_refused() {
     twtool(["list", "--netns", "1", "--netns", "2", "--explain-filter"]).refused("--explain-filter");
     twtool(["bind-test", "8080", "--netns", "1", "--demo"]).refused("--demo");
     twtool(["summary", "--netns", "1", "--replay", "/nosuch/file"]).refused("--replay");
-    // About one namespace only.
+    // These commands accept one namespace only.
     twtool(["port", "80", "--netns", "1", "--netns", "2"]).refused("--netns");
     twtool(["bind-test", "80", "--all-netns"]).refused("--all-netns");
 }

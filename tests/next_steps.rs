@@ -1,4 +1,4 @@
-//! The commands that `bind-test` and `wait` print as next steps: each is run as it was printed, and does what it says.
+//! The commands that `bind-test` and `wait` print as next steps: each is run as it was printed, and its effect is checked.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -33,13 +33,13 @@ suite! {
         the_process_that_holds_the_port_is_ended,
         a_server_with_workers_is_ended_by_one_command,
         holders_beyond_the_steps_are_counted,
-        a_client_that_has_the_port_is_waited_for_before_it_is_ended,
+        a_client_on_the_port_gets_the_wait_command_first,
         buckets_beside_a_listener_are_named,
         a_privileged_port_is_opened_to_every_user,
-        the_addresses_are_listed_where_one_is_missing,
+        a_missing_address_suggests_listing_the_addresses,
         a_full_range_is_shown_by_capacity,
         a_range_is_widened_after_the_servers_in_it_are_listed,
-        nothing_is_printed_where_a_bind_works,
+        no_command_is_printed_if_a_bind_works,
         the_hint_for_a_rootless_container_works,
     ],
 }
@@ -123,7 +123,7 @@ fn buckets_are_waited_for_and_removed() {
                 let folder = tempfile::tempdir().expect("a folder");
                 let waiting = shell(&wait, &folder).stdout(Stdio::piped()).spawn().expect("a shell");
                 run_and_agree(&kill);
-                // Its own bind could be in the way of the test's.
+                // A bind of the wait could block the bind of the test.
                 let output = waiting.wait_with_output().expect("it ends");
                 assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{wait}");
                 assert_eq!(binds(), "ok", "{kill}");
@@ -155,7 +155,7 @@ fn buckets_on(addrs: &[&str]) {
 
 fn buckets_on_other_addresses_stay() {
     const ADDRS: [&str; 3] = ["127.0.0.1", "127.0.0.2", "::1"];
-    // What is asked, and the addresses whose buckets the printed command removes.
+    // The arguments, and the addresses whose buckets the printed command removes.
     let cases: [(&[&str], &[&str]); 7] = [
         (&["--addr", "127.0.0.1"], &["127.0.0.1"]),
         (&["--addr", "::ffff:127.0.0.1"], &["127.0.0.1"]),
@@ -225,7 +225,7 @@ fn buckets_of_another_namespace_are_waited_for_and_removed_there() {
     run(&wait).code(0).prints("bindable");
 }
 
-/// A process with the socket as its standard input; its end is waited for.
+/// A process with the socket as its standard input. Dropping it waits for its end.
 struct Owner(Child);
 
 impl Owner {
@@ -262,7 +262,7 @@ fn the_process_that_holds_the_port_is_ended() {
             let unit = document.to_string().contains(".service\"");
             let lines = steps(command);
             if unit {
-                // The tests themselves are a unit here: its end would be theirs.
+                // The tests themselves run in a systemd unit here, and stopping it would end the tests.
                 assert!(lines[0].contains("systemctl"), "{lines:?}");
                 return not_checked(
                     "the command that ends the process in the way: it is of the unit that runs the tests",
@@ -277,7 +277,7 @@ fn the_process_that_holds_the_port_is_ended() {
     }
 }
 
-/// The step at this place, where no unit of systemd stands in for the processes.
+/// The step at this index; `None` if a systemd unit would be stopped instead of the processes.
 fn step_about_processes(document: &Value, at: usize) -> Option<(String, String)> {
     if document.to_string().contains(".service\"") {
         not_checked("the command that ends a server: it is of the unit that runs the tests");
@@ -325,7 +325,7 @@ fn holders_beyond_the_steps_are_counted() {
     }
 }
 
-fn a_client_that_has_the_port_is_waited_for_before_it_is_ended() {
+fn a_client_on_the_port_gets_the_wait_command_first() {
     let server = Server::listen(addr("127.0.0.1:443"), ReuseOptions::NONE).expect("listening");
     let client = twtool::sys::bind::socket(addr("127.0.0.1:443").ip(), ReuseOptions::NONE).expect("a socket");
     client.bind(&addr("127.0.0.1:45000").into()).expect("bound");
@@ -341,7 +341,7 @@ fn a_client_that_has_the_port_is_waited_for_before_it_is_ended() {
     let (first, second) = (&next[0], &next[1]);
     assert!(text(first, "command").contains(" wait 45000"), "{run}");
     assert!(text(second, "purpose").contains("a client whose connection uses the port"), "{run}");
-    // The server's own connections are not called those of a client.
+    // The advice must not call the server's own connections connections of a client.
     let accepted = twtool(["bind-test", "443", "--json"]).code(1);
     assert!(
         !accepted.stdout.contains("client whose") && !accepted.stdout.contains("A client on this machine"),
@@ -381,7 +381,7 @@ fn a_privileged_port_is_opened_to_every_user() {
     }
 }
 
-fn the_addresses_are_listed_where_one_is_missing() {
+fn a_missing_address_suggests_listing_the_addresses() {
     let [list] = steps(&["bind-test", "8080", "--addr", "192.0.2.7"]).try_into().expect("one step");
     if program("ip").is_none() {
         return not_checked("the command that lists addresses: ip is not installed");
@@ -416,7 +416,7 @@ fn a_full_range_is_shown_by_capacity() {
     assert!(matches!(shown.code, Some(0 | 1)) && shown.stdout.contains("40000"), "{shown}");
 }
 
-fn nothing_is_printed_where_a_bind_works() {
+fn no_command_is_printed_if_a_bind_works() {
     let next = |args: &[&str]| twtool(args).code(0).json()["next"].clone();
     assert_eq!(next(&["bind-test", "8080", "--json"]), Value::Array(vec![]));
     bucket(ReuseOptions::REUSEADDR);

@@ -1,4 +1,5 @@
-//! Printed commands that cannot work where they are printed: each says why, and fails. Those that say nothing work.
+//! Printed commands that cannot work in the shell where they are printed: each has the reason, and fails. Commands without a
+//! reason work.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -27,7 +28,7 @@ suite! {
         a_setting_that_cannot_be_written_is_marked_and_one_that_can_is_not,
         a_read_only_proc_sys_is_named,
         without_cap_sys_admin_a_namespace_is_not_entered,
-        where_no_program_gets_privileges_sudo_is_marked,
+        with_no_new_privs_commands_with_sudo_have_a_reason,
     ],
 }
 
@@ -63,7 +64,7 @@ fn without_cap_net_admin_kill_is_marked_and_fails() {
     assert_eq!(obstacle, Some(LACKS_NET_ADMIN));
     commands::run(&format!("{kill} --yes")).code(2).says("CAP_NET_ADMIN");
     assert_eq!(procfs::bucket_count(), 1, "{kill}");
-    // The text has it, too, and so has the hint of kill.
+    // The text output and the hint of kill also have the reason.
     twtool(["bind-test", "8080"]).code(1).prints(&format!("({LACKS_NET_ADMIN}):"));
     let server = listen("127.0.0.1:8081");
     let _peer = half_closed(&server, "127.0.0.1:8081", ActiveCloser::Server);
@@ -91,7 +92,7 @@ fn settings_are_wrong() -> impl Sized {
     server
 }
 
-/// Runs each, and asserts that it fails if it says so.
+/// Runs each step, and asserts that it fails if it has a reason.
 fn check(steps: &[Value], expected: Option<&str>) {
     assert!(steps.len() >= 3, "doctor has two, capacity has one: {steps:?}");
     for step in steps {
@@ -116,7 +117,7 @@ fn a_setting_that_cannot_be_written_is_marked_and_one_that_can_is_not() {
     }
     let _wrong = settings_are_wrong();
     drop_capability(Capability::CAP_NET_ADMIN);
-    // The user 0 of the machine needs no capability for a setting. Others do.
+    // User 0 of the machine needs no capability to write a setting. Other users need one.
     let writable = fs::OpenOptions::new().write(true).open("/proc/sys/net/ipv4/tcp_timestamps").is_ok();
     check(&steps_about_settings(&[]), (!writable).then_some(LACKS_NET_ADMIN));
 }
@@ -159,7 +160,7 @@ fn without_cap_sys_admin_a_namespace_is_not_entered() {
     check(&steps_about_settings(&["--netns", &pid]), Some("needs CAP_SYS_ADMIN, which root lacks here"));
 }
 
-fn where_no_program_gets_privileges_sudo_is_marked() {
+fn with_no_new_privs_commands_with_sudo_have_a_reason() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let (Some(unshare), Some(setpriv)) = (program("unshare"), program("setpriv")) else {
         return not_checked("no_new_privs: unshare or setpriv is not installed");

@@ -1,5 +1,5 @@
-//! Each command that twtool prints, run as it was printed where twtool ran: for the caller's own namespace, for another one
-//! that has a name, and for an ordinary user. The other namespace is not changed.
+//! Runs each command that twtool prints as it was printed: for the caller's own namespace, for another namespace with a name,
+//! and as an ordinary user. The command must not change the other namespace.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -32,7 +32,7 @@ suite! {
         every_producer_of_commands_is_known,
     ],
     netns: [
-        commands_help_in_the_namespace_that_was_asked_about,
+        commands_help_in_the_selected_namespace,
         commands_help_an_ordinary_user_who_has_sudo,
         the_summary_leads_to_the_same_namespace,
         a_question_about_one_protocol_leads_to_a_wait_for_that_one,
@@ -51,9 +51,9 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
         "analysis/capacity/advice.rs",
         5,
         &[
-            "commands_help_in_the_namespace_that_was_asked_about",
-            "what_capacity_prints_gives_connect_more_ports",
-            "where_the_reserved_ports_leave_nothing_they_come_first",
+            "commands_help_in_the_selected_namespace",
+            "the_commands_of_capacity_give_connect_more_ports",
+            "advice_about_reserved_ports_comes_first_if_they_leave_no_port",
         ],
     ),
     (
@@ -61,18 +61,18 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
         6,
         &[
             "each_printed_command_does_what_it_says",
-            "a_link_local_address_without_its_scope_is_the_reason",
+            "a_link_local_address_without_its_scope_is_named_as_the_reason",
             "bind_decides_about_a_client_that_binds_its_address_alone",
         ],
     ),
     ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
     // tcp_tw_recycle is one of them: no kernel since 4.12 has it, so it is not checked.
-    ("analysis/doctor/timewait.rs", 3, &["commands_help_in_the_namespace_that_was_asked_about"]),
+    ("analysis/doctor/timewait.rs", 3, &["commands_help_in_the_selected_namespace"]),
     (
         "analysis/next.rs",
         16,
         &[
-            "commands_help_in_the_namespace_that_was_asked_about",
+            "commands_help_in_the_selected_namespace",
             "commands_help_an_ordinary_user_who_has_sudo",
             "buckets_are_waited_for_and_removed",
             "the_process_that_holds_the_port_is_ended",
@@ -86,7 +86,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
         ],
     ),
     ("analysis/summary.rs", 1, &["the_summary_leads_to_the_same_namespace"]),
-    // Programs of others between backquotes: `ip netns`, `nsenter`, `modprobe`.
+    // Commands of other programs between backquotes: `ip netns`, `nsenter`, `modprobe`.
     (
         "sys/netns/mod.rs",
         0,
@@ -97,7 +97,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
     ),
 ];
 
-/// A new one fails this test until a test runs it and stands in the table.
+/// A new command fails this test until the table contains a test that runs it.
 fn every_producer_of_commands_is_known() {
     let tests: String = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))
         .expect("a folder")
@@ -126,12 +126,12 @@ struct Case {
     args: &'static [&'static str],
     /// The commands of the document.
     printed: fn(&Value) -> Value,
-    /// Of the calling thread's namespace. Before the commands run it is false.
+    /// Whether the commands have helped in the calling thread's namespace. It is false before they run.
     helped: fn() -> bool,
 }
 
 impl Case {
-    /// Whether its commands show something, and change nothing.
+    /// Whether its commands only show something.
     fn only_shows(&self) -> bool {
         self.what.contains("missing") || self.what.contains("full")
     }
@@ -168,7 +168,7 @@ fn binds(port: u16) -> bool {
     bind("0.0.0.0", port, &["SO_REUSEADDR"], false).0 == "ok"
 }
 
-/// Whether a connection that is closed leaves a bucket more; 127.0.0.1:9999 is the test's own.
+/// Whether the close of a connection leaves a bucket. The test uses 127.0.0.1:9999 for it.
 fn a_close_leaves_a_bucket() -> bool {
     let before = procfs::bucket_count();
     let server = TcpListener::bind("127.0.0.1:9999").expect("a server");
@@ -300,7 +300,7 @@ const CASES: [Case; 12] = [
         what: "buckets with timestamps use the range up",
         make: || used_up(1, 0),
         args: &["capacity", "--to", "127.0.0.1:7000"],
-        // Without the wider range, which helps at once.
+        // Leave out the wider range, because it helps at once.
         printed: |document| only(&commands(document), "tcp_tw_reuse"),
         helped: connects,
     },
@@ -309,7 +309,7 @@ const CASES: [Case; 12] = [
         make: || used_up(0, 1),
         args: &["capacity", "--to", "127.0.0.1:7000"],
         printed: |document| only(&commands(document), "tcp_timestamps"),
-        // It is for new connections.
+        // The setting affects new connections only.
         helped: || read("ipv4.tcp_timestamps") == "1",
     },
 ];
@@ -319,7 +319,7 @@ fn only(commands: &Value, part: &str) -> Value {
     commands.iter().filter(|step| text(step, "command").contains(part)).cloned().collect()
 }
 
-/// Whether it becomes true; a bucket can be taken over after a second or two.
+/// Waits until it becomes true: connect() can take over a bucket after a second or two.
 fn comes(helped: fn() -> bool) -> bool {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(8));
     while !helped() {
@@ -376,7 +376,7 @@ impl Desk {
     }
 }
 
-/// The commands of a case, as twtool prints them with these arguments more.
+/// The commands of a case, as twtool prints them with these additional arguments.
 #[track_caller]
 fn printed(case: &Case, run: &Run) -> Vec<String> {
     let steps = (case.printed)(&run.json());
@@ -394,7 +394,7 @@ fn missing_program() -> bool {
     !missing.is_empty()
 }
 
-fn commands_help_in_the_namespace_that_was_asked_about() {
+fn commands_help_in_the_selected_namespace() {
     if missing_program() {
         return;
     }
@@ -424,7 +424,7 @@ fn commands_help_in_the_namespace_that_was_asked_about() {
             let lines = printed(case, &run);
             assert!(!lines.is_empty(), "{}: no command{run}", case.what);
             let desk = Desk::new();
-            // What waits comes last, because it does not end before.
+            // Commands that wait come last, because they end only after the others have helped.
             let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
             others.iter().chain(&waits).for_each(|line| drop(desk.run(line)));
             let changes = !case.only_shows();
@@ -481,7 +481,7 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
             assert!(comes(case.helped), "{}: {lines:?} did not help", case.what);
         }
     }
-    // The process in the way is another user's, so root names it.
+    // The blocking process belongs to another user, so only root can name it.
     sandbox::enter_network_namespace().expect("a namespace");
     let owner = Owner::of(listening());
     let run = as_user(&["bind-test", "8080", "--json"]).expect("as before");
@@ -513,7 +513,7 @@ fn the_summary_leads_to_the_same_namespace() {
 }
 
 fn a_question_about_one_protocol_leads_to_a_wait_for_that_one() {
-    // Port 8080 is taken on IPv4 alone, and asked for on IPv4 alone; on IPv6 it stays taken.
+    // Port 8080 is tested on IPv4 only. On IPv6 it stays in use.
     let _other = serve("[::1]:8080");
     bucket();
     for (flag, ends) in [("-4", true), ("-6", false)] {
@@ -646,7 +646,7 @@ fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {
         return;
     }
     folders();
-    // What is left of a name when its mount has gone.
+    // The file that remains when the mount of a name is gone.
     File::create_new("/run/netns/gone").expect("a file");
     let refused = twtool(["list", "--netns", "gone"]).code(2).says("ip netns delete");
     Desk::new().run("ip netns delete gone");

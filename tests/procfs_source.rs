@@ -1,4 +1,4 @@
-//! /proc/net/tcp and tcp6 as the source: the same rows as sock_diag's, asked for by name or where sock_diag is refused.
+//! /proc/net/tcp and tcp6 as the source: the same rows as sock_diag, with --source procfs or if sock_diag is refused.
 
 use seccompiler::SeccompCmpOp;
 use serde_json::Value;
@@ -16,12 +16,12 @@ suite! {
     netns: [
         both_sources_give_the_same_rows,
         both_sources_select_the_same_rows,
-        a_direction_that_procfs_cannot_tell_is_reported,
-        what_procfs_does_not_tell_is_no_silent_answer,
+        a_direction_that_procfs_does_not_show_is_reported,
+        facts_that_procfs_does_not_show_are_reported_as_missing,
         every_output_names_the_same_rows_from_procfs,
-        where_sock_diag_is_refused_procfs_answers_and_that_is_said,
-        what_a_listener_accepted_is_no_destination_where_sock_diag_is_refused,
-        where_sock_diag_is_refused_port_and_bind_test_answer,
+        without_sock_diag_procfs_is_read_with_a_warning,
+        accepted_connections_are_no_destinations_without_sock_diag,
+        port_and_bind_test_work_without_sock_diag,
         a_source_is_no_part_of_a_recording,
     ],
 }
@@ -36,7 +36,7 @@ fn rows(source: &str, more: &[&str]) -> Vec<Value> {
     let document = run.json();
     assert_eq!(document["source"], source, "{run}");
     assert_eq!(document["complete"], true, "{run}");
-    // Of a listener on [::] procfs does not tell whether it takes IPv4.
+    // procfs does not report whether a listener on [::] accepts IPv4.
     let warnings = document["warnings"].as_array().expect("an array");
     assert!(warnings.iter().all(|warning| source == "procfs" && text_of(warning).contains("IPV6_V6ONLY")), "{run}");
     let mut rows = run.records("sockets");
@@ -62,7 +62,7 @@ fn both_sources_give_the_same_rows() {
                 assert!(fits, "{earliest}..={latest} ms by sock_diag: {row}");
                 assert!(number(row, key).is_multiple_of(UNIT_MS), "{row}");
             } else if key == "direction" && row["family"] == "ipv4-mapped" {
-                // Its listener is [::], and procfs does not tell whether that takes IPv4.
+                // The listener is on [::], and procfs does not report whether it accepts IPv4.
                 assert!(row[key] == "unknown" || row[key] == before[key], "{row}");
             } else {
                 assert_eq!(row[key], before[key], "{key} of {row}");
@@ -76,7 +76,7 @@ fn text_of(warning: &Value) -> &str {
     warning.as_str().expect("text")
 }
 
-fn a_direction_that_procfs_cannot_tell_is_reported() {
+fn a_direction_that_procfs_does_not_show_is_reported() {
     // An IPv4 server left the bucket. Now a server on [::] has its port.
     bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
     let _dual = listen("[::]:8080");
@@ -88,13 +88,13 @@ fn a_direction_that_procfs_cannot_tell_is_reported() {
     for args in [["-o", "table"].as_slice(), &["-o", "ndjson"], &["-o", "csv"]] {
         list("procfs", args).code(0).says("IPV6_V6ONLY");
     }
-    // The answer would be wrong if it rested on that direction.
+    // An answer that depends on that direction would be wrong.
     for args in [["--direction", "inbound", "--count"], ["--direction", "unknown", "-q"]] {
         list("procfs", &args).refused("IPV6_V6ONLY");
     }
     let run = list("procfs", &["--direction", "inbound", "--json"]).code(2);
     assert_eq!(run.json()["complete"], false, "{run}");
-    // Where the address has a listener of its own, nothing is open.
+    // If the address has its own listener, the direction is known.
     let run = list("procfs", &["--direction", "inbound", "-6", "--count"]).ok();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0\n", ""));
 }
@@ -127,7 +127,7 @@ fn both_sources_select_the_same_rows() {
     varied.end();
 }
 
-fn what_procfs_does_not_tell_is_no_silent_answer() {
+fn facts_that_procfs_does_not_show_are_reported_as_missing() {
     let varied = Varied::make();
     for expression in ["dev = lo", "dev != lo", "dev = 0", "fwmark = 1", "not fwmark = 1"] {
         let word = if expression.contains("dev") { "dev" } else { "fwmark" };
@@ -177,7 +177,7 @@ fn refuse_netlink() {
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
 }
 
-/// That sock_diag was refused, what answers instead, and what that costs.
+/// Asserts that the warning reports that sock_diag was refused, which source is used instead, and what is missing.
 #[track_caller]
 fn says_the_fall_back(warning: &str, run: &Run) {
     for word in ["sock_diag", "Operation not permitted", "/proc/net/tcp"] {
@@ -185,7 +185,7 @@ fn says_the_fall_back(warning: &str, run: &Run) {
     }
 }
 
-fn where_sock_diag_is_refused_procfs_answers_and_that_is_said() {
+fn without_sock_diag_procfs_is_read_with_a_warning() {
     let varied = Varied::make();
     let mut known: Vec<_> = rows("sock_diag", &[]).iter().map(identity).collect();
     known.sort();
@@ -223,7 +223,7 @@ fn where_sock_diag_is_refused_procfs_answers_and_that_is_said() {
         says_the_fall_back(&run.stderr, &run);
     }
     assert_eq!(twtool(["list", "--count"]).stdout, format!("{}\n", BUCKETS.len()));
-    // Asked for by name, it is an answer like others.
+    // With --source procfs there is no warning.
     twtool(["list", "--source", "procfs", "--count"]).ok();
     for format in ["table", "json", "ndjson", "csv"] {
         twtool(["list", "--source", "sock_diag", "-o", format]).refused("sock_diag").says("hint:");
@@ -232,7 +232,7 @@ fn where_sock_diag_is_refused_procfs_answers_and_that_is_said() {
     varied.end();
 }
 
-fn where_sock_diag_is_refused_port_and_bind_test_answer() {
+fn port_and_bind_test_work_without_sock_diag() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     let gone = listen("127.0.0.1:8081");
@@ -266,7 +266,7 @@ fn where_sock_diag_is_refused_port_and_bind_test_answer() {
     }
 }
 
-fn what_a_listener_accepted_is_no_destination_where_sock_diag_is_refused() {
+fn accepted_connections_are_no_destinations_without_sock_diag() {
     let destinations = |run: &Run| -> Vec<(String, u64)> {
         let ends = |row: &Value| (text(row, "remote_addr").to_owned(), number(row, "remote_port"));
         run.records("destinations").iter().map(ends).collect()
@@ -293,7 +293,7 @@ fn what_a_listener_accepted_is_no_destination_where_sock_diag_is_refused() {
     assert_eq!(destinations(&run), [], "{run}");
     assert_eq!(run.json()["complete"], false, "{run}");
     twtool(["doctor"]).code(2).says("1 connection of unknown direction");
-    // Where no listener on :: has the port, nothing is unknown.
+    // If no listener on :: has the port, nothing is unknown.
     drop(open);
     let server = listen("[::1]:443");
     let client = connect_from(&server, "[::1]:443", "[::1]:40003");

@@ -1,4 +1,5 @@
-//! `--record` and `--replay`: the same bytes anywhere, nothing overwritten, and a damaged file named.
+//! `--record` and `--replay`: a replay gives the same bytes everywhere, no file is overwritten, and the error names a damaged
+//! file.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -28,7 +29,7 @@ suite! {
         an_empty_file_is_refused,
         a_file_of_anything_else_is_refused,
         a_file_that_cannot_be_read_is_refused,
-        what_is_no_regular_file_is_refused_at_once,
+        a_file_that_is_not_regular_is_refused_at_once,
         a_recording_of_an_earlier_version_is_replayed,
     ],
     netns: [
@@ -37,16 +38,16 @@ suite! {
         a_replay_can_be_filtered_as_the_kernel_can,
         a_recording_of_many_datagrams_is_whole,
         a_recording_is_whole_whatever_was_printed,
-        a_recording_is_whole_where_the_reader_went_away,
-        rows_that_were_not_recorded_are_said_to_be_missing,
+        a_recording_is_complete_after_a_closed_pipe,
+        a_replay_reports_rows_that_were_not_recorded,
         an_existing_file_is_kept_unless_forced,
         a_recording_that_cannot_be_written_is_refused,
         a_recording_of_another_owner_is_kept,
         a_failure_replaces_no_recording,
         a_signal_leaves_no_part_of_a_recording,
         a_full_disk_leaves_no_part_of_a_recording,
-        a_folder_that_goes_takes_the_recording_with_it,
-        where_files_need_a_name_recordings_are_kept_and_replaced_alike,
+        a_recording_in_a_removed_folder_is_an_error,
+        recordings_work_on_filesystems_without_unnamed_files,
         a_file_without_end_is_refused_in_little_memory,
         a_recording_cut_off_is_refused,
         a_recording_changed_by_hand_is_refused,
@@ -102,7 +103,7 @@ fn a_replay_gives_the_same_bytes_in_another_namespace() {
         let live = list(&["-o", format, "--fin-wait-2", "--record", &file, "--force"]).ok();
         assert!(live.stdout.len() > 100, "the situation itself{live}");
         let replay = elsewhere(|| {
-            // Everything that an answer depends on is another here.
+            // Everything on which an answer depends is different here.
             twtool::sys::sysctl::write("ipv4.ip_local_port_range", "1024 2000").expect("the namespace is ours");
             let servers = [listen("127.0.0.1:9000"), listen("127.0.0.1:9001")];
             bucket_of_server(&servers[0], "127.0.0.1:9000");
@@ -131,7 +132,7 @@ fn a_replay_can_be_filtered_as_the_kernel_can() {
             (list(&[&["--json"], flags].concat()).ok(), list(&[&["--json", "--replay", &file], flags].concat()).ok());
         let order = |run: &Run| {
             let mut cookies = cookies(&run.records("sockets"));
-            // Remaining times are equal in one reading and not in another: the order among them is no promise.
+            // Remaining times can be equal in one reading and different in another, so their order is not fixed.
             cookies.sort_unstable();
             cookies
         };
@@ -175,7 +176,7 @@ fn a_recording_is_whole_whatever_was_printed() {
     mixed.end();
 }
 
-fn a_recording_is_whole_where_the_reader_went_away() {
+fn a_recording_is_complete_after_a_closed_pipe() {
     let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
     many_buckets(&server, "127.0.0.1:8080", 3000);
     let there = procfs::time_wait().len();
@@ -190,7 +191,7 @@ fn a_recording_is_whole_where_the_reader_went_away() {
     }
 }
 
-fn rows_that_were_not_recorded_are_said_to_be_missing() {
+fn a_replay_reports_rows_that_were_not_recorded() {
     let (mixed, folder) = (Mixed::make(), Folder::new());
     let file = folder.path("recording");
     list(&["--record", &file]).ok();
@@ -202,7 +203,7 @@ fn rows_that_were_not_recorded_are_said_to_be_missing() {
     mixed.end();
 }
 
-fn where_files_need_a_name_recordings_are_kept_and_replaced_alike() {
+fn recordings_work_on_filesystems_without_unnamed_files() {
     refuse_files_without_a_name();
     an_existing_file_is_kept_unless_forced();
 }
@@ -223,7 +224,7 @@ fn an_existing_file_is_kept_unless_forced() {
     let other = folder.path("other");
     list(&["--record", &other, "--force"]).ok();
 
-    // Only a regular file is replaced: what a link points to, or a device, is somebody else's.
+    // Only a regular file is replaced, not the target of a link or a device.
     let link = folder.path("link");
     std::os::unix::fs::symlink(&other, &link).expect("a link");
     list(&["--record", &link, "--force"]).refused(&link);
@@ -277,7 +278,7 @@ fn a_failure_replaces_no_recording() {
         let args = |file| [&["--record", file, "--force"], more].concat();
         let run = list(&args(&old)).refused("No buffer space available").says(&format!("'{old}' is not replaced"));
         assert_eq!(fs::read(&old).expect("there"), before, "{run}");
-        // A new file has the failure, for a bug report.
+        // A new file contains the failure, for a bug report.
         list(&args(&new)).refused("No buffer space available");
         list(&["--replay", &new]).refused("No buffer space available");
         fs::remove_file(&new).expect("there");
@@ -289,7 +290,7 @@ fn a_failure_replaces_no_recording() {
     assert_eq!((fs::read(&old).expect("there"), folder.names().len()), (before, 1));
 }
 
-/// A run that records, and waits until somebody reads the rest of what it prints.
+/// A run that records, and waits until the rest of its output is read.
 fn half_way(file: &str) -> (Command, Child) {
     let mut command = command(["list", "-o", "ndjson", "--record", file]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
@@ -348,20 +349,20 @@ fn a_full_disk_leaves_no_part_of_a_recording() {
     check();
 }
 
-fn a_folder_that_goes_takes_the_recording_with_it() {
+fn a_recording_in_a_removed_folder_is_an_error() {
     let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
     many_buckets(&server, "127.0.0.1:8080", 3000);
     let (gone, file) = (folder.path("gone"), folder.path("gone/recording"));
     fs::create_dir(&gone).expect("a folder");
     let (command, child) = half_way(&file);
     fs::remove_dir(&gone).expect("it is empty");
-    // The folder that has its name now is another one.
+    // The folder with this name is now a different folder.
     fs::create_dir(&gone).expect("a folder");
     Run::ended(&command, &child.wait_with_output().expect("it ends")).code(2).says(&file).says("No such file");
     assert_eq!(fs::read_dir(&gone).expect("a folder").count(), 0);
 }
 
-fn what_is_no_regular_file_is_refused_at_once() {
+fn a_file_that_is_not_regular_is_refused_at_once() {
     let folder = Folder::new();
     let fifo = folder.path("fifo");
     mkfifo(fifo.as_str(), Mode::S_IRWXU).expect("a FIFO");

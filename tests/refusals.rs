@@ -1,5 +1,5 @@
-//! What each command makes of system calls that are refused, and of those that fail for want of room: the first may mean that
-//! something is absent, the second never does.
+//! Each command with system calls that are refused, and with calls that fail because a resource is exhausted. A refusal may
+//! mean that something is absent. Exhaustion never means that.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -33,20 +33,20 @@ suite! {
         emfile_is_no_missing_ipv6,
         a_refused_ipv6_socket_leaves_ipv6_out_and_says_so,
         a_missing_family_leaves_ipv6_out_and_says_so,
-        procfs_answers_where_netlink_is_refused,
-        procfs_answers_where_netlink_is_absent,
-        procfs_does_not_answer_where_the_table_of_files_is_full,
-        procfs_does_not_answer_where_there_is_no_memory,
-        procfs_answers_where_connecting_netlink_is_refused,
-        procfs_does_not_answer_where_connecting_netlink_fails,
+        procfs_is_read_if_netlink_is_refused,
+        procfs_is_read_if_netlink_is_absent,
+        a_full_file_table_causes_no_fallback_to_procfs,
+        a_lack_of_memory_causes_no_fallback_to_procfs,
+        procfs_is_read_if_connecting_netlink_is_refused,
+        a_failed_netlink_connect_causes_no_fallback_to_procfs,
         few_descriptors_give_the_same_answer_or_say_that_there_are_too_few,
         a_soft_limit_of_descriptors_changes_no_answer,
         without_proc_no_answer_is_complete,
-        without_proc_no_permission_is_missed,
+        without_proc_no_missing_permission_is_reported,
         hidden_processes_are_reported_as_hidden,
-        an_errno_that_says_nothing_about_the_port_is_no_denial,
+        an_errno_that_is_not_about_the_port_is_not_a_denial,
         an_errno_of_a_security_module_is_a_denial,
-        a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported,
+        an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing,
         without_proc_sys_no_answer_is_complete,
         services_that_cannot_be_read_are_reported_and_absent_ones_are_not,
         signals_change_no_answer,
@@ -57,8 +57,8 @@ suite! {
 const INET6: u64 = 10;
 const NETLINK: u64 = 16;
 
-/// `wait` may not start the server: its port is taken on IPv6, and nothing says that there is no IPv6.
-fn no_yes_without_ipv6(errno: i32) {
+/// `wait` must not start the server: its port is in use on IPv6, and nothing shows that IPv6 is missing.
+fn a_failed_ipv6_socket_never_gives_yes(errno: i32) {
     let situation = Situation::make();
     refuse(SYS_socket, Some((0, Eq, INET6)), errno);
     for more in [&["--", "echo", "STARTED"] as &[_], &[]] {
@@ -66,25 +66,25 @@ fn no_yes_without_ipv6(errno: i32) {
         assert!(!run.stdout.contains("STARTED"), "{run}");
     }
     twtool(["bind-test", "7100"]).refused("socket() for :: failed");
-    // Without IPv6 nothing is in the way, and that is what was asked.
+    // With -4 nothing blocks.
     twtool(["wait", "7100", "--timeout", "0", "-4", "--", "true"]).ok();
     drop(situation);
 }
 
 fn enfile_is_no_missing_ipv6() {
-    no_yes_without_ipv6(ENFILE);
+    a_failed_ipv6_socket_never_gives_yes(ENFILE);
 }
 
 fn enobufs_is_no_missing_ipv6() {
-    no_yes_without_ipv6(ENOBUFS);
+    a_failed_ipv6_socket_never_gives_yes(ENOBUFS);
 }
 
 fn enomem_is_no_missing_ipv6() {
-    no_yes_without_ipv6(ENOMEM);
+    a_failed_ipv6_socket_never_gives_yes(ENOMEM);
 }
 
 fn emfile_is_no_missing_ipv6() {
-    no_yes_without_ipv6(EMFILE);
+    a_failed_ipv6_socket_never_gives_yes(EMFILE);
 }
 
 fn yes_without_ipv6(errno: i32) {
@@ -130,33 +130,33 @@ fn procfs_does_not_answer(errno: i32, reason: &str) {
     drop(situation);
 }
 
-fn procfs_answers_where_netlink_is_refused() {
+fn procfs_is_read_if_netlink_is_refused() {
     refuse(SYS_socket, Some((0, Eq, NETLINK)), EPERM);
     procfs_answers();
 }
 
-fn procfs_answers_where_netlink_is_absent() {
+fn procfs_is_read_if_netlink_is_absent() {
     refuse(SYS_socket, Some((0, Eq, NETLINK)), EPROTONOSUPPORT);
     procfs_answers();
 }
 
-fn procfs_does_not_answer_where_the_table_of_files_is_full() {
+fn a_full_file_table_causes_no_fallback_to_procfs() {
     procfs_does_not_answer(ENFILE, "Too many open files in system");
 }
 
-fn procfs_does_not_answer_where_there_is_no_memory() {
+fn a_lack_of_memory_causes_no_fallback_to_procfs() {
     procfs_does_not_answer(ENOBUFS, "No buffer space available");
 }
 
 /// The length of `struct sockaddr_nl`; that of other families differs.
 const SOCKADDR_NL: u64 = 12;
 
-fn procfs_answers_where_connecting_netlink_is_refused() {
+fn procfs_is_read_if_connecting_netlink_is_refused() {
     refuse(SYS_connect, Some((2, Eq, SOCKADDR_NL)), EACCES);
     procfs_answers();
 }
 
-fn procfs_does_not_answer_where_connecting_netlink_fails() {
+fn a_failed_netlink_connect_causes_no_fallback_to_procfs() {
     let situation = Situation::make();
     refuse(SYS_connect, Some((2, Eq, SOCKADDR_NL)), ENOMEM);
     for args in readers() {
@@ -229,7 +229,7 @@ fn without_proc_no_answer_is_complete() {
     let situation = Situation::make();
     cover("/proc");
     no_answer_is_complete();
-    // What does not depend on /proc is told, and a server is not started on a port that is taken.
+    // Answers that do not depend on /proc are complete, and a server is not started on a port that is in use.
     assert_eq!(twtool(["list", "--count"]).code(0).stdout, "1\n");
     let run = twtool(["wait", "7100", "--timeout", "0", "--", "echo", "STARTED"]).code(2);
     assert!(!run.stdout.contains("STARTED"), "{run}");
@@ -237,7 +237,7 @@ fn without_proc_no_answer_is_complete() {
     drop(situation);
 }
 
-fn without_proc_no_permission_is_missed() {
+fn without_proc_no_missing_permission_is_reported() {
     let server = listen("127.0.0.1:8080");
     cover("/proc");
     for args in [["bind-test", "8080", "--json"].as_slice(), &["wait", "8080", "--timeout", "0", "--json"]] {
@@ -251,12 +251,12 @@ fn without_proc_no_permission_is_missed() {
 
 fn hidden_processes_are_reported_as_hidden() {
     let _island = Island::enter();
-    // It listens, because older kernels do not list a socket that is bound and nothing more.
+    // The socket listens, because older kernels do not list a socket that is only bound.
     let _holder = held(std::net::TcpListener::bind("127.0.0.1:8080").expect("a listener"));
     if !island::hide_its_processes() {
         return not_checked("hidepid: no /proc of its own can be mounted here");
     }
-    // Process 1 and the holder have capabilities that twtool lacks, so it may not trace them.
+    // Process 1 and the holder have capabilities that twtool lacks, so twtool has no permission to trace them.
     drop_capabilities_but_setfcap();
     let reason = "/proc hides the processes of other users (it is mounted with hidepid)";
     for args in [["bind-test", "8080", "--json"].as_slice(), &["wait", "8080", "--timeout", "0", "--json"]] {
@@ -266,7 +266,7 @@ fn hidden_processes_are_reported_as_hidden() {
     twtool(["list", "--all-netns"]).code(2).says(reason);
 }
 
-fn an_errno_that_says_nothing_about_the_port_is_no_denial() {
+fn an_errno_that_is_not_about_the_port_is_not_a_denial() {
     for errno in [EIO, EFAULT, ENOSYS, EBADF, ENOTSOCK] {
         on_a_thread_that_refuses(SYS_bind, errno, || {
             let name = twtool::sys::errno::name(errno);
@@ -319,8 +319,8 @@ fn on_a_thread_that_refuses_some(
     });
 }
 
-/// A process in the calling thread's network namespace that has a socket open, which is bound and does not listen.
-/// A process that is ended when this is dropped.
+/// A process in the calling thread's network namespace that has a socket open, which is bound and does not listen. Dropping
+/// this value ends the process.
 struct Holder(Child);
 
 impl Drop for Holder {
@@ -342,7 +342,7 @@ fn held(socket: impl Into<OwnedFd>) -> Holder {
     Holder(child.expect("sleep can be started"))
 }
 
-fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
+fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
     let holder = idle_holder("127.0.0.1:8080");
     let bind_test = ["bind-test", "8080", "--addr", "127.0.0.1", "--json"];
     on_a_thread_that_refuses_some(SYS_socket, Some((0, Eq, NETLINK)), EPERM, || {
@@ -353,7 +353,7 @@ fn a_bound_socket_that_no_list_has_is_found_or_its_absence_is_reported() {
         assert!(!run.stderr.contains("and no socket that is bound without listening"), "{run}");
         let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
         assert!(!wait.stderr.contains("and no socket that is bound without listening"), "{wait}");
-        // What fails for another reason than permission is reported, and a refusal is not taken for absence.
+        // A failure for another reason than permission is reported, and a refusal does not count as absence.
         for (call, errno) in
             [(SYS_pidfd_getfd, EMFILE), (SYS_pidfd_getfd, ENFILE), (SYS_pidfd_open, EMFILE), (SYS_getpeername, ENOBUFS)]
         {
@@ -399,7 +399,7 @@ fn services_that_cannot_be_read_are_reported_and_absent_ones_are_not() {
     drop(situation);
 }
 
-/// Runs it while it gets as many signals as can be sent: those that are ignored, and stops, after which the kernel
+/// Runs the command while it gets as many signals as possible: signals that are ignored, and stops, after which the kernel
 /// interrupts some calls even without a handler.
 fn under_signals(args: &[&str]) -> Run {
     let mut command = command(args);
@@ -438,7 +438,7 @@ fn little_memory_changes_no_answer() {
         for kib in [4_000, 6_000, 8_000, 12_000, 20_000, 50_000] {
             let run = with_limit("-v", kib, args);
             match run.code {
-                // The loader, or an allocation of the program itself: no answer at all.
+                // The loader failed, or an allocation of the program, so there is no answer.
                 Some(126 | 127) | None => assert!(run.stdout.is_empty() || run.stderr.contains("alloc"), "{run}"),
                 Some(2) => assert!(!run.stderr.is_empty(), "{run}"),
                 _ => assert_eq!(Answer::of(&run), usual, "{kib} KiB{run}"),

@@ -1,4 +1,4 @@
-//! Settings of any length and sign: what twtool reads is what one read(2) of the test gives.
+//! Settings of any length and sign: twtool reads the same text as one read(2) of the test.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -32,9 +32,9 @@ suite! {
         negative_settings_are_values,
         the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell,
         printed_commands_change_the_namespace_that_was_asked_about_and_no_other,
-        no_file_is_printed_for_a_namespace_that_none_changes,
+        no_file_is_printed_for_a_namespace_without_sysctl_files,
         the_line_for_a_file_is_read_by_the_programs_that_read_such_files,
-        what_capacity_prints_gives_connect_more_ports,
+        the_commands_of_capacity_give_connect_more_ports,
         the_running_program_reads_each_setting_with_one_read,
     ],
 }
@@ -146,7 +146,7 @@ fn the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell() {
             commands::run_in(shell, &command).ok();
             assert_eq!(reserved(), expected, "{count} ports in {shell:?}: {command}");
         }
-        // Reserved, they are nothing to warn of.
+        // Reserved ports cause no warning.
         assert_eq!(listeners(&[])["value"], 0);
     }
 }
@@ -202,7 +202,7 @@ fn the_initial_namespace_is_recognised() {
 }
 
 /// A namespace of the test's own is not the initial one.
-fn no_file_is_printed_for_a_namespace_that_none_changes() {
+fn no_file_is_printed_for_a_namespace_without_sysctl_files() {
     assert!(!caller(&[]).in_initial_netns);
     narrow_range(8);
     let _server = serve("127.0.0.1:7000");
@@ -235,12 +235,12 @@ fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
         let ports = every_second(10_001, count);
         reserve(&ports);
         assert_eq!(listeners(&[])["lasting"], json!([]), "the namespace of the test is not the initial one");
-        // What twtool prints in the initial namespace, for the settings of this one.
+        // The lines that twtool prints in the initial namespace, for the settings of this namespace.
         let caller = Caller { in_initial_netns: true, ..caller(&[]) };
         let list = LocalReservedPorts::default().with(ports.iter().copied().map(Port));
         let help = Shell { netns: None, caller }.reserve([Port(60_001)], Some(&list));
         let (file, line) = (help.lasting[0].file.as_str(), help.lasting[0].line.as_str());
-        // What is too long to copy is written by a command.
+        // If the line is too long to copy, a command writes it.
         assert_eq!(help.commands.len(), if line.len() > 1000 { 2 } else { 1 });
         for step in &help.commands {
             commands::succeeds(&step.command);
@@ -267,14 +267,14 @@ fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
     }
 }
 
-/// Runs `capacity`, which warns if the kernel cannot be asked for single ports.
+/// Runs `capacity`, which warns if this kernel does not support the test of single ports.
 #[track_caller]
 fn answered(args: &[&str]) -> Run {
     let run = twtool(args);
     if kernel::has_port_range_option() { run.ok() } else { run.code(0) }
 }
 
-fn what_capacity_prints_gives_connect_more_ports() {
+fn the_commands_of_capacity_give_connect_more_ports() {
     narrow_range(8);
     let server = serve("127.0.0.1:7000");
     let to = server.local_addr().expect("an address");
@@ -287,7 +287,7 @@ fn what_capacity_prints_gives_connect_more_ports() {
     connect(None, to).expect("a port of the wider range");
     assert_eq!(answered(&args).json()["verdict"], Value::Null);
 
-    // No port at all: said without any connection, and the same command helps.
+    // No port at all: twtool reports it without any connection, and the same command helps.
     narrow_range(4);
     sysctl::write("ipv4.ip_unprivileged_port_start", "30000").expect("the namespace is ours");
     reserve(&(LOW..LOW + 4).collect::<Vec<_>>());
@@ -312,11 +312,11 @@ fn run_the_commands(run: &Run) -> Vec<String> {
     commands
 }
 
-/// The calls themselves, whatever code makes them: each open of a file below /proc/sys or /sys has one read(2), into a buffer
-/// of 4 KB or more.
+/// Checks the system calls, whatever code makes them: each open of a file below /proc/sys or /sys is followed by one read(2),
+/// into a buffer of 4 KB or more.
 fn the_running_program_reads_each_setting_with_one_read() {
-    /// What the standard library reads, the number of processors, and the crate procfs, the kernel's version. None is a list
-    /// that the kernel hands out once.
+    /// Files that libraries read: the standard library reads the number of processors, and the crate procfs the kernel's
+    /// version. None of these files is a list that the kernel returns only once.
     const OF_LIBRARIES: [&str; 3] = ["/sys/fs/cgroup/", "/sys/devices/system/cpu", "/proc/sys/kernel/osrelease"];
     if let Some(why) = missing_strace() {
         return not_checked(format!("how the running program reads settings: {why}"));

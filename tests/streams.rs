@@ -27,7 +27,7 @@ suite! {
         a_closed_output_is_an_error,
         nothing_piped_has_escape_sequences_unless_asked_for,
         machine_formats_are_never_coloured,
-        no_name_from_elsewhere_steers_a_terminal,
+        no_foreign_name_controls_the_terminal,
     ],
 }
 
@@ -89,14 +89,14 @@ fn a_closed_pipe_ends_quietly_with_success() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
         let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
         if format == "json" {
-            // One line may be all there is: a part of it, then.
+            // The output may be a single line, so read only a part of it.
             reader.read_exact(&mut [0; 100]).expect("100 bytes");
         } else {
             let mut line = String::new();
             reader.read_line(&mut line).expect("a line");
             assert!(line.len() > 10, "{format}: {line:?}");
         }
-        // The rest does not fit into the pipe, so it is still being written, or yet to be.
+        // The rest does not fit into the pipe, so twtool has not written all of it yet.
         drop(reader);
         let output = child.wait_with_output().expect("it ends");
         let run = Run::ended(&command, &output);
@@ -208,7 +208,7 @@ fn machine_formats_are_never_coloured() {
     mixed.end();
 }
 
-fn no_name_from_elsewhere_steers_a_terminal() {
+fn no_foreign_name_controls_the_terminal() {
     const SERVICE: &str = "s\u{9b}2J\u{202e}\x1b[31m,\"\u{2066}\u{200b}";
     const NETNS: &str = "n\u{9b}2J\u{202e}\x1b]0;x\x07,\"\n\u{2029}";
     const COMM: &str = "c\u{9b}\u{202e}\x1b[m\n";
@@ -284,7 +284,7 @@ fn no_name_from_elsewhere_steers_a_terminal() {
             }
         }
     }
-    // What was escaped is the text itself to a program. The buckets may be gone on a slow machine, so here are new ones.
+    // A program gets the text without escapes. On a slow machine the buckets may be gone, so make new ones.
     bucket_of_server(&server, "127.0.0.1:8080");
     if let Some(server) = &device {
         bucket_of_server(server, "127.0.0.1:8081");
@@ -299,12 +299,12 @@ fn no_name_from_elsewhere_steers_a_terminal() {
     drop(there);
 }
 
-/// What a terminal is given of stdout.
+/// The bytes of stdout that a terminal gets.
 fn on_a_terminal(args: &[&str]) -> String {
     let terminal = openpty(None, None).expect("a terminal");
     let mut command = command(args);
     let mut child = command.stdout(terminal.slave).stderr(Stdio::null()).spawn().expect("twtool can be started");
-    // Its copy of the other side goes, so that the end of the child is the end of what is shown.
+    // Drop the copy of the other side, so that the terminal ends when the child ends.
     command.stdout(Stdio::null());
     let mut shown = vec![];
     // EIO is the end.

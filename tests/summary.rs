@@ -1,4 +1,4 @@
-//! `twtool summary`: every number of it on recorded dumps, and its claims on the real kernel.
+//! `twtool summary`: every number on recorded dumps, and the same rules on the real kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -24,9 +24,9 @@ use crate::support::{kernel, suite};
 
 suite! {
     pure: [
-        every_number_of_a_recorded_dump_is_told,
+        every_number_of_a_recorded_dump_is_printed,
         a_recording_without_the_kernels_counts_says_null,
-        a_kernel_with_another_length_is_read_by_its_own,
+        a_kernel_with_another_length_uses_that_length,
         an_interrupted_dump_is_incomplete,
         a_recording_without_fin_wait_2_is_refused,
         ndjson_is_the_payload_in_one_record,
@@ -35,13 +35,13 @@ suite! {
         bad_words_are_refused,
     ],
     netns: [
-        an_empty_namespace_is_said,
-        buckets_stand_in_the_seconds_in_which_they_were_made,
+        an_empty_namespace_is_reported,
+        buckets_count_in_the_seconds_in_which_they_were_made,
         groups_agree_with_a_count_of_proc_net_tcp,
         sockstat_counts_fin_wait_2_as_well,
         one_family_is_counted_alone,
-        closes_above_the_maximum_are_said_to_be_missing,
-        a_maximum_of_0_is_no_minute_without_closes,
+        closes_above_the_maximum_are_reported_as_missing,
+        a_maximum_of_0_makes_the_minute_unknown,
         the_kernel_counts_a_bucket_when_it_is_made,
         memory_is_measured_where_the_slab_may_be_read,
         a_replay_gives_the_same_bytes,
@@ -85,7 +85,7 @@ fn recorded(kernel: &BucketFacts, sockets: &[Vec<u8>]) -> (TempDir, String) {
     recording_with_counts(&facts(), kernel, &asked(Walk::BothFamilies, [datagram]))
 }
 
-fn every_number_of_a_recorded_dump_is_told() {
+fn every_number_of_a_recorded_dump_is_printed() {
     let (_folder, file) = recorded(&kernel(), &sockets());
     let run = summary(&["--json", "--replay", &file]).ok();
     let document = run.json();
@@ -153,7 +153,7 @@ fn a_recording_without_the_kernels_counts_says_null() {
     summary(&["--replay", &file]).ok().prints("an estimate").prints("not known here");
 }
 
-fn a_kernel_with_another_length_is_read_by_its_own() {
+fn a_kernel_with_another_length_uses_that_length() {
     let bucket = |expires_ms, cookie| Sock::bucket("192.0.2.1:80", "192.0.2.9:50000", expires_ms, cookie).message();
     let (_folder, file) = recorded(&BucketFacts { tw_timeout_s: Some(20), ..kernel() }, &[bucket(15_500, 2)]);
     let document = summary(&["--json", "--replay", &file]).ok().json();
@@ -175,7 +175,7 @@ fn a_kernel_with_another_length_is_read_by_its_own() {
 
 fn an_interrupted_dump_is_incomplete() {
     let datagram = [sockets().concat(), flagged(done(0), NLM_F_DUMP_INTR)].concat();
-    // Asked for again three times; each begins to count anew.
+    // The dump is repeated three times, and each time the count starts again.
     let events = vec![asked(Walk::BothFamilies, [datagram]); 4].concat();
     let (_folder, file) = recording(&facts(), &events);
     let document = summary(&["--json", "--replay", &file]).code(2).says("table changed").json();
@@ -256,7 +256,7 @@ fn bad_words_are_refused() {
     summary(&["--force"]).refused("").says("--record");
 }
 
-fn an_empty_namespace_is_said() {
+fn an_empty_namespace_is_reported() {
     summary(&[]).ok().prints("0 TIME_WAIT buckets").prints("over the last minute: none");
     let document = summary(&["--json"]).ok().json();
     assert_eq!((&document["totals"]["time_wait"], &document["totals"]["sockstat_tw"]), (&json!(0), &json!(0)));
@@ -267,7 +267,7 @@ fn an_empty_namespace_is_said() {
     assert_eq!(document["totals"]["max_tw_buckets"].to_string(), most);
 }
 
-fn buckets_stand_in_the_seconds_in_which_they_were_made() {
+fn buckets_count_in_the_seconds_in_which_they_were_made() {
     let server = listen("127.0.0.1:8080");
     let batch = |count: usize| {
         let from = Instant::now();
@@ -296,12 +296,12 @@ fn buckets_stand_in_the_seconds_in_which_they_were_made() {
     if seconds(first).end() < seconds(second).start() {
         assert_eq!((of(first), of(second)), (first.0, second.0), "{closes:?}");
     } else {
-        // So slow a machine that they lie in one second.
+        // On a very slow machine both are in the same second.
         assert_eq!(closes[*seconds(first).start()..=*seconds(second).end()].iter().sum::<u64>(), 8);
     }
 }
 
-/// How many there are of each.
+/// The number of occurrences of each key.
 fn counts<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, u64> {
     keys.fold(BTreeMap::new(), |mut counts, key| {
         *counts.entry(key).or_default() += 1;
@@ -354,7 +354,7 @@ fn groups_agree_with_a_count_of_proc_net_tcp() {
         assert_eq!((sum("count"), sum("fin_wait_2")), (entries.len() as u64, Mixed::FIN_WAIT_2 as u64), "{group}");
         assert!(lines.is_sorted_by(|a, b| number(a, "count") >= number(b, "count")), "{group}");
     }
-    // With fewer lines the rest is one sum.
+    // If fewer lines are shown, the rest is one sum.
     let document = summary(&["--json", "--top", "2"]).ok().json();
     for group in ["local_port", "remote_addr", "destination", "class", "direction"] {
         let group = &document["groups"][group];
@@ -428,7 +428,7 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-fn closes_above_the_maximum_are_said_to_be_missing() {
+fn closes_above_the_maximum_are_reported_as_missing() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "3").expect("the namespace is ours");
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
     let before = tcp_ext("TCPTimeWaitOverflow");
@@ -454,7 +454,7 @@ fn closes_above_the_maximum_are_said_to_be_missing() {
     commands::run(step).code(1).prints("sysctl -w net.ipv4.tcp_max_tw_buckets=");
 }
 
-fn a_maximum_of_0_is_no_minute_without_closes() {
+fn a_maximum_of_0_makes_the_minute_unknown() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "0").expect("the namespace is ours");
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
     let before = tcp_ext("TCPTimeWaitOverflow");
@@ -480,7 +480,7 @@ fn the_kernel_counts_a_bucket_when_it_is_made() {
     assert_eq!(procfs::time_wait().len(), 3, "none has ended");
     kernel::needs(tcp_ext("TW") > tw, "count of buckets when they are made, but when they end");
     assert_eq!(counters(), (Some(tw + 3), Some(killed)));
-    // With a timer of at most 4 s at first, here that of FIN_WAIT_2, it is counted elsewhere.
+    // A bucket whose first timer is at most 4 s, here that of FIN_WAIT_2, is counted in another counter.
     sysctl::write("ipv4.tcp_fin_timeout", "2").expect("the namespace is ours");
     let half = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     assert_eq!(counters(), (Some(tcp_ext("TW")), Some(killed + 1)));
@@ -512,7 +512,7 @@ fn a_replay_gives_the_same_bytes() {
         assert_eq!(live.stdout, replay.stdout, "{format}");
         summary(&["-o", format, "--record", &path]).refused(&path);
     }
-    // What list has recorded does as well, where it asked for both states.
+    // A recording of list can be used, too, if it contains both states.
     let path = folder.path().join("list").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &path]).ok();
     assert_eq!(summary(&["--json", "--replay", &path]).ok().json()["totals"]["sockstat_tw"], 10);

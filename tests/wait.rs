@@ -1,5 +1,5 @@
-//! `twtool wait` for timewait buckets, on the real kernel: that it ends when the port is free and not before, by the test's
-//! own binds; what it tells; the command that follows; the terminal.
+//! `twtool wait` for timewait buckets, on the real kernel: it ends when the port is free and not before (checked with binds of
+//! the test); its output; its command; the terminal.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -29,24 +29,24 @@ suite! {
     pure: [],
     netns: [
         slow_a_wait_lasts_through_the_whole_life_of_a_bucket,
-        a_free_port_is_said_at_once,
+        a_free_port_is_reported_at_once,
         a_bucket_that_is_removed_ends_the_wait,
-        a_fin_wait_2_bucket_that_becomes_time_wait_is_told_with_its_fresh_timer,
+        a_fin_wait_2_bucket_that_becomes_time_wait_is_reported_with_its_new_timer,
         a_bucket_that_shares_the_port_is_not_waited_for,
         thousands_of_buckets_are_waited_for_with_few_binds,
-        without_sock_diag_the_wait_goes_by_procfs,
-        no_time_at_all_is_one_try,
-        when_the_time_is_over_it_says_what_blocks,
+        without_sock_diag_the_wait_uses_procfs,
+        a_timeout_of_zero_is_one_attempt,
+        a_timeout_reports_what_blocks,
         quiet_says_nothing,
         the_document_has_the_keys_of_the_contract,
         a_command_takes_the_place_of_twtool,
-        a_command_on_a_port_that_is_only_reusable_comes_after_a_note,
+        a_command_on_a_reusable_port_comes_after_a_warning,
         a_command_is_not_run_when_the_time_is_over,
         a_command_gets_signals_and_descriptors_as_they_were,
         a_terminal_shows_a_countdown_and_is_left_clean,
         an_interrupt_ends_the_wait_and_leaves_a_clean_line,
         an_ignored_interrupt_stays_ignored,
-        an_answer_that_nobody_reads_can_be_interrupted,
+        an_answer_without_a_reader_can_be_interrupted,
     ],
 }
 
@@ -58,7 +58,7 @@ const BLOCKS: &str = "time-wait-without-reuseaddr";
 const KEYS: [&str; 11] =
     ["port", "addrs", "options", "as", "bindable", "waited_ms", "attempts", "blocked_by", "cause", "note_lost", "next"];
 
-/// A server that closed a connection first, and ended.
+/// Leaves the bucket of a server that closed a connection first, and ended.
 #[track_caller]
 fn left_by(at: &str, to: &str, options: ReuseOptions) {
     let server = Server::listen(addr(at), options).expect("a server");
@@ -80,7 +80,7 @@ fn destroy(port: u16) {
     assert_eq!(buckets(port), [], "they are gone");
 }
 
-/// What the test's own bind gives on both wildcards, as the server's would be made.
+/// The results of a bind of the test on both wildcards, made as the server makes it.
 fn own_bind(port: u16, options: &[&str]) -> [String; 2] {
     ["0.0.0.0", "::"].map(|addr| bind(addr, port, options, false).0)
 }
@@ -89,7 +89,7 @@ fn bound() -> [String; 2] {
     ["ok".into(), "ok".into()]
 }
 
-/// A minute and more: as long as the kernel keeps a bucket.
+/// This test takes more than a minute: as long as the kernel keeps a bucket.
 fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     left_by("[::]:8081", "127.0.0.1:8081", NONE);
@@ -112,7 +112,7 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
         for (port, left, since, mut waiter) in waiters {
             scope.spawn(move || {
                 let mut cpu = Duration::ZERO;
-                // Slowly at first; then to see how long after the bucket the program ends.
+                // Poll slowly at first, then fast, to measure how long after the bucket the program ends.
                 while !waiter.has_ended() && !buckets(port).is_empty() {
                     cpu = waiter.cpu().unwrap_or(cpu);
                     let nearly = since.elapsed() > left;
@@ -140,7 +140,7 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
     });
 }
 
-fn a_free_port_is_said_at_once() {
+fn a_free_port_is_reported_at_once() {
     let run = twtool(["wait", "8080"]).ok();
     let line = run.stdout.lines().next().expect("a line");
     assert!(line.contains("8080") && line.contains("bindable with SO_REUSEADDR"), "{run}");
@@ -154,7 +154,7 @@ fn a_free_port_is_said_at_once() {
     twtool(["wait", "8081", "-4"]).ok();
 }
 
-/// Removes the bucket of a waiter that has said that it blocks; the wait must end then, long before the timer.
+/// Removes the bucket of a waiter that has reported the bucket. Then the wait must end, long before the timer.
 #[track_caller]
 fn ends_with_the_bucket(name: &str, args: &[&str], remove: impl FnOnce()) -> Value {
     let mut waiter = Waiter::start(&[&["8080"], args].concat());
@@ -202,7 +202,7 @@ fn a_bucket_that_is_removed_ends_the_wait() {
     waiter.end_by(Signal::SIGTERM);
 }
 
-fn a_fin_wait_2_bucket_that_becomes_time_wait_is_told_with_its_fresh_timer() {
+fn a_fin_wait_2_bucket_that_becomes_time_wait_is_reported_with_its_new_timer() {
     sysctl::write("ipv4.tcp_fin_timeout", "20").expect("the namespace is ours");
     let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
     let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
@@ -223,7 +223,7 @@ fn a_bucket_that_shares_the_port_is_not_waited_for() {
     twtool(["wait", "8080", "--timeout", "0", "--with", "both"]).ok();
     twtool(["wait", "8080", "--timeout", "0", "--with", "none"]).code(1);
     twtool(["wait", "8080", "--timeout", "0", "--with", "reuseport"]).code(1);
-    // Beside one that does not share it, it is in the list, for nobody tells which of them is in the way.
+    // Beside a bucket that does not share the port, it is in the list, because the kernel does not report which of them blocks.
     left_by("127.0.0.2:8080", "127.0.0.2:8080", NONE);
     let blocking = buckets(8080).into_iter().find(|(local, _)| *local == addr("127.0.0.2:8080")).expect("a bucket");
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
@@ -240,7 +240,7 @@ fn thousands_of_buckets_are_waited_for_with_few_binds() {
     for with in ["none", "reuseaddr"] {
         let mut waiter = Waiter::start(&["8080", "--with", with, "--timeout", "3s"]);
         let first = waiter.blocked(BLOCKS);
-        // On a slow machine the first may have gone; of those that are there now, each was there then.
+        // On a slow machine the first buckets may be gone. Each bucket that exists now also existed before.
         let there = buckets(8080).len();
         assert!(first["blocked_by"].as_array().is_some_and(|holders| there > 0 && holders.len() >= there));
         let before = waiter.cpu().unwrap_or_default();
@@ -254,7 +254,7 @@ fn thousands_of_buckets_are_waited_for_with_few_binds() {
     ends_with_the_bucket("2000 buckets", &[], || destroy(8080));
 }
 
-fn without_sock_diag_the_wait_goes_by_procfs() {
+fn without_sock_diag_the_wait_uses_procfs() {
     const NETLINK: u64 = 16;
     // A FIN_WAIT_2 bucket of one second, which the kernel ends by itself.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
@@ -275,7 +275,7 @@ fn without_sock_diag_the_wait_goes_by_procfs() {
     drop(client);
 }
 
-fn no_time_at_all_is_one_try() {
+fn a_timeout_of_zero_is_one_attempt() {
     for zero in ["0", "0s", "0ms"] {
         twtool(["wait", "8080", "--timeout", zero]).ok();
     }
@@ -287,7 +287,7 @@ fn no_time_at_all_is_one_try() {
     assert_eq!(twtool(["wait", "8080", "--timeout", "0", "-o", "ndjson"]).code(1).ndjson().len(), 1);
 }
 
-fn when_the_time_is_over_it_says_what_blocks() {
+fn a_timeout_reports_what_blocks() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     let run = twtool(["wait", "8080", "--timeout", "300ms"]).code(1);
     let first = run.stdout.lines().next().unwrap_or_default();
@@ -349,26 +349,26 @@ fn a_command_takes_the_place_of_twtool() {
     assert_eq!(run.stdout, "started\n", "standard output is the command's{run}");
     let document: Value = serde_json::from_str(&run.stderr).expect("the document goes aside");
     assert_eq!(document["bindable"], true);
-    // In place of it: the same process.
+    // The command is the same process as twtool.
     let script = r#"[ "$PPID" = "$1" ]"#;
     let run = Run::of(Command::new("sh").args(["-c", r#""$0" wait 8080 -- sh -c "$1" x "$$"; exit $?"#, PATH, script]));
     run.code(0);
     twtool(["wait", "8080", "--", "/nosuch"]).code(127).says("/nosuch");
-    // A folder that may not be read would make it 126, as with env(1).
+    // A folder in PATH without read permission would make the code 126, as with env(1).
     let mut unknown = command(["wait", "8080", "--", "nosuch-program"]);
     Run::of(unknown.env("PATH", "/usr/bin:/bin")).code(127).says("nosuch-program");
     twtool(["wait", "8080", "--", "/dev/null"]).code(126).says("/dev/null");
     twtool(["wait", "8080", "--", "/nosuch\x1b[2J"]).code(127).says("\\u{1b}");
-    // A signal of the command's is not ours to change.
+    // twtool does not change how a signal ends the command.
     assert_eq!(shell("kill -TERM $$").code, None);
-    // The port is free for it: nothing of ours holds it.
+    // The port is free for the command, because twtool holds no socket.
     left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
     let listen = format!("{PATH} bind-test 8080 --listen -q >/dev/null 2>&1; {PATH} wait 8080 --timeout 0 -q");
     let run = shell(&listen).code(0);
     assert_eq!(run.stderr.lines().count(), 1, "the bucket is only reusable{run}");
 }
 
-fn a_command_on_a_port_that_is_only_reusable_comes_after_a_note() {
+fn a_command_on_a_reusable_port_comes_after_a_warning() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
     let [plain, reuseaddr] = ["none", "reuseaddr"]
         .map(|with| twtool(["wait", "8080", "--with", with, "--timeout", "0", "-q"]).code.expect("a code"));
@@ -427,8 +427,8 @@ impl Waiter {
     }
 }
 
-/// `twtool wait 8080` with a pseudo-terminal of this width as its standard error; all that was written there, and how it
-/// ended. `meanwhile` gets its process and what was written so far.
+/// `twtool wait 8080` with a pseudo-terminal of this width as its standard error; all that was written there, and how it ended.
+/// `meanwhile` gets its process and the output so far.
 fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (String, std::process::ExitStatus) {
     let size = Winsize { ws_row: 24, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(Some(&size), None).expect("a pseudo-terminal");
@@ -447,7 +447,7 @@ fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (S
     (text, child.wait().expect("our own child"))
 }
 
-/// What stays on a line after these bytes: a carriage return goes back to its beginning.
+/// The text that remains on a line after these bytes. A carriage return goes back to its beginning.
 fn left_on_the_line(text: &str) -> String {
     let mut line: Vec<char> = vec![];
     for part in text.rsplit('\n').next().unwrap_or_default().split('\r') {
@@ -480,7 +480,7 @@ fn a_terminal_shows_a_countdown_and_is_left_clean() {
     }
     let (text, _) = on_a_terminal(80, &["--timeout", "1s", "-q"], |_, _| {});
     assert_eq!(text, "");
-    // At once gone, at once ended.
+    // When the bucket is removed, the wait ends at once.
     destroy(8080);
     let (text, status) = on_a_terminal(80, &[], |_, _| {});
     assert_eq!((text.as_str(), status.code()), ("", Some(0)));
@@ -499,7 +499,7 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     };
     let interrupted = |signal: Signal| interrupted_with(signal, &[]);
     interrupted(Signal::SIGTERM);
-    // Where it waits on another thread.
+    // Here twtool waits on another thread.
     interrupted_with(Signal::SIGTERM, &["--netns", "/proc/self/ns/net"]);
     // A shell without job control has its background jobs ignore SIGINT, and so does what they start.
     if ignores_interrupts("self") {
@@ -525,8 +525,8 @@ fn an_ignored_interrupt_stays_ignored() {
     assert_eq!(child.wait().expect("our own child").code(), Some(0));
 }
 
-fn an_answer_that_nobody_reads_can_be_interrupted() {
-    // More than a pipe holds.
+fn an_answer_without_a_reader_can_be_interrupted() {
+    // This output is longer than a pipe can hold.
     let server = Server::listen(addr("127.0.0.1:8080"), REUSEADDR).expect("listening");
     many_buckets(&server, "127.0.0.1:8080", 400);
     drop(server);
@@ -561,7 +561,8 @@ fn ignores_interrupts(process: &str) -> bool {
     mask & 1 << (Signal::SIGINT as i32 - 1) != 0
 }
 
-/// A shell that prints a process id and becomes, or starts, a `twtool wait -o ndjson` of that id: when that waits.
+/// Starts a shell that prints a process id and becomes, or starts, a `twtool wait -o ndjson` with that id. Returns when twtool
+/// waits.
 fn started_by(script: &str) -> (Pid, std::process::Child) {
     let mut shell = Command::new("sh");
     let started = shell.args(["-c", script, PATH]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();

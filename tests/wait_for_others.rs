@@ -1,5 +1,4 @@
-//! `twtool wait` for what is no bucket: listeners, connections, bound sockets, addresses that are not there; and what it
-//! cannot wait for.
+//! `twtool wait` for listeners, connections, bound sockets and missing addresses; and cases in which a wait is not possible.
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
@@ -29,7 +28,7 @@ suite! {
         a_socket_that_is_only_bound_is_waited_for,
         an_address_that_comes_up_ends_the_wait,
         a_bind_that_is_denied_ends_the_wait_at_once,
-        what_cannot_be_waited_for_is_refused,
+        cases_without_an_end_of_the_wait_are_refused,
     ],
 }
 
@@ -93,7 +92,7 @@ fn listeners_that_share_a_port_are_waited_for_all() {
     twtool(["wait", "8080", "--with", "reuseport", "--timeout", "0"]).ok();
     let mut waiter = Waiter::start(&["8080"]);
     assert_eq!(waiter.blocked("listener")["blocked_by"].as_array().map(Vec::len), Some(3));
-    // A look-up finds one of them, whichever was asked for.
+    // A look-up finds only one of the listeners, whichever was requested.
     std::thread::sleep(Duration::from_millis(1500));
     listeners.pop();
     assert_eq!(waiter.blocked("listener")["blocked_by"].as_array().map(Vec::len), Some(2));
@@ -111,7 +110,7 @@ fn a_connection_is_waited_for_and_then_its_bucket() {
     assert_eq!(text(&record["blocked_by"][0], "state"), "established");
     let cookie = text(&record["blocked_by"][0], "cookie").to_owned();
     connection.close(ActiveCloser::Server).expect("a bucket");
-    // It may be seen on its way.
+    // The connection may be seen in a state before TIME_WAIT.
     let bucket = loop {
         let record = waiter.record();
         assert_eq!(record["bindable"], false, "{record}");
@@ -162,7 +161,7 @@ fn a_bind_that_is_denied_ends_the_wait_at_once() {
         assert!(run.stdout.contains("denied"), "{run}");
         let run = twtool([&["wait", "-q"], args, &["--", "echo", "started"]].concat()).code(1);
         assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{run}");
-        // On a terminal both are one text: the verdict comes first.
+        // On a terminal both streams are one text, and the verdict comes first.
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" 2>&1", "sh", PATH, "wait"]).args(args);
         let run = Run::of(&mut shell).code(1);
@@ -181,7 +180,7 @@ fn a_bind_that_is_denied_ends_the_wait_at_once() {
     assert_eq!(run.json()["addrs"], json!(["0.0.0.0"]));
 }
 
-fn what_cannot_be_waited_for_is_refused() {
+fn cases_without_an_end_of_the_wait_are_refused() {
     for (args, word) in [
         (["0"].as_slice(), "'0'"),
         (&["8080-8090"], "8080-8090"),

@@ -1,4 +1,4 @@
-//! `twtool why`: what it reports about a program equals what the program did, and the program runs as without it.
+//! `twtool why`: its report about a program equals what the program did, and the program runs as it does without twtool.
 //!
 //! The program that is watched is mostly twtool's own `bind-test`: it binds with every set of options, and reports each result.
 
@@ -23,17 +23,17 @@ suite! {
         a_listen_is_reported_with_the_port_that_the_kernel_chose,
         a_port_that_the_program_holds_itself_is_reported_as_such,
         the_exit_status_is_that_of_the_command,
-        the_command_has_stdin_and_stdout_for_itself,
+        only_the_command_uses_stdin_and_stdout,
         a_program_that_daemonises_is_watched_to_its_end,
         a_daemon_whose_parent_ends_at_once_runs_on,
         a_failure_has_its_own_reason,
         a_prohibited_route_is_no_firewall,
-        a_connection_with_the_same_ends_is_in_the_way_of_a_fixed_source_port,
+        a_connection_with_the_same_ends_blocks_a_fixed_source_port,
         the_program_keeps_the_action_of_sigpipe,
         a_process_that_nobody_can_trace_is_named,
         a_log_that_cannot_be_written_is_reported,
         a_thousand_short_processes_are_watched,
-        where_ptrace_is_refused_the_exact_reason_is_printed,
+        a_refused_ptrace_gives_the_exact_reason,
         a_second_tracer_is_refused_by_name,
         the_commands_that_are_printed_work,
         the_end_repeats_the_cause_of_each_failure,
@@ -66,7 +66,7 @@ fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-/// What bind-test reports about itself.
+/// The failures that bind-test itself reports.
 fn failures_of_bind_test(run: &Run) -> Failures {
     let failed = |attempt: &&Value| attempt["bind"] != "ok";
     let attempts = run.records("attempts");
@@ -80,7 +80,7 @@ fn failures_of_bind_test(run: &Run) -> Failures {
         .collect()
 }
 
-/// What `why` reports about a program. Other options than the two of bind-test are left out.
+/// The failures that `why` reports about a program. Options other than the two of bind-test are left out.
 fn failures_of_why(records: &[Value]) -> Failures {
     let reuse = |options: Vec<String>| options.into_iter().filter(|name| name.starts_with("SO_REUSE")).collect();
     of_type(records, "call")
@@ -174,7 +174,7 @@ fn the_exit_status_is_that_of_the_command() {
     twtool(["why", "/etc/passwd"]).code(126);
 }
 
-fn the_command_has_stdin_and_stdout_for_itself() {
+fn only_the_command_uses_stdin_and_stdout() {
     let script = "printf 'a\\nb\\n' | \"$0\" why cat";
     let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);
     assert_eq!(run.stdout, "a\nb\n", "{run}");
@@ -188,7 +188,7 @@ fn the_command_has_stdin_and_stdout_for_itself() {
     assert_eq!(without_nnp(&watched), without_nnp(&plain));
 }
 
-/// Without the event of the fork, the watch ended in 13 of 40 runs, and the daemon with it.
+/// Without the fork event, the watch and the daemon ended in 13 of 40 runs.
 fn a_daemon_whose_parent_ends_at_once_runs_on() {
     let folder = tempfile::tempdir().expect("a folder");
     for i in 0..30 {
@@ -201,7 +201,7 @@ fn a_daemon_whose_parent_ends_at_once_runs_on() {
 
 /// Python code, words of the explanation, and words that it must not have.
 const REASONS: [(&str, &str, &[&str]); 7] = [
-    // A connection that nobody has accepted has no owner. The program would be told to end itself.
+    // A connection that is not accepted has no owner. Without this rule, the advice would be that the program ends itself.
     (
         "a = create_server(('127.0.0.2', 6100)); c = create_connection(('127.0.0.2', 6100))\nsocket().bind(('127.0.0.2', 6100))",
         "The program itself holds the port",
@@ -266,7 +266,7 @@ fn a_prohibited_route_is_no_firewall() {
     assert!(text.stderr.contains("A route of type prohibit"), "{text}");
 }
 
-fn a_connection_with_the_same_ends_is_in_the_way_of_a_fixed_source_port() {
+fn a_connection_with_the_same_ends_blocks_a_fixed_source_port() {
     needs_program("python3");
     let _servers = [listen("127.0.0.1:6200"), listen("127.0.0.2:6200")];
     // The first client is bound to the wildcard, so the route chooses its address. The third one has another destination.
@@ -335,7 +335,7 @@ fn a_thousand_short_processes_are_watched() {
     run.code(5);
 }
 
-fn where_ptrace_is_refused_the_exact_reason_is_printed() {
+fn a_refused_ptrace_gives_the_exact_reason() {
     refuse(libc::SYS_ptrace, None, libc::EPERM);
     let run = twtool(["why", "echo", "started"]).code(125);
     assert!(run.stderr.contains("a seccomp filter of this sandbox answers ptrace(2)"), "{run}");

@@ -17,7 +17,7 @@ suite! {
         a_shell_controls_the_job_as_without_twtool,
         processes_that_a_signal_ends_together_do_not_run_on,
         a_running_process_is_watched_and_runs_on,
-        a_program_is_let_go_when_it_listens,
+        detach_ends_the_watch_when_the_program_listens,
         strace_outside_and_inside_is_refused_without_harm,
         socket_activation_finds_its_pid,
     ],
@@ -111,7 +111,7 @@ fn a_running_process_is_watched_and_runs_on() {
     twtool(["why", "--pid", "2147483647"]).code(125);
 }
 
-fn a_program_is_let_go_when_it_listens() {
+fn detach_ends_the_watch_when_the_program_listens() {
     needs_program("python3");
     let script = "import socket, re\ns = socket.create_server(('127.0.0.1', 8080))\nwhile not re.search('TracerPid:\\\\t0', open('/proc/self/status').read()): pass\nprint('alone')\nraise SystemExit(7)";
     let run = twtool(["why", "--detach", "python3", "-c", script]).code(7);

@@ -1,5 +1,5 @@
-//! `twtool why` on real servers: what it reports equals what strace reports about another run of the same command, and what an
-//! independent bind gives. A program that is not installed is reported as not checked.
+//! `twtool why` on real servers: its report equals the report of strace about another run of the same command, and the result
+//! of an independent bind. A program that is not installed is reported as not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -74,7 +74,7 @@ struct Situation {
     name: &'static str,
     addr: &'static str,
     make: fn() -> Kept,
-    /// Whether the server can listen, or may, if it sets SO_REUSEADDR.
+    /// Whether the server can listen, or can if it sets SO_REUSEADDR.
     listens: bool,
 }
 

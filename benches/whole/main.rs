@@ -1,10 +1,10 @@
-//! twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets, against the time that the kernel itself takes to
-//! hand over the rows, and against `ss` and `netstat` where they are installed.
+//! Measures twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets. It is compared with the time that the kernel
+//! itself takes to return the rows, and with `ss` and `netstat` if they are installed.
 //!
-//! `cargo bench --bench whole` measures them all, `-- --quick` leaves out the million, `-- 1000 100000` chooses, and
-//! `-- namespaces` measures 200 network namespaces of 100 buckets each. Every
-//! command runs next to a floor, in turns, and the ratio is the median of such pairs: a busy machine slows both. The
-//! result is the Markdown table of docs/performance.md. No time makes it fail.
+//! `cargo bench --bench whole` measures all sizes, `-- --quick` leaves out the million, `-- 1000 100000` selects sizes, and `--
+//! namespaces` measures 200 network namespaces of 100 buckets each. Every command and the floor run in turns, and the ratio is
+//! the median of such pairs, because a busy machine slows both. The result is the Markdown table of docs/performance.md. The
+//! benchmark never fails because of a time.
 
 mod floor;
 mod namespaces;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Some((first, words)) if first == WATCH => process::watch(words),
         Some((first, _)) if first == namespaces::FLOOR => namespaces::floor(),
         Some((first, _)) if first == namespaces::MAKE => namespaces::make(),
-        // Cargo gives this word to `cargo bench` alone.
+        // Cargo passes this word only for `cargo bench`.
         _ if arguments.iter().any(|word| word == "--bench") => bench(&arguments),
         _ => Ok(()),
     };
@@ -200,7 +200,7 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     }
     install()?;
     let machine = Machine::here()?;
-    // While there is one thread.
+    // This must come before the process has a second thread.
     sandbox::enter_user_namespace()?;
     if arguments.iter().any(|word| word == "namespaces") {
         return namespaces::bench(&machine);

@@ -1,9 +1,9 @@
-//! `list --all-netns` over 200 network namespaces of 100 buckets each, against a program that enters each of them, on as
-//! many threads, and throws away what the kernel hands over there; and against a shell that runs `ss` in one after the other.
+//! Measures `list --all-netns` over 200 network namespaces of 100 buckets each. It is compared with a program that enters each
+//! of them, on as many threads, and discards the response of the kernel, and with a shell that runs `ss` in each of them.
 //!
-//! The kernel keeps the sockets of all namespaces in one table and walks the whole of it for each dump, so that the floor
-//! is 200 walks. The namespaces have names, as `ip netns add` gives them, in a /run of the benchmark's own; its /proc shows
-//! nothing else either, so that the answer is complete.
+//! The kernel keeps the sockets of all namespaces in one table and walks the whole table for each dump, so the floor is 200
+//! walks. The namespaces have names, as `ip netns add` makes them, in a private /run. The /proc of the benchmark shows no other
+//! namespaces, so the answer is complete.
 
 use std::error::Error;
 use std::fs::{self, File};

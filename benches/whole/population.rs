@@ -1,7 +1,7 @@
-//! Populations of timewait buckets in a network namespace of their own, with a minute to live.
+//! Makes populations of timewait buckets, which last a minute, in a new network namespace.
 //!
-//! Both ends close first in turn; the buckets are IPv4, IPv6 and IPv4-mapped, over many addresses of 127.0.0.0/8 and over
-//! the ports of a server that does several things. Every hundredth is on local port 443.
+//! Client and server close first in turn. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and on
+//! many ports. Every hundredth bucket is on local port 443.
 
 use std::error::Error;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Words of a command line (addresses, prefixes, ports, durations, namespaces): any text is a value that prints as a word for
-//! the same value, or a mistake.
+//! Words of a command line (addresses, prefixes, ports, durations, namespaces): every text is either a value that prints as a
+//! word with the same value, or an error.
 #![no_main]
 
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Texts of /proc with counts (netstat, sockstat, slabinfo, status): any text gives numbers that stand in it, or none.
+//! Texts of /proc with counts (netstat, sockstat, slabinfo, status): every text gives numbers that it contains, or no numbers.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! The kernel's answers to SOCK_DESTROY: any bytes answer the requests that they name, or are an error. No bucket counts
-//! as destroyed before the last request of its batch was answered.
+//! The kernel's responses to SOCK_DESTROY: any bytes are responses to the requests that they name, or an error. No bucket
+//! counts as destroyed before the response to the last request of its batch.
 //!
 //! A case is a list of datagrams, each with its length before it in two bytes; the last may be cut.
 #![no_main]

@@ -1,5 +1,5 @@
-//! Filter expressions: any text is a filter or a mistake with a caret; a filter prints as an expression of the same
-//! meaning, and its part for the kernel passes every row that it passes.
+//! Filter expressions: every text is a filter or an error with a caret. A filter prints as an expression with the same meaning,
+//! and the kernel's part accepts every row that the filter accepts.
 #![no_main]
 
 use std::num::NonZeroU32;

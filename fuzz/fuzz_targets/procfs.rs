@@ -1,4 +1,4 @@
-//! Lines of /proc/net/tcp and tcp6: any text is a socket or none, and a socket is what the words of its line say.
+//! Lines of /proc/net/tcp and tcp6: every text is a socket or not, and a socket has the values of the words of its line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 //! Recordings: any bytes are facts and events or an error; every event is a line of the file, and every socket of a replay
 //! is a message of the datagrams.
 //!
-//! A case is a file; one that begins with a line feed lacks its end line, which is made here with the right checksum.
+//! A case is a file. If it begins with a line feed, its last line is missing, and the target adds it with the right checksum.
 #![no_main]
 
 use std::ops::ControlFlow;

@@ -75,8 +75,8 @@ impl<'a> Obstacles<'a> {
         Self { failed: failed.map(|attempt| (attempt, certain(attempt))).collect() }
     }
 
-    /// Whether this socket can block one of the attempts. If the attempts had options, the socket may be one that shares the
-    /// port with them, because the kernel does not export the options of sockets.
+    /// Whether this socket can block one of the attempts. If the attempts had options, the socket may also share the port with
+    /// them, because the kernel does not export the options of sockets.
     #[must_use]
     pub fn has(&self, socket: &Socket) -> bool {
         self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {
@@ -122,9 +122,9 @@ pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
     failed.all(|attempt| sockets.iter().any(|socket| overlap(attempt, socket) != Overlap::No))
 }
 
-/// Whether plain attempts and listed sockets are consistent: every address whose bind fails has a socket that explains it,
-/// and no bind works on an address that a socket covers. They are not if a socket appeared or ended in between, or if the
-/// kernel does not list the holder.
+/// Whether plain attempts and listed sockets are consistent: every address whose bind fails has a socket that explains it, and
+/// no bind works on an address that a socket covers. They are not consistent if a socket appeared or ended in between, or if
+/// the kernel does not list the holder.
 #[must_use]
 pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
     let mut bound = plain.iter().filter(|attempt| attempt.bind == CallResult::Ok);
@@ -199,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_under_way_is_in_nobodys_way() {
+    fn a_handshake_blocks_no_bind() {
         let request = holder("127.0.0.1", None, TcpState::SynRecv);
         assert_eq!(overlap(&attempt("127.0.0.1", false), &request), Overlap::No);
     }
 
     #[test]
-    fn a_socket_that_is_perhaps_in_the_way_is_so_where_no_other_is() {
+    fn a_possible_obstacle_counts_only_without_a_certain_one() {
         let accepted = holder("::1", None, TcpState::Established);
         let listener = holder("127.0.0.1", None, TcpState::Listen);
         let failed = [attempt("0.0.0.0", false)];
@@ -213,13 +213,13 @@ mod tests {
         let both = [accepted, listener];
         let obstacles = Obstacles::new(&failed, &both.iter());
         assert_eq!(both.map(|socket| obstacles.has(&socket)), [false, true]);
-        // Over one with IPV6_V6ONLY the bind works, and that fits.
+        // Beside a socket with IPV6_V6ONLY the bind works, and that is consistent.
         let worked = Attempt { bind: CallResult::Ok, ..failed[0] };
         assert!(consistent(&failed, &[accepted]) && consistent(&[worked], &[accepted]));
     }
 
     #[test]
-    fn a_failure_without_a_holder_and_a_success_over_one_do_not_fit_together() {
+    fn a_failure_without_a_holder_is_inconsistent() {
         let listener = holder("127.0.0.1", None, TcpState::Listen);
         let failed = attempt("127.0.0.1", false);
         let worked = Attempt { bind: CallResult::Ok, ..failed };

@@ -149,15 +149,15 @@ impl PartialOrd for RankedCount {
 /// The maximum number of remote ends for which memory is reserved in advance.
 const MOST_ROOM: usize = 1 << 20;
 
-/// How many buckets are collected before their counts, which are far apart in memory, are updated together: so the cache
-/// misses overlap.
+/// The number of buckets that are collected before their counts are updated together. The counts are far apart in memory, and
+/// in this way the cache misses overlap.
 const PENDING: usize = 256;
 
 /// The index of an address in [`RemoteEnds::addrs`].
 type Index = u32;
 
-/// Counts by remote address and by remote end. An address is stored once, and a remote end refers to it by index: that
-/// halves the memory for a server with a hundred thousand clients.
+/// Counts by remote address and by remote end. An address is stored once, and a remote end refers to it by index. This halves
+/// the memory for a server with a hundred thousand clients.
 #[derive(Clone, Debug, Default)]
 struct RemoteEnds {
     indices: HashMap<u128, Index, RandomState>,
@@ -208,13 +208,13 @@ struct Pending {
     fin_wait_2: bool,
 }
 
-/// The counts of one walk, for all groups that the caller asked for.
+/// The counts of one walk, for all requested groups.
 #[derive(Clone, Debug)]
 pub struct Groups {
     by: Vec<By>,
     classes: [Count; PortClass::ALL.len()],
     directions: [Count; Direction::ALL.len()],
-    /// By port number; empty if not asked for. The kernel provides only the pages that are written to.
+    /// By port number; empty if not requested. The kernel provides only the pages that are written to.
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
     remote_ends: Option<RemoteEnds>,
@@ -336,9 +336,9 @@ impl Groups {
     }
 }
 
-/// The largest of these counts. Keys are made only for counts that may be among them, because making one is not free.
+/// The largest of these counts. A key is made only for a count that may be among the largest, because making a key takes time.
 fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item = (Count, K)>) -> Ranking {
-    // The heap has the lowest of the leading counts on top.
+    // The top of the heap is the lowest of the leading counts.
     let mut leading: BinaryHeap<RankedCount> = BinaryHeap::new();
     let (mut distinct, mut others) = (0, Count::default());
     for (count, key) in counts.filter(|(count, _)| count.all() > 0) {
@@ -349,7 +349,7 @@ fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item 
         } else if let Some(mut last) = leading.peek_mut()
             && last.count.all() <= count.all()
         {
-            // Most keys have one bucket, as often as the lowest of the leading ones has: compare them by key.
+            // Most keys have one bucket, and the lowest of the leading counts often has one too. Then the keys decide.
             let line = RankedCount { key: key(), count };
             if line < *last {
                 *last = line;
@@ -441,7 +441,7 @@ mod tests {
                 prop_assert!(group.top.is_sorted_by_key(|(_, count)| Reverse(count.all())));
             }
 
-            // Counted in two namespaces they are the same, but for the namespaces.
+            // The counts of two namespaces are the same as those of one, except the counts per namespace.
             let (here, there) = rows.split_at(first.min(rows.len()));
             let mut merged = groups(here);
             merged.merge(groups(there));

@@ -1,9 +1,9 @@
 //! The closes of the last minute, computed from one list of buckets: the remaining time of a bucket shows when it entered
 //! TIME_WAIT.
 //!
-//! If TIME_WAIT lasts L ms, a bucket with r ms left entered it L - r ms ago, or its timer was restarted then. A bucket with
-//! 0 ms left is due: it entered more than L ms ago, by about two seconds at most, and lies outside the minute. FIN_WAIT_2
-//! buckets do not count, because their timer is a different one and starts again when the peer closes.
+//! If TIME_WAIT lasts L ms, a bucket with r ms left entered it L - r ms ago, or its timer was restarted then. A bucket with 0
+//! ms left is due: it entered TIME_WAIT between L ms and about L + 2000 ms ago, so it is not part of the minute. FIN_WAIT_2
+//! buckets do not count, because they have a different timer, which starts again when the peer closes.
 
 /// The seconds that a history covers.
 pub const SECONDS: usize = 60;
@@ -11,7 +11,7 @@ pub const SECONDS: usize = 60;
 /// TCP_TIMEWAIT_LEN of include/net/tcp.h, in seconds. Mainline kernels have no setting for it.
 const TCP_TIMEWAIT_LEN: u32 = 60;
 
-/// The longest remaining time with a counter of its own, in seconds: six times the maximum of any known kernel.
+/// The longest remaining time with its own counter, in seconds: six times the maximum of any known kernel.
 const LONGEST: usize = 3600;
 
 /// Counts of TIME_WAIT buckets by remaining time in whole seconds, rounded up. Its size does not depend on the number of
@@ -44,27 +44,27 @@ impl RemainingTimes {
         self.largest_ms = self.largest_ms.max(other.largest_ms);
     }
 
-    /// The largest remaining time; `None` where there is no bucket.
+    /// The largest remaining time; `None` if there is no bucket.
     #[must_use]
     pub const fn largest_ms(&self) -> Option<u32> {
         self.largest_ms
     }
 
-    /// How many are due: the kernel removes them at the next tick of the timer wheel.
+    /// The number of buckets that are due: the kernel removes them at the next tick of the timer wheel.
     #[must_use]
     pub fn due(&self) -> u64 {
         self.by_second[0]
     }
 
-    /// How many have more than `over` and at most `up_to` seconds left; without a maximum if `up_to` is `None`.
+    /// The number of buckets with more than `over` and at most `up_to` seconds left; without a maximum if `up_to` is `None`.
     #[must_use]
     pub fn between(&self, over: usize, up_to: Option<usize>) -> u64 {
         let end = up_to.map_or(self.by_second.len(), |second| second + 1);
         self.by_second.get(over + 1..end).unwrap_or_default().iter().sum()
     }
 
-    /// How many entered TIME_WAIT in the second that ended `seconds` ago; `None` if such buckets are already gone, so that
-    /// their number is unknown.
+    /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if such buckets are already
+    /// gone, so that their number is unknown.
     fn entered(&self, seconds: usize, length: Length) -> Option<u64> {
         let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
         self.by_second.get(second).copied()
@@ -76,18 +76,18 @@ impl RemainingTimes {
 pub struct Length {
     /// In seconds.
     pub seconds: u32,
-    /// How the length is known.
+    /// The source of the length.
     pub source: LengthSource,
 }
 
-/// How a length is known.
+/// The source of a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LengthSource {
     /// The constant of mainline kernels, which no remaining time contradicts.
     Constant,
     /// `net.ipv4.tcp_tw_timeout`, which some vendors' kernels have.
     Setting,
-    /// A bucket has more time to go than the constant or the setting allows. The length is at least that.
+    /// A bucket has more time left than the constant or the setting allows. The length is at least that time.
     LargestRemaining,
 }
 
@@ -138,25 +138,25 @@ impl History {
         Self { length, closes }
     }
 
-    /// Closes in all the seconds that are known.
+    /// The number of closes in all seconds that are known.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.closes.iter().flatten().sum()
     }
 
-    /// How many seconds are known.
+    /// The number of seconds that are known.
     #[must_use]
     pub fn covered(&self) -> usize {
         self.closes.iter().flatten().count()
     }
 
-    /// Closes in the second just past.
+    /// The number of closes in the last second.
     #[must_use]
     pub fn now(&self) -> Option<u64> {
         self.closes[SECONDS - 1]
     }
 
-    /// Closes a second, over the seconds that are known.
+    /// The mean number of closes per second, over the seconds that are known.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a minute of closes is far below 2^52")]
     pub fn mean(&self) -> Option<f64> {
@@ -164,7 +164,7 @@ impl History {
         (covered > 0).then(|| self.total() as f64 / covered as f64)
     }
 
-    /// The most closes in a second, and how many seconds ago that second ended; the latest of equals.
+    /// The maximum number of closes in a second, and how many seconds ago that second ended. Of equal seconds it is the latest.
     #[must_use]
     pub fn peak(&self) -> Option<(u64, usize)> {
         let known = self.closes.iter().enumerate().filter_map(|(i, closes)| Some(((*closes)?, SECONDS - 1 - i)));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_entered_before_the_minute() {
+    fn due_buckets_entered_before_the_minute() {
         let history = history(&[0, 0, 0], None);
         assert_eq!((history.total(), times(&[0, 0, 0]).due()), (0, 3));
         assert_eq!(history.length, Length { seconds: 60, source: LengthSource::Constant });

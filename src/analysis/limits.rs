@@ -78,7 +78,7 @@ pub fn collect_limits(
 /// net/ipv4/inet_timewait_sock.c).
 pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
-    // A negative setting is no maximum.
+    // A negative setting means that there is no maximum.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
         "tcp_max_tw_buckets is 0: no close leaves a bucket, so the minute contains no closes.".into()
@@ -157,12 +157,12 @@ mod tests {
     const ALWAYS: [(&str, Option<u64>); 3] = [("gone-early", None), ("re-armed", None), ("active-closer", None)];
 
     #[test]
-    fn where_nothing_else_speaks_the_limits_of_every_reading_are_said() {
+    fn without_evidence_only_the_general_limits_are_reported() {
         assert_eq!(ids(Count::default(), &[60_000], &BucketFacts::default(), false), ALWAYS);
     }
 
     #[test]
-    fn each_limit_is_said_where_something_speaks_for_it() {
+    fn each_limit_is_reported_if_there_is_evidence() {
         let counters = [("TCPTimeWaitOverflow".to_owned(), 4), ("TWRecycled".to_owned(), 5)];
         let kernel = BucketFacts {
             max_tw_buckets: Some(3),

@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_that_the_kernel_does_not_end_is_waited_for() {
+    fn the_advice_is_to_wait_for_an_orphan_that_the_kernel_does_not_end() {
         let orphan = FullSocket {
             tuple: row("127.0.0.1", 8080, "127.0.0.1", 41000).bucket.tuple,
             state: TcpState::FinWait1,

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_leads_to_the_command_that_explains_it() {
+    fn findings_lead_to_the_command_that_explains_them() {
         let caller = Caller {
             root: false,
             power: RootPower::default(),

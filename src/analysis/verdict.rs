@@ -42,9 +42,9 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     Conclusion { verdict, cause, free_in: free_in.filter(|_| only_buckets(cause)) }
 }
 
-/// Why binds with the server's own options fail. `attempts` has one for each address, and `holders` the sockets that may
-/// block them. `reuseaddr_works`: whether a bind with SO_REUSEADDR works on every address on which these fail with
-/// EADDRINUSE. It matters only if [`only_buckets`] block.
+/// Why binds with the server's own options fail. `attempts` has one attempt for each address, and `holders` has the sockets
+/// that may block them. `reuseaddr_works`: whether a bind with SO_REUSEADDR works on every address on which an attempt fails
+/// with EADDRINUSE. The value matters only if [`only_buckets`] block.
 #[must_use]
 pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder], reuseaddr_works: bool) -> Cause {
     let failed = |in_use: bool| -> Vec<&Attempt> {
@@ -91,7 +91,7 @@ fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verd
 
 fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     let cause = |attempt: &&Attempt| match attempt.outcome() {
-        // EACCES on a port that needs no privilege comes from a security module, which gives no reason.
+        // EACCES on a port that needs no privilege comes from a security module, which does not report a reason.
         CallResult::Failed(Errno::Access) if facts.privileged(port) == Some(true) => Cause::PrivilegedPort,
         CallResult::Failed(Errno::AddrNotAvailable) => Cause::AddressNotLocal,
         CallResult::Failed(Errno::FamilyNotSupported) => Cause::FamilyUnsupported,

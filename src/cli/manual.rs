@@ -2,8 +2,8 @@
 //!
 //! A page contains the texts of the long help, in the order of man-pages(7). The text below the options of the help is divided
 //! into three: the paragraph "Exit codes:" becomes EXIT STATUS, the list "Examples:" becomes EXAMPLES, and the other paragraphs
-//! follow the first sentence of DESCRIPTION. FILES and SEE ALSO contain what these texts mention. So a new command gets its page
-//! without an entry here.
+//! follow the first sentence of DESCRIPTION. FILES and SEE ALSO contain the files and pages that these texts mention. So a new
+//! command needs no entry here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -135,7 +135,7 @@ fn references(help: &str, own: &str, names: &[&str], more: &[&str]) -> Vec<Strin
     let words: Vec<&str> = help.split(|c: char| c.is_whitespace() || "`,;:'".contains(c)).collect();
     for pair in words.windows(2) {
         let page = pair[0].trim_start_matches('(').trim_end_matches('.');
-        // "bind()" is no page, and "(tcp(7))." mentions one.
+        // "bind()" is not a page, and "(tcp(7))." mentions one.
         if let Some((name, section)) = page.split_once('(')
             && section.starts_with(|c: char| c.is_ascii_digit())
             && !name.is_empty()

@@ -1,11 +1,11 @@
 //! Completes a word of a command line, for the scripts in completions/. The scripts call the hidden command `__complete`.
 //!
-//! 1. The engine of clap_complete finds what the word belongs to: a command, an option, or the value of an argument.
+//! 1. The engine of clap_complete finds out whether the word is a command, an option, or the value of an argument.
 //! 2. Values that clap lists (formats, columns, scenarios) and paths come from the engine.
 //! 3. Values of this machine come from the snapshot layer. The name of the value decides, as the help shows it: `PORT`,
 //!    `FILTER`. So a new command needs no entry here.
 //!
-//! A value that cannot be read is not offered. Nothing is reported, because an error would appear in the prompt.
+//! Values that cannot be read are left out without a message, because an error would appear in the prompt.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -58,7 +58,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     let mut candidates = complete(&mut program, args.words.clone(), args.index, folder.as_deref()).unwrap_or_default();
     // As in the help, the options of every command come last.
     candidates.sort_by_key(|one| one.get_tag().is_some_and(|tag| tag.to_string() == GLOBAL));
-    // Options are offered when they are asked for by a hyphen, or when there is nothing else.
+    // Options are offered if the word begins with a hyphen, or if there are no other candidates.
     let is_option = |one: &CompletionCandidate| one.get_value().as_encoded_bytes().starts_with(b"-");
     let values = word.is_empty() && !candidates.iter().all(is_option);
     for candidate in candidates.iter().filter(|one| !(values && is_option(one))) {
@@ -73,12 +73,12 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     Ok(())
 }
 
-/// What the words before the completed word say about it.
+/// The options before the completed word that affect its values.
 #[derive(Clone, Debug)]
 struct CompletionContext {
     /// The value of `--netns`.
     netns: Option<OsString>,
-    /// Whether `--container` is given. To find its namespace takes longer than a completion may.
+    /// Whether `--container` is given. The search for its namespace takes too long for a completion.
     container: bool,
     previous: OsString,
 }

@@ -122,8 +122,8 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
         let _ = writeln!(context.err, "nothing was removed");
         return Ok(ExitStatus::Incomplete);
     }
-    // A user who was asked has already seen the plan. If the plan cannot be written, nothing is removed. A closed pipe, as
-    // with `| head -1`, does not revoke --yes.
+    // A user who was asked has already seen the plan. If the plan cannot be written, nothing is removed. But a closed pipe, as
+    // with `| head -1`, does not cancel --yes.
     if !asks && !found.targets.is_empty() && global.format() == Format::Table {
         let written = view::kill::plan(context.out, &plan, context.style).and_then(|()| context.out.flush());
         if let Err(error) = written

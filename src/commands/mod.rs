@@ -186,7 +186,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The exit status of a command that answered.
+/// The exit status of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
     /// The answer is yes: exit code 0.
@@ -255,7 +255,7 @@ impl CommandError {
         let message = match self {
             // A filter error has several lines: the message, the expression and a caret. The expression has no line feeds.
             Self::Snapshot(SnapshotError::Filter(_)) => escaped_lines(&message),
-            // A line feed can only come from a foreign name, and could imitate a line of twtool.
+            // A line feed can only come from the name of another program or user, and could imitate a line of twtool.
             _ => human::escape(&message).into_owned(),
         };
         let _ = writeln!(err, "error: {message}");

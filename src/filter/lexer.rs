@@ -58,7 +58,7 @@ const SIGNS: [(&str, TokenKind); 13] = [
     (")", TokenKind::Close),
 ];
 
-/// Splits an expression into tokens. Every text can be split.
+/// Splits an expression into tokens. This works for every text.
 #[must_use]
 pub fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = vec![];

@@ -1,8 +1,8 @@
 //! Selects rows: a filter is a tree of tests that is evaluated on a [`Row`]. Expressions and flags build the same tree.
 //!
-//! The parser resolves names (services, interfaces, the ephemeral range) from facts that the caller provides; this
-//! module does no I/O. The kernel can evaluate part of a tree (`sock_diag::bytecode`). That only saves work, because
-//! twtool evaluates the whole tree anyway.
+//! The parser resolves names (services, interfaces, the ephemeral range) from facts that the caller provides; this module does
+//! no I/O. The kernel can evaluate part of a tree (`sock_diag::bytecode`). That only saves time, because twtool always
+//! evaluates the whole tree.
 
 pub mod lexer;
 pub mod parser;

@@ -42,7 +42,7 @@ fn attempt(transcript: &mut Transcript, protected: bool) -> Result<(), LabError>
     } else {
         (
             None,
-            "The client's kernel knows no such connection and sends a RST. The RST ends TIME_WAIT long before its timer.",
+            "The client's kernel does not know this connection and sends a RST. The RST ends TIME_WAIT long before its timer.",
         )
     };
     wire.carry(transcript, Side::Client, (None, left), note)?;

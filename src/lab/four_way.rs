@@ -127,7 +127,7 @@ fn reset(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.call(Actor::Side(Side::Server), "close() with SO_LINGER {1, 0}", "")?;
     server.set_linger(Some(Duration::ZERO)).map_err(step("SO_LINGER"))?;
     drop(server);
-    let note = "The server sends a RST instead of a FIN, so there is no TIME_WAIT. Data under way is lost: this is no solution.";
+    let note = "The server sends a RST instead of a FIN, so there is no TIME_WAIT. Data under way is lost, so this is not a solution.";
     wire.carry(transcript, Side::Server, (None, None), note)?;
     let failed = client.read(&mut [0; 64]).err();
     let outcome = failed.map_or(ReturnValue::Done, |error| ReturnValue::Failed(sys::bind::errno(&error)));

@@ -3,8 +3,8 @@
 //! The caller has entered the namespace (`sys::sandbox`). `demo` is the experiment of `bind-test --demo`, and [`run`] plays
 //! the scenarios of `twtool demo`. The tests use the same functions to create situations.
 //!
-//! If the order of single segments matters, two namespaces act as two hosts (`host`), and this program is the wire between
-//! them (`wire`). Every scenario reports its events to a `transcript`.
+//! If the order of single segments matters, two namespaces act as two hosts (`host`), and this program carries the segments
+//! between them (`wire`). Every scenario reports its events to a `transcript`.
 
 mod assassination;
 pub mod demo;
@@ -109,7 +109,7 @@ pub fn run(scenario: Scenario, sink: LabEventSink) -> Result<Vec<Comparison>, La
         Scenario::PortZero => port_zero::play(&mut transcript),
     };
     match played {
-        // No call failed, but this kernel behaves differently: that is a result.
+        // No call failed, but this kernel behaves differently. That is a result, not an error.
         Err(LabError::Silent { side }) => {
             transcript.check(
                 "the experiment continues",
@@ -200,8 +200,9 @@ impl Connection {
         ends.wait_for("active closer", TcpState::TimeWait).map(drop)
     }
 
-    /// Closes one end only, waits until the kernel lists it in FIN_WAIT_2, and returns the open end. The closed end is a
-    /// bucket, or a full socket if `tcp_fin_timeout` is above 60 s. For a moment it can be a full socket in any case.
+    /// Closes one end only, waits until the kernel lists it in FIN_WAIT_2, and returns the open end. The closed end becomes a
+    /// bucket, or a full socket if `tcp_fin_timeout` is above 60 s. Immediately after the close it can be a full socket in both
+    /// cases.
     pub fn close_half(self, first: ActiveCloser) -> Result<OsSocket, LabError> {
         let (first, second) = match first {
             ActiveCloser::Server => (self.server, self.client),

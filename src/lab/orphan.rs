@@ -17,7 +17,8 @@ use crate::sock_diag::destroy;
 use crate::sock_diag::transport::Netlink;
 use crate::sys::{sandbox, sysctl};
 
-/// Whether SOCK_DESTROY ends an orphan. It does since Linux 6.11. An older kernel is tested, because it may have the fix.
+/// Whether SOCK_DESTROY ends an orphan. It ends orphans since Linux 6.11. An older kernel is tested, because it may have the
+/// fix.
 ///
 /// # Errors
 /// As [`test_sock_destroy`].

@@ -60,7 +60,7 @@ impl fmt::Display for ReuseOptions {
     }
 }
 
-/// The other options of a server, besides the reuse options and the addresses. The default is a server without other options.
+/// The options of a server other than the reuse options and the addresses. The default is a server without such options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
 pub struct ServerSetup {

@@ -1,6 +1,6 @@
-//! A bind, listen or connect that a watched program made: what it asked for, with which socket, and the result.
+//! A bind, listen or connect call of a watched program: its address, the socket, and the result.
 //!
-//! Everything here was read while the program was held at the call. `None` means "could not be read".
+//! All values were read before the program continued. `None` means "could not be read".
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -97,7 +97,7 @@ pub enum CallCause {
     NoRoute,
     /// The socket is bound already.
     AlreadyBound,
-    /// It is no TCP socket. TCP and UDP have separate ports.
+    /// The socket is not a TCP socket. TCP and UDP have separate ports.
     NotTcp,
 }
 
@@ -194,7 +194,7 @@ impl CalledSocket {
 /// The process that made a call, when the call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallingProcess {
-    /// Its number in our pid namespace.
+    /// Its number in the pid namespace of twtool.
     pub pid: i32,
     /// The thread that made the call.
     pub tid: i32,
@@ -241,7 +241,7 @@ pub struct Unwatchable {
     pub hint: &'static str,
 }
 
-/// Something about the watch itself that the user should know.
+/// A fact about the watch itself that the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchNote {
     /// A process uses io_uring, whose binds, listens and connects are not seen.
@@ -264,16 +264,16 @@ pub enum WatchNote {
     },
     /// Every system call of the program stops it, so it runs slowly.
     Slow(SlowReason),
-    /// The program was let go and runs on unwatched.
+    /// twtool has detached from the program, which continues to run.
     LetGo,
 }
 
 /// Why every system call stops the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowReason {
-    /// It was running already: `--pid`.
+    /// The program was already running: `--pid`.
     Running,
-    /// It is to be let go: `--detach`.
+    /// twtool will detach from the program: `--detach`.
     Detach,
     /// No seccomp filter can be installed here.
     NoFilter,

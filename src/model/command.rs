@@ -82,7 +82,7 @@ pub struct Step {
     pub command: String,
     /// What it does, as an imperative without a full stop: `wait until the port is free`.
     pub purpose: String,
-    /// Why it fails in the caller's shell, where that is known: `needs CAP_NET_ADMIN, which root lacks here`.
+    /// Why it fails in the caller's shell, if that is known: `needs CAP_NET_ADMIN, which root lacks here`.
     pub obstacle: Option<String>,
 }
 
@@ -98,7 +98,7 @@ impl Step {
 pub struct Line {
     /// The words, quoted.
     pub text: String,
-    /// Why it fails in the caller's shell, where that is known.
+    /// Why it fails in the caller's shell, if that is known.
     pub obstacle: Option<String>,
 }
 
@@ -156,7 +156,7 @@ pub enum Privilege {
 }
 
 impl Shell {
-    /// The line that runs a program in the namespace. Entering another namespace needs root as well.
+    /// The line that runs a program in the namespace. Entering another namespace also needs root.
     #[must_use]
     pub fn run(&self, privilege: Privilege, words: &[&str]) -> Line {
         let enter: Vec<OsString> = match &self.netns {
@@ -332,8 +332,8 @@ impl Shell {
     }
 }
 
-/// The word as bash reads it: as it is where that is safe, else in quotes. ANSI-C quotes stand around a word with bytes that
-/// are not UTF-8, or with characters that a terminal interprets or does not show, so that the line can be read and pasted.
+/// Quotes a word for bash: without quotes if that is safe, otherwise with quotes. A word gets ANSI-C quotes if it has bytes
+/// that are not UTF-8, or with characters that a terminal interprets or does not show, so that the line can be read and pasted.
 #[must_use]
 pub fn quoted(word: &(impl AsRef<OsStr> + ?Sized)) -> Cow<'_, str> {
     let word = word.as_ref();

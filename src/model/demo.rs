@@ -28,8 +28,8 @@ pub struct DemoRun {
 }
 
 impl DemoRun {
-    /// Whether the kernel behaved as socket(7) says: it left one TIME_WAIT bucket, and a bind works exactly if the old and the
-    /// new socket share an option.
+    /// Whether the kernel behaved as socket(7) describes: it left one TIME_WAIT bucket, and a bind works exactly if the old and
+    /// the new socket share an option.
     #[must_use]
     pub fn as_documented(&self) -> bool {
         let documented = |attempt: &Attempt| attempt.outcome() == attempt.options.over_time_wait_of(self.old_socket);

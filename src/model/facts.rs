@@ -48,7 +48,7 @@ impl Unread {
         self.0.push((what.to_owned(), why.to_string()));
     }
 
-    /// A sentence for each.
+    /// A sentence for each of these facts.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
         self.0.iter().map(|(what, why)| format!("{what} could not be read: {why}")).collect()
@@ -202,7 +202,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_named_with_its_reason() {
+    fn unread_facts_are_named_with_their_reason() {
         let mut facts = Facts { local_port_range: None, ..facts() };
         assert_eq!(facts.gaps(&[]), Vec::<String>::new());
         facts.unread.add("net.ipv4.ip_local_port_range", &"Input/output error");
@@ -217,7 +217,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_interface_is_found_by_name_and_by_number_and_a_stranger_is_named() {
+    fn an_interface_is_found_by_name_and_number_and_an_unknown_one_is_named() {
         let facts = facts();
         assert_eq!(facts.interface_index("lo"), facts.interface_index("1"));
         assert!(facts.interface_index("nosuch").is_err_and(|e| e.contains("'nosuch'") && e.contains("lo")));
@@ -243,7 +243,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn port_0_is_never_privileged_for_it_only_asks_for_another() {
+    fn port_0_is_never_privileged() {
         assert_eq!(facts().privileged(Port(0)), Some(false));
         assert_eq!((facts().privileged(Port(1023)), facts().privileged(Port(1024))), (Some(true), Some(false)));
     }
@@ -259,7 +259,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_unknown_and_said() {
+    fn facts_that_could_not_be_read_are_unknown_and_reported() {
         let facts = Facts { local_port_range: None, ..facts() };
         assert_eq!(facts.ephemeral(Port(40000)), None);
         assert!(facts.gaps(&Setting::ALL).iter().any(|gap| gap.contains("ip_local_port_range")));

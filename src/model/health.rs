@@ -38,7 +38,7 @@ impl Settings {
         self.0.get(name).unwrap_or(&Reading::Absent)
     }
 
-    /// The number that a setting holds; `None` where there is none.
+    /// The number in a setting; `None` if the setting has no number.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<i64> {
         match self.reading(name) {
@@ -136,7 +136,7 @@ pub struct Health {
     pub buckets: BucketFacts,
     /// Sockets, or why they could not be read.
     pub sockets: Result<OpenSockets, String>,
-    /// Of the caller; `None` where they could not be read.
+    /// The capabilities of the caller; `None` if they could not be read.
     pub capabilities: Option<Capabilities>,
 }
 

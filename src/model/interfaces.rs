@@ -71,7 +71,7 @@ impl Interfaces {
         self.kernel = None;
     }
 
-    /// Why requested names are missing; `None` if none is.
+    /// Why requested names are missing; `None` if no name is missing.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.clone().or_else(|| self.kernel.as_ref()?.failure())

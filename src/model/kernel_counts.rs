@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct TcpExt(pub BTreeMap<String, u64>);
 
 impl TcpExt {
-    /// A counter's value; `None` where this kernel has no such counter.
+    /// A counter's value; `None` if this kernel has no such counter.
     #[must_use]
     pub fn count(&self, name: &str) -> Option<u64> {
         self.0.get(name).copied()
@@ -53,7 +53,8 @@ impl Counters {
     }
 }
 
-/// The line `TCP:` of /proc/net/sockstat: IPv4 and IPv6 together, of one network namespace where not said otherwise.
+/// The line `TCP:` of /proc/net/sockstat. The counts are those of IPv4 and IPv6 together in one network namespace, unless a
+/// field says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSockstat {
     /// Sockets in the table that are neither in TIME_WAIT nor orphaned in FIN_WAIT_2; IPv4 alone.
@@ -71,10 +72,10 @@ pub struct TcpSockstat {
 /// Counts and settings about buckets, at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketFacts {
-    /// `net.ipv4.tcp_max_tw_buckets`: with this number of buckets, in either state, a further close leaves none. A negative
-    /// number is no maximum on Linux 6.18 and later: the kernel compares it as an unsigned number.
+    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets, in either state, a further close leaves no bucket. On
+    /// Linux 6.18 and later, a negative number means that there is no maximum: the kernel compares it as an unsigned number.
     pub max_tw_buckets: Option<i64>,
-    /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Some vendors' kernels have it, mainline has not.
+    /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Only kernels of some vendors have this setting.
     pub tw_timeout_s: Option<u64>,
     /// /proc/net/sockstat.
     pub sockstat: Option<TcpSockstat>,
@@ -103,7 +104,7 @@ impl BucketFacts {
         }
     }
 
-    /// A `TcpExt` counter; `None` where it could not be read, or this kernel has none of that name.
+    /// A `TcpExt` counter; `None` if it could not be read, or if this kernel has no counter of that name.
     #[must_use]
     pub fn counter(&self, name: &str) -> Option<u64> {
         self.tcp_ext.as_ref()?.count(name)

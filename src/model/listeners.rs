@@ -14,7 +14,7 @@ pub struct Listeners {
     by_port: HashMap<Port, Vec<FullSocket>>,
     /// The ports that have a listener. Most rows of a list are on other ports, and need no look-up in the map.
     ports: PortSet,
-    /// Whether the source does not report IPV6_V6ONLY of a listener on `::`, as procfs does not.
+    /// Whether the source does not report IPV6_V6ONLY of a listener on `::`. procfs does not report it.
     v6only_unknown: bool,
 }
 
@@ -28,9 +28,9 @@ impl Listeners {
         self.by_port.entry(port).or_default().push(listener);
     }
 
-    /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard
-    /// that covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` where the
-    /// answer depends on an IPV6_V6ONLY that the source does not report.
+    /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard that
+    /// covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` if the answer depends
+    /// on an IPV6_V6ONLY that the source does not report.
     #[must_use]
     #[inline]
     pub fn cover(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
@@ -39,8 +39,8 @@ impl Listeners {
 
     /// Whether a listener here would take connections to the remote end of this tuple, because that end is local as well.
     ///
-    /// An address is known to be local if it is a loopback address, the local address of the same connection, or the
-    /// address of a listener. A wildcard listener is no evidence for any other address.
+    /// An address is known to be local if it is a loopback address, the local address of the same connection, or the address of
+    /// a listener. A wildcard listener is not evidence for any other address.
     #[must_use]
     #[inline]
     pub fn cover_remote(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {

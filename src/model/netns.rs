@@ -42,7 +42,7 @@ impl TryFrom<OsString> for NetnsArg {
         }
         match bytes {
             b"" => Err(form("it is empty")),
-            // Names are files of /run/netns, and these two are not.
+            // Names are files in /run/netns, and these two are folders.
             b"." | b".." => Err(form("no namespace has this name")),
             _ => Ok(Self::Name(word)),
         }
@@ -119,12 +119,12 @@ impl fmt::Display for NetnsName {
 pub struct Netns {
     /// Which one.
     pub id: NetnsId,
-    /// Its name, where one is known.
+    /// Its name, if it is known.
     pub name: Option<NetnsName>,
 }
 
 impl Netns {
-    /// The name that ip-netns(8) knows it by.
+    /// Its name in ip-netns(8), if it has one.
     #[must_use]
     pub fn given_name(&self) -> Option<&OsStr> {
         match &self.name {
@@ -134,7 +134,7 @@ impl Netns {
     }
 }
 
-/// Its name, or its number where it has none.
+/// Its name, or its number if it has no name.
 impl fmt::Display for Netns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {

@@ -41,7 +41,7 @@ impl PortSet {
         self.0[word] & bit != 0
     }
 
-    /// How many ports there are.
+    /// The number of ports.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
@@ -69,7 +69,7 @@ impl PortSet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortIndex {
     set: PortSet,
-    /// How many of its ports are below the first one of each word.
+    /// For each word, the number of ports of the set below the first port of the word.
     below: Box<[u16; 1024]>,
 }
 
@@ -87,7 +87,7 @@ impl From<PortSet> for PortIndex {
 }
 
 impl PortIndex {
-    /// How many ports of the set are lower than this one, where it is in the set.
+    /// The number of ports of the set that are lower than this one; `None` if the set does not contain it.
     #[must_use]
     #[inline]
     pub fn place(&self, port: Port) -> Option<usize> {

@@ -142,7 +142,7 @@ pub enum Processes {
     OfPidNamespace,
 }
 
-/// A part of the kernel that has TCP sockets of its own.
+/// A part of the kernel that has its own TCP sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KernelPart {
     /// The listener of an MPTCP endpoint with a port (ip-mptcp(8)). The kernel lists the endpoint, so this is certain.

@@ -26,7 +26,7 @@ impl RemovalResult {
         }
     }
 
-    /// The errno, where there is one.
+    /// The errno, if there is one.
     #[must_use]
     pub const fn errno(self) -> Option<&'static str> {
         match self {

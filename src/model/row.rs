@@ -13,7 +13,7 @@ pub enum Direction {
     Inbound,
     /// This end called connect(): `analysis::direction` lists the evidence.
     Outbound,
-    /// There is no evidence for one of the two.
+    /// There is no evidence for either direction.
     Unknown,
 }
 

@@ -2,7 +2,8 @@
 //! all other code takes their names from here.
 //!
 //! To add a setting that `doctor` only shows and explains, add an entry to the list (and its name to the example in
-//! docs/commands/doctor.md, where a test looks for it). A setting with a verdict of its own has a function in `analysis::doctor` as well.
+//! docs/commands/doctor.md, where a test looks for it). A setting that `doctor` judges also has a function in
+//! `analysis::doctor`.
 
 /// A setting below /proc/sys/net.
 #[derive(Debug, PartialEq, Eq)]

@@ -116,7 +116,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_socket_with_an_owner_and_one_that_may_still_be_accepted_is_no_orphan() {
+    fn neither_a_socket_with_an_owner_nor_one_that_waits_for_accept_is_an_orphan() {
         use TcpState::{Closing, FinWait1, FinWait2, LastAck};
         for state in TcpState::ALL {
             let closing = [FinWait1, FinWait2, Closing, LastAck].contains(&state);

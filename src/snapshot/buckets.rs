@@ -296,7 +296,7 @@ fn walk(
                 flow = pass_rows(&mut rows);
             }
         }
-        // A recording must hold everything, even if nobody reads the rows any more.
+        // A recording must contain every row, even if the caller needs no more rows.
         if records { ControlFlow::Continue(()) } else { flow }
     });
     // Rows that came before a failure are shown.

@@ -1,7 +1,7 @@
-//! Watches the socket calls of a program, and gathers what explains a call that failed.
+//! Watches the socket calls of a program, and reads the facts that explain a failed call.
 //!
-//! The program is held at the call while this gathers, in the network namespace of the program. Nothing is bound: the errno of
-//! the program is the evidence.
+//! The program is stopped at the call while this module reads the facts of the program's network namespace. It makes no bind of
+//! its own: the errno of the program is the evidence.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,15 +23,15 @@ use crate::source::{self, Choice, Source};
 use crate::sys;
 pub use crate::sys::socket_calls::{ProgramEvent, ProgramTarget, WatchEnd, WatchError, watch};
 
-/// What explains a call that failed.
+/// The facts that explain a failed call.
 #[derive(Debug)]
 pub struct CallSituation {
     /// The facts of the program's network namespace.
     pub facts: Facts,
     /// The program's network namespace, if it is not the one of twtool.
     pub netns: Option<NetnsArg>,
-    /// Every socket on the local port of the call. `blocks`: it can be the reason of EADDRINUSE, or has the ends of the connection
-    /// that connect() asked for.
+    /// Every socket on the local port of the call. `blocks`: it can be the reason of EADDRINUSE, or has the ends of the
+    /// connection of a connect() call.
     pub holders: Vec<Holder>,
     /// The index of the interface of SO_BINDTODEVICE.
     pub device: Option<NonZeroU32>,
@@ -45,7 +45,7 @@ pub struct CallSituation {
     pub warnings: Vec<String>,
 }
 
-/// Gathers the situation of a call on a TCP socket. Call it while the program is held.
+/// Reads the facts about a call on a TCP socket. Call this while the program is stopped.
 ///
 /// # Errors
 /// The network namespace of the program cannot be entered, or the sockets cannot be read.
@@ -55,7 +55,7 @@ pub fn situation(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     let arg = elsewhere.then(|| NetnsArg::Process(call.process.tid.cast_unsigned()));
     let mut situation = Namespaces::named(arg.as_slice())?.within(|| here(call))?;
     if let Some(arg) = arg {
-        // The number of a process is of use for as long as it runs.
+        // A process number is useful only while the process runs.
         let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.given_name()?.to_owned()));
         situation.netns = Some(given.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
     }
@@ -92,7 +92,7 @@ fn here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
             }
         }
         if call.name == CallName::Listen {
-            // bind() succeeded, so only a listener can be in the way.
+            // bind() succeeded, so only a listener can block listen().
             for holder in &mut held {
                 holder.blocks &= holder.socket.state() == TcpState::Listen;
             }
@@ -133,8 +133,8 @@ fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<C
     }
 }
 
-/// The two ends that a connect() with a fixed source port asked for. If the socket is not bound to an address, the route
-/// chooses one; `None` if there is no route, or another call.
+/// The two ends of a connect() with a fixed source port. If the socket is not bound to an address, the route chooses one;
+/// `None` if there is no route, or another call.
 fn ends(call: &SocketCall) -> Option<(SocketAddr, SocketAddr)> {
     let to = call.addr.as_ref().filter(|_| call.name == CallName::Connect)?;
     let local = call.socket.as_ref()?.local?;

@@ -74,7 +74,7 @@ fn outbound(facts: &Facts, ipv4: Option<bool>) -> Result<Answer<Capacity>, Strin
     capacity_here(&CapacityQuestion { ipv4, ..CapacityQuestion::default() }).map_err(|error| error.to_string())
 }
 
-/// Keeps the sockets with IPv4, or with IPv6, on the wire; a listener on `::` may have both.
+/// Keeps the sockets with IPv4, or with IPv6, on the wire. A listener on `::` may use both.
 fn keep_family(health: &mut Health, ipv4: bool) {
     if let Ok(OpenSockets { listeners, close_wait, .. }) = &mut health.sockets {
         close_wait.retain(|one| one.socket.tuple.family.ipv4_on_the_wire() == ipv4);

@@ -115,9 +115,8 @@ impl Namespaces {
         })
     }
 
-    /// Runs `ask` in each namespace, on as many threads as there are cores, and passes the pieces to `each` in the
-    /// order of the namespaces, until `each` wants no more. `ask` gets the number of its namespace, from 0, and runs on
-    /// a thread in it.
+    /// Runs `ask` in each namespace, on as many threads as there are cores, and passes the pieces to `each` in the order of the
+    /// namespaces, until `each` breaks. `ask` gets the number of its namespace, from 0, and runs on a thread in it.
     ///
     /// If some namespaces fail, a warning names each of them and the answer is incomplete.
     ///
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_is_enough_is_an_answer_although_another_namespace_fails() {
+    fn a_break_after_the_first_piece_is_an_answer_even_if_another_namespace_fails() {
         let own = || netns::open(&NetnsArg::Path("/proc/self/ns/net".into())).expect("it can be opened");
         let namespaces = Namespaces(Which::Several(vec![own(), own()], vec![]));
         let ask = |number, pass_on: &mut PassOn<u32>| {

@@ -71,7 +71,7 @@ pub struct PortState {
     pub attempts: Vec<Attempt>,
     /// The state of the kernel's note of SO_REUSEPORT after the binds.
     pub note: ReuseportNote,
-    /// What the server asks for besides.
+    /// The other options of the server.
     pub setup: ServerSetup,
     /// The results with options that the question does not specify, if the answer can depend on them.
     pub alternatives: Vec<Alternative>,

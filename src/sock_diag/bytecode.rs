@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_cannot_judge_is_left_out_and_never_narrows() {
+    fn tests_that_the_kernel_cannot_evaluate_are_left_out_and_never_narrow() {
         for (text, judged) in [
             ("sport = 80 and expires < 5s", "sport = 80"),
             ("sport = 80 or expires < 5s", "sport >= 0"),

@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_and_one_without_the_option_are_told_apart() {
+    fn an_old_kernel_and_one_without_the_option_are_distinguished() {
         let mut without = DestroyingKernel::new(|_, _| errno::EOPNOTSUPP);
         assert!(matches!(run(&mut without, &rows(5)).end, Err(DestroyError::NotBuilt)));
         let mut old = DestroyingKernel::new(|_, cookie| if cookie == 0 { errno::ENOENT } else { errno::EOPNOTSUPP });

@@ -1,8 +1,9 @@
 //! Looks up one socket: a SOCK_DIAG_BY_FAMILY request without NLM_F_DUMP (`inet_diag_find_one_icsk` in
 //! net/ipv4/inet_diag.c). The kernel searches one hash bucket, while a dump walks the whole table.
 //!
-//! A request names both ends, the interface that the socket is bound to, and the cookie. So the response is never about
-//! a new socket with the same ends. [`find_by_ends`] leaves the cookie open, to find exactly that socket. IPv4-mapped sockets are AF_INET6 with their mapped addresses.
+//! A request names both ends, the interface that the socket is bound to, and the cookie. So the response never describes a new
+//! socket with the same ends. [`find_by_ends`] leaves the cookie open, to find exactly that socket. IPv4-mapped sockets are
+//! AF_INET6 with their mapped addresses.
 //!
 //! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
 //! address. So "not found" is certain for connections and buckets. For a listener it may mean that the kernel selected
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_answer_the_request_is_an_error() {
+    fn a_response_to_another_request_is_an_error() {
         for bad in [
             vec![],
             found(1, 9)[..40].to_vec(),

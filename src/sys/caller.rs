@@ -33,8 +33,8 @@ pub fn caller(typed: &[OsString]) -> Caller {
 }
 
 /// Whether this thread is in the initial network namespace. Only that one has this setting (`net_core_table` in
-/// net/core/sysctl_net_core.c). Another way would be /proc/1/ns/net, but a user may not read it, and in a pid namespace it is
-/// about another process.
+/// net/core/sysctl_net_core.c). /proc/1/ns/net would also show this, but a user has no permission to read it, and in a pid
+/// namespace it belongs to another process.
 fn is_in_initial_netns() -> bool {
     const SETTING: &str = "/proc/sys/net/core/dev_weight";
     retry(|| Ok(rustix::fs::access(SETTING, Access::EXISTS)?)).is_ok()

@@ -38,7 +38,7 @@ pub fn parse(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapEff:")
 }
 
-/// The hexadecimal mask of the line `CapBnd:`, what a program can get by execve(2).
+/// Parses the hexadecimal mask of the line `CapBnd:`, the capabilities that a program can get by execve(2).
 #[must_use]
 pub fn parse_bounding(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapBnd:")

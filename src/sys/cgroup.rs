@@ -55,7 +55,7 @@ const MOST: usize = 20_000;
 pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
     let mut found = BTreeMap::new();
     let Some(root) = unified().filter(|_| !ids.is_empty()) else { return Ok(found) };
-    // In a cgroup namespace of its own, all sockets of a container can belong to the root.
+    // If a container has its own cgroup namespace, all its sockets can belong to the root of that namespace.
     let own = if_present(retry(|| fs::metadata(&root)))?.map(|folder| folder.ino());
     found.extend(own.filter(|id| ids.contains(id)).map(|id| (id, "/".to_owned())));
     let mut unread = vec![root.clone()];

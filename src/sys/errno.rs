@@ -7,7 +7,7 @@
 //! | [`Refusal`] | errnos | what twtool concludes |
 //! |---|---|---|
 //! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process ended, this kernel has no such setting, family or protocol |
-//! | `Refused` | EPERM, EACCES | the caller or its sandbox may not use it |
+//! | `Refused` | EPERM, EACCES | the caller has no permission to use it, or a sandbox refuses it |
 //! | `Interrupted` | EINTR | nothing: the call is repeated |
 //! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: ENOBUFS and ENOMEM are repeated a few times, then the failure is reported |
 //! | `Other` | all others | nothing: the failure is reported |
@@ -21,7 +21,7 @@ use nix::errno::Errno;
 pub enum Refusal {
     /// The object does not exist, or the kernel does not support it.
     Absent,
-    /// The caller may not use the object.
+    /// The caller has no permission to use the object.
     Refused,
     /// A signal interrupted the call.
     Interrupted,
@@ -55,7 +55,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the failure is an answer: the object does not exist, or the caller may not use it.
+    /// Whether the failure is a definite answer: the object does not exist, or the caller has no permission to use it.
     #[must_use]
     pub const fn is_answer(self) -> bool {
         matches!(self, Self::Absent | Self::Refused)

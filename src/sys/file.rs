@@ -153,7 +153,7 @@ impl Location {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Refuses a name that the new file may not get, and returns the status of the file that it replaces.
+    /// Refuses a name that is not allowed for the new file, and returns the status of the file that it replaces.
     fn check(&self, replace: bool) -> io::Result<Option<Stat>> {
         match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(Some(found)),
@@ -164,7 +164,7 @@ impl Location {
     }
 }
 
-/// Gives the new file the owner, the group and the permissions of the file that it replaces. If the caller may not
+/// Gives the new file the owner, the group and the permissions of the file that it replaces. If the caller has no permission to
 /// change the owner, a file of another user is not replaced, because that user would lose access to it.
 fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
     let new = rustix::fs::fstat(file)?;

@@ -32,9 +32,9 @@ pub fn pids() -> io::Result<Vec<u32>> {
 pub enum ProcGap {
     /// The folder /proc belongs to another filesystem, or does not exist.
     NotMounted,
-    /// Processes that the caller may not trace are hidden (proc(5), hidepid).
+    /// Processes that the caller has no permission to trace are hidden (proc(5), hidepid).
     Hidepid,
-    /// The caller, or its sandbox, may not read /proc.
+    /// The caller has no permission to read /proc, or a sandbox refuses it.
     Refused,
 }
 

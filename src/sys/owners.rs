@@ -105,7 +105,7 @@ fn shown_processes() -> Processes {
 enum ReadError {
     /// The process or thread has ended.
     Gone,
-    /// The caller may not read them.
+    /// The caller has no permission to read them.
     Refused,
     /// Another failure, which leaves it unknown whether there are more owners.
     Failed(String),

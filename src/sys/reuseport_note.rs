@@ -39,7 +39,7 @@ impl NoteGuard {
     /// Creates the sockets that can clear a note. This comes before the bind that leaves a note, so that a lack of
     /// descriptors or memory is an error before the bind.
     ///
-    /// The sockets are on the device of the attempt: a device of a VRF has ports of its own, and so notes of its own
+    /// The sockets are on the device of the attempt, because a device of a VRF has its own ports and notes
     /// (`inet_sk_bound_l3mdev`).
     pub(super) fn prepare(device: Option<NonZeroU32>) -> io::Result<Self> {
         let ipv6 = none_if_refused(retry(|| socket(Domain::IPV6, device)))?;

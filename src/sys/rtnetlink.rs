@@ -1,5 +1,5 @@
-//! Changes interfaces of the calling thread's network namespace through rtnetlink(7): sets `lo` up, creates a veth
-//! pair. Only private namespaces are changed, never the host's.
+//! Changes interfaces of the calling thread's network namespace through rtnetlink(7): sets `lo` up, creates a veth pair. It is
+//! used only in private namespaces, never in the namespace of the host.
 
 use std::io;
 use std::net::Ipv4Addr;

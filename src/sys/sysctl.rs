@@ -18,7 +18,7 @@ pub fn read(name: &str) -> io::Result<String> {
     setting::read(&path(name))
 }
 
-/// Changes a setting. Only private namespaces are changed, never the host's.
+/// Changes a setting. It is called only in private namespaces, never in the namespace of the host.
 pub fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }

@@ -5,9 +5,9 @@
 //! 2. pidfd_getfd(2) (since 5.6) copies a descriptor, if the caller may trace the process (ptrace(2)).
 //! 3. getsockname(2) on the copy returns the address. The copy is closed immediately.
 //!
-//! If the owner closes a socket at that moment, the socket stays open for some microseconds longer. Descriptors of a
-//! thread that does not share the descriptors of its main thread are not found. A process that has ended, or that the
-//! caller may not trace, is skipped. Any other failure is reported, because sockets may be missing then.
+//! If the owner closes a socket at that moment, the socket stays open for some microseconds longer. Descriptors of a thread
+//! that does not share the descriptors of its main thread are not found. A process that has ended, or that the caller has no
+//! permission to trace, is skipped. Any other failure is reported, because sockets may be missing then.
 
 use std::fs;
 use std::io;

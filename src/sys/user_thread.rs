@@ -1,9 +1,9 @@
-//! Runs a function as another user, on a thread of its own.
+//! Runs a function as another user, on a new thread.
 //!
 //! Linux keeps the user, the groups and the capabilities for each thread (credentials(7)). The functions of the C library
-//! change all threads of a process; rustix makes the system calls for the calling thread only. For another user than root, the
-//! thread gives up its capabilities: only a change from root does that by itself (capabilities(7)). The thread ends with the
-//! function, and the other threads of twtool stay as they are.
+//! change all threads of a process; rustix makes the system calls for the calling thread only. If the user is not root, the
+//! thread gives up its capabilities itself, because the kernel does that only when root becomes another user (capabilities(7)).
+//! The thread ends with the function, and the other threads of twtool stay as they are.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -50,7 +50,7 @@ pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + S
     })
 }
 
-/// Gives up the groups before the user, because another user may not change them.
+/// Gives up the groups before the user, because a user other than root has no permission to change them.
 fn become_user(UserIds { uid, gid }: UserIds) -> Result<(), StepError> {
     let step = |name| move |error| (name, error);
     retry(|| Ok(set_thread_groups(&[])?)).map_err(step("setgroups()"))?;

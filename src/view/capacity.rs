@@ -67,8 +67,8 @@ struct RangeRecord {
     size: u32,
 }
 
-/// A destination in JSON and csv. The order of fields is the order of keys. `None` is unknown, except where a field says
-/// otherwise.
+/// A destination in JSON and csv. The order of fields is the order of keys. `None` means unknown, unless a field has another
+/// description.
 #[derive(Serialize)]
 struct DestinationRecord<'a> {
     local_addr: String,

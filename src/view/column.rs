@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_is_described_and_its_key_is_its_own() {
+    fn every_column_has_help_and_a_unique_key_and_title() {
         for (i, column) in COLUMNS.iter().enumerate() {
             assert!(!column.title.is_empty() && !column.help.is_empty() && !column.help.ends_with('.'), "{column:?}");
             assert!(

@@ -51,7 +51,7 @@ struct Payload<'a> {
     lasting: Vec<LastingRecord<'a>>,
 }
 
-/// One end of the connection. `None` is unknown; without a fixed source port, connect() chooses it.
+/// One end of the connection. `None` means unknown. Without a fixed source port, connect() chooses the port.
 #[derive(Serialize)]
 struct EndRecord<'a> {
     addr: Option<String>,

@@ -103,7 +103,7 @@ fn segment_record(segment: &Segment) -> SegmentRecord<'_> {
     }
 }
 
-/// The record of an event; `None` for a countdown, and for a result, which has a record type of its own.
+/// The record of an event; `None` for a countdown, and for a result, which has its own record type.
 fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
     let (name, what, segment, errno, data) = match &event.kind {
         EventKind::Part => ("part", Some(event.part.as_str()), None, None, None),

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_never_says_more_than_there_is() {
+    fn a_duration_is_never_rounded_up() {
         let text = |ms| duration(Duration::from_millis(ms));
         assert_eq!([text(0), text(99), text(41_399), text(99_999)], ["0.0s", "0.0s", "41.3s", "99.9s"]);
         assert_eq!([text(100_000), text(123_999)], ["1m40s", "2m03s"]);

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_process_gave_itself_does_not_steer_the_line() {
+    fn a_process_name_does_not_control_the_status_line() {
         let (facts, held) = (facts(), [listener("\x1b[2J\r\n")]);
         let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, Cause::Listener, None), 200);
         assert!(!line[1..].contains(['\x1b', '\r', '\n']), "{line:?}");

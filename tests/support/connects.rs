@@ -1,5 +1,5 @@
-//! A client as programs write it, and the call and the errno with which it fails: the kernel's own answer to what
-//! `twtool connect-test` says, by code that shares nothing with it.
+//! A client as programs write it, and the call and the errno with which it fails. The tests compare this result of the kernel
+//! with the answer of `twtool connect-test`. This code is independent of twtool.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
-/// A client that binds `from`, where that is given, and connects to `to`.
+/// A client that binds `from`, if that is given, and connects to `to`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
     pub(crate) from: Option<SocketAddr>,
@@ -28,7 +28,7 @@ fn failed(call: &'static str) -> impl Fn(io::Error) -> Failure {
 }
 
 impl Client {
-    /// Connects, without waiting for a response. A socket that is refused had its port, and is an answer, too.
+    /// Connects, without waiting for a response. A connection that the peer refuses is also a success, because it had a port.
     pub(crate) fn connect(&self) -> Result<Socket, Failure> {
         let Self { from, to, reuseaddr, no_port } = *self;
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(failed("socket"))?;
@@ -51,7 +51,7 @@ impl Client {
         Ok(socket)
     }
 
-    /// How bind() alone fails.
+    /// The failure of bind() alone.
     pub(crate) fn binds(&self) -> Option<Failure> {
         let at = self.from.expect("an address to bind");
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
@@ -59,7 +59,7 @@ impl Client {
         socket.bind(&at.into()).map_err(failed("bind")).err()
     }
 
-    /// How it fails. The connection, if there is one, is reset at once.
+    /// The failure of the client. A connection, if there is one, is reset at once.
     pub(crate) fn fails(&self) -> Option<Failure> {
         self.connect().err()
     }

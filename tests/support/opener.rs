@@ -1,4 +1,4 @@
-//! Opens sockets as a server would, by code that shares nothing with twtool's: in this process, or in a child as another user.
+//! Opens sockets as a server does, in this process, or in a child as another user. This code is independent of twtool.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ pub(crate) struct Spec {
     pub(crate) listen: bool,
 }
 
-/// What opening gave: `ok` or an errno of bind(), and of listen() where it was called; or the option that was refused.
+/// The result of opening: `ok` or an errno of bind(), and of listen() if it was called; or the option that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Opened {
     /// bind() and listen().
@@ -125,7 +125,7 @@ pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, Kept) {
     (opened, Kept { _sockets: vec![], child: Some((child, stdin)) })
 }
 
-/// The child: becomes the user, opens the sockets, says what that gave, and keeps them until its input ends.
+/// Runs in the child: becomes the user, opens the sockets, prints the results, and keeps the sockets until its input ends.
 pub(crate) fn obey(orders: &str) {
     let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(orders).expect("orders");
     setgroups(&[]).expect("setgroups");

@@ -1,5 +1,5 @@
-//! Situations on the real kernel, made with twtool's own lab. Each function changes the network namespace of the calling thread
-//! as its name describes.
+//! Situations on the real kernel, made with twtool's own lab. Each function creates, in the network namespace of the calling
+//! thread, the sockets that its name describes.
 //!
 //! Ports are fixed, because each test has its own namespace. A function returns the sockets that must stay open.
 

@@ -110,7 +110,7 @@ pub fn is_explained(call: &SocketCall) -> bool {
     }
 }
 
-/// Whether the call asks for the progress of a connection, so that its errno is no failure.
+/// Whether the call asks for the progress of a connection, so that its errno does not mean a failure.
 #[must_use]
 pub fn is_progress(call: &SocketCall) -> bool {
     call.name == CallName::Connect

@@ -11,7 +11,7 @@ use crate::model::tw_reuse::{ReuseMode, TwReuse};
 /// A destination with a smaller share of the pool left, in percent, is short of ports.
 const SHORT: u32 = 10;
 
-/// The share of the range, in percent, from which on bound and reserved ports get a sentence of their own.
+/// The share of the range, in percent, from which on the advice has a sentence about bound and reserved ports.
 const MANY: u32 = 5;
 
 /// A range with fewer ports can be widened considerably.

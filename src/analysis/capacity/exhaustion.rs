@@ -13,8 +13,8 @@ use crate::model::time::milliseconds;
 /// 10 s".
 pub const PRESENT: Duration = Duration::from_secs(10);
 
-/// A tolerance above the rounding error of the division: a port that is taken in the millisecond of a release counts as taken
-/// before it.
+/// A tolerance above the rounding error of the division. With it, a port that is taken in the millisecond of a release counts
+/// as taken before the release.
 const ROUNDING_MS: f64 = 1e-6;
 
 /// The ports and the rate of closes of a destination at one moment.
@@ -73,15 +73,15 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_runs_out_although_its_mean_would_not() {
-        // 700 a second since 20 s, of 28,000 ports: 14,000 are left, and none comes back in the next 40 s.
+    fn a_burst_exhausts_the_ports_although_its_mean_rate_would_not() {
+        // 700 closes a second for 20 s, with 28,000 ports: 14,000 ports are left, and no port is released in the next 40 s.
         let released: Vec<u64> = (0..14_000).map(|i| 40_000 + i * 10 / 7).collect();
         assert_eq!(exhausted_ms(14_000, 700.0, &released), Some(20_000));
     }
 
     #[test]
     fn a_steady_rate_below_the_ceiling_never_runs_out() {
-        // 400 a second since a minute, of 28,000 ports: as many come back as go.
+        // 400 closes a second for a minute, with 28,000 ports: as many ports are released as are taken.
         let released: Vec<u64> = (0..24_000).map(|i| i * 5 / 2).collect();
         assert_eq!(exhausted_ms(4000, 400.0, &released), None);
     }
@@ -89,36 +89,36 @@ mod tests {
     #[test]
     fn a_rate_above_the_ceiling_runs_out_within_the_hold() {
         assert_eq!(exhausted_ms(16, 1.0, &[]), Some(16_000));
-        assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first comes back before the sixteenth goes");
+        assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first port is released before the sixteenth is taken");
         assert_eq!(exhausted_ms(60, 1.0, &[]), Some(60_000));
         assert_eq!(exhausted_ms(61, 1.0, &[]), None);
     }
 
     #[test]
-    fn what_comes_back_in_time_counts_and_what_comes_later_does_not() {
+    fn only_ports_released_in_time_count() {
         assert_eq!(exhausted_ms(2, 1.0, &[1500, 1500]), Some(4000));
         assert_eq!(exhausted_ms(2, 1.0, &[2500, 2500]), Some(2000));
     }
 
     #[test]
-    fn nothing_left_is_now_and_no_rate_is_never() {
+    fn no_port_left_gives_zero_and_no_rate_gives_none() {
         assert_eq!(exhausted_ms(0, 0.0, &[100]), Some(0));
         assert_eq!(exhausted_ms(1, 0.0, &[]), None);
     }
 
     #[test]
     fn a_release_in_the_moment_of_the_last_connect_comes_too_late() {
-        // 1000 / 1392 is no binary fraction: two connections take 2784.0000000000005 ms by it.
+        // 1000 / 1392 is not a binary fraction, so two connections take 2784.0000000000005 ms.
         assert_eq!(exhausted_ms(1, 1000.0 / 1392.0, &[0, 2784]), Some(2784));
     }
 
     proptest! {
-        /// The same, step by step: a connection each 1/rate seconds, a release whenever one is due.
+        /// Compares with a simulation in steps: a connection every 1/rate seconds, and each release when it is due.
         #[test]
-        fn it_is_what_counting_step_by_step_gives(free in 0_u32..40, gap_ms in 1_u64..3000, released_ms in proptest::collection::vec(0_u64..60_000, 0..40)) {
+        fn it_equals_a_simulation_in_steps(free in 0_u32..40, gap_ms in 1_u64..3000, released_ms in proptest::collection::vec(0_u64..60_000, 0..40)) {
             let load = Load { free, per_s: 1000.0 / precise(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
             let model = load.exhausted_in();
-            // After n connections, at n * gap, nothing is left.
+            // After n connections, at n * gap, no port is left.
             let taken_at = |n: u64| n * gap_ms;
             let first = (0..=60_000).take_while(|n| taken_at(*n) <= 60_000).find(|n| {
                 let back = released_ms.iter().filter(|ms| **ms < taken_at(*n)).count() as u64;

@@ -152,11 +152,12 @@ pub fn destinations(
     let mut found = vec![];
     let unbound = |ends: ConnectionEnds| ConnectionEnds { interface: None, ..ends };
     for route in connected.chunk_by(|a, b| unbound(a.ends()) == unbound(b.ends())) {
-        // RangeSockets that are bound to no interface come first in the order.
+        // Sockets that are bound to no interface come first in the order.
         let any_interface = route.partition_point(|one| one.ends().interface.is_none());
         for group in route.chunk_by(|a, b| a.ends() == b.ends()) {
             let ends = group[0].ends();
-            // They take ports away from sockets that are bound to an interface, but not the other way round.
+            // They take ports away from sockets that are bound to an interface. Sockets that are bound to an interface take no
+            // port away from them.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
             if !wanted.takes(&ends) {
                 continue;
@@ -191,9 +192,9 @@ impl Destination {
         let length_ms = u64::from(length.seconds) * 1000;
         let applies = reuse.applies(ends.local_addr, ends.remote_addr, ends.interface);
         let delay_ms = milliseconds(reuse.delay);
-        // The age of a bucket; less if a FIN restarted its timer.
+        // The age of a bucket. If a FIN restarted its timer, the result is less than the age.
         let age = |expires_ms: u32| length_ms.saturating_sub(expires_ms.into());
-        // When connect() can certainly take it over, in ms from now.
+        // The time in ms from now after which connect() can certainly take over the bucket.
         let reusable_in = |one: &Connected| match one.hold {
             Hold::TimeWait { expires_ms } if applies == Some(true) => Some(delay_ms.saturating_sub(age(expires_ms))),
             _ => None,

@@ -163,15 +163,15 @@ impl RangeSockets {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
-    /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] decides where it can. The
-    /// [`Self::undirected`] ones are left out.
+    /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] decides the direction if possible. The
+    /// [`Self::undirected`] connections are left out.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
         let direction =
             |one: &Connected| direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
         connected.retain(|one| direction(one) != Direction::Inbound && !self.is_undirected(one));
-        // With an ephemeral port on both ends and no listener, the direction is open. A server whose listener is gone has many
-        // remote ports for one local port. For a client it is the other way round.
+        // With an ephemeral port on both ends and no listener, the direction is unknown. A server whose listener has closed has
+        // many remote ports for one local port, and a client has many local ports for one remote port.
         let doubtful = |one: &Connected| direction(one) == Direction::Unknown;
         let (mut by_local, mut by_remote) = (HashMap::new(), HashMap::new());
         let near = |one: &Connected| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());
@@ -193,7 +193,7 @@ pub(super) mod tests {
 
     pub(in super::super) const LOW: u16 = 40_000;
 
-    /// A socket that is no bucket.
+    /// A socket that is not a bucket.
     pub(in super::super) fn full(
         local: &str,
         local_port: u16,
@@ -228,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_list_tells_of_listeners_and_of_sockets_that_are_not_connected_and_of_no_others() {
+    fn the_list_shows_bound_ports_only_of_listeners_and_unconnected_sockets() {
         let found = [
             full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen),
             full("127.0.0.1", LOW + 1, "0.0.0.0", 0, TcpState::BoundInactive),
@@ -242,7 +242,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_listener_accepted_is_no_destination() {
+    fn accepted_connections_are_no_destinations() {
         let listener = full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen);
         let accepted = full("127.0.0.1", LOW, "127.0.0.1", LOW + 1, TcpState::Established);
         let client = full("127.0.0.1", LOW + 1, "127.0.0.1", LOW, TcpState::Established);
@@ -250,7 +250,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_an_unknown_v6only_leaves_open_is_no_destination_and_is_counted() {
+    fn connections_of_unknown_direction_are_no_destinations_and_are_counted() {
         let listener = |v6only| {
             let Socket::Full(listener) = full("::", LOW, "::", 0, TcpState::Listen) else { unreachable!() };
             Socket::Full(FullSocket { v6only, ..listener })
@@ -267,11 +267,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn many_remote_ports_on_one_local_port_are_those_of_a_server_whose_listener_is_gone() {
+    fn many_remote_ports_on_one_local_port_belong_to_a_server_without_a_listener() {
         let one = |local, remote| full("127.0.0.1", local, "127.0.0.2", remote, TcpState::Established);
         assert_eq!(ends(&[one(LOW, LOW + 1), one(LOW, LOW + 2)]), []);
         assert_eq!(ends(&[one(LOW + 1, LOW), one(LOW + 2, LOW)]), [(LOW + 1, LOW), (LOW + 2, LOW)]);
-        assert_eq!(ends(&[one(LOW, LOW + 1)]), [(LOW, LOW + 1)], "either may be");
+        assert_eq!(ends(&[one(LOW, LOW + 1)]), [(LOW, LOW + 1)], "both directions are possible");
         assert_eq!(
             ends(&[one(LOW, 443), one(LOW, 444)]),
             [(LOW, 443), (LOW, 444)],

@@ -58,8 +58,8 @@ fn a_pool_counts_each_port_once() {
 }
 
 #[test]
-fn buckets_are_given_back_by_their_age() {
-    // 2 s, 600 ms and 100 ms old; and one that is due.
+fn buckets_are_reusable_by_their_age() {
+    // Three buckets are 2 s, 600 ms and 100 ms old; one is due.
     let found = [bucket(LOW, 58_000), bucket(LOW + 1, 59_400), bucket(LOW + 2, 59_900), bucket(LOW + 3, 0)];
     let counts = |reuse| {
         let Destination { free, time_wait, reusable, reusable_within_1s, .. } = one(16, reuse, &found);
@@ -75,12 +75,12 @@ fn buckets_are_given_back_by_their_age() {
 }
 
 #[test]
-fn a_bucket_is_perhaps_given_back_where_its_age_counts_in_whole_seconds() {
+fn a_bucket_is_perhaps_reusable_if_its_age_counts_in_whole_seconds() {
     let half = |local_port| {
         let Socket::Bucket(bucket) = bucket(local_port, 59_000) else { unreachable!("a bucket") };
         Socket::Bucket(TimeWaitBucket { fin_wait_2: true, ..bucket })
     };
-    // 2 s, 1 s and 600 ms old; two in FIN_WAIT_2, one of them on a port with an open connection besides.
+    // Three buckets are 2 s, 1 s and 600 ms old. Two are in FIN_WAIT_2; the port of one of them also has an open connection.
     let found = [
         bucket(LOW, 58_000),
         bucket(LOW + 1, 59_000),
@@ -121,7 +121,7 @@ fn a_socket_that_is_not_listed_may_have_one_port() {
 }
 
 #[test]
-fn a_port_that_is_bound_besides_comes_back_to_nobody() {
+fn a_port_that_is_also_bound_is_not_reusable() {
     let found =
         [full("127.0.0.1", LOW, "0.0.0.0", 0, TcpState::BoundInactive), bucket(LOW, 10_000), bucket(LOW + 1, 10_000)];
     let destination = one(16, on(1), &found);
@@ -129,15 +129,15 @@ fn a_port_that_is_bound_besides_comes_back_to_nobody() {
 }
 
 #[test]
-fn rates_are_of_the_minute_and_of_the_last_seconds() {
-    // A close a second for 50 s, the last one 10 s ago; then 5 a second.
+fn rates_cover_the_minute_and_the_last_seconds() {
+    // One close a second for 50 s, the last one 10 s ago; then 5 closes a second.
     let mut found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 49_500 - u32::from(i) * 1000)).collect();
     found.extend((0..50).map(|i| bucket(LOW + 100 + i, 59_900 - u32::from(i) * 200)));
     let destination = one(1000, off(), &found);
     assert_eq!((destination.closes_per_s, destination.closes_per_s_now), (Some(100.0 / 60.0), Some(5.0)));
     assert_eq!(destination.sustainable_per_s, Some(1000.0 / 60.0));
     assert_eq!(destination.exhausted_in, None, "300 ports are enough");
-    // With buckets that are given back after 2 s, the rate of those 2 s counts, and the ceiling is higher.
+    // If connect() can take over buckets after 2 s, the rate of the last 2 s counts, and the ceiling is higher.
     let destination = one(1000, on(2000), &found);
     assert_eq!((destination.closes_per_s_now, destination.sustainable_per_s), (Some(5.0), Some(500.0)));
     let destination = one(1000, on(0), &found);
@@ -145,11 +145,11 @@ fn rates_are_of_the_minute_and_of_the_last_seconds() {
 }
 
 #[test]
-fn a_present_rate_above_the_ceiling_tells_when_nothing_is_left() {
-    // 50 in the last 10 s; the first comes back in 50 s. 200 ports: 150 are left for 30 s.
+fn a_present_rate_above_the_ceiling_gives_the_time_of_exhaustion() {
+    // 50 closes in the last 10 s; the first port is released in 50 s. Of 200 ports, 150 are left, which last for 30 s.
     let found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 59_900 - u32::from(i) * 200)).collect();
     assert_eq!(one(200, off(), &found).exhausted_in, Some(Duration::from_secs(30)));
-    assert_eq!(one(200, on(1000), &found).exhausted_in, None, "each is given back after a second");
+    assert_eq!(one(200, on(1000), &found).exhausted_in, None, "connect() can take over each bucket after a second");
     assert_eq!(one(50, off(), &found).exhausted_in, Some(Duration::ZERO));
 }
 
@@ -158,7 +158,7 @@ fn uncertain_ports_count_where_they_are_free() {
     let found = [bucket(LOW, 10_000), bucket(LOW + 1, 10_000)];
     let uncertain = |size, ports: &[u16]| destinations_of(size, off(), &found, ports)[0].uncertain;
     assert_eq!((uncertain(16, &[]), uncertain(16, &[LOW, LOW + 5]), uncertain(16, &[LOW + 20])), (0, 1, 0));
-    // Of an odd range the highest port or the lowest may not be looked at.
+    // In a range with an odd number of ports, the kernel may skip the highest or the lowest port.
     assert_eq!((uncertain(17, &[]), uncertain(17, &[LOW + 5])), (1, 2));
     assert_eq!(
         destinations_of(3, off(), &[bucket(LOW, 1), bucket(LOW + 2, 1)], &[])[0].uncertain,
@@ -169,7 +169,7 @@ fn uncertain_ports_count_where_they_are_free() {
 }
 
 #[test]
-fn the_fewest_free_come_first_and_what_was_asked_for_is_always_there() {
+fn the_fewest_free_come_first_and_the_requested_destination_is_always_included() {
     let other = |port, to_port| full(FROM, port, TO.0, to_port, TcpState::Established);
     let found = [other(LOW, 1), other(LOW, 2), other(LOW + 1, 2), other(LOW + 2, 2), other(LOW + 1, 1), other(LOW, 3)];
     let ports = |all: &[Destination]| all.iter().map(|one| (one.ends.remote_port.0, one.free)).collect::<Vec<_>>();
@@ -196,7 +196,7 @@ fn a_minimum_is_a_number_or_a_share_of_the_pool() {
 }
 
 #[test]
-fn advice_is_given_where_the_numbers_ask_for_it() {
+fn advice_depends_on_the_numbers() {
     let found: Vec<Socket> = (0..15).map(|i| bucket(LOW + i, 1000)).collect();
     let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
     let advice = |found: &[Socket], bound: &[u16], reuse: TwReuse| {
@@ -244,7 +244,7 @@ fn advice_is_given_where_the_numbers_ask_for_it() {
 }
 
 #[test]
-fn other_states_are_in_use_and_no_closes() {
+fn other_states_use_ports_but_are_not_closes() {
     let half = Socket::Bucket(TimeWaitBucket {
         tuple: tuple(LOW),
         fin_wait_2: true,

@@ -164,7 +164,7 @@ pub fn advise(
         (Some((FailingCall::Connect, _)), _) if lacks_scope(situation, conclusion) => {
             help.commands.push(link_local_addresses(shell));
             help.advice.push(format!(
-                "Name the interface in the destination, like {}%eth0: each interface has a link of its own (ipv6(7)).",
+                "Name the interface in the destination, like {}%eth0: each interface has its own link (ipv6(7)).",
                 situation.to.addr
             ));
         }

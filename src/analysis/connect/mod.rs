@@ -1,14 +1,17 @@
-//! Whether connect() finds a local address and a port. The kernel decides in this order, and so does [`Situation::conclude`]:
+//! Decides whether connect() gets a local address and port. The kernel decides in this order, and so does
+//! [`Situation::conclude`]:
 //!
-//! 1. bind(), if the client binds an address or a port. A real bind tells its result. Without a port, bind() chooses one that
-//!    no socket on the address has. With IP_BIND_ADDRESS_NO_PORT, it leaves the choice to connect().
-//! 2. The route, which also gives the local address (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c). A UDP socket tells it.
+//! 1. bind(), if the client binds an address or a port. twtool makes a real bind. Without a port, bind() chooses one that no
+//!    socket on the address has. With IP_BIND_ADDRESS_NO_PORT, it leaves the choice to connect().
+//! 2. The route, which also gives the local address (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c). twtool finds it with a UDP
+//!    socket.
 //! 3. The port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c):
-//!    - A fixed port fails only if a socket with the same four values exists. connect() takes over a bucket among them if its
-//!      connection had TCP timestamps, whatever `tcp_tw_reuse` is. The kernel does not export whether it had.
+//!    - A fixed port fails only if a socket with the same four values exists. connect() takes over a bucket with these
+//!      values if the old connection had TCP timestamps, whatever `tcp_tw_reuse` is. The kernel does not report whether that
+//!      connection had timestamps.
 //!    - Without a fixed port, connect() searches the ephemeral range. [`super::capacity`] repeats that search.
 //!
-//! No step uses connect() of a TCP socket: even one that sends nothing destroys the bucket that it takes over.
+//! No step uses connect() of a TCP socket. Even a connect() that sends nothing destroys the bucket that it takes over.
 
 pub mod advice;
 
@@ -26,16 +29,16 @@ use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 use crate::model::tw_reuse::TwReuse;
 
-/// The answer.
+/// The verdict: whether connect() gets an address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectVerdict {
     /// connect() finds an address and a port.
     Free,
     /// No port: in use, or none left.
     Blocked,
-    /// It fails for a reason that has nothing to do with ports in use.
+    /// connect() fails for a reason that has nothing to do with ports in use.
     Denied,
-    /// The kernel does not export what decides.
+    /// The verdict depends on a fact that the kernel does not report.
     Unknown,
 }
 
@@ -55,7 +58,7 @@ impl ConnectVerdict {
 /// The reason of the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectCause {
-    /// Nothing is in the way.
+    /// Nothing blocks connect().
     None,
     /// connect() has no port left for this destination.
     Exhausted,
@@ -128,7 +131,7 @@ pub struct PortChoice {
     pub destination: Destination,
 }
 
-/// What decides whether connect() works, as measured.
+/// The measured facts that decide whether connect() works.
 #[derive(Clone, Debug)]
 pub struct Situation {
     /// The facts of the network namespace.
@@ -174,12 +177,12 @@ pub struct ConnectConclusion {
     pub inferred: Option<ConnectVerdict>,
     /// The ports that connect() may choose for this destination; `None` with a fixed source port, or without an answer.
     pub free: Option<u32>,
-    /// The time until the obstacle ends by itself, if only buckets are in the way.
+    /// The time until the blocking sockets end by themselves, if only buckets block.
     pub free_in: Option<Duration>,
 }
 
-/// Whether a socket has these ends, so that a connection with the same ends conflicts with it. A socket that is bound to another
-/// interface does not (`inet_match` in net/inet_hashtables.h).
+/// Whether a socket has these ends, so that a connection with the same ends conflicts with it. A socket that is bound to
+/// another interface does not conflict (`inet_match` in net/inet_hashtables.h).
 #[must_use]
 pub fn has_ends(socket: &Socket, local: SocketAddr, remote: SocketAddr, interface: Option<NonZeroU32>) -> bool {
     let tuple = socket.tuple();
@@ -223,7 +226,7 @@ impl Situation {
         self.attempts.first().map(|attempt| attempt.bind)
     }
 
-    /// The conclusion for the same client with SO_REUSEADDR; `None` if its bind() fails too, or was not tried.
+    /// The conclusion for the same client with SO_REUSEADDR; `None` if the bind() of that client also fails, or was not tried.
     fn with_reuseaddr(&self) -> Option<ConnectConclusion> {
         let attempts = self.attempts.get(1..).filter(|_| self.reuseaddr_helps())?.to_vec();
         Some(Self { attempts, ..self.clone() }.conclude())
@@ -331,7 +334,7 @@ fn with_chosen_port(choice: &PortChoice) -> ConnectConclusion {
     );
     let reusable = one.reusable.unwrap_or_default();
     let certain = one.free.saturating_sub(one.uncertain.saturating_add(reusable));
-    // Buckets do not count as free if the settings that decide about them could not be read.
+    // If the settings for the take-over of buckets could not be read, buckets do not count as free.
     let unread = one.reusable.is_none() && one.time_wait > 0;
     let conclusion = match (certain, one.free) {
         (1.., _) => ConnectConclusion::FREE,

@@ -26,7 +26,7 @@ pub(super) fn check(health: &Health) -> Check {
         return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
     };
     let check = Check::ok(subject, Some(count).into(), Datum::Unknown).with("nf_conntrack_max", Some(most));
-    // `__nf_conntrack_alloc` in net/netfilter/nf_conntrack_core.c: 0 is no maximum.
+    // `__nf_conntrack_alloc` in net/netfilter/nf_conntrack_core.c: 0 means that there is no maximum.
     let Some(part) = count.saturating_mul(100).checked_div(most) else {
         return check.found(Status::Ok, format!("{count} tracked, and there is no maximum."));
     };

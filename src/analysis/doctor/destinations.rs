@@ -21,7 +21,7 @@ pub struct Outbound<'a> {
     pub conditions: Conditions<'a>,
 }
 
-/// The check; an error in `outbound` says why the destinations are unknown.
+/// The check. An error in `outbound` is the reason why the destinations are unknown.
 pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &Shell) -> Check {
     let subject = Subject {
         id: "destinations",

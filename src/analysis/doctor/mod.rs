@@ -161,8 +161,8 @@ impl Leak {
     pub const SOCKETS: usize = 10;
 }
 
-/// Makes every check, in a fixed order. An error in `outbound` says why the destinations are unknown. The suggested commands
-/// are for `shell`.
+/// Makes every check, in a fixed order. An error in `outbound` is the reason why the destinations are unknown. The suggested
+/// commands are for `shell`.
 #[must_use]
 pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak, shell: &Shell) -> Vec<Check> {
     let mut checks = settings::checks(health, shell);

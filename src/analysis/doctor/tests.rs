@@ -26,13 +26,13 @@ use cases::{all_cases, forgets, listens, nginx, range, set};
 
 const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
 
-/// The checks of a machine from which nothing is connected to anybody.
+/// The checks of a machine without outbound connections.
 fn examine_without_destinations(health: &Health) -> Vec<Check> {
     let pool = pool();
     examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), LEAK, &shell())
 }
 
-/// Root's, in the caller's own namespace.
+/// The shell of root, in the caller's own namespace.
 fn shell() -> Shell {
     let caller = Caller {
         root: true,
@@ -45,7 +45,7 @@ fn shell() -> Shell {
     Shell { netns: None, caller }
 }
 
-/// Everything that helps, as one text.
+/// All help of a check, as one text.
 fn help(check: &Check) -> String {
     let Help { commands, lasting, advice } = &check.help;
     let commands = commands.iter().map(|step| step.command.as_str());
@@ -65,7 +65,7 @@ fn conditions(pool: &Pool) -> Conditions<'_> {
     Conditions { pool, reuse, length: Length::learn(None, None) }
 }
 
-/// So many free ports of a hundred to 192.0.2.1:443.
+/// A destination 192.0.2.1:443 with this number of free ports of a hundred.
 fn destination(free: u32, exhausted_in: Option<Duration>) -> Destination {
     let remote_addr = IpAddr::from([192, 0, 2, 1]);
     let local_addr = IpAddr::from([192, 0, 2, 9]);
@@ -95,14 +95,14 @@ fn check(health: &Health, id: &str) -> Check {
 }
 
 #[test]
-fn a_machine_as_delivered_is_in_order_in_every_check() {
+fn a_healthy_machine_has_no_findings() {
     for check in examine_without_destinations(&healthy()) {
         assert_eq!((check.status, &check.help), (Status::Ok, &Help::default()), "{check:?}");
     }
 }
 
 #[test]
-fn each_check_says_what_was_found_and_what_to_do() {
+fn each_check_has_the_expected_finding_and_advice() {
     for case in all_cases() {
         let check = check(&case.health(), case.id);
         assert_eq!(check.status, case.status, "{check:?}");
@@ -120,8 +120,8 @@ fn each_check_says_what_was_found_and_what_to_do() {
 }
 
 #[test]
-fn a_change_alters_no_check_but_those_it_concerns() {
-    // What one setting means for another.
+fn a_change_affects_only_the_checks_that_depend_on_it() {
+    // Checks that depend on several settings.
     let concerned = |id: &str, other: &str| {
         id == other
             || matches!((id, other), ("ip_local_port_range", "ip_local_reserved_ports"))
@@ -167,9 +167,9 @@ fn every_status_is_reached_by_the_cases() {
     }
 }
 
-/// What must not be printed, of which some words are fit for one check alone.
+/// Checks that no advice contains a common wrong remedy. Some of the words are allowed in one check only.
 #[test]
-fn no_check_gives_a_folk_remedy_in_any_state() {
+fn no_check_gives_a_common_wrong_remedy() {
     const NEVER: [&str; 20] = [
         "SO_REUSEPORT",
         "sudo",
@@ -195,7 +195,7 @@ fn no_check_gives_a_folk_remedy_in_any_state() {
     const ONLY_IN: [(&str, &[&str]); 4] = [
         ("tcp_tw_recycle", &["tcp_tw_recycle"]),
         ("SO_REUSEADDR", &["ip_autobind_reuse"]),
-        // For connects alone.
+        // This helps connect() only.
         ("tcp_tw_reuse=1", &["destinations"]),
         ("tcp_tw_reuse", &["destinations", "tcp_tw_reuse", "tcp_tw_reuse_delay", "tcp_tw_timeout", "tcp_timestamps"]),
     ];
@@ -245,7 +245,7 @@ fn the_default_of_the_bucket_limit_follows_the_kernels_hash_table() {
     assert_eq!((unknown.default, unknown.status), (Datum::Unknown, Status::Ok));
     let unreadable = check_of(Reading::Unreadable("Input/output error".into()));
     assert_eq!((unreadable.default, unreadable.status), (Datum::Unknown, Status::Unknown));
-    // Nothing that was read gives a number, so no command has one.
+    // No fact gives a number, so no command contains one.
     let mut health = healthy();
     health.settings.0.insert("ipv4.tcp_ehash_entries", Reading::Absent);
     health.settings.0.insert("ipv4.tcp_max_tw_buckets", Reading::Value("0".into()));
@@ -268,10 +268,10 @@ fn the_default_of_reuse_is_that_of_the_kernels_age() {
 }
 
 #[test]
-fn servers_that_took_what_the_kernel_gave_or_that_are_reserved_are_no_finding() {
+fn servers_on_port_0_or_on_reserved_ports_are_not_a_finding() {
     let mut health = healthy();
     listens(40000, Some(true), nginx)(&mut health);
-    // 8000 is reserved, and outside the range besides.
+    // 8000 is reserved and also outside the range.
     listens(8000, Some(false), nginx)(&mut health);
     let found = check(&health, "ephemeral_listeners");
     assert_eq!((found.status, found.value), (Status::Ok, Datum::Number(0)));
@@ -316,7 +316,7 @@ fn unknown_destinations() -> Check {
 }
 
 #[test]
-fn a_destination_that_has_less_than_a_tenth_of_its_ports_or_will_run_out_is_warned_of() {
+fn a_destination_short_of_ports_causes_a_warning() {
     let (in_order, few) =
         (check_of(&[destination(10, None)]), check_of(&[destination(9, None), destination(50, None)]));
     assert_eq!((in_order.status, in_order.value), (Status::Ok, Datum::Number(0)));

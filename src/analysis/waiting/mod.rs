@@ -31,7 +31,7 @@ const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two listings if they are needed only because there are too many sockets to look up.
 const CROWD_LIST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Listing takes at most 1/100 of the time, because listing a table of a million sockets takes long.
+/// Listing may take at most 1/100 of the time of the wait, because listing a table of a million sockets takes long.
 const LIST_SHARE: u32 = 100;
 
 /// The maximum number of look-ups in a round. Each takes about 4 µs.
@@ -103,7 +103,7 @@ struct Known {
     socket: Socket,
     /// When the kernel reported this socket.
     seen: Duration,
-    /// Whether a look-up failed to find it although the list contains it.
+    /// Whether a look-up did not find the socket although the list contains it.
     elusive: bool,
     /// Whether this round of look-ups found that it is gone.
     gone: bool,
@@ -118,14 +118,14 @@ impl Known {
         }
     }
 
-    /// Whether an exact look-up can find it. It never finds a socket that is only bound.
+    /// Whether an exact look-up can find the socket. A look-up never finds a socket that is only bound.
     const fn can_be_looked_up(&self) -> bool {
         let bound = matches!(self.socket.state(), TcpState::Closed | TcpState::BoundInactive);
         self.socket.cookie().is_some() && !bound && !self.elusive
     }
 
-    /// Whether a failed look-up proves that the socket is gone. It does not for a listener, because several listeners can share
-    /// a port, and the look-up finds only one of them.
+    /// Whether a failed look-up proves that the socket is gone. For a listener it proves nothing, because several listeners can
+    /// share a port, and the look-up finds only one of them.
     const fn has_reliable_look_up(&self) -> bool {
         !matches!(self.socket.state(), TcpState::Listen)
     }
@@ -324,7 +324,7 @@ impl Waiting {
             Some(socket) => {
                 self.changes += u32::from(socket.state() != known.socket.state());
                 *known = Known { socket, seen: now, elusive: false, gone: false };
-                // One is enough to make a plain bind fail.
+                // One socket is enough to make a plain bind fail.
                 if self.plain {
                     self.end_round(now, true);
                 }

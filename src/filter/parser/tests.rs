@@ -86,7 +86,7 @@ fn and_and_or_apply_from_left_to_right_and_mixing_them_gives_a_warning() {
 }
 
 #[test]
-fn what_only_a_bucket_has_can_be_tested_too() {
+fn fields_of_buckets_can_be_tested_too() {
     let mut row = row("10.0.0.1", 40000, "192.0.2.9", 80);
     for (text, expected) in [
         ("expires < 10s", false),

@@ -141,7 +141,7 @@ fn a_dump_is_interrupted_also_when_only_its_end_is_flagged() {
 }
 
 #[test]
-fn a_connection_without_its_local_port_interrupts_a_dump_that_includes_its_bucket() {
+fn a_connection_without_its_local_port_interrupts_a_dump_of_connections_and_buckets() {
     // What a 6.18 kernel sent: state TCP_CLOSE or still FIN_WAIT_1, no local port, remote port 443, no timer.
     let lost = |state: TcpState, remote_port: u16| {
         let mut m = bucket(0);
@@ -233,7 +233,7 @@ fn the_callback_can_stop_the_dump() {
 
 proptest! {
     #[test]
-    fn arbitrary_datagrams_never_panic_and_end(datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..4)) {
+    fn arbitrary_datagrams_end_the_dump_without_a_panic(datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..4)) {
         let mut datagrams: Vec<_> = datagrams.into_iter().map(Ok).collect();
         datagrams.push(Err(io::Error::from_raw_os_error(105)));
         let _ = dump(datagrams);

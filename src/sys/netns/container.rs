@@ -15,7 +15,7 @@ use crate::sys::{cgroup, file};
 /// The most bytes of /proc/PID/cgroup: a line for each hierarchy, with a path of at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
 
-/// The process of a container that started first. Others may be in network namespaces of their own.
+/// The process of a container that started first. Its other processes may be in other network namespaces.
 pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
     let failed = |why| NetnsError::new(arg, why);
     // When the first process of each container started, and its number.

@@ -28,9 +28,9 @@ pub(super) fn is_kernel_thread(pid: u32) -> bool {
     stat.is_some_and(|stat| stat.flags & PF_KTHREAD != 0)
 }
 
-/// The name of a namespace after one of its processes; `None` if the process is not in it. twtool itself is not used,
-/// because it has ended before a user can read the name. A process that has ended, or whose namespace may not be read,
-/// counts as not in the namespace.
+/// The name of a namespace after one of its processes; `None` if the process is not in it. twtool itself is not used, because
+/// it has ended before a user can read the name. A process that has ended, or whose namespace the caller has no permission to
+/// read, counts as not in the namespace.
 pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsName>> {
     if pid == std::process::id() || !is_in(pid, netns)? {
         return Ok(None);

@@ -1,16 +1,16 @@
-//! Watches the bind, listen and connect calls of a program, and holds the program at each that ends.
+//! Watches the bind, listen and connect calls of a program, and stops the program at the end of each call.
 //!
 //! 1. `start` starts the program through a stub of twtool, which installs a seccomp filter. The filter stops the program at
 //!    these calls only (and at io_uring_setup). twtool attaches with PTRACE_SEIZE before the program is executed.
 //! 2. At the beginning of a call, `target` reads the address and the options of the socket. They must be read then: a failed
 //!    bind to a link-local address leaves SO_BINDTODEVICE set.
-//! 3. At the end of the call, `tracer` reports the call with its result to an observer. The program waits meanwhile, so that
-//!    the observer sees the state that made the call fail.
+//! 3. At the end of the call, `tracer` reports the call with its result to an observer. The program is stopped until the
+//!    observer returns, so that the observer sees the state that made the call fail.
 //! 4. `signals` passes the signals that twtool gets to the program, and stops twtool when the program stops, so that the job
 //!    control of a shell works.
 //!
-//! A running process (`--pid`) has no filter, and a process with a filter cannot be let go (`--detach`). There, plain
-//! PTRACE_SYSCALL stops the program at every system call.
+//! A running process (`--pid`) has no filter, and twtool cannot detach from a process with a filter (`--detach`). In these
+//! cases, plain PTRACE_SYSCALL stops the program at every system call.
 //!
 //! | | seccomp and ptrace | plain ptrace |
 //! |---|---|---|
@@ -47,24 +47,24 @@ pub enum ProgramTarget {
     Command {
         /// The words of the command; at least one.
         words: Vec<OsString>,
-        /// Whether to let go after the first listen() that succeeds.
+        /// Whether to detach after the first listen() that succeeds.
         detach: bool,
     },
     /// A running process, and the processes that it starts from now on.
     Process(i32),
 }
 
-/// What happens while a program is watched.
+/// An event of a watch.
 #[derive(Debug)]
 pub enum ProgramEvent<'a> {
-    /// A call has ended. The program is held until the observer returns.
+    /// A call has ended. The program is stopped until the observer returns.
     Call {
         /// The call.
         call: SocketCall,
         /// The processes that are watched.
         watched: &'a BTreeSet<i32>,
     },
-    /// Something about the watch itself.
+    /// A fact about the watch itself.
     Note(WatchNote),
 }
 
@@ -75,9 +75,9 @@ pub enum WatchEnd {
     Ended(ProgramEnd),
     /// The command could not be executed. The stub has reported why.
     NotStarted(ProgramEnd),
-    /// The process of `--pid` ended, or it was let go at the end of the time.
+    /// The process of `--pid` ended, or twtool detached from it at the end of the time.
     ProcessLeft,
-    /// A signal ended the watch of `--pid`. The process runs on.
+    /// A signal ended the watch of `--pid`. The process continues to run.
     Interrupted(i32),
 }
 
@@ -101,8 +101,8 @@ fn failed(call: &'static str) -> impl FnOnce(io::Error) -> WatchError {
     move |source| WatchError::Failed { call, source }
 }
 
-/// Watches a program until it ends, and returns how long that took. `timeout` lets it go after that time, if it can be let go.
-/// The observer gets each event with the time since the start.
+/// Watches a program until it ends, and returns how long that took. After `timeout`, twtool detaches from the program, if that
+/// is possible. The observer gets each event with the time since the start.
 ///
 /// # Errors
 /// The program cannot be watched. A command has not been executed then.

@@ -109,7 +109,7 @@ pub(super) fn syscall_stop(tid: i32) -> io::Result<Option<SyscallStop>> {
     const ENTRY: u8 = 1;
     const EXIT: u8 = 2;
     const SECCOMP: u8 = 3;
-    // The kernel writes at most as many bytes as the third argument says: op, arch, two pointers, and a union.
+    // The kernel writes at most the number of bytes in the third argument: op, arch, two pointers, and a union.
     let words = fill::<WORDS>(GET_SYSCALL_INFO, tid, WORDS * size_of::<u64>())?;
     let [op, _, _, _, arch @ ..] = words[0].to_ne_bytes();
     Ok(match op {

@@ -29,7 +29,7 @@ pub(super) struct Started {
     pub(super) threads: BTreeSet<i32>,
     /// Why every system call stops the program; `None`: only the watched ones do.
     pub(super) slow: Option<SlowReason>,
-    /// Whether to let go after the first listen() that succeeds.
+    /// Whether to detach after the first listen() that succeeds.
     pub(super) detach: bool,
 }
 

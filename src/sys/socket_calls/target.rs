@@ -1,4 +1,4 @@
-//! Reads what a stopped thread asks for: the address in its memory, and the socket behind its descriptor.
+//! Reads the arguments of a stopped thread's call: the address in its memory, and the socket behind its descriptor.
 //!
 //! 1. process_vm_readv(2) reads the address.
 //! 2. pidfd_getfd(2) copies the descriptor, and getsockopt(2) on the copy reads the options. The copy is closed before the
@@ -100,10 +100,10 @@ pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Re
     let copied = copy(retry(|| Ok(pidfd_open(pid(process)?, PidfdFlags::empty())?))?)?;
     let inode = |path: String| retry(|| fs::metadata(&path)).map(|file| file.ino());
     let same = inode(format!("/proc/{tid}/fd/{number}"))? == inode(format!("/proc/self/fd/{}", copied.as_raw_fd()))?;
-    if same { Ok(copied) } else { Err(io::Error::other("the thread has descriptors of its own")) }
+    if same { Ok(copied) } else { Err(io::Error::other("the thread has its own descriptors")) }
 }
 
-/// Describes a socket; `None` if it is no Internet socket.
+/// Describes a socket; `None` if it is not an Internet socket.
 pub(super) fn describe(copy: OwnedFd) -> io::Result<Option<CalledSocket>> {
     let socket = Socket::from(copy);
     let ipv6 = match retry(|| socket.domain()) {
@@ -188,7 +188,7 @@ pub(super) fn untraceable(pid: i32) -> Option<&'static str> {
     } else if state.starts_with(b"Z") || state.starts_with(b"X") {
         Some("it has ended, and its parent has not waited for it yet")
     } else if capabilities::field(&status, "VmSize:").is_none() {
-        // Only a process with memory of its own has this line.
+        // Only a process with its own memory has this line.
         Some("it is a kernel thread")
     } else {
         None

@@ -3,7 +3,7 @@
 //! | stop | what the tracer does |
 //! |---|---|
 //! | a watched call begins | reads address and socket, continues to the end of the call |
-//! | a watched call ends | tells the observer |
+//! | a watched call ends | reports it to the observer |
 //! | an exec | checks whether the program lost a privilege |
 //! | a signal | passes it to the program |
 //! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves it stopped; if it is the command, stops twtool |
@@ -62,7 +62,7 @@ impl Thread {
     }
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are independent facts")]
 pub(super) struct Tracer<'a> {
     command: Option<i32>,
     threads: BTreeMap<i32, Thread>,
@@ -247,7 +247,7 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// Notes the process or thread that this one has started. Its own first stop may be reported after the end of its parent,
+    /// Records the process or thread that this one has started. Its own first stop may be reported after the end of its parent,
     /// when nothing else is traced any more.
     fn started(&mut self, tid: i32) {
         // It may also have stopped, continued and ended before.
@@ -353,7 +353,7 @@ impl<'a> Tracer<'a> {
         }
         match self.copy(tid, fd).and_then(target::describe) {
             Ok(None) => return None,
-            // There is no such descriptor, so the call fails with the same errno.
+            // The descriptor does not exist, so the call fails with the same errno.
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => return None,
             Ok(Some(socket)) => {
                 if name == CallName::Listen {

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_says_how_many_of_what_since_when() {
+    fn a_page_shows_counts_and_their_period() {
         let text = drawn(&summary(5), None, true).join("\n");
         for part in [
             "500 TIME_WAIT buckets\n0.1 % of tcp_max_tw_buckets (262,144); 125.0 KiB",

@@ -161,7 +161,7 @@ fn read(mut kernel: ChangingKernel) -> (Vec<u64>, DumpEnd, usize) {
 fn a_socket_skipped_after_a_removal_is_recovered() {
     let kernel = ChangingKernel::new(&[&[1], &[2, 3, 4, 5], &[6]], PAUSE, &[&[Change::Remove(2)]]);
     let (cookies, end, dumps) = read(kernel);
-    assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 moved to the position of 4, at which the kernel resumed");
+    assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 moved to the index of 4, at which the kernel resumed");
     assert_eq!((end.interrupted, dumps), (false, 2));
 }
 
@@ -237,7 +237,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_lasting_socket_is_reported_once_or_the_dump_is_interrupted(
+    fn a_socket_that_is_not_removed_is_reported_once_or_the_dump_is_interrupted(
         lengths in proptest::collection::vec(0_usize..4, 10..30),
         // A real datagram has room for hundreds of sockets, which is more than a chain has.
         per_datagram in 8_usize..16,
