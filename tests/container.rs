@@ -110,7 +110,8 @@ fn an_id_that_selects_no_container_or_several_is_refused() {
     twtool(["list", "--container", &one[..12]]).ok();
     let run = twtool(["list", "--container", "0000"]).refused("0000").says("hint: twtool finds a container through");
     assert!(
-        run.stderr.contains("there is ") && run.stderr.contains(&format!("podman container {}", &one[..12])),
+        run.stderr.contains("containers with processes are: ")
+            && run.stderr.contains(&format!("podman container {}", &one[..12])),
         "{run}"
     );
     // Several containers at once, and one beside a namespace.
