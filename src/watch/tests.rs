@@ -288,3 +288,27 @@ fn a_new_selection_begins_the_closes_again() {
     let rest = Look { others: vec![bucket(2, 49_000)], ..look(1000, vec![bucket(1, 49_000)]) };
     assert_eq!(add(rest, true), 1);
 }
+
+#[test]
+fn the_order_of_the_rows_does_not_matter() {
+    // More buckets than the comparison looks ahead, in two orders; every third one is gone, and some are new.
+    let first: Vec<Row> = (1..=300).map(|cookie| bucket(cookie, 50_000)).collect();
+    let mut second: Vec<Row> =
+        (1..=300).filter(|cookie| cookie % 3 != 0).map(|cookie| bucket(cookie, 49_000)).collect();
+    second.extend((301..=350).map(|cookie| bucket(cookie, 59_900)));
+    let expected = |events: Vec<(u64, EventKind, bool)>| {
+        let of = |kind| events.iter().filter(|event| event.1 == kind).map(|event| event.0).collect::<Vec<_>>();
+        let (mut entered, gone) = (of(Entered), of(Destroyed));
+        entered.sort_unstable();
+        assert_eq!(entered, (301..=350).collect::<Vec<_>>());
+        assert_eq!(gone, (1..=100).map(|third| third * 3).collect::<Vec<_>>());
+        assert_eq!(events.len(), 150);
+    };
+    for reversed in [false, true] {
+        let mut second = second.clone();
+        if reversed {
+            second.reverse();
+        }
+        expected(events([look(0, first.clone()), look(1000, second)], Occupant::Nobody));
+    }
+}
