@@ -18,14 +18,28 @@ use crate::commands::{
 use crate::sys::caller::caller;
 use crate::sys::{exec, socket_calls, terminal};
 
+/// The features of this build, as a literal.
+#[cfg(feature = "watch")]
+macro_rules! features {
+    () => {
+        "\nfeatures: cli, watch"
+    };
+}
+#[cfg(not(feature = "watch"))]
+macro_rules! features {
+    () => {
+        "\nfeatures: cli"
+    };
+}
+
 /// The output of `--version` after the name. `-V` prints only the version.
 const VERSION: &str = git_version::git_version!(
     args = ["--always", "--dirty=-modified", "--abbrev=12"],
     prefix = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: "),
-    suffix = "\nfeatures: cli",
+    suffix = features!(),
     cargo_prefix = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: "),
-    cargo_suffix = "\nfeatures: cli",
-    fallback = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: unknown\nfeatures: cli"),
+    cargo_suffix = features!(),
+    fallback = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: unknown", features!()),
 );
 
 const ABOUT: &str = "Inspect TIME_WAIT sockets and TCP ports";

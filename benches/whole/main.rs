@@ -2,7 +2,7 @@
 //! itself takes to return the rows, and with `ss` and `netstat` if they are installed.
 //!
 //! `cargo bench --bench whole` measures all sizes, `-- --quick` leaves out the million, `-- 1000 100000` selects sizes, and `--
-//! namespaces` measures 200 network namespaces of 100 buckets each. Every command and the floor run in turns, and the ratio is
+//! namespaces` measures 200 network namespaces of 100 buckets each. `-- watch` measures a stream of samples. Every other command and the floor run in turns, and the ratio is
 //! the median of such pairs, because a busy machine slows both. The result is the Markdown table of docs/performance.md. The
 //! benchmark never fails because of a time.
 
@@ -11,6 +11,7 @@ mod namespaces;
 mod population;
 mod process;
 mod report;
+mod watch;
 
 use std::env;
 use std::error::Error;
@@ -204,6 +205,9 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     sandbox::enter_user_namespace()?;
     if arguments.iter().any(|word| word == "namespaces") {
         return namespaces::bench(&machine);
+    }
+    if arguments.iter().any(|word| word == "watch") {
+        return watch::bench(&machine);
     }
     let sizes: Vec<Size> = sizes.into_iter().map(measure).collect::<Result<_, _>>()?;
     report::write(&mut io::stdout().lock(), &machine, &sizes)?;

@@ -112,6 +112,7 @@ fn a_bucket_that_is_gone_when_due_has_expired() {
     assert_eq!(end_of(bucket(1, 0), (99, 0), Occupant::Another), (Expired, true), "it was due at the last look");
     assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Nobody), (Expired, true));
     assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Another), (Expired, false), "or was it taken over?");
+    assert_eq!(end_of(outbound(1, 900), (99, 0), Occupant::Another), (Expired, true), "the ends are used again");
     assert_eq!(end_of(bucket(1, 995), (0, 0), Occupant::Nobody), (Expired, true), "due during the look");
     assert_eq!(end_of(fin_wait_2(1, 900), (0, 0), Occupant::Nobody), (Expired, true));
 }

@@ -229,8 +229,10 @@ impl Tracker {
                 still_there.push(seen);
                 continue;
             }
+            // Without TWRecycled, no connect() took a bucket over: the socket of a connect() came after the end of the bucket.
+            let not_taken_over = row.direction == Direction::Outbound && recycled == Some(0);
             if left <= time.most + time.tolerance() {
-                end(EventKind::Expired, occupant != Occupant::Another);
+                end(EventKind::Expired, occupant != Occupant::Another || not_taken_over);
                 newly_due.push(found.len() - 1);
                 continue;
             }
