@@ -75,7 +75,7 @@ fn a_file_that_is_no_series_is_refused() {
     replay().refused("No such file");
     for content in ["", "{}\n", "{\"looks\":1}\n"] {
         fs::write(&path, content).expect("written");
-        replay().refused("is not a complete twtool recording");
+        replay().refused("cannot be replayed");
     }
 }
 
@@ -242,7 +242,7 @@ fn list_does_not_read_a_series_and_a_cut_series_is_refused() {
     let other = folder.path().join("other").to_str().expect("UTF-8").to_owned();
     let replay = |lines: &[&str]| {
         fs::write(&other, lines.join("\n") + "\n").expect("written");
-        twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("is not a complete twtool recording");
+        twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("cannot be replayed");
     };
     replay(&lines[..lines.len() - 1]);
     replay(&lines[..lines.len() / 2]);

@@ -9,6 +9,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -89,6 +90,28 @@ pub struct Looks {
     interrupts: Option<Interrupts>,
     /// The signal that ended a [`Self::wait`].
     signal: Option<Signal>,
+    /// The room for the rows of the next look.
+    room: Room,
+}
+
+/// The numbers of selected and of other buckets at the last look, if there is one namespace. Rows that grow into their memory need
+/// half as much again.
+#[derive(Default)]
+struct Room([AtomicUsize; 2]);
+
+impl Room {
+    fn rows(&self) -> [Vec<Row>; 2] {
+        let room = |last: &AtomicUsize| {
+            let last = last.load(Ordering::Relaxed);
+            Vec::with_capacity(last + last / 16)
+        };
+        [room(&self.0[0]), room(&self.0[1])]
+    }
+
+    fn remember(&self, rows: &[Row], others: &[Row]) {
+        self.0[0].store(rows.len(), Ordering::Relaxed);
+        self.0[1].store(others.len(), Ordering::Relaxed);
+    }
 }
 
 enum Input {
@@ -100,7 +123,7 @@ enum Input {
 
 impl Looks {
     fn of(input: Input) -> Self {
-        Self { input, clock: Stopwatch::start(), series: None, interrupts: None, signal: None }
+        Self { input, clock: Stopwatch::start(), series: None, interrupts: None, signal: None, room: Room::default() }
     }
 
     /// Looks at these namespaces.
@@ -193,11 +216,12 @@ impl Looks {
         };
         let clock = self.clock;
         let (elapsed, processor_before) = (clock.elapsed(), sys::clock::processor_time());
+        let room = (!namespaces.are_several()).then_some(&self.room);
         let series = Mutex::new(self.series.take().map(|file| (file, RecordedLook::default())));
         let ask = |_, pass_on: &mut PassOn<T>| {
             // Only one thread comes here if there is a series.
             let mut recorder = series.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let looked = look_here(&mut recorder, selection, clock, follow);
+            let looked = look_here(&mut recorder, selection, clock, room, follow);
             if recorder.is_some() {
                 *series.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
             }
@@ -232,16 +256,17 @@ fn look_here<T>(
     recorder: &mut Option<(SeriesFile, RecordedLook)>,
     selection: &Selection,
     clock: Stopwatch,
+    room: Option<&Room>,
     follow: &impl Fn(Look, &mut FindOccupant<'_>) -> T,
 ) -> Result<(T, Answer<()>), SnapshotError> {
     let Some((file, mut rest)) = recorder.take() else {
         let mut source = Source::kernel(Choice::Auto)?;
-        let (look, answer) = look(&mut source, selection, &mut Measured::now(clock))?;
+        let (look, answer) = look(&mut source, selection, &mut Measured::now(clock), room)?;
         return Ok((follow(look, &mut occupants()), answer));
     };
     let mut file = Some(file);
     let looked = Source::recorded_look(&mut file).map_err(SnapshotError::from).and_then(|mut source| {
-        let looked = look(&mut source, selection, &mut Measured::now(clock));
+        let looked = look(&mut source, selection, &mut Measured::now(clock), room);
         file = source.into_series();
         let (look, answer) = looked?;
         rest.walked = look.walked;
@@ -268,7 +293,7 @@ fn replay<T>(
     selection: &Selection,
     follow: &impl Fn(Look, &mut FindOccupant<'_>) -> T,
 ) -> Result<Looked<T>, SnapshotError> {
-    let (look, answer) = look(&mut Source::replayed(recorded), selection, &mut Measured::Recorded(rest))?;
+    let (look, answer) = look(&mut Source::replayed(recorded), selection, &mut Measured::Recorded(rest), None)?;
     let followed = follow(look, &mut |bucket| {
         let known = bucket.cookie.and_then(|cookie| rest.occupants.get(&cookie.number()));
         known.copied().unwrap_or(Occupant::Nobody)
@@ -316,6 +341,7 @@ fn look(
     source: &mut Source,
     selection: &Selection,
     measured: &mut Measured,
+    room: Option<&Room>,
 ) -> Result<(Look, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let query = Query::new(&Selection { fin_wait_2: true, ..selection.clone() }, &facts, true)?;
@@ -324,13 +350,19 @@ fn look(
     let ((_, rows, others), end) = source.collect(
         query.states,
         &Filter::TRUE,
-        || (Listeners::default(), vec![], vec![]),
+        || {
+            let [rows, others] = room.map(Room::rows).unwrap_or_default();
+            (Listeners::default(), rows, others)
+        },
         |(listeners, rows, others), socket| {
             if let Some((row, selected)) = query.judged_row(listeners, &facts, socket) {
                 if selected { rows.push(row) } else { others.push(row) }
             }
         },
     )?;
+    if let Some(room) = room {
+        room.remember(&rows, &others);
+    }
     let (after, ended) = measured.after();
     let mut answer = rows_answer(&query, source, &facts, end)?;
     if let Measured::Now(_, unread) = measured {

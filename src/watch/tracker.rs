@@ -179,7 +179,6 @@ impl Tracker {
             facts,
         };
         self.listed = [rows, others];
-        self.listed.iter_mut().for_each(Vec::shrink_to_fit);
         sample
     }
 
