@@ -150,7 +150,9 @@ impl Tracker {
             if look.whole {
                 missing = self.judge(missing, &look, elapsed, find, &mut found);
             }
-            missing.iter_mut().for_each(|seen| seen.pass(elapsed));
+            for seen in &mut missing {
+                seen.pass(elapsed);
+            }
             self.missed = missing;
         }
         let closes_per_s = self.closes_per_s(&closes, look.whole);
@@ -302,10 +304,14 @@ fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>
             each(Some(first_was), Some(first_now));
             (was, now) = (rest_was, rest_now);
         } else if let Some(gone) = was.iter().take(NEAR).position(|row| same(row, first_now)) {
-            was[..gone].iter().for_each(|row| each(Some(row), None));
+            for row in &was[..gone] {
+                each(Some(row), None);
+            }
             was = &was[gone..];
         } else if let Some(new) = now.iter().take(NEAR).position(|row| same(first_was, row)) {
-            now[..new].iter().for_each(|row| each(None, Some(row)));
+            for row in &now[..new] {
+                each(None, Some(row));
+            }
             now = &now[new..];
         } else {
             each(Some(first_was), None);
@@ -313,8 +319,12 @@ fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>
             (was, now) = (rest_was, rest_now);
         }
     }
-    was.iter().for_each(|row| each(Some(row), None));
-    now.iter().for_each(|row| each(None, Some(row)));
+    for row in was {
+        each(Some(row), None);
+    }
+    for row in now {
+        each(None, Some(row));
+    }
 }
 
 /// Counts the buckets that entered TIME_WAIT, by the time at which they did.
