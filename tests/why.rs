@@ -399,6 +399,10 @@ fn the_commands_that_are_printed_work() {
         "import socket\ntry: socket.socket(type=socket.SOCK_DGRAM).bind(('127.0.0.1', 5353))\nexcept OSError: pass",
     );
     run_one(&run, &commands, "ss ").prints("127.0.0.1:5353");
+    let absent =
+        "import socket\ntry: socket.socket(type=socket.SOCK_DGRAM).bind(('192.0.2.7', 53))\nexcept OSError: pass";
+    let run = twtool(["why", "-o", "ndjson", "--", "python3", "-c", absent]).code(0);
+    assert!(run.stderr.contains(r#""cause":"address-not-local""#), "the same for every protocol{run}");
     // No route.
     let (run, commands) =
         printed("import socket\ntry: socket.socket().connect(('203.0.113.1', 9))\nexcept OSError: pass");

@@ -162,6 +162,11 @@ struct Called<'a> {
 
 fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Explanation {
     let name = if socket.protocol == "udp" { "UDP".to_owned() } else { format!("protocol {}", socket.protocol) };
+    // The addresses of a namespace are the same for every protocol.
+    if failed.call.name == CallName::Bind && failed.call.errno() == Some(Errno::AddrNotAvailable) {
+        let headline = format!("{} is not an address of this network namespace, or not usable yet", addr.addr);
+        return Explanation::new(Some(Verdict::Denied), CallCause::Port(Cause::AddressNotLocal), headline);
+    }
     let in_use = failed.call.errno() == Some(Errno::AddrInUse);
     let headline = format!("this is a {name} socket; twtool knows the state of TCP ports only");
     let verdict = if in_use { Verdict::Blocked } else { Verdict::Denied };
