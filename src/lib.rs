@@ -48,7 +48,7 @@
 //! | `snapshot` | one question, one typed answer, for one or many network namespaces | all above |
 //! | `view` | values in, bytes out | `model`, `analysis`, `parallel` |
 //! | `lab` | experiments in private namespaces | `model`, `sock_diag`, `sys` |
-//! | `watch` | looks again and again: events, streams, the live screen | `model`, `snapshot`, `analysis`, `view` |
+//! | `watch` | looks again and again: events, streams, the live screen | `model`, `filter`, `snapshot`, `analysis`, `view`, `sys` |
 //! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `watch`, `lab` |
 //! | `cli`, `main` | dispatch, the real environment | `commands`, `sys` |
 //!

@@ -53,6 +53,7 @@ mod wait;
 mod wait_for_others;
 mod watch;
 mod watch_fates;
+mod watch_screen;
 mod why;
 mod why_kinds;
 mod why_process;
@@ -68,6 +69,10 @@ fn main() -> ExitCode {
     if let Ok(scenario) = std::env::var(demo_traces::PANICKING) {
         demo_traces::panic_in(&scenario);
         return ExitCode::FAILURE;
+    }
+    // Another test does so to see how a panic leaves the terminal.
+    if std::env::var_os(watch_screen::PANICKING).is_some() {
+        watch_screen::panic_on_a_screen();
     }
     // A test also starts this program again to open sockets as another user.
     if let Ok(orders) = std::env::var(support::opener::ORDERS) {
@@ -124,6 +129,7 @@ fn main() -> ExitCode {
         wait_for_others::suite(),
         watch::suite(),
         watch_fates::suite(),
+        watch_screen::suite(),
         why::suite(),
         why_kinds::suite(),
         why_process::suite(),

@@ -9,12 +9,19 @@ use super::recording::RecordingArgs;
 use super::selection::SelectionArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::filter::parser::parse_duration;
+use crate::model::command::Shell;
+use crate::snapshot::Namespaces;
 use crate::snapshot::look::Looks;
+use crate::watch::screen::{self, FindNamespaces, Options, ScreenError};
 use crate::watch::{Sample, Sampler, stream};
 
 /// Arguments of `twtool watch`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
+On a terminal, twtool shows a screen: totals, a chart of the closes per second, and tables of sockets, destinations, local ports, \
+remote addresses, network namespaces and events. Press ? for the keys: 1-6 choose the table, / filters, Enter shows a row with advice, \
+k proposes `twtool kill` for it, w records, p pauses, q quits. Hold Shift to select text with the mouse.
+
 With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. Events \
 are found by cookie, the kernel's number of a socket:
 
@@ -32,10 +39,12 @@ sockets are always included. Every socket is followed, whatever the filter.
 
 If a look uses more than a quarter of a core, the interval becomes longer, with a warning.
 
-Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, or samples are missing or incomplete. 130 \
+Exit codes: 0 after q, --count or --duration, or if the reader closes the pipe. 2 wrong usage, or samples are missing or incomplete. 130 \
 interrupted.
 
 Examples:
+  twtool watch                                    show the live screen
+  twtool watch --netns web 'sport = :443'         watch one port of the network namespace web
   twtool watch -o ndjson --count 10               take ten samples
   twtool watch -o ndjson | jq -c 'select(.type == \"sample\") | [.at, .time_wait, .closes_per_s]'
   twtool watch -o ndjson 'sport = :443' | jq -r 'select(.type == \"event\") | .event'
@@ -74,9 +83,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     match global.format() {
         Format::Ndjson => {}
-        Format::Table => {
-            return Err(CommandError::Usage("the screen of watch is not built in; use -o ndjson".into()));
-        }
+        Format::Table => return show(args, global, context),
         Format::Json | Format::Csv => {
             let format = if global.format() == Format::Csv { "csv" } else { "json" };
             let why = "samples and events are reported when they happen; use ndjson";
@@ -93,6 +100,28 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     let complete = streamed?;
     finished?;
     Ok(ExitStatus::complete(complete))
+}
+
+/// Shows the live screen.
+fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    let selection = args.selection.selection(global);
+    let sampler = Sampler::new(args.looks()?, selection.clone(), args.interval, true);
+    let options = Options {
+        selection,
+        interval: args.interval,
+        style: context.style,
+        shell: args.namespaces.shell(context).unwrap_or_else(|| Shell { netns: None, caller: context.caller.clone() }),
+        several: args.namespaces.several(),
+        namespaces: args.find_namespaces(),
+        record: args.recording.recorded().map(|(path, replace)| (path.to_owned(), replace)),
+        duration: args.duration,
+        count: args.count,
+    };
+    match screen::run(sampler, options) {
+        Ok(()) => Ok(ExitStatus::Yes),
+        Err(ScreenError::Snapshot(error)) => Err(error.into()),
+        Err(error) => Err(CommandError::Usage(error.to_string())),
+    }
 }
 
 /// Writes samples until the end. Returns whether all were complete.
@@ -156,6 +185,18 @@ impl Reporter {
 }
 
 impl WatchArgs {
+    /// Finds the namespaces again, for the destinations of the screen; `None` for a recorded series.
+    fn find_namespaces(&self) -> Option<FindNamespaces> {
+        let arguments = self.namespaces.clone();
+        let find = move || match arguments.namespaces() {
+            Ok(namespaces) => Ok(namespaces),
+            Err(CommandError::Snapshot(error)) => Err(error),
+            // The other errors are about combinations of arguments, which were checked before.
+            Err(_) => Ok(Namespaces::own()),
+        };
+        self.recording.replayed().is_none().then(|| Box::new(find) as FindNamespaces)
+    }
+
     fn looks(&self) -> Result<Looks, CommandError> {
         if let Some(path) = self.recording.replayed() {
             return Ok(Looks::of_series(path)?);

@@ -31,6 +31,8 @@ pub mod route;
 pub mod rtnetlink;
 #[cfg(feature = "cli")]
 pub mod sandbox;
+#[cfg(feature = "watch")]
+pub mod screen_input;
 pub mod services;
 pub mod setting;
 pub mod slab;

@@ -193,6 +193,20 @@ pub fn csv(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Resul
     out.write_all(text.as_bytes())
 }
 
+/// The columns of a destination.
+pub const HEADINGS: [Heading; 10] = [
+    Heading::new("FROM"),
+    Heading::new("TO"),
+    Heading { spare: 3, ..Heading::new("ESTAB").right() },
+    Heading::new("TIME_WAIT").right(),
+    Heading { spare: 1, ..Heading::new("REUSABLE").right() },
+    Heading { spare: 5, ..Heading::new("OTHER").right() },
+    Heading::new("FREE").right(),
+    Heading { spare: 2, ..Heading::new("CLOSES/s").right() },
+    Heading { spare: 4, ..Heading::new("CEILING/s").right() },
+    Heading::new("EXHAUSTED"),
+];
+
 /// Writes the page: the pool, the destinations, the limits of their numbers, and what helps.
 pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: TextStyle) -> io::Result<()> {
     let CapacityReport { facts, conditions, destinations, total, help, .. } = *capacity;
@@ -213,19 +227,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         writeln!(out, "no outbound connections on these ports")?;
     } else {
         let rows: Vec<Vec<String>> = destinations.iter().map(|destination| cells(destination, facts)).collect();
-        let headings = [
-            Heading::new("FROM"),
-            Heading::new("TO"),
-            Heading { spare: 3, ..Heading::new("ESTAB").right() },
-            Heading::new("TIME_WAIT").right(),
-            Heading { spare: 1, ..Heading::new("REUSABLE").right() },
-            Heading { spare: 5, ..Heading::new("OTHER").right() },
-            Heading::new("FREE").right(),
-            Heading { spare: 2, ..Heading::new("CLOSES/s").right() },
-            Heading { spare: 4, ..Heading::new("CEILING/s").right() },
-            Heading::new("EXHAUSTED"),
-        ];
-        let left_out = table::write(out, &headings, true, rows.as_slice(), style)?;
+        let left_out = table::write(out, &HEADINGS, true, rows.as_slice(), style)?;
         notes.extend((!left_out.is_empty()).then(|| format!("no room for {}", left_out.join(", "))));
     }
     notes.extend((destinations.len() < total).then(|| {
@@ -242,7 +244,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         "free includes reusable buckets, which connect() can take over if their connection had TCP timestamps"
             .to_owned()
     }));
-    notes.extend(uncertain(capacity));
+    notes.extend(uncertain(conditions, destinations));
     notes.iter().try_for_each(|note| human::break_lines(out, note, "", "  ", style.width))?;
     if let Some(verdict) = advice::verdict(destinations, pool) {
         writeln!(out)?;
@@ -255,9 +257,10 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
 }
 
 /// Explains why there may be fewer free ports than shown; `None` if the number is exact.
-fn uncertain(capacity: &CapacityReport) -> Option<String> {
-    let Conditions { pool, reuse, .. } = capacity.conditions;
-    let most = capacity.destinations.iter().map(|one| one.uncertain).max().filter(|most| *most > 0)?;
+#[must_use]
+pub fn uncertain(conditions: Conditions, destinations: &[Destination]) -> Option<String> {
+    let Conditions { pool, reuse, .. } = conditions;
+    let most = destinations.iter().map(|one| one.uncertain).max().filter(|most| *most > 0)?;
     let mut reasons = vec![];
     if pool.uncertain.count() > 0 {
         reasons.push("it is unknown which ports of connections are explicitly bound".to_owned());
@@ -270,9 +273,7 @@ fn uncertain(capacity: &CapacityReport) -> Option<String> {
         };
         reasons.push(format!("this kernel does not list bound sockets, and up to {number} {sockets} may exist"));
     }
-    if reuse.whole_seconds
-        && capacity.destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0)
-    {
+    if reuse.whole_seconds && destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0) {
         reasons.push(
             "this kernel counts the age of a bucket in whole seconds, so a bucket younger than 1 s may be reusable"
                 .into(),
@@ -286,7 +287,9 @@ fn uncertain(capacity: &CapacityReport) -> Option<String> {
     Some(format!("free may be up to {most} too high: {}", reasons.join("; ")))
 }
 
-fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
+/// The cells of a destination, below [`HEADINGS`].
+#[must_use]
+pub fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let ends = destination.ends;
     let interface = ends.interface.map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();
     let service = facts.services.name(ends.remote_port).map(|name| format!(" ({name})")).unwrap_or_default();

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use super::human;
 use super::style::{Meaning, TextStyle};
 
-/// The height of the bars in lines.
-const HEIGHT: usize = 6;
+/// The usual height of the bars in lines.
+pub const HEIGHT: usize = 6;
 
 /// The assumed width in columns if the width is unknown.
 const USUAL_WIDTH: usize = 80;
@@ -20,8 +20,12 @@ const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇',
 const ASCII: [char; 9] = [' ', '.', '.', '.', ':', ':', ':', '#', '#'];
 
 /// A chart of numbers per second, the newest last. `None` is unknown.
-pub(super) struct Chart<'a> {
-    pub(super) seconds: &'a [Option<u64>],
+#[derive(Clone, Copy, Debug)]
+pub struct Chart<'a> {
+    /// The number of each second.
+    pub seconds: &'a [Option<u64>],
+    /// The height of the bars in lines. The axis below them takes two more.
+    pub height: usize,
 }
 
 /// The layout of the bars.
@@ -36,7 +40,8 @@ struct BarLayout {
 
 impl Chart<'_> {
     /// The number of seconds per bar. If it is above 1, a bar is their mean.
-    pub(super) fn seconds_per_bar(&self, style: TextStyle) -> usize {
+    #[must_use]
+    pub fn seconds_per_bar(&self, style: TextStyle) -> usize {
         self.layout(style).per_bar
     }
 
@@ -51,16 +56,16 @@ impl Chart<'_> {
     }
 
     /// Writes bars, scale and time axis.
-    pub(super) fn write(&self, out: &mut dyn Write, style: TextStyle) -> io::Result<()> {
+    pub fn write(&self, out: &mut dyn Write, style: TextStyle) -> io::Result<()> {
         let BarLayout { label, per_bar, columns } = self.layout(style);
         let bars: Vec<Option<f64>> = self.seconds.chunks(per_bar).map(mean).collect();
         let top = bars.iter().flatten().copied().fold(0.0, f64::max);
         let (levels, wall, corner, floor) =
             if style.unicode { (BLOCKS, '│', '└', '─') } else { (ASCII, '|', '+', '-') };
-        for line in (0..HEIGHT).rev() {
-            let scale = if line == HEIGHT - 1 { text_of(top) } else { String::new() };
+        for line in (0..self.height).rev() {
+            let scale = if line + 1 == self.height { text_of(top) } else { String::new() };
             let bar = |bar: &Option<f64>| match bar {
-                Some(value) => levels[eighths(*value, top, line)],
+                Some(value) => levels[eighths(*value, top, line, self.height)],
                 None if line == 0 => '?',
                 None => ' ',
             };
@@ -87,17 +92,18 @@ fn mean(seconds: &[Option<u64>]) -> Option<f64> {
     clippy::cast_precision_loss,
     reason = "0 to 8 a line"
 )]
-fn eighths(value: f64, top: f64, line: usize) -> usize {
+fn eighths(value: f64, top: f64, line: usize, height: usize) -> usize {
     if value <= 0.0 {
         return 0;
     }
-    let filled = (value / top * (HEIGHT * 8) as f64).round().max(1.0) as usize;
+    let filled = (value / top * (height * 8) as f64).round().max(1.0) as usize;
     filled.saturating_sub(line * 8).min(8)
 }
 
 /// A mean as text: with one decimal, or as an integer if it is one or is at least 100.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of closes")]
-pub(super) fn text_of(mean: f64) -> String {
+#[must_use]
+pub fn text_of(mean: f64) -> String {
     if mean.fract() == 0.0 || mean >= 100.0 { human::grouped(mean.round() as u64) } else { format!("{mean:.1}") }
 }
 
@@ -133,7 +139,7 @@ mod tests {
 
     fn drawn(seconds: &[Option<u64>], width: Option<usize>, unicode: bool) -> Vec<String> {
         let mut out = vec![];
-        Chart { seconds }.write(&mut out, TextStyle { color: false, width, unicode }).expect("written");
+        Chart { seconds, height: HEIGHT }.write(&mut out, TextStyle { color: false, width, unicode }).expect("written");
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
 

@@ -35,7 +35,8 @@ pub fn append_duration(time: Duration, text: &mut Text) {
 }
 
 /// The width of a text in terminal columns.
-pub(super) fn display_width(text: &str) -> usize {
+#[must_use]
+pub fn display_width(text: &str) -> usize {
     // Nearly every cell is ASCII, and a byte of ASCII takes one column.
     if text.is_ascii() { text.len() } else { text.width() }
 }

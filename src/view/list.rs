@@ -296,7 +296,8 @@ fn body(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io:
 }
 
 /// The headings of a table with these columns.
-pub(super) fn headings(columns: &[&'static Column]) -> Vec<Heading> {
+#[must_use]
+pub fn headings(columns: &[&'static Column]) -> Vec<Heading> {
     let heading = |column: &&Column| Heading { title: column.title, right: column.right, spare: column.spare };
     columns.iter().map(heading).collect()
 }

@@ -5,7 +5,7 @@
 
 pub mod bind_test;
 pub mod capacity;
-mod chart;
+pub mod chart;
 pub mod column;
 pub mod connect_test;
 pub mod csv;

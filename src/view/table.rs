@@ -18,7 +18,7 @@ use super::text::{self, Text};
 const DRAWN: usize = 100;
 
 /// The number of spaces between two columns.
-const GAP: usize = 2;
+pub const GAP: usize = 2;
 
 /// The minimum width to which a column is narrowed.
 const NARROWEST: usize = 6;
@@ -219,6 +219,14 @@ impl Layout {
 
 fn total(columns: &[(usize, usize)]) -> usize {
     columns.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
+}
+
+/// The columns that fit: the index and the width of each. `widest` is the width of the widest cell or title of each column.
+#[must_use]
+pub fn fitted(headings: &[Heading], widest: &[usize], width: usize) -> Vec<(usize, usize)> {
+    let mut columns: Vec<(usize, usize)> = widest.iter().copied().enumerate().collect();
+    fit(&mut columns, headings, width);
+    columns
 }
 
 /// Drops columns that may be dropped, then narrows the widest columns, whose cells then take several lines.

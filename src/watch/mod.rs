@@ -13,6 +13,7 @@
 //! | `tracker` | the comparison of two looks by cookie |
 //! | `sampler` | [`Sampler`], which takes samples |
 //! | `history` | [`History`]: closes per second and the recent events, fed with samples; no clock, no I/O |
+//! | `screen` | the live screen |
 //! | `stream` | samples and events as ndjson |
 //!
 //! A [`Sampler`] can work on another thread than the one that draws: samples are plain values and `Send`.
@@ -21,6 +22,7 @@ pub mod events;
 pub mod history;
 pub mod sample;
 pub mod sampler;
+pub mod screen;
 pub mod stream;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,7 @@ pub(crate) mod places;
 pub(crate) mod procfs;
 pub(crate) mod random;
 pub(crate) mod records;
+pub(crate) mod screen;
 pub(crate) mod services;
 pub(crate) mod settings;
 pub(crate) mod situations;

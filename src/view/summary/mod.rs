@@ -105,17 +105,10 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
     let counted = if summary.one_family { kernel.sockstat.map(|sockstat| sockstat.tw) } else { Some(totals.all()) };
     let mut parts = vec![];
     parts.push(match kernel.max_tw_buckets.zip(counted) {
-        Some((most, all)) => match u64::try_from(most) {
-            Ok(0) => "tcp_max_tw_buckets is 0: no close leaves a bucket".into(),
-            Ok(most) => {
-                let share = format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most));
-                if summary.one_family { format!("{share}, including the other IP version") } else { share }
-            }
-            Err(_) if content.facts.kernel_since(6, 1) == Some(true) => {
-                format!("tcp_max_tw_buckets is {most}: no maximum")
-            }
-            Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 treat as less than 0"),
-        },
+        Some((most, all)) => {
+            let share = share_of_maximum(all, most, content.facts);
+            if summary.one_family && most > 0 { format!("{share}, including the other IP version") } else { share }
+        }
         None if content.several => "each namespace has its own tcp_max_tw_buckets".into(),
         None => "tcp_max_tw_buckets is unknown".into(),
     });
@@ -127,6 +120,17 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
     ));
     human::break_lines(out, &parts.join("; "), "", "", style.width)?;
     human::break_lines(out, &summary.reconciliation(human::grouped), "", "", style.width)
+}
+
+/// The share of `tcp_max_tw_buckets` that this number of buckets takes.
+#[must_use]
+pub fn share_of_maximum(all: u64, most: i64, facts: &Facts) -> String {
+    match u64::try_from(most) {
+        Ok(0) => "tcp_max_tw_buckets is 0: no close leaves a bucket".into(),
+        Ok(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
+        Err(_) if facts.kernel_since(6, 1) == Some(true) => format!("tcp_max_tw_buckets is {most}: no maximum"),
+        Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 treat as less than 0"),
+    }
 }
 
 /// A percentage with one decimal. Tiny non-zero values are "less than 0.1 %".
@@ -155,7 +159,7 @@ fn minute(out: &mut dyn Write, summary: &Summary, style: TextStyle) -> io::Resul
     parts.extend(history.mean().map(|mean| format!("mean {}", chart::text_of(mean))));
     let when = if ago == 0 { "now".to_owned() } else { format!("{ago} s ago") };
     parts.push(format!("peak {} ({when})", human::grouped(peak)));
-    let chart = Chart { seconds: &history.closes };
+    let chart = Chart { seconds: &history.closes, height: chart::HEIGHT };
     let per_bar = chart.seconds_per_bar(style);
     if per_bar > 1 {
         parts.push(format!("a bar is the mean of {per_bar} s"));
@@ -210,7 +214,24 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
 }
 
 fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Block> {
-    let title = match group.by {
+    // Among many keys with one bucket each, an arbitrary selection is not useful.
+    let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
+    let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
+    let mut rows: Vec<Vec<String>> =
+        leading.iter().map(|(key, count)| row(label(key, content.facts, content.namespaces), count.all())).collect();
+    let others = group.distinct - leading.len();
+    if others > 0 {
+        let all: u64 = group.top.iter().map(|(_, count)| count.all()).sum::<u64>() + group.others.all();
+        let rest = all - leading.iter().map(|(_, count)| count.all()).sum::<u64>();
+        rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
+    }
+    Block::new(title(group.by), &rows, style)
+}
+
+/// The title of the column with the keys of a group.
+#[must_use]
+pub const fn title(by: By) -> &'static str {
+    match by {
         By::Class => "LOCAL CLASS",
         By::Direction => "DIRECTION",
         By::LocalPort => "LOCAL PORT",
@@ -218,22 +239,13 @@ fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Blo
         By::RemotePort => "REMOTE PORT",
         By::Destination => "DESTINATION",
         By::Netns => "NETNS",
-    };
-    // Among many keys with one bucket each, an arbitrary selection is not useful.
-    let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
-    let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
-    let mut rows: Vec<Vec<String>> = leading.iter().map(|(key, count)| row(label(key, content), count.all())).collect();
-    let others = group.distinct - leading.len();
-    if others > 0 {
-        let all: u64 = group.top.iter().map(|(_, count)| count.all()).sum::<u64>() + group.others.all();
-        let rest = all - leading.iter().map(|(_, count)| count.all()).sum::<u64>();
-        rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
     }
-    Block::new(title, &rows, style)
 }
 
-fn label(key: &Key, content: &Content) -> String {
-    let named = |text: String, port: Port| match content.facts.services.name(port) {
+/// The text of a key. `facts` names services, and `namespaces` are those of each network namespace.
+#[must_use]
+pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
+    let named = |text: String, port: Port| match facts.services.name(port) {
         Some(service) => format!("{text} ({})", human::escape(service)),
         None => text,
     };
@@ -244,7 +256,7 @@ fn label(key: &Key, content: &Content) -> String {
         Key::RemoteAddr(addr) => addr.to_string(),
         Key::Destination(addr, port) => named(SocketAddr::new(addr, port.0).to_string(), port),
         Key::Netns(place) => {
-            let Facts { netns, netns_name, .. } = &content.namespaces[place];
+            let Facts { netns, netns_name, .. } = &namespaces[place];
             match (netns_name, netns) {
                 (Some(name), _) => human::escape(name).into_owned(),
                 (None, Some(netns)) => netns.to_string(),

@@ -1,0 +1,143 @@
+//! Takes the looks, on a thread of its own, so that the screen reacts to keys during a look.
+//!
+//! The screen asks for each look, and asks for the next one only after the answer. So answers never pile up while the terminal
+//! does not take text, and no look is made while the screen is paused or stopped.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::snapshot::{Answer, Capacity, CapacityQuestion, Namespaces, Selection, Snapshot, SnapshotError};
+use crate::sys::screen_input::Waker;
+use crate::watch::{Sample, Sampler};
+
+/// Finds the namespaces, to calculate the free ports of destinations.
+pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Send>;
+
+/// What the screen wants to know.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) interval: Duration,
+    /// Another selection, if it has changed.
+    pub(super) selection: Option<Selection>,
+    /// Whether to calculate the free ports of destinations.
+    pub(super) capacity: bool,
+    /// Begins or ends a recording.
+    pub(super) recording: Option<Recording>,
+}
+
+/// A change of the recording.
+#[derive(Debug)]
+pub(super) enum Recording {
+    /// With this file, and whether an existing one is replaced.
+    Begin(PathBuf, bool),
+    End,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// `None` after the last sample of a recorded series.
+    pub(super) sample: Result<Option<Sample>, SnapshotError>,
+    pub(super) capacity: Vec<Result<Answer<Capacity>, SnapshotError>>,
+    /// Whether the recording was begun or ended as requested.
+    pub(super) recording: Result<(), SnapshotError>,
+}
+
+/// The thread that takes the looks.
+pub(super) struct Collector {
+    requests: Sender<Request>,
+    replies: Receiver<Reply>,
+    thread: JoinHandle<Result<(), SnapshotError>>,
+    /// Whether a look is under way.
+    pub(super) busy: bool,
+}
+
+impl Collector {
+    /// Starts the thread. `waker` wakes the screen for each reply.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(super) fn start(
+        mut sampler: Sampler,
+        mut selection: Selection,
+        namespaces: Option<FindNamespaces>,
+        waker: Waker,
+    ) -> io::Result<Self> {
+        let (requests, asked) = mpsc::channel::<Request>();
+        let (answer, replies) = mpsc::channel();
+        let work = move || {
+            for request in asked {
+                // At the end, nobody waits for the reply.
+                let _ = answer.send(look(&mut sampler, &mut selection, namespaces.as_ref(), request));
+                waker.wake();
+            }
+            sampler.finish()
+        };
+        let thread = thread::Builder::new().name("looks".into()).spawn(work)?;
+        Ok(Self { requests, replies, thread, busy: false })
+    }
+
+    /// Asks for a look.
+    pub(super) fn ask(&mut self, request: Request) {
+        // If the thread is gone, Self::reply reports it.
+        let _ = self.requests.send(request);
+        self.busy = true;
+    }
+
+    /// Ends the recording and the thread.
+    ///
+    /// # Errors
+    /// The recording cannot be written.
+    pub(super) fn finish(self) -> Result<(), SnapshotError> {
+        drop(self.requests);
+        // The panic hook has reported a panic.
+        self.thread.join().unwrap_or(Ok(()))
+    }
+
+    /// The reply; `None` if the thread is gone.
+    pub(super) fn reply(&mut self) -> Option<Reply> {
+        self.busy = false;
+        self.replies.recv().ok()
+    }
+}
+
+fn look(
+    sampler: &mut Sampler,
+    selection: &mut Selection,
+    namespaces: Option<&FindNamespaces>,
+    request: Request,
+) -> Reply {
+    sampler.set_interval(request.interval);
+    let recording = match &request.recording {
+        Some(Recording::Begin(path, replace)) => sampler.record(path, *replace),
+        Some(Recording::End) => sampler.finish(),
+        None => Ok(()),
+    };
+    let chosen = request.selection;
+    if let Some(chosen) = &chosen {
+        sampler.select(chosen.clone());
+    }
+    let sample = sampler.take();
+    match (chosen, &sample) {
+        (Some(_), Err(_)) => sampler.select(selection.clone()),
+        (Some(chosen), Ok(_)) => *selection = chosen,
+        (None, _) => {}
+    }
+    let capacity = match namespaces {
+        Some(find) if request.capacity => match find() {
+            Ok(namespaces) => namespaces.each().map(capacity).collect(),
+            Err(error) => vec![Err(error)],
+        },
+        _ => vec![],
+    };
+    Reply { sample, capacity, recording }
+}
+
+/// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment at every look.
+fn capacity(namespaces: Namespaces) -> Result<Answer<Capacity>, SnapshotError> {
+    let question = CapacityQuestion { probe: false, ..CapacityQuestion::default() };
+    Snapshot::of(namespaces).capacity(&question)
+}

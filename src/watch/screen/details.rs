@@ -1,0 +1,247 @@
+//! What Enter and `k` show about a row: every value of it, advice, and the commands that help. The commands are narrowed to the
+//! sockets that the row stands for.
+
+use std::net::SocketAddr;
+
+use super::latest::name_of;
+use super::tables::Selected;
+use crate::analysis::capacity::advice;
+use crate::analysis::groups::{Count, Key};
+use crate::filter::Filter;
+use crate::model::command::{Help, Line, Privilege, Shell, Step};
+use crate::model::facts::Facts;
+use crate::model::health::Capability;
+use crate::model::netns::NetnsArg;
+use crate::model::row::{Direction, Row};
+use crate::snapshot::{Namespaces, Selection, Snapshot};
+use crate::view::column::Column;
+use crate::view::record::SocketRecord;
+use crate::view::style::TextStyle;
+use crate::view::text::Text;
+use crate::view::{capacity, steps, summary};
+use crate::watch::EventKind;
+
+/// A text about a row.
+pub(super) struct Details {
+    pub(super) title: String,
+    pub(super) lines: Vec<String>,
+}
+
+/// Where commands about a row run.
+pub(super) struct Place<'a> {
+    /// The shell of the caller, with the `--netns` that was given.
+    pub(super) shell: &'a Shell,
+    /// Whether the screen shows several namespaces, so that each row needs its own `--netns`.
+    pub(super) several: bool,
+    /// The selection of the screen.
+    pub(super) selection: &'a Selection,
+}
+
+impl Place<'_> {
+    /// The shell for a namespace; `None` if no argument is known to lead to it.
+    fn shell(&self, facts: &Facts) -> Option<Shell> {
+        if !self.several {
+            return Some(self.shell.clone());
+        }
+        let name = facts.netns_name.as_deref()?;
+        // `PID:COMM`, or a name of ip-netns(8).
+        let process = name.split_once(':').and_then(|(pid, _)| pid.parse::<NetnsArg>().ok());
+        let candidates = process.into_iter().chain(name.parse::<NetnsArg>().ok());
+        let leads_there = |arg: &NetnsArg| {
+            let namespaces = Namespaces::named(std::slice::from_ref(arg)).ok();
+            namespaces.and_then(|namespaces| Snapshot::of(namespaces).facts().ok()?.netns) == facts.netns
+        };
+        let netns = candidates.into_iter().find(leads_there)?;
+        Some(Shell { netns: Some(netns), caller: self.shell.caller.clone() })
+    }
+
+    /// The words that select the sockets of a group: those of the row alone, or also the selection of the screen.
+    fn narrowed(&self, option: [&str; 2], test: &str, facts: &Facts) -> Vec<String> {
+        match self.selection.resolve(facts) {
+            Ok((filter, _)) if filter != Filter::TRUE => vec![format!("({filter}) and {test}")],
+            Ok(_) | Err(_) => option.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// The facts of a row's namespace. Groups of ports and addresses belong to the namespaces together.
+fn facts_of<'a>(selected: &'a Selected, first: &'a Facts) -> &'a Facts {
+    match selected {
+        Selected::Socket(_, facts) | Selected::Netns(facts, _) => facts,
+        Selected::Destination(_, capacity) => &capacity.facts,
+        Selected::Group(..) => first,
+        Selected::Event(event) => &event.facts,
+    }
+}
+
+/// The expression that selects one socket.
+fn expression_of(row: &Row) -> String {
+    let tuple = &row.bucket.tuple;
+    let local = SocketAddr::new(tuple.local_addr(), tuple.local_port().0);
+    let remote = SocketAddr::new(tuple.remote_addr(), tuple.remote_port().0);
+    let device = row.bucket.interface.map(|index| format!(" and dev = {index}")).unwrap_or_default();
+    format!("src {local} and dst {remote}{device}")
+}
+
+/// The command that removes the sockets of a row. The error is the reason why there is none.
+pub(super) fn kill(selected: &Selected, first: &Facts, place: &Place) -> Result<Line, String> {
+    let facts = facts_of(selected, first);
+    let waiting = |count: &Count| count.time_wait == 0 && count.fin_wait_2 > 0;
+    let (mut words, fin_wait_2) = match selected {
+        Selected::Socket(row, _) => (vec![expression_of(row)], row.bucket.fin_wait_2),
+        Selected::Event(event) => (vec![expression_of(&event.row)], event.row.bucket.fin_wait_2),
+        Selected::Destination(one, _) => {
+            let remote = SocketAddr::new(one.ends.remote_addr, one.ends.remote_port.0);
+            (vec![format!("src {} and dst {remote}", bracketed(one.ends.local_addr))], false)
+        }
+        Selected::Group(key, count) => {
+            if place.several {
+                return Err("these sockets are in several network namespaces; choose one of them with --netns".into());
+            }
+            let words = match key {
+                Key::LocalPort(port) => {
+                    place.narrowed(["--local-port", &port.to_string()], &format!("sport = :{port}"), facts)
+                }
+                Key::RemoteAddr(addr) => {
+                    place.narrowed(["--remote", &addr.to_string()], &format!("dst {}", bracketed(*addr)), facts)
+                }
+                _ => return Err("there is no command for this group".into()),
+            };
+            (words, waiting(count))
+        }
+        Selected::Netns(_, count) => match place.selection.resolve(facts) {
+            Ok((filter, _)) if filter != Filter::TRUE => (vec![filter.to_string()], waiting(count)),
+            Ok(_) | Err(_) => (vec!["--all".into()], waiting(count)),
+        },
+    };
+    let shell = place.shell(facts).ok_or_else(|| format!("no --netns is known that leads to {}", name_of(facts)))?;
+    words.insert(0, "kill".into());
+    words.extend(fin_wait_2.then(|| "--fin-wait-2".into()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Ok(shell.twtool(Privilege::Capability(Capability::NetAdmin), &words))
+}
+
+/// An address as filters have it.
+fn bracketed(addr: std::net::IpAddr) -> String {
+    if addr.is_ipv6() { format!("[{addr}]") } else { addr.to_string() }
+}
+
+/// What the screen asks before it runs a removal.
+#[must_use]
+pub(super) fn proposal(line: &Line) -> Vec<String> {
+    let mut lines = vec![
+        "This command removes the sockets of the selected row:".to_owned(),
+        String::new(),
+        format!("  {}", line.text),
+        String::new(),
+        "It shows the sockets and the risk, and asks before it removes anything. It needs CAP_NET_ADMIN.".to_owned(),
+    ];
+    lines.extend(line.obstacle.as_ref().map(|obstacle| format!("It {obstacle}.")));
+    lines.push("Run it now? [y/N]".into());
+    lines
+}
+
+/// Describes a row.
+#[must_use]
+pub(super) fn describe(selected: &Selected, first: &Facts, place: &Place, style: TextStyle) -> Details {
+    let facts = facts_of(selected, first);
+    let (title, values) = match selected {
+        Selected::Socket(row, facts) => ("socket".to_owned(), values_of(row, facts)),
+        Selected::Destination(one, capacity) => {
+            let cells = capacity::cells(one, &capacity.facts);
+            let named = capacity::HEADINGS.iter().zip(cells);
+            let lines = named.map(|(heading, cell)| value(heading.title, &cell)).collect();
+            ("destination".to_owned(), lines)
+        }
+        Selected::Group(key, count) => {
+            let (by, label) = match key {
+                Key::LocalPort(_) => ("LOCAL PORT", summary::label(key, first, &[])),
+                _ => ("REMOTE ADDRESS", summary::label(key, first, &[])),
+            };
+            (label.clone(), [vec![value(by, &label)], counts(*count)].concat())
+        }
+        Selected::Netns(facts, count) => (name_of(facts), counts(*count)),
+        Selected::Event(event) => {
+            let certain = if event.certain { "yes" } else { "no" };
+            let own = [value("EVENT", event.kind.name()), value("CERTAIN", certain), meaning(event.kind).to_owned()];
+            (event.kind.name().to_owned(), own.into_iter().chain(values_of(&event.row, &event.facts)).collect())
+        }
+    };
+    let mut help = Help::default();
+    if let Some(shell) = place.shell(facts) {
+        help.append(advise(selected, &shell));
+    }
+    if let Ok(line) = kill(selected, first, place) {
+        help.commands.push(Step::new(line, "remove these sockets (it shows the risk and asks)"));
+    }
+    let mut text = vec![];
+    // Writing to memory cannot fail.
+    let _ = steps::write(&mut text, &help, "", TextStyle { color: false, width: None, ..style });
+    // The advice comes first, because the values may not fit.
+    let advice = String::from_utf8_lossy(&text);
+    let lines = advice.lines().map(str::to_owned).chain([String::new()]).chain(values).collect();
+    Details { title, lines }
+}
+
+fn value(title: &str, cell: &str) -> String {
+    format!("{title:<15} {cell}")
+}
+
+fn counts(count: Count) -> Vec<String> {
+    vec![value("TIME_WAIT", &count.time_wait.to_string()), value("FIN_WAIT_2", &count.fin_wait_2.to_string())]
+}
+
+/// Every column of a socket.
+fn values_of(row: &Row, facts: &Facts) -> Vec<String> {
+    let record = SocketRecord::of_row(row, facts);
+    let line = |column: &'static Column| {
+        let mut text = Text::default();
+        column.append_cell(&record, &mut text);
+        value(column.title, &String::from(text))
+    };
+    Column::of_record().map(line).collect()
+}
+
+fn advise(selected: &Selected, shell: &Shell) -> Help {
+    let mut help = Help::default();
+    let mut step = |words: &[&str], purpose: &str| {
+        help.commands.push(Step::new(shell.twtool(Privilege::None, words), purpose));
+    };
+    match selected {
+        Selected::Socket(row, _) if row.direction == Direction::Outbound => {
+            let remote = SocketAddr::new(row.bucket.tuple.remote_addr(), row.bucket.tuple.remote_port().0);
+            step(&["capacity", "--to", &remote.to_string()], "see how many ports this destination has left");
+        }
+        Selected::Socket(row, _) => {
+            let port = row.bucket.tuple.local_port().to_string();
+            step(&["bind-test", &port], "see whether this socket keeps a server from its port");
+        }
+        Selected::Destination(one, capacity) => {
+            help.append(advice::advise(std::slice::from_ref(*one), &capacity.conditions(), &capacity.facts, shell));
+        }
+        Selected::Group(Key::LocalPort(port), _) => {
+            step(&["bind-test", &port.to_string()], "see whether a server can bind this port");
+            step(&["list", "--local-port", &port.to_string()], "list the sockets of this port");
+        }
+        Selected::Group(Key::RemoteAddr(addr), _) => {
+            step(&["list", "--remote", &addr.to_string()], "list the sockets of this peer");
+        }
+        Selected::Group(..) | Selected::Event(_) => {}
+        Selected::Netns(..) => step(&["doctor"], "check the settings and counters of this network namespace"),
+    }
+    help
+}
+
+/// What an event means.
+const fn meaning(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Entered => "This end has closed the connection first.",
+        EventKind::BecameTimeWait => "The peer has closed too, so the timer starts with a fresh minute.",
+        EventKind::Expired => "Its time was over. Its port is free.",
+        EventKind::Restarted => "The peer has sent its FIN again: it has not received the last ACK.",
+        EventKind::Destroyed => "SOCK_DESTROY removed it, as 'twtool kill' and 'ss -K' do.",
+        EventKind::TakenOver => "A new connection between the same ends has taken its place.",
+        EventKind::Reset => "The peer has sent a RST.",
+        EventKind::Gone => "It ended before its time. A RST, a new connection or SOCK_DESTROY may have removed it.",
+    }
+}

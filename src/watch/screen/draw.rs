@@ -1,0 +1,318 @@
+//! Draws the screen from the state and the last look. It changes nothing but the buffer of the frame.
+//!
+//! From top to bottom: the head (namespace, totals, rate of closes, the first warning), the chart, the names of the tables, the
+//! table, and the last line (keys, a message, or the filter that is being typed, with its mistake below it).
+
+use std::time::Duration;
+
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Position as Cell, Rect};
+use ratatui::style::{Color, Modifier, Style};
+
+use super::latest::Latest;
+use super::state::{FilterLine, KEYS, Overlay, State};
+use super::tables::{Listing, Table};
+use super::widths::Widths;
+use crate::view::chart::{self, Chart};
+use crate::view::human;
+use crate::view::style::{Meaning, TextStyle};
+use crate::view::table;
+use crate::watch::History;
+
+/// The time axis of the chart, and the line above the bars with the scale.
+const AXIS: u16 = 2;
+
+/// The seconds that the chart can cover. Each divides into bars of whole seconds at any usual width.
+const SPANS: [usize; 5] = [60, 120, 180, 300, 600];
+
+/// Everything that a frame shows beside the state.
+pub(super) struct Shown<'a> {
+    pub(super) latest: &'a Latest,
+    pub(super) history: &'a History,
+    pub(super) listing: &'a Listing,
+    /// The time since the look. Remaining times count down by it.
+    pub(super) age: Duration,
+    /// The interval in use, which is longer than the chosen one if looks take too long.
+    pub(super) interval: Duration,
+    pub(super) style: TextStyle,
+}
+
+/// The parts of the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Areas {
+    head: Rect,
+    chart: Rect,
+    tabs: Rect,
+    /// The titles and the rows.
+    table: Rect,
+    bottom: Rect,
+}
+
+impl Areas {
+    fn new(area: Rect, state: &State, warned: bool) -> Self {
+        let mut left = area;
+        let take = |left: &mut Rect, lines: u16| {
+            let height = lines.min(left.height);
+            let taken = Rect { height, ..*left };
+            *left = Rect { y: left.y + height, height: left.height - height, ..*left };
+            taken
+        };
+        let bars = match area.height {
+            0..18 => 0,
+            18..36 => 6,
+            36..50 => 10,
+            _ => 14,
+        };
+        let head = take(&mut left, 3 + u16::from(warned));
+        let chart = take(&mut left, if bars > 0 { bars + AXIS } else { 0 });
+        let tabs = take(&mut left, 1);
+        let mistake = state.typed.as_ref().map_or(0, |line| mistake(line, area.width).len());
+        let bottom = u16::try_from(mistake).unwrap_or(u16::MAX).saturating_add(1).min(left.height);
+        let lines = left.height - bottom;
+        let table = take(&mut left, lines);
+        Self { head, chart, tabs, table, bottom: left }
+    }
+}
+
+/// The number of rows that fit on a screen of this size.
+#[must_use]
+pub(super) fn visible_rows(area: Rect, state: &State, latest: &Latest) -> usize {
+    usize::from(Areas::new(area, state, latest.warning().is_some()).table.height.saturating_sub(1))
+}
+
+/// Draws a frame.
+pub(super) fn draw(frame: &mut Frame, state: &State, shown: &Shown, widths: &mut Widths) {
+    let areas = Areas::new(frame.area(), state, shown.latest.warning().is_some());
+    let buffer = frame.buffer_mut();
+    head(buffer, areas.head, state, shown);
+    draw_chart(buffer, areas.chart, shown);
+    tabs(buffer, areas.tabs, state.table);
+    rows(buffer, areas.table, state, shown, widths);
+    if let Some(overlay) = &state.overlay {
+        let height = areas.table.bottom() - areas.chart.top();
+        draw_overlay(buffer, Rect { height, ..areas.chart }, overlay, shown.style);
+    }
+    if let Some(line) = &state.typed {
+        let cursor = filter_line(buffer, areas.bottom, line, shown.style);
+        frame.set_cursor_position(cursor);
+    } else {
+        last_line(buffer, areas.bottom, state, shown);
+    }
+}
+
+/// The style of a meaning. Without colours, only bold and reverse remain.
+fn style_of(meaning: Meaning, style: TextStyle) -> Style {
+    let colored = |color| if style.color { Style::new().fg(color) } else { Style::new() };
+    match meaning {
+        Meaning::Heading => Style::new().add_modifier(Modifier::BOLD),
+        Meaning::Good => colored(Color::Green),
+        Meaning::Caution => colored(Color::Yellow).add_modifier(Modifier::BOLD),
+        Meaning::Bad => colored(Color::Red).add_modifier(Modifier::BOLD),
+        Meaning::Aside => Style::new().add_modifier(Modifier::DIM),
+    }
+}
+
+/// Writes one line of text into an area, cut at its end. Returns the column behind it.
+fn put(buffer: &mut Buffer, area: Rect, line: u16, text: &str, style: Style) -> u16 {
+    if line >= area.height {
+        return area.x;
+    }
+    let text = human::cut(text, area.width.into());
+    buffer.set_stringn(area.x, area.y + line, text, area.width.into(), style).0
+}
+
+/// Divides a line into the part for a text, and the part at the right end for another one.
+fn halves(area: Rect, right: &str) -> (Rect, Rect) {
+    let width = u16::try_from(human::display_width(right)).unwrap_or(u16::MAX).min(area.width);
+    let left = Rect { width: area.width.saturating_sub(width + 1), ..area };
+    (left, Rect { x: area.right() - width, width, ..area })
+}
+
+fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
+    let Shown { latest, history, style, interval, .. } = *shown;
+    let chosen = || format!(" instead of {}, because looks take long", seconds(state.interval));
+    let stretched = if interval > state.interval { chosen() } else { String::new() };
+    let title = format!("{}  every {}{stretched}", latest.title(), seconds(interval));
+    let recording = if state.recording.is_some() { "RECORDING  " } else { "" };
+    let right = if state.paused { format!("{recording}PAUSED") } else { format!("{recording}{}", latest.time()) };
+    let (left, right_area) = halves(area, &right);
+    put(buffer, left, 0, &title, style_of(Meaning::Heading, style));
+    let meaning = if state.paused { Meaning::Caution } else { Meaning::Aside };
+    put(buffer, right_area, 0, &right, style_of(meaning, style));
+    put(buffer, area, 1, &latest.totals(), Style::new());
+    put(buffer, area, 2, &rate(history), Style::new());
+    if let Some(warning) = latest.warning() {
+        put(buffer, area, 3, &human::escape(&warning), style_of(Meaning::Caution, style));
+    }
+}
+
+/// The closes a second: now, mean and peak.
+fn rate(history: &History) -> String {
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "unknown".into(), chart::text_of);
+    let peak = history.peak().map_or_else(|| "unknown".into(), human::grouped);
+    let seconds = history.closes().len();
+    let (now, mean) = (rate(history.now()), rate(history.mean()));
+    format!("closes a second: now {now}; of the last {seconds} s: mean {mean}, peak {peak}")
+}
+
+/// An interval: `1s`, `0.5s`.
+fn seconds(time: Duration) -> String {
+    format!("{}s", chart::text_of((time.as_secs_f64() * 10.0).round() / 10.0))
+}
+
+fn draw_chart(buffer: &mut Buffer, area: Rect, shown: &Shown) {
+    let height = usize::from(area.height.saturating_sub(AXIS));
+    if height == 0 {
+        return;
+    }
+    let all = shown.history.closes();
+    // The chart is always full: it covers the longest of these spans that is known.
+    let span = SPANS.into_iter().rfind(|span| *span <= all.len()).unwrap_or(all.len());
+    let skipped = all.len() - span;
+    let seconds: Vec<Option<u64>> = all.skip(skipped).collect();
+    let style = TextStyle { color: false, width: Some(area.width.into()), ..shown.style };
+    let mut text = vec![];
+    // Writing to memory cannot fail.
+    let _ = Chart { seconds: &seconds, height }.write(&mut text, style);
+    for (line, text) in (0..).zip(String::from_utf8_lossy(&text).lines()) {
+        put(buffer, area, line, text, Style::new());
+    }
+}
+
+fn tabs(buffer: &mut Buffer, area: Rect, on: Table) {
+    if area.height == 0 {
+        return;
+    }
+    let mut x = area.x;
+    for (digit, table) in (1..).zip(Table::ALL) {
+        let left = area.right().saturating_sub(x);
+        let look = if table == on { Modifier::REVERSED | Modifier::BOLD } else { Modifier::empty() };
+        let text = format!("{digit} {}", table.name());
+        x = buffer.set_stringn(x, area.y, text, left.into(), Style::new().add_modifier(look)).0 + 1;
+    }
+}
+
+fn rows(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown, widths: &mut Widths) {
+    let Shown { latest, listing, history, age, style, .. } = *shown;
+    let position = state.position();
+    let count = usize::from(area.height.saturating_sub(1)).min(listing.len().saturating_sub(position.top));
+    let lines: Vec<Vec<String>> = (position.top..position.top + count)
+        .map(|row| listing.cells(row, latest, history, age, style.unicode))
+        .collect();
+    let headings = listing.headings(latest);
+    let columns = table::fitted(&headings, widths.of(state.table, area.width, &headings, &lines), area.width.into());
+    let line = |cell: &dyn Fn(usize) -> String| {
+        let mut text = String::new();
+        for &(column, width) in &columns {
+            let cell = human::cut(&cell(column), width);
+            let blanks = " ".repeat(width.saturating_sub(human::display_width(&cell)));
+            let parts = if headings[column].right { [blanks, cell] } else { [cell, blanks] };
+            text.extend(parts);
+            text.push_str(&" ".repeat(table::GAP));
+        }
+        text
+    };
+    let title = |column: usize| headings[column].title.to_owned();
+    put(buffer, area, 0, line(&title).trim_end(), style_of(Meaning::Heading, style));
+    for (at, cells) in (1..).zip(&lines) {
+        put(buffer, area, at, line(&|column| cells[column].clone()).trim_end(), Style::new());
+    }
+    if lines.is_empty() {
+        put(buffer, area, 1, listing.none(!state.filter.is_empty()), style_of(Meaning::Aside, style));
+    }
+    let selected = position.selected.as_ref().and_then(|(row, _)| row.checked_sub(position.top));
+    if let Some(at) = selected.filter(|at| *at < count).and_then(|at| u16::try_from(at).ok()) {
+        let line = Rect { y: area.y + 1 + at, height: 1, ..area };
+        buffer.set_style(line, Style::new().add_modifier(Modifier::REVERSED));
+    }
+}
+
+/// Draws a text over the table, with a frame of its own.
+fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextStyle) {
+    let keys: Vec<String> = KEYS.iter().map(|(key, what)| format!("{key:<11} {what}")).collect();
+    let (title, lines, top) = match overlay {
+        Overlay::Help => ("keys", &keys, 0),
+        Overlay::Details { title, lines, top } => (title.as_str(), lines, *top),
+        Overlay::Kill { lines, .. } => ("remove sockets", lines, 0),
+    };
+    for y in area.top()..area.bottom() {
+        for x in area.left()..area.right() {
+            buffer[(x, y)].reset();
+        }
+    }
+    let rule = if style.unicode { "─" } else { "-" };
+    let width = usize::from(area.width);
+    let title = human::cut(title, width.saturating_sub(6));
+    let line = format!("{rule}{rule} {title} ");
+    let rest = rule.repeat(width.saturating_sub(human::display_width(&line)));
+    put(buffer, area, 0, &format!("{line}{rest}"), style_of(Meaning::Heading, style));
+    let mut wrapped = vec![];
+    for text in lines {
+        let indent = if matches!(overlay, Overlay::Help) { " ".repeat(12) } else { "  ".to_owned() };
+        let _ = human::break_lines(&mut wrapped, text, "", &indent, Some(width));
+    }
+    let wrapped = String::from_utf8_lossy(&wrapped);
+    for (at, text) in (1..area.height).zip(wrapped.lines().skip(top)) {
+        put(buffer, area, at, text, Style::new());
+    }
+}
+
+/// The mistake in the filter: the message, and the expression with a mark below it, which are not wrapped.
+fn mistake(line: &FilterLine, width: u16) -> Vec<String> {
+    let mut lines = line.error.iter().flat_map(|error| error.lines());
+    let mut text = vec![];
+    if let Some(message) = lines.next() {
+        // Writing to memory cannot fail.
+        let _ = human::break_lines(&mut text, message, "", "", Some(width.into()));
+    }
+    let message = String::from_utf8_lossy(&text);
+    message.lines().map(str::to_owned).chain(lines.map(|line| human::escape(line).into_owned())).collect()
+}
+
+/// Draws the filter that is being typed. Returns the position of the cursor.
+fn filter_line(buffer: &mut Buffer, area: Rect, line: &FilterLine, style: TextStyle) -> Cell {
+    const PROMPT: &str = "filter: ";
+    let (before, behind) = line.text.split_at(line.cursor);
+    // The beginning of a long text is left out, so that the cursor is on the screen.
+    let room = usize::from(area.width).saturating_sub(PROMPT.len() + 1);
+    let mut before = human::escape(before).into_owned();
+    while human::display_width(&before) > room {
+        before.remove(0);
+    }
+    put(buffer, area, 0, &format!("{PROMPT}{before}{}", human::escape(behind)), style_of(Meaning::Heading, style));
+    for (at, text) in (1..).zip(mistake(line, area.width)) {
+        put(buffer, area, at, &text, style_of(Meaning::Bad, style));
+    }
+    let column = PROMPT.len() + human::display_width(&before);
+    Cell::new(area.x + u16::try_from(column).unwrap_or(0), area.y)
+}
+
+fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
+    let Shown { listing, style, .. } = *shown;
+    let position = state.position();
+    let place = if listing.is_empty() {
+        String::new()
+    } else {
+        let row = position.selected.as_ref().map_or(position.top, |(row, _)| *row) + 1;
+        format!("{} of {}", human::grouped(row as u64), human::grouped(listing.len() as u64))
+    };
+    let (text, meaning) = match (&state.message, &state.overlay) {
+        (Some(message), _) => (message.clone(), Meaning::Caution),
+        (None, Some(Overlay::Kill { .. })) => ("y runs the command, any other key does not".into(), Meaning::Heading),
+        (None, Some(Overlay::Details { .. })) => ("Up, Down scroll; any other key closes".into(), Meaning::Aside),
+        (None, Some(Overlay::Help)) => ("any key closes".into(), Meaning::Aside),
+        (None, None) => (hints(state), Meaning::Aside),
+    };
+    let (left, right) = halves(area, &place);
+    put(buffer, left, 0, &human::escape(&text), style_of(meaning, style));
+    put(buffer, right, 0, &place, style_of(Meaning::Aside, style));
+}
+
+fn hints(state: &State) -> String {
+    let position = state.position();
+    let order = state.table.orders()[position.order];
+    let reversed = if position.reverse { ", reversed" } else { "" };
+    let filter = if state.filter.is_empty() { "/ filter".into() } else { format!("/ filter: {}", state.filter) };
+    format!("? help  q quit  s sort: {order}{reversed}  {filter}  p pause  k kill  w record")
+}

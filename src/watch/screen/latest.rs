@@ -1,0 +1,98 @@
+//! The last look, and the lines that the head of the screen makes of it.
+
+use std::time::SystemTime;
+
+use crate::model::facts::Facts;
+use crate::snapshot::{Answer, Capacity};
+use crate::view::{capacity, human, summary};
+use crate::watch::{NetnsSample, Sample};
+
+/// The last look.
+#[derive(Debug)]
+pub(super) struct Latest {
+    pub(super) sample: Sample,
+    /// Of each namespace, if the table of destinations was on the screen.
+    pub(super) capacity: Vec<Answer<Capacity>>,
+    /// Why there is no capacity of some namespace, or why a later look failed.
+    pub(super) failure: Option<String>,
+}
+
+impl Latest {
+    /// The namespaces.
+    #[must_use]
+    pub(super) fn namespaces(&self) -> &[NetnsSample] {
+        &self.sample.namespaces
+    }
+
+    /// Whether rows come from several namespaces.
+    #[must_use]
+    pub(super) fn are_several(&self) -> bool {
+        self.namespaces().len() > 1
+    }
+
+    /// The first line: program, namespace, kernel.
+    #[must_use]
+    pub(super) fn title(&self) -> String {
+        let netns = match self.namespaces() {
+            [one] => name_of(&one.facts),
+            several => format!("{} network namespaces", several.len()),
+        };
+        let kernel = self.namespaces().first().map_or("", |one| one.facts.kernel.as_str());
+        format!("twtool  {netns}  Linux {}", human::escape(kernel))
+    }
+
+    /// The time of day at which the look began, in UTC.
+    #[must_use]
+    pub(super) fn time(&self) -> String {
+        time_of_day(self.sample.at)
+    }
+
+    /// The totals, the share of the maximum, and whether nothing is missing.
+    #[must_use]
+    pub(super) fn totals(&self) -> String {
+        let grouped = |count: usize| human::grouped(count as u64);
+        let Sample { complete, .. } = self.sample;
+        let states =
+            format!("{} TIME_WAIT, {} FIN_WAIT_2", grouped(self.sample.time_wait()), grouped(self.sample.fin_wait_2()));
+        let maximum = match self.namespaces() {
+            [NetnsSample { all_buckets, max_tw_buckets: Some(most), facts, .. }] => {
+                summary::share_of_maximum(*all_buckets as u64, *most, facts)
+            }
+            [_] => "tcp_max_tw_buckets is unknown".into(),
+            _ => "each namespace has its own tcp_max_tw_buckets".into(),
+        };
+        format!("{states}; {maximum}; {}", if complete { "complete" } else { "NOT COMPLETE" })
+    }
+
+    /// The first warning, and how many there are.
+    #[must_use]
+    pub(super) fn warning(&self) -> Option<String> {
+        let uncertain = |one: &Capacity| capacity::uncertain(one.conditions(), &one.destinations);
+        let of_capacity = |answer: &Answer<Capacity>| {
+            answer.warnings.iter().cloned().chain(uncertain(&answer.value)).collect::<Vec<_>>()
+        };
+        let known = self.failure.iter().chain(&self.sample.warnings).cloned();
+        let mut all = known.chain(self.capacity.iter().flat_map(of_capacity));
+        let first = all.next()?;
+        Some(match all.count() {
+            0 => first,
+            more => format!("{first} (and {more} more)"),
+        })
+    }
+}
+
+/// A time of day in UTC: `22:13:20Z`.
+pub(super) fn time_of_day(time: SystemTime) -> String {
+    human::timestamp(time).get(11..19).map_or_else(|| "unknown".into(), |time| format!("{time}Z"))
+}
+
+/// The name and the inode number of a namespace, like `netns web (4026531840)`.
+#[must_use]
+pub(super) fn name_of(facts: &Facts) -> String {
+    match (&facts.netns_name, facts.netns) {
+        (Some(name), Some(inode)) => format!("netns {} ({inode})", human::escape(name)),
+        (Some(name), None) => format!("netns {}", human::escape(name)),
+        (None, Some(inode)) => format!("netns {inode}"),
+        (None, None) => "netns unknown".into(),
+    }
+}

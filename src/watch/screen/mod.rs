@@ -1,0 +1,528 @@
+//! The live screen of `twtool watch`. Three things are separate: collecting, state and drawing.
+//!
+//! ```text
+//!   keys, signals --> wait --> State::press --> Action        collector (a thread)
+//!                      ^            |              |                  |
+//!                      |            v              v                  v
+//!                   time, work    draw  <-----  Screen  <--- Reply: Sample, Capacity
+//! ```
+//!
+//! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next look (`sys::screen_input`).
+//! 2. A key changes the [`State`](state::State). What it asks for beyond that is an [`Action`].
+//! 3. When a look is due and the screen is not paused, the screen asks the collector for it.
+//! 4. After each change, [`draw::draw`] makes a frame, of which ratatui writes only what differs from the last one.
+
+mod collector;
+mod details;
+mod draw;
+mod latest;
+mod state;
+mod tables;
+pub mod terminal;
+mod widths;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write as _};
+use std::mem;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use ratatui::crossterm::event::{self, Event as Input, KeyEventKind, MouseEventKind};
+
+pub use self::collector::FindNamespaces;
+use self::collector::{Collector, Recording, Reply, Request};
+use self::details::{Details, Place};
+use self::draw::Shown;
+use self::latest::Latest;
+use self::state::{Action, Overlay, Rows, State, WHEEL};
+use self::tables::{Listing, Table};
+use self::terminal::{Drawn, Guard};
+use self::widths::Widths;
+use super::{History, Sampler};
+use crate::model::command::Shell;
+use crate::snapshot::{Selection, SnapshotError};
+use crate::sys::clock::{self, Stopwatch};
+use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
+use crate::sys::terminal as tty;
+use crate::view::human;
+use crate::view::style::TextStyle;
+
+/// How often remaining times are drawn anew between two looks.
+const COUNTDOWN: Duration = Duration::from_millis(500);
+
+/// What the screen needs.
+pub struct Options {
+    /// What the sampler selects.
+    pub selection: Selection,
+    /// The wanted time between two looks.
+    pub interval: Duration,
+    /// Colours and characters.
+    pub style: TextStyle,
+    /// The shell in which the user runs commands.
+    pub shell: Shell,
+    /// Whether the screen can show several namespaces, so that commands about a row need its own `--netns`.
+    pub several: bool,
+    /// Finds the namespaces; `None` for a recorded series.
+    pub namespaces: Option<FindNamespaces>,
+    /// The file of a recording, and whether an existing one is replaced.
+    pub record: Option<(PathBuf, bool)>,
+    /// When to end by itself.
+    pub duration: Option<Duration>,
+    /// After how many looks to end by itself.
+    pub count: Option<u64>,
+}
+
+/// Why there is no screen, or why it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ScreenError {
+    /// The terminal cannot show the screen.
+    #[error("the screen of watch needs a terminal for keys and text: {0}; -o ndjson needs none")]
+    NoTerminal(&'static str),
+    /// The first look failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The recorded series is empty.
+    #[error("the recording has no sample")]
+    Empty,
+    /// The terminal failed.
+    #[error("the terminal failed: {0}")]
+    Terminal(#[from] io::Error),
+    /// The thread that takes the looks has ended.
+    #[error("the thread that reads the kernel has ended")]
+    NoCollector,
+}
+
+/// Shows the screen until the user quits.
+///
+/// # Errors
+/// See [`ScreenError`]. The terminal is restored.
+pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
+    if !tty::stdin_is_terminal() {
+        return Err(ScreenError::NoTerminal("stdin is none"));
+    }
+    if !tty::stdout_is_terminal() {
+        return Err(ScreenError::NoTerminal("stdout is none"));
+    }
+    if tty::is_dumb() {
+        return Err(ScreenError::NoTerminal("TERM is dumb, empty or not set"));
+    }
+    // Before the first thread, so that every thread holds the signals back.
+    let input = ScreenInput::open()?;
+    let Options { selection, interval, style, shell, several, namespaces, record, duration, count } = options;
+    let can_ask_kernel = namespaces.is_some();
+    let mut collector = Collector::start(sampler, selection.clone(), namespaces, input.waker()?)?;
+    let mut state = State::new(interval);
+    state.filter.clone_from(&selection.expression);
+    state.recording = record.as_ref().map(|(path, _)| human::escape(&path.to_string_lossy()).into_owned());
+    let asked = Stopwatch::start();
+    let (mut history, latest) = (History::default(), first_look(&input, &mut collector, interval, record)?);
+    history.add(&latest.sample);
+    let listing = Listing::new(state.table, 0, false, &latest, &history);
+    let guard = Guard::take()?;
+    let terminal = terminal::open(style.color)?;
+    let mut screen = Screen {
+        state,
+        history,
+        latest,
+        listed: (Table::Sockets, 0, false),
+        listing,
+        widths: Widths::default(),
+        collector,
+        input,
+        terminal,
+        guard,
+        style,
+        shell,
+        several,
+        selection,
+        can_ask_kernel,
+        asked,
+        taken: asked,
+        running: asked,
+        looks: 1,
+        duration,
+        count,
+        frozen: None,
+        ended: false,
+        wanted: Wanted::default(),
+    };
+    let outcome = screen.until_the_end();
+    let Screen { collector, input, guard, terminal, .. } = screen;
+    drop(guard);
+    // If the terminal is gone, ratatui's destructor would panic: it prints an error to stderr.
+    mem::forget(terminal);
+    // What was recorded so far is kept, however the screen ends.
+    let finished = collector.finish();
+    if let Some(signal) = outcome? {
+        input.let_through(signal)?;
+    }
+    Ok(finished?)
+}
+
+/// Takes the first look before the screen has the terminal, so that an error appears as for other commands.
+fn first_look(
+    input: &ScreenInput,
+    collector: &mut Collector,
+    interval: Duration,
+    record: Option<(PathBuf, bool)>,
+) -> Result<Latest, ScreenError> {
+    let recording = record.map(|(path, replace)| Recording::Begin(path, replace));
+    collector.ask(Request { interval, selection: None, capacity: false, recording });
+    loop {
+        match input.wait(None)? {
+            Wakeup::Work => break,
+            Wakeup::Signal(signal) => input.let_through(signal)?,
+            Wakeup::HangUp => return Err(ScreenError::NoTerminal("it is gone")),
+            // A key that is typed early waits for the screen.
+            Wakeup::Key => clock::sleep(Duration::from_millis(10)),
+            Wakeup::Resize | Wakeup::Continued | Wakeup::Time => {}
+        }
+    }
+    let reply = collector.reply().ok_or(ScreenError::NoCollector)?;
+    reply.recording?;
+    let sample = reply.sample?.ok_or(ScreenError::Empty)?;
+    Ok(Latest { sample, capacity: vec![], failure: None })
+}
+
+/// What the next request contains beside the interval.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// A look now, whenever the next one is due.
+    now: bool,
+    filter: Option<String>,
+    recording: Option<Recording>,
+}
+
+/// How the screen ends: `Some` with a signal that ends the program.
+type Ending = Option<HeldSignal>;
+
+struct Screen {
+    state: State,
+    history: History,
+    latest: Latest,
+    listing: Listing,
+    /// The table and the order of the listing.
+    listed: (Table, usize, bool),
+    widths: Widths,
+    collector: Collector,
+    input: ScreenInput,
+    terminal: Drawn,
+    guard: Guard,
+    style: TextStyle,
+    shell: Shell,
+    several: bool,
+    selection: Selection,
+    /// Whether there is a kernel to ask about capacity and recordings.
+    can_ask_kernel: bool,
+    /// Since the last look was asked for.
+    asked: Stopwatch,
+    /// Since the look on the screen was asked for.
+    taken: Stopwatch,
+    /// Since the screen began.
+    running: Stopwatch,
+    looks: u64,
+    duration: Option<Duration>,
+    count: Option<u64>,
+    /// The age of the look when the screen was paused. A paused screen stands still.
+    frozen: Option<Duration>,
+    /// Whether a recorded series has no further sample.
+    ended: bool,
+    wanted: Wanted,
+}
+
+impl Screen {
+    fn until_the_end(&mut self) -> Result<Ending, ScreenError> {
+        self.draw()?;
+        loop {
+            if let Some(ending) = self.turn()? {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen, and reacts. Returns how the screen ends, if it does.
+    fn turn(&mut self) -> Result<Option<Ending>, ScreenError> {
+        self.ask();
+        match self.input.wait(self.time_left())? {
+            Wakeup::Key => {
+                if let Some(ending) = self.keys()? {
+                    return Ok(Some(ending));
+                }
+            }
+            Wakeup::Work => {
+                let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
+                self.take(reply);
+                if self.count.is_some_and(|count| self.looks >= count) {
+                    return Ok(Some(None));
+                }
+            }
+            Wakeup::Signal(signal) if signal == HeldSignal::STOP => self.stop()?,
+            Wakeup::Signal(signal) => return Ok(Some(Some(signal))),
+            Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
+            Wakeup::Continued => self.resume()?,
+            Wakeup::Resize | Wakeup::Time => {}
+        }
+        if self.duration.is_some_and(|duration| self.running.elapsed() >= duration) {
+            return Ok(Some(None));
+        }
+        self.draw()?;
+        Ok(None)
+    }
+
+    /// The time since the last look.
+    fn age(&self) -> Duration {
+        self.frozen.unwrap_or_else(|| self.taken.elapsed())
+    }
+
+    /// The time to the next thing that happens by itself; `None` if there is none.
+    fn time_left(&self) -> Option<Duration> {
+        let look = self.is_looking().then(|| self.interval().saturating_sub(self.asked.elapsed()));
+        let look = look.filter(|_| !self.collector.busy);
+        let counts_down = self.frozen.is_none() && self.state.table == Table::Sockets && !self.listing.is_empty();
+        let end = self.duration.map(|duration| duration.saturating_sub(self.running.elapsed()));
+        [look, counts_down.then_some(COUNTDOWN), end].into_iter().flatten().min()
+    }
+
+    fn is_looking(&self) -> bool {
+        !self.state.paused && !self.ended
+    }
+
+    /// The time between two looks. It is longer than the chosen one if looks take too long.
+    fn interval(&self) -> Duration {
+        self.latest.sample.interval.max(self.state.interval)
+    }
+
+    /// Asks for a look if one is due.
+    fn ask(&mut self) {
+        let due = self.is_looking() && self.asked.elapsed() >= self.interval();
+        if self.collector.busy || !(due || self.wanted.now) {
+            return;
+        }
+        let selection = self
+            .wanted
+            .filter
+            .as_ref()
+            .map(|expression| Selection { expression: expression.clone(), ..self.selection.clone() });
+        let capacity = self.state.table == Table::Destinations && self.can_ask_kernel;
+        let recording = self.wanted.recording.take();
+        self.collector.ask(Request { interval: self.state.interval, selection, capacity, recording });
+        self.wanted.now = false;
+        self.asked = Stopwatch::start();
+    }
+
+    /// Reads the keys that were typed. Returns how the screen ends, if one of them ends it.
+    fn keys(&mut self) -> Result<Option<Ending>, ScreenError> {
+        while event::poll(Duration::ZERO)? {
+            let action = match event::read()? {
+                Input::Key(key) if key.kind != KeyEventKind::Release => {
+                    self.with_rows(|state, rows| state.press(key, rows))
+                }
+                Input::Mouse(mouse) => {
+                    let lines = match mouse.kind {
+                        MouseEventKind::ScrollUp => -WHEEL,
+                        MouseEventKind::ScrollDown => WHEEL,
+                        _ => continue,
+                    };
+                    self.with_rows(|state, rows| state.scroll(lines, rows));
+                    None
+                }
+                _ => None,
+            };
+            self.list();
+            if let Some(action) = action
+                && let Some(ending) = self.act(action)?
+            {
+                return Ok(Some(ending));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes the state with knowledge of the rows.
+    fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
+        let Self { state, listing, latest, history, terminal, .. } = self;
+        let visible = terminal.size().map_or(0, |size| draw::visible_rows(size.into(), state, latest));
+        let identity = |row: usize| listing.identity(row, latest, history);
+        change(state, Rows { count: listing.len(), visible, identity: &identity })
+    }
+
+    /// Selects the rows of the table again, if the table or its order has changed.
+    fn list(&mut self) {
+        let position = self.state.position();
+        let of = (self.state.table, position.order, position.reverse);
+        if self.listed == of {
+            return;
+        }
+        self.relist();
+        if self.state.table == Table::Destinations && self.is_looking() && self.latest.capacity.is_empty() {
+            self.wanted.now = self.can_ask_kernel;
+        }
+    }
+
+    /// Selects the rows of the table, and finds the selected row among them.
+    fn relist(&mut self) {
+        let Self { state, latest, history, listed, listing, .. } = self;
+        let position = state.position();
+        *listed = (state.table, position.order, position.reverse);
+        *listing = Listing::new(state.table, position.order, position.reverse, latest, history);
+        let place = self
+            .state
+            .position()
+            .selected
+            .as_ref()
+            .and_then(|(_, identity)| self.listing.find(identity, &self.latest, &self.history));
+        self.with_rows(|state, rows| state.follow(rows, place));
+    }
+
+    /// Puts the reply of the collector on the screen.
+    fn take(&mut self, reply: Reply) {
+        let Reply { sample, capacity, recording } = reply;
+        let filter = self.wanted.filter.take();
+        match sample {
+            Ok(Some(sample)) => {
+                self.looks += 1;
+                self.taken = self.asked;
+                self.frozen = self.frozen.map(|_| self.taken.elapsed());
+                self.history.add(&sample);
+                self.latest.sample = sample;
+                self.latest.failure = None;
+                if let Some(expression) = filter {
+                    self.selection.expression.clone_from(&expression);
+                    self.state.filter = expression;
+                    self.state.typed = None;
+                }
+            }
+            Ok(None) => {
+                self.ended = true;
+                self.state.message = Some("end of the recording".into());
+            }
+            Err(error) => match (&mut self.state.typed, filter) {
+                (Some(line), Some(_)) => line.error = Some(error.to_string()),
+                _ => self.latest.failure = Some(format!("the last look failed: {error}")),
+            },
+        }
+        self.latest.capacity.clear();
+        for answer in capacity {
+            match answer {
+                Ok(answer) => self.latest.capacity.push(answer),
+                Err(error) => self.latest.failure = Some(error.to_string()),
+            }
+        }
+        if let Err(error) = recording {
+            self.state.message = Some(format!("recording failed: {error}"));
+            self.state.recording = None;
+        }
+        self.relist();
+    }
+
+    fn act(&mut self, action: Action) -> Result<Option<Ending>, ScreenError> {
+        match action {
+            Action::Quit => return Ok(Some(None)),
+            Action::Interrupt => return Ok(Some(Some(HeldSignal::INTERRUPT))),
+            Action::Stop => self.stop()?,
+            Action::Redraw => self.erase()?,
+            Action::Filter(text) => {
+                self.wanted.filter = Some(text);
+                self.wanted.now = true;
+            }
+            Action::Details | Action::Kill => self.open(&action),
+            Action::RunKill(command) => self.run_command(&command)?,
+            Action::Record => self.toggle_recording(),
+        }
+        Ok(None)
+    }
+
+    /// Begins a recording, or ends it.
+    fn toggle_recording(&mut self) {
+        if !self.can_ask_kernel {
+            self.state.message = Some("this is a recording already".into());
+            return;
+        }
+        self.wanted.now = true;
+        if let Some(path) = self.state.recording.take() {
+            self.state.message = Some(format!("to see the recording: twtool watch --replay {path}"));
+            self.wanted.recording = Some(Recording::End);
+            return;
+        }
+        let time = human::timestamp(clock::now()).replace(['-', ':'], "");
+        let path = format!("twtool-{}Z.twrec", time.split('.').next().unwrap_or_default());
+        self.state.message = Some(format!("recording to {path}; w ends it"));
+        self.wanted.recording = Some(Recording::Begin(path.clone().into(), false));
+        self.state.recording = Some(path);
+    }
+
+    /// Opens the details of the selected row, or the proposal to remove its sockets.
+    fn open(&mut self, action: &Action) {
+        let Self { state, listing, latest, history, shell, several, selection, style, .. } = self;
+        let Some((row, _)) = state.position().selected else { return };
+        let (Some(selected), [first, ..]) = (listing.at(row, latest, history), latest.namespaces()) else { return };
+        let place = Place { shell, several: *several, selection };
+        if *action == Action::Details {
+            let Details { title, lines } = details::describe(&selected, &first.facts, &place, *style);
+            state.overlay = Some(Overlay::Details { title, lines, top: 0 });
+            return;
+        }
+        match details::kill(&selected, &first.facts, &place) {
+            Ok(line) => {
+                let lines = details::proposal(&line);
+                state.overlay = Some(Overlay::Kill { command: line.text, lines });
+            }
+            Err(why) => state.message = Some(why),
+        }
+    }
+
+    /// Gives the terminal to a command, and takes it back when the user has read the result.
+    fn run_command(&mut self, command: &str) -> Result<(), ScreenError> {
+        self.guard.give_back()?;
+        let mut out = io::stdout();
+        writeln!(out, "$ {}", human::escape(command))?;
+        // The command is quoted for the shell.
+        let child = self.input.released(|| Command::new("sh").args(["-c", command]).spawn())?;
+        if let Err(error) = child.and_then(|mut child| child.wait()) {
+            writeln!(out, "running sh failed: {error}")?;
+        }
+        write!(out, "press Enter to return to twtool watch")?;
+        out.flush()?;
+        io::stdin().read_line(&mut String::new())?;
+        self.input.discard_interrupts()?;
+        self.wanted.now = self.is_looking();
+        self.resume()
+    }
+
+    /// Stops the program, as Ctrl-Z does.
+    fn stop(&mut self) -> Result<(), ScreenError> {
+        self.guard.give_back()?;
+        self.input.let_through(HeldSignal::STOP)?;
+        self.input.discard_interrupts()?;
+        self.resume()
+    }
+
+    /// Takes the terminal again, and draws all of it.
+    fn resume(&mut self) -> Result<(), ScreenError> {
+        self.guard.take_again()?;
+        self.erase()?;
+        Ok(self.draw()?)
+    }
+
+    /// Erases the terminal, so that the next frame is written whole. `Terminal::clear` would ask the terminal for its cursor, and
+    /// some terminals do not answer.
+    fn erase(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        self.terminal.resize(size.into())
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        let stands_still = !self.is_looking();
+        if stands_still != self.frozen.is_some() {
+            self.frozen = stands_still.then(|| self.taken.elapsed());
+        }
+        let (age, interval) = (self.age(), self.interval());
+        let Self { state, latest, listing, history, style, terminal, widths, .. } = self;
+        let shown = Shown { latest, listing, history, age, interval, style: *style };
+        terminal.draw(|frame| draw::draw(frame, state, &shown, widths))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,358 @@
+//! The state of the screen, and what each key does to it. A plain value: it reads no clock, no terminal and no kernel.
+
+use std::time::Duration;
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::tables::{Identity, Table};
+
+/// The intervals that `+` and `-` choose from.
+const INTERVALS_MS: [u64; 8] = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000];
+
+/// The lines that a turn of the mouse wheel scrolls.
+pub(super) const WHEEL: isize = 3;
+
+/// Each key with what it does, as the help shows them.
+pub(super) const KEYS: [(&str, &str); 17] = [
+    ("1-6, Tab", "choose the table"),
+    ("Up, Down", "select a row; the selection follows its row"),
+    ("PgUp, PgDn", "scroll by a page; the mouse wheel scrolls by 3 rows"),
+    ("Home, End", "go to the first or last row; Home also ends the selection"),
+    ("Enter", "show the selected row in full, with advice"),
+    ("/", "filter rows in the language of 'twtool list'; an empty filter shows all"),
+    ("s", "change the sort order"),
+    ("r", "reverse the sort order"),
+    ("p, Space", "pause: make no look until the key is pressed again"),
+    ("+, -", "lengthen or shorten the interval"),
+    ("k", "propose 'twtool kill' for the selected row"),
+    ("w", "begin a recording for --replay, or end it"),
+    ("?", "show or hide this help"),
+    ("Esc", "close what is open; then clear the filter; then end the selection"),
+    ("Ctrl-L", "draw the whole screen again"),
+    ("Ctrl-Z", "stop twtool, and return to the shell"),
+    ("q, Ctrl-C", "quit"),
+];
+
+/// Something that the key asks for and that the state alone cannot do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Quit,
+    /// Ctrl-C.
+    Interrupt,
+    /// Ctrl-Z.
+    Stop,
+    /// Ctrl-L.
+    Redraw,
+    /// Check this filter, and use it if it has no mistake.
+    Filter(String),
+    /// Show the details of the selected row.
+    Details,
+    /// Propose to remove the sockets of the selected row.
+    Kill,
+    /// Run the proposed command.
+    RunKill(String),
+    Record,
+}
+
+/// The order and the position of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The index of the order in [`Table::orders`].
+    pub(super) order: usize,
+    pub(super) reverse: bool,
+    /// The first row on the screen.
+    pub(super) top: usize,
+    /// The selected row, if there is one.
+    pub(super) selected: Option<(usize, Identity)>,
+}
+
+/// A text that lies over the table until it is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Overlay {
+    Help,
+    /// Lines, and the first one on the screen.
+    Details {
+        title: String,
+        lines: Vec<String>,
+        top: usize,
+    },
+    /// The command that `k` proposes, and lines about it.
+    Kill {
+        command: String,
+        lines: Vec<String>,
+    },
+}
+
+/// The line below the table, while a filter is typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FilterLine {
+    pub(super) text: String,
+    /// The position of the cursor in bytes.
+    pub(super) cursor: usize,
+    /// The mistake in the text, as `list` reports it.
+    pub(super) error: Option<String>,
+}
+
+/// The rows of the table, as a key needs to know them.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// The number of rows.
+    pub(super) count: usize,
+    /// The number of rows on the screen.
+    pub(super) visible: usize,
+    /// The identity of a row.
+    pub(super) identity: &'a dyn Fn(usize) -> Option<Identity>,
+}
+
+/// The state of the screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) table: Table,
+    positions: [Position; Table::ALL.len()],
+    /// The filter in use. An empty one selects every row.
+    pub(super) filter: String,
+    /// The filter that is being typed.
+    pub(super) typed: Option<FilterLine>,
+    pub(super) paused: bool,
+    /// The file of the recording that is being made.
+    pub(super) recording: Option<String>,
+    /// The interval that the user chose.
+    pub(super) interval: Duration,
+    pub(super) overlay: Option<Overlay>,
+    /// A message for the last line, until the next key.
+    pub(super) message: Option<String>,
+}
+
+impl State {
+    #[must_use]
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            table: Table::Sockets,
+            positions: Default::default(),
+            filter: String::new(),
+            typed: None,
+            paused: false,
+            recording: None,
+            interval,
+            overlay: None,
+            message: None,
+        }
+    }
+
+    /// The order and the position of the table on the screen.
+    #[must_use]
+    pub(super) fn position(&self) -> &Position {
+        &self.positions[self.table as usize]
+    }
+
+    /// The same, to change it.
+    pub(super) fn position_mut(&mut self) -> &mut Position {
+        &mut self.positions[self.table as usize]
+    }
+
+    /// Reacts to a key.
+    pub(super) fn press(&mut self, key: KeyEvent, rows: Rows) -> Option<Action> {
+        self.message = None;
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            match key.code {
+                KeyCode::Char('c') => return Some(Action::Interrupt),
+                KeyCode::Char('z') => return Some(Action::Stop),
+                KeyCode::Char('l') => return Some(Action::Redraw),
+                _ => {}
+            }
+        }
+        if let Some(line) = &mut self.typed {
+            return match line.press(key) {
+                Typed::More => None,
+                Typed::Done => Some(Action::Filter(line.text.trim().to_owned())),
+                Typed::Given => {
+                    self.typed = None;
+                    None
+                }
+            };
+        }
+        if self.overlay.is_some() {
+            return self.press_in_overlay(key);
+        }
+        match key.code {
+            KeyCode::Char('q') => return Some(Action::Quit),
+            KeyCode::Char('?') => self.overlay = Some(Overlay::Help),
+            KeyCode::Char('/') => {
+                let text = self.filter.clone();
+                self.typed = Some(FilterLine { cursor: text.len(), text, error: None });
+            }
+            KeyCode::Char(digit @ '1'..='6') => {
+                self.table = Table::ALL[digit as usize - '1' as usize];
+            }
+            KeyCode::Tab => self.table = self.table.next(),
+            KeyCode::BackTab => self.table = self.table.previous(),
+            KeyCode::Char('s') => {
+                let orders = self.table.orders().len();
+                let position = self.position_mut();
+                position.order = (position.order + 1) % orders;
+                position.top = 0;
+            }
+            KeyCode::Char('r') => {
+                let position = self.position_mut();
+                position.reverse = !position.reverse;
+                position.top = 0;
+            }
+            KeyCode::Char('p' | ' ') => self.paused = !self.paused,
+            KeyCode::Char('+' | '=') => self.interval = longer(self.interval),
+            KeyCode::Char('-') => self.interval = shorter(self.interval),
+            KeyCode::Up => self.select_by(-1, rows),
+            KeyCode::Down => self.select_by(1, rows),
+            KeyCode::PageUp => self.select_by(-page(rows), rows),
+            KeyCode::PageDown => self.select_by(page(rows), rows),
+            KeyCode::Home => *self.position_mut() = Position { top: 0, selected: None, ..self.position().clone() },
+            KeyCode::End => self.select(rows.count.saturating_sub(1), rows),
+            KeyCode::Enter => {
+                return self.position().selected.as_ref().map(|_| Action::Details).or_else(|| self.ask_to_select());
+            }
+            KeyCode::Char('k') => {
+                return self.position().selected.as_ref().map(|_| Action::Kill).or_else(|| self.ask_to_select());
+            }
+            KeyCode::Char('w') => return Some(Action::Record),
+            KeyCode::Esc if !self.filter.is_empty() => return Some(Action::Filter(String::new())),
+            KeyCode::Esc => self.position_mut().selected = None,
+            _ => {}
+        }
+        None
+    }
+
+    fn ask_to_select(&mut self) -> Option<Action> {
+        self.message = Some("select a row first, with Down".into());
+        None
+    }
+
+    fn press_in_overlay(&mut self, key: KeyEvent) -> Option<Action> {
+        match (&mut self.overlay, key.code) {
+            (Some(Overlay::Kill { command, .. }), KeyCode::Char('y' | 'Y')) => {
+                let command = std::mem::take(command);
+                self.overlay = None;
+                return Some(Action::RunKill(command));
+            }
+            (Some(Overlay::Kill { .. }), _) => {
+                self.message = Some("nothing was removed".into());
+                self.overlay = None;
+            }
+            (Some(Overlay::Details { top, .. }), KeyCode::Up) => *top = top.saturating_sub(1),
+            (Some(Overlay::Details { top, lines, .. }), KeyCode::Down) => *top = (*top + 1).min(lines.len()),
+            (_, KeyCode::Char('q')) => return Some(Action::Quit),
+            _ => self.overlay = None,
+        }
+        None
+    }
+
+    /// Scrolls without a change of the selection.
+    pub(super) fn scroll(&mut self, lines: isize, rows: Rows) {
+        if let Some(Overlay::Details { top, lines: all, .. }) = &mut self.overlay {
+            *top = top.saturating_add_signed(lines).min(all.len());
+            return;
+        }
+        let most = rows.count.saturating_sub(rows.visible);
+        let position = self.position_mut();
+        position.top = position.top.saturating_add_signed(lines).min(most);
+    }
+
+    fn select_by(&mut self, rows_on: isize, rows: Rows) {
+        let position = self.position();
+        let to = match &position.selected {
+            Some((row, _)) => row.saturating_add_signed(rows_on),
+            None if rows_on.unsigned_abs() == 1 => position.top,
+            None => position.top.saturating_add_signed(rows_on),
+        };
+        self.select(to.min(rows.count.saturating_sub(1)), rows);
+    }
+
+    fn select(&mut self, row: usize, rows: Rows) {
+        let position = self.position_mut();
+        position.selected = (rows.identity)(row).map(|identity| (row, identity));
+        position.show(row, rows);
+    }
+
+    /// Follows the selected row to its new place after a look; `None`: it is gone.
+    pub(super) fn follow(&mut self, rows: Rows, place: Option<usize>) {
+        let position = self.position_mut();
+        let gone = position.selected.is_some() && place.is_none();
+        if let Some((row, identity)) = position.selected.take()
+            && let Some(now) = place
+        {
+            // The selected row stays on its line of the screen.
+            position.top = (position.top + now).saturating_sub(row);
+            position.selected = Some((now, identity));
+            position.show(now, rows);
+        }
+        position.top = position.top.min(rows.count.saturating_sub(rows.visible));
+        if gone {
+            self.message = Some("the selected row is gone".into());
+        }
+    }
+}
+
+impl Position {
+    /// Scrolls as little as possible so that the row is on the screen.
+    fn show(&mut self, row: usize, rows: Rows) {
+        let visible = rows.visible.max(1);
+        self.top = self.top.clamp((row + 1).saturating_sub(visible), row);
+    }
+}
+
+fn page(rows: Rows) -> isize {
+    isize::try_from(rows.visible).unwrap_or(isize::MAX).max(1)
+}
+
+fn longer(interval: Duration) -> Duration {
+    let mut choices = INTERVALS_MS.into_iter().map(Duration::from_millis);
+    choices.find(|choice| *choice > interval).unwrap_or(interval)
+}
+
+fn shorter(interval: Duration) -> Duration {
+    let mut choices = INTERVALS_MS.into_iter().rev().map(Duration::from_millis);
+    choices.find(|choice| *choice < interval).unwrap_or(interval)
+}
+
+/// The effect of a key on the typed filter.
+enum Typed {
+    More,
+    /// Enter.
+    Done,
+    /// Esc.
+    Given,
+}
+
+impl FilterLine {
+    fn press(&mut self, key: KeyEvent) -> Typed {
+        let before = self.text[..self.cursor].chars().next_back().map_or(0, char::len_utf8);
+        let behind = self.text[self.cursor..].chars().next().map_or(0, char::len_utf8);
+        let control = key.modifiers.contains(KeyModifiers::CONTROL);
+        match key.code {
+            KeyCode::Enter => return Typed::Done,
+            KeyCode::Esc => return Typed::Given,
+            KeyCode::Char('u') if control => {
+                self.text.drain(..self.cursor);
+                self.cursor = 0;
+            }
+            KeyCode::Char(letter) if !control => {
+                self.text.insert(self.cursor, letter);
+                self.cursor += letter.len_utf8();
+                self.error = None;
+            }
+            KeyCode::Backspace if before > 0 => {
+                self.cursor -= before;
+                self.text.remove(self.cursor);
+                self.error = None;
+            }
+            KeyCode::Delete if behind > 0 => {
+                self.text.remove(self.cursor);
+                self.error = None;
+            }
+            KeyCode::Left => self.cursor -= before,
+            KeyCode::Right => self.cursor += behind,
+            KeyCode::Home => self.cursor = 0,
+            KeyCode::End => self.cursor = self.text.len(),
+            _ => {}
+        }
+        Typed::More
+    }
+}

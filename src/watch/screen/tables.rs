@@ -1,0 +1,422 @@
+//! The tables of the screen: which rows one has, in which order, and the cells of a row.
+//!
+//! 1. [`Listing::new`] selects the rows after each look, and after a key that changes the selection or the order.
+//! 2. It sorts only as far as somebody looks: [`Listing::at`] sorts a window of sockets around the row that is asked for.
+//! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::latest::{Latest, time_of_day};
+use crate::analysis::capacity::Destination;
+use crate::analysis::capacity::sockets::ConnectionEnds;
+use crate::analysis::groups::{By, Count, Groups, Key};
+use crate::model::facts::Facts;
+use crate::model::row::{Order, Row};
+use crate::model::socket::{Cookie, FourTuple};
+use crate::view::column::Column;
+use crate::view::record::SocketRecord;
+use crate::view::table::Heading;
+use crate::view::text::Text;
+use crate::view::{capacity, human, list, summary};
+use crate::watch::{Event, EventKind, History};
+
+/// The width of a bar in columns.
+const BAR: usize = 10;
+
+/// How many sockets are sorted at once.
+const WINDOW: usize = 256;
+
+/// A table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Sockets,
+    Destinations,
+    LocalPorts,
+    RemoteAddrs,
+    Namespaces,
+    Events,
+}
+
+impl Table {
+    /// Every table, in the order of their digits.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Sockets, Self::Destinations, Self::LocalPorts, Self::RemoteAddrs, Self::Namespaces, Self::Events];
+
+    /// The name in the line of tables.
+    #[must_use]
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Sockets => "sockets",
+            Self::Destinations => "destinations",
+            Self::LocalPorts => "local ports",
+            Self::RemoteAddrs => "remote addresses",
+            Self::Namespaces => "namespaces",
+            Self::Events => "events",
+        }
+    }
+
+    /// The orders that `s` chooses from. Sockets have those of `list --sort`.
+    #[must_use]
+    pub(super) const fn orders(self) -> &'static [&'static str] {
+        match self {
+            Self::Sockets => &["expires", "local", "remote"],
+            Self::Destinations => &["free", "time-wait", "closes"],
+            Self::LocalPorts => &["count", "port"],
+            Self::RemoteAddrs => &["count", "address"],
+            Self::Namespaces => &["count", "name"],
+            Self::Events => &["newest"],
+        }
+    }
+
+    #[must_use]
+    pub(super) fn next(self) -> Self {
+        Self::ALL[(self as usize + 1) % Self::ALL.len()]
+    }
+
+    #[must_use]
+    pub(super) fn previous(self) -> Self {
+        Self::ALL[(self as usize + Self::ALL.len() - 1) % Self::ALL.len()]
+    }
+}
+
+/// A row, whatever happens to the rows around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// The inode number of the network namespace, and the socket.
+    Socket(Option<u64>, FourTuple, Option<Cookie>),
+    /// The inode number of the network namespace, and the destination.
+    Destination(Option<u64>, ConnectionEnds),
+    Group(Key),
+    /// The inode number and the name of a network namespace.
+    Netns(Option<u64>, Option<String>),
+    Event(SystemTime, EventKind, FourTuple, Option<Cookie>),
+}
+
+/// What the user has selected, with everything that advice about it needs.
+#[derive(Debug)]
+pub(super) enum Selected<'a> {
+    Socket(Row, &'a Arc<Facts>),
+    Destination(&'a Destination, &'a crate::snapshot::Capacity),
+    Group(Key, Count),
+    Netns(&'a Arc<Facts>, Count),
+    Event(&'a Event),
+}
+
+/// The rows of a table, in their order.
+#[derive(Debug)]
+pub(super) struct Listing(Items);
+
+#[derive(Debug)]
+enum Items {
+    Sockets(RefCell<Sockets>),
+    /// The indices of the namespace and of the destination.
+    Destinations(Vec<(usize, usize)>),
+    Groups(By, Vec<(Key, Count)>),
+    /// Indices.
+    Namespaces(Vec<usize>),
+    /// The number of rows, and whether the oldest comes first. Events have one order only.
+    Events(usize, bool),
+}
+
+/// Sockets that are sorted only where somebody looks.
+#[derive(Debug)]
+struct Sockets {
+    order: Order,
+    reverse: bool,
+    /// The sort key, and the indices of namespace and row.
+    keys: Vec<(u128, u32, u32)>,
+    /// The part of `keys` that is sorted. All keys before it are lower, and all behind it are higher.
+    sorted: Range<usize>,
+}
+
+impl Sockets {
+    fn key(&self, row: &Row) -> u128 {
+        let key = self.order.key(row);
+        if self.reverse { !key } else { key }
+    }
+
+    fn at(&mut self, index: usize) -> Option<(u32, u32)> {
+        if !self.sorted.contains(&index) {
+            let count = self.keys.len();
+            let start = index.saturating_sub(WINDOW / 2).min(count);
+            let end = (start + WINDOW).min(count);
+            if start > 0 && start < count {
+                self.keys.select_nth_unstable(start);
+            }
+            if end < count {
+                self.keys[start..].select_nth_unstable(end - start);
+            }
+            self.keys[start..end].sort_unstable();
+            self.sorted = start..end;
+        }
+        self.keys.get(index).map(|&(_, netns, row)| (netns, row))
+    }
+}
+
+impl Listing {
+    /// Selects and orders the rows of a table. `order` is an index of [`Table::orders`].
+    #[must_use]
+    pub(super) fn new(table: Table, order: usize, reverse: bool, latest: &Latest, history: &History) -> Self {
+        let by = |by: By| {
+            let rows = || latest.namespaces().iter().flat_map(|netns| &netns.rows);
+            let mut groups = Groups::new(&[by], rows().count());
+            rows().for_each(|row| groups.add(&row.bucket, row.direction));
+            let mut keys: Vec<(Key, Count)> =
+                groups.top(usize::MAX).into_iter().flat_map(|ranking| ranking.top).collect();
+            if order == 1 {
+                keys.sort_by_key(|(key, _)| match *key {
+                    Key::LocalPort(port) => (None, port.0),
+                    Key::RemoteAddr(addr) => (Some(addr), 0),
+                    _ => (None, 0),
+                });
+            }
+            if reverse {
+                keys.reverse();
+            }
+            Items::Groups(by, keys)
+        };
+        Self(match table {
+            Table::Sockets => {
+                let order = [Order::Expires, Order::Local, Order::Remote][order];
+                let mut sockets = Sockets { order, reverse, keys: vec![], sorted: 0..0 };
+                let rows = latest.namespaces().iter().map(|netns| netns.rows.len()).sum();
+                let mut keys = Vec::with_capacity(rows);
+                for (place, netns) in (0..).zip(latest.namespaces()) {
+                    keys.extend((0..).zip(&netns.rows).map(|(at, row)| (sockets.key(row), place, at)));
+                }
+                sockets.keys = keys;
+                Items::Sockets(RefCell::new(sockets))
+            }
+            Table::Destinations => {
+                let mut all: Vec<(usize, usize)> = vec![];
+                for (place, answer) in latest.capacity.iter().enumerate() {
+                    all.extend((0..answer.value.destinations.len()).map(|at| (place, at)));
+                }
+                let one = |&(place, at): &(usize, usize)| &latest.capacity[place].value.destinations[at];
+                match order {
+                    // Each namespace has this order already.
+                    0 => all.sort_by_key(|at| (one(at).free, one(at).exhausted_in.unwrap_or(Duration::MAX))),
+                    1 => all.sort_by_key(|at| Reverse(one(at).time_wait)),
+                    _ => all.sort_by(|a, b| {
+                        one(b).closes_per_s_now.unwrap_or(0.0).total_cmp(&one(a).closes_per_s_now.unwrap_or(0.0))
+                    }),
+                }
+                if reverse {
+                    all.reverse();
+                }
+                Items::Destinations(all)
+            }
+            Table::LocalPorts => by(By::LocalPort),
+            Table::RemoteAddrs => by(By::RemoteAddr),
+            Table::Namespaces => {
+                let mut all: Vec<usize> = (0..latest.namespaces().len()).collect();
+                let one = |place: &usize| &latest.namespaces()[*place];
+                match order {
+                    0 => all.sort_by_key(|place| Reverse(one(place).time_wait + one(place).fin_wait_2)),
+                    _ => all.sort_by_key(|place| (one(place).facts.netns_name.clone(), one(place).facts.netns)),
+                }
+                if reverse {
+                    all.reverse();
+                }
+                Items::Namespaces(all)
+            }
+            Table::Events => Items::Events(history.events().len(), reverse),
+        })
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        match &self.0 {
+            Items::Sockets(sockets) => sockets.borrow().keys.len(),
+            Items::Destinations(all) => all.len(),
+            Items::Groups(_, all) => all.len(),
+            Items::Namespaces(all) => all.len(),
+            Items::Events(count, _) => *count,
+        }
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A row.
+    #[must_use]
+    pub(super) fn at<'a>(&self, row: usize, latest: &'a Latest, history: &'a History) -> Option<Selected<'a>> {
+        Some(match &self.0 {
+            Items::Sockets(sockets) => {
+                let (place, at) = sockets.borrow_mut().at(row)?;
+                let netns = latest.namespaces().get(place as usize)?;
+                Selected::Socket(*netns.rows.get(at as usize)?, &netns.facts)
+            }
+            Items::Destinations(all) => {
+                let &(place, at) = all.get(row)?;
+                let capacity = &latest.capacity.get(place)?.value;
+                Selected::Destination(capacity.destinations.get(at)?, capacity)
+            }
+            Items::Groups(_, all) => all.get(row).map(|&(key, count)| Selected::Group(key, count))?,
+            Items::Namespaces(all) => {
+                let netns = latest.namespaces().get(*all.get(row)?)?;
+                Selected::Netns(&netns.facts, count_of(netns))
+            }
+            Items::Events(count, oldest_first) => {
+                let newest = count.checked_sub(row + 1)?;
+                Selected::Event(history.events().get(if *oldest_first { row } else { newest })?)
+            }
+        })
+    }
+
+    /// The identity of a row.
+    #[must_use]
+    pub(super) fn identity(&self, row: usize, latest: &Latest, history: &History) -> Option<Identity> {
+        Some(self.at(row, latest, history)?.identity())
+    }
+
+    /// Finds a row.
+    #[must_use]
+    pub(super) fn find(&self, identity: &Identity, latest: &Latest, history: &History) -> Option<usize> {
+        match (&self.0, identity) {
+            (Items::Sockets(sockets), Identity::Socket(inode, tuple, cookie)) => {
+                let is_it = |row: &&Row| row.bucket.cookie == *cookie && row.bucket.tuple == *tuple;
+                let netns = latest.namespaces().iter().find(|netns| netns.facts.netns == *inode)?;
+                let row = netns.rows.iter().find(is_it)?;
+                let sockets = sockets.borrow();
+                let key = sockets.key(row);
+                // Rows with equal keys lie next to each other.
+                let lower = sockets.keys.iter().filter(|(other, ..)| *other < key).count();
+                let equal = sockets.keys.iter().filter(|(other, ..)| *other == key).count();
+                drop(sockets);
+                (lower..lower + equal).find(|row| self.identity(*row, latest, history).as_ref() == Some(identity))
+            }
+            _ => (0..self.len()).find(|row| self.identity(*row, latest, history).as_ref() == Some(identity)),
+        }
+    }
+
+    /// The columns.
+    #[must_use]
+    pub(super) fn headings(&self, latest: &Latest) -> Vec<Heading> {
+        const SHARE: Heading = Heading { spare: 6, ..Heading::new("SHARE") };
+        const IN_USE: Heading = Heading { spare: 6, ..Heading::new("IN USE") };
+        const COUNT: Heading = Heading::new("COUNT").right();
+        let netns = || latest.are_several().then(|| Heading::new("NETNS"));
+        match &self.0 {
+            Items::Sockets(_) => list::headings(&columns(latest)),
+            Items::Destinations(_) => netns().into_iter().chain(capacity::HEADINGS).chain([IN_USE]).collect(),
+            Items::Groups(by, _) => vec![Heading::new(summary::title(*by)), COUNT, SHARE],
+            Items::Namespaces(_) => vec![Heading::new(summary::title(By::Netns)), COUNT, SHARE],
+            Items::Events(..) => {
+                let own = [Heading::new("TIME"), Heading::new("EVENT"), Heading::new("CERTAIN")];
+                own.into_iter().chain(list::headings(&columns(latest))).collect()
+            }
+        }
+    }
+
+    /// The cells of a row. Remaining times are less by `age`.
+    #[must_use]
+    pub(super) fn cells(
+        &self,
+        row: usize,
+        latest: &Latest,
+        history: &History,
+        age: Duration,
+        unicode: bool,
+    ) -> Vec<String> {
+        let all = || latest.namespaces().iter().map(|netns| count_of(netns).all()).sum::<u64>();
+        let share = |count: Count| bar(count.all(), all(), unicode);
+        let counted = |label: String, count: Count| vec![label, human::grouped(count.all()), share(count)];
+        match self.at(row, latest, history) {
+            None => vec![],
+            Some(Selected::Socket(row, facts)) => socket(&aged(row, age), facts, latest),
+            Some(Selected::Destination(one, capacity)) => {
+                let netns = latest.are_several().then(|| human::escape(&netns_name(&capacity.facts)).into_owned());
+                let pool = capacity.pool.size;
+                let used = bar((pool - one.free.min(pool)).into(), pool.into(), unicode);
+                netns.into_iter().chain(capacity::cells(one, &capacity.facts)).chain([used]).collect()
+            }
+            Some(Selected::Group(key, count)) => {
+                // Ports and addresses only: no key names a namespace.
+                let facts = latest.namespaces().first().map(|netns| &netns.facts);
+                counted(facts.map_or_else(String::new, |facts| summary::label(&key, facts, &[])), count)
+            }
+            Some(Selected::Netns(facts, count)) => counted(human::escape(&netns_name(facts)).into_owned(), count),
+            Some(Selected::Event(event)) => {
+                let certain = if event.certain { "yes" } else { "no" };
+                let own = [time_of_day(event.at), event.kind.name().to_owned(), certain.to_owned()];
+                own.into_iter().chain(socket(&event.row, &event.facts, latest)).collect()
+            }
+        }
+    }
+
+    /// The sentence in place of rows.
+    #[must_use]
+    pub(super) fn none(&self, filtered: bool) -> &'static str {
+        match &self.0 {
+            Items::Destinations(_) => "no outbound connections on the ephemeral ports",
+            Items::Events(..) => "no events since the first look",
+            _ if filtered => "no socket passes the filter",
+            _ => "no TIME_WAIT sockets",
+        }
+    }
+}
+
+impl Selected<'_> {
+    fn identity(&self) -> Identity {
+        match self {
+            Self::Socket(row, facts) => Identity::Socket(facts.netns, row.bucket.tuple, row.bucket.cookie),
+            Self::Destination(one, capacity) => Identity::Destination(capacity.facts.netns, one.ends),
+            Self::Group(key, _) => Identity::Group(*key),
+            Self::Netns(facts, _) => Identity::Netns(facts.netns, facts.netns_name.clone()),
+            Self::Event(event) => {
+                Identity::Event(event.at, event.kind, event.row.bucket.tuple, event.row.bucket.cookie)
+            }
+        }
+    }
+}
+
+/// The row as it is some time after the look.
+#[must_use]
+pub(super) fn aged(mut row: Row, age: Duration) -> Row {
+    let age = u32::try_from(age.as_millis()).unwrap_or(u32::MAX);
+    row.bucket.expires_ms = row.bucket.expires_ms.saturating_sub(age);
+    row
+}
+
+fn count_of(netns: &crate::watch::NetnsSample) -> Count {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Count { time_wait: count(netns.time_wait), fin_wait_2: count(netns.fin_wait_2) }
+}
+
+fn netns_name(facts: &Facts) -> String {
+    let inode = || facts.netns.map_or_else(|| "unknown".into(), |inode| inode.to_string());
+    facts.netns_name.clone().unwrap_or_else(inode)
+}
+
+fn columns(latest: &Latest) -> Vec<&'static Column> {
+    Column::of_table(latest.are_several(), latest.sample.fin_wait_2() > 0)
+}
+
+fn socket(row: &Row, facts: &Facts, latest: &Latest) -> Vec<String> {
+    let record = SocketRecord::of_row(row, facts);
+    let cell = |column: &&'static Column| {
+        let mut text = Text::default();
+        column.append_cell(&record, &mut text);
+        String::from(text)
+    };
+    columns(latest).iter().map(cell).collect()
+}
+
+/// A bar of [`BAR`] columns for a part of a whole. A part above 0 is never drawn as nothing.
+fn bar(part: u64, whole: u64, unicode: bool) -> String {
+    const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let steps = if unicode { 8 } else { 1 };
+    let length = (BAR * steps) as u64;
+    let filled = (part * length).checked_div(whole).unwrap_or(0).max(u64::from(part > 0)).min(length);
+    let filled = usize::try_from(filled).unwrap_or(0);
+    if unicode { "█".repeat(filled / 8) + PARTS[filled % 8] } else { "#".repeat(filled) }
+}

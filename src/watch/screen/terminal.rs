@@ -1,0 +1,103 @@
+//! The terminal while the screen has it: raw mode, the alternate screen, and reports of the mouse wheel. [`Guard`] gives it
+//! back in every case: at the end, after an error, on a panic in any thread, and before a signal ends or stops the program.
+
+use std::io::{self, BufWriter, Stdout, Write as _};
+use std::panic;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::style::{Print, ResetColor, force_color_output};
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::{execute, queue};
+
+/// Reports buttons and the wheel (1000) in the extended form (1006), but no movements, which would be traffic on a slow line.
+const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
+const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
+
+/// Whether the screen has the terminal.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The panic hook is installed once.
+static HOOK: Once = Once::new();
+
+/// The bytes of one frame are written together.
+const FRAME: usize = 64 * 1024;
+
+/// The terminal that ratatui draws on.
+pub type Drawn = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
+
+/// Has the terminal until it is dropped.
+#[derive(Debug)]
+pub struct Guard(());
+
+impl Guard {
+    /// Takes the terminal.
+    ///
+    /// # Errors
+    /// The terminal refuses raw mode, or cannot be written to.
+    pub fn take() -> io::Result<Self> {
+        HOOK.call_once(|| {
+            let before = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                // The message must appear on the normal screen. With `panic = "abort"` no value is dropped afterwards.
+                let _ = give_back();
+                before(info);
+            }));
+        });
+        let guard = Self(());
+        guard.take_again()?;
+        Ok(guard)
+    }
+
+    /// Takes the terminal after [`Self::give_back`], or after another program has changed its modes.
+    ///
+    /// # Errors
+    /// As for [`Self::take`].
+    pub fn take_again(&self) -> io::Result<()> {
+        // After a give_back, crossterm reads the modes of the terminal again, and restores those.
+        give_back()?;
+        TAKEN.store(true, Ordering::SeqCst);
+        enable_raw_mode()?;
+        execute!(io::stdout(), EnterAlternateScreen, Print(MOUSE_ON))
+    }
+
+    /// Gives the terminal back for some time.
+    ///
+    /// # Errors
+    /// The terminal cannot be written to.
+    pub fn give_back(&self) -> io::Result<()> {
+        give_back()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = give_back();
+    }
+}
+
+/// Restores the terminal, if the screen has it.
+fn give_back() -> io::Result<()> {
+    if !TAKEN.swap(false, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let mut stdout = io::stdout();
+    let written =
+        queue!(stdout, ResetColor, Print(MOUSE_OFF), Show, LeaveAlternateScreen).and_then(|()| stdout.flush());
+    // The modes are restored even if the terminal does not take text any more.
+    disable_raw_mode()?;
+    written
+}
+
+/// Opens ratatui's view of the terminal. If `color` is false, no colour is ever written.
+///
+/// # Errors
+/// The size of the terminal cannot be read.
+pub fn open(color: bool) -> io::Result<Drawn> {
+    // crossterm follows NO_COLOR by itself, but not --color.
+    force_color_output(color);
+    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(FRAME, io::stdout())))
+}

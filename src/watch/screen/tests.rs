@@ -1,0 +1,428 @@
+//! The state fed with keys, and screens drawn into memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::draw::{self, Shown};
+use super::latest::Latest;
+use super::state::{Action, Overlay, Rows, State, WHEEL};
+use super::tables::{Identity, Listing, Table};
+use super::widths::Widths;
+use crate::analysis::groups::Key;
+use crate::model::facts::Facts;
+use crate::model::facts::tests::facts;
+use crate::model::kernel_counts::Counters;
+use crate::model::port::Port;
+use crate::model::row::Row;
+use crate::model::row::tests::row;
+use crate::model::socket::Cookie;
+use crate::view::style::TextStyle;
+use crate::watch::{Event, EventKind, History, NetnsSample, Sample};
+
+const PLAIN: TextStyle = TextStyle { color: false, width: None, unicode: true };
+
+/// A bucket of a client of port 80 with this cookie and remaining time.
+fn client(cookie: u16, expires_ms: u32) -> Row {
+    let mut row = row("192.0.2.1", 80, "198.51.100.77", 30_000 + cookie);
+    row.bucket.cookie = Cookie::new(cookie.into());
+    row.bucket.expires_ms = expires_ms;
+    row
+}
+
+/// A look at one namespace, `elapsed` seconds after the first one.
+fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) -> Sample {
+    let second = i64::try_from(elapsed).expect("few");
+    let netns = NetnsSample {
+        facts: Arc::clone(facts),
+        time_wait: rows.len(),
+        fin_wait_2: 0,
+        all_buckets: rows.len(),
+        max_tw_buckets: Some(262_144),
+        counters: Counters::default(),
+        closes: BTreeMap::from([(second - 1, rows.len() as u64)]),
+        closes_per_s: Some(12.5),
+        events,
+        whole: true,
+        complete: true,
+        rows,
+    };
+    Sample {
+        at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + elapsed),
+        elapsed: Duration::from_secs(elapsed),
+        interval: Duration::from_secs(1),
+        took: Duration::ZERO,
+        processor_time: Duration::ZERO,
+        namespaces: vec![netns],
+        closes_begin: elapsed == 0,
+        complete: true,
+        warnings: vec![],
+    }
+}
+
+/// A screen in memory.
+struct Screen {
+    state: State,
+    latest: Latest,
+    history: History,
+    widths: Widths,
+    listing: Listing,
+    size: (u16, u16),
+    style: TextStyle,
+}
+
+impl Screen {
+    fn of(rows: Vec<Row>, size: (u16, u16)) -> Self {
+        let sample = sample(rows, 0, vec![], &Arc::new(facts()));
+        let mut history = History::default();
+        history.add(&sample);
+        let latest = Latest { sample, capacity: vec![], failure: None };
+        let state = State::new(Duration::from_secs(1));
+        let listing = Listing::new(state.table, 0, false, &latest, &history);
+        Self { state, latest, history, widths: Widths::default(), listing, size, style: PLAIN }
+    }
+
+    fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
+        let Self { state, listing, latest, history, size, .. } = self;
+        let area = ratatui::layout::Rect::new(0, 0, size.0, size.1);
+        let visible = draw::visible_rows(area, state, latest);
+        let identity = |row: usize| listing.identity(row, latest, history);
+        change(state, Rows { count: listing.len(), visible, identity: &identity })
+    }
+
+    fn list(&mut self) {
+        self.listing = Listing::new(
+            self.state.table,
+            self.state.position().order,
+            self.state.position().reverse,
+            &self.latest,
+            &self.history,
+        );
+    }
+
+    fn press(&mut self, code: KeyCode) -> Option<Action> {
+        self.press_with(code, KeyModifiers::NONE)
+    }
+
+    fn press_with(&mut self, code: KeyCode, modifiers: KeyModifiers) -> Option<Action> {
+        let action = self.with_rows(|state, rows| state.press(KeyEvent::new(code, modifiers), rows));
+        self.list();
+        action
+    }
+
+    fn types(&mut self, text: &str) -> Option<Action> {
+        text.chars().filter_map(|letter| self.press(KeyCode::Char(letter))).last()
+    }
+
+    /// The next look.
+    fn look(&mut self, rows: Vec<Row>, elapsed: u64, events: Vec<Event>) {
+        self.latest.sample = sample(rows, elapsed, events, &self.latest.namespaces()[0].facts.clone());
+        self.history.add(&self.latest.sample);
+        self.list();
+        let selected = self.state.position().selected.clone();
+        let place = selected.and_then(|(_, identity)| self.listing.find(&identity, &self.latest, &self.history));
+        self.with_rows(|state, rows| state.follow(rows, place));
+    }
+
+    fn drawn_at(&mut self, age: Duration) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(self.size.0, self.size.1)).expect("in memory");
+        let Self { state, latest, history, listing, widths, style, .. } = self;
+        let shown = Shown { latest, history, listing, age, interval: Duration::from_secs(1), style: *style };
+        terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).expect("in memory");
+        let buffer = terminal.backend().buffer();
+        let line = |y| (0..self.size.0).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+        (0..self.size.1).map(line).collect()
+    }
+
+    fn drawn(&mut self) -> Vec<String> {
+        self.drawn_at(Duration::ZERO)
+    }
+
+    fn shows(&mut self, text: &str) -> bool {
+        self.drawn().iter().any(|line| line.contains(text))
+    }
+
+    /// The cookie of the selected socket.
+    fn selected(&self) -> Option<u64> {
+        match &self.state.position().selected {
+            Some((_, Identity::Socket(_, _, cookie))) => cookie.map(Cookie::number),
+            _ => None,
+        }
+    }
+}
+
+fn clients(count: u16) -> Vec<Row> {
+    (1..=count).map(|cookie| client(cookie, u32::from(cookie) * 100)).collect()
+}
+
+#[test]
+fn every_size_has_its_parts_and_no_line_is_too_long() {
+    for (size, chart, rows) in [((80, 24), true, 10), ((200, 60), true, 38), ((40, 12), false, 6)] {
+        for unicode in [true, false] {
+            let mut screen = Screen::of(clients(500), size);
+            screen.style.unicode = unicode;
+            let lines = screen.drawn();
+            let page = lines.join("\n");
+            assert!(lines[0].starts_with("twtool  netns web"), "{page}");
+            assert!(lines[1].starts_with("500 TIME_WAIT, 0 FIN_WAIT_2"), "{page}");
+            assert_eq!(page.contains("-60 s"), chart, "{page}");
+            assert_eq!(lines.iter().filter(|line| line.contains("198.51.100.")).count(), rows, "{page}");
+            assert!(page.contains("1 of 500"), "{page}");
+            assert!(unicode || page.is_ascii(), "{page}");
+        }
+    }
+    for width in 1..30 {
+        for height in 1..20 {
+            Screen::of(clients(3), (width, height)).drawn();
+        }
+    }
+}
+
+#[test]
+fn sockets_count_down_between_looks() {
+    let mut screen = Screen::of(vec![client(1, 41_399)], (80, 24));
+    assert!(screen.drawn_at(Duration::ZERO).iter().any(|line| line.ends_with(" 41.3s")));
+    assert!(screen.drawn_at(Duration::from_millis(1400)).iter().any(|line| line.ends_with(" 39.9s")));
+    assert!(screen.drawn_at(Duration::from_secs(99)).iter().any(|line| line.ends_with(" 0.0s")));
+}
+
+#[test]
+fn tab_and_digits_choose_the_table() {
+    let mut screen = Screen::of(clients(20), (80, 24));
+    let mut seen = vec![];
+    for _ in Table::ALL {
+        seen.push(screen.state.table);
+        screen.press(KeyCode::Tab);
+    }
+    assert_eq!(seen, Table::ALL);
+    assert_eq!(screen.state.table, Table::Sockets);
+    screen.press(KeyCode::BackTab);
+    assert_eq!(screen.state.table, Table::Events);
+    for (digit, table) in ('1'..).zip(Table::ALL) {
+        screen.press(KeyCode::Char(digit));
+        assert_eq!(screen.state.table, table);
+        assert!(!screen.drawn().is_empty());
+    }
+    screen.press(KeyCode::Char('3'));
+    assert!(screen.shows("80 (http)") && screen.shows("██████████"));
+    screen.press(KeyCode::Char('4'));
+    assert!(screen.shows("198.51.100.77"));
+    screen.press(KeyCode::Char('5'));
+    assert!(screen.shows("web"));
+}
+
+#[test]
+fn the_selection_follows_its_row_and_its_line() {
+    let mut screen = Screen::of(clients(100), (80, 24));
+    for _ in 0..3 {
+        screen.press(KeyCode::Down);
+    }
+    assert_eq!((screen.selected(), screen.state.position().top), (Some(3), 0));
+    // 40 newer ones expire earlier: the row moves down, and the screen with it.
+    let earlier = (200..240).map(|cookie| client(cookie, 1));
+    let all: Vec<Row> = clients(100).into_iter().chain(earlier).collect();
+    screen.look(all, 1, vec![]);
+    assert_eq!((screen.selected(), screen.state.position().top), (Some(3), 40));
+    screen.look(clients(100), 2, vec![]);
+    assert_eq!((screen.selected(), screen.state.position().top), (Some(3), 0));
+    let others: Vec<Row> = clients(100).into_iter().filter(|row| row.bucket.cookie != Cookie::new(3)).collect();
+    screen.look(others, 3, vec![]);
+    assert_eq!(screen.selected(), None);
+    assert!(screen.shows("the selected row is gone"));
+}
+
+#[test]
+fn keys_move_the_selection_and_the_wheel_does_not() {
+    let mut screen = Screen::of(clients(100), (80, 24));
+    screen.press(KeyCode::End);
+    assert_eq!((screen.selected(), screen.state.position().top), (Some(100), 90));
+    screen.press(KeyCode::PageUp);
+    assert_eq!((screen.selected(), screen.state.position().top), (Some(90), 89));
+    screen.press(KeyCode::PageDown);
+    screen.press(KeyCode::Up);
+    assert_eq!(screen.selected(), Some(99));
+    screen.press(KeyCode::Home);
+    assert_eq!((screen.selected(), screen.state.position().top), (None, 0));
+    screen.with_rows(|state, rows| state.scroll(WHEEL, rows));
+    screen.with_rows(|state, rows| state.scroll(WHEEL, rows));
+    assert_eq!((screen.selected(), screen.state.position().top), (None, 6));
+    screen.with_rows(|state, rows| state.scroll(-100, rows));
+    assert_eq!(screen.state.position().top, 0);
+    screen.with_rows(|state, rows| state.scroll(1000, rows));
+    assert_eq!(screen.state.position().top, 90);
+}
+
+#[test]
+fn s_and_r_change_the_order_of_the_table_on_the_screen_alone() {
+    let mut screen = Screen::of(clients(300), (80, 24));
+    let first = |screen: &Screen| match screen.listing.identity(0, &screen.latest, &screen.history) {
+        Some(Identity::Socket(_, tuple, _)) => tuple.remote_port(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(first(&screen), Port(30_001));
+    screen.press(KeyCode::Char('r'));
+    assert_eq!(first(&screen), Port(30_300));
+    screen.press(KeyCode::Char('s'));
+    assert!(screen.shows("s sort: local, reversed"));
+    screen.press(KeyCode::Char('3'));
+    assert!(screen.shows("s sort: count "));
+}
+
+#[test]
+fn any_row_is_where_a_full_sort_puts_it() {
+    // Equal remaining times, and more rows than one window.
+    let rows: Vec<Row> = (1..=2000).map(|cookie| client(cookie, u32::from(cookie) * 7919 % 97 * 10)).collect();
+    let screen = Screen::of(rows.clone(), (80, 24));
+    let mut sorted = rows;
+    sorted.sort_by(|a, b| crate::model::row::Order::Expires.compare(a, b));
+    for at in [0, 1999, 1000, 3, 500, 1001, 255, 256, 257, 1744, 1743] {
+        let identity = screen.listing.identity(at, &screen.latest, &screen.history).expect("a row");
+        let Identity::Socket(_, _, cookie) = &identity else { panic!("{identity:?}") };
+        assert_eq!(*cookie, sorted[at].bucket.cookie, "{at}");
+        assert_eq!(screen.listing.find(&identity, &screen.latest, &screen.history), Some(at));
+    }
+    assert!(screen.listing.identity(2000, &screen.latest, &screen.history).is_none());
+}
+
+#[test]
+fn a_filter_is_typed_checked_and_cleared() {
+    let mut screen = Screen::of(clients(3), (80, 24));
+    screen.press(KeyCode::Char('/'));
+    // Letters are text now, also those of other keys.
+    assert_eq!(screen.types("sprt = :80q"), None);
+    screen.press(KeyCode::Backspace);
+    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("sprt = :80".into())));
+    let line = screen.state.typed.as_mut().expect("it stays until it is checked");
+    line.error = Some(format!("expected a test: {}\n  sprt = :80\n  ^^^^", "sport, dport, ".repeat(6)));
+    let lines = screen.drawn();
+    let at = lines.iter().position(|line| line == "filter: sprt = :80").expect("the line");
+    assert!(lines[at + 2].ends_with("dport,"), "the message is wrapped");
+    assert_eq!(lines[at + 3..], ["  sprt = :80", "  ^^^^"]);
+    for _ in 0..9 {
+        screen.press(KeyCode::Left);
+    }
+    screen.types("o");
+    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("soprt = :80".into())));
+    screen.press(KeyCode::Backspace);
+    screen.press(KeyCode::Right);
+    screen.types("o");
+    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("sport = :80".into())));
+    screen.state.typed = None;
+    screen.state.filter = "sport = :80".into();
+    assert!(screen.shows("/ filter: sport = :80"));
+    screen.press(KeyCode::Char('/'));
+    assert_eq!(screen.state.typed.as_ref().map(|line| line.text.as_str()), Some("sport = :80"));
+    assert_eq!(screen.press(KeyCode::Esc), None);
+    assert_eq!(screen.state.typed, None);
+    assert_eq!(screen.press(KeyCode::Esc), Some(Action::Filter(String::new())));
+}
+
+#[test]
+fn what_is_open_takes_the_keys() {
+    let mut screen = Screen::of(clients(3), (80, 30));
+    screen.press(KeyCode::Char('?'));
+    assert!(screen.shows("propose 'twtool kill'"));
+    screen.press(KeyCode::Char('3'));
+    assert_eq!((screen.state.table, &screen.state.overlay), (Table::Sockets, &None));
+    assert_eq!(screen.press(KeyCode::Enter), None, "nothing is selected");
+    assert!(screen.shows("select a row first"));
+    screen.press(KeyCode::Down);
+    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Details));
+    assert_eq!(screen.press(KeyCode::Char('k')), Some(Action::Kill));
+    let open = || Some(Overlay::Kill { command: "twtool kill x".into(), lines: vec!["  twtool kill x".into()] });
+    screen.state.overlay = open();
+    assert!(screen.shows("  twtool kill x") && screen.shows("y runs the command"));
+    for key in [KeyCode::Enter, KeyCode::Esc, KeyCode::Char('n'), KeyCode::Char('k'), KeyCode::Char('q')] {
+        screen.state.overlay = open();
+        assert_eq!(screen.press(key), None, "{key:?}");
+        assert_eq!(screen.state.overlay, None, "{key:?}");
+    }
+    screen.state.overlay = open();
+    assert_eq!(screen.press(KeyCode::Char('y')), Some(Action::RunKill("twtool kill x".into())));
+}
+
+#[test]
+fn control_keys_work_everywhere_and_q_quits() {
+    let mut screen = Screen::of(clients(3), (80, 24));
+    for open in [
+        |_: &mut State| {},
+        |state: &mut State| state.overlay = Some(Overlay::Help),
+        |state: &mut State| {
+            state.typed = Some(super::state::FilterLine::default());
+        },
+    ] {
+        open(&mut screen.state);
+        for (letter, action) in [('c', Action::Interrupt), ('z', Action::Stop), ('l', Action::Redraw)] {
+            assert_eq!(screen.press_with(KeyCode::Char(letter), KeyModifiers::CONTROL), Some(action));
+        }
+    }
+    screen.state.typed = None;
+    assert_eq!(screen.press(KeyCode::Char('q')), Some(Action::Quit));
+}
+
+#[test]
+fn the_interval_and_the_pause() {
+    let mut screen = Screen::of(clients(3), (80, 24));
+    let mut interval = |key| {
+        screen.press(KeyCode::Char(key));
+        screen.state.interval.as_millis()
+    };
+    assert_eq!([interval('+'), interval('+'), interval('-')], [2000, 5000, 2000]);
+    assert_eq!([interval('-'), interval('-'), interval('-'), interval('-')], [1000, 500, 250, 250]);
+    screen.state.interval = Duration::from_secs(3);
+    screen.press(KeyCode::Char('+'));
+    assert_eq!(screen.state.interval, Duration::from_secs(5));
+    screen.press(KeyCode::Char('p'));
+    assert!(screen.state.paused && screen.shows("PAUSED"));
+    screen.press(KeyCode::Char('p'));
+    assert!(!screen.state.paused && screen.shows(" 22:13:20Z"));
+}
+
+#[test]
+fn events_show_the_newest_first() {
+    let mut screen = Screen::of(clients(3), (120, 24));
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_001);
+    let facts = Arc::clone(&screen.latest.namespaces()[0].facts);
+    let event = |kind, certain, cookie| Event { at, kind, certain, row: client(cookie, 0), facts: Arc::clone(&facts) };
+    screen.press(KeyCode::Char('6'));
+    assert!(screen.shows("no events since the first look"));
+    screen.look(clients(1), 1, vec![event(EventKind::Expired, true, 2), event(EventKind::Gone, false, 3)]);
+    let lines = screen.drawn();
+    let at = lines.iter().position(|line| line.starts_with("TIME ")).expect("titles");
+    assert!(lines[at + 1].starts_with("22:13:21Z  gone") && lines[at + 1].contains(" no "), "{}", lines.join("\n"));
+    assert!(lines[at + 2].starts_with("22:13:21Z  expired") && lines[at + 2].contains(" yes "));
+}
+
+#[test]
+fn foreign_text_is_escaped_and_keeps_its_columns() {
+    let mut screen = Screen::of(clients(1), (80, 24));
+    let mut named = facts();
+    named.netns_name = Some("7:e\u{301}\u{1b}[31m漢字\u{202e}".into());
+    screen.latest.sample = sample(clients(1), 0, vec![], &Arc::new(named));
+    screen.press(KeyCode::Char('5'));
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("in memory");
+    let Screen { state, latest, history, listing, widths, style, .. } = &mut screen;
+    let shown =
+        Shown { latest, history, listing, age: Duration::ZERO, interval: Duration::from_secs(1), style: *style };
+    terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).expect("in memory");
+    let buffer = terminal.backend().buffer();
+    let line = |y| (0..80).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+    let titles = (0..24).find(|y| line(*y).starts_with("NETNS ")).expect("titles");
+    assert!(line(titles + 1).starts_with("7:e\u{301}\\u{1b}[31m漢"), "{}", line(titles + 1));
+    // COUNT is aligned to the right: its last letter is above the number.
+    let end_of_count = line(titles).find("COUNT").map(|at| at + 4).expect("COUNT");
+    assert_eq!(buffer[(u16::try_from(end_of_count).expect("few"), titles + 1)].symbol(), "1");
+}
+
+#[test]
+fn a_group_is_selected_by_its_key() {
+    let mut screen = Screen::of(clients(5), (80, 24));
+    screen.press(KeyCode::Char('3'));
+    screen.press(KeyCode::Down);
+    let selected = screen.state.position().selected.clone();
+    assert_eq!(selected, Some((0, Identity::Group(Key::LocalPort(Port(80))))));
+}

@@ -1,0 +1,248 @@
+//! A run of `twtool watch` on a terminal, and a small model of that terminal: it knows the sequences that the screen writes.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::kernel;
+
+/// A terminal of the given size, with a program on it.
+pub(crate) struct Screen {
+    child: Child,
+    /// The user's side of the terminal.
+    user: File,
+    /// The modes before the program started.
+    before: Termios,
+    /// The characters of each line. The second column of a wide character is `None`.
+    lines: Vec<Vec<Option<char>>>,
+    cursor: (usize, usize),
+    /// Everything that the program has written.
+    pub(crate) written: Vec<u8>,
+    /// How much of it is in `lines`.
+    read: usize,
+    /// The private modes that are set: 1049 is the alternate screen, 25 a visible cursor, 1000 the mouse.
+    modes: Vec<u16>,
+}
+
+/// A text that does not come would be awaited without end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The private modes of a terminal that no program has changed.
+const USUAL: [u16; 1] = [25];
+
+impl Screen {
+    /// Starts the command on a terminal with these columns and lines.
+    pub(crate) fn start(mut command: Command, (columns, lines): (u16, u16)) -> Self {
+        let size = Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = openpty(&size, None).expect("a terminal");
+        let program: OwnedFd = terminal.slave;
+        let copy = || program.try_clone().expect("a copy");
+        command.stdin(copy()).stdout(copy()).stderr(copy());
+        if command.get_envs().all(|(name, _)| name != "TERM") {
+            command.env("TERM", "xterm-256color");
+        }
+        if command.get_envs().all(|(name, _)| name != "LC_ALL") {
+            command.env("LC_ALL", "C.UTF-8");
+        }
+        // In a group of its own, whose parent is in another one: so SIGTSTP stops it.
+        command.process_group(0);
+        // Unlike openpty(3), this sets close-on-exec, so that the program does not keep its own terminal open.
+        let user = File::from(terminal.master).try_clone().expect("a copy");
+        let before = tcgetattr(&user).expect("modes");
+        let child = command.spawn().expect("twtool can be started");
+        let lines = vec![vec![Some(' '); columns.into()]; lines.into()];
+        Self { child, user, before, lines, cursor: (0, 0), written: vec![], read: 0, modes: USUAL.to_vec() }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process"))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("our own child");
+    }
+
+    /// The text on the screen.
+    pub(crate) fn text(&self) -> String {
+        let line = |line: &Vec<Option<char>>| line.iter().flatten().collect::<String>().trim_end().to_owned();
+        self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Types keys.
+    pub(crate) fn types(&mut self, keys: &str) {
+        self.user.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    /// Reads until the condition holds.
+    #[track_caller]
+    pub(crate) fn until(&mut self, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + kernel::patience(PATIENCE);
+        while !condition(self) {
+            assert!(self.is_ready(deadline), "it does not come; the screen was:\n{}", self.text());
+            assert!(self.read(), "the program has ended; the screen was:\n{}", self.text());
+        }
+    }
+
+    /// Reads until the screen contains this text.
+    #[track_caller]
+    pub(crate) fn until_shown(&mut self, text: &str) {
+        let deadline = Instant::now() + kernel::patience(PATIENCE);
+        while !self.text().contains(text) {
+            assert!(self.is_ready(deadline), "expected {text:?}; the screen was:\n{}", self.text());
+            assert!(self.read(), "expected {text:?}; the program has ended; the screen was:\n{}", self.text());
+        }
+    }
+
+    /// Reads what there is, or waits for more. Returns false at the end.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0; 16 * 1024];
+        // The program's side is closed: EIO (pty(7)).
+        let count = self.user.read(&mut bytes).unwrap_or(0);
+        self.written.extend_from_slice(&bytes[..count]);
+        self.interpret();
+        count > 0
+    }
+
+    /// Changes the size of the terminal.
+    pub(crate) fn resize(&mut self, (columns, lines): (u16, u16)) {
+        let size = set_size(&self.user, columns, lines);
+        assert!(size, "the terminal takes another size");
+        self.lines = vec![vec![Some(' '); columns.into()]; lines.into()];
+        self.signal(Signal::SIGWINCH);
+    }
+
+    /// Whether the terminal is as it was before the program.
+    pub(crate) fn is_restored(&self) -> bool {
+        let now = tcgetattr(&self.user).expect("modes");
+        now == self.before && self.modes == USUAL
+    }
+
+    /// Waits until the program is stopped.
+    pub(crate) fn await_stop(&self) {
+        let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("our own child");
+        assert!(matches!(status, WaitStatus::Stopped(_, Signal::SIGTSTP)), "{status:?}");
+    }
+
+    /// Reads everything that is there, without waiting.
+    pub(crate) fn drain(&mut self) {
+        while self.is_ready(Instant::now()) && self.read() {}
+    }
+
+    /// Whether something can be read before the deadline.
+    fn is_ready(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut descriptors = [PollFd::new(self.user.as_fd(), PollFlags::POLLIN)];
+        poll(&mut descriptors, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_ok_and(|count| count > 0)
+    }
+
+    /// Takes the user's side away, as a lost connection does. Returns how the program ended.
+    pub(crate) fn hang_up(mut self) -> ExitStatus {
+        drop(self.user);
+        self.child.wait().expect("our own child")
+    }
+
+    /// Reads to the end of the program. Returns how it ended.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        while self.read() {}
+        self.child.wait().expect("our own child")
+    }
+
+    /// Puts what was written on the screen.
+    fn interpret(&mut self) {
+        while let Some((length, what)) = next(&self.written[self.read..]) {
+            self.read += length;
+            match what {
+                What::Letter(letter) => self.put(letter),
+                What::Move(line, column) => self.cursor = (line, column),
+                What::Clear => self.lines.iter_mut().for_each(|line| line.fill(Some(' '))),
+                What::Mode(mode, true) => self.modes.push(mode),
+                What::Mode(mode, false) => self.modes.retain(|other| *other != mode),
+                What::Nothing => {}
+            }
+        }
+        self.modes.sort_unstable();
+        self.modes.dedup();
+    }
+
+    fn put(&mut self, letter: char) {
+        let (line, column) = self.cursor;
+        match letter {
+            '\n' => self.cursor.0 += 1,
+            '\r' => self.cursor.1 = 0,
+            letter => {
+                if let Some(cell) = self.lines.get_mut(line).and_then(|line| line.get_mut(column)) {
+                    *cell = Some(letter);
+                }
+                self.cursor.1 += 1;
+            }
+        }
+        // The normal screen scrolls.
+        if self.cursor.0 >= self.lines.len() {
+            let width = self.lines[0].len();
+            self.lines.remove(0);
+            self.lines.push(vec![Some(' '); width]);
+            self.cursor.0 -= 1;
+        }
+    }
+}
+
+fn set_size(terminal: &File, columns: u16, lines: u16) -> bool {
+    // stty(1) sets the size of the terminal on its standard input.
+    let input = terminal.try_clone().expect("a copy");
+    let mut stty = Command::new("stty");
+    let size = ["cols".to_owned(), columns.to_string(), "rows".to_owned(), lines.to_string()];
+    stty.args(size).stdin(input).status().is_ok_and(|status| status.success())
+}
+
+/// Something that a program writes to a terminal.
+#[derive(Debug, PartialEq)]
+enum What {
+    Letter(char),
+    /// To a line and a column, from 0.
+    Move(usize, usize),
+    Clear,
+    /// A private mode is set or reset.
+    Mode(u16, bool),
+    Nothing,
+}
+
+/// The next thing in these bytes, and its length; `None` if it is not complete.
+fn next(bytes: &[u8]) -> Option<(usize, What)> {
+    if let Some(sequence) = bytes.strip_prefix(b"\x1b[") {
+        let end = sequence.iter().position(|byte| (0x40..=0x7e).contains(byte))?;
+        let words = std::str::from_utf8(&sequence[..end]).expect("ASCII");
+        let number = |word: Option<&str>| word.and_then(|word| word.parse::<usize>().ok()).unwrap_or(1);
+        let what = match sequence[end] {
+            b'H' => {
+                let mut words = words.split(';');
+                What::Move(number(words.next()) - 1, number(words.next()) - 1)
+            }
+            b'J' => What::Clear,
+            set @ (b'h' | b'l') => {
+                let mode = words.strip_prefix('?').and_then(|mode| mode.parse().ok());
+                mode.map_or(What::Nothing, |mode| What::Mode(mode, set == b'h'))
+            }
+            _ => What::Nothing,
+        };
+        return Some((2 + end + 1, what));
+    }
+    let length = match bytes.first()? {
+        0x1b => return (bytes.len() > 1).then_some((2, What::Nothing)),
+        0..0x80 => 1,
+        0xc0..0xe0 => 2,
+        0xe0..0xf0 => 3,
+        _ => 4,
+    };
+    let letter = std::str::from_utf8(bytes.get(..length)?).expect("UTF-8").chars().next()?;
+    Some((length, What::Letter(letter)))
+}
