@@ -53,6 +53,10 @@ use crate::view::style::TextStyle;
 /// How often remaining times are drawn anew between two looks.
 const COUNTDOWN: Duration = Duration::from_millis(500);
 
+/// How often the free ports of destinations are calculated, at most. That reads every socket of the ephemeral range, and costs twice
+/// as much as a look.
+const CAPACITY: Duration = Duration::from_secs(3);
+
 /// What the screen needs.
 pub struct Options {
     /// What the sampler selects.
@@ -137,6 +141,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
         style,
         shell,
         several,
+        capacity_asked: None,
         selection,
         can_ask_kernel,
         asked,
@@ -214,6 +219,8 @@ struct Screen {
     style: TextStyle,
     shell: Shell,
     several: bool,
+    /// Since capacity was last asked for, while its table is on the screen.
+    capacity_asked: Option<Stopwatch>,
     selection: Selection,
     /// Whether there is a kernel to ask about capacity and recordings.
     can_ask_kernel: bool,
@@ -306,7 +313,11 @@ impl Screen {
             .filter
             .as_ref()
             .map(|expression| Selection { expression: expression.clone(), ..self.selection.clone() });
-        let capacity = self.state.table == Table::Destinations && self.can_ask_kernel;
+        let on_screen = self.state.table == Table::Destinations && self.can_ask_kernel;
+        let capacity = on_screen && self.capacity_asked.is_none_or(|asked| asked.elapsed() >= CAPACITY);
+        if capacity {
+            self.capacity_asked = Some(Stopwatch::start());
+        }
         let recording = self.wanted.recording.take();
         self.collector.ask(Request { interval: self.state.interval, selection, capacity, recording });
         self.wanted.now = false;
@@ -404,7 +415,13 @@ impl Screen {
                 _ => self.latest.failure = Some(format!("the last look failed: {error}")),
             },
         }
-        self.latest.capacity.clear();
+        // Old numbers of free ports would mislead when the table is shown again.
+        if !capacity.is_empty() || self.state.table != Table::Destinations {
+            self.latest.capacity.clear();
+        }
+        if self.state.table != Table::Destinations {
+            self.capacity_asked = None;
+        }
         for answer in capacity {
             match answer {
                 Ok(answer) => self.latest.capacity.push(answer),
