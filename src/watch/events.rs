@@ -1,6 +1,6 @@
 //! What can happen to a bucket between two looks, and what proves it.
 //!
-//! The kernel does not report why a bucket is missing. [`super::tracker`] names a cause only if nothing else could have removed
+//! The kernel does not report why a bucket is missing. `tracker` names a cause only if nothing else could have removed
 //! the bucket:
 //!
 //! | event | what proves it |

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next look (`sys::screen_input`).
-//! 2. A key changes the [`State`](state::State). What it asks for beyond that is an [`Action`].
+//! 2. A key changes the `State`. What it asks for beyond that is an `Action`.
 //! 3. When a look is due and the screen is not paused, the screen asks the collector for it.
-//! 4. After each change, [`draw::draw`] makes a frame, of which ratatui writes only what differs from the last one.
+//! 4. After each change, `draw::draw` makes a frame, of which ratatui writes only what differs from the last one.
 
 mod collector;
 mod details;
