@@ -66,7 +66,7 @@ Examples:
   twtool bind-test 8080 --demo    reproduce the failure in a private network namespace
   twtool wait 8080 -- ./server    start a server as soon as it can bind
   twtool why ./server             run a server, and explain why it cannot listen
-  twtool capacity                 show which destinations have few ports left, and when the last one is used
+  twtool capacity                 show which destinations have few ports left, and when the ports run out
   twtool connect-test 192.0.2.1:443   test whether connect() would get a source port
   twtool doctor                   check settings, counters and sockets
   twtool kill --local-port 8080   remove the TIME_WAIT sockets of a port
@@ -88,7 +88,7 @@ enum Command {
     List(Deferred<commands::list::ListArgs>),
     /// Summarize TIME_WAIT sockets and the closes of the last minute
     Summary(Deferred<commands::summary::SummaryArgs>),
-    /// Watch TIME_WAIT sockets: how many, how fast, and what happens to each
+    /// Watch TIME_WAIT sockets: their number, the closes per second, and what happens to each socket
     #[cfg(feature = "watch")]
     Watch(Deferred<commands::watch::WatchArgs>),
     /// Classify ports and show how this machine uses them
@@ -97,15 +97,15 @@ enum Command {
     BindTest(Deferred<commands::bind_test::BindTestArgs>),
     /// Wait until a server can bind a port, then optionally start it
     Wait(Deferred<commands::wait::WaitArgs>),
-    /// Run a program, and explain each of its bind(), listen() and connect() calls that fails
+    /// Run a program, and explain every bind(), listen() and connect() call that fails
     Why(Deferred<commands::why::WhyArgs>),
-    /// Count the further connections to each destination that have a local port, and show when the ports run out
+    /// Count how many more connections to each destination can get a local port, and show when the ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),
     /// Test whether connect() would get a source address and port, without connecting
     ConnectTest(Deferred<commands::connect_test::ConnectTestArgs>),
     /// Check TCP settings, counters and sockets, and explain each check
     Doctor(Deferred<commands::doctor::DoctorArgs>),
-    /// Remove TIME_WAIT sockets before they expire; never remove a live socket
+    /// Remove TIME_WAIT sockets before they expire; never remove a socket that a process has open
     Kill(Deferred<commands::kill::KillArgs>),
     /// Run experiments that show why TIME_WAIT exists (private namespaces, no root, no effect on the host)
     Demo(Deferred<commands::demo::DemoArgs>),

@@ -1,5 +1,6 @@
-//! The kernel's note of SO_REUSEPORT: no result of `bind-test` comes from a note of its own binds, and `bind-test` leaves no
-//! note for the next server, even if it is interrupted or has no descriptors.
+//! The SO_REUSEPORT note (see docs/commands/bind-test.md). A note that a bind of `bind-test` makes must not change a result of
+//! `bind-test`, and must be gone when `bind-test` ends. This also holds if `bind-test` is interrupted or runs out of file
+//! descriptors.
 
 use std::process::Command;
 
@@ -82,13 +83,15 @@ impl Beside {
 const ADDRS: [&str; 2] = ["::", "0.0.0.0"];
 const SHARED: &[&str] = &["SO_REUSEPORT"];
 
-/// The results of a second server on each address, each in its own situation; `None` if the situation cannot be made.
+/// For each address of ADDRS: makes `beside` in a new network namespace, and returns the result of a second server's bind.
+/// `None` if `beside` cannot be made.
 fn second_server(beside: &Beside) -> Option<Vec<String>> {
     let get = |at: &&str| elsewhere(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
     ADDRS.iter().map(get).collect()
 }
 
-/// The results of a second server after the test on the address. The test must not change them.
+/// Runs bind-test beside `beside`, and then a second server's bind on `at`. Returns the JSON and the run of bind-test, and the
+/// result of the bind, which must be the same as without bind-test.
 fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
     elsewhere(|| {
         let _kept = beside.make()?;
@@ -122,12 +125,13 @@ fn no_result_depends_on_a_note_and_no_note_is_left() {
     }
     measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
     assert!(checked > 200, "{checked}");
-    // Only a wildcard socket of both families blocks every clearing bind, and only without CAP_NET_ADMIN.
+    // Only a dual-stack wildcard socket (`::` without IPV6_V6ONLY) conflicts with every bind by which bind-test clears a note,
+    // and only if bind-test lacks CAP_NET_ADMIN.
     assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
 }
 
-/// A server on 0.0.0.0 with SO_REUSEPORT, which started after a listener on ::1 and left a bucket. Its note lets a bind on `::`
-/// succeed.
+/// Makes a listener on ::1. Then a server on 0.0.0.0 with SO_REUSEPORT runs and ends, and leaves a bucket and its note. Because
+/// of the note, the kernel does not check a bind on `::` with SO_REUSEPORT against ::1, so it succeeds. Returns the listener.
 fn note_of_a_server() -> Server {
     let ipv6 = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
     let server = Server::listen(addr("0.0.0.0:8080"), ReuseOptions::REUSEPORT).expect("listening");
@@ -141,7 +145,9 @@ fn a_lost_note_of_a_server_is_reported() {
         [(); 2].map(|()| bind("::", 8080, SHARED, false).0)
     });
     if before != ["ok", "ok"] {
-        return not_checked("the note of a server that a test loses: this kernel does not take :: for 0.0.0.0");
+        return not_checked(
+            "a bind-test that erases the note of a server: on this kernel, a note for 0.0.0.0 does not admit a bind on ::",
+        );
     }
     for args in [&["--with", "reuseport"][..], &["--addr", "::", "--with", "reuseport"]] {
         elsewhere(|| {
@@ -162,8 +168,8 @@ fn a_lost_note_of_a_server_is_reported() {
     }
 }
 
-/// A bound socket that shares the port with SO_REUSEADDR, and a bucket that shares it with SO_REUSEPORT. A bind with both
-/// options works on `::`, and leaves a note with which a bind with only SO_REUSEPORT would work on 0.0.0.0.
+/// A bound socket that has set SO_REUSEADDR, and a bucket whose owner had set SO_REUSEPORT. A bind that sets both options works
+/// on `::`. Its note would let a bind on 0.0.0.0 succeed that sets only SO_REUSEPORT.
 const SHARES_BOTH_WAYS: Beside =
     Beside { at: "0.0.0.0", v6only: false, options: ReuseOptions::REUSEADDR, listens: false, bucket: Some("::1") };
 
@@ -178,7 +184,7 @@ fn a_test_that_is_interrupted_leaves_no_note() {
     let _kept = SHARES_BOTH_WAYS.make().expect("made");
     refused("nothing");
     let mut ended = 0;
-    // A shell that starts a test in the background makes it ignore SIGINT.
+    // SIGINT is not in this list: if a shell starts the tests in the background, they and their children ignore SIGINT.
     for signal in ["SIGTERM", "SIGALRM"] {
         for bind in 1..=12 {
             let mut command = Command::new(&strace);
@@ -192,7 +198,7 @@ fn a_test_that_is_interrupted_leaves_no_note() {
     if ended == 0 {
         return not_checked("a bind-test that is interrupted between its binds: strace cannot trace here");
     }
-    assert_eq!(ended, 2 * 12, "each signal ends the program, afterwards");
+    assert_eq!(ended, 2 * 12, "each signal ends bind-test, after it has cleared the note");
 }
 
 fn a_test_without_descriptors_leaves_no_note() {

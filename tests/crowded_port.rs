@@ -1,4 +1,4 @@
-//! A port with more than 2,000 sockets: the answers contain each of them once, and pages show the most important ones.
+//! A port with more than 2,000 sockets: JSON contains each of them once, and the table shows the most important ones.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const CONNECTIONS: usize = 30;
 /// What identifies a socket: local and remote address and port.
 type Ends = (String, u64, String, u64);
 
-/// The sockets on port 8080 by /proc/net/tcp, the listener aside, whose remote end twtool calls unknown.
+/// The sockets on port 8080 in /proc/net/tcp, without the listener. (For the listener, twtool reports no remote end.)
 fn on_the_port() -> BTreeSet<Ends> {
     let ends = |entry: &procfs::Entry| {
         let (local, remote) = (entry.local, entry.remote);
@@ -55,7 +55,8 @@ fn holders(run: &Run) -> Vec<Value> {
     holders
 }
 
-/// The TIME_WAIT sockets on the port. FINs that cross leave a bucket at the client too, on another port.
+/// The TIME_WAIT sockets on the port. If both ends send a FIN before they receive the other FIN, the client also gets a bucket.
+/// That bucket has the client's port, so it is not counted here.
 fn buckets_of_the_server() -> u64 {
     procfs::time_wait().iter().filter(|entry| entry.local.1 == 8080).count() as u64
 }
@@ -87,7 +88,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     assert!(owned.iter().all(|holder| holder["processes"].to_string().contains(&format!("\"pid\":{pid}"))));
 
     kernel::needs_life(born);
-    // The short table contains the socket that decides.
+    // The table does not show every socket, but it must show the listener, which decides the verdict.
     let page = twtool(["bind-test", "8080"]).code(1);
     let table = page.stdout.split("STATE ").nth(1).unwrap_or_else(|| panic!("no table{page}"));
     assert!(table.lines().count() < 20 && table.contains("\nlisten "), "{page}");
@@ -97,11 +98,13 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     let ports = twtool(["port", "8080", "--json"]).ok().records("ports");
     let after = buckets_of_the_server();
     assert_eq!(ports[0]["listening"], true);
-    // On a slow machine, a FIN of the half-closed connections may be repeated, or answered, in between.
+    // On a slow machine, some sockets enter TIME_WAIT late, when the last FIN or ACK arrives. So the number may change between
+    // the two counts.
     let counted = number(&ports[0], "time_wait");
     assert!((before.min(after)..=before.max(after)).contains(&counted), "{counted} between {before} and {after}");
 
-    // The buckets alone: the last timer decides, and each command counts them alike.
+    // Now only buckets hold the port. The port is free when the last timer ends, and every command reports the same number of
+    // buckets.
     drop(server);
     for connection in open {
         // A reset leaves no bucket.

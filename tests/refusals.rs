@@ -349,10 +349,10 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
         let run = twtool(bind_test).code(1);
         assert_eq!((&run.json()["cause"], &run.json()["complete"]), (&"bound".into(), &true.into()), "{run}");
         assert_eq!(run.records("holders")[0]["processes"][0]["pid"], holder.0.id(), "{run}");
-        assert!(run.stderr.contains("only for processes that this user has permission to trace"), "{run}");
-        assert!(!run.stderr.contains("and no socket that is bound without listening"), "{run}");
+        assert!(run.stderr.contains("only if this user has permission to trace its process"), "{run}");
+        assert!(!run.stderr.contains("They do not list a socket that is bound"), "{run}");
         let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
-        assert!(!wait.stderr.contains("and no socket that is bound without listening"), "{wait}");
+        assert!(!wait.stderr.contains("They do not list a socket that is bound"), "{wait}");
         // A failure for another reason than permission is reported, and a refusal does not count as absence.
         for (call, errno) in
             [(SYS_pidfd_getfd, EMFILE), (SYS_pidfd_getfd, ENFILE), (SYS_pidfd_open, EMFILE), (SYS_getpeername, ENOBUFS)]

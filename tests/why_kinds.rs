@@ -115,8 +115,8 @@ fn file_capabilities_are_lost_without_root_and_kept_with_it() {
     assert!(of_type(&records(&kept), "note").is_empty() && of_type(&records(&kept), "call").is_empty(), "{kept}");
 }
 
-/// An ELF program for i386 that binds 192.0.2.7:8080 twice, and exits with the errno: through socketcall(2) and by the system
-/// call itself.
+/// Returns an ELF program for i386. It binds 192.0.2.7:8080 twice: first through socketcall(2), then through bind(2) directly.
+/// It exits with the errno of the second bind.
 fn program_of_i386() -> Vec<u8> {
     const CODE: [&[u8]; 6] = [
         // socketcall(SYS_SOCKET, {AF_INET, SOCK_STREAM, 0}); esi keeps the descriptor.
@@ -157,7 +157,8 @@ fn a_32_bit_program_is_watched() {
     let file = folder.path().join("i386");
     fs::write(&file, program_of_i386()).expect("written");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("our own file");
-    // The descriptor that wrote the file can be open in a child of another test for a moment.
+    // A child that another test forks can inherit the descriptor with which this test wrote the file, until the child calls
+    // exec. While it is open, execve(2) of the file fails with ETXTBSY, so repeat it.
     let plain = std::iter::repeat_with(|| Command::new(&file).status())
         .find(|status| !status.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY)));
     match plain {
@@ -177,7 +178,7 @@ fn a_32_bit_program_is_watched() {
     );
 }
 
-/// The file in docs/commands/why.md that watches a systemd service.
+/// Checks the drop-in file that docs/commands/why.md shows for a systemd service.
 fn the_drop_in_of_the_documents_is_valid() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands/why.md");
     let page = fs::read_to_string(page).expect("the page");
@@ -202,7 +203,7 @@ fn the_drop_in_of_the_documents_is_valid() {
     write(&text.replace("/usr/bin/twtool", PATH));
     let run = verify().code(0);
     assert!(!run.stderr.contains("why.conf"), "{run}");
-    // The file is read.
+    // A wrong path in the drop-in must give an error. This proves that systemd-analyze reads the drop-in.
     write(&text.replace("/usr/bin/twtool", "/no/such/twtool"));
     let wrong = verify();
     assert!(wrong.stderr.contains("/no/such/twtool"), "{wrong}");

@@ -22,8 +22,8 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
     let timer = if orphan { ORPHAN_TIMER } else { OWNED_TIMER };
     let text = match (socket.state, socket.inode.is_none()) {
         (TcpState::FinWait1, true) => format!(
-            "fin-wait-1 without a process: this end closed the connection, and the peer has not acknowledged the FIN. {timer} A \
-             response of the peer or SOCK_DESTROY ends it earlier."
+            "fin-wait-1 without a process: this end closed the connection, and the peer has not acknowledged the FIN. {timer} \
+             SOCK_DESTROY, or a response of the peer, ends this state earlier."
         ),
         (TcpState::FinWait1, false) => format!(
             "fin-wait-1: this end has sent its FIN, and the peer has not acknowledged it. {timer} If the process closes the \

@@ -23,16 +23,17 @@ Side effects: each attempt really binds the port, and closes the socket within m
 moment can get EADDRINUSE. On kernels before 6.18, the test also marks the port as explicitly bound until the last socket on \
 it ends. Until then, connect() does not choose the port.
 
-A bind with SO_REUSEPORT stores its user in the kernel's structure for the port (fastreuseport), which exists as long as other \
-sockets are on the port. This is called the note. While the kernel has the note, it does not check later SO_REUSEPORT binds of \
-the same user for conflicts, so a second server could bind the port. twtool clears the note with one more bind, on an unused \
-address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays until a bind without \
-SO_REUSEPORT succeeds on the port. The clearing bind also clears the note of a real server. If that changes a result, or if no \
-bind can clear the note, twtool prints a warning and sets note_lost in JSON.
+A successful bind with SO_REUSEPORT leaves a note: the kernel stores the user of the bind in its structure for the port \
+(fastreuseport). The note stays as long as other sockets are on the port. While the kernel has the note, it does not check \
+later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
+one more bind, on an unused address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
+until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port. The clearing bind also clears the note of \
+a real server. If that changes a result, or if no bind can clear the note, twtool prints a warning and sets note_lost in JSON.
 
-twtool calls listen() only with --listen and --together. The test socket then drops every packet, so a client that connects at \
-that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP socket cannot \
-have a filter, and some kernels refuse the filter to plain users. In both cases a client can connect to the test socket.
+twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
+connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \
+socket cannot have a filter, and some kernels refuse the filter to plain users. In both cases a client can connect to the test \
+socket.
 
 Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. If the verdict would be \
 different with an option that you did not give, one more line shows that verdict. --user runs the binds as another user. \

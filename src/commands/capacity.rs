@@ -28,7 +28,8 @@ lets connect() choose the port. The kernel chooses from net.ipv4.ip_local_port_r
 A server, an idle bound socket, and a client that called bind() have explicitly bound ports.
 
 TIME_WAIT sockets that connect() may reuse at once (tcp_tw_reuse) count as free. Reuse needs TCP timestamps on the old \
-connection. The kernel does not report them for a TIME_WAIT socket, so twtool assumes the setting net.ipv4.tcp_timestamps.
+connection. The kernel does not report whether a TIME_WAIT socket had them. So twtool uses the present value of \
+net.ipv4.tcp_timestamps instead.
 
 For the port of a connection, the kernel does not report whether the client bound it explicitly or connect() chose it. twtool \
 tests such ports one by one with a connect() to an unused loopback address, which sends nothing and holds the port for 1-2 \
@@ -36,11 +37,11 @@ microseconds. With --no-probe, or if the test is not possible, FREE includes the
 to choose some of them. The key uncertain in JSON has their number.
 
 The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
-are closed, at the rate of the last 10 seconds. (If connect() may reuse TIME_WAIT sockets, it is the rate of the last \
-tcp_tw_reuse_delay.) Second: a TIME_WAIT socket releases its port when its timer ends. If the ports of a destination last for \
-the time that a TIME_WAIT socket holds a port, they do not run out at this rate, because from then on ports become free as \
-fast as connections take them. CEILING is the number of ports divided by the time that a TIME_WAIT socket holds a port: 60 s, \
-or tcp_tw_reuse_delay.
+are closed, at the rate of the last 10 seconds. (If connect() may reuse TIME_WAIT sockets, twtool measures the rate over a \
+period as long as tcp_tw_reuse_delay, at most 10 s.) Second: a TIME_WAIT socket releases its port when its timer ends. A port \
+that a connection takes now becomes free again after the time that a TIME_WAIT socket holds a port. If the free ports are \
+enough for that time, they never run out at this rate: after it, ports become free as fast as connections take them. CEILING \
+is the number of ports divided by the time that a TIME_WAIT socket holds a port: 60 s, or tcp_tw_reuse_delay.
 
 A destination is a remote address and port that this machine connected to. Connections whose local port has a listener do not \
 count. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. The IPv4 connections of that listener are \

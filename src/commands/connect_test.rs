@@ -24,9 +24,9 @@ addresses and ports. If that is a TIME_WAIT socket, connect() takes it over only
 kernel does not report whether that connection had timestamps, so the verdict is unknown. Use --from 0.0.0.0:PORT or [::]:PORT \
 for a client that binds only the port and no address.
 
-Without a source port, connect() chooses one. twtool counts the ports that are left for this destination, as `twtool capacity` \
-does. With --from ADDR, bind() chooses the port, so twtool binds the address with port 0. If the client sets \
-IP_BIND_ADDRESS_NO_PORT (--with bind-address-no-port), connect() chooses the port.
+Without --from, connect() chooses the source port. twtool then counts the ports that are left for this destination, as \
+`twtool capacity` does. With --from ADDR (no port), bind() chooses the port, so twtool binds the address with port 0. The \
+exception is a client that sets IP_BIND_ADDRESS_NO_PORT (--with bind-address-no-port): then connect() chooses the port.
 
 Side effects: a bind holds its port for microseconds. A server that starts at that moment can get EADDRINUSE. On kernels \
 before 6.18, the bind also marks the port as explicitly bound until the last socket on it ends. Until then, connect() does not \

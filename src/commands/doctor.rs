@@ -35,7 +35,7 @@ pub struct DoctorArgs {
     /// Explain every check: what the setting does, what it does not do, and the sources
     #[arg(short, long)]
     verbose: bool,
-    /// Report a socket in CLOSE_WAIT as leaked after this time since the last ACK of the peer
+    /// Report a socket in CLOSE_WAIT as leaked if the last ACK of the peer is at least this old
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
     #[command(flatten)]

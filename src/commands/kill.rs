@@ -32,12 +32,12 @@ use crate::view::kill::{Plan, RemovalReport};
 #[command(after_long_help = "\
 Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 also count as filters, so `twtool kill -4` \
 runs without --all. kill selects only TIME_WAIT sockets, unless --fin-wait-2 is given or the filter names FIN_WAIT_2. \
---orphans adds FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK sockets that no process has open: the kernel reports inode 0 for \
-them. Orphans have no remaining time, so a filter with expires excludes them. twtool looks up each orphan again immediately \
-before the removal.
+--orphans adds full sockets that no process has open, in FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK: the kernel reports \
+inode 0 for them. These orphans have no remaining time, so a filter with expires excludes them. twtool looks up each orphan \
+again immediately before the removal.
 
-kill never removes a live socket. Each request contains both ends, the interface and the kernel's cookie of the socket, so it \
-removes exactly this socket or nothing. Afterwards, twtool checks that the sockets are gone.
+kill never removes a listener, or a socket that a process has open. Each request contains both ends, the interface and the \
+kernel's cookie of the socket, so it removes exactly this socket or nothing. Afterwards, twtool checks that the sockets are gone.
 
 Risk: TIME_WAIT has two purposes. It prevents delayed segments of the old connection from reaching a new connection between \
 the same ends (RFC 1337). And it acknowledges the FIN again for a peer that missed the last ACK (RFC 9293, section 3.6.1). If \
@@ -63,7 +63,8 @@ Examples:
 pub struct KillArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Include closing sockets that no process has open (FIN_WAIT_1, FIN_WAIT_2, CLOSING, LAST_ACK)
+    /// Include full sockets that no process has open, in FIN_WAIT_1, CLOSING, LAST_ACK, or FIN_WAIT_2 if the socket is not a
+    /// timewait bucket
     #[arg(long)]
     orphans: bool,
     /// Allow running without a filter

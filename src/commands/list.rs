@@ -26,9 +26,9 @@ an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine
 parentheses. Two tests without a word between them are combined with 'and'. As in ss, 'and' and 'or' have the same precedence \
 and are evaluated from left to right. Tests that ss does not have: expires < 10s, class = dynamic (of the local port; also \
 remote-class), direction = inbound, state = fin-wait-2, service = https, mapped. Flags are short forms of the same tests. A \
-row must match the filter and every kind of flag. If you repeat a flag, one of its values must match. For a TIME_WAIT socket, \
-autobound means only that the local port lies in the ephemeral range, because the kernel does not store how the port was \
-chosen.
+row must match the filter and every flag that you give. If you repeat a flag, the row must match one of its values. For a \
+TIME_WAIT socket, autobound means only that the local port lies in the ephemeral range, because the kernel does not store how \
+the port was chosen.
 
 Exit codes: 0 the list is complete, even if it is empty. With --quiet: 0 if any socket matches, 1 if none. 2 the answer is \
 missing or incomplete, or wrong usage.

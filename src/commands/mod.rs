@@ -53,7 +53,7 @@ pub struct GlobalArgs {
     /// Same as -o json
     #[arg(long, global = true, help_heading = "Global options", conflicts_with = "output")]
     pub json: bool,
-    /// When to use colors; NO_COLOR in the environment turns auto off
+    /// When to use colors; with auto, NO_COLOR in the environment turns colors off
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub color: ColorChoice,
     /// Only IPv4 on the wire, including IPv4-mapped IPv6 sockets

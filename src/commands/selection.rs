@@ -42,7 +42,7 @@ pub(super) struct SelectionArgs {
     /// Less remaining time than this, like 500ms, 10s or 1m
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires_under: Option<Duration>,
-    /// Include orphaned FIN_WAIT_2 sockets, which the kernel also keeps as timewait buckets
+    /// Include FIN_WAIT_2 sockets that the kernel keeps as timewait buckets
     #[arg(long = "fin-wait-2")]
     fin_wait_2: bool,
 }

@@ -25,19 +25,20 @@ k proposes `twtool kill` for it, w records, p pauses, q quits. Hold Shift to sel
 With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. Events \
 are found by cookie, the kernel's number of a socket:
 
-  entered            a new TIME_WAIT socket, or an orphan in FIN_WAIT_2
-  became-time-wait   the peer of an orphan in FIN_WAIT_2 has closed
+  entered            a new TIME_WAIT socket, or a new FIN_WAIT_2 bucket
+  became-time-wait   the peer of a FIN_WAIT_2 bucket has closed
   restarted          the timer went up: the peer retransmitted its FIN, or sent an ACK
   expired            the timer ran out
-  taken-over         another socket has both ends now
+  taken-over         another socket now has the same addresses and ports
   destroyed          removed before its time, and no TCP segment can have done it (SOCK_DESTROY, twtool kill)
-  reset              removed by a RST; only kernels before 6.1 allow to prove it
+  reset              removed by a RST; twtool can prove this only on kernels before 6.1 (newer kernels: gone)
   gone               removed before its time, and several causes are possible
 
-certain is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; FIN_WAIT_2 \
-sockets are always included. Every socket is followed, whatever the filter.
+The key certain is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; \
+FIN_WAIT_2 buckets are always included. twtool follows every socket, also those that the filter rejects; the filter only selects what \
+is printed. So there is no event when a socket begins to match, for example with expires < 10s.
 
-If a look uses more than a quarter of a core, the interval becomes longer, with a warning.
+If reading the sockets would use more than a quarter of a CPU core, twtool makes the interval longer and prints a warning.
 
 Exit codes: 0 after q, --count or --duration, or if the reader closes the pipe. 2 wrong usage, or samples are missing or incomplete. 130 \
 interrupted.
@@ -53,7 +54,7 @@ Examples:
 pub struct WatchArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Time between two looks, like 500ms, 1s or 1m
+    /// Time between the starts of two reads, like 500ms, 1s or 1m
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval, allow_negative_numbers = true)]
     #[arg(conflicts_with = "replay")]
     interval: Duration,

@@ -33,10 +33,12 @@ binds nothing. It relies on the errno that COMMAND got.
 twtool counts refused connections and timeouts, but does not explain them, because their cause is at the other end. It \
 explains equal failures once. At the end it prints where COMMAND listened and how many calls failed.
 
-twtool runs until all processes that COMMAND started have ended, including daemons. Without twtool, their bind(), listen() and \
-connect() calls would fail. Without root, set-user-ID programs and file capabilities have no effect in COMMAND (no_new_privs). \
-twtool prints a note if COMMAND runs such a program. twtool does not see binds through io_uring, and prints a note if COMMAND \
-uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
+The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their bind(), \
+listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have ended, \
+including daemons. (Exception: with --pid or --detach, twtool sets no filter.) Without root, set-user-ID programs and file \
+capabilities have no effect in COMMAND (no_new_privs). twtool prints a note if COMMAND runs such a program. twtool does not \
+see binds through io_uring, and prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at \
+the same time.
 
 --pid and --detach stop the program at every system call, which slows it down a lot.
 

@@ -1,6 +1,6 @@
 //! Reads what `twtool doctor` examines: settings, counters, listeners, sockets in CLOSE_WAIT, ports and capabilities.
 //!
-//! A value that cannot be read does not make the question fail: the answer reports it.
+//! If a value cannot be read, there is still an answer. The answer reports which value is missing, and why.
 
 use std::io;
 
@@ -54,7 +54,8 @@ impl Snapshot {
             let mut warnings: Vec<String> = dump_interrupted.then(interrupted).into_iter().collect();
             warnings.extend(health.facts.other_gaps());
             let outbound = outbound.map(|answer| {
-                // Warnings of a complete answer are about the fallback to procfs, and nothing here depends on that.
+                // If the capacity answer is complete, its warnings are only about the fallback to procfs. They are dropped,
+                // because the checks of the ports do not depend on it.
                 let new = answer.warnings.into_iter().filter(|warning| !answer.complete && !warnings.contains(warning));
                 warnings.extend(new.collect::<Vec<_>>());
                 answer.value
@@ -121,7 +122,7 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
         let tuple = full.tuple;
         (tuple.local_port(), tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), full.cookie)
     });
-    // This needs a separate dump, and only if a listener is inside the range.
+    // `autobound_listeners` makes another dump, so it is called only if a listener has a port in the ephemeral range.
     let ephemeral = |full: &FullSocket| facts.ephemeral(full.tuple.local_port()) == Some(true);
     let any = found.iter().any(|full| full.state == TcpState::Listen && ephemeral(full));
     let autobound = if any { source.autobound_listeners()? } else { None };

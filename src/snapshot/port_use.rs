@@ -22,8 +22,8 @@ pub struct PortUses {
 
 impl Snapshot {
     /// Counts listeners and TIME_WAIT buckets on ports, in one network namespace. `ipv4` selects IPv4 (true) or IPv6
-    /// (false) on the wire. If the sockets cannot be read, the answer is incomplete, because the meaning of a port does
-    /// not need them.
+    /// (false) on the wire. If the sockets cannot be read, this function returns an incomplete answer and not an error,
+    /// because the class, service and ranges of a port do not depend on sockets.
     ///
     /// # Errors
     /// An argument is not a port, or the namespace cannot be entered.

@@ -85,8 +85,8 @@ impl SourceError {
     }
 }
 
-/// Returns the socket that has both ends of another one: its ends and its cookie. Unlike [`Source::look_up`], it finds a
-/// successor.
+/// Returns the connection or bucket that has this tuple now, whatever its cookie. Unlike [`Source::look_up`], it also finds a
+/// new socket that has replaced the old one.
 pub fn look_up_by_ends(
     netlink: &mut Netlink,
     tuple: &FourTuple,
@@ -139,7 +139,7 @@ enum Carrier {
     Kernel(Netlink),
     Procfs,
     Recorder(transport::Recording<Netlink, RecordingFile>),
-    /// Records a look of a series.
+    /// Records one read of a series.
     SeriesRecorder(transport::Recording<Netlink, SeriesFile>),
     Replay(Replay),
 }
@@ -195,8 +195,8 @@ impl Source {
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
     }
 
-    /// Opens this kernel and begins a look of a series. [`Self::into_series`] returns the file. If the kernel cannot be opened,
-    /// the file stays in `file`.
+    /// Opens a live source and begins to record one read of a series. The source takes the file out of `file`;
+    /// [`Self::into_series`] returns it. On an error, `file` keeps it.
     pub fn recorded_look(file: &mut Option<SeriesFile>) -> Result<Self, SourceError> {
         let socket = open_netlink()?;
         let mut facts = kernel_facts();
@@ -259,22 +259,22 @@ impl Source {
     /// Sentences about what the answer lacks because sock_diag was refused.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        self.warnings_with("and no socket that is bound without listening")
+        self.warnings_with("They do not list a socket that is bound and does not listen")
     }
 
     /// The same for a caller that finds bound sockets through the descriptors of processes.
     #[must_use]
     pub fn warnings_where_processes_are_searched(&self) -> Vec<String> {
         self.warnings_with(
-            "and sockets that are bound without listening only for processes that this user has permission to trace",
+            "twtool finds a socket that is bound and does not listen only if this user has permission to trace its process",
         )
     }
 
     fn warnings_with(&self, bound_sockets: &str) -> Vec<String> {
         let warning = |refusal: &SourceError| {
             format!(
-                "{refusal}; twtool reads /proc/net/tcp and tcp6 instead: times in steps of 10 ms, no cookie, mark or \
-                 interface, no IPV6_V6ONLY, {bound_sockets}"
+                "{refusal}; twtool reads /proc/net/tcp and tcp6 instead. They have times in steps of 10 ms, and no cookie, \
+                 mark, interface or IPV6_V6ONLY. {bound_sockets}"
             )
         };
         self.refusal.iter().map(warning).collect()
@@ -309,8 +309,8 @@ impl Source {
     /// not be used again.
     ///
     /// - Listeners come first, if `states` includes them. The filter does not apply to them.
-    /// - Of the other sockets, `each` sees all that `filter` accepts. It also sees some that the filter rejects,
-    ///   because the kernel evaluates at most part of the filter.
+    /// - Of the other sockets, `each` sees all that `filter` accepts. It may also see sockets that the filter
+    ///   rejects, because the kernel may evaluate only a part of the filter, or nothing.
     /// - Recovered sockets, which the kernel skipped at first, come last. A recovered listener arrives after buckets
     ///   were classified, so the walk is incomplete.
     /// - An interrupted dump is reported and not repeated, because `each` may have passed on its sockets.
@@ -381,7 +381,7 @@ impl Source {
     }
 
     /// Returns the current state of a socket, or `None` if the kernel does not find it any more. `sock_diag::lookup`
-    /// describes for which sockets that is certain.
+    /// describes for which sockets `None` proves that the socket is gone.
     pub fn look_up(&mut self, socket: &Socket) -> Result<Option<Socket>, SourceError> {
         match &mut self.carrier {
             Carrier::Kernel(netlink) => Ok(lookup::find(netlink, socket)?),
@@ -403,7 +403,7 @@ impl Source {
         });
         match end {
             Ok(end) => Ok((!end.interrupted).then_some(chosen)),
-            // This kernel does not support the instruction.
+            // An older kernel refuses the bytecode instruction of `bytecode::autobound`.
             Err(DumpError::Refused { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -423,7 +423,8 @@ impl Source {
         }
     }
 
-    /// Ends the recording of a failure, if there is one. Returns the path of an existing file, which is not replaced by it.
+    /// Ends the recording, if there is one, after the command has failed. It does not replace an existing file, and returns the
+    /// path of that file.
     pub fn finish_failed(self) -> Result<Option<PathBuf>, SourceError> {
         match self.carrier {
             Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish_failed()?),
@@ -570,7 +571,7 @@ fn unsigned(unread: &mut Unread, setting: &Sysctl) -> Option<u64> {
     number(unread, setting)?.try_into().ok()
 }
 
-/// Reads when connect() may take over a bucket in the calling thread's network namespace.
+/// Reads the settings that decide when connect() may take over a bucket, from the calling thread's network namespace.
 pub fn tw_reuse(unread: &mut Unread) -> TwReuse {
     let delay = unsigned(unread, &setting::TCP_TW_REUSE_DELAY);
     TwReuse {

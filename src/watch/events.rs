@@ -9,7 +9,7 @@
 //! | became-time-wait | the same cookie in another state |
 //! | restarted | the same cookie, and the timer went up |
 //! | expired | the bucket is missing, and its time had run out by the end of this look |
-//! | taken-over | another socket has both ends now |
+//! | taken-over | another socket now has the same addresses and ports |
 //! | destroyed | time was left, and since the last look no TCP segment arrived (`InSegs`) and no connect() took a bucket over (`TWRecycled`). Only SOCK_DESTROY needs neither |
 //! | reset | time was left, and nothing but a RST is possible: this kernel cannot destroy buckets (before 6.1), no connect() took one over, and no listener could have accepted a SYN |
 //! | gone | time was left, and several causes are possible; never certain |

@@ -93,7 +93,7 @@ impl Mixed {
     /// Makes IPv4, IPv6 and mapped buckets, with either end as the active closer. Also makes listeners, an established
     /// connection, and two full sockets in FIN_WAIT_2: one is open, the other is an orphan with a long tcp_fin_timeout.
     pub(crate) fn make() -> Self {
-        // The ephemeral ports have one class, and no server of this test uses one of them.
+        // With this range, all ephemeral ports are of the class registered, and none of them is a server's port.
         sysctl::write("ipv4.ip_local_port_range", "41000 41999").expect("the namespace is ours");
         let v4 = listen("127.0.0.1:8080");
         bucket_of_server(&v4, "127.0.0.1:8080");
@@ -145,8 +145,8 @@ impl Mixed {
 
 /// Makes at least this many more TIME_WAIT buckets on the server's port.
 ///
-/// On a busy machine, a few connections in a thousand leave no bucket. This function makes other connections instead, so the
-/// caller must count the buckets afterwards.
+/// On a busy machine, a few connections in a thousand leave no bucket. This function replaces them with more connections, and
+/// so it can make more than `count` buckets. A caller that needs the exact number must count them.
 #[track_caller]
 pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
     let wanted = procfs::time_wait().len() + count;

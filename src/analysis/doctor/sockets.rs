@@ -236,7 +236,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     let after = seconds(leak.silent);
     let describe = |(who, debt): &(Debtor, Debt)| {
         let longest = debt.longest_ms.map_or(String::new(), |ms| {
-            format!(", the oldest for at least {}", seconds(Duration::from_millis(ms.into())))
+            format!(" (the oldest has been in CLOSE_WAIT for at least {})", seconds(Duration::from_millis(ms.into())))
         });
         format!("{} has {}{longest}", who.name(), debt.silent)
     };

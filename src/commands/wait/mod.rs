@@ -29,8 +29,9 @@ use reporter::ProgressReporter;
 #[command(after_long_help = "\
 While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
 address with the options of --with. The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
-longer than its timer, or end earlier if somebody removes it. twtool searches about once a second for sockets that it cannot \
-look up, such as a socket that is only bound. The binds have the side effects that `twtool bind-test --help` describes.
+longer than its timer, or end earlier if somebody removes it. The kernel does not look up some sockets one by one, such as a \
+socket that is bound and does not listen. If such a socket blocks the port, twtool lists all sockets again about once a \
+second. The binds have the side effects that `twtool bind-test --help` describes.
 
 twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). twtool gives up at once if waiting cannot help: if \
 the bind is denied (EACCES, no IPv6), or if the addresses of the server conflict with each other (--together). Port 0 is \

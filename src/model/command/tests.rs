@@ -61,14 +61,16 @@ fn a_command_that_fails_here_says_why() {
         assert_eq!(obstacle(Some("web"), root, entering, Nothing), None);
         assert_eq!(obstacle(Some("web"), root, entering, Capability(NetAdmin)), lacks("CAP_NET_ADMIN"));
     }
-    // Without capabilities, uid 0 may be able to write settings, so the kernel was asked.
+    // Root without capabilities may still have permission to write settings (it owns the files), so twtool tests with
+    // access(2). `RootPower::settings` has the result.
     let [read_only, refused] = LOCKS.map(|lock| RootPower { settings: Some(lock), ..RootPower::default() });
     for (netns, root) in [(None, true), (None, false), (Some("web"), true)] {
         let why = obstacle(netns, root, read_only, Settings).expect("nobody can write there");
         assert_eq!(why, "cannot work here: /proc/sys/net is mounted read-only");
     }
     assert_eq!(obstacle(None, true, refused, Settings), lacks("root lacks")("CAP_NET_ADMIN"));
-    // What sudo starts, and another namespace, were not asked about.
+    // That test applies only to the caller in its own namespace. It does not apply to a command that sudo starts, or to
+    // another namespace, so these get no obstacle.
     assert_eq!(obstacle(None, false, refused, Settings), None);
     assert_eq!(obstacle(Some("web"), true, refused, Settings), None);
     let no_sudo = RootPower { no_new_privs: true, ..RootPower::default() };

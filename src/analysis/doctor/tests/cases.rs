@@ -268,11 +268,16 @@ pub(super) fn socket_cases() -> Vec<Case> {
             "close_wait",
             forgets(9, Some(60_000), nginx),
             Note,
-            "nginx pid 7 (nginx.service) has 9, the oldest for at least 60 s",
+            "nginx pid 7 (nginx.service) has 9 (the oldest has been in CLOSE_WAIT for at least 60 s)",
         ),
         case("close_wait", forgets(10, Some(59_999), nginx), Ok, "none silent"),
-        case("close_wait", forgets(10, Some(61_500), nginx), Warning, "has 10, the oldest for at least 61.5 s")
-            .advises("close()"),
+        case(
+            "close_wait",
+            forgets(10, Some(61_500), nginx),
+            Warning,
+            "has 10 (the oldest has been in CLOSE_WAIT for at least 61.5 s)",
+        )
+        .advises("close()"),
         case("close_wait", forgets(10, Some(60_000), nobody), Warning, "the accept queue of port 8080"),
         case("close_wait", forgets(10, Some(60_000), hidden), Warning, "an unknown process of uid 1000"),
         case("close_wait", both(forgets(9, Some(60_000), nginx), forgets(9, Some(60_000), hidden)), Note, "nginx"),
