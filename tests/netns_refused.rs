@@ -24,7 +24,7 @@ suite! {
 }
 
 fn a_process_that_has_ended_is_refused() {
-    const COMMANDS: [&[&str]; 9] = [
+    const COMMANDS: [&[&str]; 10] = [
         &["list"],
         &["summary"],
         &["port", "80"],
@@ -34,6 +34,7 @@ fn a_process_that_has_ended_is_refused() {
         &["capacity"],
         &["connect-test", "127.0.0.1:8080"],
         &["doctor"],
+        &["watch", "-o", "ndjson", "--count", "1"],
     ];
     let mut place = Place::make(42_001);
     let pid = place.resident.pid();

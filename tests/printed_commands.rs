@@ -44,7 +44,7 @@ suite! {
 }
 
 /// The files of src/ that make commands, how many they make, and a test that runs each of them.
-const PRODUCERS: [(&str, usize, &[&str]); 9] = [
+const PRODUCERS: [(&str, usize, &[&str]); 10] = [
     ("analysis/call/connect.rs", 2, &["the_commands_that_are_printed_work", "a_prohibited_route_is_no_firewall"]),
     ("analysis/call/mod.rs", 2, &["the_commands_that_are_printed_work"]),
     (
@@ -95,6 +95,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 9] = [
             "the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says",
         ],
     ),
+    ("watch/screen/details.rs", 2, &["details_have_commands_that_work", "kill_is_proposed_asks_and_removes"]),
 ];
 
 /// A new command fails this test until the table contains a test that runs it.

@@ -31,7 +31,7 @@ use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::{Interrupts, Signal};
 
 /// A look may use this part of one core: its cost times this number is the least interval.
-const SHARE: u32 = 4;
+pub const SHARE: u32 = 4;
 
 /// The most missing buckets that a look asks for. Each takes about 4 µs.
 const MOST_ASKED: usize = 20_000;

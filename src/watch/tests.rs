@@ -118,6 +118,16 @@ fn a_bucket_that_is_gone_when_due_has_expired() {
 }
 
 #[test]
+fn expiry_is_uncertain_if_much_time_was_left_at_the_last_look() {
+    let after = |left| {
+        let looks = [look(0, vec![bucket(1, left)]), look(21_000, vec![])];
+        events(looks, Occupant::Nobody)
+    };
+    assert_eq!(after(2000), [(1, Expired, true)]);
+    assert_eq!(after(18_000), [(1, Expired, false)], "twtool kill could have removed it");
+}
+
+#[test]
 fn expiry_is_uncertain_where_something_else_removed_buckets_in_that_time() {
     let first = || look(0, vec![bucket(1, 0), bucket(2, 900), bucket(3, 50_000)]);
     let killed = [first(), look(1000, vec![])];

@@ -26,6 +26,9 @@ const ROUNDING_MS: i64 = 20;
 /// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in this many while adjtimex(2) corrects the clock.
 const DRIFT: i64 = 1000;
 
+/// A bucket with at most this much time left that is missing at the next look counts as expired with certainty.
+const SOON_MS: i64 = 2000;
+
 /// The buckets of the last look at one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
@@ -233,7 +236,9 @@ impl Tracker {
             // Without TWRecycled, no connect() took a bucket over: the socket of a connect() came after the end of the bucket.
             let not_taken_over = row.direction == Direction::Outbound && recycled == Some(0);
             if left <= time.most + time.tolerance() {
-                end(EventKind::Expired, occupant != Occupant::Another || not_taken_over);
+                // Nothing shows SOCK_DESTROY or a RST. In a short time before the end it is next to impossible.
+                let soon = left <= SOON_MS + time.tolerance();
+                end(EventKind::Expired, soon && (occupant != Occupant::Another || not_taken_over));
                 newly_due.push(found.len() - 1);
                 continue;
             }

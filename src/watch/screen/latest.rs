@@ -47,7 +47,7 @@ impl Latest {
         time_of_day(self.sample.at)
     }
 
-    /// The totals, the share of the maximum, and whether nothing is missing.
+    /// The totals, whether nothing is missing, and the share of the maximum, which a narrow terminal cuts.
     #[must_use]
     pub(super) fn totals(&self) -> String {
         let grouped = |count: usize| human::grouped(count as u64);
@@ -61,7 +61,7 @@ impl Latest {
             [_] => "tcp_max_tw_buckets is unknown".into(),
             _ => "each namespace has its own tcp_max_tw_buckets".into(),
         };
-        format!("{states}; {maximum}; {}", if complete { "complete" } else { "NOT COMPLETE" })
+        format!("{states}; {}; {maximum}", if complete { "complete" } else { "NOT COMPLETE" })
     }
 
     /// The first warning, and how many there are.

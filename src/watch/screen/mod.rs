@@ -41,8 +41,9 @@ use self::state::{Action, Overlay, Rows, State, WHEEL};
 use self::tables::{Listing, Table};
 use self::terminal::{Drawn, Guard};
 use self::widths::Widths;
-use super::{History, Sampler};
+use super::{History, Sample, Sampler};
 use crate::model::command::Shell;
+use crate::snapshot::look::SHARE;
 use crate::snapshot::{Selection, SnapshotError};
 use crate::sys::clock::{self, Stopwatch};
 use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
@@ -198,6 +199,8 @@ struct Wanted {
     /// A look now, whenever the next one is due.
     now: bool,
     filter: Option<String>,
+    /// The filter of the look that is under way.
+    filter_asked: Option<String>,
     recording: Option<Recording>,
 }
 
@@ -244,6 +247,9 @@ impl Screen {
     fn until_the_end(&mut self) -> Result<Ending, ScreenError> {
         self.draw()?;
         loop {
+            if self.count.is_some_and(|count| self.looks >= count) {
+                return Ok(None);
+            }
             if let Some(ending) = self.turn()? {
                 return Ok(ending);
             }
@@ -262,9 +268,6 @@ impl Screen {
             Wakeup::Work => {
                 let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
                 self.take(reply);
-                if self.count.is_some_and(|count| self.looks >= count) {
-                    return Ok(Some(None));
-                }
             }
             Wakeup::Signal(signal) if signal == HeldSignal::STOP => self.stop()?,
             Wakeup::Signal(signal) => return Ok(Some(Some(signal))),
@@ -299,7 +302,10 @@ impl Screen {
 
     /// The time between two looks. It is longer than the chosen one if looks take too long.
     fn interval(&self) -> Duration {
-        self.latest.sample.interval.max(self.state.interval)
+        let Sample { interval, processor_time, .. } = self.latest.sample;
+        // A recording has its own interval.
+        let least = if self.can_ask_kernel { processor_time * SHARE } else { interval };
+        least.max(self.state.interval)
     }
 
     /// Asks for a look if one is due.
@@ -308,11 +314,10 @@ impl Screen {
         if self.collector.busy || !(due || self.wanted.now) {
             return;
         }
-        let selection = self
-            .wanted
-            .filter
-            .as_ref()
-            .map(|expression| Selection { expression: expression.clone(), ..self.selection.clone() });
+        // A filter that is typed during a look waits for the next one.
+        self.wanted.filter_asked = self.wanted.filter.take();
+        let chosen = self.wanted.filter_asked.clone();
+        let selection = chosen.map(|expression| Selection { expression, ..self.selection.clone() });
         let on_screen = self.state.table == Table::Destinations && self.can_ask_kernel;
         let capacity = on_screen && self.capacity_asked.is_none_or(|asked| asked.elapsed() >= CAPACITY);
         if capacity {
@@ -391,7 +396,7 @@ impl Screen {
     /// Puts the reply of the collector on the screen.
     fn take(&mut self, reply: Reply) {
         let Reply { sample, capacity, recording } = reply;
-        let filter = self.wanted.filter.take();
+        let filter = self.wanted.filter_asked.take();
         match sample {
             Ok(Some(sample)) => {
                 self.looks += 1;
@@ -403,17 +408,23 @@ impl Screen {
                 if let Some(expression) = filter {
                     self.selection.expression.clone_from(&expression);
                     self.state.filter = expression;
-                    self.state.typed = None;
+                    // The line stays open if another filter was entered during the look.
+                    if self.wanted.filter.is_none() {
+                        self.state.typed = None;
+                    }
                 }
             }
             Ok(None) => {
                 self.ended = true;
                 self.state.message = Some("end of the recording".into());
             }
-            Err(error) => match (&mut self.state.typed, filter) {
-                (Some(line), Some(_)) => line.error = Some(error.to_string()),
-                _ => self.latest.failure = Some(format!("the last look failed: {error}")),
-            },
+            Err(error) => {
+                if let (Some(line), Some(_)) = (&mut self.state.typed, filter) {
+                    line.error = Some(error.to_string());
+                } else {
+                    self.look_failed(&error);
+                }
+            }
         }
         // Old numbers of free ports would mislead when the table is shown again.
         if !capacity.is_empty() || self.state.table != Table::Destinations {
@@ -435,6 +446,15 @@ impl Screen {
         self.relist();
     }
 
+    fn look_failed(&mut self, error: &SnapshotError) {
+        self.latest.failure = Some(format!("the last look failed: {error}"));
+        // The cause can be the recording, for example a full disk. The looks are worth more.
+        if self.state.recording.take().is_some() {
+            self.wanted.recording = Some(Recording::End);
+            self.state.message = Some("the recording has ended, because a look failed".into());
+        }
+    }
+
     fn act(&mut self, action: Action) -> Result<Option<Ending>, ScreenError> {
         match action {
             Action::Quit => return Ok(Some(None)),
@@ -446,7 +466,7 @@ impl Screen {
                 self.wanted.now = true;
             }
             Action::Details | Action::Kill => self.open(&action),
-            Action::RunKill(command) => self.run_command(&command)?,
+            Action::RunKill(command) => return self.run_command(&command),
             Action::Record => self.toggle_recording(),
         }
         Ok(None)
@@ -460,8 +480,14 @@ impl Screen {
         }
         self.wanted.now = true;
         if let Some(path) = self.state.recording.take() {
-            self.state.message = Some(format!("to see the recording: twtool watch --replay {path}"));
-            self.wanted.recording = Some(Recording::End);
+            // It has not begun yet if the look that would begin it was not asked for.
+            self.state.message = Some(match self.wanted.recording.replace(Recording::End) {
+                Some(Recording::Begin(..)) => {
+                    self.wanted.recording = None;
+                    "nothing was recorded".into()
+                }
+                _ => format!("to see the recording: twtool watch --replay {path}"),
+            });
             return;
         }
         let time = human::timestamp(clock::now()).replace(['-', ':'], "");
@@ -491,22 +517,43 @@ impl Screen {
         }
     }
 
-    /// Gives the terminal to a command, and takes it back when the user has read the result.
-    fn run_command(&mut self, command: &str) -> Result<(), ScreenError> {
+    /// Gives the terminal to a command, and takes it back when the user has read the result. Returns how the screen ends, if a
+    /// signal came meanwhile.
+    fn run_command(&mut self, command: &str) -> Result<Option<Ending>, ScreenError> {
         self.guard.give_back()?;
         let mut out = io::stdout();
         writeln!(out, "$ {}", human::escape(command))?;
-        // The command is quoted for the shell.
-        let child = self.input.released(|| Command::new("sh").args(["-c", command]).spawn())?;
+        // The command is quoted for the shell. It ignores Ctrl-Z, because nothing would continue it.
+        let line = format!("trap '' TSTP; {command}");
+        let child = self.input.released(|| Command::new("sh").args(["-c", &line]).spawn())?;
         if let Err(error) = child.and_then(|mut child| child.wait()) {
             writeln!(out, "running sh failed: {error}")?;
         }
         write!(out, "press Enter to return to twtool watch")?;
         out.flush()?;
-        io::stdin().read_line(&mut String::new())?;
-        self.input.discard_interrupts()?;
+        let mut ending = self.input.discard_interrupts()?;
+        while ending.is_none() {
+            match self.input.wait(None)? {
+                Wakeup::Key => {
+                    io::stdin().read_line(&mut String::new())?;
+                    break;
+                }
+                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Wakeup::Signal(signal)),
+                Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
+                // The reply of a look that is under way.
+                Wakeup::Work => {
+                    let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
+                    self.take(reply);
+                }
+                _ => {}
+            }
+        }
         self.wanted.now = self.is_looking();
-        self.resume()
+        self.resume()?;
+        Ok(match ending {
+            Some(Wakeup::Signal(signal)) => Some(Some(signal)),
+            _ => None,
+        })
     }
 
     /// Stops the program, as Ctrl-Z does.

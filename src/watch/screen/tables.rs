@@ -355,8 +355,11 @@ impl Listing {
 
     /// The sentence in place of rows.
     #[must_use]
-    pub(super) fn none(&self, filtered: bool) -> &'static str {
+    pub(super) fn none(&self, filtered: bool, latest: &Latest) -> &'static str {
         match &self.0 {
+            Items::Destinations(_) if latest.capacity.is_empty() => {
+                "free ports are not read yet; they are not read while paused, and a recording has none"
+            }
             Items::Destinations(_) => "no outbound connections on the ephemeral ports",
             Items::Events(..) => "no events since the first look",
             _ if filtered => "no socket passes the filter",
