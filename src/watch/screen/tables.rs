@@ -358,7 +358,7 @@ impl Listing {
     pub(super) fn none(&self, filtered: bool, latest: &Latest) -> &'static str {
         match &self.0 {
             Items::Destinations(_) if latest.capacity.is_empty() => {
-                "free ports are not read yet; they are not read while paused, and a recording has none"
+                "free ports are unknown: not read yet, paused, or a recording"
             }
             Items::Destinations(_) => "no outbound connections on the ephemeral ports",
             Items::Events(..) => "no events since the first look",
