@@ -2,6 +2,7 @@
 //!
 //! A live source can also record the datagrams, so that a replay decodes the same bytes with the same code.
 
+mod kernel_facts;
 pub mod recording;
 
 use std::collections::BTreeSet;
@@ -9,23 +10,22 @@ use std::io;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::filter::Filter;
-use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
-use crate::model::netns::Netns;
-use crate::model::setting::{self, Sysctl};
 use crate::model::socket::{Cookie, FourTuple, Socket, StateSet, TcpState};
-use crate::model::tw_reuse::{ReuseMode, TwReuse};
 use crate::sock_diag::bytecode;
 use crate::sock_diag::dump::{self, DumpEnd, DumpError};
 use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
 use crate::sys;
-use crate::sys::errno::{Refusal, if_present, retry};
+use crate::sys::errno::{Refusal, retry};
 
+use self::kernel_facts::kernel_bucket_settings;
+pub(crate) use self::kernel_facts::known;
+pub use self::kernel_facts::{kernel_bucket_facts, kernel_facts, tw_reuse, tw_timeout_s};
 use recording::{Recorded, RecordingError, RecordingFile, SeriesFile};
 
 /// How often an interrupted dump is repeated.
@@ -497,87 +497,4 @@ fn walk_by_family(
         }
     }
     Ok(interrupted)
-}
-
-/// Reads the facts of the calling thread's network namespace.
-#[must_use]
-pub fn kernel_facts() -> Facts {
-    let mut unread = Unread::default();
-    let netns = sys::netns::current().unwrap_or_else(|error| {
-        unread.add("the network namespace", &error);
-        None
-    });
-    let services = sys::services::read(netns.as_ref().and_then(Netns::given_name), &mut unread);
-    Facts {
-        taken_at: sys::clock::now(),
-        kernel: sys::netns::kernel_release(),
-        netns: netns.as_ref().map(|netns| netns.id.inode),
-        netns_name: netns.as_ref().and_then(|netns| netns.name.as_ref()).map(ToString::to_string),
-        local_port_range: known(&mut unread, Setting::LocalPortRange.name(), sys::sysctl::local_port_range()),
-        local_reserved_ports: known(
-            &mut unread,
-            Setting::LocalReservedPorts.name(),
-            sys::sysctl::local_reserved_ports(),
-        ),
-        unprivileged_port_start: known(
-            &mut unread,
-            Setting::UnprivilegedPortStart.name(),
-            sys::sysctl::unprivileged_port_start(),
-        ),
-        services,
-        interfaces: sys::interfaces::here(),
-        unread,
-    }
-}
-
-/// Reads the kernel's counts and settings about buckets in the calling thread's network namespace.
-pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
-    BucketFacts {
-        max_tw_buckets: number(unread, &setting::TCP_MAX_TW_BUCKETS),
-        tw_timeout_s: tw_timeout_s(unread),
-        sockstat: known(unread, "/proc/net/sockstat", sys::counts::tcp_sockstat()),
-        tcp_ext: known(unread, "/proc/net/netstat", sys::counts::tcp_ext()),
-        bucket_bytes: known(unread, "the size of a bucket", sys::slab::timewait_bucket_bytes()).flatten(),
-    }
-}
-
-fn kernel_bucket_settings(unread: &mut Unread) -> BucketFacts {
-    BucketFacts {
-        max_tw_buckets: number(unread, &setting::TCP_MAX_TW_BUCKETS),
-        tw_timeout_s: tw_timeout_s(unread),
-        ..BucketFacts::default()
-    }
-}
-
-/// Returns `None` if the value is absent or cannot be read. In the second case `unread` keeps the reason.
-pub(crate) fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
-    if_present(read).unwrap_or_else(|error| {
-        unread.add(what, &error);
-        None
-    })
-}
-
-fn number(unread: &mut Unread, setting: &Sysctl) -> Option<i64> {
-    known(unread, setting.name, sys::sysctl::number(setting.key()))
-}
-
-/// Reads `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
-pub fn tw_timeout_s(unread: &mut Unread) -> Option<u64> {
-    unsigned(unread, &setting::TCP_TW_TIMEOUT)
-}
-
-/// Reads a setting that the kernel does not allow to be negative.
-fn unsigned(unread: &mut Unread, setting: &Sysctl) -> Option<u64> {
-    number(unread, setting)?.try_into().ok()
-}
-
-/// Reads the settings that decide when connect() may take over a bucket, from the calling thread's network namespace.
-pub fn tw_reuse(unread: &mut Unread) -> TwReuse {
-    let delay = unsigned(unread, &setting::TCP_TW_REUSE_DELAY);
-    TwReuse {
-        mode: unsigned(unread, &setting::TCP_TW_REUSE).and_then(ReuseMode::from_number),
-        delay: delay.map_or(TwReuse::WHOLE_SECOND, Duration::from_millis),
-        whole_seconds: delay.is_none(),
-        timestamps: number(unread, &setting::TCP_TIMESTAMPS).map(|number| number != 0),
-    }
 }

@@ -5,15 +5,12 @@
 //! 2. Every further line has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
 //! 3. The last line has the number of lines and a checksum, which detect a damaged file.
 //!
-//! A series of looks (`twtool watch --record`) is such a recording for each look, one after the other, and a last line with the
-//! number of looks. Each of them has one more line, with the times and counters of the look. A look without that line has
-//! failed.
-//!
 //! Multi-byte fields inside the datagrams have the byte order of the recording machine. The facts name it.
+
+mod series;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -21,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::series::{Occupant, RecordedLook, SeriesFile, SeriesReader};
 use crate::model::facts::{Facts, Unread};
 use crate::model::interfaces::Interfaces;
 use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
@@ -144,36 +142,6 @@ pub struct Recorded {
     pub events: Vec<Event>,
     /// In a series: the rest of the look.
     pub look: Option<RecordedLook>,
-}
-
-/// What a series has of each look, besides the facts and the datagrams.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields of snapshot::look")]
-pub struct RecordedLook {
-    pub elapsed: Duration,
-    pub took: Duration,
-    pub processor_time: Duration,
-    pub interval: Duration,
-    pub walked: (Duration, Duration),
-    pub before: BTreeMap<String, u64>,
-    pub after: BTreeMap<String, u64>,
-    /// By the cookie of a missing bucket: who has its ends. Without an entry: nobody.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub occupants: BTreeMap<u64, Occupant>,
-}
-
-/// Who has both ends of a bucket that a walk did not list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Occupant {
-    /// The bucket itself: the walk has missed it.
-    Itself,
-    /// Another socket: a connection in any state, or its bucket.
-    Another,
-    /// No socket.
-    Nobody,
-    /// The kernel was not asked, or gave no answer.
-    Unknown,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -369,44 +337,6 @@ impl RecordingFile {
     }
 }
 
-/// Writes a series of looks.
-pub struct SeriesFile {
-    file: RecordingFile,
-    looks: u64,
-}
-
-impl SeriesFile {
-    /// Creates the file.
-    pub fn create(path: &Path, replace: bool) -> Result<Self, RecordingError> {
-        Ok(Self { file: RecordingFile::open(path, replace)?, looks: 0 })
-    }
-
-    /// Begins a look.
-    pub fn begin(&mut self, facts: &Facts, buckets: &BucketFacts) -> Result<(), RecordingError> {
-        self.looks += 1;
-        self.file.begin(facts, buckets)
-    }
-
-    /// Ends a look; `None` if it failed.
-    pub fn end(&mut self, look: Option<RecordedLook>) -> Result<(), RecordingError> {
-        let line = look.map_or(Ok(()), |look| self.file.line(&RecordingLine::Look(look)));
-        line.and_then(|()| self.file.end()).map_err(|error| RecordingFile::write_error(&self.file.path, error))
-    }
-
-    /// Writes the last line and gives the file its name.
-    pub fn finish(mut self) -> Result<(), RecordingError> {
-        let path = self.file.path.clone();
-        let line = self.file.line(&RecordingLine::Looks(self.looks));
-        line.and_then(|()| self.file.file.finish()).map_err(|error| RecordingFile::write_error(&path, error))
-    }
-}
-
-impl EventSink for SeriesFile {
-    fn keep(&mut self, event: &Event) -> io::Result<()> {
-        self.file.keep(event)
-    }
-}
-
 impl EventSink for RecordingFile {
     fn keep(&mut self, event: &Event) -> io::Result<()> {
         let line = match event {
@@ -433,53 +363,6 @@ pub fn parse(bytes: &[u8]) -> Result<Recorded, String> {
         Problem::Unread(error) => error.to_string(),
         Problem::Damaged(what) => what,
     })
-}
-
-/// Reads the looks of a series one by one.
-pub struct SeriesReader {
-    path: PathBuf,
-    lines: Lines<BufReader<File>>,
-    looks: u64,
-}
-
-impl SeriesReader {
-    /// Opens the file.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn open(path: &Path) -> Result<Self, RecordingError> {
-        let file = sys::file::open(path).map_err(|error| Problem::Unread(error).of(path))?;
-        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), looks: 0 })
-    }
-
-    /// The next look that has not failed; `None` after the last one.
-    ///
-    /// # Errors
-    /// The error names the problem and the line.
-    pub fn next_look(&mut self) -> Result<Option<(Recorded, RecordedLook)>, RecordingError> {
-        self.parse_next().map_err(|problem| problem.of(&self.path))
-    }
-
-    fn parse_next(&mut self) -> Result<Option<(Recorded, RecordedLook)>, Problem> {
-        loop {
-            self.lines.next(MAX_HEADER_LENGTH)?;
-            if self.looks > 0 && self.lines.line.is_empty() {
-                return Err(self.lines.cut_off());
-            }
-            if let Ok(RecordingLine::Looks(looks)) = serde_json::from_slice(&self.lines.line) {
-                if looks != self.looks {
-                    return Err(Problem::Damaged("looks are missing".into()));
-                }
-                self.lines.end()?;
-                return Ok(None);
-            }
-            let mut recorded = parse_one(&mut self.lines)?;
-            self.looks += 1;
-            if let Some(look) = recorded.look.take() {
-                return Ok(Some((recorded, look)));
-            }
-        }
-    }
 }
 
 enum Problem {
