@@ -294,6 +294,11 @@ fn a_recording_can_be_replayed() {
     screen.until_shown("3 TIME_WAIT");
     screen.types("2");
     screen.until_shown("free ports are unknown");
+    screen.types("/sport = :1\r");
+    screen.until_shown("the recording has ended");
+    screen.types("\x1b");
+    // Esc and a letter at once are Alt and the letter.
+    screen.until(|screen| !screen.text().contains("the recording has ended"));
     quits(screen);
 }
 

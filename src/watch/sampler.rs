@@ -30,13 +30,6 @@ impl Sampler {
         Self { looks, selection, interval, keeps_rows, closes_begin: true, trackers: BTreeMap::new() }
     }
 
-    /// Changes the selection of the next samples. Every bucket is followed, whatever the selection, so this causes no event.
-    /// If the next sample fails because of the selection, set the last one again.
-    pub fn select(&mut self, selection: Selection) {
-        self.selection = selection;
-        self.closes_begin = true;
-    }
-
     /// Changes the wanted time between two looks.
     pub const fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
@@ -65,6 +58,21 @@ impl Sampler {
     /// See [`Looks::finish`].
     pub fn finish(&mut self) -> Result<(), SnapshotError> {
         self.looks.finish()
+    }
+
+    /// Takes a sample with another selection, which the next samples keep if this one succeeds. Every bucket is followed, whatever
+    /// the selection, so this causes no event.
+    ///
+    /// # Errors
+    /// See [`Self::take`].
+    pub fn take_selected(&mut self, selection: Selection) -> Result<Option<Sample>, SnapshotError> {
+        let selection = mem::replace(&mut self.selection, selection);
+        let closes_begin = mem::replace(&mut self.closes_begin, true);
+        let sample = self.take();
+        if sample.is_err() {
+            (self.selection, self.closes_begin) = (selection, closes_begin);
+        }
+        sample
     }
 
     /// Takes a sample; `None` after the last one of a recorded series. [`Sample::interval`] is the time until the next one.

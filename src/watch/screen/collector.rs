@@ -60,18 +60,13 @@ impl Collector {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(super) fn start(
-        mut sampler: Sampler,
-        mut selection: Selection,
-        namespaces: Option<FindNamespaces>,
-        waker: Waker,
-    ) -> io::Result<Self> {
+    pub(super) fn start(mut sampler: Sampler, namespaces: Option<FindNamespaces>, waker: Waker) -> io::Result<Self> {
         let (requests, asked) = mpsc::channel::<Request>();
         let (answer, replies) = mpsc::channel();
         let work = move || {
             for request in asked {
                 // At the end, nobody waits for the reply.
-                let _ = answer.send(look(&mut sampler, &mut selection, namespaces.as_ref(), request));
+                let _ = answer.send(look(&mut sampler, namespaces.as_ref(), request));
                 waker.wake();
             }
             sampler.finish()
@@ -104,28 +99,17 @@ impl Collector {
     }
 }
 
-fn look(
-    sampler: &mut Sampler,
-    selection: &mut Selection,
-    namespaces: Option<&FindNamespaces>,
-    request: Request,
-) -> Reply {
+fn look(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Request) -> Reply {
     sampler.set_interval(request.interval);
     let recording = match &request.recording {
         Some(Recording::Begin(path, replace)) => sampler.record(path, *replace),
         Some(Recording::End) => sampler.finish(),
         None => Ok(()),
     };
-    let chosen = request.selection;
-    if let Some(chosen) = &chosen {
-        sampler.select(chosen.clone());
-    }
-    let sample = sampler.take();
-    match (chosen, &sample) {
-        (Some(_), Err(_)) => sampler.select(selection.clone()),
-        (Some(chosen), Ok(_)) => *selection = chosen,
-        (None, _) => {}
-    }
+    let sample = match request.selection {
+        Some(selection) => sampler.take_selected(selection),
+        None => sampler.take(),
+    };
     let capacity = match namespaces {
         Some(find) if request.capacity => match find() {
             Ok(namespaces) => namespaces.each().map(capacity).collect(),

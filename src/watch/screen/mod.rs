@@ -12,6 +12,7 @@
 //! 3. When a look is due and the screen is not paused, the screen asks the collector for it.
 //! 4. After each change, `draw::draw` makes a frame, of which ratatui writes only what differs from the last one.
 
+mod actions;
 mod collector;
 mod details;
 mod draw;
@@ -24,20 +25,18 @@ mod widths;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::mem;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event as Input, KeyEventKind, MouseEventKind};
 
 pub use self::collector::FindNamespaces;
 use self::collector::{Collector, Recording, Reply, Request};
-use self::details::{Details, Place};
 use self::draw::Shown;
 use self::latest::Latest;
-use self::state::{Action, Overlay, Rows, State, WHEEL};
+use self::state::{Rows, State, WHEEL};
 use self::tables::{Listing, Table};
 use self::terminal::{Drawn, Guard};
 use self::widths::Widths;
@@ -118,7 +117,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     let input = ScreenInput::open()?;
     let Options { selection, interval, style, shell, several, namespaces, record, duration, count } = options;
     let can_ask_kernel = namespaces.is_some();
-    let mut collector = Collector::start(sampler, selection.clone(), namespaces, input.waker()?)?;
+    let mut collector = Collector::start(sampler, namespaces, input.waker()?)?;
     let mut state = State::new(interval);
     state.filter.clone_from(&selection.expression);
     state.recording = record.as_ref().map(|(path, _)| human::escape(&path.to_string_lossy()).into_owned());
@@ -453,115 +452,6 @@ impl Screen {
             self.wanted.recording = Some(Recording::End);
             self.state.message = Some("the recording has ended, because a look failed".into());
         }
-    }
-
-    fn act(&mut self, action: Action) -> Result<Option<Ending>, ScreenError> {
-        match action {
-            Action::Quit => return Ok(Some(None)),
-            Action::Interrupt => return Ok(Some(Some(HeldSignal::INTERRUPT))),
-            Action::Stop => self.stop()?,
-            Action::Redraw => self.erase()?,
-            Action::Filter(text) => {
-                self.wanted.filter = Some(text);
-                self.wanted.now = true;
-            }
-            Action::Details | Action::Kill => self.open(&action),
-            Action::RunKill(command) => return self.run_command(&command),
-            Action::Record => self.toggle_recording(),
-        }
-        Ok(None)
-    }
-
-    /// Begins a recording, or ends it.
-    fn toggle_recording(&mut self) {
-        if !self.can_ask_kernel {
-            self.state.message = Some("this is a recording already".into());
-            return;
-        }
-        self.wanted.now = true;
-        if let Some(path) = self.state.recording.take() {
-            // It has not begun yet if the look that would begin it was not asked for.
-            self.state.message = Some(match self.wanted.recording.replace(Recording::End) {
-                Some(Recording::Begin(..)) => {
-                    self.wanted.recording = None;
-                    "nothing was recorded".into()
-                }
-                _ => format!("to see the recording: twtool watch --replay {path}"),
-            });
-            return;
-        }
-        let time = human::timestamp(clock::now()).replace(['-', ':'], "");
-        let path = format!("twtool-{}Z.twrec", time.split('.').next().unwrap_or_default());
-        self.state.message = Some(format!("recording to {path}; w ends it"));
-        self.wanted.recording = Some(Recording::Begin(path.clone().into(), false));
-        self.state.recording = Some(path);
-    }
-
-    /// Opens the details of the selected row, or the proposal to remove its sockets.
-    fn open(&mut self, action: &Action) {
-        let Self { state, listing, latest, history, shell, several, selection, style, .. } = self;
-        let Some((row, _)) = state.position().selected else { return };
-        let (Some(selected), [first, ..]) = (listing.at(row, latest, history), latest.namespaces()) else { return };
-        let place = Place { shell, several: *several, selection };
-        if *action == Action::Details {
-            let Details { title, lines } = details::describe(&selected, &first.facts, &place, *style);
-            state.overlay = Some(Overlay::Details { title, lines, top: 0 });
-            return;
-        }
-        match details::kill(&selected, &first.facts, &place) {
-            Ok(line) => {
-                let lines = details::proposal(&line);
-                state.overlay = Some(Overlay::Kill { command: line.text, lines });
-            }
-            Err(why) => state.message = Some(why),
-        }
-    }
-
-    /// Gives the terminal to a command, and takes it back when the user has read the result. Returns how the screen ends, if a
-    /// signal came meanwhile.
-    fn run_command(&mut self, command: &str) -> Result<Option<Ending>, ScreenError> {
-        self.guard.give_back()?;
-        let mut out = io::stdout();
-        writeln!(out, "$ {}", human::escape(command))?;
-        // The command is quoted for the shell. It ignores Ctrl-Z, because nothing would continue it.
-        let line = format!("trap '' TSTP; {command}");
-        let child = self.input.released(|| Command::new("sh").args(["-c", &line]).spawn())?;
-        if let Err(error) = child.and_then(|mut child| child.wait()) {
-            writeln!(out, "running sh failed: {error}")?;
-        }
-        write!(out, "press Enter to return to twtool watch")?;
-        out.flush()?;
-        let mut ending = self.input.discard_interrupts()?;
-        while ending.is_none() {
-            match self.input.wait(None)? {
-                Wakeup::Key => {
-                    io::stdin().read_line(&mut String::new())?;
-                    break;
-                }
-                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Wakeup::Signal(signal)),
-                Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
-                // The reply of a look that is under way.
-                Wakeup::Work => {
-                    let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
-                    self.take(reply);
-                }
-                _ => {}
-            }
-        }
-        self.wanted.now = self.is_looking();
-        self.resume()?;
-        Ok(match ending {
-            Some(Wakeup::Signal(signal)) => Some(Some(signal)),
-            _ => None,
-        })
-    }
-
-    /// Stops the program, as Ctrl-Z does.
-    fn stop(&mut self) -> Result<(), ScreenError> {
-        self.guard.give_back()?;
-        self.input.let_through(HeldSignal::STOP)?;
-        self.input.discard_interrupts()?;
-        self.resume()
     }
 
     /// Takes the terminal again, and draws all of it.
