@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-REQUESTS = 15_000
+REQUESTS = 60_000
 CONFIG = """
 user root root; daemon off; worker_processes 1; pid nginx.pid; error_log stderr; events { worker_connections 512; }
 http { access_log off; keepalive_requests 1000000; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f;
