@@ -127,7 +127,9 @@ fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<
 
 /// Writes samples until the end. Returns whether all were complete.
 fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Result<bool, CommandError> {
-    let mut reporter = Reporter { asked: args.interval, ..Reporter::default() };
+    // A recording has its own interval, and costs nothing.
+    let asked = if args.recording.replays() { Duration::MAX } else { args.interval };
+    let mut reporter = Reporter { asked, ..Reporter::default() };
     let (mut count, mut complete) = (0, true);
     let mut next = Duration::ZERO;
     loop {
