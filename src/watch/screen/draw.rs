@@ -131,9 +131,9 @@ fn halves(area: Rect, right: &str) -> (Rect, Rect) {
 
 fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     let Shown { latest, history, style, interval, .. } = *shown;
-    let chosen = || format!(" instead of {}, because looks take long", seconds(state.interval));
+    let chosen = || format!(" instead of {}, because looks take long", interval_text(state.interval));
     let stretched = if interval > state.interval { chosen() } else { String::new() };
-    let title = format!("{}  every {}{stretched}", latest.title(), seconds(interval));
+    let title = format!("{}  every {}{stretched}", latest.title(), interval_text(interval));
     let recording = if state.recording.is_some() { "RECORDING  " } else { "" };
     let right = if state.paused { format!("{recording}PAUSED") } else { format!("{recording}{}", latest.time()) };
     let (left, right_area) = halves(area, &right);
@@ -156,8 +156,11 @@ fn rate(history: &History) -> String {
     format!("closes a second: now {now}; of the last {seconds} s: mean {mean}, peak {peak}")
 }
 
-/// An interval: `1s`, `0.5s`.
-fn seconds(time: Duration) -> String {
+/// An interval: `250ms`, `1s`, `2.4s`.
+fn interval_text(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        return format!("{}ms", time.as_millis());
+    }
     format!("{}s", chart::text_of((time.as_secs_f64() * 10.0).round() / 10.0))
 }
 
