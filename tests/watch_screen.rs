@@ -124,7 +124,8 @@ fn keys_change_what_the_screen_shows() {
     screen.types("x1r");
     screen.until_shown("s sort: expires, reversed");
     screen.types("+");
-    screen.until_shown("every 0.3s");
+    // On a slow machine: every 800ms instead of 250ms.
+    screen.until_shown("250ms");
     screen.resize((200, 60));
     screen.until_shown("2 destinations 3 local ports");
     screen.until(|screen| screen.text().lines().count() == 60);
@@ -332,7 +333,7 @@ fn colours_and_characters_are_as_asked() {
 fn only_what_has_changed_is_written() {
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 500);
-    let mut screen = watch(&[]);
+    let mut screen = watch(&["--interval", "1h"]);
     screen.until_shown("500 TIME_WAIT");
     screen.types("p");
     screen.until_shown("PAUSED");

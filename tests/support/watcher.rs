@@ -55,19 +55,31 @@ impl Watcher {
     /// everything that led to this state, and the events are collected.
     #[track_caller]
     pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
+        let patience = kernel::patience(Duration::from_secs(20));
+        self.try_to_settle(time_wait, fin_wait_2, patience).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// As [`Self::settle`], for this time. The error says how many buckets there were in the end.
+    #[track_caller]
+    pub(crate) fn try_to_settle(
+        &mut self,
+        time_wait: usize,
+        fin_wait_2: usize,
+        patience: Duration,
+    ) -> Result<(), String> {
         let expected = (time_wait as u64, fin_wait_2 as u64);
         let mut last = (0, 0);
         let began = Instant::now();
-        while began.elapsed() < kernel::patience(Duration::from_secs(20)) {
+        while began.elapsed() < patience {
             let sample = self.next_sample();
             last = (number(&sample, "time_wait"), number(&sample, "fin_wait_2"));
             if last == expected {
                 self.next_sample();
                 self.next_sample();
-                return;
+                return Ok(());
             }
         }
-        panic!("{last:?} buckets instead of {expected:?}");
+        Err(format!("{last:?} buckets instead of {expected:?}"))
     }
 }
 
