@@ -18,17 +18,30 @@ use crate::commands::{
 use crate::sys::caller::caller;
 use crate::sys::{exec, socket_calls, terminal};
 
-/// The features of this build, as a literal.
-#[cfg(feature = "watch")]
-macro_rules! features {
-    () => {
-        "\nfeatures: cli, watch"
+/// A part of a literal that depends on a feature.
+macro_rules! if_feature {
+    ($name:ident, $feature:literal) => {
+        #[cfg(feature = $feature)]
+        macro_rules! $name {
+            () => {
+                concat!(", ", $feature)
+            };
+        }
+        #[cfg(not(feature = $feature))]
+        macro_rules! $name {
+            () => {
+                ""
+            };
+        }
     };
 }
-#[cfg(not(feature = "watch"))]
+if_feature!(watch_feature, "watch");
+if_feature!(exporter_feature, "exporter");
+
+/// The features of this build, as a literal.
 macro_rules! features {
     () => {
-        "\nfeatures: cli"
+        concat!("\nfeatures: cli", watch_feature!(), exporter_feature!())
     };
 }
 
@@ -91,6 +104,12 @@ enum Command {
     /// Watch TIME_WAIT sockets: their number, the closes per second, and what happens to each socket
     #[cfg(feature = "watch")]
     Watch(Deferred<commands::watch::WatchArgs>),
+    /// Print metrics for Prometheus, or write them to a file for node_exporter
+    #[cfg(feature = "exporter")]
+    Metrics(Deferred<commands::metrics::MetricsArgs>),
+    /// Serve metrics to Prometheus
+    #[cfg(feature = "exporter")]
+    Exporter(Deferred<commands::exporter::ExporterArgs>),
     /// Classify ports and show how this machine uses them
     Port(Deferred<commands::port::PortArgs>),
     /// Explain why bind() fails on a port, and how to fix it
@@ -293,6 +312,10 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
         #[cfg(feature = "watch")]
         Command::Watch(args) => commands::watch::run(args, &cli.global, &mut context)?,
+        #[cfg(feature = "exporter")]
+        Command::Metrics(args) => commands::metrics::run(args, &cli.global, &mut context)?,
+        #[cfg(feature = "exporter")]
+        Command::Exporter(args) => commands::exporter::run(args, &cli.global)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,

@@ -49,7 +49,9 @@
 //! | `view` | values in, bytes out | `model`, `analysis`, `parallel` |
 //! | `lab` | experiments in private namespaces | `model`, `sock_diag`, `sys` |
 //! | `watch` | looks again and again: events, streams, the live screen | `model`, `filter`, `snapshot`, `analysis`, `view`, `sys` |
-//! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `watch`, `lab` |
+//! | `metrics` | families and text formats of Prometheus | `model`, `analysis`, `snapshot`, `sys` |
+//! | `exporter` | the HTTP server of the metrics | `snapshot`, `metrics`, `view`, `sys` |
+//! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `watch`, `metrics`, `exporter`, `lab` |
 //! | `cli`, `main` | dispatch, the real environment | `commands`, `sys` |
 //!
 //! `snapshot` imports `analysis` because a question may depend on an inference: a filter tests the direction of a bucket, and a
@@ -82,12 +84,18 @@ pub mod cli;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[doc(hidden)]
 pub mod commands;
+#[cfg(all(target_os = "linux", feature = "exporter"))]
+#[doc(hidden)]
+pub mod exporter;
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod filter;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[doc(hidden)]
 pub mod lab;
+#[cfg(all(target_os = "linux", feature = "exporter"))]
+#[doc(hidden)]
+pub mod metrics;
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod model;

@@ -27,6 +27,7 @@ mod directions;
 mod doctor;
 mod documents;
 mod examples;
+mod exporter;
 mod faults;
 mod filter;
 mod holder_identity;
@@ -36,6 +37,7 @@ mod layers;
 mod list;
 mod list_flags;
 mod manual;
+mod metrics;
 mod netns;
 mod netns_refused;
 mod next_steps;
@@ -43,6 +45,7 @@ mod obstacles;
 mod port;
 mod printed_commands;
 mod procfs_source;
+mod prometheus;
 mod recordings;
 mod refusals;
 mod settings;
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         doctor::suite(),
         documents::suite(),
         examples::suite(),
+        exporter::suite(),
         faults::suite(),
         filter::suite(),
         holder_identity::suite(),
@@ -113,6 +117,7 @@ fn main() -> ExitCode {
         list::suite(),
         list_flags::suite(),
         manual::suite(),
+        metrics::suite(),
         netns::suite(),
         netns_refused::suite(),
         next_steps::suite(),
@@ -120,6 +125,7 @@ fn main() -> ExitCode {
         port::suite(),
         printed_commands::suite(),
         procfs_source::suite(),
+        prometheus::suite(),
         recordings::suite(),
         refusals::suite(),
         settings::suite(),

@@ -12,6 +12,12 @@ use crate::model::socket::TimeWaitBucket;
 /// Linux 6.18, x86-64.
 const ESTIMATED_BYTES: u64 = 256;
 
+/// The size of a bucket in bytes: as the kernel reports it, or else an estimate.
+#[must_use]
+pub fn bucket_bytes(kernel: &BucketFacts) -> u64 {
+    kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES)
+}
+
 /// Counts the buckets of one walk.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -56,7 +62,7 @@ impl Tally {
     pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
         let history =
             History::from_remaining_times(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
-        let bytes_per_bucket = kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES);
+        let bytes_per_bucket = bucket_bytes(&kernel);
         let memory = Memory {
             bytes: self.totals.all() * bytes_per_bucket,
             bytes_per_bucket,

@@ -11,8 +11,12 @@ pub mod complete;
 pub mod connect_test;
 pub mod demo;
 pub mod doctor;
+#[cfg(feature = "exporter")]
+pub mod exporter;
 pub mod kill;
 pub mod list;
+#[cfg(feature = "exporter")]
+pub mod metrics;
 pub mod netns;
 pub mod port;
 mod port_args;
@@ -234,6 +238,10 @@ pub enum CommandError {
     /// The program cannot be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// The exporter cannot run.
+    #[cfg(feature = "exporter")]
+    #[error(transparent)]
+    Exporter(#[from] crate::exporter::ExporterError),
     /// The answer could not be written.
     #[error("writing the answer failed: {0}")]
     Output(#[from] io::Error),

@@ -73,16 +73,15 @@ pub struct ManyNetnsArgs {
         long,
         value_name = "NAME|PATH|PID",
         value_parser = netns_arg(),
-        allow_negative_numbers = true,
-        conflicts_with = "replay"
+        allow_negative_numbers = true
     )]
     netns: Vec<NetnsArg>,
     /// Use the network namespace of this container: its id in docker, podman, containerd or cri-o, or the beginning of it; repeat
     /// for more
-    #[arg(long, value_name = "ID", conflicts_with = "replay")]
+    #[arg(long, value_name = "ID")]
     container: Vec<ContainerArg>,
     /// Use every network namespace that /proc/PID/ns/net and /run/netns show
-    #[arg(long, conflicts_with_all = ["netns", "container", "record", "replay"])]
+    #[arg(long, conflicts_with_all = ["netns", "container"])]
     all_netns: bool,
     #[arg(skip)]
     selected: OnceLock<Vec<NetnsArg>>,
@@ -104,6 +103,13 @@ impl ManyNetnsArgs {
     #[must_use]
     pub fn several(&self) -> bool {
         self.all_netns || self.netns.len() + self.container.len() > 1
+    }
+
+    /// Whether namespaces are selected by an option.
+    #[cfg(feature = "exporter")]
+    #[must_use]
+    pub const fn others(&self) -> bool {
+        self.all_netns || !self.netns.is_empty() || !self.container.is_empty()
     }
 
     /// Whether every namespace is selected, also those that are made later.

@@ -8,17 +8,17 @@ use clap::Args;
 
 use crate::snapshot::{Choice, Input};
 
-/// For commands that can record and replay what they read.
+/// For commands that can record and replay what they read, and that have the arguments of `ManyNetnsArgs`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RecordingArgs {
     /// Record the data of the kernel and all facts that the output depends on
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "all_netns")]
     record: Option<PathBuf>,
     /// Let --record overwrite an existing file, unless the command fails
     #[arg(long, requires = "record")]
     force: bool,
     /// Read from a recording instead of the kernel
-    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "netns", "container", "all_netns"])]
     replay: Option<PathBuf>,
 }
 

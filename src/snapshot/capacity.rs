@@ -18,7 +18,7 @@ use crate::model::port::{Port, PortArg};
 use crate::model::port_set::PortSet;
 use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
-use crate::source::{self, Choice, Origin, Source};
+use crate::source::{self, Choice, Origin, Source, WalkEnd};
 use crate::sys;
 
 /// Selects destinations. Names are resolved in the network namespace.
@@ -85,6 +85,19 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
         || RangeSockets::new(range),
         RangeSockets::add,
     )?;
+    conclude(&source, facts, (sockets, end), (reuse, unread), &asked, question.probe)
+}
+
+/// Concludes the answer from a walk that has shown every socket in the range. `reuse` and the settings that could not be read for it
+/// are from before the walk.
+pub(super) fn conclude(
+    source: &Source,
+    facts: Facts,
+    (sockets, end): (RangeSockets, WalkEnd),
+    (reuse, mut unread): (TwReuse, Unread),
+    asked: &Asked,
+    probe: bool,
+) -> Result<Answer<Capacity>, SnapshotError> {
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
     // The most sockets that are bound without being listed.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
@@ -112,7 +125,7 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     answer.warnings.extend((!end.complete).then(interrupted));
     answer.warnings.extend(source.warnings());
 
-    let pool = pool(&sockets, &facts, unlisted, question.probe, &mut answer);
+    let pool = pool(&sockets, &facts, unlisted, probe, &mut answer);
     let route = asked.route();
     let conditions = Conditions { pool: &pool, reuse, length };
     let ends = route.as_ref().and_then(|ends| ends.as_ref().ok().copied());
@@ -160,8 +173,9 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
     Pool::new(sockets.range(), &reserved, &bound, &uncertain, unlisted)
 }
 
-/// The question with every name resolved.
-struct Asked {
+/// The question with every name resolved. The default asks about all destinations.
+#[derive(Default)]
+pub(super) struct Asked {
     wanted: Wanted,
     /// The destination that the answer must contain, and the text that the user typed for it.
     to: Option<(SocketAddr, String)>,

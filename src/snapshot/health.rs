@@ -93,13 +93,12 @@ fn read() -> Health {
     let sockets = sockets(&facts, &mut unread).map_err(|error| error.to_string());
     let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
     facts.unread.0.extend(unread.0);
-    Health {
-        settings: Settings(Settings::keys().map(|name| (name, setting(name))).collect()),
-        buckets,
-        sockets,
-        capabilities,
-        facts,
-    }
+    Health { settings: settings(), buckets, sockets, capabilities, facts }
+}
+
+/// Reads every setting that is a number.
+pub(super) fn settings() -> Settings {
+    Settings(Settings::keys().map(|name| (name, setting(name))).collect())
 }
 
 fn setting(name: &str) -> Reading {
@@ -113,11 +112,24 @@ fn setting(name: &str) -> Reading {
 fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceError> {
     let mut source = Source::kernel(Choice::Auto)?.with_tcp_info();
     let states = StateSet::of(&[TcpState::Listen, TcpState::CloseWait]);
-    let (mut found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
+    let (found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
         if let Socket::Full(full) = socket {
             found.push(*full);
         }
     })?;
+    let mut open = open_sockets(&mut source, facts, found, end.complete)?;
+    find_owners([(facts, &mut open)], unread);
+    Ok(open)
+}
+
+/// Sorts listeners and sockets in CLOSE_WAIT, and asks the kernel which listeners have a port that it chose. Their owners are not
+/// known yet.
+pub(super) fn open_sockets(
+    source: &mut Source,
+    facts: &Facts,
+    mut found: Vec<FullSocket>,
+    complete: bool,
+) -> Result<OpenSockets, SourceError> {
     found.sort_by_key(|full| {
         let tuple = full.tuple;
         (tuple.local_port(), tuple.local_addr(), tuple.remote_addr(), tuple.remote_port(), full.cookie)
@@ -126,28 +138,41 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
     let ephemeral = |full: &FullSocket| facts.ephemeral(full.tuple.local_port()) == Some(true);
     let any = found.iter().any(|full| full.state == TcpState::Listen && ephemeral(full));
     let autobound = if any { source.autobound_listeners()? } else { None };
-
-    let needs_owner = |full: &&FullSocket| full.state == TcpState::CloseWait || ephemeral(full);
-    let sys::owners::SocketOwners { owners, failure } = sys::owners::find(found.iter().filter(needs_owner));
-    if let Some(why) = failure {
-        unread.add("some processes", &why);
-    }
-    let owners = |full: &FullSocket| full.inode.and_then(|i| owners.get(&i).cloned()).unwrap_or(Owners::Nobody);
     let (listeners, close_wait): (Vec<_>, Vec<_>) = found.into_iter().partition(|full| full.state == TcpState::Listen);
     Ok(OpenSockets {
         listeners: listeners
             .into_iter()
             .map(|socket| OpenListener {
-                owners: owners(&socket),
+                owners: Owners::Nobody,
                 autobound: autobound.as_ref().zip(socket.cookie).map(|(chosen, cookie)| chosen.contains(&cookie)),
                 socket,
             })
             .collect(),
         close_wait: close_wait
             .into_iter()
-            .map(|socket| CloseWait { owners: owners(&socket), user: sys::users::user(socket.uid), socket })
+            .map(|socket| CloseWait { owners: Owners::Nobody, user: sys::users::user(socket.uid), socket })
             .collect(),
         fallback: source.refusal(),
-        complete: end.complete,
+        complete,
     })
+}
+
+/// Finds the owners of the sockets of one or several network namespaces, in one search through the processes.
+pub(super) fn find_owners<'a>(
+    namespaces: impl IntoIterator<Item = (&'a Facts, &'a mut OpenSockets)>,
+    unread: &mut Unread,
+) {
+    let mut wanted: Vec<(FullSocket, &mut Owners)> = vec![];
+    for (facts, OpenSockets { listeners, close_wait, .. }) in namespaces {
+        let ephemeral = |one: &&mut OpenListener| facts.ephemeral(one.socket.tuple.local_port()) == Some(true);
+        wanted.extend(listeners.iter_mut().filter(ephemeral).map(|one| (one.socket, &mut one.owners)));
+        wanted.extend(close_wait.iter_mut().map(|one| (one.socket, &mut one.owners)));
+    }
+    let sys::owners::SocketOwners { owners, failure } = sys::owners::find(wanted.iter().map(|(socket, _)| socket));
+    if let Some(why) = failure {
+        unread.add("some processes", &why);
+    }
+    for (socket, found) in wanted {
+        *found = socket.inode.and_then(|inode| owners.get(&inode).cloned()).unwrap_or(Owners::Nobody);
+    }
 }

@@ -13,6 +13,7 @@
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
 //! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders and free ports of a connection | `connect` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
+//! | `Snapshot::surveys` (feature `exporter`) | all of these numbers for monitoring, from one walk for each namespace | `survey` |
 //!
 //! `names` reads names and ports for shell completion.
 //!
@@ -39,6 +40,8 @@ pub mod port_watch;
 pub mod query;
 pub mod removal;
 pub mod summary;
+#[cfg(feature = "exporter")]
+pub mod survey;
 
 use std::path::PathBuf;
 

@@ -162,7 +162,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     // If a response is missing, twtool cannot tell whether the kernel destroyed a socket or the socket ended by itself.
     let answered = warnings.is_empty();
     let left = left(query, source);
-    let verified = answered && matches!(&left, Ok((_, WalkEnd { complete: true })));
+    let verified = answered && matches!(&left, Ok((_, WalkEnd { complete: true, .. })));
     let left = match left {
         Ok((left, end)) => {
             warnings.extend((!end.complete).then(interrupted));

@@ -163,6 +163,15 @@ pub struct Source {
 pub struct WalkEnd {
     /// Whether nothing indicates that sockets are missing or repeated.
     pub complete: bool,
+    /// The sockets that were lost at first, and that a second dump found.
+    pub recovered: usize,
+    /// How often an interrupted walk was repeated.
+    pub repeats: u32,
+}
+
+impl WalkEnd {
+    /// A walk without any indication of a loss.
+    const WHOLE: Self = Self { complete: true, recovered: 0, repeats: 0 };
 }
 
 impl Source {
@@ -339,7 +348,7 @@ impl Source {
                 self.carrier = Carrier::Procfs;
                 walk_procfs(states, each)
             }
-            answer => Ok(WalkEnd { complete: !answer? }),
+            answer => answer,
         }
     }
 
@@ -352,17 +361,17 @@ impl Source {
         mut begin: impl FnMut() -> T,
         mut each: impl FnMut(&mut T, &Socket) + Send,
     ) -> Result<(T, WalkEnd), SourceError> {
-        let mut attempt = 0;
+        let mut repeats = 0;
         loop {
             let mut collected = begin();
             let end = self.walk(states, filter, &mut |socket| {
                 each(&mut collected, socket);
                 ControlFlow::Continue(())
             })?;
-            attempt += 1;
-            if end.complete || attempt > RETRIES {
-                return Ok((collected, end));
+            if end.complete || repeats == RETRIES {
+                return Ok((collected, WalkEnd { repeats, ..end }));
             }
+            repeats += 1;
         }
     }
 
@@ -433,9 +442,6 @@ impl Source {
     }
 }
 
-/// Whether the dump was interrupted.
-type Interrupted = bool;
-
 fn with_listeners(request: Request) -> Request {
     Request { states: request.states.union(StateSet::of(&[TcpState::Listen])), ..request }
 }
@@ -445,7 +451,7 @@ fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<(
     let mut wanted =
         |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
     sys::proc_net_tcp::walk(&mut wanted).map_err(SourceError::Procfs)?;
-    Ok(WalkEnd { complete: true })
+    Ok(WalkEnd::WHOLE)
 }
 
 /// Walks both families. Every kernel that refuses a feature of the request gets a simpler one: first without the
@@ -454,7 +460,7 @@ fn walk_sock_diag(
     transport: &mut dyn Transport,
     request: &Request,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
-) -> Result<Interrupted, DumpError> {
+) -> Result<WalkEnd, DumpError> {
     let mut end = dump::run(transport, request, each);
     let without_program = Request { program: None, ..*request };
     if request.program.is_some() && matches!(end, Err(DumpError::Refused { .. })) {
@@ -462,26 +468,29 @@ fn walk_sock_diag(
     }
     match end {
         Err(DumpError::Refused { .. }) => walk_by_family(transport, &without_program, each),
-        end => Ok(end?.interrupted),
+        end => {
+            let DumpEnd { interrupted, recovered, .. } = end?;
+            Ok(WalkEnd { complete: !interrupted, recovered, repeats: 0 })
+        }
     }
 }
 
 /// Walks one family after the other, for kernels that refuse the request for both: the listeners of both first, then
-/// the other sockets. Returns whether any dump was interrupted.
+/// the other sockets.
 fn walk_by_family(
     transport: &mut dyn Transport,
     request: &Request,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
-) -> Result<Interrupted, DumpError> {
+) -> Result<WalkEnd, DumpError> {
     let listen = StateSet::of(&[TcpState::Listen]);
     let others = request.states.without(listen);
-    let (mut interrupted, mut began) = (false, false);
+    let (mut whole, mut began) = (WalkEnd::WHOLE, false);
     for states in [request.states.without(others), others] {
         for walk in [Walk::Ipv4, Walk::Ipv6] {
             if states.is_empty() {
                 continue;
             }
-            let DumpEnd { interrupted: this, stopped } =
+            let DumpEnd { interrupted, stopped, recovered } =
                 match dump::run(transport, &Request { walk, states, ..request.clone() }, each) {
                     // `each` has seen sockets, and a fallback to procfs would repeat them.
                     Err(DumpError::Refused { walk, errno }) if began => {
@@ -490,11 +499,12 @@ fn walk_by_family(
                     end => end?,
                 };
             began = true;
-            interrupted |= this;
+            whole.complete &= !interrupted;
+            whole.recovered += recovered;
             if stopped {
-                return Ok(interrupted);
+                return Ok(whole);
             }
         }
     }
-    Ok(interrupted)
+    Ok(whole)
 }

@@ -26,6 +26,42 @@ pub fn effective() -> io::Result<Capabilities> {
     parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no line CapEff"))
 }
 
+/// A task of the exporter that needs capabilities. Without them, it has fewer answers.
+#[cfg(feature = "exporter")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Reading the descriptors of processes of other users, to name the owners of sockets.
+    OwnersOfSockets,
+    /// Entering other network namespaces (setns(2)).
+    OtherNamespaces,
+}
+
+#[cfg(feature = "exporter")]
+impl Need {
+    const fn capabilities(self) -> &'static [(rustix::thread::CapabilitySet, &'static str)] {
+        use rustix::thread::CapabilitySet as Set;
+        match self {
+            // The folder /proc/PID/fd belongs to the user of the process and has the mode 0500.
+            Self::OwnersOfSockets => {
+                &[(Set::SYS_PTRACE, "CAP_SYS_PTRACE"), (Set::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH")]
+            }
+            Self::OtherNamespaces => &[(Set::SYS_ADMIN, "CAP_SYS_ADMIN")],
+        }
+    }
+}
+
+/// Drops every capability that none of the tasks needs, and returns the names of those that are left. Call it while the process has one
+/// thread, because capabilities belong to threads.
+#[cfg(feature = "exporter")]
+pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    let needed = || needs.iter().flat_map(|need| need.capabilities());
+    let wanted = needed().fold(CapabilitySet::empty(), |set, (one, _)| set | *one);
+    let held = capabilities(None)?.permitted & wanted;
+    set_capabilities(None, CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() })?;
+    Ok(needed().filter(|(one, _)| held.contains(*one)).map(|(_, name)| *name).collect())
+}
+
 /// The effective user of the calling thread.
 #[must_use]
 pub fn effective_user() -> u32 {

@@ -80,10 +80,19 @@ impl NewFile {
     /// Creates the file. An existing file is refused unless `replace`. Anything other than a regular file is always
     /// refused, because the new file would replace it.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
+        Self::with_mode(path, replace, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// The same for a file that other users may read, as far as the umask of this process allows.
+    pub fn create_public(path: &Path, replace: bool) -> io::Result<Self> {
+        let all = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
+        Self::with_mode(path, replace, all)
+    }
+
+    fn with_mode(path: &Path, replace: bool, mode: Mode) -> io::Result<Self> {
         let location = Location::new(path)?;
         let replaced = location.check(replace)?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
         let (file, partial) =
             match retry_on_intr(|| rustix::fs::openat(&location.folder, c".", flags | OFlags::TMPFILE, mode)) {
                 Ok(file) => (file, None),

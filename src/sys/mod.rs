@@ -1,6 +1,8 @@
 //! Wraps the operating system except sock_diag: system calls, /proc, clocks, the terminal, files. It returns plain
 //! values and formats nothing for people.
 
+#[cfg(feature = "exporter")]
+pub mod activation;
 pub mod bind;
 #[cfg(feature = "cli")]
 pub mod caller;
@@ -20,6 +22,8 @@ pub mod interfaces;
 pub mod interrupt;
 mod kernel_sockets;
 pub mod netns;
+#[cfg(feature = "exporter")]
+pub mod own_process;
 pub mod owners;
 #[cfg(feature = "cli")]
 pub mod packet;

@@ -14,6 +14,7 @@ pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod dialogue;
 pub(crate) mod experiment;
+pub(crate) mod exporter;
 pub(crate) mod island;
 pub(crate) mod kernel;
 pub(crate) mod limits;

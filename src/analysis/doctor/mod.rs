@@ -9,7 +9,7 @@ mod conntrack;
 mod destinations;
 mod ports;
 mod settings;
-mod sockets;
+pub mod sockets;
 mod timewait;
 
 use std::time::Duration;

@@ -95,21 +95,13 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
         Ok(open) => open,
         Err(check) => return *check,
     };
-    let mut by_port: BTreeMap<Port, Vec<&OpenListener>> = BTreeMap::new();
-    for listener in &open.listeners {
-        let port = listener.socket.tuple.local_port();
-        match chosen_by_the_kernel(health, port) {
-            Some(true) => by_port.entry(port).or_default().push(listener),
-            Some(false) => {}
-            None => {
-                let finding = "net.ipv4.ip_local_port_range or ip_local_reserved_ports could not be read.";
-                return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
-            }
-        }
-    }
-    let autobound = |listeners: &[&OpenListener], answer| listeners.iter().all(|one| one.autobound == answer);
-    let given = by_port.values().filter(|listeners| autobound(listeners, Some(true))).count();
-    by_port.retain(|_, listeners| !autobound(listeners, Some(true)));
+    let Some(in_range) = servers_in_range(health, open) else {
+        let finding = "net.ipv4.ip_local_port_range or ip_local_reserved_ports could not be read.";
+        return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
+    };
+    let all = in_range.len();
+    let by_port = without_chosen(in_range);
+    let given = all - by_port.len();
     let untold = by_port.values().any(|listeners| listeners.iter().all(|one| one.autobound.is_none()));
 
     let records = by_port.iter().map(|(port, listeners)| listener_record(*port, listeners)).collect();
@@ -134,6 +126,31 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
         .found(if untold { Status::Note } else { Status::Warning }, finding)
         .helped_by(shell.reserve(by_port.keys().copied(), Some(reserved)))
         .advising("connect() never chooses a reserved port. A server port outside the range needs no reservation.")
+}
+
+/// The listeners on ports that connect() may choose while they are free; `None` if the range or the reserved ports are unknown.
+fn servers_in_range<'a>(health: &Health, open: &'a OpenSockets) -> Option<BTreeMap<Port, Vec<&'a OpenListener>>> {
+    let mut by_port: BTreeMap<Port, Vec<&OpenListener>> = BTreeMap::new();
+    for listener in &open.listeners {
+        let port = listener.socket.tuple.local_port();
+        if chosen_by_the_kernel(health, port)? {
+            by_port.entry(port).or_default().push(listener);
+        }
+    }
+    Some(by_port)
+}
+
+/// Removes the ports that the kernel chose for the server, because such a server accepts any port.
+fn without_chosen(mut servers: BTreeMap<Port, Vec<&OpenListener>>) -> BTreeMap<Port, Vec<&OpenListener>> {
+    servers.retain(|_, listeners| !listeners.iter().all(|one| one.autobound == Some(true)));
+    servers
+}
+
+/// The server ports inside the ephemeral range that are not reserved and that the server chose itself, with their listeners; `None`
+/// if the sockets, the range or the reserved ports are unknown.
+#[must_use]
+pub fn unreserved_servers(health: &Health) -> Option<BTreeMap<Port, Vec<&OpenListener>>> {
+    servers_in_range(health, health.sockets.as_ref().ok()?).map(without_chosen)
 }
 
 fn listener_record(port: Port, listeners: &[&OpenListener]) -> Datum {

@@ -114,6 +114,7 @@ fn run_with(
         // The caller has inferred the direction of earlier rows without the late listener.
         let late_listener = sockets.iter().any(|socket| socket.state() == TcpState::Listen);
         end.interrupted |= !complete || late_listener;
+        end.recovered = sockets.len();
         end.stopped = sockets.iter().any(|socket| each(socket).is_break());
     }
     Ok(end)

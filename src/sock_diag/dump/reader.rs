@@ -21,6 +21,8 @@ pub struct DumpEnd {
     pub interrupted: bool,
     /// Whether the callback stopped the dump. Then the transport has an unfinished dump and must not be used again.
     pub stopped: bool,
+    /// The sockets that a second dump added: those that the first one lost, and new ones between them.
+    pub recovered: usize,
 }
 
 /// The state of reading one dump.
@@ -76,7 +78,7 @@ impl Reader {
                     self.interrupted |=
                         self.covers_close && tuple.local_port() == Port(0) && tuple.remote_port() != Port(0);
                     if self.states.contains(socket.state()) && each(&socket).is_break() {
-                        return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: true }));
+                        return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: true, recovered: 0 }));
                     }
                 }
                 NLMSG_NOOP => {}
@@ -84,7 +86,7 @@ impl Reader {
                 // Both can contain an errno. In both, 0 means success.
                 kind @ (NLMSG_DONE | NLMSG_ERROR) => match errno(message.payload())? {
                     None if kind == NLMSG_DONE => {
-                        return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: false }));
+                        return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: false, recovered: 0 }));
                     }
                     None => {}
                     Some(errno) if self.began => return Err(DumpError::BrokenOff { walk, errno }),

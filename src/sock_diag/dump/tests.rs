@@ -82,7 +82,7 @@ fn sockets_come_from_every_datagram_until_done() {
     let (ports, end) =
         dump(vec![Ok([bucket(1), bucket(2)].concat()), Ok(bucket(3)), Ok([bucket(4), done(0)].concat())]);
     assert_eq!(ports, [1, 2, 3, 4]);
-    assert_eq!(end.expect("done"), DumpEnd { interrupted: false, stopped: false });
+    assert_eq!(end.expect("done"), DumpEnd { interrupted: false, stopped: false, recovered: 0 });
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! `twtool exporter`: serves the metrics of network namespaces to Prometheus.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::metrics::{CollectionArgs, refuse_formats};
+use super::{CommandError, ExitStatus, GlobalArgs};
+use crate::exporter::{self, Address, LogFormat, Options};
+use crate::filter::parser::parse_duration;
+
+/// The default address. The port is outside Linux's default ephemeral range, so no client takes it while the exporter is down.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
+
+/// Arguments of `twtool exporter`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+/metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. / is a page with the \
+present state. /-/healthy answers without a collection.
+
+One collection serves all scrapes that begin within --min-interval. The exporter collects only when it is asked. It needs no capability \
+for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
+with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns). After it has opened its addresses, it drops \
+every other capability.
+
+systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the default address.
+
+SIGTERM and SIGINT end the exporter after it has answered the requests in progress, for at most 10 s.
+
+The default port has no entry in the list of ports of exporters that Prometheus keeps, as far as copies of the list show.
+
+Exit codes: 0 ended by a signal, 2 wrong usage, or an address or network namespace cannot be used.
+
+Examples:
+  twtool exporter                                     serve this network namespace on 127.0.0.1:16060
+  twtool exporter --listen 127.0.0.1:16061 --listen '[::1]:16061'
+  twtool exporter --listen unix:twtool.sock           serve on a Unix socket
+  twtool exporter --all-netns --log json              all network namespaces, log lines as JSON
+")]
+pub struct ExporterArgs {
+    /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    listen: Vec<Address>,
+    /// Serve all scrapes that begin within this time from one collection
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    min_interval: Duration,
+    /// Answer a scrape with 503 if its collection takes longer than this
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    deadline: Duration,
+    /// Form of the log lines on standard error
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogArg::Logfmt)]
+    log: LogArg,
+    #[command(flatten)]
+    collection: CollectionArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogArg {
+    /// key=value
+    Logfmt,
+    /// One JSON record per line
+    Json,
+}
+
+/// Runs the command until a signal ends it.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, CommandError> {
+    refuse_formats(global)?;
+    // A mistake in a name is reported now, not at each scrape.
+    args.collection.clone().check()?;
+    let options = Options {
+        default_listen: args.listen.iter().map(ToString::to_string).eq([DEFAULT_ADDRESS]),
+        listen: args.listen.clone(),
+        min_interval: args.min_interval,
+        deadline: args.deadline,
+        log: match args.log {
+            LogArg::Logfmt => LogFormat::Logfmt,
+            LogArg::Json => LogFormat::Json,
+        },
+        bounds: args.collection.bounds(),
+        enters_namespaces: args.collection.enters_namespaces(),
+    };
+    let collection = args.collection.clone();
+    // The clone forgets which process a container had, because it may have restarted since.
+    let collect = move || collection.clone().collect().map_err(|error| error.to_string());
+    exporter::run(&options, Box::new(collect))?;
+    Ok(ExitStatus::Yes)
+}

@@ -1,0 +1,165 @@
+//! `twtool metrics`: prints the metrics of network namespaces once, or writes them to a file for node_exporter.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::netns::ManyNetnsArgs;
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use crate::filter::parser::parse_duration;
+use crate::metrics::{self, Bounds, Collected, Own, encoding};
+use crate::snapshot::Snapshot;
+
+/// Arguments of `twtool metrics`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Every metric is listed in docs/metrics.md. The label netns is the name of the network namespace in `ip netns`, or net:[INODE].
+
+The text format 0.0.4 is for node_exporter's textfile collector and for promtool. twtool exporter serves the same metrics to \
+Prometheus directly.
+
+With --textfile, twtool writes the file under another name first and then renames it, so that a reader never sees half of it. An existing \
+file keeps its owner and its permissions. If the metrics are incomplete, the file is written all the same: \
+twtool_collection_complete is 0.
+
+Exit codes: 0 the metrics are complete, 2 they are missing or incomplete, or wrong usage.
+
+Examples:
+  twtool metrics                                   print the metrics of this network namespace
+  twtool metrics | grep twtool_destination_free_ports
+  twtool metrics --all-netns --max-destinations 5  all network namespaces, with 5 destinations each
+  twtool metrics --textfile twtool.prom            write a file for node_exporter
+  twtool metrics --format openmetrics
+")]
+pub struct MetricsArgs {
+    /// Write to this file instead of standard output; the name must end with .prom
+    #[arg(long, value_name = "FILE", value_parser = textfile)]
+    textfile: Option<PathBuf>,
+    /// Text format
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FormatArg::Text)]
+    format: FormatArg,
+    #[command(flatten)]
+    pub(super) collection: CollectionArgs,
+}
+
+/// Arguments of the commands that collect metrics.
+#[derive(Args, Clone, Debug)]
+pub struct CollectionArgs {
+    /// In each network namespace, give metrics of their own to the N destinations nearest to exhaustion, to the N server ports with the \
+    /// most closes, and to N owners of sockets; the rest is one sum
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    max_destinations: u16,
+    /// Give metrics to at most N network namespaces
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_netns: u32,
+    /// Count a socket in CLOSE_WAIT as silent if the last ACK of the peer is at least this old
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    close_wait_after: Duration,
+    #[command(flatten)]
+    namespaces: ManyNetnsArgs,
+}
+
+impl CollectionArgs {
+    /// The bounds of the number of samples.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { destinations: self.max_destinations.into(), namespaces: self.max_netns as usize }
+    }
+
+    /// Whether other network namespaces than the caller's own are read.
+    pub(super) fn enters_namespaces(&self) -> bool {
+        self.namespaces.others()
+    }
+
+    /// Finds the selected network namespaces.
+    ///
+    /// # Errors
+    /// One of them does not exist or cannot be opened.
+    pub(super) fn check(&self) -> Result<(), CommandError> {
+        self.namespaces.namespaces().map(drop)
+    }
+
+    /// Reads the selected network namespaces.
+    ///
+    /// # Errors
+    /// No namespace can be read.
+    pub(super) fn collect(&self) -> Result<Collected, CommandError> {
+        let answer = Snapshot::of(self.namespaces.namespaces()?).surveys()?;
+        Ok(Collected { answer, silent: self.close_wait_after })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FormatArg {
+    /// Prometheus text format 0.0.4
+    Text,
+    /// OpenMetrics 1.0.0
+    #[value(name = "openmetrics")]
+    OpenMetrics,
+}
+
+fn textfile(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.extension().is_some_and(|extension| extension == "prom") {
+        Ok(path)
+    } else {
+        Err("the textfile collector of node_exporter reads only files whose names end with .prom".into())
+    }
+}
+
+/// Refuses the global options that select a format or an IP version.
+///
+/// # Errors
+/// One of them was given.
+pub(super) fn refuse_formats(global: &GlobalArgs) -> Result<(), CommandError> {
+    if global.format() != Format::Table {
+        let format = match global.format() {
+            Format::Json => "json",
+            Format::Ndjson => "ndjson",
+            Format::Csv | Format::Table => "csv",
+        };
+        return Err(bad_value(
+            &format,
+            "--output <FORMAT>",
+            "metrics have the formats text and openmetrics; use --format",
+        ));
+    }
+    match global.ipv4_on_the_wire() {
+        None => Ok(()),
+        Some(ipv4) => {
+            let flag = if ipv4 { "-4" } else { "-6" };
+            Err(CommandError::Usage(format!("'{flag}' cannot be used here: metrics cover IPv4 and IPv6 together")))
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &MetricsArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    refuse_formats(global)?;
+    let format = match args.format {
+        FormatArg::Text => metrics::Format::Text,
+        FormatArg::OpenMetrics if args.textfile.is_some() => {
+            return Err(CommandError::Usage(
+                "'--textfile' needs '--format text': the textfile collector of node_exporter does not read OpenMetrics"
+                    .into(),
+            ));
+        }
+        FormatArg::OpenMetrics => metrics::Format::OpenMetrics,
+    };
+    let mut own = Own::start();
+    let collected = args.collection.collect()?;
+    own.count(&collected.answer.value);
+    let mut samples = metrics::collect(&collected, args.collection.bounds());
+    own.add(&mut samples);
+    let text = encoding::encode(&samples, format);
+    context.warn(&collected.answer.warnings);
+    match &args.textfile {
+        Some(path) => metrics::textfile::write(path, &text)
+            .map_err(|error| CommandError::Usage(format!("writing '{}' failed: {error}", path.display())))?,
+        None => context.out.write_all(text.as_bytes())?,
+    }
+    Ok(ExitStatus::complete(collected.answer.complete))
+}

@@ -1,0 +1,156 @@
+//! One collection for all scrapes of a short time.
+//!
+//! A scrape gets the last result if that began less than the minimum interval ago. Otherwise it joins the collection that runs, or
+//! starts one. A collection runs on its own thread. If it takes longer than the deadline, its scrapes fail, and it goes on: a later scrape
+//! joins it instead of starting a second one beside it.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::Collect;
+use super::log::{Level, Log};
+use crate::metrics::{self, Bounds, Format, Own, Samples, encoding};
+
+/// The result of a collection.
+pub(super) struct Outcome {
+    began: Instant,
+    /// The samples, or why there are none.
+    pub(super) samples: Result<Samples, String>,
+    texts: [OnceLock<Bytes>; 2],
+}
+
+impl Outcome {
+    /// The samples as text, encoded once.
+    pub(super) fn text(&self, samples: &Samples, format: Format) -> Bytes {
+        self.texts[format as usize].get_or_init(|| encoding::encode_part(samples, format).into()).clone()
+    }
+}
+
+/// Why a scrape gets no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// The deadline has passed.
+    Deadline,
+    /// The collection has panicked or could not be started.
+    Broken,
+}
+
+struct State {
+    last: Option<Arc<Outcome>>,
+    running: Option<watch::Receiver<Option<Arc<Outcome>>>>,
+    own: Own,
+    collections: u64,
+    failures: u64,
+    /// The warnings of the last collection, so that each is logged when it begins to hold.
+    warnings: Vec<String>,
+}
+
+/// Collects for all scrapes.
+pub(super) struct Collector {
+    collect: Box<Collect>,
+    bounds: Bounds,
+    min_interval: Duration,
+    deadline: Duration,
+    log: Log,
+    state: Mutex<State>,
+}
+
+impl Collector {
+    pub(super) fn new(
+        collect: Box<Collect>,
+        bounds: Bounds,
+        min_interval: Duration,
+        deadline: Duration,
+        log: Log,
+    ) -> Arc<Self> {
+        let (own, warnings) = (Own::start(), vec![]);
+        let state = State { last: None, running: None, own, collections: 0, failures: 0, warnings };
+        Arc::new(Self { collect, bounds, min_interval, deadline, log, state: state.into() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The samples about twtool itself, and the numbers of collections and of failures.
+    pub(super) fn own(&self) -> (Samples, u64, u64) {
+        let (own, collections, failures) = {
+            let state = self.state();
+            (state.own, state.collections, state.failures)
+        };
+        let mut samples = Samples::default();
+        own.add(&mut samples);
+        (samples, collections, failures)
+    }
+
+    /// A result that is at most as old as the minimum interval.
+    pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<Outcome>, Late> {
+        let mut running = {
+            let mut state = self.state();
+            if let Some(last) = state.last.as_ref().filter(|last| last.began.elapsed() < self.min_interval) {
+                return Ok(Arc::clone(last));
+            }
+            match &state.running {
+                Some(running) => running.clone(),
+                None => self.start(&mut state)?,
+            }
+        };
+        let arrived = tokio::time::timeout(self.deadline, running.wait_for(Option::is_some)).await;
+        match arrived {
+            Err(_) => Err(Late::Deadline),
+            Ok(Ok(outcome)) => outcome.clone().ok_or(Late::Broken),
+            // The thread has ended without a result.
+            Ok(Err(_)) => {
+                self.state().running = None;
+                Err(Late::Broken)
+            }
+        }
+    }
+
+    /// Starts a collection on a thread of its own.
+    fn start(self: &Arc<Self>, state: &mut State) -> Result<watch::Receiver<Option<Arc<Outcome>>>, Late> {
+        let (send, running) = watch::channel(None);
+        let collector = Arc::clone(self);
+        let work = move || {
+            let outcome = collector.run();
+            let mut state = collector.state();
+            state.running = None;
+            state.last = Some(Arc::clone(&outcome));
+            // The send fails if no scrape waits any more.
+            let _ = send.send(Some(outcome));
+        };
+        thread::Builder::new().name("collect".into()).spawn(work).map_err(|_| Late::Broken)?;
+        state.running = Some(running.clone());
+        Ok(running)
+    }
+
+    fn run(&self) -> Arc<Outcome> {
+        let began = Instant::now();
+        let result = (self.collect)();
+        let mut state = self.state();
+        state.collections += 1;
+        let (samples, warnings) = match result {
+            Ok(collected) => {
+                state.own.count(&collected.answer.value);
+                (Ok(metrics::collect(&collected, self.bounds)), collected.answer.warnings)
+            }
+            Err(why) => {
+                state.failures += 1;
+                (Err(why.clone()), vec![why])
+            }
+        };
+        let level = if samples.is_ok() { Level::Warn } else { Level::Error };
+        for warning in warnings.iter().filter(|warning| !state.warnings.contains(warning)) {
+            self.log.event(level, "collection incomplete", &[("reason", warning)]);
+        }
+        if warnings.is_empty() && !state.warnings.is_empty() {
+            self.log.event(Level::Info, "collection complete again", &[]);
+        }
+        state.warnings = warnings;
+        Arc::new(Outcome { began, samples, texts: Default::default() })
+    }
+}

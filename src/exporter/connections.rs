@@ -1,0 +1,92 @@
+//! The open connections of the exporter, and the numbers about them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::StatusCode;
+use tokio::sync::Notify;
+
+use crate::metrics::survey::NONE;
+use crate::metrics::{Family, Samples};
+
+/// The most open connections.
+const MOST_CONNECTIONS: usize = 512;
+
+/// The open connections, and what happened to earlier ones.
+#[derive(Default)]
+pub(super) struct Connections {
+    open: Mutex<BTreeMap<u64, Open>>,
+    clock: AtomicU64,
+    responses: Mutex<BTreeMap<u16, u64>>,
+    timed_out: AtomicU64,
+    replaced: AtomicU64,
+}
+
+struct Open {
+    /// When its last request began or ended, as a number that grows with each such event.
+    active: u64,
+    busy: bool,
+    close: Arc<Notify>,
+}
+
+impl Connections {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Registers a connection, and closes another one if there are too many.
+    pub(super) fn register(&self) -> (u64, Arc<Notify>) {
+        let (id, close) = (self.now(), Arc::new(Notify::new()));
+        let mut open = self.open();
+        if open.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = open.iter().min_by_key(|(_, one)| (one.busy, one.active)).map(|(id, _)| *id)
+            && let Some(one) = open.remove(&oldest)
+        {
+            one.close.notify_one();
+            self.replaced.fetch_add(1, Ordering::Relaxed);
+        }
+        open.insert(id, Open { active: id, busy: false, close: Arc::clone(&close) });
+        (id, close)
+    }
+
+    /// Notes that a request begins, or has its response.
+    pub(super) fn set_busy(&self, id: u64, busy: bool) {
+        let now = self.now();
+        if let Some(one) = self.open().get_mut(&id) {
+            (one.active, one.busy) = (now, busy);
+        }
+    }
+
+    /// Removes a connection that has ended.
+    pub(super) fn remove(&self, id: u64) {
+        self.open().remove(&id);
+    }
+
+    /// Counts a connection that ended because of a time limit.
+    pub(super) fn timed_out(&self) {
+        self.timed_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a response.
+    pub(super) fn responded(&self, status: StatusCode) {
+        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        *responses.entry(status.as_u16()).or_default() += 1;
+    }
+
+    /// Adds the samples.
+    pub(super) fn add(&self, samples: &mut Samples) {
+        samples.add(Family::ExporterConnections, NONE, self.open().len());
+        let closed = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        samples.add(Family::ExporterClosed, ["timeout"], closed(&self.timed_out));
+        samples.add(Family::ExporterClosed, ["replaced"], closed(&self.replaced));
+        let responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        for (code, count) in &*responses {
+            samples.add(Family::ExporterRequests, [code.to_string()], *count);
+        }
+    }
+}

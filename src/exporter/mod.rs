@@ -1,0 +1,103 @@
+//! `twtool exporter`: serves metrics to Prometheus by HTTP.
+//!
+//! ```text
+//!  scrape ----> server ----> http ----> collector ----> a thread that collects (snapshot)
+//!  scrape ---->   |                         |
+//!  scrape ---->   limits and time-outs      one result for all scrapes within the minimum interval
+//! ```
+//!
+//! | file | contents |
+//! |---|---|
+//! | `listen` | the addresses: TCP, Unix sockets, and sockets that systemd passes |
+//! | `server` | accepts connections, limits their number and their time, and ends them at a signal |
+//! | `stream` | one connection, with a time limit for writing |
+//! | `http` | requests and responses |
+//! | `connections` | the open connections, and the numbers about them |
+//! | `collector` | one collection for all scrapes of a short time |
+//! | `page` | the page at `/` |
+//! | `log` | one line per event |
+//!
+//! One thread serves all connections. A collection runs on a thread of its own, which ends with it. So the idle exporter waits in one
+//! system call, without a timer.
+
+mod collector;
+mod connections;
+mod http;
+pub mod listen;
+pub mod log;
+mod page;
+mod server;
+mod stream;
+
+use std::io;
+use std::time::Duration;
+
+use crate::metrics::{Bounds, Collected};
+use crate::sys;
+use crate::sys::capabilities::Need;
+
+pub use listen::Address;
+pub use log::LogFormat;
+
+/// What the exporter does.
+pub struct Options {
+    /// The addresses to listen on, besides the sockets of systemd.
+    pub listen: Vec<Address>,
+    /// Whether the addresses are the default, which the sockets of systemd replace.
+    pub default_listen: bool,
+    /// A collection serves all scrapes that begin within this time.
+    pub min_interval: Duration,
+    /// A scrape waits at most this long for a collection.
+    pub deadline: Duration,
+    /// The form of log lines.
+    pub log: LogFormat,
+    /// The upper bounds of the number of samples.
+    pub bounds: Bounds,
+    /// Whether other network namespaces are entered.
+    pub enters_namespaces: bool,
+}
+
+/// Reads the network namespaces.
+pub type Collect = dyn Fn() -> Result<Collected, String> + Send + Sync;
+
+/// Why the exporter cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ExporterError {
+    /// An address cannot be used.
+    #[error("listening on {address} failed: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The sockets of systemd cannot be used.
+    #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
+    Activation(io::Error),
+    /// The runtime or the signal handlers cannot be started.
+    #[error("starting the exporter failed: {0}")]
+    Start(io::Error),
+    /// The capabilities that the exporter does not need could not be dropped.
+    #[error("dropping capabilities failed: {0}")]
+    Capabilities(io::Error),
+}
+
+/// Serves metrics until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`ExporterError`].
+pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError> {
+    let mut listeners = listen::inherited().map_err(ExporterError::Activation)?;
+    if listeners.is_empty() || !options.default_listen {
+        for address in &options.listen {
+            let failed = |source| ExporterError::Listen { address: address.to_string(), source };
+            listeners.push(address.bind().map_err(failed)?);
+        }
+    }
+    // Binding may have needed a capability. From here on the exporter only reads.
+    let mut needs = vec![Need::OwnersOfSockets];
+    needs.extend(options.enters_namespaces.then_some(Need::OtherNamespaces));
+    let kept = sys::capabilities::keep_only(&needs).map_err(ExporterError::Capabilities)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ExporterError::Start)?;
+    runtime.block_on(server::serve(options, listeners, collect, &kept)).map_err(ExporterError::Start)
+}

@@ -1,0 +1,180 @@
+//! The page at `/`: the present state in a few tables, made of the same samples as the metrics.
+
+use std::fmt::Write as _;
+
+use crate::metrics::samples::Value;
+use crate::metrics::{Family, Samples};
+
+const HEAD: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>twtool exporter</title>\n<style>\n\
+body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; background: #fff }\n\
+table { border-collapse: collapse; margin: 0.5em 0 1.5em } th, td { padding: 0.2em 0.8em; border-bottom: 1px solid #ddd; text-align: left }\n\
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .warning { color: #a00; font-weight: bold }\n\
+</style>\n</head>\n<body>\n<h1>twtool exporter</h1>\n<p><a href=\"/metrics\">metrics</a> · <a href=\"/-/healthy\">health</a></p>\n";
+
+/// The page.
+pub(super) fn of(samples: &Samples) -> String {
+    let mut page = HEAD.to_owned();
+    let complete = samples.of(Family::CollectionComplete).iter().all(|(_, value)| *value == Value::Integer(1));
+    if !complete {
+        page.push_str(
+            "<p class=\"warning\">The numbers are incomplete. The log of the exporter has the reasons.</p>\n",
+        );
+    }
+    sockets(&mut page, samples);
+    destinations(&mut page, samples);
+    warnings(&mut page, samples);
+    page.push_str("</body>\n</html>\n");
+    page
+}
+
+fn sockets(page: &mut String, samples: &Samples) {
+    page.push_str("<h2>Network namespaces</h2>\n<table>\n<tr><th>Namespace</th><th class=\"n\">TIME_WAIT</th><th class=\"n\">FIN_WAIT_2</th>\
+                   <th class=\"n\">Closes/s</th><th class=\"n\">Ports for connect()</th><th class=\"n\">CLOSE_WAIT</th></tr>\n");
+    for (labels, _) in samples.of(Family::NetnsInfo) {
+        let netns = &labels[0];
+        let count = |state: &str| {
+            let rows = samples.of(Family::TimewaitSockets).iter();
+            rows.filter(|(labels, _)| labels[0] == *netns && labels[1] == state).map(|(_, value)| float(*value)).sum()
+        };
+        let closes: f64 = of_netns(samples, Family::ClosesPerSecond, netns).sum();
+        let first = |family| of_netns(samples, family, netns).next();
+        row(
+            page,
+            &[
+                Cell::Text(netns),
+                Cell::Number(Some(count("time-wait"))),
+                Cell::Number(Some(count("fin-wait-2"))),
+                Cell::Number(Some(closes)),
+                Cell::Number(first(Family::PoolPorts)),
+                Cell::Number(first(Family::CloseWait)),
+            ],
+        );
+    }
+    page.push_str("</table>\n");
+}
+
+fn destinations(page: &mut String, samples: &Samples) {
+    page.push_str("<h2>Destinations</h2>\n");
+    if samples.of(Family::DestinationFree).is_empty() {
+        page.push_str("<p>There is no outbound connection on an ephemeral port.</p>\n");
+        return;
+    }
+    page.push_str("<table>\n<tr><th>Namespace</th><th>From</th><th>To</th><th class=\"n\">Free ports</th><th class=\"n\">TIME_WAIT</th>\
+                   <th class=\"n\">Open</th><th class=\"n\">Closes/s</th><th>No port left</th></tr>\n");
+    for (labels, free) in samples.of(Family::DestinationFree) {
+        let same = |family: Family| {
+            let found = samples.of(family).iter().find(|(others, _)| others == labels);
+            found.map(|(_, value)| float(*value))
+        };
+        let exhausted = match same(Family::DestinationExhaustion) {
+            Some(seconds) if seconds.is_finite() => format!("in {seconds:.0} s at the present rate"),
+            Some(_) => "not at this rate".into(),
+            None => "unknown".into(),
+        };
+        let to = if labels[3].contains(':') {
+            format!("[{}]:{}", labels[3], labels[4])
+        } else {
+            format!("{}:{}", labels[3], labels[4])
+        };
+        row(
+            page,
+            &[
+                Cell::Text(&labels[0]),
+                Cell::Text(&labels[1]),
+                Cell::Text(&to),
+                Cell::Number(Some(float(*free))),
+                Cell::Number(same(Family::DestinationTimewait)),
+                Cell::Number(same(Family::DestinationOpen)),
+                Cell::Number(same(Family::DestinationCloses)),
+                Cell::Text(&exhausted),
+            ],
+        );
+    }
+    page.push_str("</table>\n");
+}
+
+fn warnings(page: &mut String, samples: &Samples) {
+    page.push_str("<h2>Warnings</h2>\n");
+    let set = samples.of(Family::DoctorCheck).iter();
+    let warnings: Vec<_> =
+        set.filter(|(labels, value)| labels[2] == "warning" && *value == Value::Integer(1)).collect();
+    if warnings.is_empty() {
+        page.push_str("<p>No check of twtool doctor has a warning.</p>\n");
+        return;
+    }
+    page.push_str(
+        "<p>Run <code>twtool doctor</code> in the network namespace for the reason and for what helps.</p>\n<table>\n\
+                   <tr><th>Namespace</th><th>Check</th></tr>\n",
+    );
+    for (labels, _) in warnings {
+        row(page, &[Cell::Text(&labels[0]), Cell::Warning(&labels[1])]);
+    }
+    page.push_str("</table>\n");
+}
+
+enum Cell<'a> {
+    Text(&'a str),
+    Warning(&'a str),
+    /// `None`: unknown.
+    Number(Option<f64>),
+}
+
+fn row(page: &mut String, cells: &[Cell]) {
+    page.push_str("<tr>");
+    for cell in cells {
+        // `write!` to a String does not fail.
+        let _ = match cell {
+            Cell::Text(text) => write!(page, "<td>{}</td>", escaped(text)),
+            Cell::Warning(text) => write!(page, "<td class=\"warning\">{}</td>", escaped(text)),
+            Cell::Number(Some(number)) if number.fract() == 0.0 => write!(page, "<td class=\"n\">{number:.0}</td>"),
+            Cell::Number(Some(number)) => write!(page, "<td class=\"n\">{number:.1}</td>"),
+            Cell::Number(None) => write!(page, "<td class=\"n\">unknown</td>"),
+        };
+    }
+    page.push_str("</tr>\n");
+}
+
+/// Text for HTML.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+fn of_netns<'a>(samples: &'a Samples, family: Family, netns: &'a str) -> impl Iterator<Item = f64> + 'a {
+    samples.of(family).iter().filter(move |(labels, _)| labels[0] == netns).map(|(_, value)| float(*value))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of sockets are far below 2^52")]
+const fn float(value: Value) -> f64 {
+    match value {
+        Value::Integer(number) => number as f64,
+        Value::Float(number) => number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_becomes_markup() {
+        let mut samples = Samples::default();
+        let evil = "<script>alert('x')</script>&\"";
+        samples.add(Family::NetnsInfo, [evil, "1", evil], true);
+        samples.add(Family::DoctorCheck, [evil, "destinations", "warning"], true);
+        samples.add(Family::DestinationFree, [evil, evil, "", evil, evil], 5_u64);
+        let page = of(&samples);
+        assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"), "{page}");
+        assert!(page.contains("<td class=\"warning\">destinations</td>"), "{page}");
+    }
+}

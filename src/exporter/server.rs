@@ -1,0 +1,188 @@
+//! Accepts connections, limits their number and their time, and ends them at a signal.
+//!
+//! Limits against clients that are slow, silent or many:
+//! - A head of a request must be complete 30 s after the connection became idle, and must fit into 16 KiB.
+//! - A write fails if the client reads nothing for 10 s.
+//! - At most 512 connections are open. A further one replaces the connection that has been idle longest, or, if every one has a request
+//!   in progress, the oldest of them.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::collector::Collector;
+use super::connections::Connections;
+use super::listen::Listener;
+use super::log::{Level, Log};
+use super::stream::{LimitedStream, Transport};
+use super::{Collect, Options, http};
+
+/// The time for the head of a request, and for an idle connection. Prometheus opens a new connection if it scrapes less often.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// The time that a write may wait without progress.
+const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// The most bytes of the head of a request.
+const MOST_HEAD: usize = 16 * 1024;
+
+/// The time for requests that are in progress at the end.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// The pause after a failed accept(2), for example because there is no free descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Shared {
+    collector: Arc<Collector>,
+    connections: Arc<Connections>,
+    /// Becomes true when the exporter ends.
+    ending: watch::Receiver<bool>,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) async fn serve(
+    options: &Options,
+    listeners: Vec<Listener>,
+    collect: Box<Collect>,
+    capabilities: &[&str],
+) -> io::Result<()> {
+    let log = Log(options.log);
+    let collector = Collector::new(collect, options.bounds, options.min_interval, options.deadline, log);
+    let (end, ending) = watch::channel(false);
+    let shared = Shared { collector, connections: Arc::default(), ending };
+    // The handlers are installed before the first connection.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut accepting = JoinSet::new();
+    let held = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(",") };
+    for listener in listeners {
+        log.event(Level::Info, "listening", &[("address", &listener.address()), ("capabilities", &held)]);
+        accepting.spawn(accept(listener, shared.clone(), log));
+    }
+    let signal = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            _ = hang_up.recv() => log.event(Level::Info, "reloaded", &[("signal", "SIGHUP")]),
+        }
+    };
+    log.event(Level::Info, "ending", &[("signal", signal)]);
+    let _ = end.send(true);
+    // The tasks close their listeners, answer the requests in progress, and end.
+    let drained = tokio::time::timeout(DRAIN_TIME, async { while accepting.join_next().await.is_some() {} }).await;
+    log.event(Level::Info, "ended", &[("requests", if drained.is_ok() { "all answered" } else { "some cut off" })]);
+    Ok(())
+}
+
+/// Accepts connections until the exporter ends, and waits for their end.
+async fn accept(listener: Listener, shared: Shared, log: Log) {
+    let mut tasks = JoinSet::new();
+    let mut ending = shared.ending.clone();
+    let mut accepted = match Accepting::new(&listener) {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            log.event(Level::Error, "accepting failed", &[("reason", &error.to_string())]);
+            return;
+        }
+    };
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = ended(&mut ending) => break,
+            stream = accepted.next() => match stream {
+                Ok(stream) => {
+                    failing = false;
+                    tasks.spawn(connection(stream, shared.clone()));
+                }
+                Err(error) => {
+                    if !failing {
+                        log.event(Level::Warn, "accepting failed", &[("reason", &error.to_string())]);
+                    }
+                    failing = true;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+    drop(accepted);
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Waits until the exporter ends.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    // The wait fails if the sender is gone, which is the end, too.
+    let _ = ending.wait_for(|ending| *ending).await;
+}
+
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Accepting {
+    fn new(listener: &Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener.try_clone()?)?),
+            Listener::Unix(listener, _) => Self::Unix(UnixListener::from_std(listener.try_clone()?)?),
+        })
+    }
+
+    async fn next(&mut self) -> io::Result<Box<dyn Transport>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// Serves one connection until it ends, or is replaced, or the exporter ends.
+async fn connection(stream: Box<dyn Transport>, shared: Shared) {
+    let Shared { collector, connections, mut ending } = shared;
+    let (id, close) = connections.register();
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        connections.set_busy(id, true);
+        let (collector, connections) = (Arc::clone(&collector), Arc::clone(&connections));
+        async move {
+            let response = http::respond(request, collector, Arc::clone(&connections)).await;
+            connections.set_busy(id, false);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MOST_HEAD);
+    let served = http.serve_connection(LimitedStream::new(stream, WRITE_TIME), service);
+    let mut served = std::pin::pin!(served);
+    let mut graceful = false;
+    let ended = loop {
+        tokio::select! {
+            ended = served.as_mut() => break ended,
+            () = close.notified() => return,
+            () = ended(&mut ending), if !graceful => {
+                graceful = true;
+                served.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    connections.remove(id);
+    let timeout = |error: &hyper::Error| {
+        let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+        error.is_timeout() || io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
+    };
+    if ended.is_err_and(|error| timeout(&error)) {
+        connections.timed_out();
+    }
+}

@@ -1,0 +1,196 @@
+//! The text formats: 0.0.4, which every Prometheus and the textfile collector read, and OpenMetrics 1.0.0.
+
+use std::fmt::Write as _;
+
+use super::family::{Family, Kind};
+use super::samples::{Samples, Value};
+
+/// A text format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The HTTP content type.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// The format that a client with this Accept header prefers. A format that is not named has the quality of the range that
+    /// covers it. Without a header, or if the client accepts neither, it is 0.0.4.
+    #[must_use]
+    pub fn accepted(header: Option<&str>) -> Self {
+        let (mut text, mut open) = (0.0, 0.0);
+        for part in header.unwrap_or_default().split(',') {
+            let mut words = part.split(';').map(str::trim);
+            let range = words.next().unwrap_or_default().to_ascii_lowercase();
+            let parameters: Vec<&str> = words.collect();
+            let parameter = |name: &str| parameters.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            let quality = parameter("q").map_or(Some(1.0), |q| q.parse::<f32>().ok()).unwrap_or(0.0);
+            let version = parameter("version");
+            match range.as_str() {
+                "text/plain" if version.is_none_or(|version| version == "0.0.4") => text = quality.max(text),
+                "application/openmetrics-text" if version.is_none_or(|version| version.starts_with("1.")) => {
+                    open = quality.max(open);
+                }
+                _ => {}
+            }
+        }
+        if open > text { Self::OpenMetrics } else { Self::Text }
+    }
+}
+
+/// Encodes all families that have a sample.
+#[must_use]
+pub fn encode(samples: &Samples, format: Format) -> String {
+    let mut text = encode_part(samples, format);
+    if format == Format::OpenMetrics {
+        text.push_str("# EOF\n");
+    }
+    text
+}
+
+/// Encodes all families that have a sample, without the mark of OpenMetrics for the end, so that further families can follow.
+#[must_use]
+pub fn encode_part(samples: &Samples, format: Format) -> String {
+    let mut text = String::with_capacity(samples.count() * 120);
+    for (family, rows) in samples.families() {
+        head(&mut text, family, format);
+        for (labels, value) in rows {
+            text.push_str(family.name());
+            append_labels(&mut text, family.labels(), labels);
+            append_value(&mut text, *value);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The lines `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT`. In OpenMetrics these have the name without `_total` or `_info`.
+fn head(text: &mut String, family: Family, format: Format) {
+    let (name, kind, help) = (family.name(), family.kind(), family.help());
+    let (name, type_name) = match (format, kind) {
+        (Format::Text, Kind::Counter) => (name, "counter"),
+        (Format::OpenMetrics, Kind::Counter) => (name.strip_suffix("_total").unwrap_or(name), "counter"),
+        (Format::OpenMetrics, Kind::Info) => (name.strip_suffix("_info").unwrap_or(name), "info"),
+        (_, Kind::Gauge | Kind::Info) => (name, "gauge"),
+    };
+    // `write!` to a String does not fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {type_name}");
+    if format == Format::OpenMetrics
+        && let Some(unit) = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")))
+    {
+        let _ = writeln!(text, "# UNIT {name} {unit}");
+    }
+}
+
+fn append_labels(text: &mut String, names: &[&str], values: &[String]) {
+    let mut open = '{';
+    // An empty label is the same as an absent one.
+    for (name, value) in names.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+        text.push(open);
+        open = ',';
+        text.push_str(name);
+        text.push_str("=\"");
+        for c in value.chars() {
+            match c {
+                '\\' => text.push_str("\\\\"),
+                '"' => text.push_str("\\\""),
+                '\n' => text.push_str("\\n"),
+                c => text.push(c),
+            }
+        }
+        text.push('"');
+    }
+    if open == ',' {
+        text.push('}');
+    }
+    text.push(' ');
+}
+
+fn append_value(text: &mut String, value: Value) {
+    let _ = match value {
+        Value::Integer(number) => write!(text, "{number}"),
+        Value::Float(number) if number == f64::INFINITY => write!(text, "+Inf"),
+        Value::Float(number) => write!(text, "{number}"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Samples {
+        let mut samples = Samples::default();
+        samples.add(Family::BuildInfo, ["1.2.3"], 1_u64);
+        samples.add(Family::TimewaitOverflow, ["a\"b\\c\nd"], 7_u64);
+        samples.add(Family::DestinationExhaustion, ["web", "10.0.0.1", "", "10.0.0.2", "443"], f64::INFINITY);
+        samples
+    }
+
+    #[test]
+    fn both_formats_are_written_as_specified() {
+        let text = encode(&samples(), Format::Text);
+        assert!(text.contains("# TYPE twtool_build_info gauge\ntwtool_build_info{version=\"1.2.3\"} 1\n"), "{text}");
+        assert!(text.contains("# TYPE twtool_timewait_overflow_total counter\n"), "{text}");
+        assert!(text.contains("\ntwtool_timewait_overflow_total{netns=\"a\\\"b\\\\c\\nd\"} 7\n"), "{text}");
+        assert!(
+            text.contains("local_addr=\"10.0.0.1\",remote_addr=\"10.0.0.2\",remote_port=\"443\"} +Inf\n"),
+            "{text}"
+        );
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+
+        let open = encode(&samples(), Format::OpenMetrics);
+        assert!(open.contains("# TYPE twtool_build info\ntwtool_build_info{"), "{open}");
+        assert!(open.contains("# TYPE twtool_timewait_overflow counter\ntwtool_timewait_overflow_total{"), "{open}");
+        assert!(open.contains("\n# UNIT twtool_destination_exhaustion_seconds seconds\n"), "{open}");
+        assert!(open.ends_with("\n# EOF\n"), "{open}");
+    }
+
+    #[test]
+    fn openmetrics_is_written_only_for_a_client_that_prefers_it() {
+        let prometheus_2_42 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                               text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert_eq!(Format::accepted(Some(prometheus_2_42)), Format::OpenMetrics);
+        for header in [
+            None,
+            Some("*/*"),
+            Some("text/html,*/*;q=0.8"),
+            Some("text/plain;version=0.0.4"),
+            Some("application/openmetrics-text;version=0.0.1"),
+            Some("application/openmetrics-text;q=0.1, text/plain;q=0.9"),
+            Some("application/openmetrics-text;q=0"),
+            Some("application/openmetrics-text;q=x"),
+            Some(";;,,q=1"),
+        ] {
+            assert_eq!(Format::accepted(header), Format::Text, "{header:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_label_value_begins_another_line_or_label(value: String) {
+            let mut samples = Samples::default();
+            samples.add(Family::Complete, [value.clone()], 1_u64);
+            let text = encode(&samples, Format::Text);
+            // A carriage return is no line feed to a parser of this format.
+            prop_assert_eq!(text.matches('\n').count(), 3);
+            let line = text.lines().last().unwrap_or_default();
+            prop_assert!(line.starts_with("twtool_complete") && text.ends_with(" 1\n"));
+        }
+
+        #[test]
+        fn any_accept_header_chooses_a_format(header: String) {
+            let _ = Format::accepted(Some(&header));
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Metrics of Prometheus: families with their samples, from surveys of network namespaces, as text.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `family` | every family: name, type, labels, help |
+//! | `samples` | the samples of one collection |
+//! | `own` | the samples about twtool itself |
+//! | `survey` | turns surveys into samples, and limits their number |
+//! | `encoding` | the text formats 0.0.4 and OpenMetrics |
+//! | `textfile` | writes a file for the textfile collector of node_exporter |
+//!
+//! The encoder is part of twtool, because the crate `prometheus-client` writes OpenMetrics alone. promtool 2.42 and node_exporter
+//! 1.5 (Debian 12) refuse OpenMetrics: a counter has another name in its `# TYPE` line, and the types `info` and `unknown` do not
+//! exist in 0.0.4. Both formats together are 100 lines.
+
+pub mod encoding;
+pub mod family;
+pub mod own;
+pub mod samples;
+pub mod survey;
+pub mod textfile;
+
+pub use encoding::Format;
+pub use family::{Family, Kind};
+pub use own::Own;
+pub use samples::Samples;
+pub use survey::{Bounds, Collected, collect};

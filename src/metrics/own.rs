@@ -1,0 +1,43 @@
+//! The samples about twtool itself.
+
+use std::time::SystemTime;
+
+use super::family::Family;
+use super::samples::Samples;
+use super::survey::{NONE, seconds_since_1970};
+use crate::snapshot::survey::Surveys;
+use crate::sys;
+
+/// Numbers that grow as long as the process runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    started: SystemTime,
+    repeats: u64,
+    recovered: u64,
+}
+
+impl Own {
+    /// A process that starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { started: sys::clock::now(), repeats: 0, recovered: 0 }
+    }
+
+    /// Adds the numbers of a collection.
+    pub fn count(&mut self, surveys: &Surveys) {
+        for survey in &surveys.namespaces {
+            self.repeats += u64::from(survey.repeats);
+            self.recovered += survey.recovered as u64;
+        }
+    }
+
+    /// Adds the samples.
+    pub fn add(&self, samples: &mut Samples) {
+        samples.add(Family::BuildInfo, [env!("CARGO_PKG_VERSION")], true);
+        samples.add(Family::DumpRepeats, NONE, self.repeats);
+        samples.add(Family::DumpRecovered, NONE, self.recovered);
+        samples.add(Family::ProcessCpu, NONE, sys::clock::processor_time().as_secs_f64());
+        samples.add_known(Family::ProcessMemory, NONE, sys::own_process::resident_bytes().ok());
+        samples.add_known(Family::ProcessStart, NONE, seconds_since_1970(self.started));
+    }
+}

@@ -1,0 +1,353 @@
+//! Turns surveys into samples. The number of samples per network namespace has an upper bound, whatever the machine does:
+//! remote hosts choose addresses, and programs choose ports, so only the most important of them get samples of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use super::family::Family;
+use super::samples::Samples;
+use crate::analysis::capacity::Destination;
+use crate::analysis::doctor::sockets::unreserved_servers;
+use crate::analysis::doctor::{Leak, Status};
+use crate::analysis::summary::bucket_bytes;
+use crate::model::command::Shell;
+use crate::model::facts::Facts;
+use crate::model::health::{CloseWait, Health};
+use crate::model::port::PortClass;
+use crate::model::process::{Owners, Process};
+use crate::model::row::Direction;
+use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
+use crate::snapshot::survey::{Survey, Surveys};
+use crate::snapshot::{Answer, Capacity};
+
+/// The label of the sample that has the sum or the minimum of all that have no sample of their own.
+const OTHERS: &str = "others";
+
+/// The upper bounds of the number of samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Destinations, server ports and owners of sockets that have samples of their own, each for every network namespace.
+    pub destinations: usize,
+    /// Network namespaces that have samples.
+    pub namespaces: usize,
+}
+
+/// What one collection read.
+#[derive(Debug)]
+pub struct Collected {
+    /// The surveys.
+    pub answer: Answer<Surveys>,
+    /// The time since the last ACK from which on a socket in CLOSE_WAIT counts as silent.
+    pub silent: Duration,
+}
+
+/// Turns the surveys into samples.
+#[must_use]
+pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
+    let Surveys { namespaces, owners_took } = &collected.answer.value;
+    let mut samples = Samples::default();
+    let mut labels = BTreeSet::new();
+    for survey in namespaces.iter().take(bounds.namespaces) {
+        let facts = &survey.checkup.health.facts;
+        // Two names that differ only in bytes that are not UTF-8 may have the same text. Prometheus refuses equal samples.
+        let mut netns = label(facts);
+        if !labels.insert(netns.clone()) {
+            netns = inode(facts);
+            if !labels.insert(netns.clone()) {
+                continue;
+            }
+        }
+        Namespace { samples: &mut samples, netns, survey, most: bounds.destinations, silent: collected.silent }.add();
+    }
+    samples.add(Family::CollectionComplete, NONE, collected.answer.complete);
+    samples.add(Family::Namespaces, NONE, namespaces.len());
+    samples.add(Family::NamespacesOmitted, NONE, namespaces.len().saturating_sub(bounds.namespaces));
+    let taken_at = namespaces.iter().map(|survey| survey.checkup.health.facts.taken_at).min();
+    samples.add_known(Family::CollectionTime, NONE, taken_at.and_then(seconds_since_1970));
+    let sum = |part: fn(&Survey) -> Duration| namespaces.iter().map(part).sum::<Duration>().as_secs_f64();
+    samples.add(Family::CollectorDuration, ["settings"], sum(|survey| survey.settings_took));
+    samples.add(Family::CollectorDuration, ["sockets"], sum(|survey| survey.sockets_took));
+    samples.add(Family::CollectorDuration, ["owners"], owners_took.as_secs_f64());
+    samples
+}
+
+/// No labels.
+pub const NONE: [&str; 0] = [];
+
+/// A time as Prometheus has it.
+#[must_use]
+pub fn seconds_since_1970(time: SystemTime) -> Option<f64> {
+    Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())
+}
+
+/// The label of a network namespace: its name in ip-netns(8), or `net:[INODE]`. The name of a process would change with every restart,
+/// and each value of a label is a new series.
+fn label(facts: &Facts) -> String {
+    facts.netns_name.clone().filter(|name| first_process(name).is_none()).unwrap_or_else(|| inode(facts))
+}
+
+fn inode(facts: &Facts) -> String {
+    facts.netns.map_or_else(|| "unknown".into(), |inode| format!("net:[{inode}]"))
+}
+
+/// The command name in `PID:COMM`. The pid changes with every restart, too.
+fn first_process(name: &str) -> Option<&str> {
+    let (pid, comm) = name.split_once(':')?;
+    (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(comm)
+}
+
+/// The samples of one network namespace.
+struct Namespace<'a> {
+    samples: &'a mut Samples,
+    netns: String,
+    survey: &'a Survey,
+    most: usize,
+    silent: Duration,
+}
+
+impl<'a> Namespace<'a> {
+    fn health(&self) -> &'a Health {
+        &self.survey.checkup.health
+    }
+
+    fn add(mut self) {
+        let netns = || self.netns.clone();
+        let facts = &self.health().facts;
+        let inode = facts.netns.map(|inode| inode.to_string()).unwrap_or_default();
+        let process = facts.netns_name.as_deref().and_then(first_process).unwrap_or_default().to_owned();
+        let complete = self.survey.complete;
+        self.samples.add(Family::NetnsInfo, [netns(), inode, process], true);
+        self.samples.add(Family::Complete, [netns()], complete);
+        self.timewait();
+        self.counters();
+        self.server_ports();
+        self.ports();
+        self.unreserved_servers();
+        self.close_wait();
+        self.checks();
+        self.conntrack();
+    }
+
+    fn one(&mut self, family: Family, value: impl Into<super::samples::Value>) {
+        self.samples.add(family, [self.netns.clone()], value);
+    }
+
+    fn timewait(&mut self) {
+        let survey = self.survey;
+        let length = survey.counts.length(self.health().buckets.tw_timeout_s);
+        for direction in Direction::ALL {
+            for class in PortClass::ALL {
+                let count = survey.counts.count(direction, class);
+                for (state, number) in [("time-wait", count.time_wait), ("fin-wait-2", count.fin_wait_2)] {
+                    let labels = [&self.netns, state, direction.name(), class.name()];
+                    self.samples.add(Family::TimewaitSockets, labels, number);
+                }
+            }
+            let closes = survey.counts.closes_per_s(direction, length);
+            self.samples.add_known(Family::ClosesPerSecond, [&self.netns, direction.name()], closes);
+        }
+        if let Some(most) = self.health().buckets.max_tw_buckets {
+            match u64::try_from(most) {
+                Ok(most) => self.one(Family::TimewaitMax, most),
+                Err(_) => self.one(Family::TimewaitMax, f64::INFINITY),
+            }
+        }
+        self.one(Family::TimewaitMemory, survey.counts.total() * bucket_bytes(&self.health().buckets));
+    }
+
+    fn counters(&mut self) {
+        let buckets = &self.survey.checkup.health.buckets;
+        let created = buckets.counter("TW").zip(buckets.counter("TWKilled"));
+        let created = created.map(|(long, short)| long.saturating_add(short));
+        for (family, count) in [
+            (Family::TimewaitCreated, created),
+            (Family::TimewaitOverflow, buckets.counter("TCPTimeWaitOverflow")),
+            (Family::TimewaitRecycled, buckets.counter("TWRecycled")),
+        ] {
+            self.samples.add_known(family, [&self.netns], count);
+        }
+        for (state, name) in [("syn-sent", "PAWSActive"), ("established", "PAWSEstab"), ("time-wait", "PAWSTimewait")] {
+            self.samples.add_known(Family::PawsRejected, [&self.netns, state], buckets.counter(name));
+        }
+    }
+
+    fn server_ports(&mut self) {
+        let (top, others) = self.survey.counts.server_ports(self.most);
+        let length = self.survey.counts.length(self.health().buckets.tw_timeout_s).seconds;
+        let others = (others > 0).then(|| (OTHERS.to_owned(), others));
+        for (port, sockets) in top.iter().map(|one| (one.port.to_string(), one.time_wait)).chain(others) {
+            self.samples.add(Family::ServerPortSockets, [&self.netns, &port], sockets);
+            self.samples.add(Family::ServerPortCloses, [&self.netns, &port], f64::from(sockets) / f64::from(length));
+        }
+    }
+
+    fn ports(&mut self) {
+        let Ok(capacity) = &self.survey.checkup.outbound else { return };
+        let pool = &capacity.pool;
+        self.one(Family::EphemeralPorts, pool.range.count());
+        self.one(Family::EphemeralReserved, pool.reserved.count());
+        self.one(Family::EphemeralBound, pool.explicitly_bound.count());
+        self.one(Family::EphemeralUncertain, pool.most_uncertain());
+        self.one(Family::PoolPorts, pool.size);
+        self.one(Family::Destinations, capacity.destinations.len());
+        let (named, rest) = capacity.destinations.split_at(self.most.min(capacity.destinations.len()));
+        for one in named {
+            let interface = one.ends.interface.map(|index| index.to_string()).unwrap_or_default();
+            let (local, remote) = (one.ends.local_addr.to_string(), one.ends.remote_addr.to_string());
+            let labels = [local, interface, remote, one.ends.remote_port.to_string()];
+            self.destination(&labels, std::slice::from_ref(one), capacity);
+        }
+        if !rest.is_empty() {
+            self.destination(&[OTHERS.into(), String::new(), OTHERS.into(), OTHERS.into()], rest, capacity);
+        }
+    }
+
+    /// The samples of one destination, or of several together: sums of connections and rates, and the least of what is left.
+    fn destination(&mut self, labels: &[String; 4], all: &[Destination], capacity: &Capacity) {
+        let netns = self.netns.clone();
+        let [local, interface, remote, port] = labels;
+        let labels = || [&netns, local, interface, remote, port];
+        let sum = |part: fn(&Destination) -> u32| all.iter().map(|one| u64::from(part(one))).sum::<u64>();
+        let least = |parts: &mut dyn Iterator<Item = f64>| parts.min_by(f64::total_cmp);
+        let samples = &mut *self.samples;
+        samples.add(Family::DestinationPool, labels(), capacity.pool.size);
+        samples.add(Family::DestinationOpen, labels(), sum(|one| one.established + one.other));
+        samples.add(Family::DestinationTimewait, labels(), sum(|one| one.time_wait));
+        let reusable = all.iter().map(|one| one.reusable.map(u64::from)).sum::<Option<u64>>();
+        samples.add_known(Family::DestinationReusable, labels(), reusable);
+        samples.add_known(Family::DestinationFree, labels(), all.iter().map(|one| one.free).min());
+        samples.add_known(Family::DestinationUncertain, labels(), all.iter().map(|one| one.uncertain).max());
+        samples.add_known(
+            Family::DestinationCloses,
+            labels(),
+            all.iter().map(|one| one.closes_per_s).sum::<Option<f64>>(),
+        );
+        let ceiling = least(&mut all.iter().filter_map(|one| one.sustainable_per_s));
+        samples.add_known(Family::DestinationCeiling, labels(), ceiling);
+        let exhausted = |one: &Destination| one.exhausted_in.map_or(f64::INFINITY, |time| time.as_secs_f64());
+        samples.add_known(Family::DestinationExhaustion, labels(), least(&mut all.iter().map(exhausted)));
+    }
+
+    fn unreserved_servers(&mut self) {
+        let Some(servers) = unreserved_servers(self.health()) else { return };
+        self.one(Family::UnreservedServers, servers.len());
+        for (port, listeners) in servers.iter().take(self.most) {
+            let owner = listeners.iter().find_map(|one| Owner::found(&one.owners)).unwrap_or_default();
+            let labels = [self.netns.clone(), port.to_string(), owner.process, owner.unit, owner.container];
+            self.samples.add(Family::UnreservedServer, labels, true);
+        }
+    }
+
+    fn close_wait(&mut self) {
+        let Ok(open) = &self.survey.checkup.health.sockets else { return };
+        self.one(Family::CloseWait, open.close_wait.len());
+        // Without sock_diag it is unknown for how long.
+        if open.close_wait.iter().any(|one| one.socket.last_ack_ms.is_none()) {
+            return;
+        }
+        let is_silent =
+            |one: &&CloseWait| one.socket.last_ack_ms.is_some_and(|ms| Duration::from_millis(ms.into()) >= self.silent);
+        let (mut by_owner, mut not_accepted, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0_u64);
+        for one in open.close_wait.iter().filter(is_silent) {
+            match (Owner::found(&one.owners), &one.owners) {
+                (Some(owner), _) => *by_owner.entry(owner).or_insert(0_u64) += 1,
+                (None, Owners::Nobody) => *not_accepted.entry(one.socket.tuple.local_port()).or_insert(0_u64) += 1,
+                (None, _) => unknown += 1,
+            }
+        }
+        self.one(Family::CloseWaitUnknown, unknown);
+        let (named, others) = largest(by_owner, self.most);
+        for (owner, sockets) in named {
+            let labels = [self.netns.clone(), owner.process, owner.unit, owner.container];
+            self.samples.add(Family::CloseWaitSilent, labels, sockets);
+        }
+        if others > 0 {
+            self.samples.add(Family::CloseWaitSilent, [&self.netns, OTHERS, "", ""], others);
+        }
+        let (named, others) = largest(not_accepted, self.most);
+        let others = (others > 0).then(|| (OTHERS.to_owned(), others));
+        for (port, sockets) in named.into_iter().map(|(port, sockets)| (port.to_string(), sockets)).chain(others) {
+            self.samples.add(Family::CloseWaitNotAccepted, [&self.netns, &port], sockets);
+        }
+    }
+
+    fn checks(&mut self) {
+        // The commands in a check depend on the shell. The status does not.
+        for check in self.survey.checkup.checks(Leak { silent: self.silent }, &Shell::default()) {
+            for status in Status::ALL {
+                let labels = [&self.netns, check.subject.id, status.name()];
+                self.samples.add(Family::DoctorCheck, labels, check.status == status);
+            }
+        }
+    }
+
+    fn conntrack(&mut self) {
+        let number = |setting: &Sysctl| {
+            self.survey.checkup.health.settings.number(setting.key()).and_then(|number| u64::try_from(number).ok())
+        };
+        let (Some(entries), Some(most)) = (number(&NF_CONNTRACK_COUNT), number(&NF_CONNTRACK_MAX)) else { return };
+        self.one(Family::ConntrackEntries, entries);
+        match most {
+            0 => self.one(Family::ConntrackMax, f64::INFINITY),
+            most => self.one(Family::ConntrackMax, most),
+        }
+    }
+}
+
+/// The labels of a process that has a socket open. The pid is not one of them, because it changes with every restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Owner {
+    process: String,
+    unit: String,
+    container: String,
+}
+
+impl Owner {
+    fn found(owners: &Owners) -> Option<Self> {
+        match owners {
+            Owners::Found(processes) => processes.first().map(Self::of),
+            _ => None,
+        }
+    }
+
+    fn of(process: &Process) -> Self {
+        Self {
+            process: process.comm.clone(),
+            unit: process.unit().unwrap_or_default().to_owned(),
+            container: process.container().map(|container| container.id.to_owned()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The entries with the largest numbers, and the sum of the others.
+fn largest<K: Ord + Clone>(counts: BTreeMap<K, u64>, most: usize) -> (Vec<(K, u64)>, u64) {
+    let mut all: Vec<(K, u64)> = counts.into_iter().collect();
+    // The sort is stable, so equal numbers stay in the order of their keys.
+    all.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+    let others = all.iter().skip(most).map(|(_, number)| number).sum();
+    all.truncate(most);
+    (all, others)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::facts::tests::facts;
+
+    #[test]
+    fn the_label_of_a_namespace_survives_a_restart() {
+        let named = |name: Option<&str>| label(&Facts { netns_name: name.map(str::to_owned), ..facts() });
+        assert_eq!(named(Some("web")), "web");
+        assert_eq!(named(Some("4711:nginx")), "net:[4026531840]");
+        assert_eq!(named(None), "net:[4026531840]");
+        assert_eq!(named(Some("a:b")), "a:b");
+        assert_eq!(label(&Facts { netns: None, netns_name: None, ..facts() }), "unknown");
+    }
+
+    #[test]
+    fn the_largest_are_kept_and_the_rest_is_a_sum() {
+        let counts = BTreeMap::from([("a", 1), ("b", 5), ("c", 5), ("d", 2)]);
+        assert_eq!(largest(counts.clone(), 2), (vec![("b", 5), ("c", 5)], 3));
+        assert_eq!(largest(counts, 9).1, 0);
+    }
+}

@@ -1,0 +1,200 @@
+//! Gathers everything that monitoring shows of a network namespace, in one walk over its sockets.
+//!
+//! A summary, a capacity and a checkup make one walk each. The walk is most of their cost, so a survey shares one walk:
+//!
+//! 1. Settings and counters are read before the walk.
+//! 2. The walk counts buckets, keeps the sockets on ephemeral ports, and keeps listeners and sockets in CLOSE_WAIT.
+//! 3. Only if a socket is in CLOSE_WAIT, a second walk reads these sockets with `struct tcp_info`, which has the time since the
+//!    last ACK. For this structure the kernel locks each socket.
+//! 4. After all namespaces, one search through the processes finds the owners of these sockets.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::capacity::{Asked, conclude};
+use super::health::{find_owners, open_sockets, settings};
+use super::{Answer, Capacity, Checkup, PassOn, Snapshot, SnapshotError, interrupted};
+use crate::analysis::capacity::sockets::RangeSockets;
+use crate::analysis::direction;
+use crate::analysis::monitoring::BucketCounts;
+use crate::filter::Filter;
+use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::health::Health;
+use crate::model::listeners::Listeners;
+use crate::model::port::PortRange;
+use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
+use crate::source::{self, Choice, Source, WalkEnd, known};
+use crate::sys;
+use crate::sys::clock::Stopwatch;
+
+/// What monitoring shows of one network namespace.
+#[derive(Debug)]
+pub struct Survey {
+    /// Settings, counters, listeners, sockets in CLOSE_WAIT, and the ports of outbound connections.
+    pub checkup: Checkup,
+    /// The buckets by state, direction, class and port.
+    pub counts: BucketCounts,
+    /// Whether nothing is missing.
+    pub complete: bool,
+    /// How often the walk was repeated, because the kernel marked it as interrupted.
+    pub repeats: u32,
+    /// The sockets that the walk lost at first, and that a second one found.
+    pub recovered: usize,
+    /// How long it took to read the settings and counters.
+    pub settings_took: Duration,
+    /// How long it took to read and count the sockets.
+    pub sockets_took: Duration,
+}
+
+/// The surveys of all network namespaces, and the time that the search for processes took.
+#[derive(Debug)]
+pub struct Surveys {
+    /// A survey of each namespace, in the order of the namespaces.
+    pub namespaces: Vec<Survey>,
+    /// How long the search for the owners of sockets took.
+    pub owners_took: Duration,
+}
+
+impl Snapshot {
+    /// Surveys each network namespace. This makes no bind and no connect, so it stays uncertain whether some ports are explicitly
+    /// bound.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn surveys(&self) -> Result<Answer<Surveys>, SnapshotError> {
+        let mut namespaces = vec![];
+        let ask = |_, pass_on: &mut PassOn<Survey>| {
+            let answer = survey_here()?;
+            let complete = answer.complete;
+            let (survey, answer) = (answer.value, Answer { complete, warnings: answer.warnings, ..Answer::whole(()) });
+            let _ = pass_on(survey);
+            Ok(answer)
+        };
+        let mut answer = self.kernel_namespaces()?.ask(&ask, &mut |survey| {
+            namespaces.push(survey);
+            ControlFlow::Continue(())
+        })?;
+        if namespaces.is_empty() {
+            return Err(SnapshotError::NoNamespace(answer.warnings));
+        }
+        let clock = Stopwatch::start();
+        let mut unread = Unread::default();
+        let sockets = namespaces.iter_mut().filter_map(|survey| {
+            let Health { facts, sockets, .. } = &mut survey.checkup.health;
+            Some((&*facts, sockets.as_mut().ok()?))
+        });
+        find_owners(sockets, &mut unread);
+        answer.complete &= unread.0.is_empty();
+        answer.warnings.extend(unread.sentences());
+        Ok(answer.with(Surveys { namespaces, owners_took: clock.elapsed() }))
+    }
+}
+
+/// What one walk collects.
+struct Walked {
+    listeners: Listeners,
+    counts: BucketCounts,
+    /// `None` if the ephemeral range is unknown.
+    range: Option<RangeSockets>,
+    /// Listeners and sockets in CLOSE_WAIT.
+    open: Vec<FullSocket>,
+}
+
+impl Walked {
+    fn new(range: Option<PortRange>) -> Self {
+        Self {
+            listeners: Listeners::default(),
+            counts: BucketCounts::default(),
+            range: range.map(RangeSockets::new),
+            open: vec![],
+        }
+    }
+
+    fn add(&mut self, range: Option<PortRange>, socket: &Socket) {
+        match socket {
+            Socket::Full(full) => {
+                if full.state == TcpState::Listen {
+                    self.listeners.add(*full);
+                }
+                if matches!(full.state, TcpState::Listen | TcpState::CloseWait) {
+                    self.open.push(*full);
+                }
+            }
+            Socket::Bucket(bucket) => {
+                let direction = direction::infer_with_range(range, &self.listeners, &bucket.tuple, bucket.interface);
+                self.counts.add(bucket, direction);
+            }
+        }
+        if let Some(range) = &mut self.range {
+            range.add(socket);
+        }
+    }
+}
+
+fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
+    let clock = Stopwatch::start();
+    let mut unread = Unread::default();
+    let mut source = Source::kernel(Choice::Auto)?;
+    let buckets = source.bucket_facts();
+    let reuse = source::tw_reuse(&mut unread);
+    let settings = settings();
+    let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
+    let mut facts = source.facts().clone();
+    let settings_took = clock.elapsed();
+
+    let range = facts.local_port_range.map(|range| range.0);
+    let (Walked { counts, range: in_range, mut open, .. }, end) = source.collect(
+        StateSet::ALL,
+        &Filter::TRUE,
+        || Walked::new(range),
+        |walked, socket| walked.add(range, socket),
+    )?;
+    let WalkEnd { complete, recovered, repeats } = end;
+    let outbound = match in_range {
+        Some(sockets) if facts.local_reserved_ports.is_some() => {
+            conclude(&source, facts.clone(), (sockets, end), (reuse, Unread::default()), &Asked::default(), false)
+                .map_err(|error| error.to_string())
+        }
+        Some(_) => Err(SnapshotError::Unread(Setting::LocalReservedPorts).to_string()),
+        None => Err(SnapshotError::Unread(Setting::LocalPortRange).to_string()),
+    };
+    if open.iter().any(|full| full.state == TcpState::CloseWait) {
+        source = source.with_tcp_info();
+        open.retain(|full| full.state == TcpState::Listen);
+        open.append(&mut close_wait(&mut source)?);
+    }
+    let sockets = open_sockets(&mut source, &facts, open, complete).map_err(|error| error.to_string());
+    facts.unread.0.append(&mut unread.0);
+
+    let mut warnings: Vec<String> = (!complete).then(interrupted).into_iter().collect();
+    warnings.extend(facts.gaps(&[Setting::LocalPortRange, Setting::LocalReservedPorts]));
+    let outbound = outbound.map(|Answer { value, complete, warnings: of_ports, .. }: Answer<Capacity>| {
+        let new = of_ports.into_iter().filter(|warning| !complete && !warnings.contains(warning));
+        warnings.extend(new.collect::<Vec<_>>());
+        value
+    });
+    warnings.extend(sockets.as_ref().err().cloned());
+    let sockets_took = clock.elapsed().saturating_sub(settings_took);
+    let complete = warnings.is_empty();
+    let health = Health { facts: without_descriptor(facts), settings, buckets, sockets, capabilities };
+    let checkup = Checkup { health, outbound };
+    let survey = Survey { checkup, counts, complete, repeats, recovered, settings_took, sockets_took };
+    Ok(Answer { complete, warnings, ..Answer::whole(survey) })
+}
+
+/// Closes the descriptor for interface names, because there may be many namespaces.
+fn without_descriptor(mut facts: Facts) -> Facts {
+    facts.interfaces.keep([]);
+    facts
+}
+
+/// The sockets in CLOSE_WAIT, with the time since the last ACK of the peer.
+fn close_wait(source: &mut Source) -> Result<Vec<FullSocket>, SnapshotError> {
+    let states = StateSet::of(&[TcpState::CloseWait]);
+    let (found, _) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
+        if let Socket::Full(full) = socket {
+            found.push(*full);
+        }
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,286 @@
+//! `twtool exporter` on real sockets: responses, sharing of collections, hostile clients, signals, sockets of systemd.
+
+#![expect(clippy::float_cmp, reason = "the numbers are small counts, which are exact")]
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use twtool::metrics::Family;
+use twtool::sys::sysctl;
+
+use crate::metrics::{promtool_accepts, samples, sum};
+use crate::support::exporter::{ADDRESS, Exporter, ask, connect, get};
+use crate::support::situations::{bucket_of_client, listen};
+use crate::support::twtool::{PATH, program, twtool};
+use crate::support::{kernel, suite};
+
+suite! {
+    pure: [
+        bad_words_are_refused,
+    ],
+    netns: [
+        metrics_and_pages_are_served,
+        promtool_accepts_a_scrape,
+        openmetrics_is_served_to_a_client_that_prefers_it,
+        one_collection_serves_many_scrapers,
+        a_thousand_idle_connections_keep_nobody_out,
+        requests_that_are_too_large_or_wrong_are_refused,
+        a_client_that_never_reads_keeps_nobody_out,
+        an_idle_exporter_does_not_wake_up,
+        sigterm_answers_the_requests_in_progress,
+        several_addresses_and_a_unix_socket_are_served,
+        the_sockets_of_systemd_are_used,
+        unneeded_capabilities_are_dropped,
+        an_address_in_use_is_reported,
+    ],
+}
+
+fn bad_words_are_refused() {
+    for (args, word) in [
+        (&["--listen", "localhost:1"][..], "localhost:1"),
+        (&["--listen", "16060"], "16060"),
+        (&["--listen", "unix:"], "unix:"),
+        (&["--log", "xml"], "xml"),
+        (&["--min-interval", "1"], "1"),
+        (&["--netns", "no-such-namespace"], "no-such-namespace"),
+        (&["-o", "json"], "json"),
+        (&["-6"], "-6"),
+    ] {
+        twtool([&["exporter"], args].concat()).refused(word);
+    }
+}
+
+fn metrics_and_pages_are_served() {
+    sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
+    let server = listen("127.0.0.1:443");
+    bucket_of_client(&server, "127.0.0.1:443");
+    let exporter = Exporter::start(&[]);
+    let scrape = get("/metrics");
+    assert_eq!(scrape.status, 200, "{scrape:?}");
+    assert!(scrape.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", scrape.head);
+    assert!(scrape.head.contains(&format!("content-length: {}", scrape.body.len())), "{}", scrape.head);
+    let values = samples(&scrape.body);
+    assert_eq!(sum(&values, Family::TimewaitSockets, &["direction=\"outbound\""]), 1.0);
+    assert_eq!(sum(&values, Family::ExporterCollections, &[]), 1.0);
+    // The families of the exporter are in docs/metrics.md as well.
+    for family in Family::ALL.into_iter().filter(|family| family.name().starts_with("twtool_exporter_")) {
+        let again = samples(&get("/metrics").body);
+        sum(&again, family, &[]);
+    }
+    let page = get("/");
+    assert!(page.head.contains("text/html") && page.body.contains("127.0.0.1:443"), "{page:?}");
+    assert_eq!((get("/-/healthy").status, get("/nothing").status), (200, 404));
+    let head = ask(connect(), "HEAD /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    let post = ask(connect(), "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert!(post.status == 405 && post.head.contains("allow: get, head"), "{post:?}");
+    drop(exporter);
+}
+
+fn promtool_accepts_a_scrape() {
+    crate::support::commands::needs_program("promtool");
+    let _exporter = Exporter::start(&[]);
+    get("/metrics");
+    promtool_accepts(&get("/metrics").body);
+}
+
+fn openmetrics_is_served_to_a_client_that_prefers_it() {
+    let _exporter = Exporter::start(&[]);
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+    let scrape = ask(connect(), &request);
+    assert!(scrape.head.contains("application/openmetrics-text; version=1.0.0"), "{}", scrape.head);
+    assert!(scrape.body.ends_with("\n# EOF\n") && scrape.body.matches("# EOF").count() == 1);
+}
+
+fn one_collection_serves_many_scrapers() {
+    let exporter = Exporter::start(&["--min-interval", "1h"]);
+    let scrapers: Vec<_> = (0..10).map(|_| connect()).collect();
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let bodies: Vec<String> = scrapers.into_iter().map(|stream| ask(stream, request).body).collect();
+    let time = |body: &String| sum(&samples(body), Family::CollectionTime, &[]);
+    assert!(bodies.iter().all(|body| time(body) == time(&bodies[0])));
+    assert_eq!(sum(&samples(&get("/metrics").body), Family::ExporterCollections, &[]), 1.0);
+    drop(exporter);
+    let _exporter = Exporter::start(&["--min-interval", "0s"]);
+    (0..3).for_each(|_| drop(get("/metrics")));
+    assert_eq!(sum(&samples(&get("/metrics").body), Family::ExporterCollections, &[]), 4.0);
+}
+
+fn a_thousand_idle_connections_keep_nobody_out() {
+    let exporter = Exporter::start(&[]);
+    get("/metrics");
+    let idle: Vec<_> = (0..1000)
+        .map(|number| {
+            let mut stream = connect();
+            // Half of them have begun a request.
+            if number % 2 == 0 {
+                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("written");
+            }
+            stream
+        })
+        .collect();
+    let scrape = get("/metrics");
+    assert_eq!(scrape.status, 200);
+    let values = samples(&scrape.body);
+    assert!(sum(&values, Family::ExporterConnections, &[]) <= 512.0);
+    assert!(sum(&values, Family::ExporterClosed, &["reason=\"replaced\""]) >= 400.0);
+    let memory = sum(&values, Family::ProcessMemory, &[]);
+    assert!(memory < 32.0 * 1024.0 * 1024.0, "{memory}");
+    // The thread of the collection ends a moment after its result.
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
+    while exporter.switches().1 > 1 {
+        assert!(Instant::now() < deadline, "a thread is left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(idle);
+}
+
+fn requests_that_are_too_large_or_wrong_are_refused() {
+    let _exporter = Exporter::start(&[]);
+    for (request, statuses) in [
+        (format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)), [431, 400]),
+        (format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(1 << 20)), [431, 414]),
+        ("nonsense\r\n\r\n".into(), [400, 400]),
+        (format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(2000)), [431, 400]),
+    ] {
+        let mut stream = connect();
+        // The server may close the connection before it has read everything.
+        let _ = stream.write_all(request.as_bytes());
+        let mut text = vec![];
+        let _ = stream.read_to_end(&mut text);
+        let text = String::from_utf8_lossy(&text);
+        let refused = statuses.iter().any(|status| text.starts_with(&format!("HTTP/1.1 {status} ")));
+        assert!(refused || text.is_empty(), "{text:.200}");
+    }
+    assert_eq!(get("/metrics").status, 200);
+}
+
+fn a_client_that_never_reads_keeps_nobody_out() {
+    let _exporter = Exporter::start(&["--min-interval", "1h"]);
+    let silent: Vec<_> = (0..50)
+        .map(|_| {
+            let stream = connect();
+            socket2::SockRef::from(&stream).set_recv_buffer_size(2048).expect("a small buffer");
+            let mut stream = stream;
+            // Many requests on one connection, without reading a response.
+            let _ = stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200).as_bytes());
+            stream
+        })
+        .collect();
+    let values = samples(&get("/metrics").body);
+    let memory = sum(&values, Family::ProcessMemory, &[]);
+    assert!(memory < 32.0 * 1024.0 * 1024.0, "{memory}");
+    // After the time limit for writing they are closed.
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(40));
+    while sum(&samples(&get("/metrics").body), Family::ExporterClosed, &["reason=\"timeout\""]) < 50.0 {
+        assert!(Instant::now() < deadline, "connections are still open");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    drop(silent);
+}
+
+fn an_idle_exporter_does_not_wake_up() {
+    let exporter = Exporter::start(&[]);
+    let mut open = connect();
+    open.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+    get("/metrics");
+    drop(open);
+    // Wait until the exporter has closed the connections and its collecting thread has ended.
+    let mut before = exporter.switches();
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = exporter.switches();
+        if now == before && now.1 == 1 {
+            break;
+        }
+        before = now;
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(exporter.switches(), before);
+}
+
+fn sigterm_answers_the_requests_in_progress() {
+    let mut exporter = Exporter::start(&["--log", "json"]);
+    let mut waiting = connect();
+    waiting.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").expect("written");
+    let _idle = connect();
+    get("/-/healthy");
+    exporter.signal(Signal::SIGHUP);
+    let line = exporter.wait_for_line("reloaded");
+    let record: serde_json::Value = serde_json::from_str(&line).expect("a record");
+    assert_eq!(record["level"], "info");
+    // The request arrives with the signal.
+    waiting.write_all(b"\r\n").expect("written");
+    let mut first = [0; 12];
+    waiting.read_exact(&mut first).expect("a response");
+    assert_eq!(&first, b"HTTP/1.1 200");
+    exporter.signal(Signal::SIGTERM);
+    exporter.wait_for_line("ended");
+    assert_eq!(exporter.wait().code(), Some(0));
+    assert!(std::net::TcpStream::connect(ADDRESS).is_err());
+}
+
+fn several_addresses_and_a_unix_socket_are_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("twtool.sock");
+    let unix = format!("unix:{}", path.display());
+    let mut exporter = Exporter::start_with(&["--listen", ADDRESS, "--listen", "[::1]:16060", "--listen", &unix], 3);
+    let request = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(ask(connect(), request).status, 200);
+    assert_eq!(ask(std::net::TcpStream::connect("[::1]:16060").expect("IPv6"), request).status, 200);
+    assert_eq!(ask(UnixStream::connect(&path).expect("a Unix socket"), request).status, 200);
+    exporter.signal(Signal::SIGTERM);
+    assert_eq!(exporter.wait().code(), Some(0));
+    assert!(!path.exists(), "the file is removed");
+}
+
+fn the_sockets_of_systemd_are_used() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:16070").expect("bound");
+    // A shell passes the socket as descriptor 3 and keeps its process ID in exec.
+    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter 3<&{}", socket.as_raw_fd());
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inheritable");
+    let mut child = std::process::Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
+    let request = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let response = ask(std::net::TcpStream::connect("127.0.0.1:16070").expect("the socket listens"), request);
+    assert_eq!(response.status, 200);
+    assert!(std::net::TcpStream::connect(ADDRESS).is_err(), "the default address is not opened");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn unneeded_capabilities_are_dropped() {
+    let mask = |exporter: &Exporter| u64::from_str_radix(&exporter.status("CapEff"), 16).expect("a mask");
+    let (ptrace, read_search, admin) = (1 << 19, 1 << 2, 1 << 21);
+    let exporter = Exporter::start(&[]);
+    assert_eq!(mask(&exporter), ptrace | read_search);
+    assert_eq!(exporter.status("CapEff"), exporter.status("CapPrm"));
+    assert_eq!(get("/metrics").status, 200);
+    drop(exporter);
+    let exporter = Exporter::start(&["--netns", "/proc/self/ns/net"]);
+    assert_eq!(mask(&exporter), ptrace | read_search | admin);
+    drop(exporter);
+    if program("setpriv").is_some() {
+        // Without any capability it serves the same families.
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-all", PATH, "exporter"]);
+        let mut child = command.spawn().expect("setpriv starts");
+        let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
+        while std::net::TcpStream::connect(ADDRESS).is_err() {
+            assert!(Instant::now() < deadline, "it does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let values = samples(&get("/metrics").body);
+        assert_eq!(sum(&values, Family::CollectionComplete, &[]), 1.0);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn an_address_in_use_is_reported() {
+    let _taken = std::net::TcpListener::bind(ADDRESS).expect("bound");
+    twtool(["exporter"]).refused(ADDRESS);
+}

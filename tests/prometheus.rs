@@ -1,0 +1,272 @@
+//! Debian's Prometheus scrapes three exporters, each in a network namespace that stands for a machine. One machine runs out of ports: the
+//! alert fires before connect() fails, and resolves afterwards. Every panel of the boards gets series.
+//!
+//! The exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So the namespaces need no link.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+use twtool::sys::sysctl;
+
+use crate::support::commands::needs_program;
+use crate::support::exporter::ask;
+use crate::support::island::in_new_namespace;
+use crate::support::situations::{bucket_of_server, listen};
+use crate::support::twtool::{PATH, Run};
+use crate::support::{kernel, suite};
+
+suite! {
+    pure: [
+        the_rules_pass_their_tests,
+        the_examples_are_accepted,
+    ],
+    netns: [
+        the_lines_of_the_readme_work_as_pasted,
+        an_alert_fires_before_connect_fails_and_every_panel_has_series,
+    ],
+}
+
+fn packaging(below: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(below)
+}
+
+/// Runs promtool in the folder of the rules.
+fn promtool(args: &[&str]) -> Run {
+    Run::of(Command::new("promtool").args(args).current_dir(packaging("prometheus")))
+}
+
+fn the_rules_pass_their_tests() {
+    needs_program("promtool");
+    promtool(&["test", "rules", "twtool.rules.test.yml"]).code(0);
+    promtool(&["check", "rules", "twtool.rules.yml"]).code(0);
+    // Every alert has a test.
+    let rules = fs::read_to_string(packaging("prometheus/twtool.rules.yml")).expect("rules");
+    let tests = fs::read_to_string(packaging("prometheus/twtool.rules.test.yml")).expect("tests");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert_eq!(alerts.len(), 8);
+    for alert in alerts {
+        assert!(tests.contains(alert), "{alert} has no test");
+    }
+}
+
+fn the_examples_are_accepted() {
+    needs_program("promtool");
+    promtool(&["check", "config", "scrape.yml"]).code(0);
+}
+
+/// The part of the tour about all machines.
+fn the_lines_of_the_readme_work_as_pasted() {
+    needs_program("promtool");
+    needs_program("curl");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("a text");
+    let block = readme.split("```sh\n").find(|block| block.contains("twtool exporter")).expect("a block");
+    let lines = block.split("```").next().expect("lines");
+    assert_eq!(lines.lines().count(), 5);
+    let bin = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(PATH, bin.path().join("twtool")).expect("a link");
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").expect("PATH"));
+    let server = TcpListener::bind("127.0.0.1:443").expect("bound");
+    use_a_port(&server).expect("a TIME_WAIT socket");
+    // `set -e` ends the shell at the first line that fails. The exporter ends with the shell.
+    let script = format!("set -e; trap 'kill $!' EXIT\n{lines}");
+    let run =
+        Run::of(Command::new("bash").args(["-c", &script]).current_dir(root).env("PATH", path).stdin(Stdio::null()));
+    run.code(0).prints("twtool_destination_free_ports{");
+}
+
+/// A network namespace that stands for a machine, with an exporter.
+struct Machine {
+    netns: File,
+    exporter: Child,
+    address: String,
+}
+
+impl Machine {
+    fn start(address: &str) -> Self {
+        let socket = TcpListener::bind(address).expect("bound");
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("inheritable");
+        let (netns, exporter) = in_new_namespace(|| {
+            // A shell passes the socket as descriptor 3 and keeps its process ID in exec.
+            let options = "--min-interval 0s --close-wait-after 0s";
+            let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter {options} 3<&{}", socket.as_raw_fd());
+            let exporter =
+                Command::new("bash").args(["-c", &script]).stderr(Stdio::null()).spawn().expect("bash starts");
+            (File::open("/proc/thread-self/ns/net").expect("a namespace"), exporter)
+        });
+        Self { netns, exporter, address: address.to_owned() }
+    }
+
+    /// Runs a function in its namespace, on the same thread.
+    fn within<T>(&self, run: impl FnOnce() -> T) -> T {
+        let home = File::open("/proc/thread-self/ns/net").expect("a namespace");
+        setns(&self.netns, CloneFlags::CLONE_NEWNET).expect("entered");
+        let result = run();
+        setns(home, CloneFlags::CLONE_NEWNET).expect("back again");
+        result
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.exporter.kill();
+        let _ = self.exporter.wait();
+    }
+}
+
+/// A running Prometheus.
+struct Prometheus(Child);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Prometheus {
+    const ADDRESS: &str = "127.0.0.1:9090";
+
+    fn start(folder: &Path, machines: &[Machine]) -> Self {
+        let targets: Vec<&str> = machines.iter().map(|machine| machine.address.as_str()).collect();
+        let config = format!(
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{}']\nscrape_configs:\n- {{job_name: twtool, \
+             static_configs: [{{targets: {targets:?}}}]}}\n",
+            packaging("prometheus/twtool.rules.yml").display()
+        );
+        fs::write(folder.join("prometheus.yml"), config).expect("written");
+        let mut command = Command::new("prometheus");
+        command.arg("--config.file=prometheus.yml").arg("--storage.tsdb.path=data");
+        command.arg(format!("--web.listen-address={}", Self::ADDRESS)).current_dir(folder);
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("prometheus starts"))
+    }
+
+    /// Asks its interface; `None` if it does not answer yet.
+    fn api(path: &str) -> Option<Value> {
+        let stream = TcpStream::connect(Self::ADDRESS).ok()?;
+        let response = ask(stream, &format!("GET /api/v1/{path} HTTP/1.0\r\nHost: x\r\n\r\n"));
+        let answer: Value = serde_json::from_str(&response.body).ok()?;
+        assert!(answer["status"] == "success" || response.status == 503, "{path}: {answer}");
+        Some(answer["data"].clone())
+    }
+
+    /// The result of a query.
+    fn query(query: &str) -> Vec<Value> {
+        let escaped = query.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
+        let data = Self::api(&format!("query?query={escaped}"));
+        data.and_then(|data| data["result"].as_array().cloned()).unwrap_or_default()
+    }
+
+    /// The machines for which the alert fires.
+    fn firing(alert: &str) -> Vec<String> {
+        let firing = Self::query(&format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}"));
+        firing.iter().map(|one| one["metric"]["instance"].as_str().expect("an instance").to_owned()).collect()
+    }
+}
+
+/// Waits until the condition holds.
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(60));
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Connects to the server from a port that the kernel chooses, and closes as the client. So the port stays in TIME_WAIT.
+fn use_a_port(server: &TcpListener) -> io::Result<()> {
+    let client = TcpStream::connect("127.0.0.1:443")?;
+    let mut accepted = server.accept()?.0;
+    drop(client);
+    // The end of the input is the FIN of the client.
+    assert_eq!(accepted.read(&mut [0])?, 0);
+    Ok(())
+}
+
+fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
+    const ALERT: &str = "TwtoolDestinationExhaustion";
+    needs_program("prometheus");
+    needs_program("bash");
+    let machines = ["127.0.0.1:17001", "127.0.0.1:17002", "127.0.0.1:17003"].map(Machine::start);
+    let [short, ..] = &machines;
+    let mut kept = vec![];
+    let server = short.within(|| {
+        sysctl::write("ipv4.ip_local_port_range", "40000 40199").expect("the namespace is ours");
+        sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
+        let server = TcpListener::bind("127.0.0.1:443").expect("bound");
+        // A server inside the range, an inbound TIME_WAIT socket, and a socket in CLOSE_WAIT, for the panels about them.
+        let inside = listen("127.0.0.1:40050");
+        bucket_of_server(&inside, "127.0.0.1:40050");
+        kept.push(inside);
+        server
+    });
+    let forgotten =
+        short.within(|| (TcpStream::connect("127.0.0.1:443").expect("connected"), server.accept().expect("accepted")));
+    forgotten.0.shutdown(std::net::Shutdown::Write).expect("shutdown()");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let _prometheus = Prometheus::start(folder.path(), &machines);
+    wait_until("three machines are scraped", || Prometheus::query("up == 1").len() == 3);
+    assert_eq!(Prometheus::firing(ALERT), Vec::<String>::new());
+
+    // A few connections at a time, until the alert fires. Then a connection is still possible.
+    let step = || short.within(|| (0..4).try_for_each(|_| use_a_port(&server)));
+    wait_until("the alert fires", || {
+        step().expect("connect() fails before the alert fires");
+        !Prometheus::firing(ALERT).is_empty()
+    });
+    assert_eq!(Prometheus::firing(ALERT), [short.address.as_str()], "only the machine that runs out");
+    step().expect("connect() still works when the alert fires");
+    wait_until("connect() fails", || step().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable));
+    wait_until("no port is left", || {
+        let exhausted = Prometheus::query("twtool_destination_exhaustion_seconds == 0");
+        exhausted.len() == 1 && Prometheus::firing(ALERT) == [short.address.as_str()]
+    });
+    every_panel_has_series(&short.address);
+
+    // The remedy that capacity advises. connect() may then take over TIME_WAIT sockets that are a second old.
+    short.within(|| sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours"));
+    wait_until("the alert resolves", || Prometheus::firing(ALERT).is_empty());
+    step().expect("connect() works again");
+    drop(kept);
+}
+
+/// Sends the query of every panel, with the variables of the board replaced as Grafana does.
+fn every_panel_has_series(instance: &str) {
+    let mut queries = vec![];
+    for (board, instances) in [("grafana/fleet.json", ".*"), ("grafana/machine.json", instance)] {
+        let text = fs::read_to_string(packaging(board)).expect("a board");
+        let board: Value = serde_json::from_str(&text).expect("JSON");
+        for panel in board["panels"].as_array().expect("panels") {
+            for target in panel["targets"].as_array().expect("targets") {
+                let query = target["expr"].as_str().expect("a query");
+                let query = query.replace("$job", "twtool").replace("$instance", instances).replace("$netns", ".*");
+                assert!(!query.contains('$'), "{query}");
+                queries.push((panel["title"].as_str().expect("a title").to_owned(), query));
+            }
+        }
+        for variable in board["templating"]["list"].as_array().expect("variables") {
+            assert!(variable["name"].is_string());
+        }
+    }
+    assert!(queries.len() > 40, "{}", queries.len());
+    // Rates need two scrapes.
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
+    loop {
+        let empty: Vec<_> = queries.iter().filter(|(_, query)| Prometheus::query(query).is_empty()).collect();
+        if empty.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "panels without series: {empty:#?}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}

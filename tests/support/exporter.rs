@@ -1,0 +1,129 @@
+//! Runs `twtool exporter` beside a test, and asks it by HTTP without a library.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::kernel;
+use super::twtool::command;
+
+/// The default address.
+pub(crate) const ADDRESS: &str = "127.0.0.1:16060";
+
+/// A running exporter in the network namespace of the calling thread. It ends with this value.
+pub(crate) struct Exporter {
+    child: Child,
+    log: Receiver<String>,
+}
+
+/// A response.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Exporter {
+    /// Starts it with these arguments, and waits until it listens on `addresses` addresses.
+    #[track_caller]
+    pub(crate) fn start_with(args: &[&str], addresses: usize) -> Self {
+        let mut child = command([&["exporter"], args].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("twtool starts");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe"));
+        let (send, log) = channel();
+        std::thread::spawn(move || lines.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let exporter = Self { child, log };
+        (0..addresses).for_each(|_| drop(exporter.wait_for_line("listening")));
+        exporter
+    }
+
+    /// Starts it with these arguments on one address.
+    #[track_caller]
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with(args, 1)
+    }
+
+    /// The next log line that contains this text.
+    #[track_caller]
+    pub(crate) fn wait_for_line(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(kernel::patience(Duration::from_secs(20)));
+            let line = line.unwrap_or_else(|_| panic!("no line with {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), signal).expect("it runs");
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("it ends")
+    }
+
+    /// A line of /proc/PID/status.
+    pub(crate) fn status(&self, name: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the line");
+        line.trim_start_matches(':').trim().to_owned()
+    }
+
+    /// The context switches of all its threads, and their number.
+    pub(crate) fn switches(&self) -> (u64, usize) {
+        let tasks: Vec<_> = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs").flatten().collect();
+        let of_task = |task: &fs::DirEntry| -> u64 {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+            lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
+        };
+        (tasks.iter().map(of_task).sum(), tasks.len())
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Connects to the default address.
+#[track_caller]
+pub(crate) fn connect() -> TcpStream {
+    let stream = TcpStream::connect(ADDRESS).expect("the exporter listens");
+    stream.set_read_timeout(Some(kernel::patience(Duration::from_secs(20)))).expect("a timeout");
+    stream
+}
+
+/// Gets a path over a new connection to the default address.
+#[track_caller]
+pub(crate) fn get(path: &str) -> Response {
+    ask(connect(), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends a request, and reads until the server closes the connection.
+#[track_caller]
+pub(crate) fn ask(mut stream: impl Read + Write, request: &str) -> Response {
+    stream.write_all(request.as_bytes()).expect("written");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a response");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?} is no response"));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
