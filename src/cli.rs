@@ -37,11 +37,12 @@ macro_rules! if_feature {
 }
 if_feature!(watch_feature, "watch");
 if_feature!(exporter_feature, "exporter");
+if_feature!(trace_feature, "trace");
 
 /// The features of this build, as a literal.
 macro_rules! features {
     () => {
-        concat!("\nfeatures: cli", watch_feature!(), exporter_feature!())
+        concat!("\nfeatures: cli", watch_feature!(), exporter_feature!(), trace_feature!())
     };
 }
 
@@ -74,6 +75,7 @@ Examples:
   twtool list --all-netns         list all network namespaces, including those of containers
   twtool summary                  count TIME_WAIT sockets and the closes of the last minute
   twtool watch -o ndjson          stream how many there are, and what happens to each
+  twtool trace                    show live which process closes connections
   twtool port https 8080          show class, service, port ranges and listeners
   twtool bind-test 8080           explain why a server cannot bind, and how to fix it
   twtool bind-test 8080 --demo    reproduce the failure in a private network namespace
@@ -110,6 +112,9 @@ enum Command {
     /// Serve metrics to Prometheus
     #[cfg(feature = "exporter")]
     Exporter(Deferred<commands::exporter::ExporterArgs>),
+    /// Show live which process, unit or container closes connections and so makes TIME_WAIT sockets
+    #[cfg(feature = "trace")]
+    Trace(Deferred<commands::trace::TraceArgs>),
     /// Classify ports and show how this machine uses them
     Port(Deferred<commands::port::PortArgs>),
     /// Explain why bind() fails on a port, and how to fix it
@@ -316,6 +321,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Command::Metrics(args) => commands::metrics::run(args, &cli.global, &mut context)?,
         #[cfg(feature = "exporter")]
         Command::Exporter(args) => commands::exporter::run(args, &cli.global)?,
+        #[cfg(feature = "trace")]
+        Command::Trace(args) => commands::trace::run(args, &cli.global, &mut context)?,
         Command::Port(args) => commands::port::run(args, &cli.global, &mut context)?,
         Command::BindTest(args) => commands::bind_test::run(args, &cli.global, &mut context)?,
         Command::Wait(args) => commands::wait::run(args, &cli.global, &mut context)?,

@@ -29,8 +29,8 @@
 //! ```text
 //!     kernel                                            people, scripts
 //!       |                                                      ^
-//!   sock_diag   sys                                           view
-//!        \      /                                              ^
+//!   sock_diag   sys   trace                                   view
+//!        \      |      /                                       ^
 //!         source  ------>  snapshot  ------>  analysis  -------+
 //!                             ^
 //!        commands: arguments -> question -> snapshot -> analysis -> view
@@ -43,6 +43,7 @@
 //! | `filter` | the filter language | `model` |
 //! | `sock_diag` | the kernel interface of that name | `model`, `filter`, `parallel` |
 //! | `sys` | every other system call, procfs, clocks, terminals | `model` |
+//! | `trace` | who closes a connection, live: a BPF program and its records | `model`, `sys` |
 //! | `source` | this kernel, procfs or a recording, behind one interface | `model`, `filter`, `sock_diag`, `sys` |
 //! | `analysis` | conclusions from plain values, without I/O or clock | `model` |
 //! | `snapshot` | one question, one typed answer, for one or many network namespaces | all above |
@@ -114,6 +115,9 @@ pub mod source;
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod sys;
+#[cfg(all(target_os = "linux", feature = "trace"))]
+#[doc(hidden)]
+pub mod trace;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[doc(hidden)]
 pub mod view;

@@ -303,7 +303,7 @@ fn other_shells_are_refused() {
 fn the_version_names_the_commit_and_the_features() {
     let run = twtool(["--version"]).ok();
     let lines: Vec<&str> = run.stdout.lines().collect();
-    let [version, commit, "features: cli, watch, exporter"] = lines[..] else { panic!("three lines{run}") };
+    let [version, commit, "features: cli, watch, exporter, trace"] = lines[..] else { panic!("three lines{run}") };
     assert_eq!(version, concat!("twtool ", env!("CARGO_PKG_VERSION")));
     assert_eq!(twtool(["-V"]).ok().stdout.trim_end(), version);
     // A package has no repository. A commit that was made since the build is not in it.

@@ -213,8 +213,13 @@ impl Stage {
                 text = text.replace("twtool watch ", "twtool watch --count 1 ");
             }
         }
+        // BPF is refused in the tests' user namespace; its tests are in trace.rs. So only the words of twtool are checked.
+        let traces = text.contains("twtool trace");
+        if traces {
+            text.truncate(text.find(" |").unwrap_or(text.len()));
+        }
         let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
-        if name_alone || text.starts_with("twtool demo length") || text.contains("twtool exporter") {
+        if name_alone || traces || text.starts_with("twtool demo length") || text.contains("twtool exporter") {
             // The name of a command alone is not a complete line, that scenario takes a minute, and an exporter does not end. So check only the words:
             // clap parses them before --help.
             text.push_str(" --help");
@@ -241,6 +246,7 @@ impl Stage {
         let error = run.stderr.lines().any(|line| line.starts_with("error: "));
         let allowed = |code: &&str| matches!(*code, "0" | "1") || (*code == "2" && (line.fails || old));
         let of_twtool = line.text.contains("twtool ");
+        let pipes = line.text.contains("| jq") && !traces;
         let wrong = if of_twtool && codes.is_empty() {
             "twtool was not started"
         } else if run.stderr.contains("Usage: ") || run.stderr.contains("panicked") {
@@ -249,7 +255,7 @@ impl Stage {
             "an exit code that the documents do not name"
         } else if error && !line.fails && !old {
             "an error"
-        } else if (line.text.contains("| jq") || !of_twtool) && run.code != Some(0) {
+        } else if (pipes || !of_twtool) && run.code != Some(0) {
             "another program of the line fails"
         } else {
             return Ok(());

@@ -24,18 +24,19 @@ suite! {
 }
 
 /// A part of src/, and the parts that it may import beside itself and std.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     // Threads only: this module contains no rows and no sockets.
     ("parallel", &[]),
     ("model", &[]),
     ("filter", &["model"]),
     ("sock_diag", &["model", "filter", "parallel"]),
     ("sys", &["model"]),
+    ("trace", &["model", "sys"]),
     ("analysis", &["model"]),
     ("view", &["model", "analysis", "parallel"]),
     ("source", &["model", "filter", "sock_diag", "sys"]),
     ("lab", &["model", "sock_diag", "sys"]),
-    ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "source", "analysis"]),
+    ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "trace", "source", "analysis"]),
     // Clocks and counters of a look come in through the snapshot layer. The screen needs the terminal, its signals and a stopwatch.
     ("watch", &["model", "filter", "snapshot", "analysis", "view", "sys"]),
     // Files for node_exporter are written through `sys`.

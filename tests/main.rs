@@ -52,6 +52,8 @@ mod settings;
 mod streams;
 mod summary;
 mod support;
+#[cfg(feature = "trace")]
+mod trace;
 mod wait;
 mod wait_for_others;
 mod watch;
@@ -131,6 +133,8 @@ fn main() -> ExitCode {
         settings::suite(),
         streams::suite(),
         summary::suite(),
+        #[cfg(feature = "trace")]
+        trace::suite(),
         wait::suite(),
         wait_for_others::suite(),
         watch::suite(),
@@ -141,6 +145,9 @@ fn main() -> ExitCode {
         why_process::suite(),
         why_programs::suite(),
     ];
+    if !args.list {
+        support::tracer::prepare();
+    }
     let namespaces = if args.list { Ok(()) } else { support::netns::prepare() };
     let trials = suites.iter().flat_map(|suite| suite.trials(&namespaces)).collect();
     let conclusion = libtest_mimic::run(&args, trials);

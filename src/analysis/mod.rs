@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod groups;
 pub mod history;
 pub mod limits;
+pub mod makers;
 pub mod monitoring;
 pub mod next;
 pub mod states;

@@ -23,6 +23,8 @@ mod port_args;
 mod recording;
 mod selection;
 pub mod summary;
+#[cfg(feature = "trace")]
+pub mod trace;
 pub mod wait;
 #[cfg(feature = "watch")]
 pub mod watch;

@@ -139,3 +139,30 @@ impl ManyNetnsArgs {
         Ok(if self.all_netns { Namespaces::all() } else { Namespaces::named(self.selected()?)? })
     }
 }
+
+/// Arguments of commands that cover every network namespace unless some are selected.
+#[cfg(feature = "trace")]
+#[derive(Args, Clone, Debug)]
+pub struct SomeNetnsArgs {
+    /// Only this network namespace: a name of `ip netns`, a path, or a process ID; repeat for more [default: all]
+    #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns_arg(), allow_negative_numbers = true)]
+    netns: Vec<NetnsArg>,
+    /// Only the network namespace of this container: its id in docker, podman, containerd or cri-o, or the beginning of it; repeat
+    /// for more
+    #[arg(long, value_name = "ID")]
+    container: Vec<ContainerArg>,
+    #[arg(skip)]
+    selected: OnceLock<Vec<NetnsArg>>,
+}
+
+#[cfg(feature = "trace")]
+impl SomeNetnsArgs {
+    /// Finds the selected namespaces; `None` if all are.
+    ///
+    /// # Errors
+    /// A selected namespace does not exist or cannot be opened.
+    pub fn namespaces(&self) -> Result<Option<Namespaces>, CommandError> {
+        let selected = selected(&self.selected, &self.netns, &self.container)?;
+        Ok(if selected.is_empty() { None } else { Some(Namespaces::named(selected)?) })
+    }
+}

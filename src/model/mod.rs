@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod bind;
 pub mod call;
+pub mod close;
 pub mod command;
 pub mod container;
 pub mod demo;

@@ -69,6 +69,10 @@ pub enum SnapshotError {
          question"
     )]
     NotRecorded,
+    /// Closes cannot be traced.
+    #[cfg(feature = "trace")]
+    #[error("closes cannot be traced: {0}")]
+    Trace(#[from] crate::trace::TraceError),
     /// The question is about one network namespace.
     #[error("this question needs exactly one network namespace")]
     OneNamespace,
@@ -84,6 +88,11 @@ impl SnapshotError {
             Self::Destroy(error) => error.hint(),
             Self::Netns(error) => error.hint(),
             Self::NotReplaced { failure, .. } => failure.hint(),
+            #[cfg(feature = "trace")]
+            Self::Trace(error) if error.is_about_privilege() => Some(
+                "BPF needs CAP_BPF and CAP_PERFMON in the initial user namespace (or root there). A sandbox or a container can \
+                 refuse bpf(2) even to root",
+            ),
             _ => None,
         }
     }

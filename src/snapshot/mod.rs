@@ -25,6 +25,8 @@ pub mod buckets;
 #[cfg(feature = "cli")]
 pub mod call;
 pub mod capacity;
+#[cfg(feature = "trace")]
+pub mod closes;
 pub mod connect;
 pub mod error;
 pub mod health;

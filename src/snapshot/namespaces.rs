@@ -73,6 +73,17 @@ impl Namespaces {
         matches!(self.0, Which::Several(..))
     }
 
+    /// The inode numbers of named namespaces, and of the caller's own; `None` for all namespaces.
+    #[cfg(feature = "trace")]
+    #[must_use]
+    pub fn inodes(&self) -> Option<Vec<u64>> {
+        match &self.0 {
+            Which::Own => Some(netns::current().ok().flatten().map(|netns| netns.id.inode).into_iter().collect()),
+            Which::One(one) => Some(vec![one.netns.id.inode]),
+            Which::Several(namespaces, _) => Some(namespaces.iter().map(|netns| netns.netns.id.inode).collect()),
+        }
+    }
+
     /// Splits the value into one value per namespace, for a question that needs a separate answer for each.
     pub fn each(self) -> impl Iterator<Item = Self> {
         let (first, others) = match self.0 {

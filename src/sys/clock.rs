@@ -28,6 +28,13 @@ impl Stopwatch {
     }
 }
 
+/// The time of CLOCK_MONOTONIC, which BPF programs read.
+#[must_use]
+pub fn monotonic() -> Duration {
+    // The call fails only for an unknown clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 /// The processor time of all threads of this process.
 #[must_use]
 pub fn processor_time() -> Duration {

@@ -52,6 +52,13 @@ impl Interrupts {
         }
     }
 
+    /// The descriptor that becomes readable when a signal arrives.
+    #[cfg(feature = "trace")]
+    #[must_use]
+    pub fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
     /// Unblocks the signals in the calling thread. Pending signals are delivered. Other threads keep them blocked.
     pub fn release(&self) {
         // This cannot fail, because the mask was valid before.

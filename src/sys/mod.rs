@@ -4,6 +4,8 @@
 #[cfg(feature = "exporter")]
 pub mod activation;
 pub mod bind;
+#[cfg(feature = "trace")]
+pub mod bpf;
 #[cfg(feature = "cli")]
 pub mod caller;
 pub mod capabilities;

@@ -25,6 +25,8 @@ pub mod style;
 pub mod summary;
 pub mod table;
 pub mod text;
+#[cfg(feature = "trace")]
+pub mod trace;
 mod usual;
 pub mod value;
 pub mod wait;

@@ -29,6 +29,7 @@ pub(crate) mod screen;
 pub(crate) mod services;
 pub(crate) mod settings;
 pub(crate) mod situations;
+pub(crate) mod tracer;
 pub(crate) mod twtool;
 pub(crate) mod varied;
 pub(crate) mod waiter;

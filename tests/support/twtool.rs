@@ -87,6 +87,11 @@ impl Run {
         }
     }
 
+    /// A run that something else has ended.
+    pub(crate) fn from_parts(command: &str, code: Option<i32>, stdout: String, stderr: String) -> Self {
+        Self { command: command.to_owned(), code, stdout, stderr }
+    }
+
     /// Asserts exit code 0 and an empty stderr.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {

@@ -1,0 +1,305 @@
+//! Counts closes by their maker: by process, unit, container, destination, local port or network namespace.
+//!
+//! Memory is bounded: there are at most [`MOST`] groups. Closes of further groups are counted together.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::close::{Close, MakerFacts, Outcome, Role};
+use crate::model::container::Runtime;
+use crate::model::port::Port;
+
+/// The most groups.
+pub const MOST: usize = 16 * 1024;
+
+/// The seconds for which TIME_WAIT lasts on every kernel without `tcp_tw_timeout`.
+const SECONDS: usize = 60;
+
+/// What closes are grouped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words of the command line")]
+pub enum By {
+    Process,
+    Unit,
+    Container,
+    Destination,
+    LocalPort,
+    Netns,
+}
+
+/// A group of closes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A process.
+    Process(Arc<ProcessKey>),
+    /// A systemd unit.
+    Unit(String),
+    /// The id of a container, and what runs it.
+    Container(Option<&'static str>, String),
+    /// The remote end of a connection that this machine opened.
+    Destination(IpAddr, Port),
+    /// A client of a server on this machine, by its address.
+    Client(IpAddr),
+    /// The local port.
+    LocalPort(Port),
+    /// The inode number of the network namespace.
+    Netns(u64),
+    /// The process is known and belongs to no unit, or to no container.
+    Outside,
+    /// The process is not known.
+    Unknown,
+    /// The groups after the first [`MOST`].
+    Others,
+}
+
+/// The identity of a process, and what its row shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessKey {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Its unit.
+    pub unit: Option<String>,
+    /// Its container: what runs it, and its id.
+    pub container: Option<(Option<&'static str>, String)>,
+}
+
+impl ProcessKey {
+    fn new(facts: &MakerFacts) -> Self {
+        Self {
+            pid: facts.pid,
+            comm: facts.comm.clone(),
+            unit: facts.unit().map(str::to_owned),
+            container: facts.container().map(|one| (one.runtime.map(Runtime::name), one.id.to_owned())),
+        }
+    }
+}
+
+/// The number of closes of a group.
+#[derive(Clone, Debug)]
+struct Count {
+    closes: u64,
+    /// The closes at the last [`Makers::table`].
+    before: u64,
+    /// The buckets made in each of the last 60 seconds, by the second modulo 60.
+    made: Box<[u32; SECONDS]>,
+    /// The last second in which `made` was written.
+    last: u64,
+}
+
+impl Count {
+    fn new() -> Self {
+        Self { closes: 0, before: 0, made: Box::new([0; SECONDS]), last: 0 }
+    }
+
+    /// Clears the seconds that are older than a minute.
+    fn advance(&mut self, second: u64) {
+        let stale = second.saturating_sub(self.last).min(SECONDS as u64);
+        for back in 0..stale {
+            self.made[slot(second - back)] = 0;
+        }
+        self.last = self.last.max(second);
+    }
+}
+
+/// The place of a second in [`Count::made`].
+fn slot(second: u64) -> usize {
+    usize::try_from(second % SECONDS as u64).unwrap_or(0)
+}
+
+/// A row of the table of groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MakerRow {
+    /// The group.
+    pub key: Key,
+    /// Its closes.
+    pub closes: u64,
+    /// Its closes per second since the last table, or since the start in the final one.
+    pub per_second: f64,
+    /// Its part of all closes, 0 to 1.
+    pub share: f64,
+    /// The buckets that it made in the last 60 s: TIME_WAIT, and FIN_WAIT_2 that becomes TIME_WAIT when the peer closes.
+    pub buckets: u64,
+}
+
+/// Closes by group.
+#[derive(Debug)]
+pub struct Makers {
+    by: By,
+    groups: HashMap<Key, Count>,
+    closes: u64,
+    /// When [`Self::table`] was called last.
+    marked: Duration,
+}
+
+impl Makers {
+    /// No closes yet.
+    #[must_use]
+    pub fn new(by: By) -> Self {
+        Self { by, groups: HashMap::new(), closes: 0, marked: Duration::ZERO }
+    }
+
+    /// The number of closes.
+    #[must_use]
+    pub const fn closes(&self) -> u64 {
+        self.closes
+    }
+
+    /// Adds a close that was seen at this time after the start.
+    pub fn add(&mut self, close: &Close, elapsed: Duration) {
+        let mut key = self.key(close);
+        if self.groups.len() >= MOST && !self.groups.contains_key(&key) {
+            key = Key::Others;
+        }
+        let count = self.groups.entry(key).or_insert_with(Count::new);
+        count.closes += 1;
+        self.closes += 1;
+        let second = elapsed.as_secs();
+        count.advance(second);
+        if matches!(close.outcome, Outcome::TimeWait | Outcome::FinWait2) {
+            count.made[slot(second)] += 1;
+        }
+    }
+
+    fn key(&self, close: &Close) -> Key {
+        match self.by {
+            By::Netns => return Key::Netns(close.netns),
+            By::LocalPort => return Key::LocalPort(close.tuple.local_port()),
+            By::Destination if close.role == Role::Accepted => return Key::Client(close.tuple.remote_addr()),
+            By::Destination => return Key::Destination(close.tuple.remote_addr(), close.tuple.remote_port()),
+            By::Process | By::Unit | By::Container => {}
+        }
+        let Some(maker) = &close.maker else { return Key::Unknown };
+        let facts = &maker.facts;
+        match self.by {
+            By::Unit => facts.unit().map_or(Key::Outside, |unit| Key::Unit(unit.to_owned())),
+            By::Container => facts.container().map_or(Key::Outside, |container| {
+                Key::Container(container.runtime.map(Runtime::name), container.id.to_owned())
+            }),
+            _ => Key::Process(Arc::new(ProcessKey::new(facts))),
+        }
+    }
+
+    /// The groups with the most closes. `last`: rates count from the start; otherwise from the last table.
+    pub fn table(&mut self, top: usize, elapsed: Duration, last: bool) -> Vec<MakerRow> {
+        let since = if last { elapsed } else { elapsed.saturating_sub(self.marked) }.as_secs_f64();
+        self.marked = elapsed;
+        let all = self.closes;
+        let row = |(key, count): (&Key, &mut Count)| {
+            count.advance(elapsed.as_secs());
+            let recent = if last { count.closes } else { count.closes - count.before };
+            count.before = count.closes;
+            MakerRow {
+                key: key.clone(),
+                closes: count.closes,
+                per_second: if since > 0.0 { float(recent) / since } else { 0.0 },
+                share: if all > 0 { float(count.closes) / float(all) } else { 0.0 },
+                buckets: count.made.iter().map(|made| u64::from(*made)).sum(),
+            }
+        };
+        let mut rows: Vec<MakerRow> = self.groups.iter_mut().map(row).collect();
+        // Groups with the same number of closes keep a stable order.
+        rows.sort_by_cached_key(|row| (std::cmp::Reverse(row.closes), format!("{:?}", row.key)));
+        rows.truncate(top);
+        rows
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate needs fewer digits")]
+const fn float(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::close::{Maker, Method};
+    use crate::model::socket::FourTuple;
+    use crate::model::user::User;
+    use std::time::SystemTime;
+
+    fn close(pid: Option<u32>, cgroup: Option<&str>, role: Role, outcome: Outcome) -> Close {
+        let facts = |pid| MakerFacts {
+            pid,
+            own_pid_namespace: true,
+            comm: "web".into(),
+            cgroup: cgroup.map(str::to_owned),
+            ..MakerFacts::default()
+        };
+        let user = User { uid: 0, name: None };
+        let maker = |pid| Maker { facts: Arc::new(facts(pid)), tid: pid, thread: "web".into(), user: user.clone() };
+        let end = |addr: &str, port| (addr.parse().expect("an address"), Port(port));
+        Close {
+            at: SystemTime::UNIX_EPOCH,
+            netns: 7,
+            cookie: None,
+            tuple: FourTuple::new(end("10.0.0.1", 80), end("10.0.0.2", 40000)),
+            interface: None,
+            mark: None,
+            outcome,
+            role,
+            maker: pid.map(maker),
+            method: Method::Bpf,
+        }
+    }
+
+    fn keys(by: By, closes: &[Close]) -> Vec<(Key, u64)> {
+        let mut makers = Makers::new(by);
+        for close in closes {
+            makers.add(close, Duration::ZERO);
+        }
+        makers.table(9, Duration::from_secs(2), true).into_iter().map(|row| (row.key, row.closes)).collect()
+    }
+
+    #[test]
+    fn closes_are_counted_by_what_was_asked() {
+        let web = close(Some(5), Some("/system.slice/web.service"), Role::Accepted, Outcome::TimeWait);
+        let bare = close(Some(6), Some("/"), Role::Connected, Outcome::TimeWait);
+        let unknown = close(None, None, Role::Unknown, Outcome::TimeWait);
+        let closes = [web.clone(), web, bare, unknown];
+        let remote = || "10.0.0.2".parse().expect("an address");
+        assert_eq!(
+            keys(By::Unit, &closes),
+            [(Key::Unit("web.service".into()), 2), (Key::Outside, 1), (Key::Unknown, 1)]
+        );
+        assert_eq!(keys(By::Netns, &closes), [(Key::Netns(7), 4)]);
+        assert_eq!(keys(By::LocalPort, &closes), [(Key::LocalPort(Port(80)), 4)]);
+        assert_eq!(
+            keys(By::Destination, &closes),
+            [(Key::Client(remote()), 2), (Key::Destination(remote(), Port(40000)), 2)]
+        );
+        assert_eq!(keys(By::Container, &closes), [(Key::Outside, 3), (Key::Unknown, 1)]);
+        assert_eq!(keys(By::Process, &closes).len(), 3);
+    }
+
+    #[test]
+    fn rates_count_from_the_last_table_and_sockets_for_a_minute() {
+        let mut makers = Makers::new(By::Netns);
+        let made = close(None, None, Role::Accepted, Outcome::TimeWait);
+        let aborted = close(None, None, Role::Accepted, Outcome::Aborted);
+        let at = Duration::from_secs;
+        makers.add(&made, at(0));
+        makers.add(&aborted, at(1));
+        let numbers = |rows: Vec<MakerRow>| rows.iter().map(|row| (row.per_second, row.buckets)).collect::<Vec<_>>();
+        assert_eq!(numbers(makers.table(9, at(2), false)), [(1.0, 1)]);
+        makers.add(&made, at(59));
+        assert_eq!(numbers(makers.table(9, at(59), false)), [(1.0 / 57.0, 2)]);
+        assert_eq!(numbers(makers.table(9, at(60), false)), [(0.0, 1)], "the first one is a minute old");
+        assert_eq!(numbers(makers.table(9, at(1000), false)), [(0.0, 0)]);
+        assert_eq!(numbers(makers.table(9, at(1000), true)), [(0.003, 0)]);
+    }
+
+    #[test]
+    fn groups_after_the_most_are_counted_together() {
+        let mut makers = Makers::new(By::Process);
+        for pid in 0..=u32::try_from(MOST).expect("small") {
+            makers.add(&close(Some(pid), None, Role::Accepted, Outcome::TimeWait), Duration::ZERO);
+        }
+        let rows = makers.table(usize::MAX, Duration::ZERO, true);
+        assert_eq!(rows.len(), MOST + 1);
+        assert!(rows.iter().any(|row| row.key == Key::Others));
+    }
+}

@@ -1,0 +1,307 @@
+//! `twtool trace`: shows live who closes connections.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::netns::SomeNetnsArgs;
+use super::selection::SelectionArgs;
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use crate::analysis::makers::{By, Makers};
+use crate::filter::parser::parse_duration;
+use crate::model::close::Close;
+use crate::model::facts::Facts;
+use crate::snapshot::closes::{Closes, Signal};
+use crate::view;
+use crate::view::json::Envelope;
+
+/// The time between two tables on a terminal.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// The most network namespaces whose names are kept.
+const MOST_NAMES: usize = 8192;
+
+/// Arguments of `twtool trace`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+A TIME_WAIT socket belongs to no process, so no list can name its maker. twtool trace sees each close when it happens, and names the \
+process that closed first: its end makes the TIME_WAIT socket. It covers every network namespace of the machine, and prints a line for \
+each close when the connection has ended on this side. A BPF program collects the closes; the kernel removes it when twtool ends, \
+however it ends.
+
+OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows if it does), or aborted (a RST or an error ended the \
+connection, so there is no TIME_WAIT). ROLE is accepted or connected. A connection that closed before twtool started, or whose closer \
+the kernel does not show, has an unknown process.
+
+With --by, twtool counts closes by group: on a terminal the table is refreshed each second; otherwise it is printed once at the end. \
+BUCKETS is the number of TIME_WAIT and FIN_WAIT_2 sockets that the group made in the last 60 seconds.
+
+FILTER and its flags select closes as in `twtool list`; expires cannot be tested. direction = inbound selects accepted connections.
+
+BPF needs CAP_BPF and CAP_PERFMON, and Linux 5.12 with type information (BTF).
+
+Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, closes cannot be traced, or closes were \
+lost. 130 interrupted.
+
+Examples:
+  twtool trace                                   show each close of every network namespace
+  twtool trace 'sport = :443'                    show the closes of one server
+  twtool trace --netns web --duration 10s        trace one network namespace for ten seconds
+  twtool trace --by unit                         count by systemd unit until Ctrl-C
+  twtool trace --by process --top 5 --duration 10s
+  twtool trace -o ndjson --count 100 | jq -r '.process.comm'
+  twtool trace --by destination -o json --duration 30s
+")]
+pub struct TraceArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Count closes by this, and print a table
+    #[arg(long, value_enum, value_name = "KEY")]
+    by: Option<ByArg>,
+    /// Number of groups in the table
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "by", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// How to find the process of a close [default: bpf]
+    #[arg(long, value_enum, default_value_t = MethodArg::Bpf, hide_default_value = true, value_name = "METHOD")]
+    method: MethodArg,
+    /// End after this time, like 30s or 10m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_negative_numbers = true)]
+    duration: Option<Duration>,
+    /// End after this number of closes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
+    count: Option<u64>,
+    #[command(flatten)]
+    namespaces: SomeNetnsArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodArg {
+    /// A BPF program that sees each close
+    Bpf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ByArg {
+    /// Process
+    Process,
+    /// systemd unit
+    Unit,
+    /// Container
+    Container,
+    /// Remote address and port of connections that this machine opened; the address of clients
+    Destination,
+    /// Local port
+    LocalPort,
+    /// Network namespace
+    Netns,
+}
+
+impl ByArg {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Unit => "unit",
+            Self::Container => "container",
+            Self::Destination => "destination",
+            Self::LocalPort => "local-port",
+            Self::Netns => "netns",
+        }
+    }
+}
+
+impl From<ByArg> for By {
+    fn from(by: ByArg) -> Self {
+        match by {
+            ByArg::Process => Self::Process,
+            ByArg::Unit => Self::Unit,
+            ByArg::Container => Self::Container,
+            ByArg::Destination => Self::Destination,
+            ByArg::LocalPort => Self::LocalPort,
+            ByArg::Netns => Self::Netns,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    let format = global.format();
+    match (format, args.by) {
+        (Format::Csv, _) => {
+            return Err(bad_value(&"csv", "--output <FORMAT>", "the process of a close is no flat record; use ndjson"));
+        }
+        (Format::Json, None) => {
+            let why = "closes are reported when they happen; use ndjson, or --by for one document at the end";
+            return Err(bad_value(&"json", "--output <FORMAT>", why));
+        }
+        _ => {}
+    }
+    let namespaces = args.namespaces.namespaces()?;
+    let started = Closes::start(&args.selection.selection(global), namespaces.as_ref())?;
+    context.warn(&started.sentences());
+    let mut closes = started.value;
+    let mut warnings = vec![];
+    if !closes.own_pid_namespace() {
+        warnings.push(
+            "process numbers are those of the initial pid namespace, because twtool runs in another one".to_owned(),
+        );
+    }
+    context.warn(&warnings);
+    let signal = match args.by {
+        None => {
+            if format == Format::Table {
+                view::trace::header(context.out)?;
+                context.out.flush()?;
+            }
+            follow(args, &mut closes, &mut Lines { out: context.out, format })?
+        }
+        Some(by) => {
+            let live = format == Format::Table && context.style.width.is_some();
+            let drawn = live.then_some(Duration::ZERO);
+            let mut groups =
+                Groups { makers: Makers::new(by.into()), names: BTreeMap::new(), args, by, drawn, context };
+            let signal = follow(args, &mut closes, &mut groups)?;
+            groups.finish(&closes, format, warnings)?;
+            signal
+        }
+    };
+    let totals = closes.totals();
+    if format == Format::Table {
+        // Standard output has only closes, so the totals go to standard error.
+        let _ = writeln!(context.err, "{}", view::trace::totals(totals));
+    }
+    if totals.lost > 0 {
+        context.warn(&[lost(totals.lost)]);
+    }
+    context.out.flush()?;
+    if let Some(signal) = signal {
+        closes.let_through(signal)?;
+    }
+    Ok(ExitStatus::complete(totals.lost == 0))
+}
+
+fn lost(lost: u64) -> String {
+    let closes = if lost == 1 { "1 close is" } else { &format!("{lost} closes are") };
+    format!("{closes} missing, because twtool did not read them in time")
+}
+
+/// What is done with closes.
+trait Sink {
+    /// A selected close.
+    fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()>;
+
+    /// The closes so far have been passed on.
+    fn pause(&mut self, elapsed: Duration) -> io::Result<()>;
+}
+
+/// Passes closes on until --count, --duration or a signal ends it. Returns the signal.
+fn follow(args: &TraceArgs, closes: &mut Closes, sink: &mut dyn Sink) -> Result<Option<Signal>, CommandError> {
+    let mut left = args.count.unwrap_or(u64::MAX);
+    loop {
+        let elapsed = closes.elapsed();
+        let time = args.duration.map_or(REFRESH, |end| end.saturating_sub(elapsed));
+        let mut written = Ok(());
+        let signal = closes.next(time, &mut |close, facts| {
+            left -= 1;
+            written = sink.close(&close, facts, elapsed);
+            if left == 0 || written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        written?;
+        let elapsed = closes.elapsed();
+        sink.pause(elapsed)?;
+        if signal.is_some() || left == 0 || args.duration.is_some_and(|end| elapsed >= end) {
+            return Ok(signal);
+        }
+    }
+}
+
+/// Writes a line or a record for each close.
+struct Lines<'a> {
+    out: &'a mut (dyn Write + Send),
+    format: Format,
+}
+
+impl Sink for Lines<'_> {
+    fn close(&mut self, close: &Close, facts: &Facts, _: Duration) -> io::Result<()> {
+        match self.format {
+            Format::Table => view::trace::line(self.out, close, facts),
+            _ => view::trace::record(self.out, close, facts),
+        }
+    }
+
+    fn pause(&mut self, _: Duration) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Counts closes by group.
+struct Groups<'a, 'b> {
+    makers: Makers,
+    /// The names of network namespaces by inode number.
+    names: BTreeMap<u64, String>,
+    args: &'a TraceArgs,
+    by: ByArg,
+    /// When the table was drawn last; `None` if it is drawn only at the end.
+    drawn: Option<Duration>,
+    context: &'a mut Context<'b>,
+}
+
+impl Groups<'_, '_> {
+    fn table(&mut self, elapsed: Duration, last: bool) -> io::Result<()> {
+        let rows = self.makers.table(self.args.top as usize, elapsed, last);
+        let names = |inode| self.names.get(&inode).cloned();
+        view::trace::groups(self.context.out, self.by.into(), &rows, &names, self.context.style)
+    }
+
+    fn finish(mut self, closes: &Closes, format: Format, warnings: Vec<String>) -> Result<(), CommandError> {
+        let (elapsed, totals) = (closes.elapsed(), closes.totals());
+        if format == Format::Table {
+            if self.drawn.is_some() {
+                self.context.out.write_all(CLEAR)?;
+            }
+            return Ok(self.table(elapsed, true)?);
+        }
+        let rows = self.makers.table(self.args.top as usize, elapsed, true);
+        if format == Format::Ndjson {
+            return Ok(view::trace::group_records(self.context.out, &rows)?);
+        }
+        let warnings: Vec<String> = warnings.into_iter().chain((totals.lost > 0).then(|| lost(totals.lost))).collect();
+        let facts = Facts { netns: None, netns_name: None, ..closes.own_facts().clone() };
+        let complete = totals.lost == 0;
+        let envelope = Envelope { schema: "twtool.trace/1", facts: &facts, complete, warnings: &warnings };
+        Ok(view::trace::document(self.context.out, envelope, self.by.name(), &rows, totals)?)
+    }
+}
+
+/// Moves to the top left corner and clears the screen.
+const CLEAR: &[u8] = b"\x1b[H\x1b[J";
+
+impl Sink for Groups<'_, '_> {
+    fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()> {
+        if let Some(name) = &facts.netns_name
+            && self.by == ByArg::Netns
+            && self.names.len() < MOST_NAMES
+            && !self.names.contains_key(&close.netns)
+        {
+            self.names.insert(close.netns, name.clone());
+        }
+        self.makers.add(close, elapsed);
+        Ok(())
+    }
+
+    fn pause(&mut self, elapsed: Duration) -> io::Result<()> {
+        if self.drawn.is_none_or(|drawn| elapsed < drawn + REFRESH) {
+            return Ok(());
+        }
+        self.drawn = Some(elapsed);
+        self.context.out.write_all(CLEAR)?;
+        self.table(elapsed, false)?;
+        self.context.out.flush()
+    }
+}

@@ -1,0 +1,303 @@
+//! Follows closes of connections live, and names the process, unit and container behind each.
+//!
+//! The BPF program (`trace`) reports numbers and short names at the time of the close. This module adds what only user space can
+//! read: the command line, the path of the cgroup, the names of users and of network namespaces. A process that has ended
+//! meanwhile keeps the names that the kernel reported.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Answer, Namespaces, Selection, SnapshotError};
+use crate::filter::Filter;
+use crate::model::close::{Close, CloseTotals, Maker, MakerFacts, Method, Outcome, Role};
+use crate::model::facts::Facts;
+use crate::model::interfaces::Interfaces;
+use crate::model::row::{Direction, Row};
+use crate::model::socket::TimeWaitBucket;
+use crate::model::user::User;
+use crate::source;
+use crate::sys::bpf::Wakes;
+use crate::sys::clock::{self, Stopwatch};
+use crate::sys::interrupt::Interrupts;
+pub use crate::sys::interrupt::Signal;
+use crate::sys::{cgroup, netns, owners, users};
+use crate::trace::{Record, Task, TraceError, Tracer};
+
+/// The time between two reads of the ring buffer.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// The most processes, and the most network namespaces, whose facts are kept.
+const MOST: usize = 8192;
+
+/// Gets each selected close, with the facts of its network namespace.
+pub type OnClose<'a> = dyn FnMut(Close, &Facts) -> ControlFlow<()> + 'a;
+
+/// Sees closes, in every network namespace or in some.
+pub struct Closes {
+    tracer: Tracer,
+    wakes: Wakes,
+    interrupts: Interrupts,
+    filter: Filter,
+    /// The inode numbers of the selected namespaces; `None` selects all.
+    selected: Option<BTreeSet<u64>>,
+    namespaces: NamespaceFacts,
+    makers: Makers,
+    totals: CloseTotals,
+    /// The time between the two clocks when the ring buffer was read.
+    began: Stopwatch,
+}
+
+impl Closes {
+    /// Starts to trace. From now on SIGINT and SIGTERM are held back; see [`Self::next`].
+    ///
+    /// # Errors
+    /// The selection has a mistake, or closes cannot be traced here.
+    pub fn start(selection: &Selection, namespaces: Option<&Namespaces>) -> Result<Answer<Self>, SnapshotError> {
+        let own = source::kernel_facts();
+        let (filter, about_words) = selection.resolve(&own)?;
+        if filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
+            return Err(SnapshotError::Unjudged("a close has no remaining time, so expires has no meaning"));
+        }
+        let tracer = Tracer::start()?;
+        let interrupts = Interrupts::hold().map_err(SnapshotError::Observer)?;
+        let wakes = Wakes::new(tracer.as_fd(), &interrupts).map_err(SnapshotError::Observer)?;
+        let selected = namespaces.and_then(Namespaces::inodes).map(|inodes| inodes.into_iter().collect());
+        let closes = Self {
+            tracer,
+            wakes,
+            interrupts,
+            filter,
+            selected,
+            namespaces: NamespaceFacts::new(own),
+            makers: Makers::new(),
+            totals: CloseTotals::default(),
+            began: Stopwatch::start(),
+        };
+        Ok(Answer { about_words, ..Answer::whole(closes) })
+    }
+
+    /// The facts of twtool's own network namespace.
+    #[must_use]
+    pub fn own_facts(&self) -> &Facts {
+        &self.namespaces.own
+    }
+
+    /// Whether the numbers of processes are those of twtool's own pid namespace. Otherwise they are those of the initial one.
+    #[must_use]
+    pub fn own_pid_namespace(&self) -> bool {
+        self.makers.own_pid_namespace
+    }
+
+    /// The time since tracing began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Waits for this time at most, and passes the closes that came meanwhile to `each`. Returns the signal that has arrived, if
+    /// one has. The caller finishes its output and calls [`Self::let_through`].
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn next(&mut self, time: Duration, each: &mut OnClose) -> Result<Option<Signal>, SnapshotError> {
+        let failed = |source| TraceError::Failed { call: "reading the ring buffer", source };
+        self.wakes.wait(time.min(INTERVAL)).map_err(failed)?;
+        let signal = self.interrupts.wait(Duration::ZERO).map_err(failed)?;
+        self.drain(each).map_err(failed)?;
+        Ok(signal)
+    }
+
+    /// Delivers a signal that [`Self::next`] returned.
+    ///
+    /// # Errors
+    /// The signal cannot be raised.
+    pub fn let_through(&self, signal: Signal) -> io::Result<()> {
+        self.interrupts.let_through(signal)
+    }
+
+    /// How many closes were seen so far.
+    #[must_use]
+    pub const fn totals(&self) -> CloseTotals {
+        self.totals
+    }
+
+    fn drain(&mut self, each: &mut OnClose) -> io::Result<()> {
+        let Self { tracer, filter, selected, namespaces, makers, totals, .. } = self;
+        // Both clocks are read together. The real-time clock can be set while twtool runs.
+        let (now, monotonic) = (clock::now(), clock::monotonic());
+        let mut flow = ControlFlow::Continue(());
+        tracer.drain(&mut |record| {
+            if flow.is_break() {
+                return;
+            }
+            let at = time_of(&record, now, monotonic);
+            let inode = u64::from(record.netns);
+            if selected.as_ref().is_some_and(|selected| !selected.contains(&inode)) {
+                return;
+            }
+            let facts = namespaces.get(inode);
+            let close = close(record, at, &facts, makers);
+            totals.seen += 1;
+            totals.named += u64::from(close.maker.is_some());
+            if filter.accepts(&row(&close)) {
+                flow = each(close, &facts);
+            }
+        });
+        totals.lost = tracer.lost()?;
+        Ok(())
+    }
+}
+
+/// The time of a record on the real-time clock.
+fn time_of(record: &Record, now: SystemTime, monotonic: Duration) -> SystemTime {
+    let age = monotonic.saturating_sub(Duration::from_nanos(record.time_ns));
+    now.checked_sub(age).unwrap_or(now)
+}
+
+fn close(record: Record, at: SystemTime, facts: &Facts, makers: &mut Makers) -> Close {
+    let role = if record.accepted {
+        Role::Accepted
+    } else if facts.ephemeral(record.tuple.local_port()) == Some(true) {
+        Role::Connected
+    } else {
+        Role::Unknown
+    };
+    Close {
+        at,
+        netns: record.netns.into(),
+        cookie: record.cookie,
+        tuple: record.tuple,
+        interface: record.interface,
+        mark: Some(record.mark),
+        outcome: record.outcome,
+        role,
+        maker: record.task.filter(|task| task.did_it).map(|task| makers.maker(task)),
+        method: Method::Bpf,
+    }
+}
+
+/// The close as the row of a bucket, for a filter.
+fn row(close: &Close) -> Row {
+    let bucket = TimeWaitBucket {
+        tuple: close.tuple,
+        fin_wait_2: close.outcome == Outcome::FinWait2,
+        expires_ms: 0,
+        interface: close.interface,
+        mark: close.mark,
+        cookie: close.cookie,
+    };
+    let direction = match close.role {
+        Role::Accepted => Direction::Inbound,
+        Role::Connected => Direction::Outbound,
+        Role::Unknown => Direction::Unknown,
+    };
+    Row { bucket, direction, netns: 0 }
+}
+
+/// The facts of network namespaces by their inode number.
+struct NamespaceFacts {
+    own: Arc<Facts>,
+    known: BTreeMap<u64, Arc<Facts>>,
+    /// When the names of all namespaces were read.
+    listed: Option<Stopwatch>,
+}
+
+impl NamespaceFacts {
+    fn new(own: Facts) -> Self {
+        Self { own: Arc::new(own), known: BTreeMap::new(), listed: None }
+    }
+
+    fn get(&mut self, inode: u64) -> Arc<Facts> {
+        /// Reading the names of a thousand namespaces takes some milliseconds.
+        const LIST_AGAIN: Duration = Duration::from_secs(1);
+        if self.own.netns == Some(inode) {
+            return Arc::clone(&self.own);
+        }
+        if let Some(facts) = self.known.get(&inode) {
+            return Arc::clone(facts);
+        }
+        if self.listed.is_none_or(|listed| listed.elapsed() >= LIST_AGAIN) {
+            self.listed = Some(Stopwatch::start());
+            self.known.clear();
+            for open in netns::all().namespaces {
+                let name = open.netns.name.as_ref().map(ToString::to_string);
+                self.known.insert(open.netns.id.inode, self.of_other(open.netns.id.inode, name));
+            }
+        }
+        match self.known.get(&inode) {
+            Some(facts) => Arc::clone(facts),
+            // Its name may become known with the next list.
+            None => self.of_other(inode, None),
+        }
+    }
+
+    /// The facts of another namespace: its interfaces have numbers only.
+    fn of_other(&self, inode: u64, name: Option<String>) -> Arc<Facts> {
+        Arc::new(Facts {
+            netns: Some(inode),
+            netns_name: name,
+            interfaces: Interfaces::default(),
+            ..Facts::clone(&self.own)
+        })
+    }
+}
+
+/// The processes that closed something.
+struct Makers {
+    own_pid_namespace: bool,
+    /// By number, start and name, because execve(2) changes the name and the arguments.
+    known: HashMap<(u32, u64, String), Arc<MakerFacts>, foldhash::fast::RandomState>,
+    /// The paths of cgroups by their number in the unified hierarchy.
+    cgroups: HashMap<u64, Option<String>, foldhash::fast::RandomState>,
+}
+
+impl Makers {
+    fn new() -> Self {
+        let own_pid_namespace = owners::in_initial_pid_namespace();
+        Self { own_pid_namespace, known: HashMap::default(), cgroups: HashMap::default() }
+    }
+
+    fn maker(&mut self, task: Task) -> Maker {
+        let key = (task.pid, task.start_ns, task.comm);
+        if self.known.len() >= MOST && !self.known.contains_key(&key) {
+            self.known.clear();
+        }
+        let facts = if let Some(facts) = self.known.get(&key) {
+            Arc::clone(facts)
+        } else {
+            let facts = Arc::new(self.read(&key, task.cgroup, &task.cgroup_name, task.kernel));
+            self.known.insert(key, Arc::clone(&facts));
+            facts
+        };
+        let user = users::user(task.uid).unwrap_or(User { uid: task.uid, name: None });
+        Maker { facts, tid: task.tid, thread: task.thread, user }
+    }
+
+    fn read(&mut self, key: &(u32, u64, String), id: u64, name: &str, kernel: bool) -> MakerFacts {
+        let (pid, start_ns, comm) = key;
+        // The number belongs to the initial pid namespace, and /proc shows numbers of twtool's own.
+        let process = if self.own_pid_namespace { owners::process_started_at(*pid, *start_ns) } else { None };
+        let (cmdline, path) = process.map(|process| (process.cmdline, process.cgroup)).unwrap_or_default();
+        MakerFacts {
+            pid: *pid,
+            own_pid_namespace: self.own_pid_namespace,
+            comm: comm.clone(),
+            cmdline,
+            cgroup: path.or_else(|| self.path(id)).or_else(|| (!name.is_empty()).then(|| format!("/{name}"))),
+            kernel,
+        }
+    }
+
+    /// The path of a cgroup whose process has ended.
+    fn path(&mut self, id: u64) -> Option<String> {
+        if self.cgroups.len() >= MOST {
+            self.cgroups.clear();
+        }
+        let find = || cgroup::paths_of(&BTreeSet::from([id])).ok()?.remove(&id);
+        self.cgroups.entry(id).or_insert_with(find).clone()
+    }
+}

@@ -1,0 +1,193 @@
+//! Sees who closes a TCP connection, live, with a BPF program. See [`Tracer`].
+//!
+//! | file | owns |
+//! |---|---|
+//! | `insn` | an assembler of BPF instructions |
+//! | `btf` | the places of members in the structures of the running kernel |
+//! | `program` | the program |
+//! | `record` | the record of a close, and its decoder |
+//!
+//! # Why no BPF library
+//!
+//! twtool must start tracing within 30 ms and 24 MiB. aya 0.14 needs 45 ms and 46 MiB (Linux 6.18, 2026-11-26), most of it to parse
+//! the whole BTF of the kernel, of which this program uses 24 members. libbpf needs a C compiler and libelf. So the program is made of
+//! instructions in memory, and `sys::bpf` calls bpf(2).
+
+pub mod btf;
+pub mod insn;
+pub mod program;
+pub mod record;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use self::btf::{Btf, BtfError, Kind};
+use self::program::{Maps, Offsets};
+pub use self::record::{Record, Task};
+use crate::sys::bpf::{self, MapKind, Object, Ring};
+use crate::sys::errno::{self, Refusal};
+use crate::sys::file;
+
+/// The size of the ring buffer. It has the closes of 0.3 s at 50,000 closes per second. Each is mapped twice.
+pub const RING_BYTES: u32 = 4 << 20;
+
+/// The sockets in FIN_WAIT_1, FIN_WAIT_2 and CLOSING whose closer the kernel remembers. A process that only shuts down its direction
+/// holds an entry until its peer closes.
+pub const PENDING: u32 = 16 * 1024;
+
+/// Why closes cannot be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The kernel does not describe its types.
+    #[error("the kernel's type information (BTF) cannot be read: {path}: {0}", path = btf::KERNEL)]
+    NoBtf(io::Error),
+    /// The kernel lacks a type or a member.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The caller lacks a capability, or a sandbox refuses bpf(2).
+    #[error("{call} returned {}", errno::name(.errno.raw_os_error().unwrap_or_default()))]
+    NotPermitted {
+        /// The command of bpf(2).
+        call: &'static str,
+        /// EPERM or EACCES.
+        errno: io::Error,
+    },
+    /// The kernel lacks something, or another failure.
+    #[error("{call} failed: {source}{}", needs(.call))]
+    Failed {
+        /// The command of bpf(2).
+        call: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel's verifier rejects the program.
+    #[error("the kernel rejects the BPF program: {0}")]
+    Rejected(String),
+}
+
+/// The reason why a kernel may not know a command.
+fn needs(call: &str) -> &'static str {
+    if call == RING_CREATE { "; ring buffers need Linux 5.8" } else { "" }
+}
+
+impl TraceError {
+    /// Whether a capability is missing.
+    #[must_use]
+    pub const fn is_about_privilege(&self) -> bool {
+        matches!(self, Self::NotPermitted { .. })
+    }
+
+    fn of(call: &'static str, error: io::Error) -> Self {
+        match Refusal::of(&error) {
+            Refusal::Refused => Self::NotPermitted { call, errno: error },
+            _ => Self::Failed { call, source: error },
+        }
+    }
+}
+
+const MAP_CREATE: &str = "BPF_MAP_CREATE";
+const RING_CREATE: &str = "BPF_MAP_CREATE of a ring buffer";
+const PROG_LOAD: &str = "BPF_PROG_LOAD";
+const TRACEPOINT_OPEN: &str = "BPF_RAW_TRACEPOINT_OPEN";
+
+/// Sees closes from its start until it is dropped, in every network namespace.
+pub struct Tracer {
+    ring: Ring,
+    lost: Object,
+    /// The kernel detaches the program when this is closed.
+    _attached: Object,
+}
+
+impl Tracer {
+    /// Loads the program and attaches it.
+    ///
+    /// # Errors
+    /// See [`TraceError`].
+    pub fn start() -> Result<Self, TraceError> {
+        // The first map tells whether the caller has CAP_BPF, before the BTF is read.
+        let pending = bpf::make_map(MapKind::LruHash, program::KEY, u32::from(record::LENGTH.unsigned_abs()), PENDING);
+        let pending = pending.map_err(|error| TraceError::of(MAP_CREATE, error))?;
+        let lost = bpf::make_map(MapKind::Array, 4, 8, 1).map_err(|error| TraceError::of(MAP_CREATE, error))?;
+        let ring = Ring::new(RING_BYTES).map_err(|error| TraceError::of(RING_CREATE, error))?;
+        let (offsets, tracepoint) = {
+            let bytes = file::read(Path::new(btf::KERNEL), btf::MOST).map_err(TraceError::NoBtf)?;
+            let btf = Btf::parse(&bytes)?;
+            (Offsets::find(&btf)?, btf.id(Kind::Typedef, program::TRACEPOINT)?)
+        };
+        let maps = Maps { pending: pending.number(), ring: ring.number(), lost: lost.number(), ring_bytes: RING_BYTES };
+        let load = |cgroup_name| load(&program::assemble(&offsets, maps, cgroup_name), tracepoint);
+        // In lockdown mode "confidentiality" the kernel refuses to read names.
+        let loaded = match load(true) {
+            Err(TraceError::Rejected(_)) => load(false),
+            loaded => loaded,
+        }?;
+        let attached = bpf::attach(&loaded).map_err(|error| TraceError::of(TRACEPOINT_OPEN, error))?;
+        Ok(Self { ring, lost, _attached: attached })
+    }
+
+    /// Passes the closes since the last call to `each`.
+    pub fn drain(&mut self, each: &mut dyn FnMut(Record)) {
+        self.ring.drain(&mut |bytes| {
+            if let Some(record) = Record::decode(bytes) {
+                each(record);
+            }
+        });
+    }
+
+    /// The number of closes that the kernel could not pass on, because nobody read the ring buffer in time.
+    ///
+    /// # Errors
+    /// bpf(2) failed.
+    pub fn lost(&self) -> io::Result<u64> {
+        bpf::read_array(&self.lost, 0)
+    }
+}
+
+/// The kernel wakes readers of this descriptor when a quarter of the ring buffer is full.
+impl AsFd for Tracer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+/// Loads a program. The log of the verifier costs time, so it is requested only if the kernel rejects the program.
+fn load(code: &[u8], tracepoint: u32) -> Result<Object, TraceError> {
+    let error = match bpf::load_program(code, tracepoint, None) {
+        Ok(program) => return Ok(program),
+        Err(error) => error,
+    };
+    // EPERM is about capabilities, and EACCES and EINVAL come from the verifier.
+    if error.kind() == io::ErrorKind::PermissionDenied
+        && errno::name(error.raw_os_error().unwrap_or_default()) == "EPERM"
+    {
+        return Err(TraceError::of(PROG_LOAD, error));
+    }
+    let mut log = vec![0; 256 * 1024];
+    match bpf::load_program(code, tracepoint, Some(&mut log)) {
+        Ok(program) => Ok(program),
+        Err(_) => Err(match reason(&log) {
+            Some(reason) => TraceError::Rejected(reason),
+            None => TraceError::Failed { call: PROG_LOAD, source: error },
+        }),
+    }
+}
+
+/// The last line of a log of the verifier that is not a statistic.
+fn reason(log: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(log.split(|byte| *byte == 0).next()?).into_owned();
+    let line = text.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "))?;
+    Some(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_last_line_before_the_statistics() {
+        let log = b"0: R1=ctx()\nunknown func bpf_get_socket_cookie#46\nprocessed 12 insns (limit 1000000)\n\0\0";
+        assert_eq!(reason(log).as_deref(), Some("unknown func bpf_get_socket_cookie#46"));
+        assert_eq!(reason(b"\0\0"), None);
+    }
+}

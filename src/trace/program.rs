@@ -1,0 +1,339 @@
+//! The BPF program that notes who closes a connection.
+//!
+//! It runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
+//!
+//! 1. To FIN_WAIT_1: this end closes first, and the current task does it. The program fills a record (`record`) and stores it in the
+//!    map PENDING under the cookie of the socket. Asking for the cookie also assigns it, and the bucket inherits it.
+//! 2. From FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends, and its flags tell whether a bucket replaces it. The
+//!    program adds them to the record of step 1, sends the record to the ring buffer, and deletes it from PENDING. Without a record of step 1
+//!    (the connection closed before the program was attached, or PENDING was full), it sends a record without a task.
+//! 3. If the ring buffer is full, it counts the loss.
+//!
+//! Sending a record does not wake the reader, which would cost half the speed of short connections. The reader looks at
+//! intervals, and the program wakes it when a quarter of the buffer is full.
+//!
+//! The offsets of members come from the BTF of the running kernel, never from constants.
+
+use super::btf::{Btf, BtfError};
+use super::insn::{Assembler, FP, If, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg, Size};
+use super::record::{self, LENGTH};
+
+/// The tracepoint.
+pub const TRACEPOINT: &str = "btf_trace_inet_sock_set_state";
+
+/// The size of a key of PENDING: a cookie.
+pub const KEY: u32 = 8;
+
+// enum bpf_func_id.
+const MAP_LOOKUP: i32 = 1;
+const MAP_UPDATE: i32 = 2;
+const MAP_DELETE: i32 = 3;
+const KTIME_GET_NS: i32 = 5;
+const GET_CURRENT_PID_TGID: i32 = 14;
+const GET_CURRENT_UID_GID: i32 = 15;
+const GET_SOCKET_COOKIE: i32 = 46;
+const GET_CURRENT_CGROUP_ID: i32 = 80;
+const PROBE_READ_KERNEL_STR: i32 = 115;
+const RINGBUF_OUTPUT: i32 = 130;
+const RINGBUF_QUERY: i32 = 134;
+const SKC_TO_TCP_SOCK: i32 = 137;
+const GET_CURRENT_TASK_BTF: i32 = 158;
+
+// Numbers of net/tcp_states.h.
+const FIN_WAIT1: i32 = 4;
+const FIN_WAIT2: i32 = 5;
+const CLOSE: i32 = 7;
+const CLOSING: i32 = 11;
+
+const IPPROTO_TCP: i32 = 6;
+const AF_INET6: i32 = 10;
+
+/// `BPF_RB_NO_WAKEUP` and `BPF_RB_FORCE_WAKEUP`.
+const NO_WAKEUP: i32 = 1;
+const FORCE_WAKEUP: i32 = 2;
+
+/// Where the members of kernel structures are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    family: i16,
+    local_port: i16,
+    remote_port: i16,
+    /// `inet_sport`, from the beginning of struct tcp_sock.
+    source_port: i16,
+    ipv4: [i16; 2],
+    /// The local and the remote address; `None` on a kernel without IPv6.
+    ipv6: Option<[i16; 2]>,
+    interface: i16,
+    net: i16,
+    flags: i16,
+    protocol: i16,
+    error: i16,
+    mark: i16,
+    backlog: i16,
+    owned: i16,
+    netns_inode: i16,
+    leader: i16,
+    start: i16,
+    comm: i16,
+    task_flags: i16,
+    cgroups: i16,
+    default_cgroup: i16,
+    kernfs: i16,
+    kernfs_name: i16,
+}
+
+impl Offsets {
+    /// Finds every member.
+    ///
+    /// # Errors
+    /// A structure or a member does not exist or has another size. The error names it.
+    pub fn find(btf: &Btf) -> Result<Self, BtfError> {
+        let field = |structure, path, size| {
+            let offset = btf.field(structure, path, size)?;
+            i16::try_from(offset).map_err(|_| BtfError::Form("a member has a very large offset"))
+        };
+        let sock = |path, size| field("sock", path, size);
+        let ipv6 = |path| match sock(path, 16) {
+            Err(BtfError::NoMember { .. }) => Ok(None),
+            found => found.map(Some),
+        };
+        let (local, remote) = (ipv6("__sk_common.skc_v6_rcv_saddr")?, ipv6("__sk_common.skc_v6_daddr")?);
+        Ok(Self {
+            family: sock("__sk_common.skc_family", 2)?,
+            local_port: sock("__sk_common.skc_num", 2)?,
+            remote_port: sock("__sk_common.skc_dport", 2)?,
+            source_port: field("tcp_sock", "inet_conn.icsk_inet.inet_sport", 2)?,
+            ipv4: [sock("__sk_common.skc_rcv_saddr", 4)?, sock("__sk_common.skc_daddr", 4)?],
+            ipv6: local.zip(remote).map(|(local, remote)| [local, remote]),
+            interface: sock("__sk_common.skc_bound_dev_if", 4)?,
+            net: sock("__sk_common.skc_net.net", 8)?,
+            flags: sock("__sk_common.skc_flags", 8)?,
+            protocol: sock("sk_protocol", 2)?,
+            error: sock("sk_err", 4)?,
+            mark: sock("sk_mark", 4)?,
+            backlog: sock("sk_max_ack_backlog", 4)?,
+            owned: sock("sk_lock.owned", 4)?,
+            netns_inode: field("net", "ns.inum", 4)?,
+            leader: field("task_struct", "group_leader", 8)?,
+            start: field("task_struct", "start_boottime", 8)?,
+            comm: field("task_struct", "comm", 16)?,
+            task_flags: field("task_struct", "flags", 4)?,
+            cgroups: field("task_struct", "cgroups", 8)?,
+            default_cgroup: field("css_set", "dfl_cgrp", 8)?,
+            kernfs: field("cgroup", "kn", 8)?,
+            kernfs_name: field("kernfs_node", "name", 8)?,
+        })
+    }
+}
+
+/// The descriptors of the maps, and the size of the ring buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Maps {
+    /// An LRU hash from cookies to records.
+    pub pending: i32,
+    /// The ring buffer.
+    pub ring: i32,
+    /// An array with one number: the lost records.
+    pub lost: i32,
+    /// The size of the ring buffer in bytes.
+    pub ring_bytes: u32,
+}
+
+/// Where the record, the cookie and an index are on the stack.
+const RECORD: i16 = -LENGTH;
+const COOKIE: i16 = RECORD - 8;
+const INDEX: i16 = COOKIE - 8;
+
+/// Assembles the program. Without `cgroup_name`, records have no name of a cgroup; a kernel in lockdown mode "confidentiality"
+/// rejects the function that reads it.
+#[must_use]
+pub fn assemble(offsets: &Offsets, maps: Maps, cgroup_name: bool) -> Vec<u8> {
+    let mut a = Assembler::default();
+    let (wanted, fill, closed, finish, end) = (a.label(), a.label(), a.label(), a.label(), a.label());
+    // R6: the socket, R7: the new state, R8: the old state.
+    a.load(Size::Double, R7, R1, 16);
+    a.load(Size::Double, R8, R1, 8);
+    a.load(Size::Double, R6, R1, 0);
+    a.jump_if(If::Equal, R7, FIN_WAIT1, wanted);
+    a.jump_if(If::NotEqual, R7, CLOSE, end);
+    for state in [FIN_WAIT1, FIN_WAIT2, CLOSING] {
+        a.jump_if(If::Equal, R8, state, wanted);
+    }
+    a.jump(end);
+    a.place(wanted);
+    // MPTCP reports its own states at the same tracepoint.
+    a.load(Size::Half, R2, R6, offsets.protocol);
+    a.jump_if(If::NotEqual, R2, IPPROTO_TCP, end);
+    a.copy(R1, R6);
+    a.call(GET_SOCKET_COOKIE);
+    a.store(Size::Double, FP, COOKIE, R0);
+    a.jump_if(If::Equal, R7, FIN_WAIT1, fill);
+    on_pending(&mut a, maps, MAP_LOOKUP);
+    // R9: the record, in the map or on the stack.
+    a.copy(R9, R0);
+    a.jump_if(If::NotEqual, R0, 0, finish);
+
+    a.place(fill);
+    fill_record(&mut a, offsets);
+    a.jump_if(If::Equal, R7, CLOSE, closed);
+    add_task(&mut a, offsets, cgroup_name);
+    a.address(R3, FP, RECORD);
+    a.set(R4, 0);
+    on_pending(&mut a, maps, MAP_UPDATE);
+    a.jump(end);
+
+    a.place(closed);
+    add_source_port(&mut a, offsets);
+    a.address(R9, FP, RECORD);
+    a.place(finish);
+    a.store(Size::Byte, R9, record::OLD_STATE, R8);
+    copy_member(&mut a, Size::Word, offsets.error, record::ERROR);
+    copy_member(&mut a, Size::Double, offsets.flags, record::FLAGS);
+    send(&mut a, maps);
+    on_pending(&mut a, maps, MAP_DELETE);
+    a.place(end);
+    a.set(R0, 0);
+    a.exit();
+    a.finish()
+}
+
+/// Copies a member of the socket in R6 to the record at R9.
+fn copy_member(a: &mut Assembler, size: Size, from: i16, to: i16) {
+    a.load(size, R1, R6, from);
+    a.store(size, R9, to, R1);
+}
+
+/// Calls a function of PENDING with the cookie as the key.
+fn on_pending(a: &mut Assembler, maps: Maps, function: i32) {
+    a.map(R1, maps.pending);
+    a.address(R2, FP, COOKIE);
+    a.call(function);
+}
+
+/// Fills the record on the stack from the socket.
+fn fill_record(a: &mut Assembler, offsets: &Offsets) {
+    for at in (0..LENGTH).step_by(8) {
+        a.store_value(Size::Double, FP, RECORD + at, 0);
+    }
+    a.call(KTIME_GET_NS);
+    a.store(Size::Double, FP, RECORD + record::TIME, R0);
+    a.load(Size::Double, R1, FP, COOKIE);
+    a.store(Size::Double, FP, RECORD + record::COOKIE, R1);
+    let mut copy = |size, from, to| {
+        a.load(size, R1, R6, from);
+        a.store(size, FP, RECORD + to, R1);
+    };
+    copy(Size::Word, offsets.owned, record::OWNED);
+    copy(Size::Word, offsets.backlog, record::BACKLOG);
+    copy(Size::Word, offsets.interface, record::INTERFACE);
+    copy(Size::Word, offsets.mark, record::MARK);
+    copy(Size::Half, offsets.family, record::FAMILY);
+    copy(Size::Half, offsets.local_port, record::LOCAL_PORT);
+    copy(Size::Half, offsets.remote_port, record::REMOTE_PORT);
+    a.load(Size::Double, R1, R6, offsets.net);
+    a.load(Size::Word, R1, R1, offsets.netns_inode);
+    a.store(Size::Word, FP, RECORD + record::NETNS, R1);
+    let (ipv4, end) = (a.label(), a.label());
+    let places = [record::LOCAL_ADDR, record::REMOTE_ADDR];
+    if let Some(ipv6) = offsets.ipv6 {
+        a.load(Size::Half, R1, R6, offsets.family);
+        a.jump_if(If::NotEqual, R1, AF_INET6, ipv4);
+        for (from, to) in ipv6.into_iter().zip(places) {
+            for half in [0, 8] {
+                a.load(Size::Double, R1, R6, from + half);
+                a.store(Size::Double, FP, RECORD + to + half, R1);
+            }
+        }
+        a.jump(end);
+    }
+    a.place(ipv4);
+    for (from, to) in offsets.ipv4.into_iter().zip(places) {
+        a.load(Size::Word, R1, R6, from);
+        a.store(Size::Word, FP, RECORD + to, R1);
+    }
+    a.place(end);
+}
+
+/// Adds the local port to the record on the stack. In the state CLOSE, `skc_num` can be 0 already.
+fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
+    let end = a.label();
+    a.copy(R1, R6);
+    a.call(SKC_TO_TCP_SOCK);
+    a.jump_if(If::Equal, R0, 0, end);
+    a.load(Size::Half, R1, R0, offsets.source_port);
+    a.from_network_order_16(R1);
+    a.store(Size::Half, FP, RECORD + record::LOCAL_PORT, R1);
+    a.place(end);
+}
+
+/// Adds the current task to the record on the stack. It changes R8.
+fn add_task(a: &mut Assembler, offsets: &Offsets, cgroup_name: bool) {
+    let result = |a: &mut Assembler, function, size, to| {
+        a.call(function);
+        a.store(size, FP, RECORD + to, R0);
+    };
+    result(a, GET_CURRENT_PID_TGID, Size::Double, record::TASK);
+    result(a, GET_CURRENT_UID_GID, Size::Word, record::UID);
+    result(a, GET_CURRENT_CGROUP_ID, Size::Double, record::CGROUP);
+    a.store_value(Size::Byte, FP, RECORD + record::HAS_TASK, 1);
+    a.call(GET_CURRENT_TASK_BTF);
+    a.copy(R8, R0);
+    copy_task(a, Size::Word, R8, offsets.task_flags, record::TASK_FLAGS);
+    copy_comm(a, offsets, R8, record::THREAD);
+    a.load(Size::Double, R2, R8, offsets.leader);
+    copy_task(a, Size::Double, R2, offsets.start, record::START);
+    copy_comm(a, offsets, R2, record::COMM);
+    if cgroup_name {
+        a.load(Size::Double, R3, R8, offsets.cgroups);
+        for member in [offsets.default_cgroup, offsets.kernfs, offsets.kernfs_name] {
+            a.load(Size::Double, R3, R3, member);
+        }
+        a.address(R1, FP, RECORD + record::CGROUP_NAME);
+        a.set(R2, (LENGTH - record::CGROUP_NAME).into());
+        a.call(PROBE_READ_KERNEL_STR);
+    }
+}
+
+fn copy_task(a: &mut Assembler, size: Size, task: Reg, from: i16, to: i16) {
+    a.load(size, R1, task, from);
+    a.store(size, FP, RECORD + to, R1);
+}
+
+fn copy_comm(a: &mut Assembler, offsets: &Offsets, task: Reg, to: i16) {
+    for half in [0, 8] {
+        copy_task(a, Size::Double, task, offsets.comm + half, to + half);
+    }
+}
+
+/// Sends the record at R9, and counts it as lost if the buffer is full. It changes R7.
+fn send(a: &mut Assembler, maps: Maps) {
+    const AVAILABLE: i32 = 0;
+    /// A record and its header, twice, so that one record at least sees that a quarter was passed.
+    const NEAR: i32 = 2 * (LENGTH as i32 + 8);
+    let quarter = (maps.ring_bytes / 4).cast_signed();
+    let (output, sent): (Label, Label) = (a.label(), a.label());
+    a.map(R1, maps.ring);
+    a.set(R2, AVAILABLE);
+    a.call(RINGBUF_QUERY);
+    a.set(R4, NO_WAKEUP);
+    a.jump_if(If::Less, R0, quarter, output);
+    // Wake the reader at each quarter once, and not with each record.
+    a.and(R0, quarter - 1);
+    a.jump_if(If::AtLeast, R0, NEAR, output);
+    a.set(R4, FORCE_WAKEUP);
+    a.place(output);
+    a.map(R1, maps.ring);
+    a.copy(R2, R9);
+    a.set(R3, LENGTH.into());
+    a.call(RINGBUF_OUTPUT);
+    // R0 is 0 or a negative errno.
+    a.jump_if(If::Equal, R0, 0, sent);
+    a.store_value(Size::Word, FP, INDEX, 0);
+    a.map(R1, maps.lost);
+    a.address(R2, FP, INDEX);
+    a.call(MAP_LOOKUP);
+    a.jump_if(If::Equal, R0, 0, sent);
+    a.set(R1, 1);
+    a.atomic_add(R0, 0, R1);
+    a.place(sent);
+}

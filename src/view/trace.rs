@@ -1,0 +1,388 @@
+//! Closes and their makers: lines and tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::human;
+use super::json::{self, Envelope};
+use super::style::{Meaning, TextStyle};
+use super::table::{self, Heading};
+use crate::analysis::makers::{By, Key, MakerRow};
+use crate::model::close::{Close, CloseTotals, Maker, Outcome, Role};
+use crate::model::container::{Container, Runtime};
+use crate::model::facts::Facts;
+use crate::model::port::Port;
+
+/// A close as JSON.
+#[derive(Serialize)]
+struct CloseRecord<'a> {
+    at: String,
+    netns: u64,
+    netns_name: Option<&'a str>,
+    cookie: Option<String>,
+    family: &'static str,
+    local_addr: String,
+    local_port: u16,
+    local_class: &'static str,
+    local_service: Option<&'a str>,
+    remote_addr: String,
+    remote_port: u16,
+    remote_class: &'static str,
+    remote_service: Option<&'a str>,
+    interface: Option<String>,
+    outcome: &'static str,
+    role: &'static str,
+    process: Option<MakerRecord<'a>>,
+    method: &'static str,
+    certain: bool,
+}
+
+/// The process of a close.
+#[derive(Serialize)]
+struct MakerRecord<'a> {
+    pid: u32,
+    tid: u32,
+    /// `own` or `initial`.
+    pid_namespace: &'static str,
+    comm: &'a str,
+    thread: &'a str,
+    cmdline: Option<&'a [String]>,
+    uid: u32,
+    user: Option<&'a str>,
+    cgroup: Option<&'a str>,
+    unit: Option<&'a str>,
+    container: Option<ContainerRecord<'a>>,
+    kernel: bool,
+}
+
+#[derive(Serialize)]
+struct ContainerRecord<'a> {
+    runtime: Option<&'static str>,
+    id: &'a str,
+}
+
+impl<'a> ContainerRecord<'a> {
+    fn new(container: Container<'a>) -> Self {
+        Self { runtime: container.runtime.map(Runtime::name), id: container.id }
+    }
+}
+
+impl<'a> MakerRecord<'a> {
+    fn new(maker: &'a Maker) -> Self {
+        let facts = &*maker.facts;
+        Self {
+            pid: facts.pid,
+            tid: maker.tid,
+            pid_namespace: if facts.own_pid_namespace { "own" } else { "initial" },
+            comm: &facts.comm,
+            thread: &maker.thread,
+            cmdline: facts.cmdline.as_deref(),
+            uid: maker.user.uid,
+            user: maker.user.name.as_deref(),
+            cgroup: facts.cgroup.as_deref(),
+            unit: facts.unit(),
+            container: facts.container().map(ContainerRecord::new),
+            kernel: facts.kernel,
+        }
+    }
+}
+
+/// Writes a close as a JSON record.
+///
+/// # Errors
+/// Writing failed.
+pub fn record(out: &mut dyn Write, close: &Close, facts: &Facts) -> io::Result<()> {
+    let (local, remote) = (close.tuple.local_port(), close.tuple.remote_port());
+    json::line(
+        out,
+        &CloseRecord {
+            at: human::timestamp(close.at),
+            netns: close.netns,
+            netns_name: facts.netns_name.as_deref(),
+            cookie: close.cookie.map(|cookie| cookie.to_string()),
+            family: close.tuple.family.name(),
+            local_addr: close.tuple.local_addr().to_string(),
+            local_port: local.0,
+            local_class: local.class().name(),
+            local_service: facts.services.name(local),
+            remote_addr: close.tuple.remote_addr().to_string(),
+            remote_port: remote.0,
+            remote_class: remote.class().name(),
+            remote_service: facts.services.name(remote),
+            interface: close.interface.map(|index| facts.interface_name(index)),
+            outcome: close.outcome.name(),
+            role: close.role.name(),
+            process: close.maker.as_ref().map(MakerRecord::new),
+            method: close.method.name(),
+            certain: close.maker.is_some(),
+        },
+    )
+}
+
+/// The columns of a line, and their widths. The last one has no width.
+const COLUMNS: [(&str, usize); 8] = [
+    ("TIME (UTC)", 12),
+    ("PROCESS", 23),
+    ("UNIT", 20),
+    ("ROLE", 9),
+    ("LOCAL", 23),
+    ("REMOTE", 23),
+    ("OUTCOME", 10),
+    ("NETNS", 0),
+];
+
+fn write_cells(out: &mut dyn Write, cells: [&str; 8]) -> io::Result<()> {
+    let mut line = String::new();
+    for (cell, (_, width)) in cells.into_iter().zip(COLUMNS) {
+        line.push_str(cell);
+        // A cell that is too long moves the rest of its line, because nothing in it may be cut.
+        let blanks = width.saturating_sub(human::display_width(cell));
+        line.extend(std::iter::repeat_n(' ', blanks + 2));
+    }
+    writeln!(out, "{}", line.trim_end())
+}
+
+/// Writes the names of the columns of [`line`].
+///
+/// # Errors
+/// Writing failed.
+pub fn header(out: &mut dyn Write) -> io::Result<()> {
+    write_cells(out, COLUMNS.map(|(title, _)| title))
+}
+
+/// Writes a close as a line.
+///
+/// # Errors
+/// Writing failed.
+pub fn line(out: &mut dyn Write, close: &Close, facts: &Facts) -> io::Result<()> {
+    let time = human::timestamp(close.at);
+    let time = time.get(11..23).unwrap_or("-");
+    let process = close.maker.as_ref().map_or_else(|| "unknown".into(), process);
+    let place = close.maker.as_ref().and_then(place).unwrap_or_else(|| "-".into());
+    let (local, remote) = (end(close, true, facts), end(close, false, facts));
+    let netns = facts.netns_name.clone().unwrap_or_else(|| close.netns.to_string());
+    let netns = human::escape(&netns);
+    let outcome = outcome(close.outcome);
+    write_cells(out, [time, &process, &place, close.role.name(), &local, &remote, outcome, &netns])
+}
+
+/// `nginx (4711)`.
+fn process(maker: &Maker) -> String {
+    let facts = &maker.facts;
+    let kernel = if facts.kernel { "kernel worker " } else { "" };
+    format!("{kernel}{} ({})", human::escape(&facts.comm), facts.pid)
+}
+
+/// The container or the unit.
+fn place(maker: &Maker) -> Option<String> {
+    let container = maker.facts.container().map(|container| container.text());
+    container.or_else(|| maker.facts.unit().map(|unit| human::escape(unit).into_owned()))
+}
+
+fn end(close: &Close, local: bool, facts: &Facts) -> String {
+    let tuple = &close.tuple;
+    let (addr, port) =
+        if local { (tuple.local_addr(), tuple.local_port()) } else { (tuple.remote_addr(), tuple.remote_port()) };
+    let end = std::net::SocketAddr::new(addr, port.0).to_string();
+    // The port of a client has no service, even if a service has that number.
+    let serves = (close.role == Role::Accepted) == local && close.role != Role::Unknown;
+    match facts.services.name(port).filter(|_| serves) {
+        Some(service) => format!("{end} ({})", human::escape(service)),
+        None => end,
+    }
+}
+
+/// The outcome in a table.
+const fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::TimeWait => "TIME_WAIT",
+        Outcome::FinWait2 => "FIN_WAIT_2",
+        Outcome::Aborted => "aborted",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+/// The totals for a person.
+#[must_use]
+pub fn totals(totals: CloseTotals) -> String {
+    let closes = if totals.seen == 1 { "close" } else { "closes" };
+    let parts = [(totals.named, "named"), (totals.seen - totals.named, "of an unknown process"), (totals.lost, "lost")];
+    let parts = parts.iter().filter(|(number, what)| *number > 0 || *what == "named");
+    let parts: Vec<String> = parts.map(|(number, what)| format!("{} {what}", human::grouped(*number))).collect();
+    format!("{} {closes} seen: {}", human::grouped(totals.seen), parts.join(", "))
+}
+
+/// A group as JSON.
+#[derive(Serialize)]
+struct GroupRecord<'a> {
+    #[serde(flatten)]
+    key: KeyRecord<'a>,
+    closes: u64,
+    closes_per_s: f64,
+    share: f64,
+    buckets_60s: u64,
+}
+
+impl<'a> GroupRecord<'a> {
+    fn new(row: &'a MakerRow) -> Self {
+        let rounded = |number: f64| (number * 1000.0).round() / 1000.0;
+        Self {
+            key: KeyRecord::new(&row.key),
+            closes: row.closes,
+            closes_per_s: rounded(row.per_second),
+            share: rounded(row.share),
+            buckets_60s: row.buckets,
+        }
+    }
+}
+
+/// The keys of a group: one of them is not null, except for closes of an unknown process.
+#[derive(Default, Serialize)]
+struct KeyRecord<'a> {
+    group: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<ContainerRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_addr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<u64>,
+}
+
+impl<'a> KeyRecord<'a> {
+    fn new(key: &'a Key) -> Self {
+        let container = |(runtime, id): (Option<&'static str>, &'a String)| ContainerRecord { runtime, id };
+        let none = Self::default();
+        match key {
+            Key::Process(process) => Self {
+                group: "process",
+                pid: Some(process.pid),
+                comm: Some(&process.comm),
+                unit: process.unit.as_deref(),
+                container: process.container.as_ref().map(|(runtime, id)| container((*runtime, id))),
+                ..none
+            },
+            Key::Unit(unit) => Self { group: "unit", unit: Some(unit), ..none },
+            Key::Container(runtime, id) => {
+                Self { group: "container", container: Some(container((*runtime, id))), ..none }
+            }
+            Key::Destination(addr, Port(port)) => {
+                Self { group: "destination", remote_addr: Some(addr.to_string()), remote_port: Some(*port), ..none }
+            }
+            Key::Client(addr) => Self { group: "client", remote_addr: Some(addr.to_string()), ..none },
+            Key::LocalPort(Port(port)) => Self { group: "local-port", local_port: Some(*port), ..none },
+            Key::Netns(netns) => Self { group: "netns", netns: Some(*netns), ..none },
+            Key::Outside => Self { group: "none", ..none },
+            Key::Unknown => Self { group: "unknown", ..none },
+            Key::Others => Self { group: "others", ..none },
+        }
+    }
+}
+
+/// Writes the JSON document of groups.
+///
+/// # Errors
+/// Writing failed.
+pub fn document(
+    out: &mut dyn Write,
+    envelope: Envelope,
+    by: &'static str,
+    rows: &[MakerRow],
+    totals: CloseTotals,
+) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Payload<'a> {
+        by: &'static str,
+        groups: Vec<GroupRecord<'a>>,
+        closes: u64,
+        named: u64,
+        lost: u64,
+    }
+    let groups = rows.iter().map(GroupRecord::new).collect();
+    let payload = Payload { by, groups, closes: totals.seen, named: totals.named, lost: totals.lost };
+    json::document(out, envelope, payload)
+}
+
+/// Writes a JSON record per group.
+///
+/// # Errors
+/// Writing failed.
+pub fn group_records(out: &mut dyn Write, rows: &[MakerRow]) -> io::Result<()> {
+    rows.iter().try_for_each(|row| json::line(out, &GroupRecord::new(row)))
+}
+
+/// Writes the table of groups.
+///
+/// # Errors
+/// Writing failed.
+pub fn groups(
+    out: &mut (dyn Write + Send),
+    by: By,
+    rows: &[MakerRow],
+    netns_name: &dyn Fn(u64) -> Option<String>,
+    style: TextStyle,
+) -> io::Result<()> {
+    let title = match by {
+        By::Process => "PROCESS",
+        By::Unit => "UNIT",
+        By::Container => "CONTAINER",
+        By::Destination => "DESTINATION",
+        By::LocalPort => "LOCAL PORT",
+        By::Netns => "NETNS",
+    };
+    let mut headings = vec![Heading::new(title)];
+    if by == By::Process {
+        headings.push(Heading::new("UNIT"));
+    }
+    headings.extend(["CLOSES", "PER SECOND", "SHARE", "BUCKETS"].map(|title| Heading::new(title).right()));
+    let row = |row: &MakerRow| {
+        let (name, place) = names(&row.key, netns_name);
+        let mut cells = vec![human::escape(&name).into_owned()];
+        if by == By::Process {
+            cells.push(place.map_or_else(|| "-".into(), |place| human::escape(&place).into_owned()));
+        }
+        cells.push(human::grouped(row.closes));
+        cells.push(format!("{:.1}", row.per_second));
+        cells.push(format!("{:.1} %", row.share * 100.0));
+        cells.push(human::grouped(row.buckets));
+        cells
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    if rows.is_empty() {
+        return writeln!(out, "{}", style.paint(Meaning::Aside, "no closes"));
+    }
+    table::write(out, &headings, true, &rows, style)?;
+    Ok(())
+}
+
+/// The name of a group, and the unit or container of a process.
+fn names(key: &Key, netns_name: &dyn Fn(u64) -> Option<String>) -> (String, Option<String>) {
+    let container = |runtime: Option<&str>, id: &str| {
+        format!("{}{}", runtime.map_or(String::new(), |runtime| format!("{runtime} ")), &id[..id.len().min(12)])
+    };
+    match key {
+        Key::Process(process) => {
+            let place = process.container.as_ref().map(|(runtime, id)| container(*runtime, id));
+            (format!("{} ({})", process.comm, process.pid), place.or_else(|| process.unit.clone()))
+        }
+        Key::Unit(unit) => (unit.clone(), None),
+        Key::Container(runtime, id) => (container(*runtime, id), None),
+        Key::Destination(addr, port) => (std::net::SocketAddr::new(*addr, port.0).to_string(), None),
+        Key::Client(addr) => (format!("client {addr}"), None),
+        Key::LocalPort(port) => (port.to_string(), None),
+        Key::Netns(netns) => (netns_name(*netns).unwrap_or_else(|| format!("net:[{netns}]")), None),
+        Key::Outside => ("(none)".into(), None),
+        Key::Unknown => ("(unknown process)".into(), None),
+        Key::Others => ("(others)".into(), None),
+    }
+}

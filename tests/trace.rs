@@ -1,0 +1,289 @@
+//! `twtool trace`: who closed a connection, compared with who did it, for each way to close.
+//!
+//! The truth comes from support/closers.py, which closes and reports itself. The cookie of each record is compared with the cookies
+//! of the kernel's buckets.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::kernel::bucket_cookies;
+use crate::support::netns::elsewhere;
+use crate::support::suite;
+use crate::support::tracer::{Outside, Tracer, close, closers, expectations, needs_bpf, own_netns, until};
+use crate::support::twtool::{Keys, PATH, twtool};
+
+suite! {
+    pure: [
+        arguments_that_make_no_sense_are_refused,
+    ],
+    netns: [
+        each_way_to_close_names_the_process,
+        every_process_of_a_few_milliseconds_is_named,
+        an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes,
+        equal_ends_in_two_namespaces_are_told_apart,
+        a_record_has_its_keys,
+        a_signal_ends_it_and_the_output_is_whole,
+        count_and_filter_select,
+        nothing_stays_loaded_after_sigkill,
+        groups_count_all_closes,
+        a_connection_that_closed_before_the_start_has_no_process,
+    ],
+}
+
+fn arguments_that_make_no_sense_are_refused() {
+    twtool(["trace", "-o", "csv"]).refused("'csv'");
+    twtool(["trace", "--json"]).refused("'json'");
+    twtool(["trace", "--top", "3"]).code(2).says("--by");
+    twtool(["trace", "--by", "colour"]).refused("'colour'");
+    twtool(["trace", "--by", "unit", "--top", "0"]).refused("'0'");
+    twtool(["trace", "--count", "0"]).refused("'0'");
+    twtool(["trace", "--count", "-1"]).refused("'-1'");
+    twtool(["trace", "--duration", "soon"]).refused("'soon'");
+    twtool(["trace", "--netns", "no such"]).refused("'no such'");
+    twtool(["trace", "sport ="]).refused("filter");
+    twtool(["trace", "expires < 5s"]).refused("remaining time");
+    twtool(["trace", "--expires-under", "5s"]).refused("remaining time");
+    twtool(["trace", "--local-port", "nosuch"]).refused("'nosuch'");
+}
+
+const WAYS: [&str; 16] = [
+    "close",
+    "shutdown",
+    "accepted",
+    "exit",
+    "kill",
+    "fork",
+    "thread",
+    "linger",
+    "linger_0",
+    "unread_data",
+    "reset",
+    "ipv6",
+    "mapped",
+    "passed",
+    "in_flight",
+    "renamed",
+];
+
+/// The cookies of the records that say so are those of buckets.
+#[track_caller]
+fn have_buckets(records: &[Value]) {
+    let cookies = bucket_cookies();
+    for record in records {
+        let cookie: u64 = record["cookie"].as_str().and_then(|cookie| cookie.parse().ok()).expect("a cookie");
+        let is_bucket = record["outcome"] == "time-wait" || record["outcome"] == "fin-wait-2";
+        assert_eq!(cookies.contains(&cookie), is_bucket, "{record}");
+    }
+}
+
+fn each_way_to_close_names_the_process() {
+    let tracer = Tracer::start("");
+    for way in WAYS {
+        let expected = close(&[way]);
+        assert!(!expected.is_empty(), "{way}");
+        have_buckets(&tracer.check(&expected));
+    }
+}
+
+fn every_process_of_a_few_milliseconds_is_named() {
+    let tracer = Tracer::start("");
+    let expected = close(&["short_lived"]);
+    assert_eq!(expected.len(), 100);
+    have_buckets(&tracer.check(&expected));
+}
+
+fn an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes() {
+    let tracer = Tracer::start("");
+    let mut child = closers(&["orphan"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut first = String::new();
+    out.read_line(&mut first).expect("a line");
+    out.read_line(&mut first).expect("a line");
+    let expected = expectations(first.as_bytes());
+    have_buckets(&tracer.check(&expected));
+    drop(child.stdin.take());
+    out.read_to_string(&mut first).expect("the end");
+    assert!(child.wait().expect("it ends").success());
+}
+
+fn equal_ends_in_two_namespaces_are_told_apart() {
+    let tracer = Tracer::start("");
+    let (expected, other) = (
+        close(&["same_ends"]),
+        elsewhere(|| {
+            let other = Tracer::start("");
+            let expected = close(&["same_ends"]);
+            other.check(&expected)
+        }),
+    );
+    let own = tracer.check(&expected);
+    have_buckets(&own);
+    assert_ne!(own[0]["cookie"], other[0]["cookie"]);
+    assert_ne!(own[0]["netns"], other[0]["netns"]);
+    assert_ne!(own[0]["process"]["pid"], other[0]["process"]["pid"]);
+    assert_eq!(tracer.records().iter().filter(|record| record["local_port"] == 40097).count(), 1);
+}
+
+const KEYS: [&str; 19] = [
+    "at",
+    "netns",
+    "netns_name",
+    "cookie",
+    "family",
+    "local_addr",
+    "local_port",
+    "local_class",
+    "local_service",
+    "remote_addr",
+    "remote_port",
+    "remote_class",
+    "remote_service",
+    "interface",
+    "outcome",
+    "role",
+    "process",
+    "method",
+    "certain",
+];
+
+fn a_record_has_its_keys() {
+    let tracer = Tracer::start("");
+    let mut child = closers(&["orphan"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let (mut line, mut out) = (String::new(), BufReader::new(child.stdout.take().expect("a pipe")));
+    out.read_line(&mut line).expect("a line");
+    // The process still runs, so its arguments can be read.
+    let record = tracer.wait_for(&expectations(line.as_bytes())[0]);
+    let text = tracer.outside.stdout();
+    assert_eq!(Keys::of(text.lines().next().expect("a record")), KEYS);
+    let arguments = record["process"]["cmdline"].as_array().expect("arguments");
+    assert!(arguments[0].as_str().is_some_and(|program| program.ends_with("python3")), "{record}");
+    assert_eq!(arguments.last().expect("an argument"), "orphan");
+    assert_eq!(record["process"]["comm"], "python3");
+    assert_eq!(record["process"]["uid"], 0);
+    assert_eq!(record["process"]["kernel"], false);
+    drop(child.stdin.take());
+    assert!(child.wait().expect("it ends").success());
+}
+
+fn a_signal_ends_it_and_the_output_is_whole() {
+    let tracer = Tracer::start("");
+    let run = tracer.stop(Signal::SIGTERM);
+    assert_eq!(run.code, Some(128 + 15), "{run}");
+    assert!(!run.ndjson().is_empty(), "{run}");
+    assert!(run.stderr.is_empty(), "{run}");
+}
+
+fn close_one_to_8097() {
+    let server = TcpListener::bind("127.0.0.1:8097").expect("a server");
+    let client = TcpStream::connect("127.0.0.1:8097").expect("a connection");
+    let accepted = server.accept().expect("a connection");
+    drop(client);
+    drop(accepted);
+}
+
+fn count_and_filter_select() {
+    needs_bpf();
+    let line = format!("'{PATH}' trace --duration 5m --netns {} -o ndjson --count 3 'dport = :8097'", own_netns());
+    let outside = Outside::start(&line).expect("a shell");
+    until("three closes", || {
+        close(&["close"]);
+        close_one_to_8097();
+        (outside.stdout().lines().count() == 3).then_some(())
+    });
+    let run = outside.end().code(0);
+    assert!(run.ndjson().iter().all(|record| record["remote_port"] == 8097), "{run}");
+}
+
+/// Prints the ids of the BPF programs with twtool's name.
+const LOADED: &str = "
+import ctypes, platform, struct
+number = {'x86_64': 321, 'aarch64': 280}[platform.machine()]
+call = ctypes.CDLL(None, use_errno=True).syscall
+def bpf(command, attributes):
+    return call(number, command, attributes, len(attributes))
+at = 0
+while True:
+    attributes = ctypes.create_string_buffer(struct.pack('III', at, 0, 0))
+    if bpf(11, attributes) < 0:
+        break
+    at = struct.unpack_from('II', attributes)[1]
+    fd = bpf(13, ctypes.create_string_buffer(struct.pack('III', at, 0, 0)))
+    if fd < 0:
+        continue
+    info = ctypes.create_string_buffer(256)
+    if bpf(15, ctypes.create_string_buffer(struct.pack('IIQ', fd, 256, ctypes.addressof(info)))) == 0 and b'twtool_closes' in info.raw:
+        print(at)
+";
+
+fn loaded() -> BTreeSet<u32> {
+    let line = format!("python3 -c \"$(echo '{}' | base64 -d)\"", base64(LOADED.as_bytes()));
+    let run = Outside::start(&line).expect("a shell").end().code(0);
+    run.stdout.lines().map(|line| line.parse().expect("an id")).collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |chunk: &[u8]| {
+        let bits = chunk.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let digit =
+            |i: usize| if i <= chunk.len() { DIGITS[(bits >> (18 - 6 * i) & 63) as usize] as char } else { '=' };
+        (0..4).map(digit).collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
+}
+
+fn nothing_stays_loaded_after_sigkill() {
+    needs_bpf();
+    let before = loaded();
+    let tracer = Tracer::start("");
+    let own: Vec<u32> = loaded().difference(&before).copied().collect();
+    assert!(!own.is_empty(), "the tracer has a program");
+    tracer.stop(Signal::SIGKILL);
+    // Another test may have a tracer, too.
+    until("the program is gone", || {
+        (loaded().intersection(&own.iter().copied().collect()).count() < own.len()).then_some(())
+    });
+}
+
+fn groups_count_all_closes() {
+    needs_bpf();
+    let arguments = "--by destination --count 3 'dport = :8097' -o json";
+    let line = format!("'{PATH}' trace --duration 5m --netns {} {arguments}", own_netns());
+    let outside = Outside::start(&line).expect("a shell");
+    until("a document", || {
+        close_one_to_8097();
+        (!outside.stdout().is_empty()).then_some(())
+    });
+    let run = outside.end().code(0);
+    let document = run.json();
+    assert_eq!(
+        (document["schema"].as_str(), document["by"].as_str()),
+        (Some("twtool.trace/1"), Some("destination")),
+        "{run}"
+    );
+    assert_eq!((document["lost"].as_u64(), document["complete"].as_bool()), (Some(0), Some(true)), "{run}");
+    let groups = run.records("groups");
+    assert_eq!(groups.len(), 1, "{run}");
+    let of = |key: &str| groups[0][key].as_u64();
+    assert_eq!((of("remote_port"), of("closes"), of("buckets_60s")), (Some(8097), Some(3), Some(3)), "{run}");
+    assert_eq!(groups[0]["share"].as_f64(), Some(1.0), "{run}");
+}
+
+fn a_connection_that_closed_before_the_start_has_no_process() {
+    needs_bpf();
+    let mut child = closers(&["half"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let (mut line, mut out) = (String::new(), BufReader::new(child.stdout.take().expect("a pipe")));
+    out.read_line(&mut line).expect("a line");
+    let expected = expectations(line.as_bytes()).remove(0);
+    let tracer = Tracer::start("");
+    drop(child.stdin.take());
+    assert!(child.wait().expect("it ends").success());
+    let record = tracer.wait_for(&expected);
+    assert_eq!(record["process"], Value::Null, "{record}");
+    assert_eq!((record["certain"].as_bool(), record["outcome"].as_str()), (Some(false), Some("time-wait")), "{record}");
+}
