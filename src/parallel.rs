@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_whose_thread_cannot_be_started_is_done_here() {
+    fn if_a_thread_cannot_be_started_the_caller_does_its_share() {
         let mut came = vec![];
         let work = |item: usize, pass_on: &mut PassOn<usize>| {
             let _ = pass_on(item);

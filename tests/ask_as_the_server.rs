@@ -21,12 +21,12 @@ suite! {
     netns: [
         random_situations_are_answered_as_an_independent_bind_answers,
         a_server_on_both_wildcards_collides_with_itself,
-        the_other_value_of_an_option_is_named_where_the_answer_depends_on_it,
-        a_bind_as_another_user_is_that_users,
-        a_user_that_is_asked_for_has_no_capability_of_twtool,
+        the_other_value_of_an_option_is_named_if_the_answer_depends_on_it,
+        a_bind_as_another_user_has_the_uid_of_that_user,
+        a_bind_as_another_user_has_no_capability,
         root_learns_that_a_plain_user_cannot_bind_a_privileged_port,
         printed_commands_keep_the_options,
-        a_listener_for_a_moment_takes_no_connection,
+        the_listener_of_a_test_accepts_no_connection,
         wrong_options_are_refused,
     ],
 }
@@ -366,7 +366,7 @@ fn a_server_on_both_wildcards_collides_with_itself() {
     twtool(["wait", "8080", "--together", "--v6only", "yes", "--timeout", "0"]).code(0);
 }
 
-fn the_other_value_of_an_option_is_named_where_the_answer_depends_on_it() {
+fn the_other_value_of_an_option_is_named_if_the_answer_depends_on_it() {
     const LINE: &str = "with --v6only yes (nginx sets it for [::]:80), the verdict would be free\n";
     let held = hold("0.0.0.0:8080");
     twtool(["bind-test", "8080", "--addr", "::"]).code(1).prints(LINE);
@@ -391,7 +391,7 @@ fn the_other_value_of_an_option_is_named_where_the_answer_depends_on_it() {
     page.prints("with --v6only no (some servers clear IPV6_V6ONLY), the verdict would be blocked\n");
 }
 
-fn a_bind_as_another_user_is_that_users() {
+fn a_bind_as_another_user_has_the_uid_of_that_user() {
     if !has_user(OTHER) {
         return not_checked("a bind as another user: this user namespace has one user only");
     }
@@ -431,7 +431,7 @@ fn a_bind_as_another_user_is_that_users() {
 }
 
 /// twtool can have the privilege to bind port 80 and to become another user without being root.
-fn a_user_that_is_asked_for_has_no_capability_of_twtool() {
+fn a_bind_as_another_user_has_no_capability() {
     if !has_user(OTHER) {
         return not_checked("a bind as another user: this user namespace has one user only");
     }
@@ -501,7 +501,7 @@ fn printed_commands_keep_the_options() {
     answer("8080 --addr 127.0.0.1 --dev lo").code(0);
 }
 
-fn a_listener_for_a_moment_takes_no_connection() {
+fn the_listener_of_a_test_accepts_no_connection() {
     // The listener has the filter of twtool: it drops the SYN, and the client sends the SYN again.
     let Some(strace) = crate::support::twtool::program("strace") else {
         return not_checked("the filter of a test socket: strace is not installed");

@@ -19,7 +19,7 @@ suite! {
         scopes_that_do_not_exist_are_named,
         unknown_words_are_named_with_the_existing_ones,
         bad_durations_are_named_with_the_allowed_forms,
-        csv_is_refused_where_records_are_not_flat,
+        csv_is_refused_if_records_are_not_flat,
         hostile_words_do_not_reach_the_terminal,
     ],
     netns: [
@@ -180,7 +180,7 @@ fn bad_durations_are_named_with_the_allowed_forms() {
     assert!(run.stdout.is_empty() && run.stderr.contains("10s"), "{run}");
 }
 
-fn csv_is_refused_where_records_are_not_flat() {
+fn csv_is_refused_if_records_are_not_flat() {
     refused(&["bind-test", "9000", "-o", "csv"], "csv", &["json"]);
     refused(&["doctor", "-o", "csv"], "csv", &["json"]);
     refused(&["wait", "9000", "-o", "csv"], "csv", &["json"]);

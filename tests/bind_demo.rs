@@ -21,7 +21,7 @@ suite! {
     netns: [
         the_demonstration_shows_what_the_documentation_says,
         the_page_describes_each_run,
-        ndjson_is_a_run_a_line,
+        ndjson_has_one_line_for_each_run,
         a_privileged_port_needs_no_privilege,
         the_callers_namespace_is_not_touched,
         root_can_run_the_demo_without_user_namespaces,
@@ -88,7 +88,7 @@ fn the_page_describes_each_run() {
     assert!(!run.stdout.contains('\x1b'), "no escape sequences in a pipe{run}");
 }
 
-fn ndjson_is_a_run_a_line() {
+fn ndjson_has_one_line_for_each_run() {
     let run = demo(8080, "ndjson").ok();
     both_runs(&run.ndjson(), 8080);
 }

@@ -24,7 +24,7 @@ use crate::support::{kernel, not_checked, procfs, services, suite};
 suite! {
     pure: [],
     netns: [
-        buckets_of_servers_are_reusable_where_both_sides_have_the_option,
+        buckets_of_servers_are_reusable_if_both_sockets_have_the_option,
         buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port,
         the_advised_reservation_keeps_clients_off_the_port,
         fin_wait_2_buckets_are_buckets,
@@ -36,7 +36,7 @@ suite! {
         the_worst_holder_and_the_worst_address_decide,
         refusals_for_other_reasons_are_denied,
         port_0_lets_the_kernel_choose,
-        two_hundred_buckets_are_free_with_the_last,
+        a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends,
         family_flags_choose_among_the_default_addresses,
         arguments_that_cannot_be_tested_are_refused,
         a_mistyped_option_is_named,
@@ -117,7 +117,7 @@ fn connection(at: &str, options: ReuseOptions) -> Kept {
     Box::new((connection.client, connection.server))
 }
 
-fn buckets_of_servers_are_reusable_where_both_sides_have_the_option() {
+fn buckets_of_servers_are_reusable_if_both_sockets_have_the_option() {
     let reusable = |name, make, args| situation(name, make, args).is("reusable", "time-wait").held("time-wait", true);
     let blocked = |name, make, args| {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
@@ -640,7 +640,7 @@ fn full_range() -> Kept {
     Box::new(sockets)
 }
 
-fn two_hundred_buckets_are_free_with_the_last() {
+fn a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends() {
     let server = server("127.0.0.1:8080", NONE);
     // Each client has its own port, because a second connection between the same ends would take over the bucket of the first
     // one.

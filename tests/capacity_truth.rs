@@ -34,16 +34,16 @@ suite! {
         ports_of_servers_in_the_range_are_not_free,
         ipv6_and_ipv4_share_explicitly_bound_ports,
         mapped_clients_take_ports_of_ipv4,
-        a_source_address_chosen_by_the_routes_is_answered_for,
+        the_answer_covers_the_source_address_that_the_routes_choose,
         the_route_look_up_uses_no_port_of_the_range,
         sockets_of_an_interface_have_ports_of_their_own,
         one_port_of_a_range_with_an_odd_size_is_uncertain,
-        asking_the_kernel_sends_nothing_and_leaves_nothing,
+        the_port_test_sends_nothing_and_leaves_no_socket,
         without_a_probe_the_true_number_is_within_the_uncertainty,
         a_kernel_without_the_port_test_gives_a_warning,
         without_sock_diag_the_answer_is_the_same,
         the_kernels_counts_limit_the_number_of_unlisted_sockets,
-        a_plain_user_gets_an_answer_where_high_ports_are_privileged,
+        a_plain_user_gets_an_answer_even_if_high_ports_are_privileged,
     ],
 }
 
@@ -379,7 +379,7 @@ fn mapped_clients_take_ports_of_ipv4() {
     check("mapped", mapped, "127.0.0.1", "127.0.0.1:443", 13);
 }
 
-fn a_source_address_chosen_by_the_routes_is_answered_for() {
+fn the_answer_covers_the_source_address_that_the_routes_choose() {
     let _world = World::make();
     let kept = World::open(3, "127.0.0.1", "127.0.0.1:443");
     let elsewhere = World::open(2, "127.0.0.1", "10.0.0.1:443");
@@ -451,7 +451,7 @@ fn one_port_of_a_range_with_an_odd_size_is_uncertain() {
     }
 }
 
-fn asking_the_kernel_sends_nothing_and_leaves_nothing() {
+fn the_port_test_sends_nothing_and_leaves_no_socket() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     let world = World::make();
     world.closed(3, "127.0.0.1", "127.0.0.1:443");
@@ -545,7 +545,7 @@ fn the_kernels_counts_limit_the_number_of_unlisted_sockets() {
     drop(idle);
 }
 
-fn a_plain_user_gets_an_answer_where_high_ports_are_privileged() {
+fn a_plain_user_gets_an_answer_even_if_high_ports_are_privileged() {
     let _world = World::make();
     drop_capability(Capability::CAP_NET_BIND_SERVICE);
     // The kernel keeps the privileged ports below the range.

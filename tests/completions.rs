@@ -23,7 +23,7 @@ suite! {
         listed_values_are_offered_also_after_a_comma,
         words_of_a_filter_and_names_of_commands_are_offered,
         paths_are_offered,
-        nothing_is_reported_where_nothing_can_be_offered,
+        no_error_is_reported_if_no_word_can_be_offered,
         other_shells_are_refused,
         the_version_names_the_commit_and_the_features,
     ],
@@ -111,7 +111,7 @@ fn paths_are_offered() {
     }
 }
 
-fn nothing_is_reported_where_nothing_can_be_offered() {
+fn no_error_is_reported_if_no_word_can_be_offered() {
     for line in [
         "twtool nosuch ",
         "twtool list --no-such-option ",

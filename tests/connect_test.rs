@@ -30,15 +30,15 @@ suite! {
         ports_that_are_left_are_counted,
         bind_decides_about_a_client_that_binds_its_address_alone,
         the_time_of_the_first_port_is_that_of_the_bucket_that_ends_first,
-        buckets_that_may_be_reusable_leave_the_answer_open,
+        buckets_that_may_be_reusable_make_the_verdict_unknown,
         failures_without_a_port_have_the_errno_of_the_kernel,
         forbidden_routes_have_the_errno_of_the_kernel,
         a_scope_is_an_interface,
         a_link_local_address_without_its_scope_is_named_as_the_reason,
         a_privileged_source_port_needs_the_capability,
-        without_ipv6_it_is_said,
+        missing_ipv6_is_reported,
         the_option_of_a_client_without_a_source_port_has_no_effect,
-        each_printed_command_does_what_it_says,
+        each_printed_command_has_the_effect_that_its_purpose_names,
     ],
 }
 
@@ -324,7 +324,7 @@ fn the_time_of_the_first_port_is_that_of_the_bucket_that_ends_first() {
     drop(open);
 }
 
-fn buckets_that_may_be_reusable_leave_the_answer_open() {
+fn buckets_that_may_be_reusable_make_the_verdict_unknown() {
     kernel::needs(kernel::has_exact_ages(), "tcp_tw_reuse_delay");
     narrow_range(4);
     let server = serve(TO);
@@ -484,7 +484,7 @@ fn a_privileged_source_port_needs_the_capability() {
     ask(&[TO, "--from", "127.0.0.1"], 0);
 }
 
-fn without_ipv6_it_is_said() {
+fn missing_ipv6_is_reported() {
     refuse_ipv6();
     for args in [["[::1]:443"].as_slice(), &["[::1]:443", "--from", "[::1]:15060"], &["[::1]:443", "--from", "::1"]] {
         assert_eq!(answer(&document(args, 1)), ["denied", "family-unsupported", "socket", "EAFNOSUPPORT"]);
@@ -514,7 +514,7 @@ fn step(args: &[&str], part: &str) -> String {
     steps.iter().find(|step| step.contains(part)).unwrap_or_else(|| panic!("no {part} in {steps:?}")).clone()
 }
 
-fn each_printed_command_does_what_it_says() {
+fn each_printed_command_has_the_effect_that_its_purpose_names() {
     let server = serve(TO);
     // A bucket whose owner had the option: the test with the option, and the removal.
     bucket(&server, true);

@@ -15,7 +15,7 @@ use crate::support::twtool::{Keys, Run, command, twtool};
 
 suite! {
     pure: [
-        the_list_has_a_line_a_scenario,
+        the_list_has_one_line_for_each_scenario,
         an_unknown_scenario_is_refused_with_the_existing_ones,
         options_that_cannot_be_combined_are_refused,
         steps_need_a_terminal,
@@ -30,7 +30,7 @@ suite! {
         only_time_wait_recovers_from_a_lost_last_ack,
         an_old_segment_reaches_a_new_connection_only_without_time_wait,
         a_reset_ends_time_wait_unless_tcp_rfc1337_is_set,
-        reuse_has_sixteen_cells,
+        the_reuse_scenario_tests_sixteen_combinations,
         one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second,
         bind_and_connect_begin_with_different_halves_of_the_range,
         the_document_and_the_stream_have_the_same_keys,
@@ -179,7 +179,7 @@ fn a_reset_ends_time_wait_unless_tcp_rfc1337_is_set() {
     }
 }
 
-fn reuse_has_sixteen_cells() {
+fn the_reuse_scenario_tests_sixteen_combinations() {
     let story = DemoRun::of("reuse");
     let sets = ["no option", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
     // socket(7): both sides must have the same option.
@@ -354,7 +354,7 @@ fn demo_list() -> Run {
     run
 }
 
-fn the_list_has_a_line_a_scenario() {
+fn the_list_has_one_line_for_each_scenario() {
     let run = demo_list();
     assert!(run.stdout.lines().all(|line| line.len() <= 80), "{run}");
     let names = |records: Vec<Value>| records.iter().map(|r| text(r, "scenario").to_owned()).collect::<Vec<_>>();

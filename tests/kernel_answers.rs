@@ -39,7 +39,7 @@ suite! {
         lost_datagrams_are_errors,
         malformed_datagrams_are_errors,
         an_answer_without_an_end_is_an_error,
-        full_sockets_are_no_buckets,
+        full_sockets_do_not_count_as_buckets,
         unread_settings_are_unknown_and_reported,
         names_from_a_recording_do_not_reach_the_terminal,
         arbitrary_bytes_in_a_datagram_never_break_the_program,
@@ -302,7 +302,7 @@ fn an_answer_without_an_end_is_an_error() {
     fails(&events.concat(), "recording");
 }
 
-fn full_sockets_are_no_buckets() {
+fn full_sockets_do_not_count_as_buckets() {
     let full = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..four() };
     let answer = [full(0, 11), full(2, 12), full(3, 13), four()].map(|sock| sock.message()).concat();
     let events = asked(Walk::BothFamilies, [answer, done(0)]);

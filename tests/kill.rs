@@ -40,7 +40,7 @@ suite! {
         without_cap_net_admin_nothing_is_removed_and_the_capability_is_named,
         two_removals_at_once_never_fail,
         a_dry_run_changes_nothing_in_any_format,
-        nothing_matching_is_no,
+        the_exit_code_is_1_if_no_socket_matches,
         a_killed_port_can_be_bound,
         thousands_are_removed_at_once_and_counted,
         documents_and_records_have_the_keys_of_the_contract,
@@ -48,7 +48,7 @@ suite! {
         a_closed_pipe_does_not_stop_the_removal,
         a_plan_that_cannot_be_written_is_not_carried_out,
         an_interactive_user_sees_the_plan_and_is_asked,
-        anything_but_yes_is_no,
+        every_answer_except_yes_means_no,
         buckets_that_end_during_the_question_are_reported_as_gone,
         a_fin_wait_2_that_became_time_wait_during_the_question_is_removed,
         orphans_are_removed_and_no_socket_that_has_or_may_get_an_owner,
@@ -282,7 +282,7 @@ fn a_dry_run_changes_nothing_in_any_format() {
     mixed.end();
 }
 
-fn nothing_matching_is_no() {
+fn the_exit_code_is_1_if_no_socket_matches() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     for extra in ["--yes", "--dry-run"] {
@@ -412,7 +412,7 @@ fn an_interactive_user_sees_the_plan_and_is_asked() {
     mixed.end();
 }
 
-fn anything_but_yes_is_no() {
+fn every_answer_except_yes_means_no() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");

@@ -39,7 +39,7 @@ suite! {
         classes_and_services_are_those_of_the_ports,
         direction_follows_from_listeners_and_the_ephemeral_range,
         a_bucket_has_the_cookie_of_its_connection,
-        the_interface_is_named_where_the_socket_was_bound_to_one,
+        the_interface_is_named_if_the_socket_was_bound_to_one,
         an_interface_is_looked_up_in_its_namespace_whichever_thread_asks,
         an_interface_whose_name_is_not_utf8_is_printed_alike_live_and_in_a_replay,
         the_mark_is_a_number_with_cap_net_admin_and_null_without,
@@ -298,7 +298,7 @@ fn a_bucket_has_the_cookie_of_its_connection() {
     assert_eq!(cookies(&list(&[])), [cookie], "it stays");
 }
 
-fn the_interface_is_named_where_the_socket_was_bound_to_one() {
+fn the_interface_is_named_if_the_socket_was_bound_to_one() {
     let socket = OsSocket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
     socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
     let bound = Server::listen_on(socket, addr("[::1]:8081")).expect("a listener");

@@ -32,8 +32,8 @@ suite! {
         a_namespace_that_is_asked_for_twice_is_read_once,
         the_other_commands_answer_for_the_other_namespace,
         capacity_and_doctor_read_and_ask_the_kernel_there,
-        a_wait_tests_the_other_namespace_and_its_command_runs_in_the_own_one,
-        a_summary_of_several_is_their_sum_and_says_how_many_each_has,
+        a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool,
+        a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each,
         kill_removes_a_bucket_of_the_other_namespace_alone,
         the_callers_own_namespace_is_untouched,
         every_namespace_is_found_once_with_its_name,
@@ -41,7 +41,7 @@ suite! {
         limit_counts_over_all_namespaces,
         rows_of_many_pieces_stay_together_and_whole,
         more_namespaces_than_descriptors_are_allowed_are_listed,
-        an_interface_of_one_namespace_passes_nothing_in_the_others,
+        an_interface_filter_matches_only_in_namespaces_that_have_the_interface,
         a_recording_of_another_namespace_gives_the_same_bytes,
         the_name_of_a_process_does_not_reach_the_terminal,
         names_that_are_not_utf8_are_found_and_stay_different,
@@ -196,7 +196,7 @@ fn the_other_commands_answer_for_the_other_namespace() {
     assert_eq!(summary(&[])["totals"]["sockstat_tw"], 0);
 }
 
-fn a_summary_of_several_is_their_sum_and_says_how_many_each_has() {
+fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     let (a, b) = (Place::make(42_001), Place::make(42_002));
     let (resident, c) = in_new_namespace(|| {
         // The client has the same address and port as a client of another namespace, so the summary has one destination for
@@ -285,7 +285,7 @@ fn capacity_and_doctor_read_and_ask_the_kernel_there() {
     drop(kept);
 }
 
-fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_own_one() {
+fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let place = Place::make(42_001);
     drop(place.server);
@@ -471,7 +471,7 @@ fn more_namespaces_than_descriptors_are_allowed_are_listed() {
     }
 }
 
-fn an_interface_of_one_namespace_passes_nothing_in_the_others() {
+fn an_interface_filter_matches_only_in_namespaces_that_have_the_interface() {
     let bound = |client: u16| {
         let socket = twtool::sys::bind::socket(
             std::net::Ipv4Addr::LOCALHOST.into(),

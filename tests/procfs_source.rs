@@ -20,9 +20,9 @@ suite! {
         facts_that_procfs_does_not_show_are_reported_as_missing,
         every_output_names_the_same_rows_from_procfs,
         without_sock_diag_procfs_is_read_with_a_warning,
-        accepted_connections_are_no_destinations_without_sock_diag,
+        without_sock_diag_accepted_connections_do_not_count_for_a_destination,
         port_and_bind_test_work_without_sock_diag,
-        a_source_is_no_part_of_a_recording,
+        a_source_cannot_be_chosen_for_a_recording,
     ],
 }
 
@@ -266,7 +266,7 @@ fn port_and_bind_test_work_without_sock_diag() {
     }
 }
 
-fn accepted_connections_are_no_destinations_without_sock_diag() {
+fn without_sock_diag_accepted_connections_do_not_count_for_a_destination() {
     let destinations = |run: &Run| -> Vec<(String, u64)> {
         let ends = |row: &Value| (text(row, "remote_addr").to_owned(), number(row, "remote_port"));
         run.records("destinations").iter().map(ends).collect()
@@ -303,7 +303,7 @@ fn accepted_connections_are_no_destinations_without_sock_diag() {
     drop(client);
 }
 
-fn a_source_is_no_part_of_a_recording() {
+fn a_source_cannot_be_chosen_for_a_recording() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     for source in ["auto", "sock_diag", "procfs"] {

@@ -27,19 +27,19 @@ use crate::support::{not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        enfile_is_no_missing_ipv6,
-        enobufs_is_no_missing_ipv6,
-        enomem_is_no_missing_ipv6,
-        emfile_is_no_missing_ipv6,
-        a_refused_ipv6_socket_leaves_ipv6_out_and_says_so,
-        a_missing_family_leaves_ipv6_out_and_says_so,
+        enfile_does_not_count_as_missing_ipv6,
+        enobufs_does_not_count_as_missing_ipv6,
+        enomem_does_not_count_as_missing_ipv6,
+        emfile_does_not_count_as_missing_ipv6,
+        a_refused_ipv6_socket_leaves_ipv6_out_with_a_warning,
+        a_missing_family_leaves_ipv6_out_with_a_warning,
         procfs_is_read_if_netlink_is_refused,
         procfs_is_read_if_netlink_is_absent,
         a_full_file_table_causes_no_fallback_to_procfs,
         a_lack_of_memory_causes_no_fallback_to_procfs,
         procfs_is_read_if_connecting_netlink_is_refused,
         a_failed_netlink_connect_causes_no_fallback_to_procfs,
-        few_descriptors_give_the_same_answer_or_say_that_there_are_too_few,
+        few_descriptors_give_the_same_answer_or_an_error_that_names_them,
         a_soft_limit_of_descriptors_changes_no_answer,
         without_proc_no_answer_is_complete,
         without_proc_no_missing_permission_is_reported,
@@ -71,19 +71,19 @@ fn a_failed_ipv6_socket_never_gives_yes(errno: i32) {
     drop(situation);
 }
 
-fn enfile_is_no_missing_ipv6() {
+fn enfile_does_not_count_as_missing_ipv6() {
     a_failed_ipv6_socket_never_gives_yes(ENFILE);
 }
 
-fn enobufs_is_no_missing_ipv6() {
+fn enobufs_does_not_count_as_missing_ipv6() {
     a_failed_ipv6_socket_never_gives_yes(ENOBUFS);
 }
 
-fn enomem_is_no_missing_ipv6() {
+fn enomem_does_not_count_as_missing_ipv6() {
     a_failed_ipv6_socket_never_gives_yes(ENOMEM);
 }
 
-fn emfile_is_no_missing_ipv6() {
+fn emfile_does_not_count_as_missing_ipv6() {
     a_failed_ipv6_socket_never_gives_yes(EMFILE);
 }
 
@@ -94,11 +94,11 @@ fn yes_without_ipv6(errno: i32) {
     twtool(["wait", "7100", "--timeout", "0", "--", "true"]).code(0).says(":: is left out");
 }
 
-fn a_refused_ipv6_socket_leaves_ipv6_out_and_says_so() {
+fn a_refused_ipv6_socket_leaves_ipv6_out_with_a_warning() {
     yes_without_ipv6(EACCES);
 }
 
-fn a_missing_family_leaves_ipv6_out_and_says_so() {
+fn a_missing_family_leaves_ipv6_out_with_a_warning() {
     yes_without_ipv6(EAFNOSUPPORT);
 }
 
@@ -171,7 +171,7 @@ fn with_limit(flag: &str, limit: u32, args: &[&str]) -> Run {
     Run::of(Command::new("sh").args(["-c", &script, PATH]).args(args))
 }
 
-fn few_descriptors_give_the_same_answer_or_say_that_there_are_too_few() {
+fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
     let mut situation = Situation::make();
     for (_, args) in COMMANDS {
         situation.refresh();

@@ -19,13 +19,13 @@ suite! {
         short_help_and_long_help_go_to_stdout,
         the_version_goes_to_stdout,
         usage_errors_leave_stdout_empty,
-        an_error_needs_no_stderr,
+        a_closed_stderr_does_not_change_the_exit_code_of_an_error,
     ],
     netns: [
         a_closed_pipe_ends_quietly_with_success,
         a_full_output_is_an_error_with_its_reason,
         a_closed_output_is_an_error,
-        nothing_piped_has_escape_sequences_unless_asked_for,
+        piped_output_has_no_escape_sequences_by_default,
         machine_formats_are_never_coloured,
         no_foreign_name_controls_the_terminal,
     ],
@@ -75,7 +75,7 @@ fn usage_errors_leave_stdout_empty() {
     }
 }
 
-fn an_error_needs_no_stderr() {
+fn a_closed_stderr_does_not_change_the_exit_code_of_an_error() {
     let script = r#""$0" list --nosuch 2>&-"#;
     let run = Run::of(Command::new("sh").args(["-c", script, PATH]).stdin(Stdio::null()));
     assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{run}");
@@ -163,7 +163,7 @@ fn a_closed_output_is_an_error() {
     assert_eq!(run.code, Some(0), "what prints nothing needs no output{run}");
 }
 
-fn nothing_piped_has_escape_sequences_unless_asked_for() {
+fn piped_output_has_no_escape_sequences_by_default() {
     let mixed = Mixed::make();
     for args in [
         ["list"].as_slice(),

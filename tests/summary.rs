@@ -25,13 +25,13 @@ use crate::support::{kernel, suite};
 suite! {
     pure: [
         every_number_of_a_recorded_dump_is_printed,
-        a_recording_without_the_kernels_counts_says_null,
+        a_recording_without_the_kernels_counts_gives_null,
         a_kernel_with_another_length_uses_that_length,
         an_interrupted_dump_is_incomplete,
         a_recording_without_fin_wait_2_is_refused,
         ndjson_is_the_payload_in_one_record,
-        only_the_groups_that_were_asked_for_are_there,
-        the_locale_decides_what_bars_are_drawn_with,
+        only_the_requested_groups_are_printed,
+        the_locale_decides_which_characters_draw_the_bars,
         bad_words_are_refused,
     ],
     netns: [
@@ -43,7 +43,7 @@ suite! {
         closes_above_the_maximum_are_reported_as_missing,
         a_maximum_of_0_makes_the_minute_unknown,
         the_kernel_counts_a_bucket_when_it_is_made,
-        memory_is_measured_where_the_slab_may_be_read,
+        memory_is_measured_if_slabinfo_can_be_read,
         a_replay_gives_the_same_bytes,
     ],
 }
@@ -141,7 +141,7 @@ fn every_number_of_a_recorded_dump_is_printed() {
     );
 }
 
-fn a_recording_without_the_kernels_counts_says_null() {
+fn a_recording_without_the_kernels_counts_gives_null() {
     let (_folder, file) = recorded(&BucketFacts::default(), &sockets());
     let document = summary(&["--json", "--replay", &file]).ok().json();
     for key in ["sockstat_tw", "sockstat_difference", "max_tw_buckets"] {
@@ -212,7 +212,7 @@ fn ndjson_is_the_payload_in_one_record() {
     assert_eq!(record["totals"]["time_wait"], 4);
 }
 
-fn only_the_groups_that_were_asked_for_are_there() {
+fn only_the_requested_groups_are_printed() {
     let (_folder, file) = recorded(&kernel(), &sockets());
     let keys = |args: &[&str]| -> BTreeSet<String> {
         let document = summary(&[&["--json", "--replay", &file], args].concat()).ok().json();
@@ -228,7 +228,7 @@ fn only_the_groups_that_were_asked_for_are_there() {
     );
 }
 
-fn the_locale_decides_what_bars_are_drawn_with() {
+fn the_locale_decides_which_characters_draw_the_bars() {
     let (_folder, file) = recorded(&kernel(), &sockets());
     let drawn = |lc_all: &str, lang: &str, term: &str| {
         let mut command = command(["summary", "--replay", &file]);
@@ -488,7 +488,7 @@ fn the_kernel_counts_a_bucket_when_it_is_made() {
     drop(half);
 }
 
-fn memory_is_measured_where_the_slab_may_be_read() {
+fn memory_is_measured_if_slabinfo_can_be_read() {
     let mixed = Mixed::make();
     let size = std::fs::read_to_string("/sys/kernel/slab/tw_sock_TCP/slab_size").ok();
     let size: Option<u64> = size.and_then(|text| text.trim().parse().ok());

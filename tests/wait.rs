@@ -37,7 +37,7 @@ suite! {
         without_sock_diag_the_wait_uses_procfs,
         a_timeout_of_zero_is_one_attempt,
         a_timeout_reports_what_blocks,
-        quiet_says_nothing,
+        quiet_prints_nothing,
         the_document_has_the_keys_of_the_contract,
         a_command_takes_the_place_of_twtool,
         a_command_on_a_reusable_port_comes_after_a_warning,
@@ -302,7 +302,7 @@ fn a_timeout_reports_what_blocks() {
     assert!(own_bind(8080, &["SO_REUSEADDR"]).contains(&"EADDRINUSE".to_owned()));
 }
 
-fn quiet_says_nothing() {
+fn quiet_prints_nothing() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     for (args, code) in [
         (["8080", "--timeout", "0", "-q"].as_slice(), 1),

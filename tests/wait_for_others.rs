@@ -23,12 +23,12 @@ suite! {
     pure: [],
     netns: [
         a_listener_is_waited_for_and_named,
-        listeners_that_share_a_port_are_waited_for_all,
+        a_wait_lasts_until_every_listener_that_shares_the_port_ends,
         a_connection_is_waited_for_and_then_its_bucket,
         a_socket_that_is_only_bound_is_waited_for,
         an_address_that_comes_up_ends_the_wait,
         a_bind_that_is_denied_ends_the_wait_at_once,
-        cases_without_an_end_of_the_wait_are_refused,
+        arguments_that_cannot_be_waited_for_are_refused,
     ],
 }
 
@@ -82,7 +82,7 @@ fn a_listener_is_waited_for_and_named() {
     }
 }
 
-fn listeners_that_share_a_port_are_waited_for_all() {
+fn a_wait_lasts_until_every_listener_that_shares_the_port_ends() {
     let listener = || {
         let socket = socket("0.0.0.0:8080", ReuseOptions::REUSEPORT);
         socket.listen(1).expect("listening");
@@ -180,7 +180,7 @@ fn a_bind_that_is_denied_ends_the_wait_at_once() {
     assert_eq!(run.json()["addrs"], json!(["0.0.0.0"]));
 }
 
-fn cases_without_an_end_of_the_wait_are_refused() {
+fn arguments_that_cannot_be_waited_for_are_refused() {
     for (args, word) in [
         (["0"].as_slice(), "'0'"),
         (&["8080-8090"], "8080-8090"),

@@ -26,8 +26,8 @@ suite! {
         only_the_command_uses_stdin_and_stdout,
         a_program_that_daemonises_is_watched_to_its_end,
         a_daemon_whose_parent_ends_at_once_runs_on,
-        a_failure_has_its_own_reason,
-        a_prohibited_route_is_no_firewall,
+        each_failure_is_explained_by_its_own_reason,
+        a_prohibited_route_is_not_reported_as_a_firewall,
         a_connection_with_the_same_ends_blocks_a_fixed_source_port,
         the_program_keeps_the_action_of_sigpipe,
         a_process_that_nobody_can_trace_is_named,
@@ -239,7 +239,7 @@ const REASONS: [(&str, &str, &[&str]); 7] = [
     ),
 ];
 
-fn a_failure_has_its_own_reason() {
+fn each_failure_is_explained_by_its_own_reason() {
     needs_program("python3");
     for (code, reason, wrong) in REASONS {
         let run = twtool(["why", "python3", "-c", &format!("from socket import *\n{code}")]);
@@ -250,7 +250,7 @@ fn a_failure_has_its_own_reason() {
     }
 }
 
-fn a_prohibited_route_is_no_firewall() {
+fn a_prohibited_route_is_not_reported_as_a_firewall() {
     needs_program("python3");
     needs_program("ip");
     Run::of(Command::new("ip").args(["route", "add", "prohibit", "198.51.101.0/24"])).code(0);

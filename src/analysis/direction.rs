@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_to_itself_is_outbound_whoever_listens_now() {
+    fn a_connection_to_itself_is_outbound_even_if_a_listener_covers_it() {
         for (addr, listener_addr) in [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::ffff:127.0.0.1", "127.0.0.1")] {
             let tuple = tuple(addr, 40000, addr, 40000);
             assert!(tuple.is_self_connection());
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_outbound_without_the_range_where_its_server_listens_here() {
+    fn a_client_of_a_local_server_is_outbound_even_if_the_range_is_unknown() {
         let facts = Facts { local_port_range: None, ..facts() };
         let tuple = tuple("127.0.0.1", 40000, "127.0.0.1", 443);
         assert_eq!(infer(&facts, &listener("127.0.0.1", 443, None), &tuple, None), Direction::Outbound);
     }
 
     #[test]
-    fn without_the_range_nothing_is_outbound() {
+    fn a_connection_has_no_direction_if_the_range_is_unknown() {
         let facts = Facts { local_port_range: None, ..facts() };
         let tuple = tuple("127.0.0.1", 40000, "127.0.0.1", 443);
         assert_eq!(infer(&facts, &Listeners::default(), &tuple, None), Direction::Unknown);

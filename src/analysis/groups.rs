@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_are_in_the_order_of_their_keys() {
+    fn groups_of_equal_size_are_in_the_order_of_their_keys() {
         let rows = [row("::1", 1, "::1", 9), row("127.0.0.1", 3, "127.0.0.2", 7), row("127.0.0.1", 2, "127.0.0.1", 8)];
         let groups = counted(&rows, 10);
         let keys = |by| -> Vec<Key> {

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn due_buckets_entered_before_the_minute() {
+    fn due_buckets_count_as_older_than_a_minute() {
         let history = history(&[0, 0, 0], None);
         assert_eq!((history.total(), times(&[0, 0, 0]).due()), (0, 3));
         assert_eq!(history.length, Length { seconds: 60, source: LengthSource::Constant });
@@ -241,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn no_remaining_time_and_no_setting_panics(expires_ms: Vec<u32>, setting: Option<u64>) {
+        fn no_remaining_time_or_setting_causes_a_panic(expires_ms: Vec<u32>, setting: Option<u64>) {
             let history = history(&expires_ms, setting);
             let _ = (history.total(), history.mean(), history.peak());
         }

@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_stopped_through_what_started_it() {
+    fn a_process_is_stopped_by_its_service_manager_or_container_runtime() {
         let id = "0123456789abcdef".repeat(4);
         let process = |pid, comm: &str, cgroup: &str| Process {
             pid,

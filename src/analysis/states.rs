@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_of_closing_has_a_text_and_only_an_orphan_has_its_timer() {
+    fn each_closing_state_has_a_text_that_names_the_setting_of_its_timer() {
         use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen};
         for state in [FinWait1, FinWait2, Closing, LastAck, CloseWait] {
             for owned in [false, true] {

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn sockstats_count_is_explained_whichever_way_it_differs() {
+    fn a_different_count_in_sockstat_is_explained() {
         for (tw, difference, word) in [(2, 0, "(1 + 1)"), (5, 3, "3 more"), (1, -1, "1 fewer")] {
             let summary = summary(kernel(tw), false);
             assert_eq!(summary.sockstat_difference(), Some(difference));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_wait_2_bucket_is_counted_and_is_no_close_of_the_minute() {
+    fn a_fin_wait_2_bucket_is_counted_but_not_as_a_close_of_the_minute() {
         let summary = summary(kernel(2), false);
         assert_eq!((summary.totals, summary.history.total()), (Count { time_wait: 1, fin_wait_2: 1 }, 1));
         assert!(summary.groups.iter().all(|group| group.top[0].1.fin_wait_2 == 1));

@@ -209,14 +209,14 @@ mod tests {
     use crate::model::row::tests::row;
 
     #[test]
-    fn no_test_at_all_passes_and_an_empty_choice_does_not() {
+    fn a_filter_without_tests_accepts_every_row_and_an_empty_choice_accepts_none() {
         let row = row("127.0.0.1", 80, "127.0.0.1", 40000);
         assert!(Filter::TRUE.accepts(&row));
         assert!(!Filter::FALSE.accepts(&row));
     }
 
     #[test]
-    fn mapped_rows_pass_as_the_ipv4_they_are_on_the_wire() {
+    fn mapped_rows_count_as_ipv4() {
         let mapped = row("::ffff:10.0.0.1", 80, "::ffff:10.0.0.2", 40000);
         assert!(Filter::ipv4_on_the_wire(true).accepts(&mapped));
         assert!(!Filter::ipv4_on_the_wire(false).accepts(&mapped));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_limit_itself_is_not_under_it() {
+    fn a_remaining_time_equal_to_the_limit_is_not_under_it() {
         let row = row("127.0.0.1", 80, "127.0.0.1", 40000);
         assert!(!Filter::ExpiresUnder(Duration::from_secs(10)).accepts(&row));
         assert!(Filter::ExpiresUnder(Duration::from_millis(10_001)).accepts(&row));

@@ -109,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn other_bytes_are_no_segment_and_no_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), ipv4: bool) {
+        fn bytes_that_are_not_a_segment_are_rejected_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), ipv4: bool) {
             if ipv4 && bytes.len() > 14 {
                 bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
             }
@@ -118,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_frame_is_no_segment_and_no_panic(length in 0_usize..57) {
+        fn a_cut_frame_is_rejected_without_a_panic(length in 0_usize..57) {
             let mut frame = frame(1, false, b"abc");
             frame.bytes.truncate(length);
             prop_assert_eq!(Numbers::default().read(frame, sender), None);

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn of_nested_containers_the_innermost_one_counts() {
+    fn the_innermost_of_nested_containers_is_named() {
         let path = format!("/docker/{A}/docker/{B}/system.slice/x.service");
         let container = Container::of_cgroup(&path).expect("a container");
         assert_eq!(container, Container { runtime: Some(Runtime::Docker), id: B });

@@ -236,7 +236,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_name_is_a_port_only_where_the_services_have_it() {
+    fn a_name_is_a_port_only_if_the_services_file_has_it() {
         let port = |text: &str| facts().ports(&text.parse().expect("a port argument"));
         assert_eq!(port("www"), Ok(PortRange::one(Port(80))));
         assert!(port("httpz").is_err_and(|e| e.contains("'httpz'") && e.contains("0-65535")));

@@ -189,7 +189,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_setting_is_a_number_only_where_it_was_read_as_one() {
+    fn a_setting_has_a_number_only_if_its_text_is_a_number() {
         let mut settings = healthy().settings;
         assert_eq!(settings.number("ipv4.tcp_ehash_entries"), Some(-262_144));
         assert_eq!(settings.number("ipv4.tcp_tw_recycle"), None);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_of_two_namespaces_are_sums_and_what_they_do_not_share_is_unknown() {
+    fn counts_of_two_namespaces_are_added_and_facts_that_differ_become_unknown() {
         let (one, other) = (facts(3, 60, &[("TW", 5), ("TWKilled", 1)]), facts(4, 20, &[("TW", 6)]));
         let both = one.merged(&other);
         assert_eq!(both.sockstat.map(|sockstat| sockstat.tw), Some(7));

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_are_seen_are_not_hidden() {
+    fn visible_characters_are_not_hidden() {
         for c in ['a', ' ', '~', 'ö', '中', '\u{a0}', '\u{fffd}', '🙂'] {
             assert!(!is_hidden(c), "{c:?}");
         }

@@ -150,7 +150,7 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     #[test]
-    fn digits_are_a_process_a_slash_makes_a_path_and_all_else_is_a_name() {
+    fn an_argument_is_a_process_if_it_is_a_number_a_path_if_it_has_a_slash_and_else_a_name() {
         let parse = |text: &str| text.parse::<NetnsArg>();
         assert_eq!(parse("1"), Ok(NetnsArg::Process(1)));
         assert_eq!(parse("./1"), Ok(NetnsArg::Path("./1".into())));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_called_by_its_name_and_without_one_by_its_number() {
+    fn a_namespace_without_a_name_is_named_by_its_number() {
         let id = NetnsId { device: 4, inode: 4_026_531_840 };
         let text = |name| Netns { id, name }.to_string();
         assert_eq!(text(Some(NetnsName::Given("web".into()))), "web");

@@ -127,7 +127,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_holds_what_a_set_of_numbers_holds(add in proptest::collection::vec(any::<u16>(), 0..50), take: Vec<u16>) {
+        fn a_port_set_contains_the_same_ports_as_a_set_of_numbers(add in proptest::collection::vec(any::<u16>(), 0..50), take: Vec<u16>) {
             let mut set: PortSet = add.iter().copied().map(Port).collect();
             let mut numbers: BTreeSet<u16> = add.iter().copied().collect();
             for number in take.iter().chain(add.first()) {

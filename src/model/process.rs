@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn no_process_found_is_not_called_a_process_elsewhere() {
+    fn the_text_names_another_namespace_only_if_proc_hides_other_namespaces() {
         for owners in [Owners::NotFound(Processes::All), Owners::NotFound(Processes::OfPidNamespace)] {
             assert!(owners.names()[0].contains("no process found"), "{owners:?}");
         }

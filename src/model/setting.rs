@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_is_explained_and_its_names_are_its_own() {
+    fn every_setting_is_explained_and_has_unique_names() {
         for (i, setting) in SETTINGS.iter().enumerate() {
             let Sysctl { name, check, does, does_not, sources, .. } = setting;
             assert!(name.starts_with("net.") && !setting.key().starts_with("net."), "{name}");

@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_addresses_are_plain_ipv4_with_a_family_that_says_so() {
+    fn mapped_addresses_become_ipv4_addresses_of_the_family_ipv4_mapped() {
         let mapped = ("::ffff:192.0.2.1".parse().expect("address"), Port(80));
         let tuple = FourTuple::new(mapped, mapped);
         assert_eq!(tuple.family, Family::Ipv4Mapped);

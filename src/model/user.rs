@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_a_number_and_all_else_is_a_name() {
+    fn a_user_argument_is_a_number_if_it_has_only_digits_and_else_a_name() {
         let parse = |text: &str| text.parse::<UserArg>();
         assert_eq!((parse("0"), parse("4294967294")), (Ok(UserArg::Uid(0)), Ok(UserArg::Uid(u32::MAX - 1))));
         assert_eq!(parse("www-data"), Ok(UserArg::Name("www-data".into())));

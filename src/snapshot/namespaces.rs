@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_warning_about_the_words_is_kept_once() {
+    fn a_warning_about_the_arguments_is_kept_once() {
         let own = || netns::open(&NetnsArg::Path("/proc/self/ns/net".into())).expect("it can be opened");
         let namespaces = Namespaces(Which::Several(vec![own(), own()], vec![]));
         let ask = |number, pass_on: &mut PassOn<u32>| {

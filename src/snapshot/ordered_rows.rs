@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_in_order_on_however_many_cores(
+        fn rows_are_in_order_on_any_number_of_cores(
             keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
         ) {
             let mut rows = vec![];
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_keeps_the_rows_that_it_shows_and_little_more() {
+    fn a_limit_keeps_little_more_than_the_rows_that_are_shown() {
         const MANY: usize = 20 * RUN + 17;
         const MOST: usize = 10;
         for (order, from_the_end) in

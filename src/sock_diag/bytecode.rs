@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_that_the_kernel_cannot_evaluate_are_left_out_and_never_narrow() {
+    fn tests_that_the_kernel_cannot_evaluate_are_left_out_and_exclude_no_row() {
         for (text, judged) in [
             ("sport = 80 and expires < 5s", "sport = 80"),
             ("sport = 80 or expires < 5s", "sport >= 0"),
@@ -352,7 +352,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn the_kernels_part_passes_whatever_the_whole_passes(text in expression(), row in any_row()) {
+        fn the_kernels_part_accepts_every_row_that_the_whole_filter_accepts(text in expression(), row in any_row()) {
             let filter = parse(&text);
             let judged = judged_by_kernel(&filter);
             prop_assert!(!filter.accepts(&row) || judged.accepts(&row));

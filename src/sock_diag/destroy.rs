@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_success_and_every_error_is_that_of_its_bucket() {
+    fn no_response_means_success_and_each_error_belongs_to_its_bucket() {
         let mut kernel = DestroyingKernel::new(|_, cookie| match cookie {
             3 | 300 => errno::ENOENT,
             200 => INVALID,
@@ -344,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_destroy_asks_nothing() {
+    fn without_sockets_no_request_is_sent() {
         let mut kernel = DestroyingKernel::new(|_, _| panic!("asked"));
         assert!(run(&mut kernel, &[]).end.is_ok() && kernel.batches.is_empty());
     }
 
     #[test]
-    fn what_is_not_permitted_is_tried_once() {
+    fn a_request_that_is_not_permitted_is_sent_once() {
         let mut kernel = DestroyingKernel::new(|_, _| errno::EPERM);
         let Destruction { answers, end } = run(&mut kernel, &rows(1000));
         assert!(matches!(end, Err(DestroyError::NotPermitted)));
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_cut_and_foreign_answers_end_it_and_leave_the_rest_unanswered() {
+    fn a_lost_cut_or_foreign_response_leaves_the_other_requests_unanswered() {
         /// Fails to send, or receives one datagram.
         struct Broken(Option<io::Result<Vec<u8>>>, usize);
         impl Transport for Broken {

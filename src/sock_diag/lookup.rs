@@ -229,13 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_found_comes_with_its_time_of_now() {
+    fn a_found_socket_has_its_present_remaining_time() {
         let Ok(Some(Socket::Bucket(now))) = look_up(Ok(found(59_000, 9)), 0) else { panic!("no bucket") };
         assert_eq!(now.expires_ms, 59_000);
     }
 
     #[test]
-    fn only_enoent_is_gone() {
+    fn only_enoent_means_that_a_socket_is_gone() {
         assert!(matches!(look_up(Ok(error(ENOENT)), 0), Ok(None)));
         assert!(
             matches!(look_up(Ok(error(EINVAL)), 0), Err(LookupError::Refused(e)) if e.raw_os_error() == Some(EINVAL))

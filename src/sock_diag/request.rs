@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_can_be_read_back_and_other_bytes_are_none() {
+    fn a_request_can_be_read_back_and_other_bytes_are_rejected() {
         for walk in [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6] {
             let request = Request { walk, states: StateSet::of(&[TcpState::TimeWait]), program: None, tcp_info: false };
             let bytes = request.encode();

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_named_errnos_are_an_answer() {
+    fn only_certain_errnos_count_as_a_refusal() {
         for errno in [Errno::ENOENT, Errno::ESRCH, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP] {
             assert_eq!(Refusal::of(&failed(errno)), Refusal::Absent, "{errno}");
         }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_absent_is_no_failure() {
+    fn only_a_missing_file_does_not_count_as_a_failure() {
         assert!(matches!(if_present(Ok(1)), Ok(Some(1))));
         assert!(matches!(if_present::<()>(Err(failed(Errno::ENOENT))), Ok(None)));
         assert!(if_present::<()>(Err(failed(Errno::EACCES))).is_err());

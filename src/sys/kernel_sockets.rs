@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_is_evidence_only_where_it_is_loaded_and_the_port_is_its_own() {
+    fn a_module_is_evidence_only_if_it_is_loaded_and_uses_the_port() {
         let named = |socket: FullSocket, loaded: &[&str]| module(&socket, |name| loaded.contains(&name));
         let module = |does, module| Some(KernelPart::Module { does, module });
         assert_eq!(named(socket(TcpState::Listen, 445, 0), &["ksmbd", "cifs"]), module("SMB server", "ksmbd"));

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_user_has_a_number_in_the_initial_namespace_alone() {
+    fn only_the_map_of_the_initial_namespace_contains_every_user() {
         assert!(maps_all(b"         0          0 4294967295\n"));
         assert!(maps_all(b"0 100 1\n1 0 100\n101 101 4294967194\n"));
         for map in [&b"0 1000 1\n1 100000 65536\n"[..], b"0 1000 1\n", b"", b"0 0 many\n", b"\xff"] {

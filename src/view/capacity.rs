@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_fits_and_keeps_what_matters() {
+    fn the_page_fits_the_terminal_and_keeps_the_important_columns() {
         for width in [60, 80, 120] {
             let page = text(Some(width));
             assert!(page.lines().all(|line| line.width() <= width), "{width}:\n{page}");

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_is_a_column_where_there_is_room_and_the_newest_is_on_the_right() {
+    fn each_second_has_a_column_if_there_is_room_and_the_newest_is_on_the_right() {
         let lines = drawn(&rising(), Some(80), true);
         assert_eq!(lines.len(), HEIGHT + 2);
         assert!(lines[0].starts_with("190 │") && lines[0].ends_with("▃▅█"), "{}", lines.join("\n"));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_terminal_gives_a_second_two_columns_and_a_narrow_one_means() {
+    fn a_second_has_two_columns_on_a_wide_terminal_and_shares_one_on_a_narrow_one() {
         let lines = drawn(&rising(), Some(130), true);
         assert_eq!(lines[6].width(), 125);
         let lines = drawn(&rising(), Some(40), true);
@@ -170,14 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn in_ascii_nothing_else_is_drawn() {
+    fn an_ascii_chart_has_only_ascii_characters() {
         let lines = drawn(&rising(), Some(80), false);
         assert!(lines.iter().all(|line| line.is_ascii()));
         assert!(lines[0].ends_with(":#") && lines[5].starts_with("    |. "), "{}", lines.join("\n"));
     }
 
     #[test]
-    fn an_unknown_second_is_no_zero() {
+    fn an_unknown_second_is_not_drawn_as_zero() {
         let mut seconds = vec![None; 40];
         seconds.extend(vec![Some(0); 19]);
         seconds.push(Some(3));

@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_the_namespace_and_the_state_only_where_rows_differ_in_them() {
+    fn a_table_has_the_namespace_and_the_state_only_if_rows_differ_in_them() {
         let keys = |several_namespaces, several_states| {
             let columns = Column::of_table(several_namespaces, several_states);
             columns.into_iter().map(|column| column.key).collect::<Vec<_>>().join(" ")

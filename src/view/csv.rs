@@ -59,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_stay_lines_and_nothing_hidden_is_written(
+        fn each_record_is_one_line_and_hidden_characters_are_escaped(
             rows in proptest::collection::vec(proptest::collection::vec("\\PC{0,4}|\\pC{0,4}|[\",\n\r\u{9b}a]{0,6}", 1..4), 0..4),
             pieces in 1_usize..8,
         ) {

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_plan_is_cut_and_says_how_many_there_are() {
+    fn a_long_plan_is_cut_and_shows_the_total() {
         let facts = facts();
         let mut rows = vec![row("10.0.0.1", 80, "10.0.0.2", 40000); SHOWN + 5];
         rows[SHOWN + 1].bucket.fin_wait_2 = true;
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_dry_run_say_so() {
+    fn an_empty_selection_and_a_dry_run_are_reported() {
         let facts = facts();
         let none = RemovalReport { targets: &[], outcomes: &[], facts: &facts, orphans: false, dry_run: true };
         assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket matches\n");

@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_goes_from_the_sender_to_the_receiver_and_a_lost_one_not_all_the_way() {
+    fn the_arrow_of_a_lost_segment_ends_before_the_receiver() {
         let lines = drawn(&[
             fin(Side::Client, Fate::Arrived, b""),
             fin(Side::Server, Fate::Arrived, b""),

@@ -407,7 +407,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_usual_line_is_the_line_of_its_columns(
+        fn the_fast_path_writes_the_same_line_as_the_columns(
             ends in proptest::collection::vec((any::<[u32; 2]>(), any::<[u16; 2]>(), 0_usize..3, 0_u32..110_000), 1..9),
             kinds in proptest::collection::vec(0..9, 9), few in any::<bool>(), width in proptest::option::of(20_usize..140),
             name in "[a-z-]{0,30}|[a-z]{100,220}|[a-zö\x1b]{1,5}", header in any::<bool>(),

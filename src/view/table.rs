@@ -351,7 +351,7 @@ LOCAL                CLASS       EXPIRES
     }
 
     #[test]
-    fn a_narrow_terminal_spares_a_column_first_and_then_breaks_cells() {
+    fn on_a_narrow_terminal_columns_are_dropped_first_and_then_cells_are_broken() {
         let rows = [row(["127.0.0.1:80 (http)", "well-known", "9.5s"])];
         let mut out = vec![];
         let style = TextStyle { color: false, width: Some(30), unicode: true };

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_would_break_it_and_leaves_the_unknown_empty() {
+    fn csv_quotes_special_characters_and_leaves_unknown_values_empty() {
         let mut csv = Text::default();
         Value::append_csv_line([Value::Text("a,\"b\""), Value::Unknown, Value::Text("c"), Value::Word("d")], &mut csv);
         assert_eq!(csv.as_bytes(), b"\"a,\"\"b\"\"\",,c,d\n");

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_says_when_the_timeout_comes_first() {
+    fn the_line_shows_that_the_timeout_comes_first() {
         let facts = facts();
         let held = [bucket(false), bucket(true)];
         let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, BUCKETS, Some(200_000)), 120);

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn sharing_that_is_refused_names_both_users() {
+    fn the_advice_about_refused_sharing_names_both_users() {
         let other = advice(ReuseOptions::REUSEPORT, listener_of(33, Owners::NotPermitted));
         assert!(other.contains("belongs to uid 33, and this test ran as uid 1000"), "{other}");
         let same = advice(ReuseOptions::BOTH, listener_of(1000, Owners::NotPermitted));

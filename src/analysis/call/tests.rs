@@ -59,7 +59,7 @@ fn explained(call: &SocketCall, holders: &[Holder]) -> Explanation {
 }
 
 #[test]
-fn a_privilege_that_the_watch_takes_away_is_not_advised() {
+fn no_advice_names_a_privilege_that_the_watch_takes_away() {
     let advised = |lost| {
         let mut call = call(80, Errno::Access);
         call.process.lost_privilege = lost;

@@ -80,14 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_rate_below_the_ceiling_never_runs_out() {
+    fn a_steady_rate_below_the_ceiling_never_exhausts_the_ports() {
         // 400 closes a second for a minute, with 28,000 ports: as many ports are released as are taken.
         let released: Vec<u64> = (0..24_000).map(|i| i * 5 / 2).collect();
         assert_eq!(exhausted_ms(4000, 400.0, &released), None);
     }
 
     #[test]
-    fn a_rate_above_the_ceiling_runs_out_within_the_hold() {
+    fn a_rate_above_the_ceiling_exhausts_the_ports_within_the_hold_time() {
         assert_eq!(exhausted_ms(16, 1.0, &[]), Some(16_000));
         assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first port is released before the sixteenth is taken");
         assert_eq!(exhausted_ms(60, 1.0, &[]), Some(60_000));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_in_the_moment_of_the_last_connect_comes_too_late() {
+    fn a_port_released_at_the_time_of_the_last_connect_comes_too_late() {
         // 1000 / 1392 is not a binary fraction, so two connections take 2784.0000000000005 ms.
         assert_eq!(exhausted_ms(1, 1000.0 / 1392.0, &[0, 2784]), Some(2784));
     }
@@ -115,7 +115,7 @@ mod tests {
     proptest! {
         /// Compares with a simulation in steps: a connection every 1/rate seconds, and each release when it is due.
         #[test]
-        fn it_equals_a_simulation_in_steps(free in 0_u32..40, gap_ms in 1_u64..3000, released_ms in proptest::collection::vec(0_u64..60_000, 0..40)) {
+        fn the_time_of_exhaustion_equals_that_of_a_simulation(free in 0_u32..40, gap_ms in 1_u64..3000, released_ms in proptest::collection::vec(0_u64..60_000, 0..40)) {
             let load = Load { free, per_s: 1000.0 / precise(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
             let model = load.exhausted_in();
             // After n connections, at n * gap, no port is left.

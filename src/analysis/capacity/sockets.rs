@@ -242,7 +242,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn accepted_connections_are_no_destinations() {
+    fn accepted_connections_do_not_count_for_a_destination() {
         let listener = full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen);
         let accepted = full("127.0.0.1", LOW, "127.0.0.1", LOW + 1, TcpState::Established);
         let client = full("127.0.0.1", LOW + 1, "127.0.0.1", LOW, TcpState::Established);
@@ -250,7 +250,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn connections_of_unknown_direction_are_no_destinations_and_are_counted() {
+    fn connections_of_unknown_direction_are_counted_but_not_for_a_destination() {
         let listener = |v6only| {
             let Socket::Full(listener) = full("::", LOW, "::", 0, TcpState::Listen) else { unreachable!() };
             Socket::Full(FullSocket { v6only, ..listener })

@@ -75,7 +75,7 @@ fn buckets_are_reusable_by_their_age() {
 }
 
 #[test]
-fn a_bucket_is_perhaps_reusable_if_its_age_counts_in_whole_seconds() {
+fn a_bucket_is_perhaps_reusable_if_the_kernel_compares_whole_seconds() {
     let half = |local_port| {
         let Socket::Bucket(bucket) = bucket(local_port, 59_000) else { unreachable!("a bucket") };
         Socket::Bucket(TimeWaitBucket { fin_wait_2: true, ..bucket })
@@ -101,7 +101,7 @@ fn a_bucket_is_perhaps_reusable_if_its_age_counts_in_whole_seconds() {
 }
 
 #[test]
-fn a_socket_that_is_not_listed_may_have_one_port() {
+fn each_unlisted_socket_makes_one_more_port_uncertain() {
     let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
     let uncertain = [Port(LOW)].into_iter().collect();
     let counts = |found: &[Socket], unlisted| {
@@ -154,7 +154,7 @@ fn a_present_rate_above_the_ceiling_gives_the_time_of_exhaustion() {
 }
 
 #[test]
-fn uncertain_ports_count_where_they_are_free() {
+fn an_uncertain_port_counts_only_if_it_is_free_for_the_destination() {
     let found = [bucket(LOW, 10_000), bucket(LOW + 1, 10_000)];
     let uncertain = |size, ports: &[u16]| destinations_of(size, off(), &found, ports)[0].uncertain;
     assert_eq!((uncertain(16, &[]), uncertain(16, &[LOW, LOW + 5]), uncertain(16, &[LOW + 20])), (0, 1, 0));
@@ -244,7 +244,7 @@ fn advice_depends_on_the_numbers() {
 }
 
 #[test]
-fn other_states_use_ports_but_are_not_closes() {
+fn sockets_in_other_states_hold_ports_but_do_not_count_as_closes() {
     let half = Socket::Bucket(TimeWaitBucket {
         tuple: tuple(LOW),
         fin_wait_2: true,

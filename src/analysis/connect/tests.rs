@@ -97,7 +97,7 @@ fn timestamps_decide_about_a_bucket_with_the_same_four_values() {
 }
 
 #[test]
-fn a_bucket_is_waited_for_even_where_the_kernel_cannot_remove_it() {
+fn the_wait_command_is_printed_even_if_the_kernel_cannot_remove_the_bucket() {
     use crate::model::command::{Caller, Shell};
     let shell = Shell { netns: None, caller: Caller { root: true, ..Caller::default() } };
     for (kernel, kills) in [("5.10.0", false), ("6.18.0", true)] {
@@ -183,7 +183,7 @@ fn choice(free: u32, uncertain: u32, reusable: Option<u32>) -> PortChoice {
 }
 
 #[test]
-fn only_ports_that_are_certainly_left_are_an_answer() {
+fn the_verdict_is_free_only_if_a_port_is_certainly_left() {
     let verdict = |free, uncertain, reusable| {
         let conclusion = chosen(free, uncertain, reusable);
         (conclusion.verdict, conclusion.cause, conclusion.inferred)

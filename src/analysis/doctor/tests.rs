@@ -253,7 +253,7 @@ fn the_default_of_the_bucket_limit_follows_the_kernels_hash_table() {
 }
 
 #[test]
-fn the_default_of_reuse_is_that_of_the_kernels_age() {
+fn the_default_of_tcp_tw_reuse_depends_on_the_kernel_version() {
     let check_of = |kernel: &str, value: &'static str| {
         let mut health = healthy();
         health.facts.kernel = kernel.into();
@@ -268,7 +268,7 @@ fn the_default_of_reuse_is_that_of_the_kernels_age() {
 }
 
 #[test]
-fn servers_on_port_0_or_on_reserved_ports_are_not_a_finding() {
+fn servers_that_asked_for_port_0_and_servers_on_reserved_ports_are_not_a_finding() {
     let mut health = healthy();
     listens(40000, Some(true), nginx)(&mut health);
     // 8000 is reserved and also outside the range.

@@ -178,7 +178,7 @@ fn a_mistake_is_shown_in_an_expression_of_any_length() {
 }
 
 #[test]
-fn nesting_has_an_end() {
+fn an_expression_that_is_nested_too_deeply_is_refused() {
     let deep = |n: usize| format!("{}sport = 80{}", "(".repeat(n), ")".repeat(n));
     assert!(parse(&deep(90), &facts()).is_ok());
     assert!(message(&deep(100_000)).contains("deeper"));

@@ -40,7 +40,7 @@ fn sudo_stands_before_what_needs_root_unless_the_caller_is_root() {
 }
 
 #[test]
-fn a_command_that_fails_here_says_why() {
+fn a_command_that_fails_here_has_the_reason() {
     use Privilege::{Capability, None as Nothing, Root, Settings};
     const LOCKS: [SettingsLock; 2] = [SettingsLock::ReadOnly, SettingsLock::Refused];
     let set = |held: &[super::Capability]| Some(Capabilities(held.iter().map(|&one| 1 << one as u32).sum()));
@@ -79,7 +79,7 @@ fn a_command_that_fails_here_says_why() {
 }
 
 #[test]
-fn the_line_that_was_typed_gets_one_more_flag() {
+fn the_command_line_of_the_user_gets_one_more_flag() {
     let mut shell = shell(Some("web"), false);
     shell.caller.arguments = ["-4", "kill", "--netns", "web", "sport = :80"].map(OsString::from).to_vec();
     let line = "sudo /opt/twtool -4 kill --orphans --netns web 'sport = :80'";

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_one_bucket_each_are_others_unless_they_are_all() {
+    fn keys_with_one_bucket_each_are_not_listed_unless_there_are_no_others() {
         let lines = drawn(&summary(1000), Some(120), true);
         assert!(lines.iter().any(|line| line.contains("198.51.100.77:33001")));
         let lines = drawn(&summary(20), Some(120), true);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_never_rounded_to_none_or_all() {
+    fn a_share_is_never_rounded_to_0_or_100_percent() {
         let shares = [percent(0, 10), percent(1, 262_144), percent(9999, 10_000), percent(10, 10), percent(20, 10)];
         assert_eq!(shares, ["0 %", "less than 0.1 %", "99.9 %", "100.0 %", "200.0 %"]);
     }
