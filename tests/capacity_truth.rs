@@ -1,5 +1,5 @@
 //! Compares `twtool capacity` with the kernel: in each situation, the number of free ports equals the number of further
-//! connects that succeed.
+//! connect() calls that succeed.
 
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
@@ -28,6 +28,7 @@ suite! {
         other_destinations_and_source_addresses_have_ports_of_their_own,
         buckets_are_reusable_according_to_tcp_tw_reuse,
         buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable,
+        the_timestamps_of_the_old_connection_decide_and_not_the_present_setting,
         reserved_ports_are_not_free,
         explicitly_bound_ports_are_not_free,
         ports_of_clients_that_called_bind_are_not_free,
@@ -270,6 +271,24 @@ fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
         reusable::<1, true, false, true>(w)
     };
     check("an explicitly bound client's bucket", explicit, "127.0.0.1", "127.0.0.1:443", 15);
+}
+
+/// connect() takes over a bucket whose connection had timestamps, even if new connections have none, and never another bucket.
+fn the_timestamps_of_the_old_connection_decide_and_not_the_present_setting() {
+    for (old, new) in [(1, 0), (0, 1)] {
+        netns::elsewhere(|| {
+            narrow_range(1);
+            set("ipv4.tcp_timestamps", old);
+            let server = serve("127.0.0.1:443");
+            buckets(1, "127.0.0.1", &server);
+            set("ipv4.tcp_timestamps", new);
+            set("ipv4.tcp_tw_reuse", 1);
+            give_back(true);
+            let again = connect(None, addr("127.0.0.1:443"));
+            let expected = if old == 1 { None } else { Some(std::io::ErrorKind::AddrNotAvailable) };
+            assert_eq!(again.err().map(|error| error.kind()), expected, "timestamps {old}, then {new}");
+        });
+    }
 }
 
 fn reserved_ports_are_not_free() {

@@ -105,7 +105,7 @@ fn negative_settings_are_values() {
 
     let maximum = check("tcp_max_tw_buckets");
     assert_eq!(maximum["value"], -1);
-    let meaning = if keeps { "there is no limit" } else { "no close leaves a bucket" };
+    let meaning = if keeps { "there is no limit" } else { "the kernel keeps no bucket" };
     assert!(text(&maximum, "finding").contains(meaning), "{maximum}");
     let timeout = check("tcp_fin_timeout");
     assert_eq!((&timeout["value"], &timeout["status"]), (&json!(-7), &json!("note")), "{timeout}");

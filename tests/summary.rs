@@ -380,7 +380,7 @@ fn sockstat_counts_fin_wait_2_as_well() {
     assert_eq!(number(totals, "sockstat_tw"), procfs::bucket_count() as u64);
     assert_eq!(totals["sockstat_difference"], 0);
     assert!(text(totals, "reconciliation").contains("(7 + 3)"), "{totals}");
-    assert_eq!(document["history"]["total"], 7, "an orphan in FIN_WAIT_2 is no close of the minute");
+    assert_eq!(document["history"]["total"], 7, "an orphan in FIN_WAIT_2 does not count as a close of the minute");
     summary(&[])
         .ok()
         .prints("7 TIME_WAIT and 3 FIN_WAIT_2 buckets")
@@ -464,7 +464,7 @@ fn a_maximum_of_0_makes_the_minute_unknown() {
     wait_for("an overflow", || tcp_ext("TCPTimeWaitOverflow") > before);
     summary(&[])
         .ok()
-        .prints("0 TIME_WAIT buckets\ntcp_max_tw_buckets is 0: no close leaves a bucket")
+        .prints("0 TIME_WAIT buckets\ntcp_max_tw_buckets is 0: the kernel keeps no bucket after a close")
         .prints("closes a second over the last minute: unknown")
         .prints("so the minute contains no closes");
 }

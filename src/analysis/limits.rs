@@ -31,8 +31,8 @@ pub fn collect_limits(
     let mut limits = own;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
-            "TCPTimeWaitOverflow is {count}: {} left no bucket, because tcp_max_tw_buckets was reached. The counter does not \
-             show when.",
+            "TCPTimeWaitOverflow is {count}: after {} the kernel kept no bucket, because tcp_max_tw_buckets was reached. The \
+             counter does not show when these closes happened.",
             if count == 1 { "1 close".into() } else { format!("{count} closes") }
         );
         found("overflow", Some(count), text)
@@ -81,11 +81,11 @@ pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     // A negative setting means that there is no maximum.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
-        "tcp_max_tw_buckets is 0: no close leaves a bucket, so the minute contains no closes.".into()
+        "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close, so the minute contains no closes.".into()
     } else {
         format!(
-            "tcp_max_tw_buckets ({most}) is reached: further closes leave no bucket, so the minute does not contain \
-             them."
+            "tcp_max_tw_buckets ({most}) is reached: the kernel keeps no bucket after further closes, so the minute does \
+             not contain them."
         )
     };
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })

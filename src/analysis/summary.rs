@@ -115,7 +115,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether closes leave no bucket now, so that the minute does not show them.
+    /// Whether the kernel keeps no bucket after a close now. The minute then does not show the close.
     #[must_use]
     pub fn at_maximum(&self) -> bool {
         self.limits.iter().any(|limit| limit.id == "at-maximum")

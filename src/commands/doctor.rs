@@ -21,7 +21,7 @@ what the setting does, what it does not do, and the sources.
 
 -4 and -6 restrict servers, destinations and sockets in CLOSE_WAIT to that IP version. Settings and counters apply to both.
 
-Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (the affected checks name it, and the key complete in JSON is false).
+Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (the affected checks name it, and the JSON key `complete` is false).
 
 Examples:
   twtool doctor                           show warnings first, each with the commands that help
@@ -35,7 +35,8 @@ pub struct DoctorArgs {
     /// Explain every check: what the setting does, what it does not do, and the sources
     #[arg(short, long)]
     verbose: bool,
-    /// Report a socket in CLOSE_WAIT as leaked if the last ACK of the peer is at least this old
+    /// Count a socket in CLOSE_WAIT as silent if the last ACK of its peer is at least this old; 10 silent sockets of one process
+    /// are a warning
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
     #[command(flatten)]

@@ -72,7 +72,7 @@ pub struct TcpSockstat {
 /// Counts and settings about buckets, at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketFacts {
-    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets, in either state, a further close leaves no bucket. On
+    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets, in either state, the kernel keeps no bucket after a further close. On
     /// Linux 6.18 and later, a negative number means that there is no maximum: the kernel compares it as an unsigned number.
     pub max_tw_buckets: Option<i64>,
     /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Only kernels of some vendors have this setting.

@@ -98,8 +98,8 @@ settings! {
         name: "net.ipv4.tcp_tw_reuse",
         check: Some("tcp_tw_reuse"),
         does: "Lets connect() take over a timewait bucket with the same addresses and ports when its last segment is \
-               older than tcp_tw_reuse_delay. The old connection must have had TCP timestamps, and the new connection \
-               must offer them. 0: never. 1: to any destination. 2: on loopback only.",
+               older than tcp_tw_reuse_delay. The connection of the bucket must have had TCP timestamps; the new connection \
+               need not have them. 0: never. 1: to any destination. 2: on loopback only.",
         does_not: "It has no effect on bind() or on a server whose port has buckets, and it does not shorten TIME_WAIT.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse",
@@ -115,7 +115,8 @@ settings! {
         check: Some("tcp_tw_reuse_delay"),
         does: "Sets the time in milliseconds after which connect() may take over a bucket (see tcp_tw_reuse). The \
                time starts at the last segment of the bucket.",
-        does_not: "It has no effect if tcp_tw_reuse is 0 or timestamps are off, and it does not change when a bucket ends.",
+        does_not: "It has no effect if tcp_tw_reuse is 0, or on buckets of connections without TCP timestamps. It does not \
+                   change when a bucket ends.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse_delay",
             "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()",
@@ -149,7 +150,7 @@ settings! {
         name: "net.ipv4.tcp_max_tw_buckets",
         check: Some("tcp_max_tw_buckets"),
         does: "Limits the timewait buckets (TIME_WAIT and orphaned FIN_WAIT_2) of this network namespace. At the \
-               limit a further close leaves no bucket, so old segments of that connection can reach a later \
+               limit the kernel keeps no bucket after a close, so old segments of that connection can reach a later \
                connection between the same ends. The default is half of the entries of the kernel's TCP hash table, \
                which depends on memory.",
         does_not: "It is not for tuning: a lower number removes protection and makes nothing faster. It limits \
@@ -187,9 +188,11 @@ settings! {
     TCP_TIMESTAMPS = Sysctl {
         name: "net.ipv4.tcp_timestamps",
         check: Some("tcp_timestamps"),
-        does: "Offers timestamps on every segment. With them both ends recognize old segments (PAWS). tcp_tw_reuse needs them \
-               to take over a bucket. 1: each connection has its own random offset. 2: no offset.",
-        does_not: "It does not change how long TIME_WAIT lasts. A connection has timestamps only if both ends offer them.",
+        does: "Offers timestamps on every segment. With them both ends recognize old segments (PAWS). connect() takes over \
+               a bucket only if its connection had them (tcp_tw_reuse). 1: each connection has its own random offset. \
+               2: no offset.",
+        does_not: "It does not change how long TIME_WAIT lasts, or the connections and buckets that exist. A connection has \
+                   timestamps only if both ends offer them.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_timestamps",
             "tcp(7), tcp_timestamps",

@@ -57,7 +57,8 @@ fn fixed_port(evidence: &Evidence, holder: &Holder) -> String {
         "A client on this machine connected from port {port} to {} port {} (inferred). The port is outside \
          net.ipv4.ip_local_port_range, so the client bound it as a fixed source port. If the client is your program, \
          let the kernel choose the source port, or set SO_REUSEADDR before each bind(). If the old and the new socket \
-         have the option and timestamps are on, connect() to the same destination takes over the TIME_WAIT socket.",
+         have the option and the old connection had timestamps, connect() to the same destination takes over the TIME_WAIT \
+         socket.",
         tuple.remote_addr(),
         tuple.remote_port(),
     )

@@ -11,7 +11,7 @@ use crate::model::tw_reuse::{ReuseMode, TwReuse};
 /// A destination with a smaller share of the pool left, in percent, is short of ports.
 const SHORT: u32 = 10;
 
-/// The share of the range, in percent, from which on the advice has a sentence about bound and reserved ports.
+/// If bound and reserved ports are at least this share of the range, in percent, the advice has a sentence about them.
 const MANY: u32 = 5;
 
 /// A range with fewer ports can be widened considerably.
@@ -218,8 +218,8 @@ fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Help {
     if reuse.timestamps == Some(false) {
         let mut help = shell.change(setting::TCP_TIMESTAMPS.name, "1", "switch timestamps on for new connections");
         help.advice.push(
-            "net.ipv4.tcp_timestamps is off. Without timestamps connect() takes over no bucket, whatever the value of \
-             net.ipv4.tcp_tw_reuse (ip-sysctl)."
+            "net.ipv4.tcp_timestamps is off, so new connections have no timestamps. connect() never takes over a bucket of a \
+             connection without timestamps, whatever the value of net.ipv4.tcp_tw_reuse (ip-sysctl)."
                 .into(),
         );
         return help;
@@ -234,7 +234,8 @@ fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Help {
     let mut help = shell.change(setting::TCP_TW_REUSE.name, "1", &purpose);
     help.advice.push(format!(
         "net.ipv4.tcp_tw_reuse is {now}. With 1, connect() may take over a bucket with the same addresses and ports that is \
-         {delay} ms old, if both ends use timestamps (ip-sysctl; RFC 6191). It affects outgoing connections only."
+         {delay} ms old, if the connection of the bucket had timestamps (ip-sysctl; RFC 6191). The setting affects outgoing \
+         connections only."
     ));
     help
 }

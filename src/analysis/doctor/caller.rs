@@ -31,10 +31,10 @@ fn tcp_diag(health: &Health) -> Check {
     }
 }
 
-/// What twtool can do with the capability.
+/// What becomes possible with the capability.
 const fn adds(capability: Capability) -> &'static str {
     match capability {
-        Capability::Kill => "twtool can end processes of other users",
+        Capability::Kill => "the caller can run the kill commands that twtool prints for processes of other users",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
         Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
         Capability::SysPtrace => "twtool can name the processes of other users",

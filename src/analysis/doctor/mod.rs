@@ -25,7 +25,7 @@ pub use destinations::Outbound;
 pub enum Status {
     /// Something fails, has failed, or will fail.
     Warning,
-    /// The subject could not be read.
+    /// Something that the check needs could not be read.
     Unknown,
     /// Nothing fails, but the reader should know the finding.
     Note,
@@ -148,10 +148,10 @@ impl Check {
     }
 }
 
-/// The limits from which on sockets in CLOSE_WAIT count as a leak.
+/// Decides when sockets in CLOSE_WAIT count as a leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leak {
-    /// The time since the last ACK of the peer after which a socket counts as silent.
+    /// A socket counts as silent if the last ACK of its peer is at least this old.
     pub silent: Duration,
 }
 

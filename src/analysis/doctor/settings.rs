@@ -25,7 +25,8 @@ pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
     checks
 }
 
-/// The verdict on a number. A setting without one is only shown and explained.
+/// The verdict on a setting whose value is a number. If there is no verdict for a setting here, `doctor` only shows and explains
+/// the setting.
 fn verdict(check: Check, value: i64, health: &Health, shell: &Shell) -> Check {
     match check.subject.id {
         "tcp_tw_reuse" => timewait::tw_reuse(check, value),
@@ -57,8 +58,8 @@ fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
     }
 }
 
-/// The check of a setting that is a number. `judge` gets a check with status ok and the number; it is not called if the
-/// setting could not be read.
+/// The check of a setting that is a number. `judge` gets a check with status ok, and the number as a second argument. It is
+/// called only if the setting has a number.
 fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
     let (subject, default) = (Subject::of_setting(setting), default(setting, health));
     let file = format!("/proc/sys/{}", setting.name.split('.').collect::<Vec<_>>().join("/"));
@@ -76,8 +77,8 @@ fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> C
             None => nothing(
                 Status::Unknown,
                 format!(
-                    "There is no {file} here. On older kernels the setting exists once for the whole machine, and only the \
-                     initial network namespace shows it; or a sandbox hides it."
+                    "There is no {file} here. There are two possible reasons. The kernel is older: then the setting exists \
+                     once for the whole machine, and only the initial network namespace shows it. Or a sandbox hides the file."
                 ),
             ),
         },

@@ -76,7 +76,10 @@ pub(super) fn max_tw_buckets(check: Check, most: i64, health: &Health, shell: &S
     if sockstat.tw.saturating_mul(100) >= most.saturating_mul(NEARLY_FULL) {
         let finding = match sockstat.tw.saturating_mul(100).checked_div(most) {
             Some(part) => format!("{}; the limit is {most} ({part} % used).", there_are(sockstat.tw)),
-            None => "No close leaves a bucket, so no connection is protected.".to_owned(),
+            None => {
+                "The kernel keeps no bucket after a close, so old segments of a closed connection can reach a new one."
+                    .into()
+            }
         };
         allow_more_buckets(check.found(Status::Warning, finding), default, most, shell).advising(
             "Or close fewer connections: keep them open for several requests. Each bucket takes about 1/4 KiB of memory.",
@@ -112,7 +115,10 @@ fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> 
     let since = |major, minor| health.facts.kernel_since(major, minor);
     let (status, meaning) = match (since(6, 1), since(5, 11)) {
         (Some(true), _) => (Status::Note, "the kernel compares it as an unsigned number, so there is no limit"),
-        (_, Some(false)) => (Status::Warning, "no close leaves a bucket, so no connection is protected"),
+        (_, Some(false)) => (
+            Status::Warning,
+            "the kernel keeps no bucket after a close, so old segments of a closed connection can reach a new one",
+        ),
         _ => (Status::Note, "some kernels take this as no limit, and others then keep no bucket at all"),
     };
     let check = check.found(status, format!("{most}: {meaning}."));
@@ -126,10 +132,10 @@ fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> 
 pub(super) fn overflow(health: &Health) -> Check {
     let subject = Subject {
         id: "tcp_timewait_overflow",
-        does: "TcpExt TCPTimeWaitOverflow counts the closes that left no bucket because tcp_max_tw_buckets was reached. It \
-               counts since this network namespace was made.",
-        does_not: "It does not count lost connections or lost data: those connections closed normally. It does not show when \
-                   that was.",
+        does: "TcpExt TCPTimeWaitOverflow counts the closes after which the kernel kept no bucket, because tcp_max_tw_buckets was \
+               reached. It counts since this network namespace was made.",
+        does_not: "It does not count lost connections or lost data: the connections closed normally, and only the bucket is \
+                   missing. It does not show when these closes happened.",
         sources: &["/proc/net/netstat, TCPTimeWaitOverflow", "net/ipv4/tcp_minisocks.c, tcp_time_wait()"],
     };
     let count = health.buckets.counter("TCPTimeWaitOverflow");
@@ -137,8 +143,8 @@ pub(super) fn overflow(health: &Health) -> Check {
     match count {
         None => check.found(Status::Unknown, "/proc/net/netstat does not have TcpExt TCPTimeWaitOverflow."),
         Some(0) => check,
-        Some(1) => overflowed(check, "1 close has"),
-        Some(n) => overflowed(check, &format!("{n} closes have")),
+        Some(1) => overflowed(check, "1 close"),
+        Some(n) => overflowed(check, &format!("{n} closes")),
     }
 }
 
@@ -147,7 +153,8 @@ fn overflowed(check: Check, closes: &str) -> Check {
         .found(
             Status::Warning,
             format!(
-                "{closes} left no bucket since this network namespace was made, because tcp_max_tw_buckets was reached."
+                "After {closes} the kernel kept no bucket, because tcp_max_tw_buckets was reached (since this network namespace \
+                 was made)."
             ),
         )
         .advising("Run doctor again later. If the number grows, tcp_max_tw_buckets is too low for this machine.")
@@ -156,11 +163,14 @@ fn overflowed(check: Check, closes: &str) -> Check {
 pub(super) fn fin_timeout(check: Check, value: i64) -> Check {
     match value {
         60 => check,
+        // `tcp_fin_time` in include/net/tcp.h: never less than 3.5 retransmission timeouts.
         1.. => check.found(
             Status::Note,
-            format!("The kernel ends an orphan in FIN_WAIT_2 after {value} s. TIME_WAIT is not affected."),
+            format!(
+                "The kernel ends an orphan in FIN_WAIT_2 after {value} s, or after 3.5 retransmission timeouts of its \
+                 connection if that is longer. TIME_WAIT is not affected."
+            ),
         ),
-        // `tcp_fin_time` in include/net/tcp.h: never less than 3.5 retransmission timeouts.
         _ => check.found(
             Status::Note,
             format!(
@@ -176,14 +186,21 @@ pub(super) fn timestamps(check: Check, value: i64, health: &Health, shell: &Shel
     match (value, reuse) {
         (1, _) => check,
         (0, Some(1)) => check
-            .found(Status::Warning, "Off, so tcp_tw_reuse (1) has no effect on new connections.")
+            .found(
+                Status::Warning,
+                "Off: connections that begin now have no timestamps, so connect() cannot take over their buckets later, although \
+                 tcp_tw_reuse is 1.",
+            )
             .helped_by(shell.change(setting::TCP_TIMESTAMPS.name, "1", "switch timestamps on")),
         (0, Some(2)) => check.found(
             Status::Note,
-            "Off: connections have no PAWS protection, and tcp_tw_reuse (2) has no effect on loopback either.",
+            "Off: connections that begin now have no PAWS protection, and connect() cannot take over their buckets later, not \
+             even on loopback (tcp_tw_reuse is 2).",
         ),
-        (0, _) => check
-            .found(Status::Note, "Off: connections have no PAWS protection, and connect() can take over no bucket."),
+        (0, _) => check.found(
+            Status::Note,
+            "Off: connections that begin now have no PAWS protection, and connect() cannot take over their buckets later.",
+        ),
         (2, _) => check.found(Status::Ok, "On, with one clock for all connections (no random offset)."),
         (other, _) => check.found(Status::Note, format!("{other} is a value that twtool does not know.")),
     }

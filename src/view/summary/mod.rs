@@ -126,7 +126,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
 #[must_use]
 pub fn share_of_maximum(all: u64, most: i64, facts: &Facts) -> String {
     match u64::try_from(most) {
-        Ok(0) => "tcp_max_tw_buckets is 0: no close leaves a bucket".into(),
+        Ok(0) => "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close".into(),
         Ok(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
         Err(_) if facts.kernel_since(6, 1) == Some(true) => format!("tcp_max_tw_buckets is {most}: no maximum"),
         Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 treat as less than 0"),
@@ -149,7 +149,7 @@ fn minute(out: &mut dyn Write, summary: &Summary, style: TextStyle) -> io::Resul
         return writeln!(out, "{title}: unknown");
     };
     if history.total() == 0 && summary.at_maximum() {
-        return writeln!(out, "{title}: unknown, because closes leave no bucket");
+        return writeln!(out, "{title}: unknown, because the kernel keeps no bucket after a close");
     }
     if history.total() == 0 {
         let whole = history.covered() == history.closes.len();

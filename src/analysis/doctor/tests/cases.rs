@@ -121,7 +121,7 @@ pub(super) fn timewait_cases() -> Vec<Case> {
             Note,
             "1000 is less than the kernel's default 131072",
         ),
-        case("tcp_max_tw_buckets", set("ipv4.tcp_max_tw_buckets", "0"), Warning, "No close leaves").advises("=131072"),
+        case("tcp_max_tw_buckets", set("ipv4.tcp_max_tw_buckets", "0"), Warning, "keeps no bucket").advises("=131072"),
         case("tcp_max_tw_buckets", |health| health.buckets.sockstat = None, Unknown, "sockstat"),
         case(
             "tcp_max_tw_buckets",
@@ -132,14 +132,20 @@ pub(super) fn timewait_cases() -> Vec<Case> {
             Unknown,
             "tcp_max_tw_buckets failed: Permission denied",
         ),
-        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 1), Warning, "1 close has left")
+        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 1), Warning, "After 1 close the")
             .advises("again later"),
-        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 37), Warning, "37 closes have left"),
+        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 37), Warning, "After 37 closes"),
         case("tcp_timewait_overflow", |health| health.buckets.tcp_ext = None, Unknown, "netstat"),
-        case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "15"), Note, "after 15 s. TIME_WAIT is not affected"),
+        case(
+            "tcp_fin_timeout",
+            set("ipv4.tcp_fin_timeout", "15"),
+            Note,
+            "after 15 s, or after 3.5 retransmission timeouts",
+        ),
         case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "0")), Note, "PAWS"),
-        case("tcp_timestamps", set(stamps, "0"), Note, "(2)"),
-        case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "1")), Warning, "(1)").advises("tcp_timestamps=1"),
+        case("tcp_timestamps", set(stamps, "0"), Note, "tcp_tw_reuse is 2"),
+        case("tcp_timestamps", both(set(stamps, "0"), set(reuse, "1")), Warning, "tcp_tw_reuse is 1")
+            .advises("tcp_timestamps=1"),
         case("tcp_timestamps", set(stamps, "2"), Ok, "no random offset"),
         case("tcp_timestamps", set(stamps, "9"), Note, "9 is a value"),
         case("tcp_fin_timeout", set("ipv4.tcp_fin_timeout", "-1"), Note, "-1: the kernel ends"),
@@ -148,14 +154,14 @@ pub(super) fn timewait_cases() -> Vec<Case> {
             "tcp_max_tw_buckets",
             both(set("ipv4.tcp_max_tw_buckets", "-1"), facts(|facts| facts.kernel = "5.10.0".into())),
             Warning,
-            "-1: no close leaves a bucket",
+            "-1: the kernel keeps no bucket",
         )
         .advises("tcp_max_tw_buckets=131072"),
         case(
             "tcp_max_tw_buckets",
             both(set("ipv4.tcp_max_tw_buckets", "0"), gone("ipv4.tcp_ehash_entries")),
             Warning,
-            "No close leaves",
+            "The kernel keeps no bucket after a close",
         )
         .advises("TCP established hash table entries"),
         case(
