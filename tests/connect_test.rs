@@ -65,7 +65,7 @@ const KEYS: [&str; 17] = [
 const FROM: &str = "127.0.0.1:15060";
 const TO: &str = "127.0.0.1:443";
 
-/// Runs twtool. It warns where the kernel cannot be asked for single ports, and says why an answer is unknown.
+/// Runs twtool. It warns if the kernel does not support the test of single ports, and gives the reason for an unknown answer.
 #[track_caller]
 fn ask(args: &[&str], code: i32) -> Run {
     let run = twtool([&["connect-test"], args].concat()).code(code);
@@ -456,7 +456,9 @@ fn a_link_local_address_without_its_scope_is_named_as_the_reason() {
         let words = client.words();
         let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
         ask(&args, 1)
-            .prints(&format!("EINVAL (Invalid argument) because the link-local address {addr} has no scope"))
+            .prints(&format!(
+                "EINVAL (Invalid argument) because the link-local address {addr} does not name its interface"
+            ))
             .prints("%eth0");
         let steps = steps(&args);
         assert_eq!(steps, ["ip -6 address show scope link"], "{args:?}");

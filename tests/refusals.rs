@@ -358,7 +358,7 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
             [(SYS_pidfd_getfd, EMFILE), (SYS_pidfd_getfd, ENFILE), (SYS_pidfd_open, EMFILE), (SYS_getpeername, ENOBUFS)]
         {
             on_a_thread_that_refuses(call, errno, || {
-                let run = twtool(bind_test).code(2).says("a socket that is bound without listening may be missing");
+                let run = twtool(bind_test).code(2).says("a socket that is bound and does not listen may be missing");
                 assert_eq!(run.json()["complete"], false, "{run}");
             });
         }

@@ -35,7 +35,7 @@ pub struct CallSituation {
     pub holders: Vec<Holder>,
     /// The index of the interface of SO_BINDTODEVICE.
     pub device: Option<NonZeroU32>,
-    /// Whether the source lists sockets that are bound without listening.
+    /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
     /// The ports left for the destination of a connect() that found none; the error is the kernel's answer about the route.
     pub capacity: Option<Result<Capacity, SnapshotError>>,

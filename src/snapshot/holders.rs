@@ -22,10 +22,10 @@ pub(super) struct PortSockets {
     pub(super) list: Vec<(Socket, Direction)>,
     /// Whether the dump was not interrupted.
     pub(super) complete: bool,
-    /// Whether the source lists sockets that are bound without listening. Otherwise they come from the descriptors of
+    /// Whether the source lists sockets that are bound and do not listen. Otherwise they come from the descriptors of
     /// processes.
     pub(super) bound_sockets_are_listed: bool,
-    /// Why sockets that are bound without listening may be missing, if the reason is not permission.
+    /// Why sockets that are bound and do not listen may be missing, if the reason is not permission.
     pub(super) unread: Option<String>,
     /// What the source does not report.
     pub(super) warnings: Vec<String>,
@@ -74,7 +74,7 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
         sockets.extend(found.sockets.into_iter().map(Socket::Full));
         unread = found
             .failure
-            .map(|why| format!("a socket that is bound without listening may be missing among the holders: {why}"));
+            .map(|why| format!("a socket that is bound and does not listen may be missing among the holders: {why}"));
     }
     sockets.sort_by_key(|socket| {
         let tuple = socket.tuple();

@@ -77,7 +77,7 @@ pub struct PortState {
     pub alternatives: Vec<Alternative>,
     /// Every socket on the port.
     pub holders: Vec<Holder>,
-    /// Whether the source lists sockets that are bound without listening.
+    /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
     /// The effective user of this process.
     pub uid: u32,

@@ -5,13 +5,13 @@ use super::Evidence;
 /// The advice when no listed socket explains EADDRINUSE.
 pub(super) fn unseen(evidence: &Evidence) -> String {
     if evidence.port.reserved_by_rfc() {
-        return "The kernel finds no free port in net.ipv4.ip_local_port_range. bind() to port 0 reports that as EADDRINUSE \
+        return "The kernel finds no free port in net.ipv4.ip_local_port_range. bind() to port 0 reports this as EADDRINUSE \
                 (bind(2))."
             .into();
     }
     let hidden = if evidence.bound_sockets_are_listed {
         "Probably a socket that is bound and does not listen holds the port. This kernel does not list such sockets. \
-         Kernels list them only since about Linux 6.8."
+         Only kernels since about Linux 6.8 list them."
     } else {
         "Probably a socket that is bound and does not listen holds the port. /proc/net/tcp does not list such \
          sockets. sock_diag can list them."

@@ -205,7 +205,7 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
 
 pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
     let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-    let holds = format!("A socket is bound to the port without listening: {}.", who(sockets()));
+    let holds = format!("A socket is bound to the port and does not listen: {}.", who(sockets()));
     let mut advice = vec![match fewest_that_work(evidence) {
         Some(options) => format!(
             "{holds} {} But only one of two such sockets can listen on an address: the second listen() fails with EADDRINUSE \

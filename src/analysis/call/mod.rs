@@ -32,7 +32,7 @@ pub struct FailedCall<'a> {
     pub facts: Option<&'a Facts>,
     /// The sockets on the local port.
     pub holders: &'a [Holder],
-    /// Whether the source lists sockets that are bound without listening.
+    /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
     /// The ports left for the destination of a connect().
     pub ports_left: Option<PortsLeft<'a>>,
@@ -84,7 +84,7 @@ impl Explanation {
         }
     }
 
-    /// The explanation where the sockets of the program could not be read.
+    /// The explanation if the sockets of the program could not be read.
     #[must_use]
     pub fn unread(why: &str) -> Self {
         let headline = format!("the sockets of the program's network namespace could not be read: {why}");
@@ -325,7 +325,7 @@ fn connection(evidence: &Evidence) -> Vec<String> {
 fn bound(evidence: &Evidence) -> Vec<String> {
     let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
     vec![format!(
-        "The port is bound, without listening, by {}. Stop that process, or choose another port.",
+        "A socket is bound to the port and does not listen: {}. Stop that process, or choose another port.",
         who(sockets)
     )]
 }
@@ -408,7 +408,7 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
     };
     let unknown = CallCause::Port(Cause::Unknown);
     match (errno, failed.call.name, socket.local.filter(|local| local.port() != 0)) {
-        // The kernel checks the length of the address first, which is shorter for IPv4, and then its family.
+        // The kernel first checks the length of the address, and an IPv4 address is shorter. Then it checks the family.
         (Errno::FamilyNotSupported | Errno::Other("EINVAL"), CallName::Bind, _)
             if socket.ipv6 && addr.addr.is_ipv4() =>
         {
@@ -456,7 +456,7 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
     valued.chain(flags.into_iter().filter_map(|(name, set)| set.then_some(name))).map(str::to_owned).collect()
 }
 
-/// The commands of a bind test, with the watched command in place of an example.
+/// The commands of a bind test. The watched command replaces the example `./server`.
 fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
     let Called { failed, facts, addr, socket, .. } = *called;
     // Do not suggest a command that ends the watched program.

@@ -1,4 +1,4 @@
-//! Pure tests of the explanations. tests/why.rs compares them with the kernel.
+//! Tests, without a kernel, of the explanations. tests/why.rs compares them with the kernel.
 
 use super::*;
 use crate::model::bind::{CallResult, ReuseOptions};

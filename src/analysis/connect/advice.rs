@@ -64,7 +64,7 @@ pub fn headline(situation: &Situation, conclusion: &ConnectConclusion) -> String
         (ConnectVerdict::Denied, _) if lacks_scope(situation, conclusion) => {
             let at = if conclusion.cause == ConnectCause::NoRoute { Some(situation.to) } else { situation.from };
             let addr = at.map(|at| at.text(&situation.facts)).unwrap_or_default();
-            format!(": {fails} because the link-local address {addr} has no scope, which is its interface")
+            format!(": {fails} because the link-local address {addr} does not name its interface (the scope, like %eth0)")
         }
         (_, ConnectCause::NoRoute) => format!(": {fails} because {}", no_route(situation)),
         (_, ConnectCause::FamilyUnsupported) => format!(": {fails} because IPv6 sockets cannot be created here"),
@@ -95,8 +95,9 @@ fn none_left(situation: &Situation) -> String {
     }
 }
 
-/// Whether the call fails because its link-local address has no scope. The scope of an address that was bound before is the
-/// interface of the whole socket (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
+/// Whether the call fails because its link-local address has no scope. If bind() got an address with a scope, that interface
+/// holds for the whole socket, and connect() needs no scope (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in
+/// net/ipv6/tcp_ipv6.c).
 fn lacks_scope(situation: &Situation, conclusion: &ConnectConclusion) -> bool {
     match conclusion.failure {
         Some((FailingCall::Bind, Errno::Other("EINVAL"))) => situation.from.is_some_and(|from| from.lacks_scope()),
@@ -114,7 +115,7 @@ fn link_local_addresses(shell: &Shell) -> Step {
     )
 }
 
-/// What the kernel lacks for the route.
+/// Why the kernel finds no route. The text completes a sentence after "because".
 fn no_route(situation: &Situation) -> &'static str {
     match situation.route {
         Err(Errno::AddrNotAvailable) => "this network namespace has no address that can be the source",
@@ -135,7 +136,8 @@ fn obstacle(situation: &Situation) -> String {
     advice::obstacle(cause, blocking(situation))
 }
 
-/// The commands that help now, the lines that keep a change after a restart, and the reasons.
+/// The commands that help now, the lines that keep a change after a restart, and the reasons. For `ends_orphans`, see
+/// `next::Failure`.
 #[must_use]
 pub fn advise(
     situation: &Situation,
@@ -146,8 +148,8 @@ pub fn advise(
     let mut help = Help::default();
     match (conclusion.failure, situation.from_port) {
         (Some((FailingCall::Bind, _)), None) if situation.bind_finds_no_port() => {
-            if leaves_ports(situation) {
-                let words = ends(situation);
+            if connect_may_find_a_port(situation) {
+                let words = end_words(situation);
                 let words = ["connect-test"].into_iter().chain(words.iter().map(String::as_str));
                 let words: Vec<&str> = words.chain(["--with", "bind-address-no-port"]).collect();
                 help.commands.push(Step::new(
@@ -189,7 +191,7 @@ pub fn advise(
 }
 
 /// Whether connect() may find a port although bind() of the address alone finds none.
-fn leaves_ports(situation: &Situation) -> bool {
+fn connect_may_find_a_port(situation: &Situation) -> bool {
     situation.chosen_by_connect().verdict != ConnectVerdict::Blocked
 }
 
@@ -204,7 +206,7 @@ fn used_ports(situation: &Situation, shell: &Shell) -> Help {
 }
 
 /// The words of the command line that name the two ends.
-fn ends(situation: &Situation) -> Vec<String> {
+fn end_words(situation: &Situation) -> Vec<String> {
     let Situation { facts, to, to_port, from, from_port, .. } = situation;
     let end = |at: &bind::BindAddr, port: Option<Port>| match port {
         Some(port) if at.addr.is_ipv6() => format!("[{}]:{port}", at.text(facts)),
@@ -233,7 +235,7 @@ fn bind_steps(
         Some(ConnectVerdict::Blocked | ConnectVerdict::Denied) | None => None,
     };
     if let Some(purpose) = purpose {
-        let words = ends(situation);
+        let words = end_words(situation);
         let words = ["connect-test"].into_iter().chain(words.iter().map(String::as_str));
         let words: Vec<&str> = words.chain(["--with", "reuseaddr"]).collect();
         steps.push(Step::new(shell.twtool(Privilege::None, &words), purpose));
@@ -249,8 +251,8 @@ fn bind_steps(
     }
     let others = holder_steps(situation, conclusion, cause, shell, ends_orphans);
     // Buckets end by themselves. For another holder, the command that ends it comes first.
-    let ends = conclusion.cause == ConnectCause::TimeWait || !others.is_empty();
-    let wait = wait(situation, shell).filter(|_| conclusion.verdict == ConnectVerdict::Blocked && ends);
+    let block_ends = conclusion.cause == ConnectCause::TimeWait || !others.is_empty();
+    let wait = wait(situation, shell).filter(|_| conclusion.verdict == ConnectVerdict::Blocked && block_ends);
     if conclusion.cause == ConnectCause::TimeWait {
         steps.extend(wait);
         steps.extend(others);
@@ -288,7 +290,7 @@ fn holder_steps(
         cause,
         holders: &situation.holders,
         free_in: conclusion.free_in,
-        // The `wait` step is added separately here, because no server waits for the port.
+        // This omits the `wait` step of `next::steps`, which starts a server. `bind_steps` adds its own `wait` step.
         waited: true,
         ends_orphans,
     })
@@ -333,21 +335,21 @@ fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<St
             }
         }
         (_, bind::Cause::TimeWait) => advice.push(format!(
-            "Set SO_REUSEADDR in the client before bind(). {} That {}",
-            "Linux checks the option of the old and of the new socket, and here the old one had it (socket(7), SO_REUSEADDR).",
+            "Set SO_REUSEADDR in the client before bind(). bind() then works, because the old socket had the option too \
+             (socket(7), SO_REUSEADDR). {}",
             if situation.holders.iter().any(|holder| situation.is_same_connection(&holder.socket)) {
-                "lets bind() work. connect() then takes over the old socket of this connection if it had TCP timestamps, \
-                 and fails with EADDRNOTAVAIL if not."
+                "connect() takes over the old socket of this connection if it had TCP timestamps, and fails with \
+                 EADDRNOTAVAIL if not."
             } else {
-                "lets bind() work, and connect() finds the port free for this destination."
+                "connect() finds the port free for this destination."
             },
         )),
         (_, bind::Cause::TimeWaitWithoutReuseaddr) => {
             advice.push(
-                "Let connect() choose the source port, if the peer does not need this one. Otherwise set SO_REUSEADDR \
-                 in the client before each bind(). Then the next reconnect works. This one still fails, because Linux \
-                 checks the option of the old and of the new socket, and the old one did not have it (socket(7), \
-                 SO_REUSEADDR)."
+                "Let connect() choose the source port, if the peer does not need this port. Otherwise set SO_REUSEADDR \
+                 in the client before each bind(): later reconnects then work. Until the old socket ends, bind() still \
+                 fails, because Linux checks the option of the old and of the new socket, and the old one did not have \
+                 it (socket(7), SO_REUSEADDR)."
                     .into(),
             );
             advice.push("net.ipv4.tcp_tw_reuse does not help, because bind() fails before connect() is called.".into());
@@ -367,9 +369,9 @@ fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<St
 
 fn unseen(situation: &Situation) -> String {
     let why = if situation.bound_sockets_are_listed {
-        "Kernels list sockets that are bound without listening only since about Linux 6.8."
+        "Only kernels since about Linux 6.8 list sockets that are bound and do not listen."
     } else {
-        "/proc/net/tcp does not list sockets that are bound without listening."
+        "/proc/net/tcp does not list sockets that are bound and do not listen."
     };
     format!("No listed socket explains the failure. {why} A socket can also have ended after the bind.")
 }
@@ -422,7 +424,7 @@ fn plain_bind(situation: &Situation, conclusion: &ConnectConclusion) -> Option<S
     let bind =
         situation.bind().filter(|_| situation.from_port.is_none() && conclusion.cause != ConnectCause::NoRoute)?;
     let by_connect = situation.chosen_by_connect();
-    let left = by_connect.free.zip(situation.choice.as_ref()).filter(|_| leaves_ports(situation));
+    let left = by_connect.free.zip(situation.choice.as_ref()).filter(|_| connect_may_find_a_port(situation));
     match (bind, situation.bind_address_no_port) {
         (CallResult::Failed(Errno::AddrInUse), false) => left.map(|(free, choice)| {
             let pool = count(choice.pool.size as usize, "port");
@@ -476,18 +478,18 @@ pub fn unknown_because(situation: &Situation, conclusion: &ConnectConclusion) ->
     }
     Some(match conclusion.cause {
         ConnectCause::TimeWait if situation.from_port.is_some() => {
-            "the verdict is unknown: it depends on the TCP timestamps of the old connection, which the kernel does not report for a \
-             TIME_WAIT socket"
+            "the verdict is unknown: connect() succeeds if the old connection had TCP timestamps, and the kernel does not report \
+             whether it had them"
         }
         ConnectCause::TimeWait if conclusion.inferred.is_some() => {
-            "the verdict is unknown: only ports of TIME_WAIT sockets are left, and it depends on the TCP timestamps of their \
-             connections, which the kernel does not report"
+            "the verdict is unknown: only ports of TIME_WAIT sockets are left. connect() can take over such a socket if its \
+             connection had TCP timestamps, and the kernel does not report whether it had them"
         }
         ConnectCause::TimeWait => {
             "the verdict is unknown: the settings that decide about TIME_WAIT sockets could not be read"
         }
         _ if situation.choice.is_some() => {
-            "the verdict is unknown: it is uncertain of each remaining port whether connect() may choose it"
+            "the verdict is unknown: twtool cannot tell for any remaining port whether connect() may choose that port"
         }
         _ => "the verdict is unknown: the ports that are left for this destination could not be counted",
     })

@@ -154,7 +154,7 @@ pub struct Situation {
     pub route: Result<IpAddr, Errno>,
     /// Every socket on the fixed source port.
     pub holders: Vec<Holder>,
-    /// Whether the source lists sockets that are bound without listening.
+    /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
     /// When connect() may take over a bucket.
     pub reuse: TwReuse,

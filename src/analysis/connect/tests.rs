@@ -1,4 +1,4 @@
-//! Pure tests of the conclusion: each decision in its order.
+//! Tests, without a kernel, of the conclusion: each decision in its order.
 
 use super::*;
 use crate::model::bind::ReuseOptions;
