@@ -63,8 +63,10 @@ Inspect TIME_WAIT sockets and TCP ports on Linux: list TIME_WAIT sockets with th
 classify ports, explain why bind() fails with EADDRINUSE and what helps, and count the connections that can still be opened \
 to a destination.
 
-twtool covers TCP only. It reads the network namespace that it runs in; --netns, --container and --all-netns choose others. It needs no \
-privileges, except to remove sockets (kill) and to see the processes and namespaces of other users.";
+twtool covers TCP only. It reads the network namespace that it runs in; --netns, --container and --all-netns choose others. \
+Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes (trace), seeing the processes and \
+namespaces of other users, reading the mark of a socket, testing a bind to a port below ip_unprivileged_port_start, and the \
+options --user and --transparent.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete.
@@ -74,7 +76,7 @@ Examples:
   twtool list --json | jq '.sockets | length'
   twtool list --all-netns         list all network namespaces, including those of containers
   twtool summary                  count TIME_WAIT sockets and the closes of the last minute
-  twtool watch -o ndjson          stream how many there are, and what happens to each
+  twtool watch -o ndjson          print the number of TIME_WAIT sockets and each event, as JSON records
   twtool trace                    show live which process closes connections
   twtool port https 8080          show class, service, port ranges and listeners
   twtool bind-test 8080           explain why a server cannot bind, and how to fix it

@@ -27,8 +27,10 @@ A successful bind with SO_REUSEPORT leaves a note: the kernel stores the user of
 (fastreuseport). The note stays as long as other sockets are on the port. While the kernel has the note, it does not check \
 later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
 one more bind, on an unused address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
-until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port. The clearing bind also clears the note of \
-a real server. If that changes a result, or if no bind can clear the note, twtool prints a warning and sets note_lost in JSON.
+until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
+
+The bind that clears the note also clears the note of a real server on the port. If a bind with SO_REUSEPORT succeeded before \
+and fails after that, or if no bind can clear the note, twtool prints a warning, and the JSON key `note_lost` is true.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

@@ -20,8 +20,8 @@ const TOP_ON_THE_SCREEN: usize = 10;
 /// Arguments of `twtool capacity`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-FREE is the number of further connects that would succeed now, from that local address to that destination, by a client that \
-lets connect() choose the port. The kernel chooses from net.ipv4.ip_local_port_range. It skips three kinds of ports:
+FREE is the number of further connect() calls that would succeed now from the local address of the row to its destination, if \
+the client lets connect() choose the port. The kernel chooses from net.ipv4.ip_local_port_range. It skips three kinds of ports:
   - ports in net.ipv4.ip_local_reserved_ports
   - ports that a socket bound explicitly, even after the socket has become a TIME_WAIT socket
   - ports that have a connection to the same destination
@@ -34,14 +34,16 @@ net.ipv4.tcp_timestamps instead.
 For the port of a connection, the kernel does not report whether the client bound it explicitly or connect() chose it. twtool \
 tests such ports one by one with a connect() to an unused loopback address, which sends nothing and holds the port for 1-2 \
 microseconds. With --no-probe, or if the test is not possible, FREE includes these ports, although connect() may not be able \
-to choose some of them. The key uncertain in JSON has their number.
+to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
 are closed, at the rate of the last 10 seconds. (If connect() may reuse TIME_WAIT sockets, twtool measures the rate over a \
-period as long as tcp_tw_reuse_delay, at most 10 s.) Second: a TIME_WAIT socket releases its port when its timer ends. A port \
-that a connection takes now becomes free again after the time that a TIME_WAIT socket holds a port. If the free ports are \
-enough for that time, they never run out at this rate: after it, ports become free as fast as connections take them. CEILING \
-is the number of ports divided by the time that a TIME_WAIT socket holds a port: 60 s, or tcp_tw_reuse_delay.
+period as long as tcp_tw_reuse_delay, at most 10 s.) Second: a TIME_WAIT socket releases its port when its timer ends.
+
+The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
+In this model, a port that is taken now becomes free again after the hold time. If the free ports last for the hold time, \
+they never run out at this rate, because from then on ports become free as fast as connections take them. CEILING is the \
+number of ports divided by the hold time.
 
 A destination is a remote address and port that this machine connected to. Connections whose local port has a listener do not \
 count. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. The IPv4 connections of that listener are \
@@ -68,7 +70,8 @@ pub struct CapacityArgs {
     /// Show the N destinations with the fewest free ports [default: 10 in a table, else all]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
-    /// Exit with 1 if a destination has fewer free ports than this number, or this share of the pool, like 10%
+    /// Exit with 1 if a destination has fewer free ports than this number, or than this share (like 10%) of the ports that
+    /// connect() can choose
     #[arg(long, value_name = "N|N%", value_parser = parse_min_free)]
     min_free: Option<MinFree>,
     /// Do not test which ports are explicitly bound; only read the socket list
@@ -88,7 +91,7 @@ fn parse_min_free(text: &str) -> Result<MinFree, String> {
         (Some(ports @ 0..=65536), None) => Some(MinFree::Ports(ports)),
         _ => None,
     };
-    minimum.ok_or_else(|| "expected a number of ports, 0-65536, or a share of the pool, 0%-100%".into())
+    minimum.ok_or_else(|| "expected a number of ports, 0-65536, or a share of the ports, 0%-100%".into())
 }
 
 /// Runs the command.

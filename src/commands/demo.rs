@@ -50,7 +50,7 @@ pub struct DemoArgs {
     /// Also write the segments to a capture file for Wireshark and tshark
     #[arg(long, value_name = "FILE", requires = "scenario")]
     pcap: Option<PathBuf>,
-    /// Overwrite an existing file of --pcap
+    /// Let --pcap overwrite an existing file
     #[arg(long, requires = "pcap")]
     force: bool,
 }

@@ -25,8 +25,8 @@ FILTER is an expression of ss. Tests: sport and dport, with = != < <= > >= (or e
 an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine tests with 'and', 'or', 'not' and \
 parentheses. Two tests without a word between them are combined with 'and'. As in ss, 'and' and 'or' have the same precedence \
 and are evaluated from left to right. Tests that ss does not have: expires < 10s, class = dynamic (of the local port; also \
-remote-class), direction = inbound, state = fin-wait-2, service = https, mapped. Flags are short forms of the same tests. A \
-row must match the filter and every flag that you give. If you repeat a flag, the row must match one of its values. For a \
+remote-class), direction = inbound, state = fin-wait-2, service = https, and mapped (an IPv4 connection of an IPv6 socket). \
+Flags are short forms of the same tests. A row must match the filter and every flag that you give. If you repeat a flag, the row must match one of its values. For a \
 TIME_WAIT socket, autobound means only that the local port lies in the ephemeral range, because the kernel does not store how \
 the port was chosen.
 
@@ -65,7 +65,7 @@ pub struct ListArgs {
     /// Show at most this many rows
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Columns of a table or csv: JSON keys, or local and remote for address:port
+    /// Columns of a table or csv: JSON keys, or `local` and `remote` for address:port
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = ColumnParser)]
     columns: Vec<&'static Column>,
     /// Omit the header line, and the line with the totals below a table

@@ -19,8 +19,8 @@ const TOP: usize = 10;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 The history comes from a single read: TIME_WAIT lasts 60 s, so a socket with 12 s left entered TIME_WAIT 48 s ago. The summary \
-ends with a list of what a single read cannot show. In JSON this list is the key limits. FIN_WAIT_2 sockets are counted, but \
-they are not closes of the last minute. The counts of groups include both states.
+ends with a list of what a single read cannot show. In JSON, the key `limits` contains this list. FIN_WAIT_2 sockets are \
+counted, but they are not closes of the last minute. The counts of groups include both states.
 
 Exit codes: 0 the answer is complete, 2 the answer is missing or incomplete.
 

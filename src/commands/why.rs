@@ -25,8 +25,8 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. twtool \
-stops it only at bind(), listen() and connect(). (Exception: with --pid or --detach, every system call stops the program, \
-which slows it down a lot.) When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. It \
+stops it only at bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
+twtool's seccomp filter, every system call stops the program, which slows it down a lot.) When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. It \
 prints on standard error the arguments of the call, the socket options, what blocks the call, and what helps. twtool itself \
 binds nothing. It relies on the errno that COMMAND got.
 
@@ -35,12 +35,11 @@ explains equal failures once. At the end it prints where COMMAND listened and ho
 
 The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their bind(), \
 listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have ended, \
-including daemons. (Exception: with --pid or --detach, twtool sets no filter.) Without root, set-user-ID programs and file \
-capabilities have no effect in COMMAND (no_new_privs). twtool prints a note if COMMAND runs such a program. twtool does not \
-see binds through io_uring, and prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at \
-the same time.
+including daemons. (Exception: with --pid or --detach, twtool sets no filter.)
 
---pid and --detach stop the program at every system call, which slows it down a lot.
+If twtool runs without root, set-user-ID bits and file capabilities give COMMAND and its processes no privilege \
+(no_new_privs). twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \
+prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
 
 Exit codes: the exit code of COMMAND, or 128+N if signal N ended it; 125 COMMAND cannot be watched; 126 COMMAND cannot be run; \
 127 COMMAND is not found; 2 wrong usage. With --pid: 128+N if signal N ended twtool; 125 the process cannot be watched; 0 \
@@ -64,7 +63,7 @@ pub struct WhyArgs {
     /// Print failures only
     #[arg(short, long)]
     quiet: bool,
-    /// Stop watching after this time, like 500ms, 10s or 5m; the program continues to run
+    /// With --pid or --detach: stop watching after this time, like 500ms, 10s or 5m; the program continues to run
     #[arg(long, value_name = "DURATION", value_parser = timeout, allow_negative_numbers = true)]
     timeout: Option<Duration>,
     /// Stop watching after the first listen() that succeeds; the program continues to run

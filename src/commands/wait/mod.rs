@@ -29,8 +29,8 @@ use reporter::ProgressReporter;
 #[command(after_long_help = "\
 While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
 address with the options of --with. The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
-longer than its timer, or end earlier if somebody removes it. The kernel does not look up some sockets one by one, such as a \
-socket that is bound and does not listen. If such a socket blocks the port, twtool lists all sockets again about once a \
+longer than its timer, or end earlier if somebody removes it. The kernel has no look-up for some kinds of sockets, for example \
+for a socket that is bound and does not listen. If such a socket blocks the port, twtool lists all sockets again about once a \
 second. The binds have the side effects that `twtool bind-test --help` describes.
 
 twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). twtool gives up at once if waiting cannot help: if \
@@ -68,7 +68,7 @@ pub struct WaitArgs {
     quiet: bool,
     #[command(flatten)]
     netns: NetnsArgs,
-    /// Command to run in place of twtool as soon as the port can be bound
+    /// Command to start as soon as the port can be bound; it replaces the twtool process (exec)
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
