@@ -384,7 +384,7 @@ fn the_other_value_of_an_option_is_named_if_the_answer_depends_on_it() {
     twtool(["bind-test", "8080", "--addr", "192.0.2.1"]).code(1).prints("with --freebind, the verdict would be free\n");
     answer("8080 --addr 192.0.2.1 --freebind").code(0);
     if twtool::sys::sysctl::write("ipv6.bindv6only", "1").is_err() {
-        return not_checked("the other value where the system sets IPV6_V6ONLY: the setting cannot be written");
+        return not_checked("the other value if the system sets IPV6_V6ONLY: the setting cannot be written");
     }
     let _held = hold("0.0.0.0:8080");
     let page = twtool(["bind-test", "8080", "--addr", "::"]).code(0);

@@ -280,7 +280,7 @@ fn fin_wait_2_buckets_are_buckets() {
             .is("reusable", "time-wait")
             .held("fin-wait-2", true)
             .held("time-wait", true),
-        situation("a FIN_WAIT_2 socket that is no bucket", half_closed_but_whole, "8080")
+        situation("a FIN_WAIT_2 socket that is not a bucket", half_closed_but_whole, "8080")
             .is("blocked", "connection")
             .held("fin-wait-2", true),
     ]);

@@ -33,7 +33,7 @@ const IPV4: [&str; 2] = ["127.0.0.1", "10.0.0.1"];
 const IPV6: [&str; 2] = ["::1", "2001:db8::1"];
 /// Source ports: one of the range, and two outside.
 const PORTS: [u16; 3] = [LOW, 15_060, 99];
-/// Ports of the two servers, and one where nobody listens.
+/// Ports of the two servers, and one without a listener.
 const SERVERS: [u16; 2] = [443, 444];
 const NOBODY: u16 = 445;
 

@@ -172,7 +172,7 @@ fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
     }
     let (run, checks) = doctor(&[], 0);
     let status = if kernel::has_setting("ipv4.tcp_ehash_entries") { "note" } else { "ok" };
-    assert_eq!(checks["tcp_max_tw_buckets"]["status"], status, "far below the default, where that is known{run}");
+    assert_eq!(checks["tcp_max_tw_buckets"]["status"], status, "far below the default, if that is known{run}");
     bucket_of_server(&server, "127.0.0.1:8080");
     let (run, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets"], "9 of 10{run}");
@@ -478,7 +478,7 @@ fn missing_settings_are_unknown_and_reported() {
         assert_eq!(checks[id]["value"], Value::Null);
         assert!(!checks[id]["finding"].is_null(), "{id} says why");
     }
-    assert!(with_status(&checks, "warning").is_empty(), "what is unknown is no warning{run}");
+    assert!(with_status(&checks, "warning").is_empty(), "an unknown fact does not cause a warning{run}");
     // Checks that need no setting still have results.
     assert_eq!(
         (&checks["tcp_timewait_overflow"]["value"], &checks["tcp_tw_recycle"]["status"]),

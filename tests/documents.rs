@@ -269,7 +269,7 @@ fn every_json_key_is_documented() {
             if (line.starts_with("watch"), format) == (true, "json") {
                 continue;
             }
-            // The list of scenarios is no record.
+            // The list of scenarios is not a record.
             if (line, format) == ("demo", "ndjson") {
                 continue;
             }

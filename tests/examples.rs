@@ -104,7 +104,7 @@ fn lines() -> Vec<Line> {
     lines
 }
 
-/// The command line before two blanks and an explanation, where blanks between quotes do not count.
+/// The command line before two blanks and an explanation. Blanks between quotes do not count.
 pub(crate) fn without_explanation(line: &str) -> &str {
     let line = line.trim();
     let mut quoted = None;

@@ -281,7 +281,8 @@ fn in_ss(expression: &str) -> String {
 
 // By hand
 
-/// Every form of an expression, and the letters of the rows that it selects; FIN_WAIT_2 only where it is asked for.
+/// Every form of an expression, and the letters of the rows that it selects. FIN_WAIT_2 rows match only if the expression names
+/// that state.
 #[rustfmt::skip]
 const FORMS: &[(&str, &str)] = &[
     // Ports, with every comparison, sign and word.
@@ -329,7 +330,7 @@ const FORMS: &[(&str, &str)] = &[
     ("not state = fin-wait-2 and sport = :443", "abcq"),
 ];
 
-/// The same with names, for where /etc/services has them.
+/// The same with service names, which are tested only if /etc/services has them.
 #[rustfmt::skip]
 const NAMED: &[(&str, u16, &str, &str)] = &[
     ("https", 443, "sport = :https", "abcq"), ("https", 443, "sport = https", "abcq"), ("https", 443, "sport > https", "dhijklmnoprst"),

@@ -362,7 +362,7 @@ impl Desk {
         shell
     }
 
-    /// Runs the line, and answers yes where it asks.
+    /// Runs the line, and answers yes if the command asks.
     #[track_caller]
     fn run(&self, line: &str) -> Run {
         let shell = self.shell(line);

@@ -317,7 +317,7 @@ fn a_signal_leaves_no_part_of_a_recording() {
     for signal in usual {
         ends(signal, 1);
     }
-    // A signal that is ignored where twtool was started stays so, and SIGPIPE ends nothing.
+    // twtool keeps ignoring a signal that its parent ignored, and SIGPIPE does not end it.
     let mut command = Command::new("sh");
     command.args(["-c", r#"trap "" HUP; exec "$0" list -o ndjson --record "$1""#, PATH, &file]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a shell");

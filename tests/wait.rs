@@ -169,7 +169,7 @@ fn ends_with_the_bucket(name: &str, args: &[&str], remove: impl FnOnce()) -> Val
     assert_eq!((&last["bindable"], &last["blocked_by"]), (&json!(true), &json!([])), "{name}: {last}");
     let (timer, took) = (left.expect("a holder"), number(&last, "waited_ms"));
     let attempts = number(&last, "attempts");
-    assert!(took + 5000 < timer, "{name}: it waited {took} ms, where the timer had {timer} ms");
+    assert!(took + 5000 < timer, "{name}: it waited {took} ms, although the timer had {timer} ms");
     assert!(attempts <= before + 12, "{name}: {attempts} binds, {before} of them at first");
     measured(format!("wait: it ended {late:.0?} after {name} was removed, with {attempts} binds"));
     last

@@ -163,7 +163,7 @@ pub(crate) mod tests {
         ];
         let known: Vec<_> = Settings::keys().collect();
         let reading = |(name, value): (&'static str, &str)| {
-            assert!(known.contains(&name), "{name} is no setting");
+            assert!(known.contains(&name), "{name} is not a setting");
             (name, Reading::Value(value.into()))
         };
         let counters = ["TCPTimeWaitOverflow", "TWRecycled"].map(|name| (name.to_owned(), 0));

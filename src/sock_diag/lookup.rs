@@ -240,7 +240,10 @@ mod tests {
         assert!(
             matches!(look_up(Ok(error(EINVAL)), 0), Err(LookupError::Refused(e)) if e.raw_os_error() == Some(EINVAL))
         );
-        assert!(matches!(look_up(Ok(error(0)), 0), Err(LookupError::Framing(_))), "an acknowledgement is no answer");
+        assert!(
+            matches!(look_up(Ok(error(0)), 0), Err(LookupError::Framing(_))),
+            "an acknowledgement is not an answer"
+        );
     }
 
     #[test]

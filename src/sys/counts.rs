@@ -66,7 +66,7 @@ pub fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
     parse_counters(text, "TcpExt:").map(TcpExt)
 }
 
-/// Parses a line of names and a line of numbers. Both begin with `prefix`. A negative number is no counter: `MaxConn` of
+/// Parses a line of names and a line of numbers. Both begin with `prefix`. A negative number is not a counter: `MaxConn` of
 /// `Tcp:` is -1.
 fn parse_counters(text: &str, prefix: &str) -> Option<BTreeMap<String, u64>> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));

@@ -13,7 +13,7 @@ use crate::analysis::doctor::{Check, Datum, Status};
 /// The maximum length of a value on the page. Longer values are cut; JSON has the full value.
 const LONGEST_VALUE: usize = 36;
 
-/// The width of the lines of checks without findings, if the output is no terminal.
+/// The width of the lines of checks without findings, if the output is not a terminal.
 const PIPE_WIDTH: usize = 100;
 
 /// The indentation of the text of a check.

@@ -35,7 +35,7 @@ pub(crate) fn prepare() -> Result<(), String> {
 /// The users that a user namespace made by root has. Only a process outside it can map more than one (user_namespaces(7)).
 const USERS: u32 = 65536;
 
-/// As root: enters a user namespace with many users, so that tests can run programs as others. Returns false where that is not
+/// As root: enters a user namespace with many users, so that tests can run programs as others. Returns false if that is not
 /// possible; then nothing has changed.
 fn enter_user_namespace_with_users() -> bool {
     let script =

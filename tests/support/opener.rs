@@ -22,7 +22,7 @@ pub(crate) struct Spec {
     pub(crate) reuseaddr: bool,
     /// `SO_REUSEPORT`.
     pub(crate) reuseport: bool,
-    /// `IPV6_V6ONLY`, where it is set or cleared.
+    /// The value of `IPV6_V6ONLY`; `None` leaves the option alone.
     pub(crate) v6only: Option<bool>,
     /// `SO_BINDTODEVICE`.
     pub(crate) dev: Option<String>,

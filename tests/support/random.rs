@@ -7,7 +7,7 @@ impl Random {
     /// The seed of this run: `TWTOOL_SEED`, or 1.
     pub(crate) fn seed() -> u64 {
         let set = std::env::var("TWTOOL_SEED").ok();
-        set.map_or(1, |text| text.parse().unwrap_or_else(|_| panic!("TWTOOL_SEED={text} is no number")))
+        set.map_or(1, |text| text.parse().unwrap_or_else(|_| panic!("TWTOOL_SEED={text} is not a number")))
     }
 
     pub(crate) const fn new(seed: u64) -> Self {

@@ -42,7 +42,7 @@ impl Waiter {
     pub(crate) fn record(&mut self) -> Value {
         let mut line = String::new();
         self.records.read_line(&mut line).expect("a line");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is no record: {error}"))
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is not a record: {error}"))
     }
 
     /// Reads the next line on standard error. A wait with a command writes its records there.

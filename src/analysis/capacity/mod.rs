@@ -122,7 +122,7 @@ pub struct Destination {
     pub reusable: Option<u32>,
     /// Buckets that connect() can take over now or within 1 s.
     pub reusable_within_1s: Option<u32>,
-    /// Further connects that would succeed now. Reusable buckets count as free, and so do uncertain ports and buckets that
+    /// Further connect() calls that would succeed now. Reusable buckets count as free, and so do uncertain ports and buckets that
     /// are perhaps reusable (see [`TwReuse::whole_seconds`]).
     pub free: u32,
     /// By how much [`Self::free`] may be too high.

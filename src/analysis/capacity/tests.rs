@@ -1,4 +1,4 @@
-//! Pure tests of the ports left for a destination.
+//! Tests, without a kernel, of how many ports are left for a destination.
 
 use super::*;
 use crate::model::command::{Caller, RootPower, Shell};
@@ -28,7 +28,7 @@ fn on(delay_ms: u64) -> TwReuse {
     TwReuse { mode: Some(ReuseMode::On), delay: Duration::from_millis(delay_ms), ..off() }
 }
 
-/// The destinations of these sockets in a range of this size, in which no port is reserved or bound.
+/// The destinations of these sockets, with a range of this size. No port is reserved. The bound ports are those of the sockets.
 fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
     let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
     let mut sockets = RangeSockets::new(range);
@@ -59,7 +59,7 @@ fn a_pool_counts_each_port_once() {
 
 #[test]
 fn buckets_are_reusable_by_their_age() {
-    // Three buckets are 2 s, 600 ms and 100 ms old; one is due.
+    // Four buckets: three are 2 s, 600 ms and 100 ms old, and the timer of the fourth has run out.
     let found = [bucket(LOW, 58_000), bucket(LOW + 1, 59_400), bucket(LOW + 2, 59_900), bucket(LOW + 3, 0)];
     let counts = |reuse| {
         let Destination { free, time_wait, reusable, reusable_within_1s, .. } = one(16, reuse, &found);
@@ -80,7 +80,8 @@ fn a_bucket_is_perhaps_reusable_if_the_kernel_compares_whole_seconds() {
         let Socket::Bucket(bucket) = bucket(local_port, 59_000) else { unreachable!("a bucket") };
         Socket::Bucket(TimeWaitBucket { fin_wait_2: true, ..bucket })
     };
-    // Three buckets are 2 s, 1 s and 600 ms old. Two are in FIN_WAIT_2; the port of one of them also has an open connection.
+    // Five buckets: three are 2 s, 1 s and 600 ms old, and two more are in FIN_WAIT_2. The port of one of these two also has an
+    // open connection.
     let found = [
         bucket(LOW, 58_000),
         bucket(LOW + 1, 59_000),
@@ -136,7 +137,7 @@ fn rates_cover_the_minute_and_the_last_seconds() {
     let destination = one(1000, off(), &found);
     assert_eq!((destination.closes_per_s, destination.closes_per_s_now), (Some(100.0 / 60.0), Some(5.0)));
     assert_eq!(destination.sustainable_per_s, Some(1000.0 / 60.0));
-    assert_eq!(destination.exhausted_in, None, "300 ports are enough");
+    assert_eq!(destination.exhausted_in, None, "5 closes per second need 300 ports for 60 s each, and 900 are free");
     // If connect() can take over buckets after 2 s, the rate of the last 2 s counts, and the ceiling is higher.
     let destination = one(1000, on(2000), &found);
     assert_eq!((destination.closes_per_s_now, destination.sustainable_per_s), (Some(5.0), Some(500.0)));

@@ -121,21 +121,21 @@ fn each_check_has_the_expected_finding_and_advice() {
 
 #[test]
 fn a_change_affects_only_the_checks_that_depend_on_it() {
-    // Checks that depend on several settings.
-    let concerned = |id: &str, other: &str| {
-        id == other
-            || matches!((id, other), ("ip_local_port_range", "ip_local_reserved_ports"))
-            || matches!((id, other), ("ephemeral_listeners", "ip_local_port_range" | "ip_local_reserved_ports"))
-            || matches!((id, other), ("tcp_timestamps", "tcp_tw_reuse"))
-            || ["ephemeral_listeners", "close_wait", "tcp_diag", "capabilities"].contains(&other)
+    // Whether a change that belongs to the check `changed` may also change the result of `check`.
+    let may_change = |changed: &str, check: &str| {
+        changed == check
+            || matches!((changed, check), ("ip_local_port_range", "ip_local_reserved_ports"))
+            || matches!((changed, check), ("ephemeral_listeners", "ip_local_port_range" | "ip_local_reserved_ports"))
+            || matches!((changed, check), ("tcp_timestamps", "tcp_tw_reuse"))
+            || ["ephemeral_listeners", "close_wait", "tcp_diag", "capabilities"].contains(&check)
     };
     let usual = examine_without_destinations(&healthy());
     for case in all_cases() {
         for (before, after) in usual.iter().zip(examine_without_destinations(&case.health())) {
-            if !concerned(case.id, before.subject.id) {
-                let said =
+            if !may_change(case.id, before.subject.id) {
+                let result =
                     |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.help.clone());
-                assert_eq!(said(before), said(&after), "{} after {}", before.subject.id, case.id);
+                assert_eq!(result(before), result(&after), "{} after {}", before.subject.id, case.id);
             }
         }
     }
@@ -167,7 +167,7 @@ fn every_status_is_reached_by_the_cases() {
     }
 }
 
-/// Checks that no advice contains a common wrong remedy. Some of the words are allowed in one check only.
+/// Checks that no advice contains a common wrong remedy. Some words are allowed in certain checks only.
 #[test]
 fn no_check_gives_a_common_wrong_remedy() {
     const NEVER: [&str; 20] = [
@@ -245,7 +245,7 @@ fn the_default_of_the_bucket_limit_follows_the_kernels_hash_table() {
     assert_eq!((unknown.default, unknown.status), (Datum::Unknown, Status::Ok));
     let unreadable = check_of(Reading::Unreadable("Input/output error".into()));
     assert_eq!((unreadable.default, unreadable.status), (Datum::Unknown, Status::Unknown));
-    // No fact gives a number, so no command contains one.
+    // The default is unknown and the limit is 0, so twtool has no number to suggest, and prints no command.
     let mut health = healthy();
     health.settings.0.insert("ipv4.tcp_ehash_entries", Reading::Absent);
     health.settings.0.insert("ipv4.tcp_max_tw_buckets", Reading::Value("0".into()));
@@ -317,9 +317,8 @@ fn unknown_destinations() -> Check {
 
 #[test]
 fn a_destination_short_of_ports_causes_a_warning() {
-    let (in_order, few) =
-        (check_of(&[destination(10, None)]), check_of(&[destination(9, None), destination(50, None)]));
-    assert_eq!((in_order.status, in_order.value), (Status::Ok, Datum::Number(0)));
+    let (enough, few) = (check_of(&[destination(10, None)]), check_of(&[destination(9, None), destination(50, None)]));
+    assert_eq!((enough.status, enough.value), (Status::Ok, Datum::Number(0)));
     assert_eq!((few.status, few.value.clone()), (Status::Warning, Datum::Number(1)));
     assert_eq!(few.finding.as_deref(), Some("From 192.0.2.9 to 192.0.2.1:443, 9 of 100 ports are left."));
     assert!(few.evidence.contains(&("all_destinations", Datum::Number(2))), "{few:?}");

@@ -1,4 +1,4 @@
-//! Pure tests of the parser: texts, their trees, and messages about mistakes.
+//! Tests, without a kernel, of the parser: texts, their trees, and messages about mistakes.
 
 use super::*;
 use crate::model::facts::tests::facts;

@@ -2,7 +2,7 @@
 //!
 //! A thread is in a network namespace, not a process (setns(2)). So [`within`] runs a function on a new thread in
 //! another namespace: its sockets, /proc/thread-self/net and /proc/sys/net belong to that namespace, and the caller
-//! stays where it is.
+//! stays in its namespace.
 //!
 //! | file | owns |
 //! |---|---|

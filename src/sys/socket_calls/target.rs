@@ -110,7 +110,7 @@ pub(super) fn describe(copy: OwnedFd) -> io::Result<Option<CalledSocket>> {
         Ok(Domain::IPV4) => false,
         Ok(Domain::IPV6) => true,
         Ok(_) => return Ok(None),
-        // The descriptor is no socket, so the call fails with the same errno.
+        // The descriptor is not a socket, so the call fails with the same errno.
         Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => return Ok(None),
         Err(error) => return Err(error),
     };
