@@ -273,19 +273,39 @@ fn list_does_not_read_a_series_and_a_cut_series_is_refused() {
     let whole = fs::read_to_string(&path).expect("read");
     let lines: Vec<&str> = whole.lines().collect();
     let other = folder.path().join("other").to_str().expect("UTF-8").to_owned();
-    let replay = |lines: &[&str]| {
-        fs::write(&other, lines.join("\n") + "\n").expect("written");
-        twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("cannot be replayed");
+    let refused = |content: &str, why: &str| {
+        fs::write(&other, content).expect("written");
+        twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("cannot be replayed").says(why);
     };
-    replay(&lines[..lines.len() - 1]);
-    replay(&lines[..lines.len() / 2]);
-    // Without the first look.
-    let first_end = lines.iter().position(|line| line.starts_with("{\"end\"")).expect("an end");
-    replay(&lines[first_end + 1..]);
-    let changed = whole.replacen("datagram\":\"", "datagram\":\"00", 1);
-    replay(&changed.lines().collect::<Vec<_>>());
-    fs::write(&other, whole + "x").expect("written");
-    twtool(["watch", "-o", "ndjson", "--replay", &other]).code(2).says("continues after its end");
+    let text_of = |lines: &[&str]| lines.join("\n") + "\n";
+    let (headers, ends): (Vec<_>, Vec<_>) = (starts(&lines, "{\"format\""), starts(&lines, "{\"end\""));
+    assert!(headers.len() >= 2 && ends.len() == headers.len(), "{whole}");
+    // Cut after a line: in the second sample, after it, and before the last line.
+    for end in [ends[0] + 1, headers[1] + 1, ends[1], ends[1] + 1, lines.len() - 1] {
+        refused(&text_of(&lines[..end]), "its end is missing, so it was cut off");
+    }
+    // Cut in a line: a header, a datagram, and the last line.
+    for line in [headers[1], headers[1] + 2, lines.len() - 1] {
+        let before = text_of(&lines[..line]);
+        refused(&(before + &lines[line][..lines[line].len() / 2]), "its end is missing, so it was cut off");
+    }
+    // Without its beginning.
+    refused(&text_of(&lines[1..]), "its beginning is missing");
+    refused(&text_of(&lines[ends[0] + 1..]), &format!("it has {} of its {} samples", headers.len() - 1, headers.len()));
+    // With lines that are missing, damaged or foreign.
+    refused(&text_of(&[&lines[..headers[1]], &lines[headers[1] + 1..]].concat()), "neither the beginning of a sample");
+    refused(&whole.replacen("datagram\":\"", "datagram\":\"00", 1), "its checksum does not match");
+    refused(&whole.replacen("{\"datagram", "{\"datum", 1), "neither an event nor the end");
+    refused(&(whole.clone() + "x"), "continues after its end");
+    // A recording of another command.
+    fs::remove_file(&other).expect("removed");
+    twtool(["list", "--record", &other]).code(0);
+    twtool(["watch", "-o", "ndjson", "--replay", &other]).refused("it is no series of samples").says("`twtool list`");
+}
+
+/// The numbers of the lines that start with this text.
+fn starts(lines: &[&str], text: &str) -> Vec<usize> {
+    (0..lines.len()).filter(|number| lines[*number].starts_with(text)).collect()
 }
 
 fn an_existing_file_is_not_replaced() {

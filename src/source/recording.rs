@@ -208,7 +208,13 @@ impl Header {
 
     fn read(line: &[u8]) -> Result<Self, String> {
         let header = serde_json::from_slice(line).ok().filter(|header: &Self| header.format == FORMAT);
-        header.ok_or_else(|| format!("its first line is not a header of the format {FORMAT}"))
+        header.ok_or_else(|| {
+            if serde_json::from_slice::<RecordingLine>(line).is_ok() {
+                "its beginning is missing".into()
+            } else {
+                format!("its first line is not a header of the format {FORMAT}")
+            }
+        })
     }
 
     fn content(mut self) -> Result<(Facts, BucketFacts), String> {
@@ -377,6 +383,10 @@ impl From<String> for Problem {
 }
 
 impl Problem {
+    fn cut_off() -> Self {
+        Self::Damaged("its end is missing, so it was cut off".into())
+    }
+
     fn of(self, path: &Path) -> RecordingError {
         let path = path.to_owned();
         match self {
@@ -416,9 +426,9 @@ impl<R: BufRead> Lines<R> {
         format!("line {}: {what}", self.number)
     }
 
-    #[expect(clippy::unused_self, reason = "it is about these lines")]
-    fn cut_off(&self) -> Problem {
-        Problem::Damaged("its end is missing, so it was cut off".into())
+    /// The problem of a line that cannot be parsed. A line without a line feed is the rest of a longer one.
+    fn unparsed(&self, what: &str) -> Problem {
+        if self.line.ends_with(b"\n") { self.bad(what).into() } else { Problem::cut_off() }
     }
 
     /// Fails if another line follows.
@@ -434,7 +444,7 @@ fn parse_only(reader: impl BufRead) -> Result<Recorded, Problem> {
     lines.next(MAX_HEADER_LENGTH)?;
     let recorded = parse_one(&mut lines)?;
     if recorded.look.is_some() {
-        return Err(Problem::Damaged("it is a series of looks; replay it with `twtool watch`".into()));
+        return Err(Problem::Damaged("it is a series of samples; replay it with `twtool watch`".into()));
     }
     lines.end()?;
     Ok(recorded)
@@ -453,9 +463,9 @@ fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
         checksum.update(&lines.line);
         lines.next(MAX_LINE_LENGTH)?;
         if lines.line.is_empty() {
-            return Err(lines.cut_off());
+            return Err(Problem::cut_off());
         }
-        match serde_json::from_slice(&lines.line).map_err(|_| lines.bad("neither an event nor the end"))? {
+        match serde_json::from_slice(&lines.line).map_err(|_| lines.unparsed("neither an event nor the end"))? {
             RecordingLine::Request(text) => {
                 let request = unhex(&text).and_then(|bytes| Request::decode(&bytes));
                 events.push(Event::Request(request.ok_or_else(|| lines.bad("not a request"))?));
@@ -465,7 +475,7 @@ fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
             }
             RecordingLine::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
             RecordingLine::Look(line) => look = Some(line),
-            RecordingLine::Looks(_) => return Err(lines.bad("the end of the look is missing").into()),
+            RecordingLine::Looks(_) => return Err(lines.bad("the end of the sample is missing").into()),
             RecordingLine::End { lines: count, crc32 } => {
                 if count != lines.number - first || crc32 != checksum.finalize() {
                     return Err(Problem::Damaged("its checksum does not match, so its content was changed".into()));

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lines, MAX_HEADER_LENGTH, Problem, Recorded, RecordingError, RecordingFile, RecordingLine, parse_one};
+use super::{
+    Header, Lines, MAX_HEADER_LENGTH, Problem, Recorded, RecordingError, RecordingFile, RecordingLine, parse_one,
+};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::sock_diag::transport::{Event, EventSink};
@@ -88,7 +90,13 @@ pub struct SeriesReader {
     path: PathBuf,
     lines: Lines<BufReader<File>>,
     looks: u64,
+    /// Whether one of the recordings so far has the line that only a series has.
+    is_series: bool,
 }
+
+/// The problem of a recording that another command has made.
+const NO_SERIES: &str =
+    "it is no series of samples; replay it with the command that made it, for example `twtool list`";
 
 impl SeriesReader {
     /// Opens the file.
@@ -97,7 +105,7 @@ impl SeriesReader {
     /// It cannot be read.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let file = sys::file::open(path).map_err(|error| Problem::Unread(error).of(path))?;
-        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), looks: 0 })
+        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), looks: 0, is_series: false })
     }
 
     /// The next look that has not failed; `None` after the last one.
@@ -112,18 +120,22 @@ impl SeriesReader {
         loop {
             self.lines.next(MAX_HEADER_LENGTH)?;
             if self.looks > 0 && self.lines.line.is_empty() {
-                return Err(self.lines.cut_off());
+                return Err(if self.is_series { Problem::cut_off() } else { Problem::Damaged(NO_SERIES.into()) });
             }
             if let Ok(RecordingLine::Looks(looks)) = serde_json::from_slice(&self.lines.line) {
                 if looks != self.looks {
-                    return Err(Problem::Damaged("looks are missing".into()));
+                    return Err(Problem::Damaged(format!("it has {} of its {looks} samples", self.looks)));
                 }
                 self.lines.end()?;
                 return Ok(None);
             }
+            if self.looks > 0 && Header::read(&self.lines.line).is_err() {
+                return Err(self.lines.unparsed("neither the beginning of a sample nor the end of the series"));
+            }
             let mut recorded = parse_one(&mut self.lines)?;
             self.looks += 1;
             if let Some(look) = recorded.look.take() {
+                self.is_series = true;
                 return Ok(Some((recorded, look)));
             }
         }
