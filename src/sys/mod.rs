@@ -39,6 +39,10 @@ pub mod rtnetlink;
 pub mod sandbox;
 #[cfg(feature = "watch")]
 pub mod screen_input;
+#[cfg(feature = "watch")]
+pub mod screen_output;
+#[cfg(feature = "watch")]
+mod screen_signals;
 pub mod services;
 pub mod setting;
 pub mod slab;

@@ -5,16 +5,15 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, raise};
 
-/// The signals that a screen handles. SIGINT comes from other processes only, because Ctrl-C is a key in raw mode.
-const HELD: [Signal; 6] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH];
+use super::screen_output::ScreenOutput;
+use super::screen_signals::{Signals, held};
 
 /// What the screen has to react to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +47,7 @@ impl HeldSignal {
 
 /// The input of a screen. The signals are held back until it is dropped.
 pub struct ScreenInput {
-    signals: SignalFd,
-    before: SigSet,
+    signals: Rc<Signals>,
     work: PipeReader,
     waker: PipeWriter,
 }
@@ -65,20 +63,14 @@ impl Waker {
     }
 }
 
-fn held() -> SigSet {
-    HELD.into_iter().collect()
-}
-
 impl ScreenInput {
     /// Holds the signals back in the calling thread, and in the threads that it starts afterwards.
     ///
     /// # Errors
     /// A descriptor cannot be made.
     pub fn open() -> io::Result<Self> {
-        let signals = SignalFd::with_flags(&held(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (work, waker) = io::pipe()?;
-        let before = held().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-        Ok(Self { signals, before, work, waker })
+        Ok(Self { signals: Rc::new(Signals::hold()?), work, waker })
     }
 
     /// Creates a waker for another thread.
@@ -89,6 +81,20 @@ impl ScreenInput {
         self.waker.try_clone().map(Waker)
     }
 
+    /// Opens the output of the screen.
+    ///
+    /// # Errors
+    /// The terminal cannot be opened.
+    pub fn output(&self) -> io::Result<ScreenOutput> {
+        ScreenOutput::new(Rc::clone(&self.signals))
+    }
+
+    /// Whether the output has failed because of a signal, which [`Self::wait`] reports next.
+    #[must_use]
+    pub fn has_interrupted_the_output(&self) -> bool {
+        self.signals.are_waiting()
+    }
+
     /// Waits, at most for this time.
     ///
     /// # Errors
@@ -97,6 +103,11 @@ impl ScreenInput {
         let end = time.map(|time| Instant::now() + time);
         let stdin = io::stdin();
         loop {
+            if self.signals.are_waiting()
+                && let Some(wakeup) = self.signal()?
+            {
+                return Ok(wakeup);
+            }
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             // poll(2) counts whole milliseconds. The time is rounded up, so that the loop does not spin at its end.
             let rounded = |left| PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
@@ -131,8 +142,7 @@ impl ScreenInput {
     }
 
     fn signal(&self) -> io::Result<Option<Wakeup>> {
-        let came = self.signals.read_signal()?.and_then(|info| i32::try_from(info.ssi_signo).ok());
-        Ok(came.and_then(|number| Signal::try_from(number).ok()).map(|signal| match signal {
+        Ok(self.signals.next()?.map(|signal| match signal {
             Signal::SIGWINCH => Wakeup::Resize,
             Signal::SIGCONT => Wakeup::Continued,
             other => Wakeup::Signal(HeldSignal(other)),
@@ -154,7 +164,7 @@ impl ScreenInput {
     /// # Errors
     /// The mask cannot be changed.
     pub fn released<T>(&self, run: impl FnOnce() -> T) -> io::Result<T> {
-        self.before.thread_set_mask()?;
+        self.signals.before.thread_set_mask()?;
         let result = run();
         held().thread_block()?;
         Ok(result)
@@ -180,6 +190,6 @@ impl ScreenInput {
 impl Drop for ScreenInput {
     fn drop(&mut self) {
         // This cannot fail, because the mask was valid before.
-        let _ = self.before.thread_set_mask();
+        let _ = self.signals.before.thread_set_mask();
     }
 }

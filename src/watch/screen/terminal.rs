@@ -1,21 +1,27 @@
 //! The terminal while the screen has it: raw mode, the alternate screen, and reports of the mouse wheel. [`Guard`] gives it
 //! back in every case: at the end, after an error, on a panic in any thread, and before a signal ends or stops the program.
 
-use std::io::{self, BufWriter, Stdout, Write as _};
+use std::io::{self, BufWriter};
 use std::panic;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::queue;
 use ratatui::crossterm::style::{Print, ResetColor, force_color_output};
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
-use ratatui::crossterm::{execute, queue};
+
+use crate::sys::screen_output::{ScreenOutput, write_within};
 
 /// Reports buttons and the wheel (1000) in the extended form (1006), but no movements, which would be traffic on a slow line.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
+
+/// How long a terminal may take no text before the program does without. Within this time, a slow line takes what is on its way.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether the screen has the terminal.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -27,7 +33,7 @@ static HOOK: Once = Once::new();
 const FRAME: usize = 64 * 1024;
 
 /// The terminal that ratatui draws on.
-pub type Drawn = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
+pub type Drawn = Terminal<CrosstermBackend<BufWriter<ScreenOutput>>>;
 
 /// Has the terminal until it is dropped.
 #[derive(Debug)]
@@ -61,7 +67,9 @@ impl Guard {
         give_back()?;
         TAKEN.store(true, Ordering::SeqCst);
         enable_raw_mode()?;
-        execute!(io::stdout(), EnterAlternateScreen, Print(MOUSE_ON))
+        let mut text = vec![];
+        queue!(text, EnterAlternateScreen, Print(MOUSE_ON))?;
+        write_within(PATIENCE, &text)
     }
 
     /// Gives the terminal back for some time.
@@ -84,9 +92,9 @@ fn give_back() -> io::Result<()> {
     if !TAKEN.swap(false, Ordering::SeqCst) {
         return Ok(());
     }
-    let mut stdout = io::stdout();
-    let written =
-        queue!(stdout, ResetColor, Print(MOUSE_OFF), Show, LeaveAlternateScreen).and_then(|()| stdout.flush());
+    let mut text = vec![];
+    queue!(text, ResetColor, Print(MOUSE_OFF), Show, LeaveAlternateScreen)?;
+    let written = write_within(PATIENCE, &text);
     // The modes are restored even if the terminal does not take text any more.
     disable_raw_mode()?;
     written
@@ -96,8 +104,8 @@ fn give_back() -> io::Result<()> {
 ///
 /// # Errors
 /// The size of the terminal cannot be read.
-pub fn open(color: bool) -> io::Result<Drawn> {
+pub fn open(color: bool, output: ScreenOutput) -> io::Result<Drawn> {
     // crossterm follows NO_COLOR by itself, but not --color.
     force_color_output(color);
-    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(FRAME, io::stdout())))
+    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(FRAME, output)))
 }

@@ -1,0 +1,86 @@
+//! The signals that a screen holds back. Its input and its output share them.
+//!
+//! They are read from a descriptor (signalfd(2)), so that a signal arrives between two steps of the screen, never within one.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Every signal that ends or stops the program by default and that another process may send, and two that report changes of the
+/// terminal. SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z are keys in raw mode. SIGXFSZ and SIGXCPU
+/// come from the limits of setrlimit(2).
+const HELD: [Signal; 17] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGSTKFLT,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+];
+
+/// The held set of signals.
+pub(super) fn held() -> SigSet {
+    HELD.into_iter().collect()
+}
+
+/// Signals that are held back in the thread that made this value, and in the threads that it has started since.
+pub(super) struct Signals {
+    descriptor: SignalFd,
+    /// The mask of signals before.
+    pub(super) before: SigSet,
+    /// Signals that the output has read, and that the input has not reported yet.
+    came: RefCell<VecDeque<Signal>>,
+}
+
+impl Signals {
+    pub(super) fn hold() -> io::Result<Self> {
+        let descriptor = SignalFd::with_flags(&held(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let before = held().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        Ok(Self { descriptor, before, came: RefCell::default() })
+    }
+
+    /// Whether the output has read a signal that the input has not reported.
+    pub(super) fn are_waiting(&self) -> bool {
+        !self.came.borrow().is_empty()
+    }
+
+    /// The next signal, if one has come.
+    pub(super) fn next(&self) -> io::Result<Option<Signal>> {
+        let waiting = self.came.borrow_mut().pop_front();
+        if waiting.is_some() { Ok(waiting) } else { self.read() }
+    }
+
+    fn read(&self) -> io::Result<Option<Signal>> {
+        let came = self.descriptor.read_signal()?.and_then(|info| i32::try_from(info.ssi_signo).ok());
+        Ok(came.and_then(|number| Signal::try_from(number).ok()))
+    }
+
+    /// Reads the signals that have come, and keeps them for [`Self::next`]. Returns whether one of them ends or stops the program.
+    pub(super) fn end_the_program(&self) -> io::Result<bool> {
+        while let Some(signal) = self.read()? {
+            self.came.borrow_mut().push_back(signal);
+        }
+        Ok(self.came.borrow().iter().any(|signal| !matches!(signal, Signal::SIGCONT | Signal::SIGWINCH)))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
