@@ -57,8 +57,10 @@ mod trace;
 mod wait;
 mod wait_for_others;
 mod watch;
+mod watch_commands;
 mod watch_fates;
 mod watch_screen;
+mod watch_terminal;
 mod why;
 mod why_kinds;
 mod why_process;
@@ -138,8 +140,10 @@ fn main() -> ExitCode {
         wait::suite(),
         wait_for_others::suite(),
         watch::suite(),
+        watch_commands::suite(),
         watch_fates::suite(),
         watch_screen::suite(),
+        watch_terminal::suite(),
         why::suite(),
         why_kinds::suite(),
         why_process::suite(),

@@ -99,7 +99,15 @@ const PRODUCERS: [(&str, usize, &[&str]); 10] = [
             "the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says",
         ],
     ),
-    ("watch/screen/details.rs", 2, &["details_have_commands_that_work", "kill_is_proposed_asks_and_removes"]),
+    (
+        "watch/screen/details.rs",
+        2,
+        &[
+            "each_kind_of_command_works_in_the_own_namespace",
+            "commands_name_the_namespace_of_their_row",
+            "kill_is_proposed_asks_and_removes",
+        ],
+    ),
 ];
 
 /// A new command fails this test until the table contains a test that runs it.

@@ -72,7 +72,7 @@ pub struct WatchArgs {
 
 fn interval(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
-        Duration::ZERO => Err("the looks need a time between them; use 500ms, 1s or 1m".into()),
+        Duration::ZERO => Err("two reads need a time between them; use 500ms, 1s or 1m".into()),
         time => Ok(time),
     }
 }
@@ -179,7 +179,7 @@ impl Reporter {
         if sample.interval > self.asked && !self.stretched {
             self.stretched = true;
             context.warn(&[format!(
-                "a look takes {} ms of processor time, so the interval is {} ms: watch uses at most a quarter of a core",
+                "reading takes {} ms of processor time, so the interval is {} ms: watch uses at most a quarter of a core",
                 sample.processor_time.as_millis(),
                 sample.interval.as_millis()
             )]);

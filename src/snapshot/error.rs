@@ -97,6 +97,12 @@ impl SnapshotError {
         }
     }
 
+    /// Whether another selection would not have this problem.
+    #[must_use]
+    pub const fn is_about_the_selection(&self) -> bool {
+        matches!(self, Self::Value(_) | Self::Filter(_) | Self::Unjudged(_))
+    }
+
     /// Whether the kernel reported that no connection is possible. A lack of memory is not such a report.
     pub(super) fn is_answer_about_route(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };

@@ -383,6 +383,24 @@ fn look(
     Ok((look, Answer { about_words: query.warnings, ..answer }))
 }
 
+/// Selects among rows that a look has listed, without a new look. Returns the selected rows, and the others.
+///
+/// # Errors
+/// The selection has a mistake, or tests something that the rows lack.
+pub fn select(
+    selection: &Selection,
+    facts: &Facts,
+    rows: impl Iterator<Item = Row>,
+) -> Result<[Vec<Row>; 2], SnapshotError> {
+    let query = Query::new(selection, facts, true)?;
+    let (mut selected, mut others) = (vec![], vec![]);
+    for row in rows {
+        if query.selects(&row) { selected.push(row) } else { others.push(row) }
+    }
+    query.judged()?;
+    Ok([selected, others])
+}
+
 /// Asks the kernel. A failed look-up makes its answer unknown, and no further socket is asked for after too many.
 fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
     let mut netlink: Option<Netlink> = None;

@@ -80,7 +80,8 @@ impl Selection {
     }
 
     /// Whether the selection may name an interface, in a scope or after `dev`.
-    pub(super) fn may_name_an_interface(&self) -> bool {
+    #[must_use]
+    pub fn may_name_an_interface(&self) -> bool {
         let scoped = |test: &Test| matches!(test, Test::Prefix(_, typed) if typed.scope.is_some());
         let words = &self.expression;
         words.contains("dev") || words.contains('%') || self.groups.iter().flat_map(|group| &group.tests).any(scoped)
@@ -187,16 +188,24 @@ impl Query {
                     Direction::Unknown
                 };
                 let row = Row { bucket, direction, netns: 0 };
-                let passes = self.filter.judge(&row);
-                if passes.is_none() {
-                    self.unjudged.store(true, Ordering::Relaxed);
-                }
+                let passes = self.selects(&row);
                 if direction == Direction::Unknown && listeners.lack_v6only(&bucket.tuple, bucket.interface) {
                     self.note_undirected(&row);
                 }
-                Some((row, passes == Some(true)))
+                Some((row, passes))
             }
         }
+    }
+
+    /// Whether a row is selected. Remembers that it could not be judged.
+    #[expect(clippy::inline_always, reason = "as for `row`")]
+    #[inline(always)]
+    pub(super) fn selects(&self, row: &Row) -> bool {
+        let passes = self.filter.judge(row);
+        if passes.is_none() {
+            self.unjudged.store(true, Ordering::Relaxed);
+        }
+        passes == Some(true)
     }
 
     /// Returns an orphan if it is selected. Orphans have no remaining time, so a filter that tests it selects none.

@@ -35,6 +35,13 @@ struct Second {
 impl History {
     /// Adds the next sample.
     pub fn add(&mut self, sample: &Sample) {
+        self.add_closes(sample);
+        self.events.extend(sample.events().cloned());
+        self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
+    }
+
+    /// Adds the closes of a sample, without its events: after [`Sample::reselect`].
+    pub fn add_closes(&mut self, sample: &Sample) {
         let current = i64::try_from(sample.elapsed.as_secs()).unwrap_or(i64::MAX);
         if sample.closes_begin {
             self.seconds.clear();
@@ -57,9 +64,12 @@ impl History {
         let old = self.seconds.len().saturating_sub(MOST_SECONDS + 1);
         self.seconds.drain(..old);
         self.first_second += i64::try_from(old).unwrap_or(0);
-        self.events.extend(sample.events().cloned());
-        self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
         self.now = sample.closes_per_s();
+    }
+
+    /// Removes the events that another selection does not select.
+    pub fn retain_events(&mut self, selects: impl FnMut(&Event) -> bool) {
+        self.events.retain(selects);
     }
 
     /// The closes of each complete second, the oldest first, at most [`MOST_SECONDS`]; `None` if no whole look has shown them.

@@ -30,5 +30,5 @@ mod tracker;
 
 pub use self::events::{Event, EventKind};
 pub use self::history::History;
-pub use self::sample::{NetnsSample, Sample};
+pub use self::sample::{NetnsSample, Reselected, Sample};
 pub use self::sampler::Sampler;

@@ -65,7 +65,36 @@ pub struct NetnsSample {
     pub complete: bool,
 }
 
+/// What another selection selects among the buckets of the last look at a namespace.
+#[derive(Clone, Debug)]
+pub struct Reselected {
+    /// The inode number of the namespace.
+    pub netns: Option<u64>,
+    /// As [`NetnsSample::rows`].
+    pub rows: Vec<Row>,
+    /// As [`NetnsSample::closes`], of every selected bucket.
+    pub closes: BTreeMap<i64, u64>,
+    /// Closes in the last second.
+    pub closes_per_s: f64,
+}
+
 impl Sample {
+    /// Replaces what depends on the selection. The events stay as they are.
+    pub fn reselect(&mut self, all: Vec<Reselected>) {
+        self.closes_begin = true;
+        for Reselected { netns: inode, mut rows, closes, closes_per_s } in all {
+            let found = (0..).zip(&mut self.namespaces).find(|(_, netns)| netns.facts.netns == inode);
+            // A namespace that the last look could not read is not part of the sample.
+            let Some((place, netns)) = found else { continue };
+            for row in &mut rows {
+                row.netns = place;
+            }
+            netns.fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
+            netns.time_wait = rows.len() - netns.fin_wait_2;
+            (netns.rows, netns.closes, netns.closes_per_s) = (rows, closes, Some(closes_per_s));
+        }
+    }
+
     /// The number of selected buckets in TIME_WAIT.
     #[must_use]
     pub fn time_wait(&self) -> usize {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::sample::Sample;
+use super::sample::{Reselected, Sample};
 use super::tracker::Tracker;
 use crate::snapshot::look::{FindOccupant, Look, Looked, Looks};
 use crate::snapshot::{Selection, SnapshotError};
@@ -19,8 +19,30 @@ pub struct Sampler {
     interval: Duration,
     keeps_rows: bool,
     closes_begin: bool,
-    /// The buckets of the last look, by the inode number of their namespace.
-    trackers: BTreeMap<Option<u64>, Tracker>,
+    /// The buckets of the last look at each namespace, by its inode number.
+    trackers: Trackers,
+}
+
+type Trackers = BTreeMap<Option<u64>, Tracked>;
+
+#[derive(Default)]
+struct Tracked {
+    tracker: Tracker,
+    /// When the last look at the namespace began, from the start of the first look.
+    seen: Duration,
+}
+
+/// How long the buckets of a namespace are kept that later looks do not read. A bucket does not last that long.
+const KEPT: Duration = Duration::from_secs(120);
+
+/// Notes which namespaces a look has read, and forgets others. If the look was complete, they have ended. Otherwise they may be
+/// unreadable for now, and are kept for some time. Without that limit, a user who cannot read every namespace would keep all that
+/// have ever ended.
+fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now: Duration, complete: bool) {
+    for netns in read {
+        trackers.entry(netns).or_default().seen = now;
+    }
+    trackers.retain(|_, one| one.seen == now || (!complete && now.saturating_sub(one.seen) < KEPT));
 }
 
 impl Sampler {
@@ -75,6 +97,18 @@ impl Sampler {
         sample
     }
 
+    /// Selects among the buckets of the last look, without a new look. The next samples keep the selection if there is no error.
+    ///
+    /// # Errors
+    /// The selection has a mistake, or tests something that the last look did not read.
+    pub fn select(&mut self, selection: Selection) -> Result<Vec<Reselected>, SnapshotError> {
+        let select = |(netns, one): (&Option<u64>, &Tracked)| one.tracker.select(&selection).map(|rows| (*netns, rows));
+        let selected = self.trackers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
+        self.selection = selection;
+        let keep = |(netns, selected)| self.trackers.get_mut(&netns)?.tracker.keep_selected(netns, selected);
+        Ok(selected.into_iter().filter_map(keep).collect())
+    }
+
     /// Takes a sample; `None` after the last one of a recorded series. [`Sample::interval`] is the time until the next one.
     ///
     /// # Errors
@@ -85,9 +119,9 @@ impl Sampler {
         let lock = || trackers.lock().unwrap_or_else(PoisonError::into_inner);
         let follow = |look: Look, find: &mut FindOccupant<'_>| {
             let key = look.facts.netns;
-            let mut tracker = lock().remove(&key).unwrap_or_default();
-            let sample = tracker.follow(look, closes_begin, keeps_rows, find);
-            lock().insert(key, tracker);
+            let mut tracked = lock().remove(&key).unwrap_or_default();
+            let sample = tracked.tracker.follow(look, closes_begin, keeps_rows, find);
+            lock().insert(key, tracked);
             sample
         };
         let taken = self.looks.take(&self.selection, self.interval, &follow);
@@ -107,11 +141,7 @@ impl Sampler {
                 netns.rows.iter_mut().for_each(|row| row.netns = number);
             }
         }
-        // A namespace that ended is forgotten. One that could not be read keeps its buckets for the next look.
-        if answer.complete {
-            let is_present = |key: &Option<u64>| namespaces.iter().any(|netns| netns.facts.netns == *key);
-            self.trackers.retain(|key, _| is_present(key));
-        }
+        forget(&mut self.trackers, namespaces.iter().map(|netns| netns.facts.netns), elapsed, answer.complete);
         Ok(Some(Sample {
             at,
             elapsed,
@@ -123,5 +153,27 @@ impl Sampler {
             complete: answer.complete,
             warnings,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_that_are_never_read_again_are_forgotten() {
+        let mut trackers = Trackers::default();
+        let seconds = Duration::from_secs;
+        let kept = |trackers: &Trackers| trackers.keys().map(|netns| netns.expect("known")).collect::<Vec<_>>();
+        forget(&mut trackers, [Some(1), Some(2)].into_iter(), seconds(0), true);
+        forget(&mut trackers, [Some(1)].into_iter(), seconds(1), false);
+        assert_eq!(kept(&trackers), [1, 2], "the second may be readable again");
+        // Namespaces come and go, and another one can never be read.
+        for second in 2..10_000 {
+            forget(&mut trackers, [Some(1), Some(second)].into_iter(), seconds(second), false);
+            assert!(trackers.len() as u64 <= 1 + KEPT.as_secs(), "{} trackers", trackers.len());
+        }
+        forget(&mut trackers, [Some(1)].into_iter(), seconds(10_000), true);
+        assert_eq!(kept(&trackers), [1], "a complete look shows that the others have ended");
     }
 }

@@ -11,6 +11,7 @@ use crate::model::kernel_counts::Counters;
 use crate::model::row::tests::row;
 use crate::model::row::{Direction, Row};
 use crate::model::socket::Cookie;
+use crate::snapshot::Selection;
 use crate::snapshot::look::{Look, Occupant};
 
 use EventKind::{BecameTimeWait, Destroyed, Entered, Expired, Gone, Reset, Restarted, TakenOver};
@@ -322,4 +323,27 @@ fn the_order_of_the_rows_does_not_matter() {
         }
         expected(events([look(0, first.clone()), look(1000, second)], Occupant::Nobody));
     }
+}
+
+#[test]
+fn another_selection_needs_no_look_and_causes_no_event() {
+    let other = |expires_ms| {
+        let mut row = row("127.0.0.1", 81, "127.0.0.1", 40_000);
+        (row.bucket.cookie, row.bucket.expires_ms) = (Cookie::new(2), expires_ms);
+        row
+    };
+    let mut tracker = Tracker::default();
+    let follow = |tracker: &mut Tracker, look, first| tracker.follow(look, first, true, &mut |_| Occupant::Nobody);
+    follow(&mut tracker, look(0, vec![bucket(1, 30_000), other(59_500)]), true);
+    assert!(tracker.select(&Selection::expression("sprt")).is_err());
+    let selected = tracker.select(&Selection::expression("sport = :81")).expect("a filter");
+    let again = tracker.keep_selected(None, selected).expect("there was a look");
+    assert_eq!((again.rows, again.closes_per_s), (vec![other(59_500)], 1.0));
+    assert_eq!(again.closes.values().sum::<u64>(), 1);
+    let stays = Look { others: vec![bucket(1, 29_000)], ..look(1000, vec![other(58_500)]) };
+    let sample = follow(&mut tracker, stays, false);
+    assert!(sample.events.is_empty(), "{:?}", sample.events);
+    let sample = follow(&mut tracker, look(2000, vec![]), false);
+    let kinds: Vec<_> = sample.events.iter().map(|event| (event.row.bucket.cookie, event.kind)).collect();
+    assert_eq!(kinds, [(Cookie::new(2), Destroyed)], "the other one is not selected");
 }

@@ -13,12 +13,14 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::events::{Event, EventKind};
-use super::sample::NetnsSample;
+use super::sample::{NetnsSample, Reselected};
 use crate::analysis::history::Length;
+use crate::model::facts::Facts;
 use crate::model::kernel_counts::Counters;
 use crate::model::row::{Direction, Row};
 use crate::model::socket::Cookie;
-use crate::snapshot::look::{FindOccupant, Look, Occupant};
+use crate::snapshot::look::{self, FindOccupant, Look, Occupant};
+use crate::snapshot::{Selection, SnapshotError};
 
 /// Rounding of remaining times: the kernel counts in jiffies of up to 10 ms, and rounds each report.
 const ROUNDING_MS: i64 = 20;
@@ -50,6 +52,9 @@ struct LastLook {
     walked: (Duration, Duration),
     whole: bool,
     before: Counters,
+    facts: Arc<Facts>,
+    /// How long TIME_WAIT lasts.
+    length_ms: i64,
 }
 
 /// A bucket as the last look has left it.
@@ -162,11 +167,11 @@ impl Tracker {
         found.retain(|event| event.selected);
 
         let Look { mut facts, rows, others, walked, whole, before, after, max_tw_buckets, complete, .. } = look;
-        self.last = Some(LastLook { walked, whole, before });
         // This closes the descriptor for interface names.
         let shown = rows.iter().chain(found.iter().map(|event| &event.row));
         facts.interfaces.keep(shown.filter_map(|row| row.bucket.interface).collect::<BTreeSet<_>>());
         let (at, facts) = (facts.taken_at, Arc::new(facts));
+        self.last = Some(LastLook { walked, whole, before, facts: Arc::clone(&facts), length_ms });
         let event = |Found { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
         let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
         let sample = NetnsSample {
@@ -185,6 +190,26 @@ impl Tracker {
         };
         self.listed = [rows, others];
         sample
+    }
+
+    /// Selects among the buckets of the last look: see [`look::select`]. Returns nothing if there was no look.
+    pub(super) fn select(&self, selection: &Selection) -> Result<Option<[Vec<Row>; 2]>, SnapshotError> {
+        let rows = || self.listed.iter().flatten().copied();
+        self.last.as_ref().map(|last| look::select(selection, &last.facts, rows())).transpose()
+    }
+
+    /// Keeps what [`Self::select`] has selected. Buckets that the last look has missed belong to no selection until they are listed.
+    pub(super) fn keep_selected(&mut self, netns: Option<u64>, rows: Option<[Vec<Row>; 2]>) -> Option<Reselected> {
+        let (last, listed) = (self.last.as_ref()?, rows?);
+        let mut closes = Closes { now_ms: ms(last.walked.0), length_ms: last.length_ms, ..Closes::default() };
+        listed[0].iter().filter(|row| !row.bucket.fin_wait_2).for_each(|row| closes.add(row, false, true));
+        self.missed.iter_mut().for_each(|seen| seen.selected = false);
+        self.closes = 0;
+        self.listed = listed;
+        let rows = self.listed[0].clone();
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let closes_per_s = closes.in_last_second as f64;
+        Some(Reselected { netns, rows, closes: closes.by_second, closes_per_s })
     }
 
     /// The event of a bucket that the last look has not listed, if it is new.

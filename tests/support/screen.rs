@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{FlowArg, Termios, tcflow, tcgetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -21,6 +23,8 @@ pub(crate) struct Screen {
     child: Child,
     /// The user's side of the terminal.
     user: File,
+    /// The program's side, by its name. A thread that /proc does not show cannot find it out.
+    program: Option<PathBuf>,
     /// The modes before the program started.
     before: Termios,
     /// The characters of each line. The second column of a wide character is `None`.
@@ -60,8 +64,9 @@ impl Screen {
         let user = File::from(terminal.master).try_clone().expect("a copy");
         let before = tcgetattr(&user).expect("modes");
         let child = command.spawn().expect("twtool can be started");
+        let program = std::fs::read_link(format!("/proc/thread-self/fd/{}", program.as_raw_fd())).ok();
         let lines = vec![vec![Some(' '); columns.into()]; lines.into()];
-        Self { child, user, before, lines, cursor: (0, 0), written: vec![], read: 0, modes: USUAL.to_vec() }
+        Self { child, user, program, before, lines, cursor: (0, 0), written: vec![], read: 0, modes: USUAL.to_vec() }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -123,8 +128,35 @@ impl Screen {
 
     /// Whether the terminal is as it was before the program.
     pub(crate) fn is_restored(&self) -> bool {
-        let now = tcgetattr(&self.user).expect("modes");
-        now == self.before && self.modes == USUAL
+        self.has_its_modes() && self.modes == USUAL
+    }
+
+    /// Whether the kernel's modes of the terminal are as they were before the program.
+    pub(crate) fn has_its_modes(&self) -> bool {
+        tcgetattr(&self.user).expect("modes") == self.before
+    }
+
+    /// Stops the output, as Ctrl-S does.
+    pub(crate) fn stop_output(&self) {
+        let name = self.program.as_ref().expect("/proc shows this thread");
+        let program =
+            File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name).expect("it is there");
+        tcflow(&program, FlowArg::TCOOFF).expect("stopped");
+    }
+
+    /// Waits for the end of the program without reading. Ends it if it does not end by itself, and returns `None` then.
+    pub(crate) fn ends_without_a_reader(&mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + kernel::patience(PATIENCE);
+        while Instant::now() < deadline {
+            let status = self.child.try_wait().expect("our own child");
+            if status.is_some() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+        None
     }
 
     /// Waits until the program is stopped.

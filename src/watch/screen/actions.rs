@@ -7,6 +7,8 @@ use super::collector::Recording;
 use super::details::{self, Details, Place};
 use super::state::{Action, Overlay};
 use super::{Ending, Screen, ScreenError};
+use crate::model::command::quoted;
+use crate::snapshot::Selection;
 use crate::sys::clock;
 use crate::sys::screen_input::{HeldSignal, Wakeup};
 use crate::view::human;
@@ -19,14 +21,14 @@ impl Screen {
             Action::Interrupt => return Ok(Some(Some(HeldSignal::INTERRUPT))),
             Action::Stop => self.stop()?,
             Action::Redraw => self.erase()?,
-            Action::Filter(_) if self.ended => {
-                if let Some(line) = &mut self.state.typed {
-                    line.error = Some("the recording has ended: a filter applies to the next look".into());
+            Action::Filter(text) => self.filter(text),
+            Action::Warnings => {
+                let warnings = self.latest.warnings();
+                if warnings.is_empty() {
+                    self.state.message = Some("there is no warning".into());
+                } else {
+                    self.state.overlay = Some(Overlay::text("warnings", warnings));
                 }
-            }
-            Action::Filter(text) => {
-                self.wanted.filter = Some(text);
-                self.wanted.now = true;
             }
             Action::Details | Action::Kill => self.open(&action),
             Action::RunKill(command) => return self.run_command(&command),
@@ -35,13 +37,28 @@ impl Screen {
         Ok(None)
     }
 
+    /// Asks for another filter. Without a look, the rows of the last look are selected again. Their facts may lack the names of other
+    /// interfaces.
+    fn filter(&mut self, expression: String) {
+        let selection = Selection { expression, ..self.selection.clone() };
+        if !self.is_looking() && selection.may_name_an_interface() {
+            let why = if self.ended { "the recording has ended" } else { "the screen is paused" };
+            let message = format!("{why}, and a filter with an interface needs to read the sockets again");
+            match &mut self.state.typed {
+                Some(line) => line.error = Some(message),
+                None => self.state.message = Some(message),
+            }
+            return;
+        }
+        self.wanted.filter = Some(selection.expression);
+    }
+
     /// Begins a recording, or ends it.
     fn toggle_recording(&mut self) {
         if !self.can_ask_kernel {
             self.state.message = Some("this is a recording already".into());
             return;
         }
-        self.wanted.now = true;
         if let Some(path) = self.state.recording.take() {
             // It has not begun yet if the look that would begin it was not asked for.
             self.state.message = Some(match self.wanted.recording.replace(Recording::End) {
@@ -49,13 +66,14 @@ impl Screen {
                     self.wanted.recording = None;
                     "nothing was recorded".into()
                 }
-                _ => format!("to see the recording: twtool watch --replay {path}"),
+                _ => format!("to see the recording:\n{} watch --replay {path}", quoted(&self.shell.caller.twtool)),
             });
             return;
         }
         let time = human::timestamp(clock::now()).replace(['-', ':'], "");
         let path = format!("twtool-{}Z.twrec", time.split('.').next().unwrap_or_default());
-        self.state.message = Some(format!("recording to {path}; w ends it"));
+        let begins = if self.state.paused { "the recording begins when you press p: " } else { "recording to " };
+        self.state.message = Some(format!("{begins}{path}; w ends it"));
         self.wanted.recording = Some(Recording::Begin(path.clone().into(), false));
         self.state.recording = Some(path);
     }
@@ -68,13 +86,13 @@ impl Screen {
         let place = Place { shell, several: *several, selection };
         if *action == Action::Details {
             let Details { title, lines } = details::describe(&selected, &first.facts, &place, *style);
-            state.overlay = Some(Overlay::Details { title, lines, top: 0 });
+            state.overlay = Some(Overlay::text(&title, lines));
             return;
         }
         match details::kill(&selected, &first.facts, &place) {
             Ok(line) => {
                 let lines = details::proposal(&line);
-                state.overlay = Some(Overlay::Kill { command: line.text, lines });
+                state.overlay = Some(Overlay { command: Some(line.text), ..Overlay::text("remove sockets", lines) });
             }
             Err(why) => state.message = Some(why),
         }
@@ -104,10 +122,7 @@ impl Screen {
                 Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Wakeup::Signal(signal)),
                 Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
                 // The reply of a look that is under way.
-                Wakeup::Work => {
-                    let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
-                    self.take(reply);
-                }
+                Wakeup::Work => self.receive()?,
                 _ => {}
             }
         }

@@ -1,4 +1,5 @@
-//! Takes the looks, on a thread of its own, so that the screen reacts to keys during a look.
+//! Takes the looks, on a thread of its own, so that the screen reacts to keys during a look. It also counts the buckets by port and
+//! address, which takes milliseconds if there are many.
 //!
 //! The screen asks for each look, and asks for the next one only after the answer. So answers never pile up while the terminal
 //! does not take text, and no look is made while the screen is paused or stopped.
@@ -9,23 +10,31 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::counted::Counted;
 use crate::snapshot::{Answer, Capacity, CapacityQuestion, Namespaces, Selection, Snapshot, SnapshotError};
 use crate::sys::screen_input::Waker;
-use crate::watch::{Sample, Sampler};
+use crate::watch::{Reselected, Sample, Sampler};
 
 /// Finds the namespaces, to calculate the free ports of destinations.
 pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Send>;
 
-/// What the screen wants to know.
+/// What the screen wants.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) interval: Duration,
-    /// Another selection, if it has changed.
-    pub(super) selection: Option<Selection>,
-    /// Whether to calculate the free ports of destinations.
-    pub(super) capacity: bool,
-    /// Begins or ends a recording.
-    pub(super) recording: Option<Recording>,
+pub(super) enum Request {
+    /// A look.
+    Look {
+        interval: Duration,
+        /// Another selection, if it has changed.
+        selection: Option<Selection>,
+        /// Whether to calculate the free ports of destinations.
+        capacity: bool,
+        /// Begins or ends a recording before the look.
+        recording: Option<Recording>,
+    },
+    /// Another selection among the buckets of the last look.
+    Select(Selection),
+    /// The end of the recording.
+    EndRecording,
 }
 
 /// A change of the recording.
@@ -38,12 +47,16 @@ pub(super) enum Recording {
 
 /// The answer to a request.
 #[derive(Debug)]
-pub(super) struct Reply {
-    /// `None` after the last sample of a recorded series.
-    pub(super) sample: Result<Option<Sample>, SnapshotError>,
-    pub(super) capacity: Vec<Result<Answer<Capacity>, SnapshotError>>,
-    /// Whether the recording was begun or ended as requested.
-    pub(super) recording: Result<(), SnapshotError>,
+pub(super) enum Reply {
+    Looked {
+        /// `None` after the last sample of a recorded series.
+        sample: Result<Option<(Sample, Counted)>, SnapshotError>,
+        capacity: Vec<Result<Answer<Capacity>, SnapshotError>>,
+        /// Whether the recording was begun or ended as requested.
+        recording: Result<(), SnapshotError>,
+    },
+    Selected(Result<(Vec<Reselected>, Counted), SnapshotError>),
+    EndedRecording(Result<(), SnapshotError>),
 }
 
 /// The thread that takes the looks.
@@ -51,7 +64,7 @@ pub(super) struct Collector {
     requests: Sender<Request>,
     replies: Receiver<Reply>,
     thread: JoinHandle<Result<(), SnapshotError>>,
-    /// Whether a look is under way.
+    /// Whether a request is under way.
     pub(super) busy: bool,
 }
 
@@ -66,7 +79,7 @@ impl Collector {
         let work = move || {
             for request in asked {
                 // At the end, nobody waits for the reply.
-                let _ = answer.send(look(&mut sampler, namespaces.as_ref(), request));
+                let _ = answer.send(reply(&mut sampler, namespaces.as_ref(), request));
                 waker.wake();
             }
             sampler.finish()
@@ -75,7 +88,7 @@ impl Collector {
         Ok(Self { requests, replies, thread, busy: false })
     }
 
-    /// Asks for a look.
+    /// Sends a request.
     pub(super) fn ask(&mut self, request: Request) {
         // If the thread is gone, Self::reply reports it.
         let _ = self.requests.send(request);
@@ -99,25 +112,41 @@ impl Collector {
     }
 }
 
-fn look(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Request) -> Reply {
-    sampler.set_interval(request.interval);
-    let recording = match &request.recording {
+fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Request) -> Reply {
+    let (interval, selection, with_capacity, recording) = match request {
+        Request::Look { interval, selection, capacity, recording } => (interval, selection, capacity, recording),
+        Request::Select(selection) => {
+            let counted = |all: Vec<Reselected>| {
+                let counted = Counted::of(all.iter().map(|one| &one.rows));
+                (all, counted)
+            };
+            return Reply::Selected(sampler.select(selection).map(counted));
+        }
+        Request::EndRecording => return Reply::EndedRecording(sampler.finish()),
+    };
+    sampler.set_interval(interval);
+    let recording = match &recording {
         Some(Recording::Begin(path, replace)) => sampler.record(path, *replace),
         Some(Recording::End) => sampler.finish(),
         None => Ok(()),
     };
-    let sample = match request.selection {
+    let sample = match selection {
         Some(selection) => sampler.take_selected(selection),
         None => sampler.take(),
     };
+    let counted = |sample: Sample| {
+        let counted = Counted::of(sample.namespaces.iter().map(|netns| &netns.rows));
+        (sample, counted)
+    };
+    let sample = sample.map(|sample| sample.map(counted));
     let capacity = match namespaces {
-        Some(find) if request.capacity => match find() {
+        Some(find) if with_capacity => match find() {
             Ok(namespaces) => namespaces.each().map(capacity).collect(),
             Err(error) => vec![Err(error)],
         },
         _ => vec![],
     };
-    Reply { sample, capacity, recording }
+    Reply::Looked { sample, capacity, recording }
 }
 
 /// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment at every look.

@@ -11,7 +11,7 @@ use ratatui::layout::{Position as Cell, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
 use super::latest::Latest;
-use super::state::{FilterLine, KEYS, Overlay, State};
+use super::state::{FilterLine, Overlay, State};
 use super::tables::{Listing, Table};
 use super::widths::Widths;
 use crate::view::chart::{self, Chart};
@@ -33,8 +33,10 @@ pub(super) struct Shown<'a> {
     pub(super) listing: &'a Listing,
     /// The time since the look. Remaining times count down by it.
     pub(super) age: Duration,
-    /// The interval in use, which is longer than the chosen one if looks take too long.
+    /// The interval in use.
     pub(super) interval: Duration,
+    /// Whether it is longer than the chosen one, because reading takes long.
+    pub(super) stretched: bool,
     pub(super) style: TextStyle,
 }
 
@@ -67,31 +69,63 @@ impl Areas {
         let head = take(&mut left, 3 + u16::from(warned));
         let chart = take(&mut left, if bars > 0 { bars + AXIS } else { 0 });
         let tabs = take(&mut left, 1);
-        let mistake = state.typed.as_ref().map_or(0, |line| mistake(line, area.width).len());
-        let bottom = u16::try_from(mistake).unwrap_or(u16::MAX).saturating_add(1).min(left.height);
+        let bottom = match (&state.typed, &state.message) {
+            (Some(line), _) => 1 + mistake(line, area.width).len(),
+            (None, Some(message)) => wrapped(message.lines(), 0, area.width).len().max(1),
+            (None, None) => 1,
+        };
+        let bottom = u16::try_from(bottom).unwrap_or(u16::MAX).min(left.height);
         let lines = left.height - bottom;
         let table = take(&mut left, lines);
         Self { head, chart, tabs, table, bottom: left }
+    }
+
+    /// The part that a text over the table has, with its title. On a screen without a chart it is everything but the bottom.
+    fn overlay(self) -> Rect {
+        let top = if self.chart.height > 0 { self.chart } else { self.head };
+        Rect { height: self.table.bottom() - top.top(), ..top }
     }
 }
 
 /// The number of rows that fit on a screen of this size.
 #[must_use]
 pub(super) fn visible_rows(area: Rect, state: &State, latest: &Latest) -> usize {
-    usize::from(Areas::new(area, state, latest.warning().is_some()).table.height.saturating_sub(1))
+    usize::from(Areas::new(area, state, latest.is_uncertain()).table.height.saturating_sub(1))
+}
+
+/// The largest [`Overlay::top`] on a screen of this size.
+#[must_use]
+pub(super) fn overlay_end(area: Rect, state: &State, latest: &Latest) -> usize {
+    let Some(overlay) = &state.overlay else { return 0 };
+    let area = Areas::new(area, state, latest.is_uncertain()).overlay();
+    wrapped(overlay.lines.iter().map(String::as_str), overlay.indent, area.width).len().saturating_sub(room(area))
+}
+
+/// The lines of an overlay that fit below its title.
+fn room(area: Rect) -> usize {
+    usize::from(area.height.saturating_sub(1))
+}
+
+/// Divides lines that are too long at spaces, and indents their rest. Control characters are escaped.
+fn wrapped<'a>(lines: impl Iterator<Item = &'a str>, indent: usize, width: u16) -> Vec<String> {
+    let mut text = vec![];
+    for line in lines {
+        // Writing to memory cannot fail.
+        let _ = human::break_lines(&mut text, line, "", &" ".repeat(indent), Some(width.into()));
+    }
+    String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
 }
 
 /// Draws a frame.
 pub(super) fn draw(frame: &mut Frame, state: &State, shown: &Shown, widths: &mut Widths) {
-    let areas = Areas::new(frame.area(), state, shown.latest.warning().is_some());
+    let areas = Areas::new(frame.area(), state, shown.latest.is_uncertain());
     let buffer = frame.buffer_mut();
     head(buffer, areas.head, state, shown);
     draw_chart(buffer, areas.chart, shown);
     tabs(buffer, areas.tabs, state.table);
     rows(buffer, areas.table, state, shown, widths);
     if let Some(overlay) = &state.overlay {
-        let height = areas.table.bottom() - areas.chart.top();
-        draw_overlay(buffer, Rect { height, ..areas.chart }, overlay, shown.style);
+        draw_overlay(buffer, areas.overlay(), overlay, shown.style);
     }
     if let Some(line) = &state.typed {
         let cursor = filter_line(buffer, areas.bottom, line, shown.style);
@@ -131,8 +165,8 @@ fn halves(area: Rect, right: &str) -> (Rect, Rect) {
 
 fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     let Shown { latest, history, style, interval, .. } = *shown;
-    let chosen = || format!(" instead of {}, because looks take long", interval_text(state.interval));
-    let stretched = if interval > state.interval { chosen() } else { String::new() };
+    let chosen = || format!(" instead of {}, because reading takes long", interval_text(state.interval));
+    let stretched = if shown.stretched { chosen() } else { String::new() };
     let title = format!("{}  every {}{stretched}", latest.title(), interval_text(interval));
     let recording = if state.recording.is_some() { "RECORDING  " } else { "" };
     let right = if state.paused { format!("{recording}PAUSED") } else { format!("{recording}{}", latest.time()) };
@@ -142,9 +176,28 @@ fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     put(buffer, right_area, 0, &right, style_of(meaning, style));
     put(buffer, area, 1, &latest.totals(), Style::new());
     put(buffer, area, 2, &rate(history), Style::new());
-    if let Some(warning) = latest.warning() {
-        put(buffer, area, 3, &human::escape(&warning), style_of(Meaning::Caution, style));
-    }
+    draw_warning(
+        buffer,
+        Rect { y: area.y + 3, height: area.height.saturating_sub(3), ..area },
+        &latest.warnings(),
+        style,
+    );
+}
+
+/// Draws the first warning, and how to read the others, or the rest of a long one.
+fn draw_warning(buffer: &mut Buffer, area: Rect, warnings: &[String], style: TextStyle) {
+    let Some(first) = warnings.first() else { return };
+    let caution = style_of(Meaning::Caution, style);
+    let first = human::escape(first);
+    let fits = human::display_width(&first) <= usize::from(area.width);
+    let more = match warnings.len() {
+        1 if fits => String::new(),
+        1 => "! shows all of it".into(),
+        count => format!("! shows all {count} warnings"),
+    };
+    let (left, right) = halves(area, &more);
+    put(buffer, if more.is_empty() { area } else { left }, 0, &first, caution);
+    put(buffer, right, 0, &more, caution);
 }
 
 /// The closes a second: now, mean and peak.
@@ -157,7 +210,7 @@ fn rate(history: &History) -> String {
 }
 
 /// An interval: `250ms`, `1s`, `2.4s`.
-fn interval_text(time: Duration) -> String {
+pub(super) fn interval_text(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         return format!("{}ms", time.as_millis());
     }
@@ -231,14 +284,8 @@ fn rows(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown, widths: &
     }
 }
 
-/// Draws a text over the table, with a frame of its own.
+/// Draws a text over the table, with a title.
 fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextStyle) {
-    let keys: Vec<String> = KEYS.iter().map(|(key, what)| format!("{key:<11} {what}")).collect();
-    let (title, lines, top) = match overlay {
-        Overlay::Help => ("keys", &keys, 0),
-        Overlay::Details { title, lines, top } => (title.as_str(), lines, *top),
-        Overlay::Kill { lines, .. } => ("remove sockets", lines, 0),
-    };
     for y in area.top()..area.bottom() {
         for x in area.left()..area.right() {
             buffer[(x, y)].reset();
@@ -246,17 +293,14 @@ fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextS
     }
     let rule = if style.unicode { "─" } else { "-" };
     let width = usize::from(area.width);
-    let title = human::cut(title, width.saturating_sub(6));
+    let title = human::cut(&overlay.title, width.saturating_sub(6));
     let line = format!("{rule}{rule} {title} ");
     let rest = rule.repeat(width.saturating_sub(human::display_width(&line)));
     put(buffer, area, 0, &format!("{line}{rest}"), style_of(Meaning::Heading, style));
-    let mut wrapped = vec![];
-    for text in lines {
-        let indent = if matches!(overlay, Overlay::Help) { " ".repeat(12) } else { "  ".to_owned() };
-        let _ = human::break_lines(&mut wrapped, text, "", &indent, Some(width));
-    }
-    let wrapped = String::from_utf8_lossy(&wrapped);
-    for (at, text) in (1..area.height).zip(wrapped.lines().skip(top)) {
+    let lines = wrapped(overlay.lines.iter().map(String::as_str), overlay.indent, area.width);
+    // The terminal may have become larger since the last key.
+    let top = overlay.top.min(lines.len().saturating_sub(room(area)));
+    for (at, text) in (1..area.height).zip(&lines[top..]) {
         put(buffer, area, at, text, Style::new());
     }
 }
@@ -264,13 +308,24 @@ fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextS
 /// The mistake in the filter: the message, and the expression with a mark below it, which are not wrapped.
 fn mistake(line: &FilterLine, width: u16) -> Vec<String> {
     let mut lines = line.error.iter().flat_map(|error| error.lines());
-    let mut text = vec![];
-    if let Some(message) = lines.next() {
-        // Writing to memory cannot fail.
-        let _ = human::break_lines(&mut text, message, "", "", Some(width.into()));
-    }
-    let message = String::from_utf8_lossy(&text);
-    message.lines().map(str::to_owned).chain(lines.map(|line| human::escape(line).into_owned())).collect()
+    let message = wrapped(lines.next().into_iter(), 0, width);
+    let rest: Vec<_> = lines.map(human::escape).collect();
+    // The part of a long expression that has the mark below it.
+    let width = usize::from(width);
+    let mark = rest.last().filter(|line| human::display_width(line) > width);
+    let skipped = mark.map_or(0, |line| (line.len() - line.trim_start().len()).saturating_sub(width / 2));
+    message.into_iter().chain(rest.iter().map(|line| line.chars().skip(skipped).collect())).collect()
+}
+
+/// The end of a text that fits into this number of columns. It reads no more of the text than that.
+fn tail(text: &str, room: usize) -> &str {
+    let mut used = 0;
+    let fits = |letter: &char| {
+        used += human::display_width(letter.encode_utf8(&mut [0; 4]));
+        used <= room
+    };
+    let length: usize = text.chars().rev().take_while(fits).map(char::len_utf8).sum();
+    &text[text.len() - length..]
 }
 
 /// Draws the filter that is being typed. Returns the position of the cursor.
@@ -279,20 +334,24 @@ fn filter_line(buffer: &mut Buffer, area: Rect, line: &FilterLine, style: TextSt
     let (before, behind) = line.text.split_at(line.cursor);
     // The beginning of a long text is left out, so that the cursor is on the screen.
     let room = usize::from(area.width).saturating_sub(PROMPT.len() + 1);
-    let mut before = human::escape(before).into_owned();
-    while human::display_width(&before) > room {
-        before.remove(0);
-    }
+    let before = human::escape(before);
+    let before = tail(&before, room);
     put(buffer, area, 0, &format!("{PROMPT}{before}{}", human::escape(behind)), style_of(Meaning::Heading, style));
     for (at, text) in (1..).zip(mistake(line, area.width)) {
         put(buffer, area, at, &text, style_of(Meaning::Bad, style));
     }
-    let column = PROMPT.len() + human::display_width(&before);
+    let column = PROMPT.len() + human::display_width(before);
     Cell::new(area.x + u16::try_from(column).unwrap_or(0), area.y)
 }
 
 fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     let Shown { listing, style, .. } = *shown;
+    if let Some(message) = &state.message {
+        for (at, line) in (0..).zip(wrapped(message.lines(), 0, area.width)) {
+            put(buffer, area, at, &line, style_of(Meaning::Caution, style));
+        }
+        return;
+    }
     let position = state.position();
     let place = if listing.is_empty() {
         String::new()
@@ -300,15 +359,15 @@ fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
         let row = position.selected.as_ref().map_or(position.top, |(row, _)| *row) + 1;
         format!("{} of {}", human::grouped(row as u64), human::grouped(listing.len() as u64))
     };
-    let (text, meaning) = match (&state.message, &state.overlay) {
-        (Some(message), _) => (message.clone(), Meaning::Caution),
-        (None, Some(Overlay::Kill { .. })) => ("y runs the command, any other key does not".into(), Meaning::Heading),
-        (None, Some(Overlay::Details { .. })) => ("Up, Down scroll; any other key closes".into(), Meaning::Aside),
-        (None, Some(Overlay::Help)) => ("any key closes".into(), Meaning::Aside),
-        (None, None) => (hints(state), Meaning::Aside),
+    let text = match &state.overlay {
+        None => hints(state),
+        Some(Overlay { command: Some(_), .. }) => {
+            "y runs the command; Up, Down scroll; any other key closes, and removes nothing".into()
+        }
+        Some(_) => "Up, Down scroll; any other key closes".into(),
     };
     let (left, right) = halves(area, &place);
-    put(buffer, left, 0, &human::escape(&text), style_of(meaning, style));
+    put(buffer, left, 0, &human::escape(&text), style_of(Meaning::Aside, style));
     put(buffer, right, 0, &place, style_of(Meaning::Aside, style));
 }
 

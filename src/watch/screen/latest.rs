@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::counted::Counted;
 use crate::model::facts::Facts;
 use crate::snapshot::{Answer, Capacity};
 use crate::view::{capacity, human, summary};
@@ -11,6 +12,8 @@ use crate::watch::{NetnsSample, Sample};
 #[derive(Debug)]
 pub(super) struct Latest {
     pub(super) sample: Sample,
+    /// The rows of its tables of ports and addresses.
+    pub(super) counted: Counted,
     /// Of each namespace, if the table of destinations was on the screen.
     pub(super) capacity: Vec<Answer<Capacity>>,
     /// Why there is no capacity of some namespace, or why a later look failed.
@@ -64,20 +67,21 @@ impl Latest {
         format!("{states}; {}; {maximum}", if complete { "complete" } else { "NOT COMPLETE" })
     }
 
-    /// The first warning, and how many there are.
+    /// Everything that is missing or uncertain.
     #[must_use]
-    pub(super) fn warning(&self) -> Option<String> {
+    pub(super) fn warnings(&self) -> Vec<String> {
         let uncertain = |one: &Capacity| capacity::uncertain(one.conditions(), &one.destinations);
         let of_capacity = |answer: &Answer<Capacity>| {
             answer.warnings.iter().cloned().chain(uncertain(&answer.value)).collect::<Vec<_>>()
         };
         let known = self.failure.iter().chain(&self.sample.warnings).cloned();
-        let mut all = known.chain(self.capacity.iter().flat_map(of_capacity));
-        let first = all.next()?;
-        Some(match all.count() {
-            0 => first,
-            more => format!("{first} (and {more} more)"),
-        })
+        known.chain(self.capacity.iter().flat_map(of_capacity)).collect()
+    }
+
+    /// Whether there is a warning.
+    #[must_use]
+    pub(super) fn is_uncertain(&self) -> bool {
+        !self.warnings().is_empty()
     }
 }
 

@@ -14,9 +14,11 @@
 
 mod actions;
 mod collector;
+mod counted;
 mod details;
 mod draw;
 mod latest;
+mod replies;
 mod state;
 mod tables;
 pub mod terminal;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event as Input, KeyEventKind, MouseEventKind};
+use ratatui::layout::Rect;
 
 pub use self::collector::FindNamespaces;
 use self::collector::{Collector, Recording, Reply, Request};
@@ -41,13 +44,12 @@ use self::tables::{Listing, Table};
 use self::terminal::{Drawn, Guard};
 use self::widths::Widths;
 use super::{History, Sample, Sampler};
-use crate::model::command::Shell;
+use crate::model::command::{Shell, quoted};
 use crate::snapshot::look::SHARE;
 use crate::snapshot::{Selection, SnapshotError};
 use crate::sys::clock::{self, Stopwatch};
 use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
 use crate::sys::terminal as tty;
-use crate::view::human;
 use crate::view::style::TextStyle;
 
 /// How often remaining times are drawn anew between two looks.
@@ -120,13 +122,13 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     let mut collector = Collector::start(sampler, namespaces, input.waker()?)?;
     let mut state = State::new(interval);
     state.filter.clone_from(&selection.expression);
-    state.recording = record.as_ref().map(|(path, _)| human::escape(&path.to_string_lossy()).into_owned());
+    state.recording = record.as_ref().map(|(path, _)| quoted(path).into_owned());
     let asked = Stopwatch::start();
     let (mut history, latest) = (History::default(), first_look(&input, &mut collector, interval, record)?);
     history.add(&latest.sample);
     let listing = Listing::new(state.table, 0, false, &latest, &history);
     let guard = Guard::take()?;
-    let terminal = terminal::open(style.color)?;
+    let terminal = terminal::open(style.color, input.output()?)?;
     let mut screen = Screen {
         state,
         history,
@@ -151,11 +153,13 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
         duration,
         count,
         frozen: None,
+        held: None,
         ended: false,
+        failed: None,
         wanted: Wanted::default(),
     };
     let outcome = screen.until_the_end();
-    let Screen { collector, input, guard, terminal, .. } = screen;
+    let Screen { collector, input, guard, terminal, failed, .. } = screen;
     drop(guard);
     // If the terminal is gone, ratatui's destructor would panic: it prints an error to stderr.
     mem::forget(terminal);
@@ -164,7 +168,8 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     if let Some(signal) = outcome? {
         input.let_through(signal)?;
     }
-    Ok(finished?)
+    finished?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Takes the first look before the screen has the terminal, so that an error appears as for other commands.
@@ -175,7 +180,7 @@ fn first_look(
     record: Option<(PathBuf, bool)>,
 ) -> Result<Latest, ScreenError> {
     let recording = record.map(|(path, replace)| Recording::Begin(path, replace));
-    collector.ask(Request { interval, selection: None, capacity: false, recording });
+    collector.ask(Request::Look { interval, selection: None, capacity: false, recording });
     loop {
         match input.wait(None)? {
             Wakeup::Work => break,
@@ -186,19 +191,20 @@ fn first_look(
             Wakeup::Resize | Wakeup::Continued | Wakeup::Time => {}
         }
     }
-    let reply = collector.reply().ok_or(ScreenError::NoCollector)?;
-    reply.recording?;
-    let sample = reply.sample?.ok_or(ScreenError::Empty)?;
-    Ok(Latest { sample, capacity: vec![], failure: None })
+    let Some(Reply::Looked { sample, recording, .. }) = collector.reply() else { return Err(ScreenError::NoCollector) };
+    recording?;
+    let (sample, counted) = sample?.ok_or(ScreenError::Empty)?;
+    Ok(Latest { sample, counted, capacity: vec![], failure: None })
 }
 
 /// What the next request contains beside the interval.
 #[derive(Debug, Default)]
 struct Wanted {
-    /// A look now, whenever the next one is due.
+    /// A look now, unless the screen is paused.
     now: bool,
+    /// Another filter.
     filter: Option<String>,
-    /// The filter of the look that is under way.
+    /// The filter of the request that is under way.
     filter_asked: Option<String>,
     recording: Option<Recording>,
 }
@@ -237,8 +243,12 @@ struct Screen {
     count: Option<u64>,
     /// The age of the look when the screen was paused. A paused screen stands still.
     frozen: Option<Duration>,
+    /// The reply of a look that was under way when the screen was paused.
+    held: Option<Reply>,
     /// Whether a recorded series has no further sample.
     ended: bool,
+    /// Why a recorded series has ended before its end. The screen stays, and the program reports it afterwards.
+    failed: Option<SnapshotError>,
     wanted: Wanted,
 }
 
@@ -257,6 +267,12 @@ impl Screen {
 
     /// Waits for the next thing to happen, and reacts. Returns how the screen ends, if it does.
     fn turn(&mut self) -> Result<Option<Ending>, ScreenError> {
+        if !self.state.paused
+            && let Some(reply) = self.held.take()
+        {
+            self.take(reply);
+            self.draw()?;
+        }
         self.ask();
         match self.input.wait(self.time_left())? {
             Wakeup::Key => {
@@ -264,10 +280,7 @@ impl Screen {
                     return Ok(Some(ending));
                 }
             }
-            Wakeup::Work => {
-                let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
-                self.take(reply);
-            }
+            Wakeup::Work => self.receive()?,
             Wakeup::Signal(signal) if signal == HeldSignal::STOP => self.stop()?,
             Wakeup::Signal(signal) => return Ok(Some(Some(signal))),
             Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
@@ -307,25 +320,43 @@ impl Screen {
         least.max(self.state.interval)
     }
 
-    /// Asks for a look if one is due.
+    /// Asks for a look if one is due, or for something that needs none.
     fn ask(&mut self) {
-        let due = self.is_looking() && self.asked.elapsed() >= self.interval();
-        if self.collector.busy || !(due || self.wanted.now) {
+        if self.collector.busy {
             return;
         }
-        // A filter that is typed during a look waits for the next one.
-        self.wanted.filter_asked = self.wanted.filter.take();
-        let chosen = self.wanted.filter_asked.clone();
-        let selection = chosen.map(|expression| Selection { expression, ..self.selection.clone() });
-        let on_screen = self.state.table == Table::Destinations && self.can_ask_kernel;
-        let capacity = on_screen && self.capacity_asked.is_none_or(|asked| asked.elapsed() >= CAPACITY);
-        if capacity {
-            self.capacity_asked = Some(Stopwatch::start());
-        }
-        let recording = self.wanted.recording.take();
-        self.collector.ask(Request { interval: self.state.interval, selection, capacity, recording });
-        self.wanted.now = false;
-        self.asked = Stopwatch::start();
+        let is_due = self.asked.elapsed() >= self.interval();
+        let wanted = &mut self.wanted;
+        let request = if !self.state.paused && !self.ended {
+            if !(is_due || wanted.now || wanted.filter.is_some() || wanted.recording.is_some()) {
+                return;
+            }
+            wanted.now = false;
+            let recording = wanted.recording.take();
+            // A filter that is typed during a look waits for the next one.
+            wanted.filter_asked = wanted.filter.take();
+            let selection = wanted.filter_asked.clone().map(|expression| self.selection_with(expression));
+            let on_screen = self.state.table == Table::Destinations && self.can_ask_kernel;
+            let capacity = on_screen && self.capacity_asked.is_none_or(|asked| asked.elapsed() >= CAPACITY);
+            if capacity {
+                self.capacity_asked = Some(Stopwatch::start());
+            }
+            self.asked = Stopwatch::start();
+            Request::Look { interval: self.state.interval, selection, capacity, recording }
+        } else if let Some(expression) = wanted.filter.take() {
+            wanted.filter_asked = Some(expression.clone());
+            Request::Select(self.selection_with(expression))
+        } else if matches!(wanted.recording, Some(Recording::End)) {
+            wanted.recording = None;
+            Request::EndRecording
+        } else {
+            return;
+        };
+        self.collector.ask(request);
+    }
+
+    fn selection_with(&self, expression: String) -> Selection {
+        Selection { expression, ..self.selection.clone() }
     }
 
     /// Reads the keys that were typed. Returns how the screen ends, if one of them ends it.
@@ -359,9 +390,11 @@ impl Screen {
     /// Changes the state with knowledge of the rows.
     fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
         let Self { state, listing, latest, history, terminal, .. } = self;
-        let visible = terminal.size().map_or(0, |size| draw::visible_rows(size.into(), state, latest));
+        let size: Rect = terminal.size().unwrap_or_default().into();
+        let visible = draw::visible_rows(size, state, latest);
+        let overlay_end = draw::overlay_end(size, state, latest);
         let identity = |row: usize| listing.identity(row, latest, history);
-        change(state, Rows { count: listing.len(), visible, identity: &identity })
+        change(state, Rows { count: listing.len(), visible, identity: &identity, overlay_end })
     }
 
     /// Selects the rows of the table again, if the table or its order has changed.
@@ -392,68 +425,6 @@ impl Screen {
         self.with_rows(|state, rows| state.follow(rows, place));
     }
 
-    /// Puts the reply of the collector on the screen.
-    fn take(&mut self, reply: Reply) {
-        let Reply { sample, capacity, recording } = reply;
-        let filter = self.wanted.filter_asked.take();
-        match sample {
-            Ok(Some(sample)) => {
-                self.looks += 1;
-                self.taken = self.asked;
-                self.frozen = self.frozen.map(|_| self.taken.elapsed());
-                self.history.add(&sample);
-                self.latest.sample = sample;
-                self.latest.failure = None;
-                if let Some(expression) = filter {
-                    self.selection.expression.clone_from(&expression);
-                    self.state.filter = expression;
-                    // The line stays open if another filter was entered during the look.
-                    if self.wanted.filter.is_none() {
-                        self.state.typed = None;
-                    }
-                }
-            }
-            Ok(None) => {
-                self.ended = true;
-                self.state.message = Some("end of the recording".into());
-            }
-            Err(error) => {
-                if let (Some(line), Some(_)) = (&mut self.state.typed, filter) {
-                    line.error = Some(error.to_string());
-                } else {
-                    self.look_failed(&error);
-                }
-            }
-        }
-        // Old numbers of free ports would mislead when the table is shown again.
-        if !capacity.is_empty() || self.state.table != Table::Destinations {
-            self.latest.capacity.clear();
-        }
-        if self.state.table != Table::Destinations {
-            self.capacity_asked = None;
-        }
-        for answer in capacity {
-            match answer {
-                Ok(answer) => self.latest.capacity.push(answer),
-                Err(error) => self.latest.failure = Some(error.to_string()),
-            }
-        }
-        if let Err(error) = recording {
-            self.state.message = Some(format!("recording failed: {error}"));
-            self.state.recording = None;
-        }
-        self.relist();
-    }
-
-    fn look_failed(&mut self, error: &SnapshotError) {
-        self.latest.failure = Some(format!("the last look failed: {error}"));
-        // The cause can be the recording, for example a full disk. The looks are worth more.
-        if self.state.recording.take().is_some() {
-            self.wanted.recording = Some(Recording::End);
-            self.state.message = Some("the recording has ended, because a look failed".into());
-        }
-    }
-
     /// Takes the terminal again, and draws all of it.
     fn resume(&mut self) -> Result<(), ScreenError> {
         self.guard.take_again()?;
@@ -465,7 +436,13 @@ impl Screen {
     /// some terminals do not answer.
     fn erase(&mut self) -> io::Result<()> {
         let size = self.terminal.size()?;
-        self.terminal.resize(size.into())
+        let erased = self.terminal.resize(size.into());
+        self.unless_interrupted(erased)
+    }
+
+    /// The result of output that a signal may have interrupted, which [`Self::turn`] finds next.
+    fn unless_interrupted(&self, result: io::Result<()>) -> io::Result<()> {
+        if self.input.has_interrupted_the_output() { Ok(()) } else { result }
     }
 
     fn draw(&mut self) -> io::Result<()> {
@@ -474,9 +451,11 @@ impl Screen {
             self.frozen = stands_still.then(|| self.taken.elapsed());
         }
         let (age, interval) = (self.age(), self.interval());
+        // A recording has its own interval.
+        let stretched = self.can_ask_kernel && interval > self.state.interval;
         let Self { state, latest, listing, history, style, terminal, widths, .. } = self;
-        let shown = Shown { latest, listing, history, age, interval, style: *style };
-        terminal.draw(|frame| draw::draw(frame, state, &shown, widths))?;
-        Ok(())
+        let shown = Shown { latest, listing, history, age, interval, stretched, style: *style };
+        let drawn = terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).map(|_| ());
+        self.unless_interrupted(drawn)
     }
 }

@@ -13,7 +13,7 @@ const INTERVALS_MS: [u64; 8] = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_0
 pub(super) const WHEEL: isize = 3;
 
 /// Each key with what it does, as the help shows them.
-pub(super) const KEYS: [(&str, &str); 17] = [
+pub(super) const KEYS: [(&str, &str); 18] = [
     ("1-6, Tab", "choose the table"),
     ("Up, Down", "select a row; the selection follows its row"),
     ("PgUp, PgDn", "scroll by a page; the mouse wheel scrolls by 3 rows"),
@@ -22,10 +22,11 @@ pub(super) const KEYS: [(&str, &str); 17] = [
     ("/", "filter rows in the language of 'twtool list'; an empty filter shows all"),
     ("s", "change the sort order"),
     ("r", "reverse the sort order"),
-    ("p, Space", "pause: make no look until the key is pressed again"),
+    ("p, Space", "pause: read nothing until the key is pressed again"),
     ("+, -", "lengthen or shorten the interval"),
     ("k", "propose 'twtool kill' for the selected row"),
     ("w", "begin a recording for --replay, or end it"),
+    ("!", "show every warning in full"),
     ("?", "show or hide this help"),
     ("Esc", "close what is open; then clear the filter; then end the selection"),
     ("Ctrl-L", "draw the whole screen again"),
@@ -47,6 +48,8 @@ pub(super) enum Action {
     Filter(String),
     /// Show the details of the selected row.
     Details,
+    /// Show every warning.
+    Warnings,
     /// Propose to remove the sockets of the selected row.
     Kill,
     /// Run the proposed command.
@@ -68,19 +71,31 @@ pub(super) struct Position {
 
 /// A text that lies over the table until it is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Overlay {
-    Help,
-    /// Lines, and the first one on the screen.
-    Details {
-        title: String,
-        lines: Vec<String>,
-        top: usize,
-    },
-    /// The command that `k` proposes, and lines about it.
-    Kill {
-        command: String,
-        lines: Vec<String>,
-    },
+pub(super) struct Overlay {
+    pub(super) title: String,
+    pub(super) lines: Vec<String>,
+    /// By how many columns the rest of a long line is indented.
+    pub(super) indent: usize,
+    /// The first line on the screen, after long lines were divided.
+    pub(super) top: usize,
+    /// The command that `y` runs.
+    pub(super) command: Option<String>,
+}
+
+impl Overlay {
+    /// A text to read.
+    #[must_use]
+    pub(super) fn text(title: &str, lines: Vec<String>) -> Self {
+        Self { title: title.to_owned(), lines, indent: 2, top: 0, command: None }
+    }
+
+    /// The keys.
+    #[must_use]
+    pub(super) fn help() -> Self {
+        const COLUMN: usize = 12;
+        let lines = KEYS.iter().map(|(key, what)| format!("{key:<width$} {what}", width = COLUMN - 1)).collect();
+        Self { indent: COLUMN, ..Self::text("keys", lines) }
+    }
 }
 
 /// The line below the table, while a filter is typed.
@@ -102,6 +117,8 @@ pub(super) struct Rows<'a> {
     pub(super) visible: usize,
     /// The identity of a row.
     pub(super) identity: &'a dyn Fn(usize) -> Option<Identity>,
+    /// The largest [`Overlay::top`]: the one that shows the end of the text.
+    pub(super) overlay_end: usize,
 }
 
 /// The state of the screen.
@@ -119,7 +136,7 @@ pub(super) struct State {
     /// The interval that the user chose.
     pub(super) interval: Duration,
     pub(super) overlay: Option<Overlay>,
-    /// A message for the last line, until the next key.
+    /// A message in place of the last line, until the next key. It can have several lines.
     pub(super) message: Option<String>,
 }
 
@@ -172,11 +189,11 @@ impl State {
             };
         }
         if self.overlay.is_some() {
-            return self.press_in_overlay(key);
+            return self.press_in_overlay(key, rows);
         }
         match key.code {
             KeyCode::Char('q') => return Some(Action::Quit),
-            KeyCode::Char('?') => self.overlay = Some(Overlay::Help),
+            KeyCode::Char('?') => self.overlay = Some(Overlay::help()),
             KeyCode::Char('/') => {
                 let text = self.filter.clone();
                 self.typed = Some(FilterLine { cursor: text.len(), text, error: None });
@@ -213,6 +230,7 @@ impl State {
                 return self.position().selected.as_ref().map(|_| Action::Kill).or_else(|| self.ask_to_select());
             }
             KeyCode::Char('w') => return Some(Action::Record),
+            KeyCode::Char('!') => return Some(Action::Warnings),
             KeyCode::Esc if !self.filter.is_empty() => return Some(Action::Filter(String::new())),
             KeyCode::Esc => self.position_mut().selected = None,
             _ => {}
@@ -225,29 +243,38 @@ impl State {
         None
     }
 
-    fn press_in_overlay(&mut self, key: KeyEvent) -> Option<Action> {
-        match (&mut self.overlay, key.code) {
-            (Some(Overlay::Kill { command, .. }), KeyCode::Char('y' | 'Y')) => {
-                let command = std::mem::take(command);
-                self.overlay = None;
-                return Some(Action::RunKill(command));
+    fn press_in_overlay(&mut self, key: KeyEvent, rows: Rows) -> Option<Action> {
+        let overlay = self.overlay.as_mut()?;
+        let end = rows.overlay_end;
+        let move_to = |top: usize| top.min(end);
+        match key.code {
+            KeyCode::Up => overlay.top = move_to(overlay.top).saturating_sub(1),
+            KeyCode::Down => overlay.top = move_to(overlay.top + 1),
+            KeyCode::PageUp => overlay.top = move_to(overlay.top).saturating_sub(rows.visible.max(1)),
+            KeyCode::PageDown => overlay.top = move_to(overlay.top + rows.visible.max(1)),
+            KeyCode::Home => overlay.top = 0,
+            KeyCode::End => overlay.top = end,
+            KeyCode::Char('y' | 'Y') if overlay.command.is_some() && overlay.top < end => {
+                self.message = Some("scroll to the end first: the command and its risk are not on the screen".into());
             }
-            (Some(Overlay::Kill { .. }), _) => {
-                self.message = Some("nothing was removed".into());
+            KeyCode::Char('y' | 'Y') if overlay.command.is_some() => {
+                return self.overlay.take().and_then(|overlay| overlay.command).map(Action::RunKill);
+            }
+            KeyCode::Char('q') if overlay.command.is_none() => return Some(Action::Quit),
+            _ => {
+                if overlay.command.is_some() {
+                    self.message = Some("nothing was removed".into());
+                }
                 self.overlay = None;
             }
-            (Some(Overlay::Details { top, .. }), KeyCode::Up) => *top = top.saturating_sub(1),
-            (Some(Overlay::Details { top, lines, .. }), KeyCode::Down) => *top = (*top + 1).min(lines.len()),
-            (_, KeyCode::Char('q')) => return Some(Action::Quit),
-            _ => self.overlay = None,
         }
         None
     }
 
     /// Scrolls without a change of the selection.
     pub(super) fn scroll(&mut self, lines: isize, rows: Rows) {
-        if let Some(Overlay::Details { top, lines: all, .. }) = &mut self.overlay {
-            *top = top.saturating_add_signed(lines).min(all.len());
+        if let Some(overlay) = &mut self.overlay {
+            overlay.top = overlay.top.saturating_add_signed(lines).min(rows.overlay_end);
             return;
         }
         let most = rows.count.saturating_sub(rows.visible);

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::latest::{Latest, time_of_day};
 use crate::analysis::capacity::Destination;
 use crate::analysis::capacity::sockets::ConnectionEnds;
-use crate::analysis::groups::{By, Count, Groups, Key};
+use crate::analysis::groups::{By, Count, Key};
 use crate::model::facts::Facts;
 use crate::model::row::{Order, Row};
 use crate::model::socket::{Cookie, FourTuple};
@@ -162,11 +162,7 @@ impl Listing {
     #[must_use]
     pub(super) fn new(table: Table, order: usize, reverse: bool, latest: &Latest, history: &History) -> Self {
         let by = |by: By| {
-            let rows = || latest.namespaces().iter().flat_map(|netns| &netns.rows);
-            let mut groups = Groups::new(&[by], rows().count());
-            rows().for_each(|row| groups.add(&row.bucket, row.direction));
-            let mut keys: Vec<(Key, Count)> =
-                groups.top(usize::MAX).into_iter().flat_map(|ranking| ranking.top).collect();
+            let mut keys = latest.counted.by(by).to_vec();
             if order == 1 {
                 keys.sort_by_key(|(key, _)| match *key {
                     Key::LocalPort(port) => (None, port.0),
@@ -361,7 +357,7 @@ impl Listing {
                 "free ports are unknown: not read yet, paused, or a recording"
             }
             Items::Destinations(_) => "no outbound connections on the ephemeral ports",
-            Items::Events(..) => "no events since the first look",
+            Items::Events(..) => "no events since the first read",
             _ if filtered => "no socket passes the filter",
             _ => "no TIME_WAIT sockets",
         }

@@ -1,5 +1,7 @@
 //! The state fed with keys, and screens drawn into memory.
 
+mod texts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,6 +10,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::counted::Counted;
 use super::draw::{self, Shown};
 use super::latest::Latest;
 use super::state::{Action, Overlay, Rows, State, WHEEL};
@@ -64,6 +67,11 @@ fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) 
     }
 }
 
+fn latest(sample: Sample) -> Latest {
+    let counted = Counted::of(sample.namespaces.iter().map(|netns| &netns.rows));
+    Latest { sample, counted, capacity: vec![], failure: None }
+}
+
 /// A screen in memory.
 struct Screen {
     state: State,
@@ -80,7 +88,7 @@ impl Screen {
         let sample = sample(rows, 0, vec![], &Arc::new(facts()));
         let mut history = History::default();
         history.add(&sample);
-        let latest = Latest { sample, capacity: vec![], failure: None };
+        let latest = latest(sample);
         let state = State::new(Duration::from_secs(1));
         let listing = Listing::new(state.table, 0, false, &latest, &history);
         Self { state, latest, history, widths: Widths::default(), listing, size, style: PLAIN }
@@ -90,8 +98,9 @@ impl Screen {
         let Self { state, listing, latest, history, size, .. } = self;
         let area = ratatui::layout::Rect::new(0, 0, size.0, size.1);
         let visible = draw::visible_rows(area, state, latest);
+        let overlay_end = draw::overlay_end(area, state, latest);
         let identity = |row: usize| listing.identity(row, latest, history);
-        change(state, Rows { count: listing.len(), visible, identity: &identity })
+        change(state, Rows { count: listing.len(), visible, identity: &identity, overlay_end })
     }
 
     fn list(&mut self) {
@@ -120,7 +129,7 @@ impl Screen {
 
     /// The next look.
     fn look(&mut self, rows: Vec<Row>, elapsed: u64, events: Vec<Event>) {
-        self.latest.sample = sample(rows, elapsed, events, &self.latest.namespaces()[0].facts.clone());
+        self.latest = latest(sample(rows, elapsed, events, &self.latest.namespaces()[0].facts.clone()));
         self.history.add(&self.latest.sample);
         self.list();
         let selected = self.state.position().selected.clone();
@@ -131,7 +140,8 @@ impl Screen {
     fn drawn_at(&mut self, age: Duration) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(self.size.0, self.size.1)).expect("in memory");
         let Self { state, latest, history, listing, widths, style, .. } = self;
-        let shown = Shown { latest, history, listing, age, interval: Duration::from_secs(1), style: *style };
+        let interval = Duration::from_secs(1);
+        let shown = Shown { latest, history, listing, age, interval, stretched: false, style: *style };
         terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).expect("in memory");
         let buffer = terminal.backend().buffer();
         let line = |y| (0..self.size.0).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
@@ -333,7 +343,8 @@ fn what_is_open_takes_the_keys() {
     screen.press(KeyCode::Down);
     assert_eq!(screen.press(KeyCode::Enter), Some(Action::Details));
     assert_eq!(screen.press(KeyCode::Char('k')), Some(Action::Kill));
-    let open = || Some(Overlay::Kill { command: "twtool kill x".into(), lines: vec!["  twtool kill x".into()] });
+    let lines = vec!["  twtool kill x".to_owned()];
+    let open = || Some(Overlay { command: Some("twtool kill x".into()), ..Overlay::text("remove", lines.clone()) });
     screen.state.overlay = open();
     assert!(screen.shows("  twtool kill x") && screen.shows("y runs the command"));
     for key in [KeyCode::Enter, KeyCode::Esc, KeyCode::Char('n'), KeyCode::Char('k'), KeyCode::Char('q')] {
@@ -350,7 +361,7 @@ fn control_keys_work_everywhere_and_q_quits() {
     let mut screen = Screen::of(clients(3), (80, 24));
     for open in [
         |_: &mut State| {},
-        |state: &mut State| state.overlay = Some(Overlay::Help),
+        |state: &mut State| state.overlay = Some(Overlay::help()),
         |state: &mut State| {
             state.typed = Some(super::state::FilterLine::default());
         },
@@ -389,7 +400,7 @@ fn events_show_the_newest_first() {
     let facts = Arc::clone(&screen.latest.namespaces()[0].facts);
     let event = |kind, certain, cookie| Event { at, kind, certain, row: client(cookie, 0), facts: Arc::clone(&facts) };
     screen.press(KeyCode::Char('6'));
-    assert!(screen.shows("no events since the first look"));
+    assert!(screen.shows("no events since the first read"));
     screen.look(clients(1), 1, vec![event(EventKind::Expired, true, 2), event(EventKind::Gone, false, 3)]);
     let lines = screen.drawn();
     let at = lines.iter().position(|line| line.starts_with("TIME ")).expect("titles");
@@ -402,12 +413,12 @@ fn foreign_text_is_escaped_and_keeps_its_columns() {
     let mut screen = Screen::of(clients(1), (80, 24));
     let mut named = facts();
     named.netns_name = Some("7:e\u{301}\u{1b}[31m漢字\u{202e}".into());
-    screen.latest.sample = sample(clients(1), 0, vec![], &Arc::new(named));
+    screen.latest = latest(sample(clients(1), 0, vec![], &Arc::new(named)));
     screen.press(KeyCode::Char('5'));
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("in memory");
     let Screen { state, latest, history, listing, widths, style, .. } = &mut screen;
-    let shown =
-        Shown { latest, history, listing, age: Duration::ZERO, interval: Duration::from_secs(1), style: *style };
+    let (age, interval) = (Duration::ZERO, Duration::from_secs(1));
+    let shown = Shown { latest, history, listing, age, interval, stretched: false, style: *style };
     terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).expect("in memory");
     let buffer = terminal.backend().buffer();
     let line = |y| (0..80).map(|x| buffer[(x, y)].symbol()).collect::<String>();
