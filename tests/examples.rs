@@ -148,7 +148,7 @@ impl Stage {
     fn set(make: impl Fn() -> Kept) -> Self {
         let mut kept = vec![];
         let mut resident = None;
-        for netns in ["cache", "db", "web"] {
+        for netns in ["app", "cache", "db", "web"] {
             in_new_namespace(|| {
                 name(netns);
                 kept.push(make());

@@ -54,6 +54,8 @@ mod summary;
 mod support;
 #[cfg(feature = "trace")]
 mod trace;
+#[cfg(feature = "trace")]
+mod trace_owners;
 mod wait;
 mod wait_for_others;
 mod watch;
@@ -137,6 +139,8 @@ fn main() -> ExitCode {
         summary::suite(),
         #[cfg(feature = "trace")]
         trace::suite(),
+        #[cfg(feature = "trace")]
+        trace_owners::suite(),
         wait::suite(),
         wait_for_others::suite(),
         watch::suite(),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -9,14 +10,16 @@ use super::columns::ColumnParser;
 use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
 use super::selection::SelectionArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::filter::Filter;
 use crate::model::row::Order;
+use crate::snapshot::bucket_owners::{self, Traced};
 use crate::snapshot::{Answer, Buckets, Choice, RowLimit, Selection, Snapshot};
 use crate::view;
 use crate::view::column::Column;
 use crate::view::json::Envelope;
 use crate::view::list::{ListTable, Stream, Survey};
+use crate::view::owner::Owned;
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -44,6 +47,7 @@ Examples:
   twtool list -o ndjson | jq -r .remote_addr | sort | uniq -c
   twtool list -o csv --columns local,remote,expires_ms
   twtool list --explain-filter 'sport = :443 and expires < 5s'
+  twtool list --owner --limit 20                   show which processes made them, as far as evidence shows it
   twtool list --netns web                          use the network namespace web of `ip netns`
   twtool list --netns 4711 --local-port 8080       use the network namespace of process 4711
   twtool list --all-netns -o ndjson | jq -r .netns_name | sort | uniq -c
@@ -77,6 +81,12 @@ pub struct ListArgs {
     /// Print nothing; exit with 0 if any socket matches, 1 if none
     #[arg(short, long)]
     quiet: bool,
+    /// Show the process that made each socket, as far as evidence shows it; an inference has a question mark
+    #[arg(long, conflicts_with_all = ["record", "replay", "quiet", "count", "explain_filter"])]
+    owner: bool,
+    /// Ask the tracer that serves this socket (twtool trace --serve) [default: /run/twtool.sock, if a tracer serves it]
+    #[arg(long, value_name = "SOCKET", requires = "owner")]
+    tracer: Option<PathBuf>,
     /// Kernel interface to read
     #[arg(long, value_enum, default_value_t = SourceArg::Auto, value_name = "SOURCE")]
     #[arg(conflicts_with_all = ["record", "replay"])]
@@ -145,6 +155,8 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         context.warn(&count.sentences());
         writeln!(context.out, "{}", count.value.min(args.limit.unwrap_or(usize::MAX)))?;
         Ok(ExitStatus::complete(count.complete))
+    } else if args.owner {
+        print_owners(&snapshot, &selection, args, format, context)
     } else if args.streams(format) {
         stream(&snapshot, &selection, args, format, context)
     } else {
@@ -202,6 +214,55 @@ fn stream(
     let answer = answer?;
     context.warn(&answer.sentences());
     Ok(ExitStatus::complete(answer.complete))
+}
+
+/// The socket that is asked without `--tracer`.
+const TRACER: &str = "/run/twtool.sock";
+
+/// Prints rows with their owners.
+fn print_owners(
+    snapshot: &Snapshot,
+    selection: &Selection,
+    args: &ListArgs,
+    format: Format,
+    context: &mut Context,
+) -> Result<ExitStatus, CommandError> {
+    let order = if args.streams(format) { None } else { args.order() };
+    let answer = snapshot.buckets(selection, order, args.shown())?;
+    // The tracer is asked after the kernel, so that it knows the newest buckets, too.
+    let traced = match &args.tracer {
+        Some(path) => Traced::read(path).map_err(|error| {
+            bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))
+        })?,
+        None => Traced::read(Path::new(TRACER)).unwrap_or_default(),
+    };
+    context.warn(&answer.sentences());
+    let mut warnings = answer.sentences();
+    let Answer { value: mut buckets, mut complete, .. } = answer;
+    let merged = buckets.merged_facts();
+    let (total, facts) = (buckets.rows.total(), &buckets.facts);
+    let mut rows = buckets.rows.sorted();
+    if args.reverse {
+        rows.reverse();
+    }
+    let found = bucket_owners::find(&snapshot.namespaces, &rows, facts, &traced)?;
+    context.warn(&found.sentences());
+    warnings.extend(found.sentences());
+    complete &= found.complete;
+    let owned = Owned { rows: &rows, owners: &found.value, facts };
+    match format {
+        Format::Json => {
+            let envelope = Envelope { schema: "twtool.list/1", facts: &merged, complete, warnings: &warnings };
+            owned.document(context.out, envelope, buckets.origin.name())?;
+        }
+        Format::Table => {
+            let columns = args.table_columns(buckets.with_state);
+            owned.table(context.out, &columns, !args.no_header, total, context.style)?;
+        }
+        Format::Ndjson => owned.ndjson(context.out)?,
+        Format::Csv => unreachable!("refused by check"),
+    }
+    Ok(ExitStatus::complete(complete))
 }
 
 /// Prints rows that are in memory.
@@ -292,6 +353,9 @@ fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
         return Err(CommandError::Usage(
             "'--columns' cannot be used with JSON, whose records have every key; use a table or csv".into(),
         ));
+    }
+    if args.owner && format == Format::Csv {
+        return Err(bad_value(&"csv", "--output <FORMAT>", "with --owner, records are not flat; use ndjson"));
     }
     args.namespaces.one_with("--record", args.recording.records())?;
     args.namespaces.one_with("--explain-filter", args.explain_filter)

@@ -18,6 +18,7 @@ pub mod kernel_counts;
 pub mod listeners;
 pub mod name;
 pub mod netns;
+pub mod owner;
 pub mod port;
 pub mod port_set;
 pub mod process;

@@ -4,26 +4,32 @@
 //! read: the command line, the path of the cgroup, the names of users and of network namespaces. A process that has ended
 //! meanwhile keeps the names that the kernel reported.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::bucket_owners::TracedLine;
+use super::error::BadValue;
+use super::sampled::Sampler;
 use super::{Answer, Namespaces, Selection, SnapshotError};
 use crate::filter::Filter;
 use crate::model::close::{Close, CloseTotals, Maker, MakerFacts, Method, Outcome, Role};
 use crate::model::facts::Facts;
 use crate::model::interfaces::Interfaces;
 use crate::model::row::{Direction, Row};
-use crate::model::socket::TimeWaitBucket;
+use crate::model::socket::{Cookie, TimeWaitBucket};
 use crate::model::user::User;
 use crate::source;
 use crate::sys::bpf::Wakes;
 use crate::sys::clock::{self, Stopwatch};
 use crate::sys::interrupt::Interrupts;
 pub use crate::sys::interrupt::Signal;
+use crate::sys::owner_socket::OwnerSocket;
 use crate::sys::{cgroup, netns, owners, users};
 use crate::trace::{Record, Task, TraceError, Tracer};
 
@@ -38,8 +44,7 @@ pub type OnClose<'a> = dyn FnMut(Close, &Facts) -> ControlFlow<()> + 'a;
 
 /// Sees closes, in every network namespace or in some.
 pub struct Closes {
-    tracer: Tracer,
-    wakes: Wakes,
+    engine: Engine,
     interrupts: Interrupts,
     filter: Filter,
     /// The inode numbers of the selected namespaces; `None` selects all.
@@ -47,8 +52,26 @@ pub struct Closes {
     namespaces: NamespaceFacts,
     makers: Makers,
     totals: CloseTotals,
+    served: Option<Served>,
     /// The time between the two clocks when the ring buffer was read.
     began: Stopwatch,
+}
+
+/// How closes are found.
+enum Engine {
+    Bpf { tracer: Tracer, wakes: Wakes },
+    Sampled(Sampler),
+}
+
+/// How to find closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// With BPF, or by samples if BPF is not possible.
+    Auto,
+    /// With BPF only.
+    Bpf,
+    /// By samples.
+    Sampled,
 }
 
 impl Closes {
@@ -56,28 +79,71 @@ impl Closes {
     ///
     /// # Errors
     /// The selection has a mistake, or closes cannot be traced here.
-    pub fn start(selection: &Selection, namespaces: Option<&Namespaces>) -> Result<Answer<Self>, SnapshotError> {
+    pub fn start(
+        selection: &Selection,
+        namespaces: Option<Namespaces>,
+        how: How,
+    ) -> Result<Answer<Self>, SnapshotError> {
         let own = source::kernel_facts();
         let (filter, about_words) = selection.resolve(&own)?;
         if filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
             return Err(SnapshotError::Unjudged("a close has no remaining time, so expires has no meaning"));
         }
-        let tracer = Tracer::start()?;
         let interrupts = Interrupts::hold().map_err(SnapshotError::Observer)?;
-        let wakes = Wakes::new(tracer.as_fd(), &interrupts).map_err(SnapshotError::Observer)?;
-        let selected = namespaces.and_then(Namespaces::inodes).map(|inodes| inodes.into_iter().collect());
+        let (tracer, refusal) = match how {
+            How::Sampled => (None, None),
+            How::Bpf => (Some(Tracer::start()?), None),
+            How::Auto => Tracer::start().map_or_else(|why| (None, Some(why)), |tracer| (Some(tracer), None)),
+        };
+        let selected = namespaces.as_ref().and_then(Namespaces::inodes).map(|inodes| inodes.into_iter().collect());
+        let warnings = match (&refusal, &tracer) {
+            (Some(why), _) => {
+                vec![format!("closes are found by samples, because BPF is not possible: {why}. {SAMPLES}")]
+            }
+            (None, None) => vec![format!("closes are found by samples. {SAMPLES}")],
+            (None, Some(_)) => vec![],
+        };
+        let engine = if let Some(tracer) = tracer {
+            let wakes = Wakes::new(tracer.as_fd(), &interrupts).map_err(SnapshotError::Observer)?;
+            Engine::Bpf { tracer, wakes }
+        } else {
+            let mut sampler = Sampler::new(namespaces.unwrap_or_else(Namespaces::own));
+            // The buckets of the first sample were made before the start.
+            sampler.sample(&mut |_, _| {})?;
+            Engine::Sampled(sampler)
+        };
         let closes = Self {
-            tracer,
-            wakes,
+            engine,
             interrupts,
             filter,
             selected,
             namespaces: NamespaceFacts::new(own),
             makers: Makers::new(),
             totals: CloseTotals::default(),
+            served: None,
             began: Stopwatch::start(),
         };
-        Ok(Answer { about_words, ..Answer::whole(closes) })
+        let complete = warnings.is_empty();
+        Ok(Answer { complete, about_words, warnings, ..Answer::whole(closes) })
+    }
+
+    /// How closes are found.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        match self.engine {
+            Engine::Bpf { .. } => Method::Bpf,
+            Engine::Sampled(_) => Method::Sampled,
+        }
+    }
+
+    /// Hands out the owners of the closes of the last two minutes on a Unix socket, from now on.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn serve(&mut self, path: &Path) -> Result<(), SnapshotError> {
+        let failed = |error: io::Error| BadValue::new(&path.display(), "--serve <SOCKET>", &error.to_string());
+        self.served = Some(Served::new(OwnerSocket::open(path).map_err(failed)?));
+        Ok(())
     }
 
     /// The facts of twtool's own network namespace.
@@ -104,10 +170,21 @@ impl Closes {
     /// # Errors
     /// A system call failed.
     pub fn next(&mut self, time: Duration, each: &mut OnClose) -> Result<Option<Signal>, SnapshotError> {
-        let failed = |source| TraceError::Failed { call: "reading the ring buffer", source };
-        self.wakes.wait(time.min(INTERVAL)).map_err(failed)?;
-        let signal = self.interrupts.wait(Duration::ZERO).map_err(failed)?;
-        self.drain(each).map_err(failed)?;
+        let failed = |source| TraceError::Failed { call: "reading closes", source };
+        let signal = match &self.engine {
+            Engine::Bpf { wakes, .. } => {
+                wakes.wait(time.min(INTERVAL)).map_err(failed)?;
+                self.interrupts.wait(Duration::ZERO).map_err(failed)?
+            }
+            Engine::Sampled(sampler) => self.interrupts.wait(time.min(sampler.interval())).map_err(failed)?,
+        };
+        // A reader gets what was closed before it asked.
+        let served = self.served.as_ref().map(|served| served.socket.readers()).transpose();
+        let readers = served.map_err(failed)?.unwrap_or_default();
+        self.drain(each)?;
+        if let Some(served) = &mut self.served {
+            served.answer(readers, self.began.elapsed()).map_err(failed)?;
+        }
         Ok(signal)
     }
 
@@ -115,8 +192,11 @@ impl Closes {
     ///
     /// # Errors
     /// The signal cannot be raised.
-    pub fn let_through(&self, signal: Signal) -> io::Result<()> {
-        self.interrupts.let_through(signal)
+    pub fn let_through(self, signal: Signal) -> io::Result<()> {
+        let Self { interrupts, served, .. } = self;
+        // The signal ends twtool without running destructors, and the socket is a file.
+        drop(served);
+        interrupts.let_through(signal)
     }
 
     /// How many closes were seen so far.
@@ -125,30 +205,91 @@ impl Closes {
         self.totals
     }
 
-    fn drain(&mut self, each: &mut OnClose) -> io::Result<()> {
-        let Self { tracer, filter, selected, namespaces, makers, totals, .. } = self;
-        // Both clocks are read together. The real-time clock can be set while twtool runs.
-        let (now, monotonic) = (clock::now(), clock::monotonic());
+    fn drain(&mut self, each: &mut OnClose) -> Result<(), SnapshotError> {
+        let Self { engine, filter, selected, namespaces, makers, totals, served, began, .. } = self;
+        let elapsed = began.elapsed();
         let mut flow = ControlFlow::Continue(());
-        tracer.drain(&mut |record| {
-            if flow.is_break() {
-                return;
-            }
-            let at = time_of(&record, now, monotonic);
-            let inode = u64::from(record.netns);
-            if selected.as_ref().is_some_and(|selected| !selected.contains(&inode)) {
-                return;
-            }
-            let facts = namespaces.get(inode);
-            let close = close(record, at, &facts, makers);
+        let mut add = |close: Close, facts: &Facts| {
             totals.seen += 1;
             totals.named += u64::from(close.maker.is_some());
-            if filter.accepts(&row(&close)) {
-                flow = each(close, &facts);
+            if let Some(served) = served {
+                served.add(&close, elapsed);
+            }
+            if flow.is_continue() && filter.accepts(&row(&close)) {
+                flow = each(close, facts);
+            }
+        };
+        let tracer = match engine {
+            Engine::Sampled(sampler) => return sampler.sample(&mut |close, facts| add(close, facts)),
+            Engine::Bpf { tracer, .. } => tracer,
+        };
+        // Both clocks are read together. The real-time clock can be set while twtool runs.
+        let (now, monotonic) = (clock::now(), clock::monotonic());
+        tracer.drain(&mut |record| {
+            let at = time_of(&record, now, monotonic);
+            let inode = u64::from(record.netns);
+            if selected.as_ref().is_none_or(|selected| selected.contains(&inode)) {
+                let facts = namespaces.get(inode);
+                add(close(record, at, &facts, makers), &facts);
             }
         });
-        totals.lost = tracer.lost()?;
+        totals.lost = tracer.lost().map_err(|source| TraceError::Failed { call: "BPF_MAP_LOOKUP_ELEM", source })?;
         Ok(())
+    }
+}
+
+/// The warning about samples.
+const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
+                       those of --netns; certain is true only if one process had the socket open";
+
+/// The owners of recent closes, and the socket on which they are handed out.
+struct Served {
+    socket: OwnerSocket,
+    /// When each close was seen, its cookie and its process.
+    recent: VecDeque<(Duration, Cookie, Arc<MakerFacts>, Method)>,
+}
+
+impl Served {
+    /// The closes that are kept: at most 12 MiB.
+    const MOST: usize = 256 * 1024;
+    /// Twice as long as a bucket lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
+    const KEPT: Duration = Duration::from_secs(120);
+
+    fn new(socket: OwnerSocket) -> Self {
+        Self { socket, recent: VecDeque::new() }
+    }
+
+    fn add(&mut self, close: &Close, elapsed: Duration) {
+        let (Some(cookie), Some(maker)) = (close.cookie, &close.maker) else { return };
+        if self.recent.len() >= Self::MOST {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((elapsed, cookie, Arc::clone(&maker.facts), close.method));
+    }
+
+    fn answer(&mut self, readers: Vec<UnixStream>, elapsed: Duration) -> io::Result<()> {
+        while self.recent.front().is_some_and(|(seen, ..)| *seen + Self::KEPT < elapsed) {
+            self.recent.pop_front();
+        }
+        readers.into_iter().try_for_each(|reader| self.socket.answer(reader, self.lines()))
+    }
+
+    fn lines(&self) -> Vec<u8> {
+        let mut text = vec![];
+        for (_, cookie, facts, method) in &self.recent {
+            let line = TracedLine {
+                cookie: cookie.to_string(),
+                pid: facts.pid,
+                own_pid_namespace: facts.own_pid_namespace,
+                comm: facts.comm.clone(),
+                cgroup: facts.cgroup.clone(),
+                method: method.name().to_owned(),
+            };
+            // Writing to memory cannot fail.
+            let _ = serde_json::to_writer(&mut text, &line);
+            text.push(b'\n');
+        }
+        text
     }
 }
 

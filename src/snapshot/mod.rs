@@ -21,6 +21,8 @@
 //! Three modules take longer: `port_watch` waits for a port, `call` watches the socket calls of a program, and `removal`
 //! removes sockets and verifies that they are gone.
 
+#[cfg(feature = "cli")]
+pub mod bucket_owners;
 pub mod buckets;
 #[cfg(feature = "cli")]
 pub mod call;
@@ -41,6 +43,8 @@ pub mod port_use;
 pub mod port_watch;
 pub mod query;
 pub mod removal;
+#[cfg(feature = "trace")]
+mod sampled;
 pub mod summary;
 #[cfg(feature = "exporter")]
 pub mod survey;

@@ -26,6 +26,8 @@ mod kernel_sockets;
 pub mod netns;
 #[cfg(feature = "exporter")]
 pub mod own_process;
+#[cfg(feature = "cli")]
+pub mod owner_socket;
 pub mod owners;
 #[cfg(feature = "cli")]
 pub mod packet;

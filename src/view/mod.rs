@@ -17,6 +17,7 @@ pub mod json;
 pub mod kill;
 pub mod ladder;
 pub mod list;
+pub mod owner;
 pub mod pcap;
 pub mod port;
 pub mod record;

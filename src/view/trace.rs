@@ -9,7 +9,7 @@ use super::json::{self, Envelope};
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
 use crate::analysis::makers::{By, Key, MakerRow};
-use crate::model::close::{Close, CloseTotals, Maker, Outcome, Role};
+use crate::model::close::{Close, CloseTotals, Maker, Method, Outcome, Role};
 use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -297,19 +297,22 @@ pub fn document(
     out: &mut dyn Write,
     envelope: Envelope,
     by: &'static str,
+    method: Method,
     rows: &[MakerRow],
     totals: CloseTotals,
 ) -> io::Result<()> {
     #[derive(Serialize)]
     struct Payload<'a> {
         by: &'static str,
+        method: &'static str,
         groups: Vec<GroupRecord<'a>>,
         closes: u64,
         named: u64,
         lost: u64,
     }
     let groups = rows.iter().map(GroupRecord::new).collect();
-    let payload = Payload { by, groups, closes: totals.seen, named: totals.named, lost: totals.lost };
+    let payload =
+        Payload { by, method: method.name(), groups, closes: totals.seen, named: totals.named, lost: totals.lost };
     json::document(out, envelope, payload)
 }
 

@@ -1,0 +1,215 @@
+//! Finds the owners of buckets: from a tracer that still knows who closed them, otherwise by inference from live sockets.
+//!
+//! 1. A tracer (`twtool trace --serve`) knows the cookies of the last two minutes. What it reports is a fact.
+//! 2. A process that listens on the local port of a bucket has probably accepted the connection.
+//! 3. A process that has a connection to the remote end of a bucket has probably opened the other connection, too.
+//!
+//! 2 and 3 are inferences: the process may have started after the bucket was made. Several processes can fit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Choice, Namespaces, PassOn, SnapshotError};
+use crate::filter::Filter;
+use crate::model::close::MakerFacts;
+use crate::model::facts::Facts;
+use crate::model::owner::{Evidence, Owner};
+use crate::model::port::Port;
+use crate::model::process::Owners;
+use crate::model::row::Row;
+use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
+use crate::source::Source;
+use crate::sys::{owner_socket, owners};
+
+/// The most bytes of what a tracer hands out: the closes of two minutes.
+const MOST: u64 = 256 << 20;
+
+/// What a tracer reports about a bucket, as a line of JSON.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TracedLine {
+    /// The number of the cookie.
+    pub cookie: String,
+    /// The number of the process.
+    pub pid: u32,
+    /// Whether it is a number of the tracer's own pid namespace, and not one of the initial one.
+    pub own_pid_namespace: bool,
+    /// The name of the process.
+    pub comm: String,
+    /// The path of its cgroup.
+    pub cgroup: Option<String>,
+    /// `bpf` or `sampled`.
+    pub method: String,
+}
+
+/// What a tracer knows, by cookie.
+#[derive(Debug, Default)]
+pub struct Traced(HashMap<Cookie, (Arc<MakerFacts>, Evidence)>);
+
+impl Traced {
+    /// Asks the tracer that serves this socket.
+    ///
+    /// # Errors
+    /// No tracer serves it, or the answer cannot be read.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Self::parse(&owner_socket::read(path, MOST)?)
+    }
+
+    fn parse(bytes: &[u8]) -> io::Result<Self> {
+        let mut traced = HashMap::new();
+        let mut shared: HashMap<(u32, String, Option<String>), Arc<MakerFacts>> = HashMap::new();
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let TracedLine { cookie, pid, own_pid_namespace, comm, cgroup, method } = serde_json::from_slice(line)?;
+            let Some(cookie) = cookie.parse().ok().and_then(Cookie::new) else { continue };
+            let facts = shared.entry((pid, comm.clone(), cgroup.clone())).or_insert_with(|| {
+                Arc::new(MakerFacts { pid, own_pid_namespace, comm, cgroup, ..MakerFacts::default() })
+            });
+            let evidence = if method == "bpf" { Evidence::Traced } else { Evidence::Sampled };
+            traced.insert(cookie, (Arc::clone(facts), evidence));
+        }
+        Ok(Self(traced))
+    }
+
+    fn owner(&self, row: &Row) -> Option<Owner> {
+        let (process, evidence) = self.0.get(&row.bucket.cookie?)?;
+        Some(Owner { process: Arc::clone(process), evidence: *evidence, candidates: 1 })
+    }
+}
+
+/// The live sockets of a network namespace that tell something about its buckets.
+#[derive(Debug, Default)]
+struct Live {
+    listeners: HashMap<Port, Vec<FullSocket>>,
+    connections: HashMap<(IpAddr, Port), Vec<FullSocket>>,
+}
+
+impl Live {
+    fn read() -> Result<Self, SnapshotError> {
+        let states = StateSet::of(&[TcpState::Listen, TcpState::Established, TcpState::CloseWait]);
+        let mut source = Source::kernel(Choice::Auto)?;
+        let (live, _) = source.collect(states, &Filter::TRUE, Self::default, |live: &mut Self, socket| {
+            let Socket::Full(full) = socket else { return };
+            if full.state == TcpState::Listen {
+                live.listeners.entry(full.tuple.local_port()).or_default().push(*full);
+            } else {
+                let remote = (full.tuple.remote_addr(), full.tuple.remote_port());
+                live.connections.entry(remote).or_default().push(*full);
+            }
+        })?;
+        Ok(live)
+    }
+
+    /// The sockets whose processes may have made this bucket, and why.
+    fn evidence(&self, row: &Row) -> Option<(Evidence, Vec<&FullSocket>)> {
+        let tuple = &row.bucket.tuple;
+        let covers = |listener: &&FullSocket| {
+            let addr = listener.tuple.local_addr();
+            let wildcard = addr.is_unspecified() && (addr.is_ipv6() || tuple.local_addr().is_ipv4());
+            wildcard || addr == tuple.local_addr()
+        };
+        let listeners = self.listeners.get(&tuple.local_port()).into_iter().flatten().filter(covers);
+        let listeners: Vec<&FullSocket> = listeners.collect();
+        if !listeners.is_empty() {
+            return Some((Evidence::Listener, listeners));
+        }
+        let connections = self.connections.get(&(tuple.remote_addr(), tuple.remote_port()))?;
+        Some((Evidence::SameDestination, connections.iter().collect()))
+    }
+}
+
+/// The namespace, the kind of evidence, and the end of a bucket that the evidence is about: rows that share them have the same owner.
+type Ends = (u32, Evidence, (IpAddr, Port));
+
+/// Finds the owner of each row. `facts` are those of the namespaces of the rows.
+///
+/// # Errors
+/// The sockets of no namespace could be read.
+pub fn find(
+    namespaces: &Namespaces,
+    rows: &[&Row],
+    facts: &[Facts],
+    traced: &Traced,
+) -> Result<Answer<Vec<Option<Owner>>>, SnapshotError> {
+    let mut found: Vec<Option<Owner>> = rows.iter().map(|row| traced.owner(row)).collect();
+    if found.iter().all(Option::is_some) {
+        return Ok(Answer::whole(found));
+    }
+    let mut live: BTreeMap<Option<u64>, Live> = BTreeMap::new();
+    let ask = |_, pass_on: &mut PassOn<(Option<u64>, Live)>| {
+        let netns = crate::source::kernel_facts().netns;
+        let _ = pass_on((netns, Live::read()?));
+        Ok(Answer::whole(()))
+    };
+    let answer = namespaces.ask(&ask, &mut |(netns, sockets)| {
+        live.insert(netns, sockets);
+        ControlFlow::Continue(())
+    })?;
+    let evidence = |row: &Row| live.get(&facts.get(row.netns as usize)?.netns)?.evidence(row);
+    let unknown = |found: &[Option<Owner>]| (0..found.len()).filter(|i| found[*i].is_none()).collect::<Vec<_>>();
+    let mut wanted: BTreeMap<NonZeroU32, FullSocket> = BTreeMap::new();
+    for i in unknown(&found) {
+        let sockets = evidence(rows[i]).map(|(_, sockets)| sockets).unwrap_or_default();
+        wanted.extend(sockets.into_iter().take(MOST_SOCKETS).filter_map(|socket| Some((socket.inode?, *socket))));
+    }
+    let processes = owners::find(wanted.values());
+    let mut known: HashMap<Ends, Option<Owner>> = HashMap::new();
+    for i in unknown(&found) {
+        let Some((evidence, sockets)) = evidence(rows[i]) else { continue };
+        let infer = || {
+            let mut held = BTreeMap::new();
+            for inode in sockets.into_iter().take(MOST_SOCKETS).filter_map(|socket| socket.inode) {
+                if let Some(Owners::Found(processes)) = processes.owners.get(&inode) {
+                    held.extend(processes.iter().map(|process| (process.pid, process)));
+                }
+            }
+            let (pid, process) = held.first_key_value()?;
+            let facts = MakerFacts {
+                pid: pid.unsigned_abs(),
+                own_pid_namespace: true,
+                comm: process.comm.clone(),
+                cmdline: process.cmdline.clone(),
+                cgroup: process.cgroup.clone(),
+                kernel: false,
+            };
+            Some(Owner { process: Arc::new(facts), evidence, candidates: held.len() })
+        };
+        let tuple = &rows[i].bucket.tuple;
+        let end = match evidence {
+            Evidence::Listener => (tuple.local_addr(), tuple.local_port()),
+            _ => (tuple.remote_addr(), tuple.remote_port()),
+        };
+        found[i].clone_from(known.entry((rows[i].netns, evidence, end)).or_insert_with(infer));
+    }
+    let mut answer = answer.with(found);
+    answer.warnings.extend(processes.failure);
+    Ok(answer)
+}
+
+/// The most sockets that are searched for the owner of one bucket.
+const MOST_SOCKETS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::row::tests::row;
+
+    #[test]
+    fn a_line_of_a_tracer_names_the_owner_of_its_cookie() {
+        let lines = b"{\"cookie\":\"1\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":\"/a/web.service\",\"method\":\"bpf\"}\n\
+            {\"cookie\":\"0\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":null,\"method\":\"bpf\",\"more\":1}\n";
+        let traced = Traced::parse(lines).expect("lines");
+        let owner = traced.owner(&row("10.0.0.1", 80, "10.0.0.2", 40000)).expect("cookie 1");
+        assert_eq!(
+            (owner.process.pid, owner.process.unit(), owner.evidence),
+            (7, Some("web.service"), Evidence::Traced)
+        );
+        assert!(Traced::parse(b"{\"cookie\":1}\n").is_err());
+        assert!(Traced::parse(b"").is_ok_and(|traced| traced.0.is_empty()));
+    }
+}

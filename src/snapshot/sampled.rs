@@ -1,0 +1,189 @@
+//! Finds the makers of buckets without privilege, by samples.
+//!
+//! 1. Each sample lists the sockets and buckets of the selected network namespaces.
+//! 2. For a socket that no earlier sample had, /proc shows which processes have it open. They are remembered by its cookie.
+//! 3. A bucket that no earlier sample had inherits the cookie of its socket, which names the process.
+//!
+//! What is named this way is exact if one process had the socket open. A connection that was opened and closed between two samples
+//! has no name: at 20 ms, that were 95 % of the connections of 1 ms, 56 % of 10 ms, and 2 % of 50 ms (Linux 6.18, 2026-11-26).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Namespaces, PassOn, SnapshotError};
+use crate::analysis::direction;
+use crate::model::close::{Close, Maker, MakerFacts, Method, Outcome, Role};
+use crate::model::facts::Facts;
+use crate::model::listeners::Listeners;
+use crate::model::process::{Owners, Process};
+use crate::model::row::Direction;
+use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState, TimeWaitBucket};
+use crate::model::user::User;
+use crate::sock_diag::dump;
+use crate::sock_diag::request::{Request, Walk};
+use crate::source;
+use crate::sys::clock::{self, Stopwatch};
+use crate::sys::owners;
+
+/// The least time between two samples.
+pub(super) const INTERVAL: Duration = Duration::from_millis(20);
+
+/// The most sockets whose processes are remembered.
+const MOST: usize = 256 * 1024;
+
+/// Takes samples.
+pub(super) struct Sampler {
+    namespaces: Namespaces,
+    /// The facts of each namespace by its number.
+    facts: BTreeMap<u32, Arc<Facts>>,
+    /// The buckets of the last sample; `None` before the first.
+    buckets: Option<HashSet<Cookie>>,
+    /// The process of each socket; `None` if none was found, or several.
+    makers: HashMap<Cookie, Option<Maker>>,
+    /// How long the last sample took.
+    took: Duration,
+}
+
+/// The sockets of a namespace.
+#[derive(Default)]
+struct Sockets {
+    facts: Option<Facts>,
+    listeners: Listeners,
+    live: Vec<FullSocket>,
+    buckets: Vec<TimeWaitBucket>,
+}
+
+impl Sockets {
+    fn read(with_facts: bool) -> Result<Self, SnapshotError> {
+        let states = StateSet::ALL.without(StateSet::of(&[TcpState::Closed, TcpState::BoundInactive]));
+        let mut netlink = source::open_netlink()?;
+        let mut sockets = Self { facts: with_facts.then(source::kernel_facts), ..Self::default() };
+        let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
+        let end = dump::run(&mut netlink, &request, &mut |socket| {
+            match *socket {
+                Socket::Bucket(bucket) => sockets.buckets.push(bucket),
+                Socket::Full(full) if full.state == TcpState::Listen => sockets.listeners.add(full),
+                Socket::Full(full) => sockets.live.push(full),
+            }
+            ControlFlow::Continue(())
+        });
+        end.map_err(source::SourceError::from)?;
+        Ok(sockets)
+    }
+}
+
+impl Sampler {
+    pub(super) fn new(namespaces: Namespaces) -> Self {
+        let (facts, makers) = Default::default();
+        Self { namespaces, facts, buckets: None, makers, took: Duration::ZERO }
+    }
+
+    /// The time from one sample to the next: a sample may use a quarter of a core.
+    pub(super) fn interval(&self) -> Duration {
+        INTERVAL.max(self.took * 3)
+    }
+
+    /// Takes a sample, and passes the buckets that no earlier one had to `each`.
+    pub(super) fn sample(&mut self, each: &mut dyn FnMut(Close, &Arc<Facts>)) -> Result<(), SnapshotError> {
+        let clock = Stopwatch::start();
+        let known: HashSet<u32> = self.facts.keys().copied().collect();
+        let mut found: Vec<(u32, Sockets)> = vec![];
+        let ask = |number: u32, pass_on: &mut PassOn<(u32, Sockets)>| {
+            let _ = pass_on((number, Sockets::read(!known.contains(&number))?));
+            Ok(super::Answer::whole(()))
+        };
+        self.namespaces.ask(&ask, &mut |sockets| {
+            found.push(sockets);
+            ControlFlow::Continue(())
+        })?;
+        let at = clock::now();
+        for (number, sockets) in &mut found {
+            if let Some(facts) = sockets.facts.take() {
+                self.facts.insert(*number, Arc::new(facts));
+            }
+        }
+        self.name_new(found.iter().flat_map(|(_, sockets)| &sockets.live));
+        let mut buckets = HashSet::new();
+        for (number, sockets) in &found {
+            let Some(facts) = self.facts.get(number) else { continue };
+            for bucket in &sockets.buckets {
+                let Some(cookie) = bucket.cookie else { continue };
+                let is_new = self.buckets.as_ref().is_some_and(|before| !before.contains(&cookie));
+                // Two namespaces can have the same bucket only if they are one.
+                if buckets.insert(cookie) && is_new {
+                    let maker = self.makers.get(&cookie).cloned().flatten();
+                    each(close(bucket, maker, at, &sockets.listeners, facts), facts);
+                }
+            }
+        }
+        // A socket between its end and its bucket is in neither list, so its process is kept until it is certain.
+        if self.makers.len() > MOST {
+            let live: HashSet<Cookie> =
+                found.iter().flat_map(|(_, sockets)| &sockets.live).filter_map(|socket| socket.cookie).collect();
+            self.makers.retain(|cookie, _| live.contains(cookie));
+        }
+        self.buckets = Some(buckets);
+        self.took = clock.elapsed();
+        Ok(())
+    }
+
+    /// Finds the processes of sockets that no earlier sample had.
+    fn name_new<'a>(&mut self, live: impl Iterator<Item = &'a FullSocket>) {
+        let new = |socket: &&FullSocket| socket.cookie.is_some_and(|cookie| !self.makers.contains_key(&cookie));
+        let new: Vec<FullSocket> = live.filter(new).filter(|socket| socket.inode.is_some()).copied().collect();
+        if new.is_empty() {
+            return;
+        }
+        let found = owners::find(&new);
+        for socket in new {
+            let (Some(cookie), Some(inode)) = (socket.cookie, socket.inode) else { continue };
+            let maker = match found.owners.get(&inode) {
+                Some(Owners::Found(processes)) if processes.len() == 1 => Some(maker(&processes[0], socket.uid)),
+                _ => None,
+            };
+            self.makers.insert(cookie, maker);
+        }
+    }
+}
+
+fn maker(process: &Process, uid: u32) -> Maker {
+    let pid = process.pid.unsigned_abs();
+    let facts = MakerFacts {
+        pid,
+        own_pid_namespace: true,
+        comm: process.comm.clone(),
+        cmdline: process.cmdline.clone(),
+        cgroup: process.cgroup.clone(),
+        kernel: false,
+    };
+    let user = process.user.clone().unwrap_or(User { uid, name: None });
+    Maker { facts: Arc::new(facts), tid: pid, thread: process.comm.clone(), user }
+}
+
+fn close(
+    bucket: &TimeWaitBucket,
+    maker: Option<Maker>,
+    at: std::time::SystemTime,
+    listeners: &Listeners,
+    facts: &Facts,
+) -> Close {
+    let role = match direction::infer(facts, listeners, &bucket.tuple, bucket.interface) {
+        Direction::Inbound => Role::Accepted,
+        Direction::Outbound => Role::Connected,
+        Direction::Unknown => Role::Unknown,
+    };
+    Close {
+        at,
+        netns: facts.netns.unwrap_or_default(),
+        cookie: bucket.cookie,
+        tuple: bucket.tuple,
+        interface: bucket.interface,
+        mark: bucket.mark,
+        outcome: if bucket.fin_wait_2 { Outcome::FinWait2 } else { Outcome::TimeWait },
+        role,
+        maker,
+        method: Method::Sampled,
+    }
+}

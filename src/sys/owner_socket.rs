@@ -1,0 +1,158 @@
+//! A Unix socket on which a tracer hands out what it knows, and its reader. Who connects gets everything at once, and the end of the
+//! stream.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+
+use super::errno::retry;
+
+/// The most readers at a time. Others wait in the queue of the socket.
+const MOST_READERS: usize = 4;
+
+/// The time that a reader may take for each piece. A reader that stops must not hold memory forever.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A socket that answers readers.
+pub struct OwnerSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// The identity of the file, so that only this one is removed.
+    inode: u64,
+    /// The readers that are being answered.
+    busy: Arc<AtomicUsize>,
+}
+
+impl OwnerSocket {
+    /// Makes the socket with mode 0600. A socket of a tracer that has ended is replaced.
+    ///
+    /// # Errors
+    /// The path belongs to another file, or to a tracer that still runs.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(file) if !file.file_type().is_socket() => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "the path is taken by a file that is no socket",
+                ));
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket"));
+            }
+            Ok(_) => fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        // The file must never be open to others, not even for a moment.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let listener = bound?;
+        listener.set_nonblocking(true)?;
+        let inode = fs::symlink_metadata(path)?.ino();
+        Ok(Self { listener, path: path.to_owned(), inode, busy: Arc::default() })
+    }
+
+    /// The readers that wait.
+    ///
+    /// # Errors
+    /// accept(2) failed for a reason other than that nobody waits.
+    pub fn readers(&self) -> io::Result<Vec<UnixStream>> {
+        let mut readers = vec![];
+        while self.busy.load(Ordering::Relaxed) + readers.len() < MOST_READERS {
+            match retry(|| self.listener.accept()) {
+                Ok((reader, _)) => readers.push(reader),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(readers)
+    }
+
+    /// Writes the answer to a reader on another thread, so a slow reader does not delay the caller.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn answer(&self, mut reader: UnixStream, text: Vec<u8>) -> io::Result<()> {
+        let busy = Arc::clone(&self.busy);
+        busy.fetch_add(1, Ordering::Relaxed);
+        let write = move || {
+            // A reader that has gone needs no answer.
+            let _ = reader.set_nonblocking(false);
+            let _ = reader.set_write_timeout(Some(PATIENCE));
+            let _ = reader.write_all(&text);
+            busy.fetch_sub(1, Ordering::Relaxed);
+        };
+        std::thread::Builder::new().name("reader".into()).spawn(write).map(drop)
+    }
+}
+
+impl Drop for OwnerSocket {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Reads what a tracer hands out on this socket, at most this number of bytes.
+///
+/// # Errors
+/// No tracer serves the socket, or it does not answer in time, or it has more bytes.
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let stream = retry(|| UnixStream::connect(path))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut bytes = vec![];
+    stream.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn readers_get_the_answer_and_the_file_is_private_and_goes_at_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let socket = OwnerSocket::open(&path).expect("a socket");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        assert!(OwnerSocket::open(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
+        // The attempt to open it again has left a connection, which is answered first.
+        let reader = {
+            let path = path.clone();
+            std::thread::spawn(move || read(&path, 100).expect("an answer"))
+        };
+        while !reader.is_finished() {
+            for waiting in socket.readers().expect("readers") {
+                socket.answer(waiting, b"all".to_vec()).expect("answered");
+            }
+        }
+        assert_eq!(reader.join().expect("a reader"), b"all");
+        drop(socket);
+        assert!(!path.exists());
+        assert!(read(&path, 100).is_err());
+    }
+
+    #[test]
+    fn a_socket_that_nobody_serves_is_replaced_and_a_file_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        drop(UnixListener::bind(&path).expect("a socket"));
+        drop(OwnerSocket::open(&path).expect("it is replaced"));
+        fs::write(&path, "mine").expect("written");
+        assert!(OwnerSocket::open(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "mine");
+    }
+}

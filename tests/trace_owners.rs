@@ -1,0 +1,164 @@
+//! `twtool list --owner` and `twtool trace --method sampled`: owners by evidence, without the privilege for BPF.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use twtool::lab::ActiveCloser;
+
+use crate::support::situations::{bucket_of_client, bucket_of_server, connect, listen};
+use crate::support::suite;
+use crate::support::tracer::{Tracer, close, until};
+use crate::support::twtool::{command, twtool};
+
+suite! {
+    pure: [
+        arguments_that_make_no_sense_are_refused,
+    ],
+    netns: [
+        a_tracer_names_the_owners_of_buckets,
+        a_listener_and_a_connection_are_inferences,
+        a_bucket_without_evidence_has_no_owner,
+        samples_name_the_process_of_a_connection_that_lasts,
+        without_bpf_there_are_samples_and_a_hint,
+    ],
+}
+
+fn arguments_that_make_no_sense_are_refused() {
+    twtool(["list", "--tracer", "/nowhere"]).code(2).says("--owner");
+    twtool(["list", "--owner", "-o", "csv"]).refused("'csv'");
+    twtool(["list", "--owner", "--count"]).refused("--count");
+    twtool(["list", "--owner", "--tracer", "/nowhere/socket"]).refused("'/nowhere/socket'");
+    twtool(["trace", "--serve", "/nowhere/socket", "--duration", "0s"]).refused("'/nowhere/socket'");
+    twtool(["trace", "--method", "guess"]).refused("'guess'");
+}
+
+/// The owners in `list --owner`, by local port.
+fn owners(more: &[&str]) -> BTreeMap<u64, Value> {
+    let arguments = ["list", "--owner", "-o", "ndjson"].iter().chain(more);
+    let records = twtool(arguments).ok().ndjson();
+    let owner = |record: &Value| (record["local_port"].as_u64().expect("a port"), record["owner"].clone());
+    records.iter().map(owner).collect()
+}
+
+fn a_tracer_names_the_owners_of_buckets() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("socket");
+    let socket = socket.to_str().expect("UTF-8");
+    let tracer = Tracer::start(&format!("--serve {socket}"));
+    let expected = close(&["close"]);
+    tracer.check(&expected);
+    let closed = &expected[1];
+    let found = owners(&["--tracer", socket]);
+    let owner = &found[&closed["local"].as_u64().expect("a port")];
+    assert_eq!(owner["pid"], closed["pid"], "{owner}");
+    assert_eq!((owner["evidence"].as_str(), owner["candidates"].as_u64()), (Some("traced"), Some(1)), "{owner}");
+    let table = twtool(["list", "--owner", "--tracer", socket]).ok();
+    assert!(table.stdout.contains("traced") && !table.stdout.contains("traced?"), "{table}");
+    tracer.stop(Signal::SIGTERM);
+    assert!(!std::path::Path::new(socket).exists(), "the socket is removed");
+    twtool(["list", "--owner", "--tracer", socket]).refused("no tracer");
+}
+
+fn a_listener_and_a_connection_are_inferences() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    bucket_of_client(&server, "127.0.0.1:8080");
+    let _open = connect(&server, "127.0.0.1:8080");
+    let own = u64::from(std::process::id());
+    let found = owners(&[]);
+    for (port, owner) in &found {
+        let evidence = if *port == 8080 { "listener" } else { "same-destination" };
+        assert_eq!(owner["evidence"], evidence, "{port}: {owner}");
+        assert_eq!((owner["pid"].as_u64(), owner["candidates"].as_u64()), (Some(own), Some(1)), "{port}: {owner}");
+    }
+    assert_eq!(found.len(), 2, "{found:?}");
+    let table = twtool(["list", "--owner"]).ok();
+    assert!(table.stdout.contains("listener?") && table.stdout.contains("same-destination?"), "{table}");
+    let document = twtool(["list", "--owner", "--json"]).ok();
+    assert!(document.records("sockets").iter().all(|record| record["owner"]["pid"] == own), "{document}");
+}
+
+fn a_bucket_without_evidence_has_no_owner() {
+    let server = listen("127.0.0.1:8080");
+    bucket_of_client(&server, "127.0.0.1:8080");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    let found = owners(&[]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.values().all(Value::is_null), "{found:?}");
+    let table = twtool(["list", "--owner"]).ok();
+    assert!(table.stdout.contains("2 unknown"), "{table}");
+}
+
+/// A running tracer of the namespace of the calling thread, without BPF.
+struct Sampled {
+    child: Child,
+    records: Receiver<Value>,
+}
+
+impl Sampled {
+    fn start() -> Self {
+        let mut child = command(["trace", "--method", "sampled", "-o", "ndjson"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("twtool starts");
+        let out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (send, records) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if send.send(serde_json::from_str(&line).expect("a record")).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, records }
+    }
+}
+
+impl Drop for Sampled {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn samples_name_the_process_of_a_connection_that_lasts() {
+    let mut sampled = Sampled::start();
+    let server = TcpListener::bind("127.0.0.1:8097").expect("a server");
+    let own = u64::from(std::process::id());
+    let record = until("a record with a process", || {
+        let client = TcpStream::connect("127.0.0.1:8097").expect("a connection");
+        let accepted = server.accept().expect("a connection");
+        // A sample comes every 20 ms, or later on a slow machine. If none comes in time, the next attempt waits again.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(client);
+        drop(accepted);
+        std::thread::sleep(Duration::from_millis(200));
+        sampled.records.try_iter().find(|record| !record["process"].is_null())
+    });
+    assert_eq!(record["process"]["pid"].as_u64(), Some(own), "{record}");
+    assert_eq!((record["method"].as_str(), record["certain"].as_bool()), (Some("sampled"), Some(true)), "{record}");
+    assert_eq!((record["role"].as_str(), record["remote_port"].as_u64()), (Some("connected"), Some(8097)), "{record}");
+    kill(Pid::from_raw(sampled.child.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    assert!(!sampled.child.wait().expect("it ends").success());
+}
+
+fn without_bpf_there_are_samples_and_a_hint() {
+    // The tests are in a user namespace, where the kernel refuses BPF even to root.
+    let run = twtool(["trace", "--duration", "0s"]).code(2);
+    run.says("because BPF is not possible: BPF_MAP_CREATE").says("hint: ");
+    let run = twtool(["trace", "--method", "bpf", "--duration", "0s"]).refused("BPF_MAP_CREATE");
+    run.says("CAP_BPF and CAP_PERFMON");
+    let run = twtool(["trace", "--by", "process", "-o", "json", "--duration", "0s"]).code(2);
+    let document = run.json();
+    assert_eq!((document["method"].as_str(), document["complete"].as_bool()), (Some("sampled"), Some(false)), "{run}");
+}
