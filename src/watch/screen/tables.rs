@@ -115,7 +115,8 @@ enum Items {
     Sockets(RefCell<Sockets>),
     /// The indices of the namespace and of the destination.
     Destinations(Vec<(usize, usize)>),
-    Groups(By, Vec<(Key, Count)>),
+    /// Indices of the counts.
+    Groups(By, Vec<u32>),
     /// Indices.
     Namespaces(Vec<usize>),
     /// The number of rows, and whether the oldest comes first. Events have one order only.
@@ -162,18 +163,19 @@ impl Listing {
     #[must_use]
     pub(super) fn new(table: Table, order: usize, reverse: bool, latest: &Latest, history: &History) -> Self {
         let by = |by: By| {
-            let mut keys = latest.counted.by(by).to_vec();
+            let counts = latest.counted.by(by);
+            let mut places: Vec<u32> = (0..).take(counts.len()).collect();
             if order == 1 {
-                keys.sort_by_key(|(key, _)| match *key {
+                places.sort_unstable_by_key(|place| match counts[*place as usize].0 {
                     Key::LocalPort(port) => (None, port.0),
                     Key::RemoteAddr(addr) => (Some(addr), 0),
                     _ => (None, 0),
                 });
             }
             if reverse {
-                keys.reverse();
+                places.reverse();
             }
-            Items::Groups(by, keys)
+            Items::Groups(by, places)
         };
         Self(match table {
             Table::Sockets => {
@@ -256,7 +258,10 @@ impl Listing {
                 let capacity = &latest.capacity.get(place)?.value;
                 Selected::Destination(capacity.destinations.get(at)?, capacity)
             }
-            Items::Groups(_, all) => all.get(row).map(|&(key, count)| Selected::Group(key, count))?,
+            Items::Groups(by, all) => {
+                let &(key, count) = latest.counted.by(*by).get(*all.get(row)? as usize)?;
+                Selected::Group(key, count)
+            }
             Items::Namespaces(all) => {
                 let netns = latest.namespaces().get(*all.get(row)?)?;
                 Selected::Netns(&netns.facts, count_of(netns))
