@@ -56,8 +56,8 @@ use crate::view::style::TextStyle;
 const COUNTDOWN: Duration = Duration::from_millis(500);
 
 /// How often the free ports of destinations are calculated, at most. That reads every socket of the ephemeral range, and costs twice
-/// as much as a look.
-const CAPACITY: Duration = Duration::from_secs(3);
+/// as much as a look. Every 3 s, the table took 9.2 % of a core with 100,000 buckets; without it the screen takes 5.3 %.
+const CAPACITY: Duration = Duration::from_secs(5);
 
 /// What the screen needs.
 pub struct Options {
