@@ -168,7 +168,7 @@ fn the_destination_with_the_fewest_free_ports_comes_first() {
     assert_eq!(order(&["-6"]), [(443, 12)]);
     assert_eq!(order(&["-4"]), [(443, 1), (444, 8)]);
     let run = capacity(&["--top", "1"]).ok();
-    run.prints("the 1 with the fewest free of 3 destinations");
+    run.prints("the 1 most urgent of 3 destinations");
 }
 
 fn addresses_choose_destinations() {

@@ -37,8 +37,8 @@ microseconds. With --no-probe, or if the test is not possible, FREE includes the
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
-are closed, at the rate of the last 10 seconds. (If connect() may reuse TIME_WAIT sockets, twtool measures the rate over a \
-period as long as tcp_tw_reuse_delay, at most 10 s.) Second: a TIME_WAIT socket releases its port when its timer ends.
+are closed, at the rate of the last 10 seconds. (If the first of at least 10 closes is more recent, the rate is that of the \
+time since then. If connect() may reuse TIME_WAIT sockets, this time is at most tcp_tw_reuse_delay.) Second: a TIME_WAIT socket releases its port when its timer ends.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
 In this model, a port that is taken now becomes free again after the hold time. If the free ports last for the hold time, \
@@ -53,7 +53,7 @@ that sets a narrower range with it has fewer ports than FREE.
 Exit codes: 0 the answer is complete, 1 a destination has fewer free ports than --min-free, 2 the answer is unknown or incomplete.
 
 Examples:
-  twtool capacity                                   list the destinations, the fewest free ports first
+  twtool capacity                                   list the destinations, those that run out first at the top
   twtool capacity --to 192.0.2.10:443               count the free ports to one destination
   twtool capacity --to '[2001:db8::1]:https' --from 2001:db8::9
   twtool capacity --min-free 10% -o ndjson          use as a health check
@@ -67,7 +67,8 @@ pub struct CapacityArgs {
     /// Show only connections from this local address
     #[arg(long, value_name = "ADDR")]
     from: Option<ScopedAddr>,
-    /// Show the N destinations with the fewest free ports [default: 10 in a table, else all]
+    /// Show the N most urgent destinations: those that run out of ports first, then those with the fewest free ports [default:
+    /// 10 in a table, else all]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
     /// Exit with 1 if a destination has fewer free ports than this number, or than this share (like 10%) of the ports that

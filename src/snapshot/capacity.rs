@@ -48,7 +48,7 @@ pub struct Capacity {
     pub reuse: TwReuse,
     /// How long TIME_WAIT lasts.
     pub length: Length,
-    /// The destinations; the one with the fewest free ports comes first.
+    /// The destinations; the most urgent one comes first.
     pub destinations: Vec<Destination>,
 }
 

@@ -232,7 +232,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
     }
     notes.extend((destinations.len() < total).then(|| {
         format!(
-            "the {} with the fewest free of {} destinations; --top shows more",
+            "the {} most urgent of {} destinations; --top shows more",
             destinations.len(),
             human::grouped(total as u64)
         )
@@ -397,7 +397,7 @@ mod tests {
             "REUSABLE",
             "437.5",
             "470.5",
-            "the 3 with the fewest free of 20 destinations; --top shows more\n3 of 20 below --min-free\n",
+            "the 3 most urgent of 20 destinations; --top shows more\n3 of 20 below --min-free\n",
             "free may be up to 7 too high: it is unknown which ports of connections are explicitly bound\n",
         ] {
             assert!(page.contains(part), "{part}:\n{page}");

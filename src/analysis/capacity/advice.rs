@@ -20,8 +20,8 @@ const WIDE: u32 = 60_000;
 /// The lowest port that a wider range begins with, if ip_unprivileged_port_start is unknown (`PROT_SOCK` in net/sock.h).
 const LOWEST: u32 = 1024;
 
-/// One sentence about the shortage: of the whole pool, or of the destination with the fewest ports left, which comes first
-/// in `destinations`. `None` if there is no shortage.
+/// One sentence about the shortage: of the whole pool, or of the most urgent destination, which comes first in
+/// `destinations`. `None` if there is no shortage.
 #[must_use]
 pub fn verdict(destinations: &[Destination], pool: &Pool) -> Option<String> {
     if pool.size == 0 {
@@ -33,17 +33,13 @@ pub fn verdict(destinations: &[Destination], pool: &Pool) -> Option<String> {
     destinations.iter().find(|one| is_short(one, pool)).map(|worst| format!("{}.", ports_left(worst, pool.size)))
 }
 
-/// The ports that a destination has left: `From 10.0.0.1 to 10.0.0.2:443, 6 of 98 ports are left (at the rate of the last 10 s,
-/// the last one is used in 3.7 s)`.
+/// The ports that a destination has left: `From 10.0.0.1 to 10.0.0.2:443, 6 of 98 ports are left (at the present rate, none is
+/// left in 3.7 s)`.
 #[must_use]
 pub fn ports_left(one: &Destination, pool: u32) -> String {
     let to = SocketAddr::new(one.ends.remote_addr, one.ends.remote_port.0);
     let rate = one.exhausted_in.filter(|time| !time.is_zero()).map_or(String::new(), |time| {
-        format!(
-            " (at the rate of the last 10 s, the last one is used in {}.{} s)",
-            time.as_secs(),
-            time.subsec_millis() / 100
-        )
+        format!(" (at the present rate, none is left in {}.{} s)", time.as_secs(), time.subsec_millis() / 100)
     });
     let free = match one.uncertain {
         0 => one.free.to_string(),
@@ -53,7 +49,7 @@ pub fn ports_left(one: &Destination, pool: u32) -> String {
     format!("From {} to {to}, {free} of {} {are} left{rate}", one.ends.local_addr, ports(pool))
 }
 
-/// The commands and the advice for the destination with the fewest ports left, which comes first in `destinations`.
+/// The commands and the advice for the most urgent destination, which comes first in `destinations`.
 #[must_use]
 pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Facts, shell: &Shell) -> Help {
     let Conditions { pool, reuse, .. } = *conditions;
@@ -148,7 +144,7 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     help
 }
 
-/// Whether a destination has few ports left, or runs out of ports at the rate of the last 10 s.
+/// Whether a destination has few ports left, or runs out of ports at the present rate.
 #[must_use]
 pub fn is_short(destination: &Destination, pool: &Pool) -> bool {
     destination.exhausted_in.is_some() || share(destination.free, pool.size) < SHORT

@@ -9,9 +9,23 @@ use std::time::Duration;
 
 use crate::model::time::milliseconds;
 
-/// The time over which the rate of closes is measured, unless the hold is shorter. Messages name it: "the rate of the last
-/// 10 s".
-pub const PRESENT: Duration = Duration::from_secs(10);
+/// The longest time over which the present rate of closes is measured.
+const PRESENT: Duration = Duration::from_secs(10);
+
+/// With fewer closes than this, a destination that is new has no rate of its own yet.
+const ENOUGH: usize = 10;
+
+/// The time over which the present rate of closes is measured, from the ages of the buckets in ms: 10 s, or the whole seconds
+/// since the first close if that is more recent. Without the second rule, traffic that began 2 s ago would seem five times slower
+/// than it is, and its ports would run out long before the predicted time. The caller shortens it to the hold.
+#[must_use]
+pub fn period(ages_ms: &[u64]) -> Duration {
+    let oldest = ages_ms.iter().max().copied().unwrap_or_default();
+    if ages_ms.len() < ENOUGH {
+        return PRESENT;
+    }
+    Duration::from_secs(oldest / 1000 + 1).min(PRESENT)
+}
 
 /// A tolerance above the rounding error of the division. With it, a port that is taken in the millisecond of a release counts
 /// as taken before the release.
@@ -63,6 +77,16 @@ const fn precise(ms: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rate_of_new_traffic_covers_the_time_since_it_began() {
+        let began = |ms: u64, closes: u64| {
+            period(&(0..closes).map(|i| ms * i / closes.max(2).saturating_sub(1)).collect::<Vec<_>>())
+        };
+        let seconds = |ms, closes| began(ms, closes).as_secs();
+        assert_eq!([seconds(900, 10), seconds(1_500, 15), seconds(9_900, 50), seconds(59_000, 50)], [1, 2, 10, 10]);
+        assert_eq!([seconds(900, 9), seconds(0, 1), seconds(0, 0)], [10, 10, 10], "too few closes to tell");
+    }
     use proptest::prelude::*;
 
     const MINUTE: Duration = Duration::from_secs(60);

@@ -129,18 +129,18 @@ pub struct Destination {
     pub uncertain: u32,
     /// Closes per second over the last minute; `None` if no second of it is known.
     pub closes_per_s: Option<f64>,
-    /// Closes per second at present: over the last 10 s, or over the time that a bucket holds its port if that is shorter.
+    /// Closes per second at present: see [`exhaustion::period`].
     pub closes_per_s_now: Option<f64>,
     /// The closes per second that the pool sustains permanently; `None` if a bucket does not hold its port at all.
     pub sustainable_per_s: Option<f64>,
-    /// When no port is left at the rate of the last 10 s; `None` if that does not happen. See [`exhaustion`].
+    /// When no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
     /// If no port is free: when the timers of buckets alone have freed the first one. `None` if other sockets hold every port.
     pub first_released: Option<Duration>,
 }
 
-/// The selected destinations, the one with the fewest free ports first. `also` is included even if no connection to it
-/// exists.
+/// The selected destinations, the most urgent one first ([`Destination::urgency`]). `also` is included even if no connection to
+/// it exists.
 #[must_use]
 pub fn destinations(
     sockets: RangeSockets,
@@ -180,12 +180,19 @@ pub fn destinations(
     }
     found.sort_by_key(|one| {
         let in_use = one.established + one.time_wait + one.other;
-        (one.free, one.exhausted_in.unwrap_or(Duration::MAX), u32::MAX - in_use, one.ends)
+        (one.urgency(), u32::MAX - in_use, one.ends)
     });
     found
 }
 
 impl Destination {
+    /// The smaller it is, the earlier the destination needs attention: first the one that runs out of ports first, then the one
+    /// with the fewest free ports. A destination with more free ports may run out earlier, because its rate is higher.
+    #[must_use]
+    pub fn urgency(&self) -> (Duration, u32) {
+        (self.exhausted_in.unwrap_or(Duration::MAX), self.free)
+    }
+
     /// Computes a destination from its own connections, and from others that hold ports it could use.
     fn new(ends: ConnectionEnds, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
@@ -241,8 +248,9 @@ impl Destination {
         expiries.clone().for_each(|expires_ms| times.add(expires_ms));
         let length_of_hold = Duration::from_millis(length_ms);
         let hold = if applies == Some(true) { length_of_hold.min(reuse.delay) } else { length_of_hold };
-        let window = hold.min(exhaustion::PRESENT);
-        let recent = counted(expiries.filter(|expires_ms| age(*expires_ms) < milliseconds(window)));
+        let ages: Vec<u64> = expiries.map(age).collect();
+        let window = exhaustion::period(&ages).min(hold);
+        let recent = counted(ages.iter().filter(|age| **age < milliseconds(window)));
         let per = |number: u32, time: Duration| (!time.is_zero()).then(|| f64::from(number) / time.as_secs_f64());
         let closes_per_s_now = per(recent, window);
         let released = |one: &Connected| match one.hold {

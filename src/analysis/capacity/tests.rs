@@ -170,6 +170,16 @@ fn an_uncertain_port_counts_only_if_it_is_free_for_the_destination() {
 }
 
 #[test]
+fn the_destination_that_runs_out_first_comes_before_one_with_fewer_free_ports() {
+    // Its traffic began 3 s ago: 10 closes per second.
+    let burst = (0..30).map(|i| bucket(LOW + i, 59_900 - u32::from(i) * 90));
+    let idle = (0..60).map(|i| full(FROM, LOW + i, TO.0, 1, TcpState::Established));
+    let all = destinations_of(100, off(), &burst.chain(idle).collect::<Vec<_>>(), &[]);
+    let shown = all.iter().map(|one| (one.ends.remote_port.0, one.free, one.exhausted_in.map(|time| time.as_secs())));
+    assert_eq!(shown.collect::<Vec<_>>(), [(TO.1, 70, Some(7)), (1, 40, None)]);
+}
+
+#[test]
 fn the_fewest_free_come_first_and_the_requested_destination_is_always_included() {
     let other = |port, to_port| full(FROM, port, TO.0, to_port, TcpState::Established);
     let found = [other(LOW, 1), other(LOW, 2), other(LOW + 1, 2), other(LOW + 2, 2), other(LOW + 1, 1), other(LOW, 3)];

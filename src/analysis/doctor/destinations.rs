@@ -15,7 +15,7 @@ const SHOWN: usize = 20;
 /// The outbound connections by destination, and the conditions that decide how many ports they can use.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound<'a> {
-    /// The destinations, the one with the fewest free ports first.
+    /// The destinations, the most urgent one first.
     pub destinations: &'a [Destination],
     /// The pool of ports, and when it gets ports back.
     pub conditions: Conditions<'a>,

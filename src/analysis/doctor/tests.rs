@@ -325,7 +325,7 @@ fn a_destination_short_of_ports_causes_a_warning() {
     assert!(help(&few).contains("91 ports are in TIME_WAIT"), "{few:?}");
     let soon = check_of(&[destination(60, Some(Duration::from_millis(3750)))]);
     assert!(soon.finding.is_some_and(|finding| {
-        finding.ends_with("60 of 100 ports are left (at the rate of the last 10 s, the last one is used in 3.7 s).")
+        finding.ends_with("60 of 100 ports are left (at the present rate, none is left in 3.7 s).")
     }));
     let uncertain = check_of(&[Destination { uncertain: 2, ..destination(5, None) }]);
     assert!(uncertain.finding.is_some_and(|finding| finding.contains("at most 5 of 100")));

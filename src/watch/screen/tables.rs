@@ -197,7 +197,7 @@ impl Listing {
                 let one = |&(place, at): &(usize, usize)| &latest.capacity[place].value.destinations[at];
                 match order {
                     // Each namespace has this order already.
-                    0 => all.sort_by_key(|at| (one(at).free, one(at).exhausted_in.unwrap_or(Duration::MAX))),
+                    0 => all.sort_by_key(|at| one(at).urgency()),
                     1 => all.sort_by_key(|at| Reverse(one(at).time_wait)),
                     _ => all.sort_by(|a, b| {
                         one(b).closes_per_s_now.unwrap_or(0.0).total_cmp(&one(a).closes_per_s_now.unwrap_or(0.0))
