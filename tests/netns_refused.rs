@@ -24,7 +24,7 @@ suite! {
 }
 
 fn a_process_that_has_ended_is_refused() {
-    const COMMANDS: [&[&str]; 10] = [
+    const COMMANDS: [&[&str]; 13] = [
         &["list"],
         &["summary"],
         &["port", "80"],
@@ -35,6 +35,9 @@ fn a_process_that_has_ended_is_refused() {
         &["connect-test", "127.0.0.1:8080"],
         &["doctor"],
         &["watch", "-o", "ndjson", "--count", "1"],
+        &["trace", "--count", "1"],
+        &["metrics"],
+        &["exporter", "--listen", "127.0.0.1:0"],
     ];
     let mut place = Place::make(42_001);
     let pid = place.resident.pid();

@@ -264,6 +264,8 @@ fn hidden_processes_are_reported_as_hidden() {
         assert!(matches!(run.code, Some(1 | 2)) && run.json()["holders"][0]["processes"].is_null(), "{run}");
     }
     twtool(["list", "--all-netns"]).code(2).says(reason);
+    // Process 1 exists.
+    twtool(["list", "--netns", "1"]).refused("'1'").says("or it is hidden").says(reason);
 }
 
 fn an_errno_that_is_not_about_the_port_is_not_a_denial() {

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::error::{NetnsErrorKind, gone};
+use super::error::{NetnsErrorKind, gone, who_reads_namespaces};
 use super::names::{OWN, given_names, id, own_id, path_of_name};
 use super::open::{Handle, OpenNetns, open_file};
 use super::processes::{comm, is_kernel_thread, namespace_of, process_name};
@@ -109,11 +109,8 @@ fn refusals(refused: &[(u32, io::Error)]) -> Option<String> {
     if refused.len() > NAMED_PROCESSES {
         names.push(format!("{} more", refused.len() - NAMED_PROCESSES));
     }
-    let advice = if Refusal::of(why) == Refusal::Refused {
-        "; root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net"
-    } else {
-        ""
-    };
+    let advice =
+        if Refusal::of(why) == Refusal::Refused { format!("; {}", who_reads_namespaces()) } else { String::new() };
     let namespaces = if refused.len() == 1 { "the namespace" } else { "the namespaces" };
     Some(format!(
         "network namespaces may be missing: {namespaces} of {} cannot be read: {why}{advice}",

@@ -4,8 +4,11 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
+use crate::model::health::Capability;
 use crate::model::name::text_of;
+use crate::sys::capabilities;
 use crate::sys::errno::Refusal;
+use crate::sys::folder::ProcGap;
 
 /// The error that a namespace cannot be opened or entered.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,8 @@ pub enum NetnsErrorKind {
     NotSearched(io::Error),
     #[error("this process does not exist")]
     NoSuchProcess,
+    #[error("this process does not exist, or it is hidden: {0}")]
+    NotVisible(ProcGap),
     #[error("that process has ended and has no network namespace any more")]
     ProcessEnded,
     #[error("the namespace is gone, and only a plain file in /run/netns remains")]
@@ -89,7 +94,7 @@ impl NetnsError {
                  can run twtool inside: `nsenter -t PID -U --preserve-credentials -n twtool ...`",
             ),
             NetnsErrorKind::NotOpened(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Some("root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net")
+                Some(who_reads_namespaces())
             }
             NetnsErrorKind::NoSuchContainer(_) => Some(
                 "twtool finds a container through the cgroups of its processes, and does not ask the container \
@@ -100,6 +105,16 @@ impl NetnsError {
             NetnsErrorKind::MountGone => Some("`ip netns delete NAME` removes the remaining file"),
             _ => None,
         }
+    }
+}
+
+/// Who can read the namespaces of other users' processes. The hint must not name what the caller already has.
+pub(super) fn who_reads_namespaces() -> &'static str {
+    if capabilities::effective().is_ok_and(|held| held.has(Capability::SysPtrace)) {
+        "twtool has CAP_SYS_PTRACE here, so either the process belongs to another user namespace, or a security policy of this \
+         machine refuses it"
+    } else {
+        "root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net"
     }
 }
 

@@ -13,7 +13,7 @@ use super::names::{given_name, given_names, id, path_of_name};
 use super::processes::{first_process, path_of};
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
-use crate::sys::folder::metadata;
+use crate::sys::folder::{metadata, proc_gap};
 
 /// A namespace that can be entered.
 #[derive(Debug)]
@@ -50,7 +50,10 @@ fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
         Err(NetnsErrorKind::NotOpened(error)) if gone(&error) && metadata(&folder).is_ok() => {
             Err(NetnsErrorKind::ProcessEnded)
         }
-        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchProcess),
+        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(match proc_gap() {
+            Ok(Some(gap)) => NetnsErrorKind::NotVisible(gap),
+            _ => NetnsErrorKind::NoSuchProcess,
+        }),
         opened => opened.and_then(named),
     }
 }
