@@ -272,7 +272,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environmen
 
 fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environment) -> Result<u8, CommandError> {
     let Environment { input, out, err, terminal, err_terminal, width, err_width, unicode, no_color } = environment;
-    let args: Vec<OsString> = args.into_iter().collect();
+    let args = without_help_word(args.into_iter().collect());
     let wanted = |choice, terminal: bool| match choice {
         ColorChoice::Auto => terminal && !*no_color,
         ColorChoice::Always => true,
@@ -306,7 +306,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         *width,
         *unicode,
         caller(&args),
-        Machine { stderr_width: terminal::stderr_width, become_program: exec::replace },
+        Machine { stderr_width: terminal::stderr_width, become_program: exec::replace, find_program: exec::find },
     );
     if let Some(input) = input
         && *err_terminal
@@ -353,6 +353,15 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         ExitStatus::Incomplete => 2,
         ExitStatus::Code(code) => code,
     })
+}
+
+/// Returns the arguments with `help COMMAND` written as `COMMAND --help`, because people know both from other programs.
+fn without_help_word(mut args: Vec<OsString>) -> Vec<OsString> {
+    if args.get(1).is_some_and(|word| word == "help") {
+        args.remove(1);
+        args.push("--help".into());
+    }
+    args
 }
 
 fn clap_text(message: &clap::Error, color: bool) -> String {

@@ -15,6 +15,7 @@ use crate::support::twtool::{Run, twtool};
 suite! {
     pure: [
         bad_ports_are_named_with_the_allowed_forms,
+        words_that_people_type_first_get_a_tip,
         bad_addresses_are_named_with_the_allowed_forms,
         scopes_that_do_not_exist_are_named,
         unknown_words_are_named_with_the_existing_ones,
@@ -106,9 +107,32 @@ fn bad_ports_are_named_with_the_allowed_forms() {
         assert!(!twtool(args).stderr.contains("unexpected"), "{args:?}");
     }
     // One port, not several.
-    refused(&["bind-test", "8000-8099"], "8000-8099", &[]);
-    refused(&["wait", "8000-8099"], "8000-8099", &[]);
+    for command in ["bind-test", "wait"] {
+        for bad in ["8000-8099", ":9999", "httpz", "65536"] {
+            let run = refused(&[command, bad], bad, &["65535", "/etc/services"]);
+            assert!(!run.stderr.contains("a range"), "it takes no range{run}");
+        }
+    }
     refused(&["port", "80", "httpz", "443"], "httpz", &["/etc/services"]);
+}
+
+fn words_that_people_type_first_get_a_tip() {
+    refused(&["bind-test", "127.0.0.1:8080"], "127.0.0.1:8080", &["8080 alone", "--addr 127.0.0.1"]);
+    refused(&["wait", "[::1]:8080"], "[::1]:8080", &["8080 alone", "--addr ::1"]);
+    for bad in ["8080", ":8080", "port"] {
+        refused(&["list", bad], bad, &["'sport = :8080'", "--port 8080"]);
+        refused(&["kill", bad, "--yes"], bad, &["'sport = :8080'", "--port 8080"]);
+    }
+    refused(&["wait", "8080", "echo", "x"], "echo", &["-- before the command"]);
+    refused(&["capacity", "192.0.2.1:443"], "192.0.2.1:443", &["--to ADDR[:PORT]"]);
+    for args in [["list", "--nosuch"].as_slice(), &["kill", "--nosuch"], &["bind-test", "8080", "--nosuch"]] {
+        let run = refused(args, "--nosuch", &["Usage"]);
+        assert!(!run.stderr.contains("-- --nosuch"), "it would be no word of a filter{run}");
+    }
+    for (typed, meant) in [(vec!["help"], vec!["--help"]), (vec!["help", "list"], vec!["list", "--help"])] {
+        assert_eq!(twtool(&typed).ok().stdout, twtool(&meant).ok().stdout, "{typed:?}");
+    }
+    refused(&["help", "nosuch"], "nosuch", &[]);
 }
 
 fn bad_addresses_are_named_with_the_allowed_forms() {

@@ -81,8 +81,14 @@ fn without_a_selection_no_request_is_sent() {
 }
 
 fn without_a_terminal_yes_is_required() {
-    twtool(["kill", "--all"]).refused("--yes").says("--dry-run");
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    twtool(["kill", "--all"]).refused("--yes").says("--dry-run").says("1 TIME_WAIT");
     twtool(["kill", "--local-port", "8080", "--json"]).refused("--yes");
+    assert_eq!(procfs::bucket_count(), 1);
+    // What --yes would not help is reported first.
+    twtool(["kill"]).refused("no selection");
+    twtool(["kill", "--local-port", "8081"]).code(1).prints("no timewait bucket matches");
 }
 
 fn bad_filters_and_flags_are_named() {

@@ -20,7 +20,7 @@ use crate::support::bind::bind;
 use crate::support::crowd::Killer;
 use crate::support::limits::refuse;
 use crate::support::records::{DOCUMENT_KEYS, LIST_KEYS, number};
-use crate::support::situations::{addr, connect, half_closed, many_buckets};
+use crate::support::situations::{addr, connect, half_closed, listen, many_buckets};
 use crate::support::twtool::{Keys, PATH, Run, command, twtool};
 use crate::support::waiter::{Ended, Waiter};
 use crate::support::{kernel, measured, not_checked, procfs, suite};
@@ -358,6 +358,12 @@ fn a_command_takes_the_place_of_twtool() {
     let mut unknown = command(["wait", "8080", "--", "nosuch-program"]);
     Run::of(unknown.env("PATH", "/usr/bin:/bin")).code(127).says("nosuch-program");
     twtool(["wait", "8080", "--", "/dev/null"]).code(126).says("/dev/null");
+    twtool(["wait", "8080", "--", "/"]).code(126);
+    // A command that is missing is reported before the wait, which would last for ever here.
+    let blocked = listen("127.0.0.1:8081");
+    twtool(["wait", "8081", "--timeout", "1h", "--", "/nosuch"]).code(127).says("/nosuch");
+    twtool(["wait", "8081", "--timeout", "1h", "--", "/dev/null"]).code(126).says("/dev/null");
+    drop(blocked);
     twtool(["wait", "8080", "--", "/nosuch\x1b[2J"]).code(127).says("\\u{1b}");
     // twtool does not change how a signal ends the command.
     assert_eq!(shell("kill -TERM $$").code, None);

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::netns::NetnsArgs;
-use super::port_args::{SERVER_ARGS, ServerArgs};
+use super::port_args::{SERVER_ARGS, ServerArgs, one_port};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice::{self, Evidence};
 use crate::analysis::next::{self, Failure};
@@ -56,7 +56,7 @@ Examples:
 ")]
 pub struct BindTestArgs {
     /// Port to test: a number or a TCP service name from /etc/services; 0 lets the kernel choose
-    #[arg(value_name = "PORT")]
+    #[arg(value_name = "PORT", value_parser = one_port)]
     port: PortArg,
     #[command(flatten)]
     server: ServerArgs,

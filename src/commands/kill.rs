@@ -85,14 +85,6 @@ pub struct KillArgs {
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &KillArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
-    let asks = !args.yes && !args.dry_run;
-    if asks && context.prompt.is_none() {
-        return Err(CommandError::Usage(
-            "'--yes' is required because stdin or stderr is not a terminal and kill cannot ask; '--dry-run' shows what \
-             would be removed"
-                .into(),
-        ));
-    }
     let Snapshot { namespaces, .. } = args.netns.snapshot()?;
     namespaces.within(|| plan_and_remove(args, global, context))
 }
@@ -106,6 +98,13 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
         ));
     }
     let mut warnings = [found.about_words.as_slice(), &found.warnings].concat();
+    if asks && !found.targets.is_empty() && context.prompt.is_none() {
+        return Err(CommandError::Usage(format!(
+            "'--yes' is required to remove {} because stdin or stderr is not a terminal and kill cannot ask; '--dry-run' shows \
+             what would be removed",
+            counted(found.targets.iter()),
+        )));
+    }
     if found.targets.is_empty() {
         warnings.extend(hints(&found.others, &found.facts, &args.netns.shell(context)));
     }

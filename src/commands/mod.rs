@@ -30,10 +30,11 @@ pub mod wait;
 pub mod watch;
 pub mod why;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ValueEnum};
 
 use crate::analysis::next;
@@ -144,6 +145,8 @@ pub struct Machine {
     pub stderr_width: fn() -> Option<usize>,
     /// Replaces this program by another (execvp). Returns only on failure.
     pub become_program: fn(&OsString, &[OsString]) -> io::Error,
+    /// Checks that `become_program` would find the program.
+    pub find_program: fn(&OsStr) -> io::Result<()>,
 }
 
 /// An interactive terminal: questions go to standard error, and the user types the answer.
@@ -328,10 +331,35 @@ pub fn report_usage(
     // arguments again.
     let escaped = args.iter().map(|arg| human::escape(&text_of(arg.as_bytes())).into_owned()).collect();
     let message = match parse(escaped).filter(|again| again.kind() == error.kind()) {
-        Some(error) => text(&error),
+        Some(error) => text(&without_misleading_tips(error)),
         None => escaped_lines(&error.render().to_string()) + "\n",
     };
     let _ = err.write_all(message.as_bytes());
+    if let Some(tip) = tip(args, error) {
+        let _ = writeln!(err, "\n  tip: {tip}");
+    }
+}
+
+/// Without clap's tip to write `-- --flag`: no argument of twtool begins with a hyphen, except words of a command.
+fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) {
+        let kept = tips.iter().filter(|tip| !tip.to_string().contains("as a value")).cloned().collect();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(kept));
+    }
+    error
+}
+
+/// What a user probably meant by a word that the command does not take.
+fn tip(args: &[OsString], error: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != clap::error::ErrorKind::UnknownArgument || word.starts_with('-') {
+        return None;
+    }
+    match args.get(1)?.to_str()? {
+        "wait" => Some("put -- before the command: twtool wait PORT -- COMMAND"),
+        "capacity" => Some("--to ADDR[:PORT] selects a destination"),
+        _ => None,
+    }
 }
 
 /// A usage error about the value of an argument.

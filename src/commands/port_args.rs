@@ -42,6 +42,11 @@ pub(super) struct ServerArgs {
     together: bool,
 }
 
+/// Parses the argument of a command that takes one port. A range is rejected later, with the names of services.
+pub(super) fn one_port(text: &str) -> Result<PortArg, String> {
+    text.parse::<PortArg>().map_err(|error| error.for_one_port())
+}
+
 /// The ids of these arguments, for conflicts with other ones.
 pub(super) const SERVER_ARGS: [&str; 9] =
     ["addr", "with", "v6only", "dev", "freebind", "transparent", "mptcp", "user", "together"];

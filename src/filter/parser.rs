@@ -208,10 +208,22 @@ impl<'a> Parser<'a> {
             TokenKind::Word(word) if let Some((_, parse)) = TESTS.iter().find(|(name, _)| *name == word) => {
                 parse(self, token)?
             }
-            _ => return Err(self.expected(Some(token), &any_test())),
+            _ => return Err(self.not_a_test(token)),
         };
         self.depth -= 1;
         Ok(filter)
+    }
+
+    /// The error for a token that begins no test. A number was probably meant as a port.
+    fn not_a_test(&self, token: &Token) -> FilterError {
+        let mut error = self.expected(Some(token), &any_test());
+        let found = &self.text[token.span.clone()];
+        if found == "port" || found.trim_start_matches(':').parse::<u16>().is_ok() {
+            error.message.push_str(
+                "; for a port, write 'sport = :8080' (local), 'dport = :443' (remote) or --port 8080 (either)",
+            );
+        }
+        error
     }
 
     /// Consumes a comparison operator, if the next token is one.

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::SystemTime;
 
 use super::interfaces::Interfaces;
-use super::port::{LocalPortRange, LocalReservedPorts, PORT_ARG_FORMS, Port, PortArg, PortRange};
+use super::port::{LocalPortRange, LocalReservedPorts, ONE_PORT_FORMS, PORT_ARG_FORMS, Port, PortArg, PortRange};
 use super::services::Services;
 use super::setting;
 
@@ -169,13 +169,29 @@ impl Facts {
     /// # Errors
     /// /etc/services does not have the service name for TCP. The error lists the allowed forms of a port.
     pub fn ports(&self, arg: &PortArg) -> Result<PortRange, String> {
+        self.look_up(arg, PORT_ARG_FORMS)
+    }
+
+    /// The one port that an argument names.
+    ///
+    /// # Errors
+    /// As [`Self::ports`], and if the argument is a range.
+    pub fn one_port(&self, arg: &PortArg) -> Result<Port, String> {
+        let range = self.look_up(arg, ONE_PORT_FORMS)?;
+        if range.first() != range.last() {
+            return Err(format!("only one port can be tested; a port is {ONE_PORT_FORMS}"));
+        }
+        Ok(range.first())
+    }
+
+    fn look_up(&self, arg: &PortArg, forms: &str) -> Result<PortRange, String> {
         match arg {
             PortArg::Range(range) => Ok(*range),
             PortArg::Name(name) => self.services.port(name).map(PortRange::one).ok_or_else(|| {
                 if let Some(why) = self.unread.reason(SERVICES) {
                     return format!("{SERVICES} could not be read: {why}");
                 }
-                format!("'{name}' is neither a port nor a TCP service of /etc/services; a port is {PORT_ARG_FORMS}")
+                format!("'{name}' is neither a port nor a TCP service of /etc/services; a port is {forms}")
             }),
         }
     }

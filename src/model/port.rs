@@ -4,6 +4,7 @@
 //! types because mixing them up (49152-65535 as "Linux's ephemeral range") is a classic error.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// A TCP port number, 0 to 65535.
@@ -219,9 +220,20 @@ impl fmt::Display for PortArg {
 /// The allowed forms of a port argument. Every message about a bad port argument ends with them.
 pub const PORT_ARG_FORMS: &str = "a number 0-65535, a range like 8000-8099, or a TCP service name of /etc/services";
 
+/// The allowed forms of an argument that names one port.
+pub const ONE_PORT_FORMS: &str = "a number 0-65535 or a TCP service name of /etc/services";
+
 /// The error for a text that is not a port argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortArgError(String);
+
+impl PortArgError {
+    /// The message for a command that takes only one port.
+    #[must_use]
+    pub fn for_one_port(&self) -> String {
+        format!("{}; a port is {ONE_PORT_FORMS}", self.0)
+    }
+}
 
 impl fmt::Display for PortArgError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -254,7 +266,14 @@ impl FromStr for PortArg {
         // RFC 6335, section 5.1: a service name has at least one letter. Other texts need no look-up.
         let name = text.bytes().all(|b| b.is_ascii_graphic()) && text.bytes().any(|b| b.is_ascii_alphabetic());
         if !name || text.starts_with('-') {
-            return Err(PortArgError("this is not a port".into()));
+            return Err(PortArgError(match text.parse::<SocketAddr>() {
+                Ok(end) => format!(
+                    "this is an address and a port; give the port {} alone, and use --addr {} for the address if the command has this option",
+                    end.port(),
+                    end.ip()
+                ),
+                Err(_) => "this is not a port".into(),
+            }));
         }
         Ok(Self::Name(text.to_owned()))
     }

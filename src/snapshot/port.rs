@@ -275,11 +275,7 @@ fn user_ids(user: &UserArg) -> Result<UserIds, SnapshotError> {
 
 /// The one port that an argument names.
 pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, SnapshotError> {
-    let range = facts.ports(arg).map_err(|why| BadValue::new(arg, "<PORT>", &why))?;
-    if range.first() != range.last() {
-        return Err(BadValue::new(arg, "<PORT>", "only one port can be tested: a number or a service name").into());
-    }
-    Ok(range.first())
+    facts.one_port(arg).map_err(|why| BadValue::new(arg, "<PORT>", &why).into())
 }
 
 /// The addresses to bind, each once.

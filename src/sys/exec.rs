@@ -3,10 +3,14 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::execvpe;
+use rustix::fs::{Access, AtFlags};
 
+use super::errno::retry;
+use super::folder::metadata;
 use super::{descriptors, inherited};
 
 /// Replaces this process by the program. A name without a slash is searched in PATH. Returns only if that fails.
@@ -42,6 +46,30 @@ pub(super) fn replace_with(
     let Err(errno) = execvpe(&name, &args, &environment);
     set_sigpipe(SigHandler::SigIgn);
     errno.into()
+}
+
+/// Checks that [`replace`] would find a program of this name and that this user is allowed to run it. The file itself is not
+/// checked: execve(2) may still refuse it.
+///
+/// # Errors
+/// `NotFound`, or `PermissionDenied` if there are only files that this user is not allowed to run, as execvp(3).
+pub fn find(program: &OsStr) -> io::Result<()> {
+    let check = |path: &Path| {
+        retry(|| Ok(rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?))?;
+        if metadata(path)?.is_dir() { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+    };
+    if program.as_bytes().contains(&b'/') {
+        return check(Path::new(program));
+    }
+    let mut result: io::Error = io::Error::from_raw_os_error(libc::ENOENT);
+    for folder in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into())) {
+        match check(&folder.join(program)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => result = error,
+            Err(_) => {}
+        }
+    }
+    Err(result)
 }
 
 fn set_sigpipe(action: SigHandler) {

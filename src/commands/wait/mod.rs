@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::netns::NetnsArgs;
-use super::port_args::ServerArgs;
+use super::port_args::{ServerArgs, one_port};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
@@ -56,7 +56,7 @@ Examples:
 ")]
 pub struct WaitArgs {
     /// Port to wait for: a number 1-65535 or a TCP service name from /etc/services
-    #[arg(value_name = "PORT")]
+    #[arg(value_name = "PORT", value_parser = one_port)]
     port: PortArg,
     #[command(flatten)]
     server: ServerArgs,
@@ -91,6 +91,12 @@ pub fn run(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Resul
             "--output <FORMAT>",
             "the result of a wait is not a flat table; use table, json or ndjson",
         ));
+    }
+    // The user should not wait for a minute to learn that the command does not exist.
+    if let Some(program) = args.command.first()
+        && let Err(source) = (context.machine.find_program)(program)
+    {
+        return Err(CommandError::Exec { program: program.clone(), source });
     }
     let status = wait(args, global, context)?;
     match (status, args.command.split_first()) {
