@@ -504,7 +504,7 @@ fn without_sock_diag_the_other_checks_have_results() {
 }
 
 fn missing_permissions_of_the_caller_are_reported() {
-    let names = ["CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"];
+    let names = ["CAP_DAC_READ_SEARCH", "CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"];
     drop_capabilities_but_setfcap();
     let (run, checks) = doctor(&[], 0);
     let check = &checks["capabilities"];

@@ -44,6 +44,7 @@ mod next_steps;
 mod obstacles;
 mod port;
 mod printed_commands;
+mod privileges;
 mod procfs_source;
 mod prometheus;
 mod recordings;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         obstacles::suite(),
         port::suite(),
         printed_commands::suite(),
+        privileges::suite(),
         procfs_source::suite(),
         prometheus::suite(),
         recordings::suite(),

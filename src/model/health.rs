@@ -52,6 +52,7 @@ impl Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's names")]
 pub enum Capability {
+    DacReadSearch = 2,
     Kill = 5,
     NetBindService = 10,
     NetAdmin = 12,
@@ -61,12 +62,14 @@ pub enum Capability {
 
 impl Capability {
     /// Those that twtool itself uses, by their numbers.
-    pub const ALL: [Self; 4] = [Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
+    pub const ALL: [Self; 5] =
+        [Self::DacReadSearch, Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
 
     /// The kernel's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::Kill => "CAP_KILL",
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
             Self::NetAdmin => "CAP_NET_ADMIN",

@@ -175,7 +175,7 @@ pub enum Owners {
     Found(Vec<Process>),
     /// The kernel itself uses the socket.
     Kernel(KernelPart),
-    /// The caller has no permission to inspect some processes (that needs root or CAP_SYS_PTRACE), and no other process has the
+    /// The caller has no permission to inspect some processes (that needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and no other process has the
     /// socket open.
     NotPermitted,
     /// Some processes could not be read although the caller has the permission, and no other process has the socket open.

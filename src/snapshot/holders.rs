@@ -174,7 +174,7 @@ pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
             _ => "this user has no permission to read the descriptors of every process".into(),
         };
         warnings.push(format!(
-            "the processes of some holders are unknown, because {why}; root, or a user with CAP_SYS_PTRACE, can read \
+            "the processes of some holders are unknown, because {why}; root, or a user with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, can read \
              every /proc/PID/fd"
         ));
     }

@@ -46,9 +46,16 @@ pub(crate) fn drop_capability(capability: Capability) {
 /// namespace. uid 0 needs CAP_SETFCAP to map itself into a user namespace (user_namespaces(7), since Linux 5.12). Other users do
 /// not need it.
 pub(crate) fn drop_capabilities_but_setfcap() {
+    keep_only(&[Capability::CAP_SETFCAP]);
+}
+
+/// Drops all capabilities except these. A program that uid 0 starts gets exactly these.
+pub(crate) fn keep_only(kept: &[Capability]) {
     let held = caps::read(None, CapSet::Bounding).expect("the bounding set");
-    let needed = [Capability::CAP_SETFCAP, Capability::CAP_SETPCAP];
-    held.into_iter().filter(|capability| !needed.contains(capability)).for_each(drop_capability);
-    // This comes last, because dropping the others needs it.
-    drop_capability(Capability::CAP_SETPCAP);
+    let others =
+        held.into_iter().filter(|capability| !kept.contains(capability) && *capability != Capability::CAP_SETPCAP);
+    others.for_each(drop_capability);
+    if !kept.contains(&Capability::CAP_SETPCAP) {
+        drop_capability(Capability::CAP_SETPCAP);
+    }
 }

@@ -37,7 +37,8 @@ const fn adds(capability: Capability) -> &'static str {
         Capability::Kill => "the caller can run the kill commands that twtool prints for processes of other users",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
         Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
-        Capability::SysPtrace => "twtool can name the processes of other users",
+        Capability::DacReadSearch => "and CAP_SYS_PTRACE, twtool can name the processes of other users",
+        Capability::SysPtrace => "and CAP_DAC_READ_SEARCH, twtool can name the processes of other users",
         Capability::SysAdmin => "twtool can enter other network namespaces",
     }
 }
@@ -47,8 +48,8 @@ fn capabilities(health: &Health) -> Check {
         id: "capabilities",
         does: "Lists what the caller may do. CAP_NET_BIND_SERVICE: bind-test can try the ports below \
                ip_unprivileged_port_start. CAP_NET_ADMIN: records have the mark (SO_MARK), and twtool kill may remove buckets. \
-               CAP_SYS_PTRACE: twtool can name the processes of other users. CAP_SYS_ADMIN: twtool can enter other network \
-               namespaces.",
+               CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: twtool can name the processes of other users, because /proc/PID/fd \
+               needs both. CAP_SYS_ADMIN: twtool can enter other network namespaces.",
         does_not: "No capability reveals the owner of a bucket, because a bucket has no owner. A capability is valid in the \
                    user namespace in which the caller holds it, not on the host outside.",
         sources: &["capabilities(7)", "user_namespaces(7)", "sock_diag(7)", "setns(2)", "proc_pid_fd(5)"],
@@ -66,10 +67,13 @@ fn capabilities(health: &Health) -> Check {
         listeners.chain(open.close_wait.iter().map(|one| &one.owners)).any(|owners| *owners == Owners::NotPermitted)
     });
     if hidden {
-        let why = if held.has(Capability::SysPtrace) {
-            "the caller holds CAP_SYS_PTRACE in another user namespace than these processes, or /proc hides them"
-        } else {
-            "CAP_SYS_PTRACE is missing"
+        let needed = [Capability::SysPtrace, Capability::DacReadSearch];
+        let missing: Vec<&str> = needed.into_iter().filter(|one| !held.has(*one)).map(Capability::name).collect();
+        let why = match missing.as_slice() {
+            [] => "the caller holds CAP_SYS_PTRACE in another user namespace than these processes, or /proc hides them"
+                .into(),
+            [one] => format!("{one} is missing"),
+            several => format!("{} are missing", several.join(" and ")),
         };
         let finding = format!(
             "twtool cannot name the processes of some sockets, because it has no permission to read every \
