@@ -74,23 +74,9 @@ use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
 
-fn main() -> ExitCode {
-    // A test starts this program again to see what a panic leaves behind.
-    if let Ok(scenario) = std::env::var(demo_traces::PANICKING) {
-        demo_traces::panic_in(&scenario);
-        return ExitCode::FAILURE;
-    }
-    // Another test does so to see how a panic leaves the terminal.
-    if std::env::var_os(watch_screen::PANICKING).is_some() {
-        watch_screen::panic_on_a_screen();
-    }
-    // A test also starts this program again to open sockets as another user.
-    if let Ok(orders) = std::env::var(support::opener::ORDERS) {
-        support::opener::obey(&orders);
-        return ExitCode::SUCCESS;
-    }
-    let args = Arguments::from_args();
-    let suites = [
+/// The tests of all modules.
+fn suites() -> Vec<support::Suite> {
+    vec![
         ask_as_the_server::suite(),
         bad_input::suite(),
         bind_causes::suite(),
@@ -154,7 +140,26 @@ fn main() -> ExitCode {
         why_kinds::suite(),
         why_process::suite(),
         why_programs::suite(),
-    ];
+    ]
+}
+
+fn main() -> ExitCode {
+    // A test starts this program again to see what a panic leaves behind.
+    if let Ok(scenario) = std::env::var(demo_traces::PANICKING) {
+        demo_traces::panic_in(&scenario);
+        return ExitCode::FAILURE;
+    }
+    // Another test does so to see how a panic leaves the terminal.
+    if std::env::var_os(watch_screen::PANICKING).is_some() {
+        watch_screen::panic_on_a_screen();
+    }
+    // A test also starts this program again to open sockets as another user.
+    if let Ok(orders) = std::env::var(support::opener::ORDERS) {
+        support::opener::obey(&orders);
+        return ExitCode::SUCCESS;
+    }
+    let args = Arguments::from_args();
+    let suites = suites();
     if !args.list {
         support::tracer::prepare();
     }

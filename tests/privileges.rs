@@ -65,8 +65,11 @@ impl Drop for OfOther {
     }
 }
 
-/// How to use the feature of a row, and whether an answer shows that it worked; `None` if this machine cannot show it.
-fn shows(feature: &str) -> Option<Box<dyn Fn(&[Capability]) -> bool>> {
+/// Uses a feature with exactly these capabilities, and returns whether the answer shows that it worked.
+type Trial = Box<dyn Fn(&[Capability]) -> bool>;
+
+/// How to use the feature of a row; `None` if this machine cannot show it.
+fn shows(feature: &str) -> Option<Trial> {
     let answer = |kept: &[Capability], words: &str| with(kept, &words.split(' ').collect::<Vec<_>>());
     Some(match feature {
         "`kill`" => {
