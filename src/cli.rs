@@ -38,11 +38,12 @@ macro_rules! if_feature {
 if_feature!(watch_feature, "watch");
 if_feature!(exporter_feature, "exporter");
 if_feature!(trace_feature, "trace");
+if_feature!(tls_feature, "tls");
 
 /// The features of this build, as a literal.
 macro_rules! features {
     () => {
-        concat!("\nfeatures: cli", watch_feature!(), exporter_feature!(), trace_feature!())
+        concat!("\nfeatures: cli", watch_feature!(), exporter_feature!(), trace_feature!(), tls_feature!())
     };
 }
 

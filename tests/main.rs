@@ -53,6 +53,8 @@ mod settings;
 mod streams;
 mod summary;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "trace")]
 mod trace;
 #[cfg(feature = "trace")]
@@ -125,6 +127,8 @@ fn suites() -> Vec<support::Suite> {
         settings::suite(),
         streams::suite(),
         summary::suite(),
+        #[cfg(feature = "tls")]
+        tls::suite(),
         #[cfg(feature = "trace")]
         trace::suite(),
         #[cfg(feature = "trace")]

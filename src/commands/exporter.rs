@@ -47,6 +47,10 @@ pub struct ExporterArgs {
     /// Answer a scrape with 503 if its collection takes longer than this
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     deadline: Duration,
+    /// Read TLS settings and users from this web configuration file of Prometheus
+    #[cfg(feature = "tls")]
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config: Option<std::path::PathBuf>,
     /// Form of the log lines on standard error
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogArg::Logfmt)]
     log: LogArg,
@@ -81,6 +85,8 @@ pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, Comma
         },
         bounds: args.collection.bounds(),
         enters_namespaces: args.collection.enters_namespaces(),
+        #[cfg(feature = "tls")]
+        web_config: args.web_config.clone(),
     };
     let collection = args.collection.clone();
     // The clone forgets which process a container had, because it may have restarted since.

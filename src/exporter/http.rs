@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::collector::{Collector, Late};
@@ -47,10 +47,15 @@ impl Body for Pieces {
 /// Answers one request.
 pub(super) async fn respond(
     request: Request<Incoming>,
+    permitted: bool,
     collector: Arc<Collector>,
     connections: Arc<Connections>,
 ) -> Response<Pieces> {
-    let response = answer(request.method(), request.uri().path(), request.headers(), &collector, &connections).await;
+    let response = if permitted {
+        answer(request.method(), request.uri().path(), request.headers(), &collector, &connections).await
+    } else {
+        refused()
+    };
     connections.responded(response.status());
     response
 }
@@ -96,6 +101,13 @@ async fn answer(
     connections.add(&mut own);
     let pieces = [outcome.text(samples, format), encoding::encode(&own, format).into()];
     with_type(StatusCode::OK, format.content_type(), pieces)
+}
+
+/// The response to a client without the right user and password.
+fn refused() -> Response<Pieces> {
+    let mut response = text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"twtool\""));
+    response
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Pieces> {

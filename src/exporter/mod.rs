@@ -14,6 +14,7 @@
 //! | `http` | requests and responses |
 //! | `connections` | the open connections, and the numbers about them |
 //! | `collector` | one collection for all scrapes of a short time |
+//! | `web_config`, `security` (feature `tls`) | TLS and basic authentication |
 //! | `page` | the page at `/` |
 //! | `log` | one line per event |
 //!
@@ -26,8 +27,12 @@ mod http;
 pub mod listen;
 pub mod log;
 mod page;
+#[cfg(feature = "tls")]
+mod security;
 mod server;
 mod stream;
+#[cfg(feature = "tls")]
+mod web_config;
 
 use std::io;
 use std::time::Duration;
@@ -55,7 +60,13 @@ pub struct Options {
     pub bounds: Bounds,
     /// Whether other network namespaces are entered.
     pub enters_namespaces: bool,
+    /// The web configuration file, with TLS and basic authentication.
+    #[cfg(feature = "tls")]
+    pub web_config: Option<std::path::PathBuf>,
 }
+
+/// How long a thread that has compared a password waits for another one. An idle exporter has one thread.
+const SPARE_THREAD: Duration = Duration::from_millis(100);
 
 /// Reads the network namespaces.
 pub type Collect = dyn Fn() -> Result<Collected, String> + Send + Sync;
@@ -74,6 +85,10 @@ pub enum ExporterError {
     /// The sockets of systemd cannot be used.
     #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
     Activation(io::Error),
+    /// The web configuration file cannot be used.
+    #[cfg(feature = "tls")]
+    #[error("the web configuration file cannot be used: {0}")]
+    WebConfig(String),
     /// The runtime or the signal handlers cannot be started.
     #[error("starting the exporter failed: {0}")]
     Start(io::Error),
@@ -87,6 +102,10 @@ pub enum ExporterError {
 /// # Errors
 /// See [`ExporterError`].
 pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError> {
+    #[cfg(feature = "tls")]
+    let security = server::Secured::read(options.web_config.as_deref()).map_err(ExporterError::WebConfig)?;
+    #[cfg(not(feature = "tls"))]
+    let security = server::Secured;
     let mut listeners = listen::inherited().map_err(ExporterError::Activation)?;
     if listeners.is_empty() || !options.default_listen {
         for address in &options.listen {
@@ -98,6 +117,10 @@ pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError
     let mut needs = vec![Need::OwnersOfSockets];
     needs.extend(options.enters_namespaces.then_some(Need::OtherNamespaces));
     let kept = sys::capabilities::keep_only(&needs).map_err(ExporterError::Capabilities)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ExporterError::Start)?;
-    runtime.block_on(server::serve(options, listeners, collect, &kept)).map_err(ExporterError::Start)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(SPARE_THREAD)
+        .build()
+        .map_err(ExporterError::Start)?;
+    runtime.block_on(server::serve(options, listeners, collect, &kept, security)).map_err(ExporterError::Start)
 }

@@ -7,7 +7,7 @@ use crate::metrics::{Family, Samples};
 
 const HEAD: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>twtool exporter</title>\n<style>\n\
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; background: #fff }\n\
-table { border-collapse: collapse; margin: 0.5em 0 1.5em } th, td { padding: 0.2em 0.8em; border-bottom: 1px solid #ddd; text-align: left }\n\
+table { border-collapse: collapse; margin: 0.5em 0 1.5em } th, td { padding: 0.2em 0.8em; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }\n\
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .warning { color: #a00; font-weight: bold }\n\
 </style>\n</head>\n<body>\n<h1>twtool exporter</h1>\n<p><a href=\"/metrics\">metrics</a> · <a href=\"/-/healthy\">health</a></p>\n";
 
@@ -67,7 +67,7 @@ fn destinations(page: &mut String, samples: &Samples) {
             found.map(|(_, value)| float(*value))
         };
         let exhausted = match same(Family::DestinationExhaustion) {
-            Some(seconds) if seconds.is_finite() => format!("in {seconds:.0} s at the present rate"),
+            Some(seconds) if seconds.is_finite() => format!("in {seconds:.0} s"),
             Some(_) => "not at this rate".into(),
             None => "unknown".into(),
         };

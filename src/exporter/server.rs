@@ -24,6 +24,8 @@ use super::collector::Collector;
 use super::connections::Connections;
 use super::listen::Listener;
 use super::log::{Level, Log};
+#[cfg(feature = "tls")]
+use super::security::Security;
 use super::stream::{LimitedStream, Transport};
 use super::{Collect, Options, http};
 
@@ -42,11 +44,75 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// The pause after a failed accept(2), for example because there is no free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a client must do before it is served. SIGHUP replaces it.
+#[cfg(feature = "tls")]
+#[derive(Clone)]
+pub(super) struct Secured {
+    path: Option<std::path::PathBuf>,
+    current: Arc<std::sync::RwLock<Arc<Security>>>,
+}
+
+#[cfg(feature = "tls")]
+impl Secured {
+    /// Reads the web configuration file, if there is one.
+    pub(super) fn read(path: Option<&std::path::Path>) -> Result<Self, String> {
+        let security = path.map(Security::read).transpose()?.unwrap_or_default();
+        Ok(Self {
+            path: path.map(std::path::Path::to_owned),
+            current: Arc::new(std::sync::RwLock::new(security.into())),
+        })
+    }
+
+    /// Reads the file again. If that fails, the last one stays in force.
+    fn reload(&self) -> Result<(), String> {
+        if let Some(path) = &self.path {
+            let new = Arc::new(Security::read(path)?);
+            *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+        }
+        Ok(())
+    }
+
+    pub(super) fn current(&self) -> Arc<Security> {
+        Arc::clone(&self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Makes the TLS handshake, if the file asks for TLS.
+    async fn accept(&self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
+        let Some(acceptor) = self.current().acceptor.clone() else { return Ok(stream) };
+        let accepted = tokio::time::timeout(HEAD_TIME, acceptor.accept(stream)).await;
+        Ok(Box::new(accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+    }
+}
+
+/// In a build without TLS, every client is served.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Copy)]
+pub(super) struct Secured;
+
+#[cfg(not(feature = "tls"))]
+impl Secured {
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same form as with TLS")]
+    fn reload(self) -> Result<(), String> {
+        Ok(())
+    }
+
+    #[expect(
+        clippy::unused_async,
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "the same form as with TLS"
+    )]
+    async fn accept(self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
+        Ok(stream)
+    }
+}
+
 /// What every connection needs.
 #[derive(Clone)]
 struct Shared {
     collector: Arc<Collector>,
     connections: Arc<Connections>,
+    security: Secured,
     /// Becomes true when the exporter ends.
     ending: watch::Receiver<bool>,
 }
@@ -57,11 +123,13 @@ pub(super) async fn serve(
     listeners: Vec<Listener>,
     collect: Box<Collect>,
     capabilities: &[&str],
+    security: Secured,
 ) -> io::Result<()> {
     let log = Log(options.log);
     let collector = Collector::new(collect, options.bounds, options.min_interval, options.deadline, log);
     let (end, ending) = watch::channel(false);
-    let shared = Shared { collector, connections: Arc::default(), ending };
+    #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]
+    let shared = Shared { collector, connections: Arc::default(), security: security.clone(), ending };
     // The handlers are installed before the first connection.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -75,7 +143,10 @@ pub(super) async fn serve(
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
-            _ = hang_up.recv() => log.event(Level::Info, "reloaded", &[("signal", "SIGHUP")]),
+            _ = hang_up.recv() => match security.reload() {
+                Ok(()) => log.event(Level::Info, "reloaded", &[("signal", "SIGHUP")]),
+                Err(why) => log.event(Level::Error, "not reloaded", &[("reason", &why)]),
+            },
         }
     };
     log.event(Level::Info, "ending", &[("signal", signal)]);
@@ -151,13 +222,37 @@ impl Accepting {
 
 /// Serves one connection until it ends, or is replaced, or the exporter ends.
 async fn connection(stream: Box<dyn Transport>, shared: Shared) {
-    let Shared { collector, connections, mut ending } = shared;
+    let Shared { collector, connections, security, mut ending } = shared;
     let (id, close) = connections.register();
+    let stream = tokio::select! {
+        stream = security.accept(stream) => stream,
+        () = close.notified() => return,
+        () = ended(&mut ending) => Err(io::ErrorKind::Interrupted.into()),
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            connections.remove(id);
+            if error.kind() == io::ErrorKind::TimedOut {
+                connections.timed_out();
+            }
+            return;
+        }
+    };
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         connections.set_busy(id, true);
         let (collector, connections) = (Arc::clone(&collector), Arc::clone(&connections));
+        #[cfg(feature = "tls")]
+        let security = security.current();
         async move {
-            let response = http::respond(request, collector, Arc::clone(&connections)).await;
+            #[cfg(feature = "tls")]
+            let permitted = {
+                let header = request.headers().get(hyper::header::AUTHORIZATION);
+                security.permits(header.map(hyper::header::HeaderValue::as_bytes)).await
+            };
+            #[cfg(not(feature = "tls"))]
+            let permitted = true;
+            let response = http::respond(request, permitted, collector, Arc::clone(&connections)).await;
             connections.set_busy(id, false);
             Ok::<_, Infallible>(response)
         }

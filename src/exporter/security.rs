@@ -1,0 +1,161 @@
+//! TLS and basic authentication, by the web configuration file of Prometheus.
+//!
+//! rustls with ring: ring is built by the C compiler that links Rust programs anyway. aws-lc-rs, the other provider, is larger and needs more
+//! tools on some targets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, version};
+use tokio_rustls::TlsAcceptor;
+
+use super::web_config::{TlsFiles, WebConfig};
+use crate::sys;
+
+/// The most bytes of the file.
+const MOST: u64 = 1 << 20;
+
+/// The most remembered passwords. Each belongs to a user of the file, so more do not occur.
+const MOST_VERIFIED: usize = 1000;
+
+/// A hash of no password, which is compared for an unknown user. So the time of the response does not show which users exist.
+const NO_ONE: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
+
+/// What a client must do before it is served.
+#[derive(Default)]
+pub(super) struct Security {
+    pub(super) acceptor: Option<TlsAcceptor>,
+    users: BTreeMap<String, String>,
+    /// The Authorization headers that were right. A comparison of a hash takes 50 ms of processor time or more.
+    verified: Mutex<BTreeSet<Vec<u8>>>,
+    /// Held during a comparison, so that wrong passwords use at most one core.
+    comparing: tokio::sync::Mutex<()>,
+}
+
+impl Security {
+    /// Reads the file and the files that it names.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let failed = |why: String| format!("{}: {why}", path.display());
+        let text = sys::file::read(path, MOST).map_err(|error| failed(error.to_string()))?;
+        let text = String::from_utf8(text).map_err(|_| failed("it is not UTF-8".into()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let WebConfig { tls, users } = WebConfig::parse(&text, folder).map_err(failed)?;
+        let acceptor = tls.as_ref().map(acceptor).transpose()?;
+        Ok(Self { acceptor, users, ..Self::default() })
+    }
+
+    /// Whether a request with this Authorization header is served.
+    pub(super) async fn permits(self: &Arc<Self>, authorization: Option<&[u8]>) -> bool {
+        if self.users.is_empty() {
+            return true;
+        }
+        let Some(header) = authorization else { return false };
+        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified().contains(header) {
+            return true;
+        }
+        let Some((user, password)) = credentials(header) else { return false };
+        let hash = self.users.get(&user);
+        let (known, hash) = (hash.is_some(), hash.map_or(NO_ONE, String::as_str).to_owned());
+        let _one = self.comparing.lock().await;
+        let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
+        let right = known && compared.unwrap_or(false);
+        if right && verified().len() < MOST_VERIFIED {
+            verified().insert(header.to_owned());
+        }
+        right
+    }
+}
+
+fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, String> {
+    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
+        let failed = |error: rustls::pki_types::pem::Error| format!("{}: {error}", path.display());
+        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+    };
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions: &[_] = if files.only_tls13 { &[&version::TLS13] } else { &[&version::TLS12, &version::TLS13] };
+    let failed = |error: rustls::Error| format!("{}: {error}", files.cert.display());
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).map_err(failed)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| format!("{}: {error}", path.display()))?)
+        }
+    };
+    let mut config = builder.with_single_cert(certificates(&files.cert)?, key).map_err(failed)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// The user and the password of a header `Basic BASE64` (RFC 7617).
+fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (scheme, encoded) = header.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let decoded = decode_base64(encoded.trim_ascii())?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let user = String::from_utf8(decoded[..colon].to_owned()).ok()?;
+    Some((user, decoded[colon + 1..].to_owned()))
+}
+
+/// Decodes base64 with padding (RFC 4648, section 4).
+fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+    if !text.len().is_multiple_of(4) || digits.len() % 4 == 1 {
+        return None;
+    }
+    let (mut bits, mut count, mut bytes) = (0_u32, 0, Vec::with_capacity(text.len() / 4 * 3));
+    for digit in digits {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_read_from_the_header() {
+        let read = |header: &str| credentials(header.as_bytes());
+        assert_eq!(read("Basic cHJvbTpzZTpjcmV0"), Some(("prom".into(), b"se:cret".to_vec())));
+        assert_eq!(read("basic  YTo="), Some(("a".into(), vec![])));
+        for header in [
+            "",
+            "Basic",
+            "Basic ",
+            "Bearer cHJvbTpzZTpjcmV0",
+            "Basic cHJvb",
+            "Basic cHJvbQ==",
+            "Basic c===",
+            "Basic \u{e9}\u{e9}",
+        ] {
+            assert_eq!(read(header), None, "{header}");
+        }
+    }
+}
