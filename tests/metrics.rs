@@ -30,6 +30,7 @@ suite! {
         a_destination_has_the_numbers_of_capacity,
         the_checks_are_those_of_doctor,
         a_server_in_the_ephemeral_range_is_named,
+        a_bound_socket_that_does_not_listen_is_counted,
         the_number_of_series_is_limited,
         openmetrics_differs_only_in_its_heads,
         a_textfile_is_replaced_as_a_whole,
@@ -193,6 +194,17 @@ fn a_server_in_the_ephemeral_range_is_named() {
     assert_eq!(sum(&samples, Family::UnreservedServer, &["local_port=\"41500\"", "process=\""]), 1.0);
     sysctl::write("ipv4.ip_local_reserved_ports", "41500").expect("the namespace is ours");
     assert_eq!(sum(&metrics(&[]), Family::UnreservedServers, &[]), 0.0);
+}
+
+fn a_bound_socket_that_does_not_listen_is_counted() {
+    kernel::needs(kernel::lists_bound_sockets(), "a list of bound sockets that do not listen");
+    sysctl::write("ipv4.ip_local_port_range", "41000 41099").expect("the namespace is ours");
+    let bound = |samples: &BTreeMap<String, f64>| sum(samples, Family::EphemeralBound, &[]);
+    assert_eq!(bound(&metrics(&[])), 0.0);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&"127.0.0.1:41010".parse::<std::net::SocketAddr>().expect("an address").into()).expect("bound");
+    let samples = metrics(&[]);
+    assert_eq!((bound(&samples), sum(&samples, Family::PoolPorts, &[])), (1.0, 99.0));
 }
 
 fn the_number_of_series_is_limited() {

@@ -32,6 +32,19 @@ fn certificate(folder: &Path, name: &str) {
     Run::of(openssl.args(["-out", &format!("{name}.crt")]).current_dir(folder)).code(0);
 }
 
+/// Makes client.crt, which `ca.crt` has signed.
+fn client_certificate(folder: &Path) {
+    certificate(folder, "ca");
+    fs::write(folder.join("extensions"), "basicConstraints=CA:FALSE\n").expect("written");
+    let run = |args: &str| Run::of(Command::new("openssl").args(args.split(' ')).current_dir(folder)).code(0);
+    run(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=client -keyout client.key -out client.csr",
+    );
+    run(
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out client.crt",
+    );
+}
+
 /// Writes a file with TLS and this password, and returns its path.
 fn write(folder: &Path, password: &str, more: &str) -> String {
     let hash = bcrypt::hash(password, 4).expect("a hash");
@@ -99,8 +112,8 @@ fn a_client_needs_a_certificate_if_the_file_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     certificate(folder, "server");
-    certificate(folder, "client");
-    let more = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n  min_version: TLS13\n";
+    client_certificate(folder);
+    let more = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n";
     let _exporter = Exporter::start(&["--web.config.file", &write(folder, "secret", more)]);
     let user = ["-u", "prometheus:secret"];
     assert_eq!(status(folder, &[&user[..], &["--cert", "client.crt", "--key", "client.key", URL]].concat()), "200");

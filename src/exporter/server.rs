@@ -96,12 +96,7 @@ impl Secured {
         Ok(())
     }
 
-    #[expect(
-        clippy::unused_async,
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "the same form as with TLS"
-    )]
+    #[expect(clippy::unused_async, reason = "the same form as with TLS")]
     async fn accept(self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
         Ok(stream)
     }
