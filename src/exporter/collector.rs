@@ -154,3 +154,74 @@ impl Collector {
         Arc::new(Outcome { began, samples, texts: Default::default() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+    use crate::exporter::log::LogFormat;
+
+    /// A collector whose collections fail when the test says so, and their number.
+    fn collector(deadline: Duration) -> (Arc<Collector>, Sender<()>, Arc<AtomicU64>) {
+        let (finish, wait) = channel();
+        let wait = Mutex::new(wait);
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&count);
+        let collect = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            Err("no namespace".to_owned())
+        };
+        let bounds = Bounds { destinations: 1, namespaces: 1 };
+        let log = Log(LogFormat::Logfmt);
+        (Collector::new(Box::new(collect), bounds, Duration::from_secs(3600), deadline, log), finish, count)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn a_late_collection_is_joined_and_not_repeated() {
+        let (collector, finish, count) = collector(Duration::from_millis(10));
+        block_on(async {
+            for _ in 0..3 {
+                assert_eq!(collector.latest().await.err(), Some(Late::Deadline));
+            }
+            finish.send(()).expect("it waits");
+            let outcome = loop {
+                if let Ok(outcome) = collector.latest().await {
+                    break outcome;
+                }
+            };
+            assert_eq!(outcome.samples.as_ref().err().map(String::as_str), Some("no namespace"));
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        assert_eq!((collector.own().1, collector.own().2), (1, 1), "it is counted as a failure");
+    }
+
+    #[test]
+    fn scrapes_at_the_same_time_share_a_collection() {
+        let (collector, finish, count) = collector(Duration::from_secs(60));
+        let outcomes = block_on(async {
+            let all: Vec<_> = (0..10)
+                .map(|_| {
+                    let collector = Arc::clone(&collector);
+                    tokio::spawn(async move { collector.latest().await })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            finish.send(()).expect("it waits");
+            let mut outcomes = vec![];
+            for one in all {
+                outcomes.push(one.await.expect("no panic").expect("an outcome"));
+            }
+            outcomes
+        });
+        assert!(outcomes.iter().all(|one| Arc::ptr_eq(one, &outcomes[0])));
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+    }
+}

@@ -19,7 +19,7 @@
 //! | `log` | one line per event |
 //!
 //! One thread serves all connections. A collection runs on a thread of its own, which ends with it. So the idle exporter waits in one
-//! system call, without a timer.
+//! system call, without a timer; the threads of the pool that helps with long lists sleep.
 
 mod collector;
 mod connections;
