@@ -1,6 +1,7 @@
 //! The commands that `bind-test` and `wait` print as next steps: each is run as it was printed, and its effect is checked.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
@@ -14,8 +15,9 @@ use twtool::sys::sysctl;
 
 use crate::support::addresses;
 use crate::support::bind::{Kept, bind};
+use crate::support::commands::needs_program;
 use crate::support::dialogue::Dialogue;
-use crate::support::island::{Resident, in_new_namespace};
+use crate::support::island::{self, Resident, in_new_namespace};
 use crate::support::limits::{drop_capabilities_but_setfcap, drop_capability};
 use crate::support::netns::elsewhere;
 use crate::support::records::text;
@@ -31,6 +33,8 @@ suite! {
         orphans_on_other_addresses_stay,
         buckets_of_another_namespace_are_waited_for_and_removed_there,
         the_process_that_holds_the_port_is_ended,
+        a_wait_in_the_namespace_of_the_process_to_end_comes_first,
+        a_server_in_a_named_namespace_is_started_there,
         a_server_with_workers_is_ended_by_one_command,
         holders_beyond_the_steps_are_counted,
         a_client_on_the_port_gets_the_wait_command_first,
@@ -275,6 +279,44 @@ fn the_process_that_holds_the_port_is_ended() {
             assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "ok", "{lines:?}");
         });
     }
+}
+
+fn a_wait_in_the_namespace_of_the_process_to_end_comes_first() {
+    let mut owner = in_new_namespace(|| Owner::of(socket(true)));
+    let pid = owner.0.id().to_string();
+    let lines = steps(&["bind-test", "8080", "--netns", &pid]);
+    if lines.iter().any(|line| line.contains("systemctl")) {
+        return not_checked("a wait in the namespace of the process to end: it is of the unit that runs the tests");
+    }
+    assert!(lines[0].contains(" wait 8080") && lines[1] == format!("kill {pid}"), "{lines:?}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut waiter = shell(&format!("exec {} -o ndjson", lines[0]), &folder);
+    let mut waiter = waiter.stdout(Stdio::piped()).spawn().expect("it can be started");
+    // With its first record, twtool has opened the namespace.
+    let mut records = BufReader::new(waiter.stdout.take().expect("a pipe"));
+    let mut record = String::new();
+    records.read_line(&mut record).expect("a record");
+    run(&lines[1]).ok();
+    owner.0.wait().expect("it ends");
+    let mut rest = String::new();
+    records.read_to_string(&mut rest).expect("more records");
+    assert!(waiter.wait().expect("it ends").success(), "{record}{rest}");
+}
+
+fn a_server_in_a_named_namespace_is_started_there() {
+    needs_program("ip");
+    island::folders();
+    in_new_namespace(|| {
+        island::name("web");
+        bucket(ReuseOptions::NONE)
+    });
+    let (wait, kill) = wait_and_kill(steps(&["bind-test", "8080", "--netns", "web"]));
+    assert!(wait.ends_with("-- ip netns exec web ./server"), "{wait}");
+    let Some(kill) = kill else {
+        return not_checked("a server in a named namespace: this kernel cannot remove the bucket in its way");
+    };
+    run_and_agree(&kill);
+    run(&wait).code(0).prints("started");
 }
 
 /// The step at this index; `None` if a systemd unit would be stopped instead of the processes.

@@ -8,6 +8,7 @@ use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
+use crate::model::netns::NetnsArg;
 use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
 use crate::model::row::Direction;
@@ -85,8 +86,9 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             // An orphan ends by itself, even if no command can end it.
             let ends = !steps.is_empty() || is_blocked_by_orphan(failure.holders);
             let wait = (!failure.waited && ends).then(|| wait(failure));
-            if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) {
-                // A client's connection ends by itself, so the command that stops the client comes last.
+            if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) || is_named_by_a_holder(failure) {
+                // A client's connection ends by itself, so the command that stops the client comes last. A namespace that
+                // is named by the process to stop must be opened before the process ends.
                 wait.into_iter().chain(steps).collect()
             } else {
                 // A stopped process can leave TIME_WAIT sockets.
@@ -153,6 +155,15 @@ fn server_words(failure: &Failure) -> Vec<String> {
     words
 }
 
+/// Whether the network namespace is given by a process that holds the port.
+fn is_named_by_a_holder(failure: &Failure) -> bool {
+    let Some(NetnsArg::Process(pid) | NetnsArg::Container(_, pid)) = &failure.shell.netns else { return false };
+    failure
+        .holders
+        .iter()
+        .any(|holder| matches!(&holder.owners, Owners::Found(all) if all.iter().any(|one| u32::try_from(one.pid) == Ok(*pid))))
+}
+
 fn wait(failure: &Failure) -> Step {
     let Failure { shell, free_in, .. } = *failure;
     let server = server_words(failure);
@@ -161,12 +172,25 @@ fn wait(failure: &Failure) -> Step {
     if free_in.is_none_or(|free_in| free_in + Duration::from_secs(10) > WAIT) {
         words.extend(["--timeout", "10m"]);
     }
-    let purpose = if shell.netns.is_none() {
-        words.extend(["--", "./server"]);
-        "start ./server when its bind works (replace ./server with the command of your server)"
-    } else {
-        // twtool runs the command after -- in its own namespace, so the example has no command.
-        "wait until the bind works"
+    let start = "start ./server when its bind works (replace ./server with the command of your server)";
+    let name = match &shell.netns {
+        Some(NetnsArg::Name(name)) => name.to_str(),
+        _ => None,
+    };
+    let purpose = match (&shell.netns, name) {
+        (None, _) => {
+            words.extend(["--", "./server"]);
+            start
+        }
+        // twtool runs the command after -- in its own namespace.
+        (_, Some(name)) => {
+            words.extend(["--", "ip", "netns", "exec", name, "./server"]);
+            start
+        }
+        _ if is_named_by_a_holder(failure) => {
+            "first, in another terminal: wait until the bind works. twtool opens the namespace of the process while it exists"
+        }
+        _ => "wait until the bind works",
     };
     Step::new(shell.twtool(Privilege::None, &words), purpose)
 }
