@@ -49,8 +49,11 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// Reads a regular file of at most this many bytes.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![];
-    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    let file = open(path)?;
+    // Files of /proc report no size. A large file is read without moving it several times.
+    let size = file.metadata().map_or(0, |file| file.len()).min(most);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }

@@ -95,8 +95,8 @@ const TRACEPOINT_OPEN: &str = "BPF_RAW_TRACEPOINT_OPEN";
 pub struct Tracer {
     ring: Ring,
     lost: Object,
-    /// The kernel detaches the program when this is closed.
-    _attached: Object,
+    /// The kernel detaches the copies of the program when these are closed.
+    _attached: [Object; 2],
 }
 
 impl Tracer {
@@ -118,11 +118,12 @@ impl Tracer {
         let maps = Maps { pending: pending.number(), ring: ring.number(), lost: lost.number(), ring_bytes: RING_BYTES };
         let load = |cgroup_name| load(&program::assemble(&offsets, maps, cgroup_name), tracepoint);
         // In lockdown mode "confidentiality" the kernel refuses to read names.
-        let loaded = match load(true) {
-            Err(TraceError::Rejected(_)) => load(false),
-            loaded => loaded,
-        }?;
-        let attached = bpf::attach(&loaded).map_err(|error| TraceError::of(TRACEPOINT_OPEN, error))?;
+        let (first, cgroup_name) = match load(true) {
+            Err(TraceError::Rejected(_)) => (load(false)?, false),
+            loaded => (loaded?, true),
+        };
+        let attach = |program: &Object| bpf::attach(program).map_err(|error| TraceError::of(TRACEPOINT_OPEN, error));
+        let attached = [attach(&first)?, attach(&load(cgroup_name)?)?];
         Ok(Self { ring, lost, _attached: attached })
     }
 

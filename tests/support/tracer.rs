@@ -54,7 +54,8 @@ impl Outside {
         Some(Self { folder })
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// A file in the folder in which it runs.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
