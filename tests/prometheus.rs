@@ -20,7 +20,7 @@ use crate::support::commands::needs_program;
 use crate::support::exporter::ask;
 use crate::support::island::in_new_namespace;
 use crate::support::situations::{bucket_of_server, listen};
-use crate::support::twtool::{PATH, Run};
+use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, suite};
 
 suite! {
@@ -30,6 +30,7 @@ suite! {
     ],
     netns: [
         the_lines_of_the_readme_work_as_pasted,
+        node_exporter_serves_the_textfile,
         an_alert_fires_before_connect_fails_and_every_panel_has_series,
     ],
 }
@@ -83,6 +84,23 @@ fn the_lines_of_the_readme_work_as_pasted() {
     run.code(0).prints("twtool_destination_free_ports{");
 }
 
+fn node_exporter_serves_the_textfile() {
+    needs_program("prometheus-node-exporter");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("twtool.prom");
+    twtool(["metrics", "--textfile", file.to_str().expect("UTF-8")]).ok();
+    let mut command = Command::new("prometheus-node-exporter");
+    command.args(["--collector.disable-defaults", "--collector.textfile", "--web.listen-address=127.0.0.1:9100"]);
+    command.arg(format!("--collector.textfile.directory={}", folder.path().display()));
+    let _node_exporter = Prometheus(command.stderr(Stdio::null()).spawn().expect("node_exporter starts"));
+    wait_until("node_exporter listens", || TcpStream::connect("127.0.0.1:9100").is_ok());
+    let stream = TcpStream::connect("127.0.0.1:9100").expect("it listens");
+    let page = ask(stream, "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n").body;
+    assert!(page.contains("\nnode_textfile_scrape_error 0\n"), "{page}");
+    assert!(page.contains("\ntwtool_collection_complete 1\n"), "{page}");
+    assert!(page.contains("\n# HELP twtool_timewait_sockets Timewait buckets"), "{page}");
+}
+
 /// A network namespace that stands for a machine, with an exporter.
 struct Machine {
     netns: File,
@@ -122,7 +140,7 @@ impl Drop for Machine {
     }
 }
 
-/// A running Prometheus.
+/// A running Prometheus, or node_exporter.
 struct Prometheus(Child);
 
 impl Drop for Prometheus {
