@@ -178,7 +178,8 @@ mod tests {
             ("tls_server_config:\n  cert_file: a\n  key_file: b\n  client_auth_type: RequestClientCert\n", "client"),
             ("basic_auth_users:\n  u: secret\n", "bcrypt"),
             ("basic_auth_users:\n  u: $2y$31$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi\n", "bcrypt"),
-            ("basic_auth_users: {a: b}\n", "keys below"),
+            ("basic_auth_users: {a: b}\n", "line 1"),
+            ("basic_auth_users: a\n", "keys below"),
             ("- a\n", "line 1"),
             ("basic_auth_users:\n  u:x\n", "space"),
         ] {
