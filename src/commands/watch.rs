@@ -22,8 +22,8 @@ On a terminal, twtool shows a screen: totals, a chart of the closes per second, 
 remote addresses, network namespaces and events. Press ? for the keys: 1-6 choose the table, / filters, Enter shows a row with advice, \
 k proposes `twtool kill` for it, w records, p pauses, q quits. Hold Shift to select text with the mouse.
 
-With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. Events \
-are found by cookie, the kernel's number of a socket:
+With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. \
+twtool recognizes a socket by its cookie, a number that the kernel gives to one socket only. The events are:
 
   entered            a new TIME_WAIT socket, or a new FIN_WAIT_2 bucket
   became-time-wait   the peer of a FIN_WAIT_2 bucket has closed
@@ -31,10 +31,10 @@ are found by cookie, the kernel's number of a socket:
   expired            the timer ran out
   taken-over         another socket now has the same addresses and ports
   destroyed          removed before its time, and no TCP segment can have done it (SOCK_DESTROY, twtool kill)
-  reset              removed by a RST; twtool can prove this only on kernels before 6.1 (newer kernels: gone)
+  reset              removed by a RST. twtool can prove this only on kernels before 6.1. On newer kernels, the event is gone
   gone               removed before its time, and several causes are possible
 
-The key certain is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; \
+The JSON key `certain` is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; \
 FIN_WAIT_2 buckets are always included. twtool follows every socket, also those that the filter rejects; the filter only selects what \
 is printed. So there is no event when a socket begins to match, for example with expires < 10s.
 
