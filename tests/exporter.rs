@@ -209,7 +209,9 @@ fn an_idle_exporter_does_not_wake_up() {
     drop(open);
     // Wait until the exporter has closed the connections and its collecting thread has ended.
     let mut before = exporter.switches();
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(60));
     loop {
+        assert!(Instant::now() < deadline, "it does not come to rest: {before:?}");
         std::thread::sleep(Duration::from_millis(200));
         let now = exporter.switches();
         if now == before && now.1 == 1 {
