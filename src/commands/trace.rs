@@ -171,7 +171,7 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     }
     context.warn(&started.sentences());
     let complete = started.complete;
-    if !complete && args.method == MethodArg::Auto {
+    if started.value.lacks_privilege() {
         let program = quoted(context.caller.twtool_for_root.as_str());
         let hint = if context.caller.root {
             "the root user of a container or of a user namespace cannot use BPF; run twtool as root of the host"

@@ -53,6 +53,7 @@ pub struct Closes {
     makers: Makers,
     totals: CloseTotals,
     served: Option<Served>,
+    lacks_privilege: bool,
     /// The time between the two clocks when the ring buffer was read.
     began: Stopwatch,
 }
@@ -121,10 +122,17 @@ impl Closes {
             makers: Makers::new(),
             totals: CloseTotals::default(),
             served: None,
+            lacks_privilege: refusal.is_some_and(|why| why.is_about_privilege()),
             began: Stopwatch::start(),
         };
         let complete = warnings.is_empty();
         Ok(Answer { complete, about_words, warnings, ..Answer::whole(closes) })
+    }
+
+    /// Whether closes are found by samples because a capability is missing.
+    #[must_use]
+    pub const fn lacks_privilege(&self) -> bool {
+        self.lacks_privilege
     }
 
     /// How closes are found.

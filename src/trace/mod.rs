@@ -27,7 +27,7 @@ use self::program::{Maps, Offsets};
 pub use self::record::{Record, Task};
 use crate::sys::bpf::{self, MapKind, Object, Ring};
 use crate::sys::errno::{self, Refusal};
-use crate::sys::file;
+use crate::sys::{file, netns};
 
 /// The size of the ring buffer. It has the closes of 0.3 s at 50,000 closes per second. Each is mapped twice.
 pub const RING_BYTES: u32 = 4 << 20;
@@ -61,6 +61,9 @@ pub enum TraceError {
         /// The cause.
         source: io::Error,
     },
+    /// The kernel lacks the functions that the program calls.
+    #[error("Linux {0} is too old: BPF can name who closes a connection since Linux 5.12")]
+    Old(String),
     /// The kernel's verifier rejects the program.
     #[error("the kernel rejects the BPF program: {0}")]
     Rejected(String),
@@ -105,6 +108,14 @@ impl Tracer {
     /// # Errors
     /// See [`TraceError`].
     pub fn start() -> Result<Self, TraceError> {
+        // Before 5.11, the kernel answers EPERM also if the maps exceed RLIMIT_MEMLOCK. The age of the kernel is the better reason.
+        Self::load().map_err(|error| {
+            let kernel = netns::kernel_release();
+            if is_old(&kernel) { TraceError::Old(kernel) } else { error }
+        })
+    }
+
+    fn load() -> Result<Self, TraceError> {
         // The first map tells whether the caller has CAP_BPF, before the BTF is read.
         let pending = bpf::make_map(MapKind::LruHash, program::KEY, u32::from(record::LENGTH.unsigned_abs()), PENDING);
         let pending = pending.map_err(|error| TraceError::of(MAP_CREATE, error))?;
@@ -152,6 +163,12 @@ impl AsFd for Tracer {
     }
 }
 
+/// Whether the kernel is older than 5.12.
+fn is_old(kernel: &str) -> bool {
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|version| version < (5, 12))
+}
+
 /// Loads a program. The log of the verifier costs time, so it is requested only if the kernel rejects the program.
 fn load(code: &[u8], tracepoint: u32) -> Result<Object, TraceError> {
     let error = match bpf::load_program(code, tracepoint, None) {
@@ -184,6 +201,12 @@ fn reason(log: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_old("5.10.0-33-cloud-amd64") && is_old("4.19.0"));
+        assert!(!is_old("5.12.0") && !is_old("6.1.0-50") && !is_old("unknown"));
+    }
 
     #[test]
     fn the_reason_is_the_last_line_before_the_statistics() {
