@@ -49,14 +49,14 @@
 //! | `snapshot` | one question, one typed answer, for one or many network namespaces | all above |
 //! | `view` | values in, bytes out | `model`, `analysis`, `parallel` |
 //! | `lab` | experiments in private namespaces | `model`, `sock_diag`, `sys` |
-//! | `watch` | looks again and again: events, streams, the live screen | `model`, `filter`, `snapshot`, `analysis`, `view`, `sys` |
+//! | `watch` | repeated reads: events, streams, the live screen | `model`, `filter`, `snapshot`, `analysis`, `view`, `sys` |
 //! | `metrics` | families and text formats of Prometheus | `model`, `analysis`, `snapshot`, `sys` |
 //! | `exporter` | the HTTP server of the metrics | `snapshot`, `metrics`, `view`, `sys` |
 //! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `watch`, `metrics`, `exporter`, `lab` |
 //! | `cli`, `main` | dispatch, the real environment | `commands`, `sys` |
 //!
 //! `snapshot` imports `analysis` because a question may depend on an inference: a filter tests the direction of a bucket, and a
-//! wait names the cause of each failed bind. A test holds the table.
+//! wait names the cause of each failed bind. A test (`tests/layers.rs`) fails if an import breaks the table.
 //!
 //! # Where to add things
 //!
@@ -65,7 +65,7 @@
 //! | a column of `list` | its entry in `view/column.rs` |
 //! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command` and an arm of `answer` |
 //! | a setting that `doctor` explains | its entry in `model/setting.rs` |
-//! | a word of the filter language | a variant in `filter/mod.rs`, the word in `filter/parser.rs`, and an arm in `sock_diag/bytecode.rs`, which is empty if the kernel cannot evaluate it |
+//! | a word of the filter language | a variant in `filter/mod.rs`, the word in `filter/parser.rs`, and an arm in `sock_diag/bytecode.rs`; if the kernel cannot evaluate the word, the arm produces no code |
 //! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs` |
 //!
 //! `docs/architecture.md` goes through each of them in steps, with the documents and generated files that belong to it. A test
@@ -74,7 +74,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");
 
-// The modules are reachable for the tests, fuzz targets and benchmarks of this package, without any promise. They are declared
+// The modules are public only for the tests, fuzz targets and benchmarks of this package. They may change at any time. They
+// are declared
 // without a macro, because rustfmt does not follow modules that a macro declares.
 #[cfg(target_os = "linux")]
 #[doc(hidden)]

@@ -104,7 +104,12 @@ fn names_and_aliases_are_ports() {
         );
     }
     if let Some(dashed) = tcp.iter().find(|s| s.name.contains('-')) {
-        assert_eq!(number(&port(&dashed.name), "port"), u64::from(dashed.port), "no range: {}", dashed.name);
+        assert_eq!(
+            number(&port(&dashed.name), "port"),
+            u64::from(dashed.port),
+            "a name with a dash is not a range: {}",
+            dashed.name
+        );
     }
 }
 
@@ -170,7 +175,11 @@ fn listeners_and_buckets_are_counted_on_the_local_port() {
     assert_eq!(of("8081"), (json!(true), json!(1)));
     assert_eq!(of("8082"), (json!(false), json!(1)));
     assert_eq!(of("8083"), (json!(false), json!(0)));
-    assert_eq!(of(&client), (json!(false), json!(0)), "a connection neither listens nor waits");
+    assert_eq!(
+        of(&client),
+        (json!(false), json!(0)),
+        "an open connection is neither a listener nor a TIME_WAIT socket"
+    );
 }
 
 fn every_format_has_the_same_records() {

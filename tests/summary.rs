@@ -95,7 +95,7 @@ fn every_number_of_a_recorded_dump_is_printed() {
     assert_eq!(
         document["totals"],
         json!({"time_wait": 4, "fin_wait_2": 1, "sockstat_tw": 6, "sockstat_difference": 1, "max_tw_buckets": 4096,
-            "reconciliation": "sockstat's tw is 6: it counts both states, 1 more than were listed a moment later: buckets \
+            "reconciliation": "tw of /proc/net/sockstat is 6: it counts TIME_WAIT and FIN_WAIT_2, 1 more than were listed a moment later: buckets \
                                came and went in between"})
     );
     let groups = &document["groups"];

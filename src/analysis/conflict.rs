@@ -1,7 +1,7 @@
 //! The sockets that can block a plain bind, by the kernel's rule on addresses (`inet_rcv_saddr_equal` in
 //! net/ipv4/inet_connection_sock.c).
 //!
-//! The rule shows which sockets can block the bind. Only a real bind shows that one does.
+//! The rule shows which sockets can block the bind. Only a real bind shows whether one of them blocks it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -30,7 +30,7 @@ fn overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     if interfaces_overlap(attempt.device, socket.interface()) { addrs_overlap(attempt, socket) } else { Overlap::No }
 }
 
-/// A socket bound to an interface conflicts with those on the same one and with those on none.
+/// A socket that is bound to an interface can conflict with sockets that are bound to the same interface or to no interface.
 fn interfaces_overlap(attempt: Option<NonZeroU32>, socket: Option<NonZeroU32>) -> bool {
     attempt.is_none() || socket.is_none() || attempt == socket
 }
@@ -46,7 +46,8 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     let overlaps = match (asked, held_ipv4) {
         (IpAddr::V4(asked), true) => asked.is_unspecified() || held.is_unspecified() || held == IpAddr::V4(asked),
         // An IPv6 connection that a dual-stack server accepted blocks 0.0.0.0 too, but no other IPv4 address (measured; its
-        // `sk_rcv_saddr` is LOOPBACK4_IPV6). A socket that was bound to an IPv6 address has IPV6_V6ONLY.
+        // `sk_rcv_saddr` is LOOPBACK4_IPV6). bind() to an IPv6 address other than `::` sets IPV6_V6ONLY (not for
+        // IPv4-mapped addresses).
         (IpAddr::V4(asked), false) if asked.is_unspecified() && !held.is_unspecified() => match v6only {
             None => return Overlap::Perhaps,
             Some(v6only) => !v6only,
@@ -60,7 +61,8 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
 
 /// The attempts that failed with EADDRINUSE, to test which sockets block them.
 pub struct Obstacles<'a> {
-    /// Each attempt, and whether a socket certainly overlaps it. If so, a possible overlap is not needed to explain it.
+    /// Each attempt, and whether a socket certainly overlaps it. If one does, sockets that perhaps overlap it do not count as its
+    /// obstacles.
     failed: Vec<(&'a Attempt, bool)>,
 }
 
@@ -71,12 +73,13 @@ impl<'a> Obstacles<'a> {
         sockets: &(impl Iterator<Item = &'s Socket> + Clone),
     ) -> Self {
         let certain = |attempt: &Attempt| sockets.clone().any(|socket| overlap(attempt, socket) == Overlap::Yes);
-        let failed = attempts.into_iter().filter(|attempt| runs_into_something(attempt));
+        let failed = attempts.into_iter().filter(|attempt| is_blocked_by_another_socket(attempt));
         Self { failed: failed.map(|attempt| (attempt, certain(attempt))).collect() }
     }
 
-    /// Whether this socket can block one of the attempts. If the attempts had options, the socket may also share the port with
-    /// them, because the kernel does not export the options of sockets.
+    /// Whether this socket can block one of the attempts. If the attempts had SO_REUSEADDR or SO_REUSEPORT, the socket may
+    /// be one that
+    /// shares the port with them and does not block them, because the kernel does not export the options of sockets.
     #[must_use]
     pub fn has(&self, socket: &Socket) -> bool {
         self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {
@@ -90,16 +93,16 @@ impl<'a> Obstacles<'a> {
 /// The time until these plain attempts work: the longest remaining time of the buckets that block them. `None` if another
 /// socket blocks them, or if it is unknown which buckets do and they end at different times.
 ///
-/// For each failed attempt there is a minimum and a maximum:
-/// 1. A bucket that certainly overlaps blocks the attempt until the bucket ends.
-/// 2. A bucket that perhaps overlaps (see `Overlap::Perhaps`) may block it. If no socket certainly overlaps, at least one of
-///    these blocks it.
+/// For each failed attempt, the time until it works has a minimum and a maximum:
+/// 1. Minimum: the longest remaining time of the buckets that certainly overlap. If there are none, the shortest of the buckets
+///    that perhaps overlap (see `Overlap::Perhaps`), because at least one of them blocks the attempt.
+/// 2. Maximum: the longest remaining time of all these buckets.
 ///
 /// The result is certain, because it is returned only if minimum and maximum are equal.
 #[must_use]
 pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket> + Clone)) -> Option<Duration> {
     let (mut least, mut most) = (Duration::ZERO, Duration::ZERO);
-    for attempt in plain.iter().filter(|attempt| runs_into_something(attempt)) {
+    for attempt in plain.iter().filter(|attempt| is_blocked_by_another_socket(attempt)) {
         let ends = |wanted: Overlap| {
             let fits = sockets.clone().filter(move |socket| overlap(attempt, socket) == wanted);
             fits.map(|socket| match socket {
@@ -118,7 +121,7 @@ pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket
 /// Whether a listed socket can explain each attempt that failed with EADDRINUSE.
 #[must_use]
 pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
-    let mut failed = attempts.iter().filter(|attempt| runs_into_something(attempt));
+    let mut failed = attempts.iter().filter(|attempt| is_blocked_by_another_socket(attempt));
     failed.all(|attempt| sockets.iter().any(|socket| overlap(attempt, socket) != Overlap::No))
 }
 
@@ -132,7 +135,7 @@ pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
     explained(plain, sockets) && bound.all(|attempt| !sockets.iter().any(|socket| covers(attempt, socket)))
 }
 
-fn runs_into_something(attempt: &Attempt) -> bool {
+fn is_blocked_by_another_socket(attempt: &Attempt) -> bool {
     attempt.outcome() == CallResult::Failed(Errno::AddrInUse) && !attempt.own
 }
 
@@ -213,7 +216,7 @@ mod tests {
         let both = [accepted, listener];
         let obstacles = Obstacles::new(&failed, &both.iter());
         assert_eq!(both.map(|socket| obstacles.has(&socket)), [false, true]);
-        // Beside a socket with IPV6_V6ONLY the bind works, and that is consistent.
+        // The accepted socket may have IPV6_V6ONLY. Then the bind works beside it, so both results are consistent.
         let worked = Attempt { bind: CallResult::Ok, ..failed[0] };
         assert!(consistent(&failed, &[accepted]) && consistent(&[worked], &[accepted]));
     }

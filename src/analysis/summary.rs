@@ -153,10 +153,10 @@ impl Summary {
     pub fn reconciliation(&self, number: fn(u64) -> String) -> String {
         let Count { time_wait, fin_wait_2 } = self.totals;
         let (Some(sockstat), Some(difference)) = (self.kernel.sockstat, self.sockstat_difference()) else {
-            return "sockstat's tw is not known here".into();
+            return "tw of /proc/net/sockstat is not known here".into();
         };
         let (tw, time_wait, fin_wait_2) = (number(sockstat.tw), number(time_wait.into()), number(fin_wait_2.into()));
-        let counts = format!("sockstat's tw is {tw}: it counts both states");
+        let counts = format!("tw of /proc/net/sockstat is {tw}: it counts TIME_WAIT and FIN_WAIT_2");
         if self.one_family {
             return format!("{counts}, IPv4 and IPv6 together");
         }

@@ -63,7 +63,7 @@ enum ClientOption {
     None,
     /// SO_REUSEADDR; it matters only with a source port
     Reuseaddr,
-    /// IP_BIND_ADDRESS_NO_PORT; it matters only with an address without a port
+    /// IP_BIND_ADDRESS_NO_PORT; it has an effect only if --from has an address and no port
     BindAddressNoPort,
 }
 

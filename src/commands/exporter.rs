@@ -15,7 +15,8 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 /// Arguments of `twtool exporter`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-/metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. / is a page with the \
+/metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
+a page with the \
 present state. /-/healthy answers without a collection.
 
 One collection serves all scrapes that begin within --min-interval. The exporter collects only when it is asked. It needs no capability \
@@ -27,7 +28,7 @@ systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the d
 
 SIGTERM and SIGINT end the exporter after it has answered the requests in progress, for at most 10 s.
 
-The default port has no entry in the list of ports of exporters that Prometheus keeps, as far as copies of the list show.
+The default port lies outside 9100-9999, the range of the list of default ports of exporters that Prometheus keeps.
 
 Exit codes: 0 ended by a signal, 2 wrong usage, or an address or network namespace cannot be used.
 

@@ -63,8 +63,7 @@ Examples:
 pub struct KillArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Include full sockets that no process has open, in FIN_WAIT_1, CLOSING, LAST_ACK, or FIN_WAIT_2 if the socket is not a
-    /// timewait bucket
+    /// Include sockets that no process has open and that are not timewait buckets, in FIN_WAIT_1, FIN_WAIT_2, CLOSING or LAST_ACK
     #[arg(long)]
     orphans: bool,
     /// Allow running without a filter

@@ -14,7 +14,7 @@ pub(super) struct RecordingArgs {
     /// Record the data of the kernel and all facts that the output depends on
     #[arg(long, value_name = "FILE", conflicts_with = "all_netns")]
     record: Option<PathBuf>,
-    /// Let --record overwrite an existing file, unless the command fails
+    /// Let --record replace an existing file; if the command fails, the old file stays
     #[arg(long, requires = "record")]
     force: bool,
     /// Read from a recording instead of the kernel

@@ -31,7 +31,8 @@ const MOST_NAMES: usize = 8192;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 A TIME_WAIT socket belongs to no process, so no list can name its maker. twtool trace sees each close when it happens, and names the \
-process that closed first: its end makes the TIME_WAIT socket. It covers every network namespace of the machine, and prints a line for \
+process that closed first: its end of the connection gets the TIME_WAIT socket. It covers every network namespace of the \
+machine, and prints a line for \
 each close when the connection has ended on this side. A BPF program collects the closes; the kernel removes it when twtool ends, \
 however it ends.
 
@@ -42,10 +43,12 @@ the kernel does not show, has an unknown process.
 With --by, twtool counts closes by group: on a terminal the table is refreshed each second; otherwise it is printed once at the end. \
 BUCKETS is the number of TIME_WAIT and FIN_WAIT_2 sockets that the group made in the last 60 seconds.
 
-FILTER and its flags select closes as in `twtool list`; expires cannot be tested. direction = inbound selects accepted connections.
+FILTER and its flags select closes as in `twtool list`. A filter with `expires`, and --expires-under, are errors, because a close \
+has no remaining time. direction = inbound selects accepted connections.
 
 BPF needs CAP_BPF and CAP_PERFMON, and Linux 5.12 with type information (BTF). Without them, twtool takes samples of the open sockets of \
-its own network namespace every 20 ms. They name fewer processes: most of the connections that last 50 ms, and few of those that last 1 ms.
+its own network namespace every 20 ms. Samples find fewer processes: those of most connections that last 50 ms, and of few \
+that last 1 ms.
 
 Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, closes cannot be traced, closes were lost, \
 or they were found by samples. 130 interrupted.
@@ -114,7 +117,7 @@ enum ByArg {
     Unit,
     /// Container
     Container,
-    /// Remote address and port of connections that this machine opened; the address of clients
+    /// Remote address and port; for accepted connections, the remote address alone
     Destination,
     /// Local port
     LocalPort,

@@ -27,11 +27,11 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
 
   entered            a new TIME_WAIT socket, or a new FIN_WAIT_2 bucket
   became-time-wait   the peer of a FIN_WAIT_2 bucket has closed
-  restarted          the timer went up: the peer retransmitted its FIN, or sent an ACK
+  restarted          the remaining time grew: the peer retransmitted its FIN, or sent an ACK
   expired            the timer ran out
   taken-over         another socket now has the same addresses and ports
   destroyed          removed before its time, and no TCP segment can have done it (SOCK_DESTROY, twtool kill)
-  reset              removed by a RST. twtool can prove this only on kernels before 6.1. On newer kernels, the event is gone
+  reset              removed by a RST. twtool can prove this only on kernels before 6.1. Newer kernels: the event `gone` instead
   gone               removed before its time, and several causes are possible
 
 The JSON key `certain` is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; \

@@ -110,9 +110,9 @@ families! {
     DestinationCloses = "twtool_destination_closes_per_second", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
         "Closes per second to the destination that entered TIME_WAIT, mean of the last minute.";
     DestinationCeiling = "twtool_destination_ceiling_per_second", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
-        "Closes per second to the destination that the pool sustains permanently.";
+        "The highest rate of closes per second to the destination at which the ports never run out: ports divided by the time that a TIME_WAIT socket holds its port.";
     DestinationExhaustion = "twtool_destination_exhaustion_seconds", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
-        "Time until the destination has no free port at the rate of closes of the last 10 s, an inference; +Inf if that does not happen.";
+        "Time until the destination has no free port at the present rate of closes (at most the last 10 s), an inference; +Inf if that does not happen.";
     UnreservedServers = "twtool_unreserved_server_ports", Gauge, ["netns"],
         "Server ports inside the ephemeral range that are not reserved. While such a server is down, connect() may take its port.";
     UnreservedServer = "twtool_unreserved_server_info", Info, ["netns", "local_port", "process", "unit", "container"],
@@ -122,9 +122,9 @@ families! {
     CloseWaitSilent = "twtool_close_wait_silent_sockets", Gauge, ["netns", "process", "unit", "container"],
         "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s), by owner. Ten or more of one owner are a leak.";
     CloseWaitNotAccepted = "twtool_close_wait_not_accepted_sockets", Gauge, ["netns", "local_port"],
-        "Sockets in CLOSE_WAIT that received no ACK for that time and that the server on the port has not accepted.";
+        "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and that the server on the port has not accepted.";
     CloseWaitUnknown = "twtool_close_wait_unknown_owner_sockets", Gauge, ["netns"],
-        "Sockets in CLOSE_WAIT that received no ACK for that time and whose owner this user may not see (CAP_SYS_PTRACE shows it).";
+        "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and whose owner this user may not see (CAP_SYS_PTRACE shows it).";
     DoctorCheck = "twtool_doctor_check", Gauge, ["netns", "check", "status"],
         "The checks of twtool doctor as a state set: 1 for the present status of the check, 0 for the others.";
     ConntrackEntries = "twtool_conntrack_entries", Gauge, ["netns"],
@@ -148,7 +148,7 @@ families! {
     DumpRepeats = "twtool_dump_repeats_total", Counter, [],
         "Lists of sockets that were read again, because the kernel marked them as interrupted.";
     DumpRecovered = "twtool_dump_recovered_sockets_total", Counter, [],
-        "Sockets that a list lost or that were new, and that a second list added.";
+        "Sockets that the first list did not contain and a second list did, because the first list lost them or they were new.";
     BuildInfo = "twtool_build_info", Info, ["version"],
         "The version of twtool.";
     ProcessCpu = "twtool_process_cpu_seconds_total", Counter, [],

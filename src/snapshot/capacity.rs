@@ -109,9 +109,9 @@ pub(super) fn conclude(
 
     let mut answer = Answer { warnings: facts.gaps(&[Setting::LocalReservedPorts]), ..Answer::whole(()) };
     answer.warnings.extend(unread.sentences());
-    let undirected = sockets.undirected();
-    if undirected > 0 {
-        let counted = count(undirected, "connection");
+    let of_unknown_direction = sockets.of_unknown_direction();
+    if of_unknown_direction > 0 {
+        let counted = count(of_unknown_direction, "connection");
         answer.warnings.push(format!("{counted} of unknown direction left out: {NO_V6ONLY}"));
     }
     if reuse.mode.is_none() || reuse.timestamps.is_none() {

@@ -134,7 +134,7 @@ pub(super) struct Query {
     /// Whether the filter could not be evaluated on some row.
     unjudged: AtomicBool,
     /// Whether the direction of some row depends on an IPV6_V6ONLY that the source does not report.
-    undirected: AtomicBool,
+    of_unknown_direction: AtomicBool,
 }
 
 impl Query {
@@ -153,8 +153,8 @@ impl Query {
             states = states.union(StateSet::of(&[TcpState::Listen]));
         }
         let everything = filter == Filter::TRUE;
-        let (unjudged, undirected) = <(AtomicBool, AtomicBool)>::default();
-        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged, undirected })
+        let (unjudged, of_unknown_direction) = <(AtomicBool, AtomicBool)>::default();
+        Ok(Self { states, filter, warnings, needs, everything, infers_direction, unjudged, of_unknown_direction })
     }
 
     /// Whether rows may be in another state than TIME_WAIT.
@@ -227,7 +227,7 @@ impl Query {
     fn note_undirected(&self, row: &Row) {
         let passes = |direction| self.filter.judge(&Row { direction, ..*row }) == Some(true);
         if Direction::ALL.into_iter().any(passes) {
-            self.undirected.store(true, Ordering::Relaxed);
+            self.of_unknown_direction.store(true, Ordering::Relaxed);
         }
     }
 
@@ -242,7 +242,7 @@ impl Query {
                 "direction depends on net.ipv4.ip_local_port_range, which could not be read",
             ));
         }
-        if self.undirected.load(Ordering::Relaxed) {
+        if self.of_unknown_direction.load(Ordering::Relaxed) {
             return Err(SnapshotError::Unjudged(NO_V6ONLY));
         }
         Ok(())
@@ -252,10 +252,10 @@ impl Query {
     /// after the walk.
     pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
         let mut sentences = if self.infers_direction { gaps(facts) } else { facts.other_gaps() };
-        let undirected = self.undirected.load(Ordering::Relaxed);
+        let of_unknown_direction = self.of_unknown_direction.load(Ordering::Relaxed);
         // If the filter does not test the direction, no row is missing, and the direction is shown as unknown.
-        let complete = sentences.is_empty() && !(undirected && self.needs.direction);
-        sentences.extend(undirected.then(|| NO_V6ONLY.to_owned()));
+        let complete = sentences.is_empty() && !(of_unknown_direction && self.needs.direction);
+        sentences.extend(of_unknown_direction.then(|| NO_V6ONLY.to_owned()));
         (sentences, complete)
     }
 

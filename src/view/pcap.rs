@@ -9,7 +9,7 @@ use crate::model::experiment::Segment;
 /// The magic number of files with time stamps in nanoseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;
 
-/// The link type of frames with an Ethernet header. On `lo` its addresses are zero.
+/// The link type of frames with an Ethernet header. On `lo`, the two addresses in the header are zero.
 const LINKTYPE_ETHERNET: u32 = 1;
 
 /// The maximum length of a frame.

@@ -105,7 +105,7 @@ fn when_free(evidence: &Evidence) -> String {
     } else {
         format!(
             "Without any action the port is free in {free_in}, when the last timer ends. These timers can end some seconds \
-             late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
+             late, and a retransmitted FIN restarts the timer of its socket (RFC 9293, section 3.10.7.4)."
         )
     }
 }

@@ -59,7 +59,7 @@ impl Connected {
         }
     }
 
-    /// The same order as that of [`ConnectionEnds`] among connections of one family, without making them.
+    /// A sort key with the order of [`ConnectionEnds`], then of the local port. It needs no [`ConnectionEnds`].
     fn order(&self) -> (bool, u128, u128, Port, Option<NonZeroU32>, Port) {
         let tuple = &self.tuple;
         let ipv6 = !tuple.family.ipv4_on_the_wire();
@@ -92,7 +92,7 @@ impl RangeSockets {
         Self { range, listeners: Listeners::default(), bound: PortSet::default(), connected: vec![] }
     }
 
-    /// Adds a socket if its port lies in the range. Listeners come first in a walk.
+    /// Adds a socket if its port lies in the range. The order of the sockets does not matter.
     pub fn add(&mut self, socket: &Socket) {
         let tuple = *socket.tuple();
         let port = tuple.local_port();
@@ -153,23 +153,23 @@ impl RangeSockets {
     }
 
     /// The number of connections for which it is unknown whether a local listener accepted them, because the source does not
-    /// report its IPV6_V6ONLY. They hold ports of that listener, which connect() never chooses.
+    /// report the listener's IPV6_V6ONLY. They hold ports of that listener, which connect() never chooses.
     #[must_use]
-    pub fn undirected(&self) -> usize {
-        self.connected.iter().filter(|one| self.is_undirected(one)).count()
+    pub fn of_unknown_direction(&self) -> usize {
+        self.connected.iter().filter(|one| self.has_unknown_direction(one)).count()
     }
 
-    fn is_undirected(&self, one: &Connected) -> bool {
+    fn has_unknown_direction(&self, one: &Connected) -> bool {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
     /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] decides the direction if possible. The
-    /// [`Self::undirected`] connections are left out.
+    /// [`Self::of_unknown_direction`] connections are left out.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
         let direction =
             |one: &Connected| direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
-        connected.retain(|one| direction(one) != Direction::Inbound && !self.is_undirected(one));
+        connected.retain(|one| direction(one) != Direction::Inbound && !self.has_unknown_direction(one));
         // With an ephemeral port on both ends and no listener, the direction is unknown. A server whose listener has closed has
         // many remote ports for one local port, and a client has many local ports for one remote port.
         let doubtful = |one: &Connected| direction(one) == Direction::Unknown;
@@ -258,11 +258,15 @@ pub(super) mod tests {
         let ipv4 = full("127.0.0.1", LOW, "192.0.2.1", 50_000, TcpState::Established);
         let mapped = full("::ffff:127.0.0.1", LOW, "::ffff:192.0.2.1", 50_001, TcpState::Established);
         let ipv6 = full("::1", LOW, "::1", 50_002, TcpState::Established);
-        for (v6only, undirected, outbound) in
+        for (v6only, of_unknown_direction, outbound) in
             [(None, 2, [].as_slice()), (Some(false), 0, &[]), (Some(true), 0, &[(LOW, 50_000), (LOW, 50_001)])]
         {
             let found = [listener(v6only), ipv4, mapped, ipv6];
-            assert_eq!((sockets(&found).undirected(), ends(&found).as_slice()), (undirected, outbound), "{v6only:?}");
+            assert_eq!(
+                (sockets(&found).of_unknown_direction(), ends(&found).as_slice()),
+                (of_unknown_direction, outbound),
+                "{v6only:?}"
+            );
         }
     }
 

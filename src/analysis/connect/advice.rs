@@ -384,7 +384,7 @@ fn timers(situation: &Situation) -> Option<String> {
          kernel."
             .into()
     } else if blocking(situation).next().is_some() {
-        "These timers can end some seconds late, and a retransmitted FIN restarts one (RFC 9293, section 3.10.7.4)."
+        "These timers can end some seconds late, and a retransmitted FIN restarts the timer of its socket (RFC 9293, section 3.10.7.4)."
             .into()
     } else {
         return None;

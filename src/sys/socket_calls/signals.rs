@@ -2,9 +2,11 @@
 //!
 //! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
 //! 2. A signal that a process sent is passed on. If the sender signalled the whole process group, the command got it as well.
-//!    The tracer sees every signal that reaches the command, so a signal with the same number from the same sender is passed on
-//!    once only. A signal that is still pending there absorbs the one that is passed on.
-//! 3. A signal that the terminal sent (Ctrl-C) has reached the command if that is in twtool's process group. Otherwise it is
+//!    The tracer sees every signal that reaches the command, so twtool does not pass on a signal that the command got with the
+//!    same number from the same sender. If the copy of the command is still pending when twtool passes on a signal, the kernel
+//!    merges the two (signal(7)).
+//! 3. A signal that the terminal sent (Ctrl-C) has also reached the command if the command is in twtool's process group.
+//!    Otherwise it is
 //!    passed on.
 
 use std::io;
@@ -17,7 +19,8 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-/// `SI_USER`, and the codes of sigqueue(3) and tgkill(2), are not positive (sigaction(2)).
+/// If a process sent the signal (kill(2), sigqueue(3), tgkill(2)), its code is `SI_USER` or less. A larger code is from the kernel
+/// (sigaction(2)).
 const SI_USER: i32 = 0;
 
 /// A signal that reached twtool or the command.
@@ -28,15 +31,16 @@ pub(super) struct Arrival {
     pub(super) sender: i32,
 }
 
-/// The blocked signals, until this is dropped.
+/// Keeps all signals blocked, and reads them. When this value is dropped, the old signal mask is in force again.
 pub(super) struct Signals {
     descriptor: SignalFd,
     before: SigSet,
-    /// Signals that processes sent to the command, and that twtool has not got.
+    /// Signals that processes sent to the command. twtool may still get a copy of each.
     seen: Vec<(Arrival, Instant)>,
 }
 
-/// A group gets a signal in one system call. This is far more than twtool needs to read both copies.
+/// The maximum time between the command's copy and twtool's copy of a signal to the process group. The kernel sends both in one
+/// system call, so twtool needs much less time to read both.
 const SAME_CALL: Duration = Duration::from_secs(1);
 
 impl Signals {
@@ -48,7 +52,7 @@ impl Signals {
         Ok(Self { descriptor, before, seen: vec![] })
     }
 
-    /// Runs a function with the signals as they were before. A process that it starts inherits them.
+    /// Runs a function with the signal mask from before `hold`. A process that the function starts inherits this mask.
     pub(super) fn released<T>(&self, run: impl FnOnce() -> T) -> T {
         // This cannot fail, because both masks were valid before.
         let _ = self.before.thread_set_mask();
@@ -57,7 +61,7 @@ impl Signals {
         result
     }
 
-    /// Waits for a signal, at most this long. SIGCHLD counts, because each stop of the program sends it.
+    /// Waits for a signal, at most this long. SIGCHLD ends the wait, too: the kernel sends it at each stop of the program.
     pub(super) fn wait(&self, time: Option<Duration>) -> io::Result<()> {
         let timeout = match time {
             None => PollTimeout::NONE,

@@ -1,5 +1,5 @@
-//! Starts a program so that it is traced from its first instruction, or attaches to a running process, and explains why that
-//! is refused.
+//! Starts a program so that it is traced from its first instruction, or attaches to a running process. If the kernel refuses
+//! this, explains why.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ pub(super) struct Started {
     pub(super) detach: bool,
 }
 
-/// Starts a command. It is about to be executed when this returns.
+/// Starts a command. When this function returns, the stub is traced and continues, and executes the command next.
 pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Result<Started, WatchError> {
     let child = signals.released(|| stub::spawn(words, !detach)).map_err(failed("starting the program"))?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(failed("starting the program"))?;
@@ -53,7 +53,8 @@ pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Re
     });
     let slow = seized.map_err(|error| {
         let why = refusal(&error, pid, true);
-        // The stub is stopped and has executed nothing. It may have ended by itself.
+        // The stub has not executed the command. It is stopped, or it has ended by itself; then kill() may fail, which
+        // does not matter.
         let _ = number(pid).and_then(|pid| {
             kill_process(pid, Signal::KILL)?;
             Ok(waitpid(Some(pid), WaitOptions::empty())?)
@@ -84,7 +85,7 @@ fn await_stop(pid: i32) -> io::Result<()> {
 pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
-        // A thread that starts meanwhile is attached to by its parent, or found in the next round.
+        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to it. The next round finds any other.
         let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();
@@ -94,8 +95,9 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
         for tid in new {
             match request(TraceRequest::Seize, tid, FOLLOW).and_then(|()| request(TraceRequest::Interrupt, tid, 0)) {
                 Ok(()) => drop(threads.insert(tid)),
-                // The thread has ended, or its parent is traced already and so is the thread.
+                // The thread has ended.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                // twtool traces the thread already, because it traced the thread that started it.
                 Err(_) if target::tracer(tid) == Some(std::process::id().cast_signed()) => drop(threads.insert(tid)),
                 Err(error) => return Err(refusal(&error, pid, false)),
             }
