@@ -124,7 +124,7 @@ families! {
     CloseWaitNotAccepted = "twtool_close_wait_not_accepted_sockets", Gauge, ["netns", "local_port"],
         "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and that the server on the port has not accepted.";
     CloseWaitUnknown = "twtool_close_wait_unknown_owner_sockets", Gauge, ["netns"],
-        "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and whose owner this user may not see (CAP_SYS_PTRACE shows it).";
+        "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and whose owner this user may not see (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show it).";
     DoctorCheck = "twtool_doctor_check", Gauge, ["netns", "check", "status"],
         "The checks of twtool doctor as a state set: 1 for the present status of the check, 0 for the others.";
     ConntrackEntries = "twtool_conntrack_entries", Gauge, ["netns"],

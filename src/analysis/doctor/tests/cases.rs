@@ -299,7 +299,7 @@ pub(super) fn socket_cases() -> Vec<Case> {
         .advises("seccomp"),
         case("tcp_diag", fails, Unknown, "refused"),
         case("capabilities", |_| {}, Ok, "with CAP_NET_BIND_SERVICE bind-test can"),
-        case("capabilities", forgets(1, Some(0), hidden), Note, "CAP_SYS_PTRACE"),
+        case("capabilities", forgets(1, Some(0), hidden), Note, "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are missing"),
         case(
             "capabilities",
             both(forgets(1, Some(0), hidden), |health| health.capabilities = Some(Capabilities(u64::MAX))),
