@@ -21,7 +21,9 @@ use crate::support::twtool::PATH;
 use crate::support::{measured, not_checked, suite};
 
 suite! {
-    pure: [],
+    pure: [
+        a_socket_is_followed_across_threads_and_split_lines,
+    ],
     netns: [
         real_servers_are_reported_as_strace_reports_them,
     ],
@@ -92,16 +94,15 @@ fn bucket() -> Kept {
     Box::new(())
 }
 
-/// Runs a command until it ends, or until its log shows this text. Then the command gets SIGTERM.
-fn run(command: &mut Command, log: &Path, text: Option<&str>) {
+/// Runs a command until it ends, or until the whole lines of its log are `enough`. Then the command gets SIGTERM.
+fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
     command.process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
     let deadline = Instant::now() + patience(Duration::from_secs(30));
     while child.try_wait().expect("a child").is_none() {
         let shown = fs::read_to_string(log).unwrap_or_default();
-        // strace writes the result of a call, and the end of its line, later than the call.
         let whole = shown.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        if text.is_some_and(|text| whole.lines().any(|line| line.contains(text))) || Instant::now() > deadline {
+        if enough(whole) || Instant::now() > deadline {
             end(&mut child);
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -115,31 +116,68 @@ fn end(child: &mut Child) {
 }
 
 /// The calls on TCP sockets that strace shows: failed binds and listens, and the listens that succeeded.
+///
+/// `strace -y` shows the inode of each socket, which stays the same when another thread or a child goes on with it.
 fn calls_of_strace(log: &str) -> Calls {
     let (mut bound, mut datagram) = (BTreeMap::new(), BTreeSet::new());
     let mut calls = Calls::new();
-    for line in log.lines() {
+    for line in calls_with_results(log) {
         let Some((head, result)) = line.rsplit_once(" = ") else { continue };
         let errno = result.strip_prefix("-1 ").and_then(|rest| rest.split(' ').next()).map(str::to_owned);
-        let pid = head.split(' ').next().unwrap_or_default().to_owned();
         let between = |begin: &str, end: &str| Some(head.split_once(begin)?.1.split_once(end)?.0.to_owned());
-        let fd = |call: &str| between(call, ",").map(|fd| (pid.clone(), fd));
+        let inode = |text: &str| Some(text.split_once("<socket:[")?.1.split_once("]>")?.0.to_owned());
+        let socket = |call: &str| inode(&between(call, ",")?);
         if head.contains("socket(AF_INET") && head.contains("SOCK_DGRAM") {
-            datagram.insert((pid, result.to_owned()));
-        } else if head.contains("socket(AF_INET") {
-            datagram.remove(&(pid, result.to_owned()));
-        } else if let Some(fd) = fd("bind(").filter(|fd| !datagram.contains(fd)) {
+            datagram.extend(inode(result));
+        } else if let Some(socket) = socket("bind(").filter(|socket| !datagram.contains(socket)) {
             let addr = between("inet_addr(\"", "\"").or_else(|| between("inet_pton(AF_INET6, \"", "\""));
             let (Some(addr), true) = (addr, head.contains("htons(8080)")) else { continue };
             match errno {
-                None => drop(bound.insert(fd, addr)),
+                None => drop(bound.insert(socket, addr)),
                 errno => drop(calls.insert(("bind".into(), addr, errno))),
             }
-        } else if let Some(addr) = fd("listen(").and_then(|fd| bound.get(&fd)) {
+        } else if let Some(addr) = socket("listen(").and_then(|socket| bound.get(&socket)) {
             calls.insert(("listen".into(), addr.clone(), errno));
         }
     }
     calls
+}
+
+/// The calls of a log of `strace -f -o`. strace splits a call in two lines when another thread is in a call at the same time.
+fn calls_with_results(log: &str) -> Vec<String> {
+    let mut begun = BTreeMap::new();
+    let mut calls = Vec::new();
+    for line in log.lines() {
+        // strace pads the thread's id with blanks.
+        let (thread, call) = line.split_once(' ').unwrap_or((line, ""));
+        if let Some(begin) = line.strip_suffix(" <unfinished ...>") {
+            begun.insert(thread, begin);
+        } else if let Some((_, end)) =
+            call.trim_start().strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>"))
+        {
+            calls.extend(begun.remove(thread).map(|begin| format!("{begin}{end}")));
+        } else {
+            calls.push(line.to_owned());
+        }
+    }
+    calls
+}
+
+fn a_listen(calls: &Calls) -> bool {
+    calls.iter().any(|(call, ..)| call == "listen")
+}
+
+fn a_socket_is_followed_across_threads_and_split_lines() {
+    let log = "\
+        17    socket(AF_INET, SOCK_STREAM, IPPROTO_TCP) = 3<socket:[90]>\n\
+        17    bind(3<socket:[90]>, {sa_family=AF_INET, sin_port=htons(8080), sin_addr=inet_addr(\"127.0.0.1\")}, 16 <unfinished ...>\n\
+        18    listen(4<socket:[91]>, 9 <unfinished ...>\n\
+        17    <... bind resumed>)               = 0\n\
+        18    <... listen resumed>)             = 0\n\
+        19    listen(3<socket:[90]>, 4096)      = 0";
+    let listened = ("listen".to_owned(), "127.0.0.1".to_owned(), None);
+    assert_eq!(calls_of_strace(log), Calls::from([listened]));
+    assert!(calls_of_strace(log.rsplit_once('\n').expect("lines").0).is_empty());
 }
 
 /// The calls on TCP sockets that `why` reports, and their records.
@@ -186,11 +224,10 @@ fn check(program: &str, line: &str, situation: &Situation) {
         let log = folder.path().join("strace");
         let mut strace = Command::new("strace");
         strace
-            .args(["-I", "1", "-f", "-qq", "-e", "trace=socket,bind,listen", "-e", "signal=none", "-o"])
+            .args(["-I", "1", "-f", "-y", "-qq", "-e", "trace=socket,bind,listen", "-e", "signal=none", "-o"])
             .arg(&log)
             .args(["sh", "-c", &line]);
-        let until = listens.then_some("listen(");
-        run(&mut in_folder(strace), &log, until);
+        run(&mut in_folder(strace), &log, |log| listens && a_listen(&calls_of_strace(log)));
         calls_of_strace(&fs::read_to_string(&log).expect("a log"))
     });
     let _kept = make();
@@ -198,7 +235,7 @@ fn check(program: &str, line: &str, situation: &Situation) {
         let log = folder.path().join("why");
         let mut why = Command::new(PATH);
         why.args(["why", "-o", "ndjson", "--log"]).arg(&log).args(["--", "sh", "-c", &line]);
-        run(&mut in_folder(why), &log, listens.then_some("\"call\":\"listen\""));
+        run(&mut in_folder(why), &log, |log| listens && a_listen(&calls_of_why(log).0));
         calls_of_why(&fs::read_to_string(&log).expect("a log"))
     };
     let seen: Vec<String> = records.iter().map(ToString::to_string).collect();

@@ -83,6 +83,11 @@ impl Screen {
         self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
+    /// The text on the screen with one space wherever it has spaces or a new line.
+    pub(crate) fn words(&self) -> String {
+        self.text().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// Types keys.
     pub(crate) fn types(&mut self, keys: &str) {
         self.user.write_all(keys.as_bytes()).expect("typed");
