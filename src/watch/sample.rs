@@ -40,7 +40,7 @@ pub struct NetnsSample {
     /// The facts of the namespace: name, kernel, port ranges, services, interfaces.
     pub facts: Arc<Facts>,
     /// The selected buckets, in the kernel's order. Empty if the sampler does not keep rows.
-    pub rows: Vec<Row>,
+    pub rows: Arc<Vec<Row>>,
     /// The number of selected buckets in TIME_WAIT.
     pub time_wait: usize,
     /// The number of selected buckets in FIN_WAIT_2.
@@ -71,11 +71,20 @@ pub struct Reselected {
     /// The inode number of the namespace.
     pub netns: Option<u64>,
     /// As [`NetnsSample::rows`].
-    pub rows: Vec<Row>,
+    pub rows: Arc<Vec<Row>>,
     /// As [`NetnsSample::closes`], of every selected bucket.
     pub closes: BTreeMap<i64, u64>,
     /// Closes in the last second.
     pub closes_per_s: f64,
+}
+
+/// Sets [`Row::netns`] of rows that have 0. The rows of the first namespace stay shared.
+pub(super) fn number(rows: &mut Arc<Vec<Row>>, netns: u32) {
+    if netns > 0 {
+        for row in Arc::make_mut(rows) {
+            row.netns = netns;
+        }
+    }
 }
 
 impl Sample {
@@ -86,9 +95,7 @@ impl Sample {
             let found = (0..).zip(&mut self.namespaces).find(|(_, netns)| netns.facts.netns == inode);
             // A namespace that the last look could not read is not part of the sample.
             let Some((place, netns)) = found else { continue };
-            for row in &mut rows {
-                row.netns = place;
-            }
+            number(&mut rows, place);
             netns.fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
             netns.time_wait = rows.len() - netns.fin_wait_2;
             (netns.rows, netns.closes, netns.closes_per_s) = (rows, closes, Some(closes_per_s));

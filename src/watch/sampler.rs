@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::sample::{Reselected, Sample};
+use super::sample::{self, Reselected, Sample};
 use super::tracker::Tracker;
 use crate::snapshot::look::{FindOccupant, Look, Looked, Looks};
 use crate::snapshot::{Selection, SnapshotError};
@@ -136,10 +136,7 @@ impl Sampler {
                 event.at = at;
                 event.row.netns = number;
             }
-            // The only namespace, or the first one, has number 0 already.
-            if number > 0 {
-                netns.rows.iter_mut().for_each(|row| row.netns = number);
-            }
+            sample::number(&mut netns.rows, number);
         }
         forget(&mut self.trackers, namespaces.iter().map(|netns| netns.facts.netns), elapsed, answer.complete);
         Ok(Some(Sample {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::events::EventKind;
 use super::history::{History, MOST_EVENTS, MOST_SECONDS};
 use super::sample::{NetnsSample, Sample};
-use super::tracker::Tracker;
+use super::tracker::{Tracker, pair};
 use crate::model::facts::tests::facts;
 use crate::model::kernel_counts::Counters;
 use crate::model::row::tests::row;
@@ -326,6 +326,27 @@ fn the_order_of_the_rows_does_not_matter() {
 }
 
 #[test]
+fn rows_that_stay_are_paired_beside_long_runs_of_others() {
+    let rows = |cookies: std::ops::Range<u64>| cookies.map(|cookie| bucket(cookie, 50_000));
+    let was: Vec<Row> = rows(1..5001).collect();
+    // 2,000 end, 3,000 begin in the same place, and others do so elsewhere.
+    let now: Vec<Row> = rows(1..1001)
+        .chain(rows(6000..9000))
+        .chain(rows(3001..4001))
+        .chain(rows(9000..9500))
+        .chain(rows(4101..5001))
+        .collect();
+    let (mut paired, mut ended, mut new) = (vec![], 0, 0);
+    pair(&was, &now, |was, now| match (was, now) {
+        (Some(was), Some(now)) => paired.push((was.bucket.cookie, now.bucket.cookie)),
+        (Some(_), None) => ended += 1,
+        (None, _) => new += 1,
+    });
+    assert!(paired.iter().all(|(was, now)| was == now));
+    assert_eq!((paired.len(), ended, new), (2900, 2100, 3500));
+}
+
+#[test]
 fn another_selection_needs_no_look_and_causes_no_event() {
     let other = |expires_ms| {
         let mut row = row("127.0.0.1", 81, "127.0.0.1", 40_000);
@@ -338,7 +359,7 @@ fn another_selection_needs_no_look_and_causes_no_event() {
     assert!(tracker.select(&Selection::expression("sprt")).is_err());
     let selected = tracker.select(&Selection::expression("sport = :81")).expect("a filter");
     let again = tracker.keep_selected(None, selected).expect("there was a look");
-    assert_eq!((again.rows, again.closes_per_s), (vec![other(59_500)], 1.0));
+    assert_eq!((again.rows.as_slice(), again.closes_per_s), (&[other(59_500)][..], 1.0));
     assert_eq!(again.closes.values().sum::<u64>(), 1);
     let stays = Look { others: vec![bucket(1, 29_000)], ..look(1000, vec![other(58_500)]) };
     let sample = follow(&mut tracker, stays, false);

@@ -4,7 +4,8 @@
 //! remaining time was reported at some time of a walk, so the time between two reports is known up to the lengths of the walks.
 //!
 //! The kernel lists the buckets that stay in the same order each time. So the rows of both looks are read side by side, and only
-//! those without a partner are looked up in a map. With 100,000 buckets a map of all rows takes a third of the processor time.
+//! those without a partner are looked up in a map of rows. With 100,000 buckets a map of all rows takes a third of the processor time,
+//! and 13 MiB.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -34,8 +35,8 @@ const SOON_MS: i64 = 2000;
 /// The buckets of the last look at one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    /// The selected and the other buckets that the last look has listed, in its order.
-    listed: [Vec<Row>; 2],
+    /// The selected and the other buckets that the last look has listed, in its order. The sample shares them.
+    listed: [Arc<Vec<Row>>; 2],
     /// Buckets that exist, or may exist, and that the last look has not listed.
     missed: Vec<Seen>,
     last: Option<LastLook>,
@@ -173,6 +174,7 @@ impl Tracker {
         let (at, facts) = (facts.taken_at, Arc::new(facts));
         self.last = Some(LastLook { walked, whole, before, facts: Arc::clone(&facts), length_ms });
         let event = |Found { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
+        let (rows, others) = (Arc::new(rows), Arc::new(others));
         let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
         let sample = NetnsSample {
             time_wait: rows.len() - fin_wait_2,
@@ -185,7 +187,7 @@ impl Tracker {
             events: found.into_iter().map(event).collect(),
             whole,
             complete,
-            rows: if keeps_rows { rows.clone() } else { vec![] },
+            rows: if keeps_rows { Arc::clone(&rows) } else { Arc::default() },
             facts,
         };
         self.listed = [rows, others];
@@ -194,7 +196,7 @@ impl Tracker {
 
     /// Selects among the buckets of the last look: see [`look::select`]. Returns nothing if there was no look.
     pub(super) fn select(&self, selection: &Selection) -> Result<Option<[Vec<Row>; 2]>, SnapshotError> {
-        let rows = || self.listed.iter().flatten().copied();
+        let rows = || self.listed.iter().flat_map(|rows| rows.iter()).copied();
         self.last.as_ref().map(|last| look::select(selection, &last.facts, rows())).transpose()
     }
 
@@ -205,8 +207,8 @@ impl Tracker {
         listed[0].iter().filter(|row| !row.bucket.fin_wait_2).for_each(|row| closes.add(row, false, true));
         self.missed.iter_mut().for_each(|seen| seen.selected = false);
         self.closes = 0;
-        self.listed = listed;
-        let rows = self.listed[0].clone();
+        self.listed = listed.map(Arc::new);
+        let rows = Arc::clone(&self.listed[0]);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let closes_per_s = closes.in_last_second as f64;
         Some(Reselected { netns, rows, closes: closes.by_second, closes_per_s })
@@ -322,38 +324,41 @@ fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed) -> Option<Found>
     Some(Found { kind, certain: true, row: *row, selected: selected || was.selected })
 }
 
-/// How far to search for the next common row.
+/// How far to search for a row before an index of all rows is made.
 const NEAR: usize = 16;
 
-/// Pairs the rows of two lists by cookie, if they are in about the same order. Rows without a partner nearby are passed on alone.
-fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>, Option<&'a Row>)) {
-    let same = |was: &Row, now: &Row| was.bucket.cookie.is_some() && was.bucket.cookie == now.bucket.cookie;
-    let (mut was, mut now) = (was, now);
-    while let ([first_was, rest_was @ ..], [first_now, rest_now @ ..]) = (was, now) {
-        if same(first_was, first_now) {
-            each(Some(first_was), Some(first_now));
-            (was, now) = (rest_was, rest_now);
-        } else if let Some(gone) = was.iter().take(NEAR).position(|row| same(row, first_now)) {
-            for row in &was[..gone] {
-                each(Some(row), None);
+/// Pairs the rows of two lists by cookie, if they are in about the same order. Rows without a partner are passed on alone; so are rows
+/// that have changed their place.
+///
+/// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the hash
+/// of the rest), so thousands of rows may begin or end in one place.
+pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>, Option<&'a Row>)) {
+    let mut rest = was;
+    let mut index: Option<HashMap<Cookie, usize, RandomState>> = None;
+    for row in now {
+        let Some(cookie) = row.bucket.cookie else {
+            each(None, Some(row));
+            continue;
+        };
+        let begin = was.len() - rest.len();
+        let place = rest.iter().take(NEAR).position(|was| was.bucket.cookie == Some(cookie)).or_else(|| {
+            let of_rest = || rest.iter().zip(begin..).filter_map(|(was, at)| Some((was.bucket.cookie?, at))).collect();
+            // The row has changed its place if the index has it before the rest.
+            index.get_or_insert_with(of_rest).get(&cookie)?.checked_sub(begin)
+        });
+        match place {
+            Some(place) => {
+                for gone in &rest[..place] {
+                    each(Some(gone), None);
+                }
+                each(Some(&rest[place]), Some(row));
+                rest = &rest[place + 1..];
             }
-            was = &was[gone..];
-        } else if let Some(new) = now.iter().take(NEAR).position(|row| same(first_was, row)) {
-            for row in &now[..new] {
-                each(None, Some(row));
-            }
-            now = &now[new..];
-        } else {
-            each(Some(first_was), None);
-            each(None, Some(first_now));
-            (was, now) = (rest_was, rest_now);
+            None => each(None, Some(row)),
         }
     }
-    for row in was {
-        each(Some(row), None);
-    }
-    for row in now {
-        each(None, Some(row));
+    for gone in rest {
+        each(Some(gone), None);
     }
 }
 

@@ -117,7 +117,7 @@ fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Re
         Request::Look { interval, selection, capacity, recording } => (interval, selection, capacity, recording),
         Request::Select(selection) => {
             let counted = |all: Vec<Reselected>| {
-                let counted = Counted::of(all.iter().map(|one| &one.rows));
+                let counted = Counted::of(all.iter().map(|one| one.rows.as_slice()));
                 (all, counted)
             };
             return Reply::Selected(sampler.select(selection).map(counted));
@@ -135,7 +135,7 @@ fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Re
         None => sampler.take(),
     };
     let counted = |sample: Sample| {
-        let counted = Counted::of(sample.namespaces.iter().map(|netns| &netns.rows));
+        let counted = Counted::of(sample.namespaces.iter().map(|netns| netns.rows.as_slice()));
         (sample, counted)
     };
     let sample = sample.map(|sample| sample.map(counted));

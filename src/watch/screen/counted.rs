@@ -13,7 +13,7 @@ pub(super) struct Counted {
 impl Counted {
     /// Counts the rows of all namespaces together.
     #[must_use]
-    pub(super) fn of<'a>(namespaces: impl Iterator<Item = &'a Vec<Row>>) -> Self {
+    pub(super) fn of<'a>(namespaces: impl Iterator<Item = &'a [Row]>) -> Self {
         let mut groups = Groups::new(&[By::LocalPort, By::RemoteAddr], 0);
         namespaces.flatten().for_each(|row| groups.add(&row.bucket, row.direction));
         let mut counted = Self::default();

@@ -184,7 +184,7 @@ impl Listing {
                 let rows = latest.namespaces().iter().map(|netns| netns.rows.len()).sum();
                 let mut keys = Vec::with_capacity(rows);
                 for (place, netns) in (0..).zip(latest.namespaces()) {
-                    keys.extend((0..).zip(&netns.rows).map(|(at, row)| (sockets.key(row), place, at)));
+                    keys.extend((0..).zip(netns.rows.iter()).map(|(at, row)| (sockets.key(row), place, at)));
                 }
                 sockets.keys = keys;
                 Items::Sockets(RefCell::new(sockets))

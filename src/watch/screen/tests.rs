@@ -52,7 +52,7 @@ fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) 
         events,
         whole: true,
         complete: true,
-        rows,
+        rows: Arc::new(rows),
     };
     Sample {
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + elapsed),
@@ -68,7 +68,7 @@ fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) 
 }
 
 fn latest(sample: Sample) -> Latest {
-    let counted = Counted::of(sample.namespaces.iter().map(|netns| &netns.rows));
+    let counted = Counted::of(sample.namespaces.iter().map(|netns| netns.rows.as_slice()));
     Latest { sample, counted, capacity: vec![], failure: None }
 }
 
