@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use nix::time::{ClockId, clock_gettime};
@@ -24,6 +24,17 @@ pub trait Transport {
     /// Replaces the buffer's content with the next datagram. Returns its true length, which is larger than the buffer's
     /// length if the datagram did not fit.
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
+
+    /// The time by which pauses of the kernel are measured.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// The processor time of the calling thread, 0 if it is unavailable. Then all elapsed time counts as a wait, which costs only
+    /// an extra check.
+    fn processor_time(&self) -> Duration {
+        processor_time().unwrap_or_default()
+    }
 
     /// Returns the interface for look-ups and commands, if this transport has one. It must not be used during a dump. A
     /// recording has none, because it holds dumps only.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::error::DumpError;
 use crate::sock_diag::request::Request;
-use crate::sock_diag::transport::{Transport, processor_time};
+use crate::sock_diag::transport::Transport;
 
 /// What is known about a received datagram apart from its bytes.
 pub(super) struct Received {
@@ -36,8 +36,7 @@ pub(super) struct Receiver<'a> {
     waited: Duration,
 }
 
-/// Wall time and processor time of the thread. If processor time is unavailable, all elapsed time counts as a wait,
-/// which costs only an extra check.
+/// Wall time and processor time of the thread.
 #[derive(Clone, Copy)]
 struct Clocks {
     wall: Instant,
@@ -45,8 +44,8 @@ struct Clocks {
 }
 
 impl Clocks {
-    fn read() -> Self {
-        Self { wall: Instant::now(), processor: processor_time().unwrap_or_default() }
+    fn read(transport: &dyn Transport) -> Self {
+        Self { wall: transport.now(), processor: transport.processor_time() }
     }
 
     /// Time since `earlier` in which the thread did not run.
@@ -58,14 +57,15 @@ impl Clocks {
 impl<'a> Receiver<'a> {
     /// Sends the request and starts the clocks.
     pub(super) fn start(transport: &'a mut dyn Transport, request: &Request) -> Result<Self, DumpError> {
-        let clocks = Clocks::read();
+        let clocks = Clocks::read(transport);
         transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
+        let returned = transport.now();
         Ok(Self {
             transport,
             datagrams: 0,
             receiving: Duration::ZERO,
             reading: Duration::ZERO,
-            returned: Instant::now(),
+            returned,
             clocks,
             waited: Duration::ZERO,
         })
@@ -74,19 +74,19 @@ impl<'a> Receiver<'a> {
     /// Restarts the clocks after a wait for another thread. That wait lies between two calls of recv(2), and `recv`
     /// counts the time between two calls anyway.
     pub(super) fn forget_wait(&mut self) {
-        self.clocks = Clocks::read();
+        self.clocks = Clocks::read(self.transport);
     }
 
     /// Receives the next datagram.
     pub(super) fn recv(&mut self, buffer: &mut Vec<u8>) -> Received {
-        let called = Instant::now();
+        let called = self.transport.now();
         let gap = called - self.returned;
         let length = self.transport.recv(buffer);
-        self.returned = Instant::now();
+        self.returned = self.transport.now();
         self.datagrams += 1;
         self.reading += gap;
         self.receiving += self.returned - called;
-        let before = std::mem::replace(&mut self.clocks, Clocks::read());
+        let before = std::mem::replace(&mut self.clocks, Clocks::read(self.transport));
         let waited = self.clocks.waited_since(before);
         let pause = gap + waited + std::mem::replace(&mut self.waited, waited);
         Received { length, pause }

@@ -1,7 +1,7 @@
 //! Tests of dumps during which the kernel's table changes.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -23,6 +23,8 @@ struct ChangingKernel {
     changes: VecDeque<Vec<Change>>,
     /// How long the kernel pauses for changes.
     pause: Duration,
+    /// The time, which only pauses change.
+    now: Instant,
     /// Sockets in a datagram.
     per_datagram: usize,
     position: (usize, usize),
@@ -40,6 +42,7 @@ impl ChangingKernel {
             chains: chains.iter().map(|chain| chain.to_vec()).collect(),
             changes: changes.iter().map(|changes| changes.to_vec()).collect(),
             pause,
+            now: Instant::now(),
             per_datagram: 3,
             position: (0, 0),
             prepared: vec![],
@@ -78,7 +81,7 @@ impl ChangingKernel {
         // both dumps. A real kernel was never seen to do that.
         let changes = if self.dumps == 1 { self.changes.pop_front().unwrap_or_default() } else { vec![] };
         if !changes.is_empty() {
-            std::thread::sleep(self.pause);
+            self.now += self.pause;
         }
         for change in changes {
             match change {
@@ -127,6 +130,14 @@ impl Transport for ChangingKernel {
             datagram
         });
         Ok(buffer.len())
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn processor_time(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn commands(&mut self) -> Option<&mut dyn Commands> {
