@@ -7,7 +7,7 @@
 //! |---|---|
 //! | entered | a new cookie, and the timer started after the last look |
 //! | became-time-wait | the same cookie in another state |
-//! | restarted | the same cookie, and the timer went up |
+//! | restarted | the same cookie, and the timer went up to the whole time, less the time since the last look |
 //! | expired | the bucket is missing, and its time had run out by the end of this look. Uncertain if more than 2 s were left at the last look, because SOCK_DESTROY and a RST leave no trace |
 //! | taken-over | another socket now has the same addresses and ports |
 //! | destroyed | time was left, and since the last look no TCP segment arrived (`InSegs`) and no connect() took a bucket over (`TWRecycled`). Only SOCK_DESTROY needs neither |

@@ -106,6 +106,7 @@ fn a_bucket_that_changes_keeps_its_cookie() {
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
     assert_eq!(changed(bucket(1, 0), bucket(1, 59_900)), [(1, Restarted, true)], "it was due");
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the look took 10 ms, and the kernel rounds");
+    assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_500)), [], "the kernel has lost ticks");
 }
 
 #[test]

@@ -116,7 +116,8 @@ impl Tracker {
         let time_wait = look.rows.iter().chain(&look.others).filter(|row| !row.bucket.fin_wait_2);
         self.largest_ms = self.largest_ms.max(time_wait.map(|row| row.bucket.expires_ms).max());
         let length = Length::learn(look.tw_timeout_s, self.largest_ms);
-        let mut closes = Closes { now_ms: ms(began), length_ms: i64::from(length.seconds) * 1000, ..Closes::default() };
+        let length_ms = i64::from(length.seconds) * 1000;
+        let mut closes = Closes { now_ms: ms(began), length_ms, ..Closes::default() };
         let mut found = vec![];
         let mut add = |row: &Row, selected: bool, event: Option<Found>| {
             if selected && !row.bucket.fin_wait_2 {
@@ -137,18 +138,17 @@ impl Tracker {
             pair(was, now, |was, now| match (was, now) {
                 (Some(was), Some(now)) => {
                     let was = Seen { row: *was, slack_ms: 0, selected };
-                    add(now, selected, elapsed.and_then(|time| change(&was, now, selected, time)));
+                    add(now, selected, elapsed.and_then(|time| change(&was, now, selected, time, length_ms)));
                 }
                 (Some(was), None) => missing.extend(with_cookie(Seen { row: *was, slack_ms: 0, selected })),
                 (None, Some(now)) => unknown.push((now, selected)),
                 (None, None) => {}
             });
         }
-        let length_ms = i64::from(length.seconds) * 1000;
         for (row, selected) in unknown {
             let was = row.bucket.cookie.and_then(|cookie| missing.remove(&cookie));
             let event = elapsed.and_then(|time| match was {
-                Some(was) => change(&was, row, selected, time),
+                Some(was) => change(&was, row, selected, time, length_ms),
                 None => self.entered(row, selected, time, length_ms),
             });
             add(row, selected, event);
@@ -311,12 +311,16 @@ impl Tracker {
 }
 
 /// The event of a bucket that both looks have listed.
-fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed) -> Option<Found> {
+fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
     let (before, now) = (&was.row.bucket, &row.bucket);
+    let left = i64::from(now.expires_ms);
+    // A timer starts again with the whole time, since the last look. A virtual machine that loses ticks has a timer that is slower than
+    // the clock, but not one with the whole time.
+    let whole = now.fin_wait_2 || left >= length_ms - time.most - time.tolerance();
     let at_most = i64::from(before.expires_ms) + i64::from(was.slack_ms) - time.least + time.tolerance();
     let kind = if before.fin_wait_2 && !now.fin_wait_2 {
         EventKind::BecameTimeWait
-    } else if i64::from(now.expires_ms) > at_most.max(0) {
+    } else if whole && left > at_most.max(0) {
         EventKind::Restarted
     } else {
         return None;
