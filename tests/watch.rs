@@ -1,4 +1,4 @@
-//! `twtool watch -o ndjson`: its records, its ends, its recordings.
+//! `twtool watch -o ndjson`: its records, the ways in which it ends, and its recordings.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -114,7 +114,7 @@ fn a_sample_and_an_event_have_their_keys() {
     let mut watcher = Watcher::start("10ms", &[]);
     bucket_of_server(&server, "127.0.0.1:8080");
     watcher.settle(2, 0);
-    // A look may have seen the bucket in FIN_WAIT_2.
+    // A sample may show the bucket while it is still in FIN_WAIT_2.
     let entered = &watcher.events[0];
     assert_eq!((text(entered, "event"), entered["certain"].as_bool()), ("entered", Some(true)));
     assert_eq!(number(entered, "local_port"), 8080);
@@ -197,7 +197,7 @@ fn the_first_look_reports_a_mistake_in_the_filter() {
     twtool(watch(&["--local-port", "nosuch"])).refused("'nosuch'");
 }
 
-/// A recorded series of three looks with two buckets of the server on port 8080 and one of a client, and its output.
+/// A recorded series of three samples with two buckets of the server on port 8080 and one of a client, and its output.
 fn recorded(folder: &TempDir) -> (String, String) {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");

@@ -234,7 +234,7 @@ fn check(groups: Groups, events: &[Value]) {
         for port in groups.ports(number_of_group) {
             let of_port =
                 |event: &&Value| [number(event, "local_port"), number(event, "remote_port")].contains(&port.into());
-            // A look may have met a bucket on its way through FIN_WAIT_2.
+            // A sample may show a bucket while it is still in FIN_WAIT_2.
             let is_fate = |event: &&Value| fate == "became-time-wait" || text(event, "event") != "became-time-wait";
             let events: Vec<&Value> = events.iter().filter(of_port).filter(is_fate).collect();
             let names: Vec<&str> = events.iter().map(|event| text(event, "event")).collect();

@@ -1,4 +1,4 @@
-//! The live screen of `twtool watch` on a real terminal: keys in, screen out, and the terminal as it was before in every end.
+//! The live screen of `twtool watch` on a real terminal: it reacts to keys, and restores the terminal however it ends.
 
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -81,7 +81,7 @@ fn without_a_terminal_the_stream_is_named() {
 /// Makes this test program, started again, panic while its screen is on the terminal.
 pub(crate) const PANICKING: &str = "TWTOOL_TEST_PANICKING_SCREEN";
 
-/// Panics on a screen: on a thread of its own, as the thread that takes the looks may.
+/// Panics on a screen: on a thread of its own, as the thread that takes the samples may.
 pub(crate) fn panic_on_a_screen() {
     let _guard = Guard::take().expect("a terminal");
     let _ = std::thread::spawn(|| panic!("in the middle of the screen")).join();
@@ -163,7 +163,7 @@ fn every_end_restores_the_terminal() {
     assert_eq!(ended(&|screen| screen.types("\x03")).signal(), Some(Signal::SIGINT as i32));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         assert_eq!(ended(&|screen| screen.signal(signal)).signal(), Some(signal as i32));
-        // Also where a text is open, and during a look.
+        // Also while a text is open, and while a sample is taken.
         let status = ended(&|screen| {
             screen.types("/abc");
             screen.until_shown("filter: abc");

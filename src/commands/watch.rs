@@ -1,4 +1,4 @@
-//! `twtool watch`: looks at the buckets again and again, and reports how many there are and what happened to each.
+//! `twtool watch`: samples the buckets repeatedly, and reports how many there are and what happened to each.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
         sampler.record(path, replace)?;
     }
     let streamed = stream(args, &mut sampler, context);
-    // The samples so far are recorded, even if nobody reads the output any more.
+    // The recording keeps the samples so far, even if the reader has closed the pipe.
     let finished = sampler.finish();
     let complete = streamed?;
     finished?;
@@ -142,7 +142,7 @@ fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Res
                 count += 1;
                 next = sample.elapsed + sample.interval;
             }
-            // The kernel may have lacked memory for a moment. A file does not become better.
+            // A lack of memory in the kernel may be temporary. An error of a file is permanent.
             Err(error) if count > 0 && !args.recording.records() && !args.recording.replays() => {
                 reporter.warn_once(&[error.to_string()], context);
                 complete = false;
@@ -166,7 +166,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Prints the warnings that the last look did not have.
+    /// Prints the warnings that the last sample did not have.
     fn warn_once(&mut self, warnings: &[String], context: &mut Context) {
         let is_new = |warning: &&String| !self.last.contains(warning);
         let new: Vec<String> = warnings.iter().filter(is_new).cloned().collect();

@@ -1,9 +1,9 @@
-//! Looks at all buckets of one or several network namespaces, again and again, and follows each bucket from one look to the next.
+//! Samples all buckets of one or several network namespaces repeatedly, and follows each bucket from one sample to the next.
 //!
-//! A look is one walk over the buckets, with the kernel's counters from before and after it. Every bucket is part of it,
-//! whatever the selection: a bucket that the selection excludes may have been selected before.
+//! A sample ([`Look`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
+//! has every bucket, also those that the selection excludes, because they may have been selected before.
 //!
-//! The caller compares the buckets with those of the last look while the thread is still in the namespace, because it may
+//! The caller compares the buckets with those of the last sample while the thread is still in the namespace, because it may
 //! have to ask the kernel who has the two ends of a bucket that is missing ([`Occupant`]).
 
 use std::io;
@@ -30,13 +30,13 @@ use crate::sys;
 use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::{Interrupts, Signal};
 
-/// A look may use this part of one core: its cost times this number is the least interval.
+/// Sampling uses at most one part in this many of a core: the shortest interval is the processor time of a sample times this number.
 pub const SHARE: u32 = 4;
 
-/// The most missing buckets that a look asks for. Each takes about 4 µs.
+/// The maximum number of missing buckets that a sample looks up. Each look-up takes about 4 µs.
 const MOST_ASKED: usize = 20_000;
 
-/// One look at the buckets of a network namespace.
+/// One sample of the buckets of a network namespace.
 #[derive(Debug)]
 pub struct Look {
     /// The facts of the namespace.
@@ -45,7 +45,7 @@ pub struct Look {
     pub rows: Vec<Row>,
     /// The other buckets.
     pub others: Vec<Row>,
-    /// The time from the start of the first look to the beginning and to the end of the walk. The kernel reported each
+    /// The time from the start of the first sample to the beginning and to the end of the walk. The kernel reported each
     /// remaining time in between.
     pub walked: (Duration, Duration),
     /// Whether nothing indicates that the walk has missed a bucket.
@@ -65,37 +65,37 @@ pub struct Look {
 /// Finds the occupant of the ends of a missing bucket.
 pub type FindOccupant<'a> = dyn FnMut(&TimeWaitBucket) -> Occupant + 'a;
 
-/// One look at every namespace.
+/// One sample of every namespace.
 #[derive(Debug)]
 pub struct Looked<T> {
-    /// The time from the start of the first look to the beginning of this one (CLOCK_MONOTONIC).
+    /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
     pub elapsed: Duration,
     /// How long it took.
     pub took: Duration,
     /// The processor time that it took, of all threads.
     pub processor_time: Duration,
-    /// The time from the beginning of this look to that of the next one: as asked, or longer if a look would use more than a
+    /// The time from the beginning of this sample to that of the next one: as asked, or longer if a sample would use more than a
     /// quarter of a core.
     pub interval: Duration,
     /// What the caller made of each namespace, whether nothing is missing, and warnings.
     pub answer: Answer<Vec<T>>,
 }
 
-/// Takes looks from the kernel or from a recorded series.
+/// Takes samples from the kernel or from a recorded series.
 pub struct Looks {
     input: Input,
     clock: Stopwatch,
     series: Option<SeriesFile>,
-    /// While a series is recorded, SIGINT and SIGTERM are held back, because the file gets its name at the end.
+    /// While a series is recorded, SIGINT and SIGTERM are blocked, because the file gets its name at the end.
     interrupts: Option<Interrupts>,
     /// The signal that ended a [`Self::wait`].
     signal: Option<Signal>,
-    /// The room for the rows of the next look.
+    /// How much memory to reserve for the rows of the next sample.
     room: Room,
 }
 
-/// The numbers of selected and of other buckets at the last look, if there is one namespace. Rows that grow into their memory need
-/// half as much again.
+/// The numbers of selected and of other buckets in the last sample, if there is one namespace. A `Vec` that is not reserved in
+/// advance takes 1.5 times the memory.
 #[derive(Default)]
 struct Room([AtomicUsize; 2]);
 
@@ -116,7 +116,7 @@ impl Room {
 
 enum Input {
     Kernel(Namespaces),
-    /// Every namespace that is found at each look.
+    /// Every namespace that is found at each sample.
     Every,
     Series(SeriesReader),
 }
@@ -126,19 +126,19 @@ impl Looks {
         Self { input, clock: Stopwatch::start(), series: None, interrupts: None, signal: None, room: Room::default() }
     }
 
-    /// Looks at these namespaces.
+    /// Samples these namespaces.
     #[must_use]
     pub fn of_kernel(namespaces: Namespaces) -> Self {
         Self::of(Input::Kernel(namespaces))
     }
 
-    /// Looks at every namespace that can be found at the time of each look.
+    /// Samples every namespace that can be found at the time of each sample.
     #[must_use]
     pub fn of_every_namespace() -> Self {
         Self::of(Input::Every)
     }
 
-    /// Reads looks from a recorded series.
+    /// Reads samples from a recorded series.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -146,11 +146,11 @@ impl Looks {
         Ok(Self::of(Input::Series(SeriesReader::open(path).map_err(SourceError::from)?)))
     }
 
-    /// Records the following looks, until [`Self::finish`]. Call it before the process has other threads: SIGINT and SIGTERM
-    /// are held back, and [`Self::wait`] reports them.
+    /// Records the following samples, until [`Self::finish`]. Call it before the process has other threads, because it blocks SIGINT
+    /// and SIGTERM in the calling thread. [`Self::wait`] reports these signals.
     ///
     /// # Errors
-    /// The looks are not at one network namespace of the kernel, or the file cannot be created.
+    /// The samples are not from the kernel or are of several network namespaces, or the file cannot be created.
     pub fn record(&mut self, path: &Path, replace: bool) -> Result<(), SnapshotError> {
         match &self.input {
             Input::Kernel(namespaces) if !namespaces.are_several() => {}
@@ -161,7 +161,7 @@ impl Looks {
         Ok(())
     }
 
-    /// Ends the recording, if there is one, and gives the file its name. A signal that was held back is delivered then.
+    /// Ends the recording, if there is one, and gives the file its name. Then it delivers the signal that [`Self::wait`] has reported.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -174,8 +174,8 @@ impl Looks {
         Ok(finished?)
     }
 
-    /// Sleeps until this time from the start of the first look. Returns false if a signal has arrived that is held back. The
-    /// looks of a series need no sleep.
+    /// Sleeps until this time from the start of the first sample. Returns false if a blocked signal has arrived. The samples of a
+    /// series need no sleep.
     ///
     /// # Errors
     /// The sleep failed.
@@ -191,11 +191,11 @@ impl Looks {
         Ok(self.signal.is_none())
     }
 
-    /// Takes one look; `None` after the last one of a recorded series. `interval` is the wanted time between two looks.
+    /// Takes one sample; `None` after the last one of a recorded series. `interval` is the wanted time between two samples.
     /// `follow` is called for each namespace, on a thread in it.
     ///
     /// # Errors
-    /// See [`SnapshotError`]. The next look may succeed.
+    /// See [`SnapshotError`]. The next sample may succeed.
     pub fn take<T: Send>(
         &mut self,
         selection: &Selection,
@@ -219,7 +219,7 @@ impl Looks {
         let room = (!namespaces.are_several()).then_some(&self.room);
         let series = Mutex::new(self.series.take().map(|file| (file, RecordedLook::default())));
         let ask = |_, pass_on: &mut PassOn<T>| {
-            // Only one thread comes here if there is a series.
+            // If there is a series, there is one namespace, and so only one thread.
             let mut recorder = series.lock().unwrap_or_else(PoisonError::into_inner).take();
             let looked = look_here(&mut recorder, selection, clock, room, follow);
             if recorder.is_some() {
@@ -251,7 +251,7 @@ impl Looks {
     }
 }
 
-/// Looks at the namespace of the calling thread, and records that if there is a file.
+/// Samples the namespace of the calling thread, and records the sample if there is a file.
 fn look_here<T>(
     recorder: &mut Option<(SeriesFile, RecordedLook)>,
     selection: &Selection,
@@ -286,7 +286,7 @@ fn look_here<T>(
     looked
 }
 
-/// Reads a look from a series.
+/// Reads a sample from a series.
 fn replay<T>(
     recorded: Recorded,
     rest: &RecordedLook,
@@ -302,7 +302,7 @@ fn replay<T>(
     Ok(Looked { elapsed, took, processor_time, interval, answer: answer.with(vec![followed]) })
 }
 
-/// The times and counters of a look.
+/// The times and counters of a sample.
 enum Measured<'a> {
     Now(Stopwatch, Unread),
     Recorded(&'a RecordedLook),
@@ -383,7 +383,7 @@ fn look(
     Ok((look, Answer { about_words: query.warnings, ..answer }))
 }
 
-/// Selects among rows that a look has listed, without a new look. Returns the selected rows, and the others.
+/// Selects among the rows of a sample, without a new sample. Returns the selected rows, and the others.
 ///
 /// # Errors
 /// The selection has a mistake, or tests something that the rows lack.
@@ -401,7 +401,7 @@ pub fn select(
     Ok([selected, others])
 }
 
-/// Asks the kernel. A failed look-up makes its answer unknown, and no further socket is asked for after too many.
+/// Looks up the occupant in the kernel. The occupant is unknown if the look-up fails, or after [`MOST_ASKED`] look-ups.
 fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
     let mut netlink: Option<Netlink> = None;
     let mut left = MOST_ASKED;

@@ -1,16 +1,16 @@
-//! What can happen to a bucket between two looks, and what proves it.
+//! What can happen to a bucket between two samples, and what proves it.
 //!
 //! The kernel does not report why a bucket is missing. `tracker` names a cause only if nothing else could have removed
 //! the bucket:
 //!
 //! | event | what proves it |
 //! |---|---|
-//! | entered | a new cookie, and the timer started after the last look |
+//! | entered | a new cookie, and the timer started after the last sample |
 //! | became-time-wait | the same cookie in another state |
-//! | restarted | the same cookie, and the timer went up to the whole time, less the time since the last look |
-//! | expired | the bucket is missing, and its time had run out by the end of this look. Uncertain if more than 2 s were left at the last look, because SOCK_DESTROY and a RST leave no trace |
-//! | taken-over | another socket now has the same addresses and ports |
-//! | destroyed | time was left, and since the last look no TCP segment arrived (`InSegs`) and no connect() took a bucket over (`TWRecycled`). Only SOCK_DESTROY needs neither |
+//! | restarted | the same cookie, and the remaining time is the full length again, less at most the time since the last sample. In FIN_WAIT_2: more remaining time than before |
+//! | expired | the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left in the last sample, because SOCK_DESTROY and a RST leave no trace |
+//! | taken-over | time was left, and another socket now has the same addresses and ports. If that socket called connect(), `TWRecycled` also grew |
+//! | destroyed | time was left, and since the last sample no TCP segment arrived (`InSegs`) and no connect() took a bucket over (`TWRecycled`). Every other cause needs a segment or a connect() |
 //! | reset | time was left, and nothing but a RST is possible: this kernel cannot destroy buckets (before 6.1), no connect() took one over, and no listener could have accepted a SYN |
 //! | gone | time was left, and several causes are possible; never certain |
 //!
@@ -35,7 +35,7 @@ pub enum EventKind {
     Restarted,
     /// SOCK_DESTROY removed it.
     Destroyed,
-    /// A new connection with the same ends took its place.
+    /// A new connection with the same ends replaced it.
     TakenOver,
     /// A RST removed it.
     Reset,
@@ -56,7 +56,7 @@ impl EventKind {
         Self::Gone,
     ];
 
-    /// The name that scripts see.
+    /// The name in ndjson.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,16 +72,16 @@ impl EventKind {
     }
 }
 
-/// Something that happened to a selected bucket between two looks.
+/// Something that happened to a selected bucket between two samples.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// When the look began that showed it.
+    /// When the sample that shows it began.
     pub at: SystemTime,
     /// What happened.
     pub kind: EventKind,
     /// Whether it is proven. `false`: the most likely cause, or [`EventKind::Gone`].
     pub certain: bool,
-    /// The bucket: at this look, or at the last one if it is missing now. Then the remaining time is what would be left.
+    /// The bucket in this sample. If it is missing: the bucket in the last sample, with the remaining time that it would have now.
     pub row: Row,
     /// The facts of its namespace.
     pub facts: Arc<Facts>,

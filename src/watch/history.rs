@@ -1,11 +1,11 @@
-//! What a watch remembers of its samples: closes per second, and the recent events. It is plain state without clock and I/O.
+//! The data that a watch keeps from its samples: closes per second, and the recent events. It reads no clock and does no I/O.
 
 use std::collections::VecDeque;
 
 use super::events::Event;
 use super::sample::Sample;
 
-/// The seconds before the first look that its remaining times show.
+/// How many seconds before the first sample its remaining times cover.
 const FIRST_SECONDS: i64 = 60;
 
 /// The most seconds that are kept.
@@ -19,7 +19,7 @@ pub const MOST_EVENTS: usize = 1000;
 pub struct History {
     /// The seconds from `first_second` to the current one, which is not complete.
     seconds: VecDeque<Second>,
-    /// The number of the first second, from the start of the first look.
+    /// The number of the first second, from the start of the first sample.
     first_second: i64,
     events: VecDeque<Event>,
     now: Option<f64>,
@@ -28,7 +28,7 @@ pub struct History {
 #[derive(Clone, Copy, Debug, Default)]
 struct Second {
     closes: u64,
-    /// Whether a whole look has shown it.
+    /// Whether a whole sample covers this second.
     known: bool,
 }
 
@@ -49,7 +49,7 @@ impl History {
         }
         let length = usize::try_from(current + 1 - self.first_second).unwrap_or(0);
         self.seconds.resize(length.max(self.seconds.len()), Second::default());
-        // A bucket lasts a minute, so a whole look shows a minute, even if earlier looks were not whole.
+        // A bucket lasts a minute, so a whole sample covers the last minute, even if earlier samples were not whole.
         if sample.namespaces.iter().all(|netns| netns.whole) {
             let shown = usize::try_from(current - FIRST_SECONDS - self.first_second).unwrap_or(0);
             let complete = self.seconds.len() - 1;
@@ -72,7 +72,7 @@ impl History {
         self.events.retain(selects);
     }
 
-    /// The closes of each complete second, the oldest first, at most [`MOST_SECONDS`]; `None` if no whole look has shown them.
+    /// The closes of each complete second, the oldest first, at most [`MOST_SECONDS`]; `None` if no whole sample covers the second.
     #[must_use]
     pub fn closes(&self) -> impl DoubleEndedIterator<Item = Option<u64>> + ExactSizeIterator + '_ {
         let complete = self.seconds.len().saturating_sub(1);

@@ -1,4 +1,4 @@
-//! `twtool watch`: looks at the buckets again and again, names what happened to each, and streams or draws it.
+//! `twtool watch`: samples the buckets repeatedly, determines what happened to each, and streams or draws the result.
 //!
 //! ```text
 //!   kernel or recorded series          collector                          state            output
@@ -9,8 +9,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `events` | [`Event`]: what can happen to a bucket, and what proves it |
-//! | `sample` | [`Sample`]: one look at each namespace, as a plain value with its events |
-//! | `tracker` | the comparison of two looks by cookie |
+//! | `sample` | [`Sample`]: one sample of each namespace, as a plain value with its events |
+//! | `tracker` | the comparison of two samples by cookie |
 //! | `sampler` | [`Sampler`], which takes samples |
 //! | `history` | [`History`]: closes per second and the recent events, fed with samples; no clock, no I/O |
 //! | `screen` | the live screen |

@@ -1,4 +1,4 @@
-//! A sample: one look at each network namespace, compared with the last one, as a plain value.
+//! A sample of each network namespace, with the events that result from the comparison with the last sample. It is a plain value.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use crate::model::facts::Facts;
 use crate::model::kernel_counts::Counters;
 use crate::model::row::Row;
 
-/// One look at each namespace.
+/// One sample of each namespace.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// When the look began.
+    /// When the sample began.
     pub at: SystemTime,
-    /// The time from the start of the first look to the beginning of this one (CLOCK_MONOTONIC).
+    /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
     pub elapsed: Duration,
-    /// The time from the beginning of this look to that of the next one. It is longer than the interval that was asked for if
-    /// a look would use more than a quarter of a core.
+    /// The time from the beginning of this sample to that of the next one. It is longer than the requested interval if sampling
+    /// would use more than a quarter of a core.
     pub interval: Duration,
-    /// How long the look took.
+    /// How long the sample took.
     pub took: Duration,
-    /// The processor time of the look, of all threads.
+    /// The processor time of the sample, of all threads.
     pub processor_time: Duration,
     /// Each namespace, in a stable order. There is at least one. [`Row::netns`] is an index into this list.
     pub namespaces: Vec<NetnsSample>,
@@ -34,7 +34,7 @@ pub struct Sample {
     pub warnings: Vec<String>,
 }
 
-/// One look at a namespace.
+/// One sample of a namespace.
 #[derive(Clone, Debug)]
 pub struct NetnsSample {
     /// The facts of the namespace: name, kernel, port ranges, services, interfaces.
@@ -49,15 +49,15 @@ pub struct NetnsSample {
     pub all_buckets: usize,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub max_tw_buckets: Option<i64>,
-    /// The kernel's counters after the look.
+    /// The kernel's counters after the sample.
     pub counters: Counters,
-    /// How many selected buckets entered TIME_WAIT in each second, counted from the start of the first look; negative seconds
-    /// lie before it. Only entries that no earlier sample had. See also [`Sample::closes_begin`].
+    /// How many selected buckets entered TIME_WAIT in each second. Seconds count from the start of the first sample; negative
+    /// seconds are before it. Buckets that an earlier sample counted are left out. See also [`Sample::closes_begin`].
     pub closes: BTreeMap<i64, u64>,
-    /// Closes per second since the last whole look, in the first sample those of the last second; `None` if this look is not
-    /// whole.
+    /// Closes per second since the last whole sample; in the first sample, the closes of the last second. `None` if this sample is
+    /// not whole.
     pub closes_per_s: Option<f64>,
-    /// What happened to selected buckets since the last look. Always empty in the first sample.
+    /// What happened to selected buckets since the last sample. Always empty in the first sample.
     pub events: Vec<Event>,
     /// Whether the walk has missed no bucket, as far as the kernel shows. Otherwise there are no events about missing buckets.
     pub whole: bool,
@@ -65,7 +65,7 @@ pub struct NetnsSample {
     pub complete: bool,
 }
 
-/// What another selection selects among the buckets of the last look at a namespace.
+/// The buckets that another selection selects from the last sample of a namespace.
 #[derive(Clone, Debug)]
 pub struct Reselected {
     /// The inode number of the namespace.
@@ -93,7 +93,7 @@ impl Sample {
         self.closes_begin = true;
         for Reselected { netns: inode, mut rows, closes, closes_per_s } in all {
             let found = (0..).zip(&mut self.namespaces).find(|(_, netns)| netns.facts.netns == inode);
-            // A namespace that the last look could not read is not part of the sample.
+            // A namespace that the last sample could not read is not part of the sample.
             let Some((place, netns)) = found else { continue };
             number(&mut rows, place);
             netns.fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();

@@ -1,4 +1,4 @@
-//! Takes samples: looks at each network namespace, and follows its buckets from look to look.
+//! Samples each network namespace, and follows its buckets from sample to sample.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ pub struct Sampler {
     interval: Duration,
     keeps_rows: bool,
     closes_begin: bool,
-    /// The buckets of the last look at each namespace, by its inode number.
+    /// The buckets of the last sample of each namespace, by its inode number.
     trackers: Trackers,
 }
 
@@ -28,16 +28,16 @@ type Trackers = BTreeMap<Option<u64>, Tracked>;
 #[derive(Default)]
 struct Tracked {
     tracker: Tracker,
-    /// When the last look at the namespace began, from the start of the first look.
+    /// When the last sample of the namespace began, from the start of the first sample.
     seen: Duration,
 }
 
-/// How long the buckets of a namespace are kept that later looks do not read. A bucket does not last that long.
+/// How long the buckets of a namespace are kept if later samples cannot read the namespace. A bucket does not last that long.
 const KEPT: Duration = Duration::from_secs(120);
 
-/// Notes which namespaces a look has read, and forgets others. If the look was complete, they have ended. Otherwise they may be
-/// unreadable for now, and are kept for some time. Without that limit, a user who cannot read every namespace would keep all that
-/// have ever ended.
+/// Records which namespaces a sample has read, and drops the others. If the sample was complete, the others have ended. Otherwise
+/// they may be unreadable for now, so they are kept for [`KEPT`]. Without that limit, memory would grow with each namespace that
+/// ends while some namespace is unreadable.
 fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now: Duration, complete: bool) {
     for netns in read {
         trackers.entry(netns).or_default().seen = now;
@@ -46,19 +46,18 @@ fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now:
 }
 
 impl Sampler {
-    /// A sampler for these looks. With `keeps_rows`, samples have the selected buckets. Without, they need less memory.
+    /// Creates a sampler. With `keeps_rows`, a sample has the selected buckets. Without, it needs less memory.
     #[must_use]
     pub const fn new(looks: Looks, selection: Selection, interval: Duration, keeps_rows: bool) -> Self {
         Self { looks, selection, interval, keeps_rows, closes_begin: true, trackers: BTreeMap::new() }
     }
 
-    /// Changes the wanted time between two looks.
+    /// Changes the wanted time between two samples.
     pub const fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
     }
 
-    /// Sleeps until this time from the start of the first look. Returns false if a signal has arrived that a recording holds
-    /// back.
+    /// Sleeps until this time from the start of the first sample. Returns false if a signal that a recording blocks has arrived.
     ///
     /// # Errors
     /// The sleep failed.
@@ -97,10 +96,10 @@ impl Sampler {
         sample
     }
 
-    /// Selects among the buckets of the last look, without a new look. The next samples keep the selection if there is no error.
+    /// Selects among the buckets of the last sample, without a new sample. The next samples keep the selection if there is no error.
     ///
     /// # Errors
-    /// The selection has a mistake, or tests something that the last look did not read.
+    /// The selection has a mistake, or tests something that the last sample did not read.
     pub fn select(&mut self, selection: Selection) -> Result<Vec<Reselected>, SnapshotError> {
         let select = |(netns, one): (&Option<u64>, &Tracked)| one.tracker.select(&selection).map(|rows| (*netns, rows));
         let selected = self.trackers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
@@ -171,6 +170,6 @@ mod tests {
             assert!(trackers.len() as u64 <= 1 + KEPT.as_secs(), "{} trackers", trackers.len());
         }
         forget(&mut trackers, [Some(1)].into_iter(), seconds(10_000), true);
-        assert_eq!(kept(&trackers), [1], "a complete look shows that the others have ended");
+        assert_eq!(kept(&trackers), [1], "a complete sample shows that the others have ended");
     }
 }

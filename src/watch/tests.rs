@@ -1,4 +1,4 @@
-//! State tests: looks as plain values, without a kernel.
+//! State tests: samples as plain values, without a kernel.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn outbound(cookie: u64, expires_ms: u32) -> Row {
     Row { direction: Direction::Outbound, ..bucket(cookie, expires_ms) }
 }
 
-/// A whole look that took 10 ms, this long after the first one.
+/// A whole sample that took 10 ms, this long after the first one.
 fn look(at_ms: u64, rows: Vec<Row>) -> Look {
     Look {
         facts: facts(),
@@ -54,14 +54,14 @@ fn counters(segments: u64, recycled: u64) -> Counters {
     Counters([("InSegs".to_owned(), segments), ("TWRecycled".to_owned(), recycled)].into())
 }
 
-/// Follows looks with this occupant of the ends of each missing bucket. Returns the last sample.
+/// Follows these samples. The ends of each missing bucket have this occupant. Returns the last sample.
 fn last_sample(looks: impl IntoIterator<Item = Look>, occupant: Occupant) -> NetnsSample {
     let mut tracker = Tracker::default();
     let mut sample = None;
     for (look, first) in looks.into_iter().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
         sample = Some(tracker.follow(look, first, true, &mut |_| occupant));
     }
-    sample.expect("a look")
+    sample.expect("a sample")
 }
 
 fn events(looks: impl IntoIterator<Item = Look>, occupant: Occupant) -> Vec<(u64, EventKind, bool)> {
@@ -94,7 +94,7 @@ fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_look() {
     let new = |row| events([look(0, vec![]), look(1000, vec![row])], Occupant::Nobody);
     assert_eq!(new(bucket(1, 59_500)), [(1, Entered, true)]);
     assert_eq!(new(fin_wait_2(1, 2000)), [(1, Entered, true)]);
-    assert_eq!(new(bucket(1, 30_000)), [], "the last look has missed it");
+    assert_eq!(new(bucket(1, 30_000)), [], "the last sample has missed it");
     let not_whole = Look { whole: false, ..look(0, vec![]) };
     assert_eq!(events([not_whole, look(1000, vec![fin_wait_2(1, 2000)])], Occupant::Nobody), []);
 }
@@ -105,17 +105,17 @@ fn a_bucket_that_changes_keeps_its_cookie() {
     assert_eq!(changed(fin_wait_2(1, 57_000), bucket(1, 59_900)), [(1, BecameTimeWait, true)]);
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
     assert_eq!(changed(bucket(1, 0), bucket(1, 59_900)), [(1, Restarted, true)], "it was due");
-    assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the look took 10 ms, and the kernel rounds");
+    assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the sample took 10 ms, and the kernel rounds");
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_500)), [], "the kernel has lost ticks");
 }
 
 #[test]
 fn a_bucket_that_is_gone_when_due_has_expired() {
-    assert_eq!(end_of(bucket(1, 0), (99, 0), Occupant::Another), (Expired, true), "it was due at the last look");
+    assert_eq!(end_of(bucket(1, 0), (99, 0), Occupant::Another), (Expired, true), "it was due in the last sample");
     assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Nobody), (Expired, true));
     assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Another), (Expired, false), "or was it taken over?");
     assert_eq!(end_of(outbound(1, 900), (99, 0), Occupant::Another), (Expired, true), "the ends are used again");
-    assert_eq!(end_of(bucket(1, 995), (0, 0), Occupant::Nobody), (Expired, true), "due during the look");
+    assert_eq!(end_of(bucket(1, 995), (0, 0), Occupant::Nobody), (Expired, true), "due during the sample");
     assert_eq!(end_of(fin_wait_2(1, 900), (0, 0), Occupant::Nobody), (Expired, true));
 }
 
@@ -241,7 +241,7 @@ fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
     }
 }
 
-/// The history after these looks, which are at most some seconds apart.
+/// The history after these samples, which are at most some seconds apart.
 fn history(looks: Vec<Look>) -> History {
     let (mut tracker, mut history) = (Tracker::default(), History::default());
     for (number, look) in looks.into_iter().enumerate() {
@@ -282,7 +282,7 @@ fn seconds_that_no_whole_look_has_shown_are_unknown() {
     assert_eq!((closes[59], closes[60], closes[99], closes[100], closes[159]), (Some(0), None, None, Some(0), Some(1)));
     let not_whole = |at_ms| Look { whole: false, ..look(at_ms, vec![bucket(1, 59_500)]) };
     let gap = history(vec![look(0, vec![]), not_whole(1000), look(2000, vec![bucket(1, 58_500)])]);
-    assert_eq!(gap.closes().skip(60).collect::<Vec<_>>(), [Some(1), Some(0)], "the next look has shown it");
+    assert_eq!(gap.closes().skip(60).collect::<Vec<_>>(), [Some(1), Some(0)], "the next sample has shown it");
     let unknown = history(vec![look(0, vec![]), not_whole(1000)]);
     assert_eq!(unknown.closes().skip(60).collect::<Vec<_>>(), [None]);
 }
@@ -359,7 +359,7 @@ fn another_selection_needs_no_look_and_causes_no_event() {
     follow(&mut tracker, look(0, vec![bucket(1, 30_000), other(59_500)]), true);
     assert!(tracker.select(&Selection::expression("sprt")).is_err());
     let selected = tracker.select(&Selection::expression("sport = :81")).expect("a filter");
-    let again = tracker.keep_selected(None, selected).expect("there was a look");
+    let again = tracker.keep_selected(None, selected).expect("there was a sample");
     assert_eq!((again.rows.as_slice(), again.closes_per_s), (&[other(59_500)][..], 1.0));
     assert_eq!(again.closes.values().sum::<u64>(), 1);
     let stays = Look { others: vec![bucket(1, 29_000)], ..look(1000, vec![other(58_500)]) };

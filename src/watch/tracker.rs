@@ -1,9 +1,10 @@
-//! Compares the buckets of a look with those of the last one, by cookie.
+//! Compares the buckets of a sample with those of the last one, by cookie.
 //!
-//! A bucket has the cookie of its connection, so a bucket of the last look is the bucket of this look with the same cookie. Each
-//! remaining time was reported at some time of a walk, so the time between two reports is known up to the lengths of the walks.
+//! A bucket has the cookie of its connection. So a bucket of the last sample and a bucket of this sample are the same if they have
+//! the same cookie. The kernel reports each remaining time at an unknown moment of a walk, so the time between two reports of one
+//! bucket is known only up to the durations of the two walks.
 //!
-//! The kernel lists the buckets that stay in the same order each time. So the rows of both looks are read side by side, and only
+//! The kernel lists the buckets that stay in the same order each time. So the rows of both samples are read side by side, and only
 //! those without a partner are looked up in a map of rows. With 100,000 buckets a map of all rows takes a third of the processor time,
 //! and 13 MiB.
 
@@ -29,20 +30,20 @@ const ROUNDING_MS: i64 = 20;
 /// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in this many while adjtimex(2) corrects the clock.
 const DRIFT: i64 = 1000;
 
-/// A bucket with at most this much time left that is missing at the next look counts as expired with certainty.
+/// A bucket with at most this much time left that is missing from the next sample counts as expired with certainty.
 const SOON_MS: i64 = 2000;
 
-/// The buckets of the last look at one namespace.
+/// The buckets of the last sample of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    /// The selected and the other buckets that the last look has listed, in its order. The sample shares them.
+    /// The selected and the other buckets that the last sample has listed, in its order. The sample shares them.
     listed: [Arc<Vec<Row>>; 2],
-    /// Buckets that exist, or may exist, and that the last look has not listed.
+    /// Buckets that exist, or may exist, and that the last sample has not listed.
     missed: Vec<Seen>,
     last: Option<LastLook>,
-    /// When the last whole look began.
+    /// When the last whole sample began.
     last_whole_ms: Option<i64>,
-    /// The closes since the last whole look.
+    /// The closes since the last whole sample.
     closes: u64,
     /// The longest remaining time of any bucket in TIME_WAIT so far.
     largest_ms: Option<u32>,
@@ -58,17 +59,17 @@ struct LastLook {
     length_ms: i64,
 }
 
-/// A bucket as the last look has left it.
+/// A bucket as of the last sample.
 #[derive(Debug)]
 struct Seen {
     row: Row,
-    /// How much more time may be left than the row has, in ms: 0, unless some looks have missed the bucket.
+    /// How much longer the remaining time may be than that of the row, in ms: 0, unless a sample has missed the bucket.
     slack_ms: u16,
     selected: bool,
 }
 
 impl Seen {
-    /// Lets time pass for a bucket that a look has missed.
+    /// Subtracts the elapsed time from the remaining time of a bucket that a sample has missed.
     fn pass(&mut self, time: Elapsed) {
         let left = i64::from(self.row.bucket.expires_ms).saturating_sub(time.most);
         self.row.bucket.expires_ms = u32::try_from(left).unwrap_or(0);
@@ -76,7 +77,7 @@ impl Seen {
     }
 }
 
-/// The time between two looks at the same bucket, in ms: each look reaches a bucket at some time of its walk.
+/// The time between two reports of the same bucket, in ms. It is uncertain, because a walk reaches a bucket at an unknown moment.
 #[derive(Clone, Copy, Debug)]
 struct Elapsed {
     least: i64,
@@ -84,13 +85,13 @@ struct Elapsed {
 }
 
 impl Elapsed {
-    /// By how much a timer may seem to be off.
+    /// The largest apparent error of a timer.
     const fn tolerance(self) -> i64 {
         ROUNDING_MS + self.most / DRIFT
     }
 }
 
-/// An event before it has the time and the facts of its look.
+/// An event before it has the time and the facts of its sample.
 #[derive(Debug)]
 struct Found {
     kind: EventKind,
@@ -100,7 +101,7 @@ struct Found {
 }
 
 impl Tracker {
-    /// Compares a look with the last one.
+    /// Compares a sample with the last one.
     pub(super) fn follow(
         &mut self,
         look: Look,
@@ -123,7 +124,7 @@ impl Tracker {
             if selected && !row.bucket.fin_wait_2 {
                 let is_close = match &event {
                     Some(event) => matches!(event.kind, EventKind::Entered | EventKind::BecameTimeWait),
-                    // Without a cookie, a bucket is new if its timer started after the last look.
+                    // Without a cookie, a bucket is new if its timer started after the last sample.
                     None => row.bucket.cookie.is_none() && elapsed.is_some_and(|time| closes.age(row) <= time.least),
                 };
                 closes.add(row, is_close, closes_begin);
@@ -194,13 +195,13 @@ impl Tracker {
         sample
     }
 
-    /// Selects among the buckets of the last look: see [`look::select`]. Returns nothing if there was no look.
+    /// Selects among the buckets of the last sample: see [`look::select`]. Returns `None` if there was no sample.
     pub(super) fn select(&self, selection: &Selection) -> Result<Option<[Vec<Row>; 2]>, SnapshotError> {
         let rows = || self.listed.iter().flat_map(|rows| rows.iter()).copied();
         self.last.as_ref().map(|last| look::select(selection, &last.facts, rows())).transpose()
     }
 
-    /// Keeps what [`Self::select`] has selected. Buckets that the last look has missed belong to no selection until they are listed.
+    /// Keeps what [`Self::select`] has selected. Buckets that the last sample has missed belong to no selection until they are listed.
     pub(super) fn keep_selected(&mut self, netns: Option<u64>, rows: Option<[Vec<Row>; 2]>) -> Option<Reselected> {
         let (last, listed) = (self.last.as_ref()?, rows?);
         let mut closes = Closes { now_ms: ms(last.walked.0), length_ms: last.length_ms, ..Closes::default() };
@@ -214,11 +215,11 @@ impl Tracker {
         Some(Reselected { netns, rows, closes: closes.by_second, closes_per_s })
     }
 
-    /// The event of a bucket that the last look has not listed, if it is new.
+    /// The event of a bucket that the last sample has not listed, if it is new.
     fn entered(&self, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
         // Without a cookie it may be an old one.
         row.bucket.cookie?;
-        // The last look has missed an older one. The timer of FIN_WAIT_2 has no fixed length.
+        // If it is older, the last sample has missed it. The timer of FIN_WAIT_2 has no fixed length.
         let is_new = if row.bucket.fin_wait_2 {
             self.last.as_ref().is_some_and(|last| last.whole)
         } else {
@@ -227,7 +228,7 @@ impl Tracker {
         is_new.then_some(Found { kind: EventKind::Entered, certain: true, row: *row, selected })
     }
 
-    /// Finds out what happened to the buckets that a whole look does not list. Returns those that still exist.
+    /// Finds out what happened to the buckets that a whole sample does not list. Returns those that still exist.
     fn judge(
         &self,
         missing: Vec<Seen>,
@@ -236,11 +237,11 @@ impl Tracker {
         find: &mut FindOccupant<'_>,
         found: &mut Vec<Found>,
     ) -> Vec<Seen> {
-        // The bucket existed at some time of the last walk, and did not at some time of this one.
+        // The bucket ended between some moment of the last walk and some moment of this one.
         let grown = |name| self.last.as_ref().and_then(|last| look.after.growth(&last.before, name));
         let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
         let mut still_there = vec![];
-        // Indices of the buckets that became due since the last look.
+        // Indices of the buckets that became due since the last sample.
         let mut newly_due = vec![];
         let (mut taken_over, mut unexplained) = (0, 0);
         for seen in missing {
@@ -260,10 +261,10 @@ impl Tracker {
                 still_there.push(seen);
                 continue;
             }
-            // Without TWRecycled, no connect() took a bucket over: the socket of a connect() came after the end of the bucket.
+            // If TWRecycled did not grow, no connect() took a bucket over, so the socket of a connect() came after the bucket had ended.
             let not_taken_over = row.direction == Direction::Outbound && recycled == Some(0);
             if left <= time.most + time.tolerance() {
-                // Nothing shows SOCK_DESTROY or a RST. In a short time before the end it is next to impossible.
+                // SOCK_DESTROY and a RST leave no trace. In the last 2 s of a bucket they are very unlikely.
                 let soon = left <= SOON_MS + time.tolerance();
                 end(EventKind::Expired, soon && (occupant != Occupant::Another || not_taken_over));
                 newly_due.push(found.len() - 1);
@@ -271,7 +272,7 @@ impl Tracker {
             }
             let outbound = row.direction == Direction::Outbound;
             let (kind, certain) = match occupant {
-                // Without TWRecycled, the connect() of the new socket came after the end of the bucket.
+                // If TWRecycled did not grow, the connect() of the new socket came after the bucket had ended.
                 Occupant::Another if !(outbound && recycled == Some(0)) => (EventKind::TakenOver, true),
                 Occupant::Nobody if (segments, recycled) == (Some(0), Some(0)) => (EventKind::Destroyed, true),
                 Occupant::Nobody if look.facts.destroys_buckets() == Some(false) && recycled == Some(0) && outbound => {
@@ -286,7 +287,7 @@ impl Tracker {
             }
             end(kind, certain);
         }
-        // What removed a bucket before its time may also have removed one that became due since the last look.
+        // What removed a bucket before its time may also have removed one that became due since the last sample.
         if unexplained > 0 || recycled.is_some_and(|recycled| recycled > taken_over) {
             for index in newly_due {
                 found[index].certain = false;
@@ -310,12 +311,12 @@ impl Tracker {
     }
 }
 
-/// The event of a bucket that both looks have listed.
+/// The event of a bucket that both samples have listed.
 fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
     let (before, now) = (&was.row.bucket, &row.bucket);
     let left = i64::from(now.expires_ms);
-    // A timer starts again with the whole time, since the last look. A virtual machine that loses ticks has a timer that is slower than
-    // the clock, but not one with the whole time.
+    // A timer that was restarted since the last sample has the full length, less at most the time since that sample. On a virtual
+    // machine that loses ticks, a timer can be slower than the clock, but then it does not have the full length.
     let whole = now.fin_wait_2 || left >= length_ms - time.most - time.tolerance();
     let at_most = i64::from(before.expires_ms) + i64::from(was.slack_ms) - time.least + time.tolerance();
     let kind = if before.fin_wait_2 && !now.fin_wait_2 {
@@ -369,7 +370,7 @@ pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Opti
 /// Counts the buckets that entered TIME_WAIT, by the time at which they did.
 #[derive(Debug, Default)]
 struct Closes {
-    /// The time of the look, from the start of the first look.
+    /// The time of the sample, from the start of the first sample.
     now_ms: i64,
     /// How long TIME_WAIT lasts.
     length_ms: i64,
@@ -384,12 +385,12 @@ impl Closes {
         self.length_ms - i64::from(row.bucket.expires_ms)
     }
 
-    /// Adds a bucket in TIME_WAIT. `is_close`: it entered since the last look. `all`: older ones count by second, too.
+    /// Adds a bucket in TIME_WAIT. `is_close`: it entered since the last sample. `all`: older ones count by second, too.
     fn add(&mut self, row: &Row, is_close: bool, all: bool) {
         let age = self.age(row);
         self.since_last += u64::from(is_close);
         self.in_last_second += u64::from(age <= 1000);
-        // Of a bucket that is due, it is unknown how long ago it entered.
+        // It is unknown how long ago a bucket that is due entered.
         if is_close || (all && row.bucket.expires_ms > 0) {
             *self.by_second.entry((self.now_ms - age).div_euclid(1000)).or_default() += 1;
         }

@@ -51,8 +51,8 @@ impl Watcher {
         }
     }
 
-    /// Waits until this number of buckets is left in each state, and then for two more looks. The last of them began after
-    /// everything that led to this state, and the events are collected.
+    /// Waits until this number of buckets is left in each state, and then for two more samples. So the last sample began after
+    /// every change that led to this state, and the events of all changes are collected.
     #[track_caller]
     pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
         let patience = kernel::patience(Duration::from_secs(20));

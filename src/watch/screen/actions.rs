@@ -37,7 +37,7 @@ impl Screen {
         Ok(None)
     }
 
-    /// Asks for another filter. Without a look, the rows of the last look are selected again. Their facts may lack the names of other
+    /// Requests another filter. A paused screen applies it to the rows of the last sample, whose facts may lack the names of other
     /// interfaces.
     fn filter(&mut self, expression: String) {
         let selection = Selection { expression, ..self.selection.clone() };
@@ -60,7 +60,7 @@ impl Screen {
             return;
         }
         if let Some(path) = self.state.recording.take() {
-            // It has not begun yet if the look that would begin it was not asked for.
+            // It has not begun yet if the sample that would begin it was not asked for.
             self.state.message = Some(match self.wanted.recording.replace(Recording::End) {
                 Some(Recording::Begin(..)) => {
                     self.wanted.recording = None;
@@ -121,7 +121,7 @@ impl Screen {
                 }
                 Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Wakeup::Signal(signal)),
                 Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
-                // The reply of a look that is under way.
+                // The reply of a sample that is under way.
                 Wakeup::Work => self.receive()?,
                 _ => {}
             }

@@ -1,8 +1,8 @@
-//! Takes the looks, on a thread of its own, so that the screen reacts to keys during a look. It also counts the buckets by port and
-//! address, which takes milliseconds if there are many.
+//! Takes the samples on a thread of its own, so that the screen reacts to keys meanwhile. The thread also counts the buckets by port
+//! and address, which takes milliseconds if there are many.
 //!
-//! The screen asks for each look, and asks for the next one only after the answer. So answers never pile up while the terminal
-//! does not take text, and no look is made while the screen is paused or stopped.
+//! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
+//! takes no text, and no sample is taken while the screen is paused or stopped.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,20 +18,20 @@ use crate::watch::{Reselected, Sample, Sampler};
 /// Finds the namespaces, to calculate the free ports of destinations.
 pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Send>;
 
-/// What the screen wants.
+/// A request of the screen.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// A look.
+    /// A sample.
     Look {
         interval: Duration,
         /// Another selection, if it has changed.
         selection: Option<Selection>,
         /// Whether to calculate the free ports of destinations.
         capacity: bool,
-        /// Begins or ends a recording before the look.
+        /// Begins or ends a recording before the sample.
         recording: Option<Recording>,
     },
-    /// Another selection among the buckets of the last look.
+    /// Apply another selection to the buckets of the last sample.
     Select(Selection),
     /// The end of the recording.
     EndRecording,
@@ -59,7 +59,7 @@ pub(super) enum Reply {
     EndedRecording(Result<(), SnapshotError>),
 }
 
-/// The thread that takes the looks.
+/// The thread that takes the samples.
 pub(super) struct Collector {
     requests: Sender<Request>,
     replies: Receiver<Reply>,
@@ -149,7 +149,7 @@ fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Re
     Reply::Looked { sample, capacity, recording }
 }
 
-/// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment at every look.
+/// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment each time.
 fn capacity(namespaces: Namespaces) -> Result<Answer<Capacity>, SnapshotError> {
     let question = CapacityQuestion { probe: false, ..CapacityQuestion::default() };
     Snapshot::of(namespaces).capacity(&question)

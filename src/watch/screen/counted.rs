@@ -1,4 +1,4 @@
-//! The buckets of a look, counted by local port and by remote address.
+//! The buckets of a sample, counted by local port and by remote address.
 
 use crate::analysis::groups::{By, Count, Groups, Key};
 use crate::model::row::Row;

@@ -1,4 +1,4 @@
-//! Draws the screen from the state and the last look. It changes nothing but the buffer of the frame.
+//! Draws the screen from the state and the last sample. It changes nothing but the buffer of the frame.
 //!
 //! From top to bottom: the head (namespace, totals, rate of closes, the first warning), the chart, the names of the tables, the
 //! table, and the last line (keys, a message, or the filter that is being typed, with its mistake below it).
@@ -31,7 +31,7 @@ pub(super) struct Shown<'a> {
     pub(super) latest: &'a Latest,
     pub(super) history: &'a History,
     pub(super) listing: &'a Listing,
-    /// The time since the look. Remaining times count down by it.
+    /// The time since the sample. Remaining times are drawn less by this time.
     pub(super) age: Duration,
     /// The interval in use.
     pub(super) interval: Duration,

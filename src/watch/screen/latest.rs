@@ -1,4 +1,4 @@
-//! The last look, and the lines that the head of the screen makes of it.
+//! The last sample, and the lines about it at the top of the screen.
 
 use std::time::SystemTime;
 
@@ -8,15 +8,15 @@ use crate::snapshot::{Answer, Capacity};
 use crate::view::{capacity, human, summary};
 use crate::watch::{NetnsSample, Sample};
 
-/// The last look.
+/// The last sample.
 #[derive(Debug)]
 pub(super) struct Latest {
     pub(super) sample: Sample,
-    /// The rows of its tables of ports and addresses.
+    /// The rows of the tables of ports and addresses.
     pub(super) counted: Counted,
-    /// Of each namespace, if the table of destinations was on the screen.
+    /// The capacity of each namespace, if the table of destinations was on the screen.
     pub(super) capacity: Vec<Answer<Capacity>>,
-    /// Why there is no capacity of some namespace, or why a later look failed.
+    /// Why there is no capacity of some namespace, or why a later sample failed.
     pub(super) failure: Option<String>,
 }
 
@@ -44,7 +44,7 @@ impl Latest {
         format!("twtool  {netns}  Linux {}", human::escape(kernel))
     }
 
-    /// The time of day at which the look began, in UTC.
+    /// The time of day at which the sample began, in UTC.
     #[must_use]
     pub(super) fn time(&self) -> String {
         time_of_day(self.sample.at)

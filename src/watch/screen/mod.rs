@@ -7,10 +7,10 @@
 //!                   time, work    draw  <-----  Screen  <--- Reply: Sample, Capacity
 //! ```
 //!
-//! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next look (`sys::screen_input`).
-//! 2. A key changes the `State`. What it asks for beyond that is an `Action`.
-//! 3. When a look is due and the screen is not paused, the screen asks the collector for it.
-//! 4. After each change, `draw::draw` makes a frame, of which ratatui writes only what differs from the last one.
+//! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next sample (`sys::screen_input`).
+//! 2. A key changes the `State`. If the key needs more than that, for example a command, `State::press` returns an `Action`.
+//! 3. When a sample is due and the screen is not paused, the screen requests it from the collector.
+//! 4. After each change, `draw::draw` makes a frame. ratatui writes only the cells that differ from the last frame.
 
 mod actions;
 mod collector;
@@ -52,18 +52,19 @@ use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
 use crate::sys::terminal as tty;
 use crate::view::style::TextStyle;
 
-/// How often remaining times are drawn anew between two looks.
+/// The interval at which remaining times are redrawn between two samples.
 const COUNTDOWN: Duration = Duration::from_millis(500);
 
-/// How often the free ports of destinations are calculated, at most. That reads every socket of the ephemeral range, and costs twice
-/// as much as a look. Every 3 s, the table took 9.2 % of a core with 100,000 buckets; without it the screen takes 5.3 %.
+/// The shortest interval at which the free ports of destinations are calculated. The calculation reads every socket of the ephemeral
+/// range, and costs twice as much as a sample. With 100,000 buckets and an interval of 3 s, the screen took 9.2 % of a core with this
+/// table, and 5.3 % without it.
 const CAPACITY: Duration = Duration::from_secs(5);
 
 /// What the screen needs.
 pub struct Options {
     /// What the sampler selects.
     pub selection: Selection,
-    /// The wanted time between two looks.
+    /// The wanted time between two samples.
     pub interval: Duration,
     /// Colours and characters.
     pub style: TextStyle,
@@ -75,9 +76,9 @@ pub struct Options {
     pub namespaces: Option<FindNamespaces>,
     /// The file of a recording, and whether an existing one is replaced.
     pub record: Option<(PathBuf, bool)>,
-    /// When to end by itself.
+    /// The time limit of `--duration`.
     pub duration: Option<Duration>,
-    /// After how many looks to end by itself.
+    /// The number of samples of `--count`.
     pub count: Option<u64>,
 }
 
@@ -87,7 +88,7 @@ pub enum ScreenError {
     /// The terminal cannot show the screen.
     #[error("the screen of watch needs a terminal for keys and text: {0}; -o ndjson needs none")]
     NoTerminal(&'static str),
-    /// The first look failed.
+    /// The first sample failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The recorded series is empty.
@@ -96,7 +97,7 @@ pub enum ScreenError {
     /// The terminal failed.
     #[error("the terminal failed: {0}")]
     Terminal(#[from] io::Error),
-    /// The thread that takes the looks has ended.
+    /// The thread that takes the samples has ended.
     #[error("the thread that reads the kernel has ended")]
     NoCollector,
 }
@@ -115,7 +116,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     if tty::is_dumb() {
         return Err(ScreenError::NoTerminal("TERM is dumb, empty or not set"));
     }
-    // Before the first thread, so that every thread holds the signals back.
+    // Block the signals before the first thread starts, because new threads inherit the mask.
     let input = ScreenInput::open()?;
     let Options { selection, interval, style, shell, several, namespaces, record, duration, count } = options;
     let can_ask_kernel = namespaces.is_some();
@@ -172,7 +173,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Takes the first look before the screen has the terminal, so that an error appears as for other commands.
+/// Takes the first sample before the screen has the terminal, so that an error appears as for other commands.
 fn first_look(
     input: &ScreenInput,
     collector: &mut Collector,
@@ -197,10 +198,10 @@ fn first_look(
     Ok(Latest { sample, counted, capacity: vec![], failure: None })
 }
 
-/// What the next request contains beside the interval.
+/// What the next request contains in addition to the interval.
 #[derive(Debug, Default)]
 struct Wanted {
-    /// A look now, unless the screen is paused.
+    /// Whether to take a sample now, unless the screen is paused.
     now: bool,
     /// Another filter.
     filter: Option<String>,
@@ -227,27 +228,27 @@ struct Screen {
     style: TextStyle,
     shell: Shell,
     several: bool,
-    /// Since capacity was last asked for, while its table is on the screen.
+    /// Measures the time since the last request for capacity, while its table is on the screen.
     capacity_asked: Option<Stopwatch>,
     selection: Selection,
     /// Whether there is a kernel to ask about capacity and recordings.
     can_ask_kernel: bool,
-    /// Since the last look was asked for.
+    /// Measures the time since the last request for a sample.
     asked: Stopwatch,
-    /// Since the look on the screen was asked for.
+    /// Measures the time since the request for the sample on the screen.
     taken: Stopwatch,
-    /// Since the screen began.
+    /// Measures the time since the screen began.
     running: Stopwatch,
     looks: u64,
     duration: Option<Duration>,
     count: Option<u64>,
-    /// The age of the look when the screen was paused. A paused screen stands still.
+    /// The age of the sample when the screen was paused. A paused screen does not count down.
     frozen: Option<Duration>,
-    /// The reply of a look that was under way when the screen was paused.
+    /// The reply of a sample that was under way when the screen was paused.
     held: Option<Reply>,
     /// Whether a recorded series has no further sample.
     ended: bool,
-    /// Why a recorded series has ended before its end. The screen stays, and the program reports it afterwards.
+    /// Why a recorded series could not be read to its end. The screen stays, and the program reports the error when it ends.
     failed: Option<SnapshotError>,
     wanted: Wanted,
 }
@@ -294,12 +295,12 @@ impl Screen {
         Ok(None)
     }
 
-    /// The time since the last look.
+    /// The time since the last sample.
     fn age(&self) -> Duration {
         self.frozen.unwrap_or_else(|| self.taken.elapsed())
     }
 
-    /// The time to the next thing that happens by itself; `None` if there is none.
+    /// The time until the next sample, countdown or end; `None` if only a key or a signal can cause a change.
     fn time_left(&self) -> Option<Duration> {
         let look = self.is_looking().then(|| self.interval().saturating_sub(self.asked.elapsed()));
         let look = look.filter(|_| !self.collector.busy);
@@ -312,7 +313,7 @@ impl Screen {
         !self.state.paused && !self.ended
     }
 
-    /// The time between two looks. It is longer than the chosen one if looks take too long.
+    /// The time between two samples. It is longer than the chosen one if sampling takes too long.
     fn interval(&self) -> Duration {
         let Sample { interval, processor_time, .. } = self.latest.sample;
         // A recording has its own interval.
@@ -320,7 +321,7 @@ impl Screen {
         least.max(self.state.interval)
     }
 
-    /// Asks for a look if one is due, or for something that needs none.
+    /// Requests a sample if it is due, or something else that needs no sample.
     fn ask(&mut self) {
         if self.collector.busy {
             return;
@@ -333,7 +334,7 @@ impl Screen {
             }
             wanted.now = false;
             let recording = wanted.recording.take();
-            // A filter that is typed during a look waits for the next one.
+            // A filter that is typed while a sample is taken applies to the next one.
             wanted.filter_asked = wanted.filter.take();
             let selection = wanted.filter_asked.clone().map(|expression| self.selection_with(expression));
             let on_screen = self.state.table == Table::Destinations && self.can_ask_kernel;
@@ -387,7 +388,7 @@ impl Screen {
         Ok(None)
     }
 
-    /// Changes the state with knowledge of the rows.
+    /// Changes the state. The change gets the number and the identities of the rows.
     fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
         let Self { state, listing, latest, history, terminal, .. } = self;
         let size: Rect = terminal.size().unwrap_or_default().into();
@@ -440,7 +441,7 @@ impl Screen {
         self.unless_interrupted(erased)
     }
 
-    /// The result of output that a signal may have interrupted, which [`Self::turn`] finds next.
+    /// Ignores an error of output that a signal interrupted. [`Self::turn`] handles that signal next.
     fn unless_interrupted(&self, result: io::Result<()>) -> io::Result<()> {
         if self.input.has_interrupted_the_output() { Ok(()) } else { result }
     }

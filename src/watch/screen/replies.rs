@@ -10,14 +10,14 @@ use crate::model::facts::Facts;
 use crate::snapshot::{Selection, SnapshotError};
 
 impl Screen {
-    /// Receives the reply of the collector. A paused screen stands still, so it holds the reply of a look back.
+    /// Receives the reply of the collector. A paused screen does not change, so it shows a new sample only after the pause.
     pub(super) fn receive(&mut self) -> Result<(), ScreenError> {
         let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
         if self.state.paused && matches!(reply, Reply::Looked { .. }) {
             self.held = Some(reply);
             return Ok(());
         }
-        // What follows refers to that look.
+        // The following replies refer to that sample.
         if let Some(held) = self.held.take() {
             self.take(held);
         }
@@ -99,11 +99,11 @@ impl Screen {
         let Some(expression) = self.wanted.filter_asked.take() else { return };
         self.selection.expression.clone_from(&expression);
         self.state.filter = expression;
-        // The line stays open if another filter was entered during the look.
+        // The line stays open if the user entered another filter meanwhile.
         if self.wanted.filter.is_none() {
             self.state.typed = None;
         }
-        // Events of one look have the same facts.
+        // The events of one sample share their facts.
         let mut last: Option<(Arc<Facts>, Option<Filter>)> = None;
         let selection = &self.selection;
         self.history.retain_events(|event| {
@@ -114,7 +114,7 @@ impl Screen {
         });
     }
 
-    /// Reports why a filter, or a look, has failed.
+    /// Reports why a filter, or a sample, has failed.
     fn filter_failed(&mut self, error: &SnapshotError) {
         let filter = self.wanted.filter_asked.take();
         if let (Some(line), Some(_)) = (&mut self.state.typed, filter) {
@@ -133,7 +133,7 @@ impl Screen {
 
     fn look_failed(&mut self, error: &SnapshotError) {
         self.latest.failure = Some(format!("the last read failed: {error}"));
-        // The cause can be the recording, for example a full disk. The looks are worth more.
+        // The cause can be the recording, for example a full disk. Ending the recording keeps the screen usable.
         if self.state.recording.take().is_some() {
             self.wanted.recording = Some(Recording::End);
             self.state.message = Some("the recording has ended, because a read failed".into());

@@ -298,7 +298,7 @@ impl State {
         position.show(row, rows);
     }
 
-    /// Follows the selected row to its new place after a look; `None`: it is gone.
+    /// Moves the selection to the new place of the selected row after a sample; `None`: the row is gone.
     pub(super) fn follow(&mut self, rows: Rows, place: Option<usize>) {
         let position = self.position_mut();
         let gone = position.selected.is_some() && place.is_none();

@@ -1,7 +1,7 @@
 //! The tables of the screen: which rows one has, in which order, and the cells of a row.
 //!
-//! 1. [`Listing::new`] selects the rows after each look, and after a key that changes the selection or the order.
-//! 2. It sorts only as far as somebody looks: [`Listing::at`] sorts a window of sockets around the row that is asked for.
+//! 1. [`Listing::new`] selects the rows after each sample, and after a key that changes the selection or the order.
+//! 2. It sorts only the visible sockets: [`Listing::at`] sorts a window of sockets around the requested row.
 //! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
 
 use std::cell::RefCell;
@@ -123,7 +123,7 @@ enum Items {
     Events(usize, bool),
 }
 
-/// Sockets that are sorted only where somebody looks.
+/// Sockets of which only the visible ones are sorted.
 #[derive(Debug)]
 struct Sockets {
     order: Order,
@@ -383,7 +383,7 @@ impl Selected<'_> {
     }
 }
 
-/// The row as it is some time after the look.
+/// The row as it is some time after the sample.
 #[must_use]
 pub(super) fn aged(mut row: Row, age: Duration) -> Row {
     let age = u32::try_from(age.as_millis()).unwrap_or(u32::MAX);

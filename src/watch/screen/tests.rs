@@ -37,7 +37,7 @@ fn client(cookie: u16, expires_ms: u32) -> Row {
     row
 }
 
-/// A look at one namespace, `elapsed` seconds after the first one.
+/// A sample of one namespace, `elapsed` seconds after the first one.
 fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) -> Sample {
     let second = i64::try_from(elapsed).expect("few");
     let netns = NetnsSample {
@@ -127,7 +127,7 @@ impl Screen {
         text.chars().filter_map(|letter| self.press(KeyCode::Char(letter))).last()
     }
 
-    /// The next look.
+    /// The next sample.
     fn look(&mut self, rows: Vec<Row>, elapsed: u64, events: Vec<Event>) {
         self.latest = latest(sample(rows, elapsed, events, &self.latest.namespaces()[0].facts.clone()));
         self.history.add(&self.latest.sample);

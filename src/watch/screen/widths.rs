@@ -1,5 +1,5 @@
 //! The widths of the columns. They only grow while the same table is shown at the same width, so that the columns do not move
-//! from look to look.
+//! from sample to sample.
 
 use super::tables::Table;
 use crate::view::human::display_width;
