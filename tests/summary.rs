@@ -52,7 +52,8 @@ fn summary(args: &[&str]) -> Run {
     twtool([&["summary"], args].concat())
 }
 
-/// Two servers' buckets, a client's and a half-closed one; one is due, and of one family there are two.
+/// A server on port 80 with a listener, two TIME_WAIT buckets and a FIN_WAIT_2 bucket, and the buckets of two clients. One client
+/// is IPv4-mapped. The other one is IPv6, and its bucket is due.
 fn sockets() -> Vec<Vec<u8>> {
     let listener = Sock { state: LISTEN, timer: 0, ..Sock::bucket("0.0.0.0:80", "0.0.0.0:0", 0, 1) };
     let half = Sock { state: FIN_WAIT_2, ..Sock::bucket("192.0.2.1:80", "192.0.2.9:50001", 30_000, 5) };

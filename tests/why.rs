@@ -201,7 +201,8 @@ fn a_daemon_whose_parent_ends_at_once_runs_on() {
 
 /// Python code, words of the explanation, and words that it must not have.
 const REASONS: [(&str, &str, &[&str]); 7] = [
-    // A connection that is not accepted has no owner. Without this rule, the advice would be that the program ends itself.
+    // The kernel reports no owner for a connection that is not accepted yet. It belongs to the listening program, so twtool must
+    // not advise the program to kill itself.
     (
         "a = create_server(('127.0.0.2', 6100)); c = create_connection(('127.0.0.2', 6100))\nsocket().bind(('127.0.0.2', 6100))",
         "The program itself holds the port",
@@ -304,7 +305,7 @@ fn a_process_that_nobody_can_trace_is_named() {
     let run = Run::of(Command::new("sh").args(["-c", &format!("exec {PATH} why --pid $$")])).code(125);
     assert!(run.stderr.contains("it is twtool itself"), "{run}");
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().expect("true can be started");
-    // The end of its output comes before its end.
+    // Its output ends before the process does, so wait until it is a zombie.
     std::io::copy(&mut child.stdout.take().expect("a pipe"), &mut std::io::sink()).expect("read");
     let status = format!("/proc/{}/status", child.id());
     while !std::fs::read_to_string(&status).expect("a status").contains("State:\tZ") {
@@ -321,7 +322,7 @@ fn a_log_that_cannot_be_written_is_reported() {
 }
 
 fn a_program_that_daemonises_is_watched_to_its_end() {
-    // The command ends at once; what it started binds later.
+    // The command ends at once. The process that it has started binds later.
     let script = format!("(sleep 2; exec {PATH} bind-test 8080 --addr 192.0.2.7 >/dev/null) & exit 3");
     let (run, records) = why(&["sh", "-c", &script]);
     let run = run.code(3);

@@ -70,7 +70,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, Some(path)) = self {
-            // There is nobody to report a failure to.
+            // drop() cannot report an error.
             let _ = std::fs::remove_file(path);
         }
     }

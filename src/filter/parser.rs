@@ -90,7 +90,7 @@ impl std::error::Error for FilterError {}
 /// The result of parsing an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    /// The tree.
+    /// The parsed filter.
     pub filter: Filter,
     /// Sentences about parts of the expression that may have another meaning than its author expects.
     pub warnings: Vec<String>,
@@ -226,7 +226,7 @@ impl<'a> Parser<'a> {
         error
     }
 
-    /// Consumes a comparison operator, if the next token is one.
+    /// Consumes the next token if it is a comparison operator.
     fn comparison(&mut self) -> Option<ComparisonOperator> {
         match self.peek()?.kind {
             TokenKind::Compare(comparison) => {

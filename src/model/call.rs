@@ -36,7 +36,7 @@ impl CallName {
 pub struct SocketCall {
     /// The call.
     pub name: CallName,
-    /// Its result, as the program gets it.
+    /// The result that the program gets.
     pub result: CallResult,
     /// The address in the call; for listen() the local address of the socket.
     pub addr: Option<CalledAddr>,
@@ -60,8 +60,8 @@ impl SocketCall {
         }
     }
 
-    /// A bind or listen in the form of a bind test, whose rules apply to it too; `None` if its address or socket is unknown.
-    /// `device` is the index of the interface that the socket is bound to.
+    /// Converts a bind or listen call to the attempt of a bind test, so that the same rules find its cause. `None` if its address
+    /// or socket is unknown. `device` is the index of the interface that the socket is bound to.
     #[must_use]
     pub fn as_attempt(&self, device: Option<NonZeroU32>) -> Option<Attempt> {
         let (addr, socket) = (self.addr.as_ref()?, self.socket.as_ref()?);
@@ -87,7 +87,7 @@ impl SocketCall {
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallCause {
-    /// A cause that a bind test has too.
+    /// A cause that `bind-test` also reports.
     Port(Cause),
     /// connect() found no free port for this destination.
     Exhausted,
@@ -194,7 +194,7 @@ impl CalledSocket {
 /// The process that made a call, when the call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallingProcess {
-    /// Its number in the pid namespace of twtool.
+    /// Its pid in the pid namespace of twtool.
     pub pid: i32,
     /// The thread that made the call.
     pub tid: i32,
@@ -202,11 +202,11 @@ pub struct CallingProcess {
     pub comm: String,
     /// The effective user.
     pub uid: Option<u32>,
-    /// Whether its program lost the privilege of its file because it is watched.
+    /// Whether it runs a set-user-ID program, or one with file capabilities, that has no privilege because it is watched.
     pub lost_privilege: bool,
     /// The inode of its network namespace.
     pub netns: Option<u64>,
-    /// Whether it gets no privilege by execve(2).
+    /// Whether no_new_privs is set, so that execve(2) gives no privilege (prctl(2)).
     pub no_new_privs: Option<bool>,
     /// Whether CAP_NET_BIND_SERVICE is in its effective set.
     pub cap_net_bind_service: Option<bool>,
@@ -244,7 +244,7 @@ pub struct Unwatchable {
 /// A fact about the watch itself that the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchNote {
-    /// A process uses io_uring, whose binds, listens and connects are not seen.
+    /// A process uses io_uring. twtool does not see its bind, listen and connect calls.
     IoUring(CallingProcess),
     /// A set-user-ID program, or one with file capabilities, runs without its privilege because it is watched.
     PrivilegeLost {

@@ -27,7 +27,7 @@ pub trait KernelInterfaces: fmt::Debug + Send + Sync {
 pub struct Interfaces {
     listed: BTreeMap<NonZeroU32, String>,
     kernel: Option<Arc<dyn KernelInterfaces>>,
-    /// Why names are missing, after [`Self::keep`] has dropped the kernel.
+    /// Why names are missing, once [`Self::keep`] has dropped the access to the kernel.
     failure: Option<String>,
 }
 

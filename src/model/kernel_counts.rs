@@ -59,11 +59,11 @@ impl Counters {
 pub struct TcpSockstat {
     /// Sockets in the table that are neither in TIME_WAIT nor orphaned in FIN_WAIT_2; IPv4 alone.
     pub inuse: u64,
-    /// Full sockets that no process has open any more; of the whole machine on kernels before 5.11.
+    /// Full sockets that no process has open any more, on the whole machine (measured on Linux 6.18).
     pub orphan: u64,
     /// Timewait buckets: TIME_WAIT and orphaned FIN_WAIT_2.
     pub tw: u64,
-    /// Sockets of the whole machine.
+    /// TCP sockets of the whole machine.
     pub alloc: u64,
     /// Pages of their buffers, of the whole machine.
     pub mem: u64,
@@ -72,8 +72,9 @@ pub struct TcpSockstat {
 /// Counts and settings about buckets, at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketFacts {
-    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets, in either state, the kernel keeps no bucket after a further close. On
-    /// Linux 6.18 and later, a negative number means that there is no maximum: the kernel compares it as an unsigned number.
+    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets, in either state, the kernel keeps no bucket after a further
+    /// close. On Linux 6.1 and later, a negative number means that there is no maximum: the kernel compares it as an unsigned
+    /// number.
     pub max_tw_buckets: Option<i64>,
     /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Only kernels of some vendors have this setting.
     pub tw_timeout_s: Option<u64>,

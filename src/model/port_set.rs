@@ -27,13 +27,13 @@ impl PortSet {
         self.0[word] |= bit;
     }
 
-    /// Takes a port away.
+    /// Removes a port.
     pub fn remove(&mut self, port: Port) {
         let (word, bit) = bit(port);
         self.0[word] &= !bit;
     }
 
-    /// Whether the port is in it.
+    /// Whether the set contains the port.
     #[must_use]
     #[inline]
     pub fn contains(&self, port: Port) -> bool {

@@ -1,6 +1,6 @@
-//! Finds the owners of buckets: from a tracer that still knows who closed them, otherwise by inference from live sockets.
+//! Finds the owners of buckets: from a tracer that has recorded which process closed them, otherwise by inference from live sockets.
 //!
-//! 1. A tracer (`twtool trace --serve`) knows the cookies of the last two minutes. What it reports is a fact.
+//! 1. A tracer (`twtool trace --serve`) keeps the cookies of the last two minutes. What it reports is a fact.
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.
 //! 3. A process that has a connection to the remote end of a bucket has probably opened the other connection, too.
 //!
@@ -28,17 +28,17 @@ use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::Source;
 use crate::sys::{owner_socket, owners};
 
-/// The most bytes of what a tracer hands out: the closes of two minutes.
+/// The maximum size of a tracer's reply in bytes. It contains the closes of two minutes.
 const MOST: u64 = 256 << 20;
 
 /// What a tracer reports about a bucket, as a line of JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TracedLine {
-    /// The number of the cookie.
+    /// The cookie, in decimal digits.
     pub cookie: String,
-    /// The number of the process.
+    /// The pid.
     pub pid: u32,
-    /// Whether it is a number of the tracer's own pid namespace, and not one of the initial one.
+    /// Whether the pid belongs to the pid namespace of the tracer. If not, it belongs to the initial pid namespace.
     pub own_pid_namespace: bool,
     /// The name of the process.
     pub comm: String,
@@ -48,7 +48,7 @@ pub struct TracedLine {
     pub method: String,
 }
 
-/// What a tracer knows, by cookie.
+/// The owners that a tracer has recorded, by cookie.
 #[derive(Debug, Default)]
 pub struct Traced(HashMap<Cookie, (Arc<MakerFacts>, Evidence)>);
 
@@ -82,7 +82,7 @@ impl Traced {
     }
 }
 
-/// The live sockets of a network namespace that tell something about its buckets.
+/// The live sockets of a network namespace that are evidence for the owners of its buckets.
 #[derive(Debug, Default)]
 struct Live {
     listeners: HashMap<Port, Vec<FullSocket>>,
@@ -123,10 +123,11 @@ impl Live {
     }
 }
 
-/// The namespace, the kind of evidence, and the end of a bucket that the evidence is about: rows that share them have the same owner.
+/// The index of the namespace, the kind of evidence, and one end of the bucket: the local end for [`Evidence::Listener`], otherwise
+/// the remote end. Rows for which all three are equal have the same owner.
 type Ends = (u32, Evidence, (IpAddr, Port));
 
-/// Finds the owner of each row. `facts` are those of the namespaces of the rows.
+/// Finds the owner of each row. [`Row::netns`] is an index into `facts`.
 ///
 /// # Errors
 /// The sockets of no namespace could be read.
@@ -191,7 +192,7 @@ pub fn find(
     Ok(answer)
 }
 
-/// The most sockets that are searched for the owner of one bucket.
+/// The maximum number of sockets whose processes are candidates for the owner of one bucket.
 const MOST_SOCKETS: usize = 64;
 
 #[cfg(test)]

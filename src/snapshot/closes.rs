@@ -36,13 +36,13 @@ use crate::trace::{Record, Task, TraceError, Tracer};
 /// The time between two reads of the ring buffer.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// The most processes, and the most network namespaces, whose facts are kept.
+/// The maximum number of processes, and of cgroups, whose facts are kept.
 const MOST: usize = 8192;
 
-/// Gets each selected close, with the facts of its network namespace.
+/// Receives each selected close, with the facts of its network namespace.
 pub type OnClose<'a> = dyn FnMut(Close, &Facts) -> ControlFlow<()> + 'a;
 
-/// Sees closes, in every network namespace or in some.
+/// Follows the closes in every network namespace, or in selected ones.
 pub struct Closes {
     engine: Engine,
     interrupts: Interrupts,
@@ -54,7 +54,7 @@ pub struct Closes {
     totals: CloseTotals,
     served: Option<Served>,
     lacks_privilege: bool,
-    /// The time between the two clocks when the ring buffer was read.
+    /// Measures the time since tracing began.
     began: Stopwatch,
 }
 
@@ -76,7 +76,7 @@ pub enum How {
 }
 
 impl Closes {
-    /// Starts to trace. From now on SIGINT and SIGTERM are held back; see [`Self::next`].
+    /// Starts to trace. From now on SIGINT and SIGTERM are blocked, and [`Self::next`] returns them.
     ///
     /// # Errors
     /// The selection has a mistake, or closes cannot be traced here.
@@ -144,7 +144,7 @@ impl Closes {
         }
     }
 
-    /// Hands out the owners of the closes of the last two minutes on a Unix socket, from now on.
+    /// Starts to serve the owners of the closes of the last two minutes on a Unix socket.
     ///
     /// # Errors
     /// The socket cannot be made.
@@ -160,7 +160,7 @@ impl Closes {
         &self.namespaces.own
     }
 
-    /// Whether the numbers of processes are those of twtool's own pid namespace. Otherwise they are those of the initial one.
+    /// Whether pids belong to the pid namespace of twtool. If not, they belong to the initial one.
     #[must_use]
     pub fn own_pid_namespace(&self) -> bool {
         self.makers.own_pid_namespace
@@ -172,8 +172,8 @@ impl Closes {
         self.began.elapsed()
     }
 
-    /// Waits for this time at most, and passes the closes that came meanwhile to `each`. Returns the signal that has arrived, if
-    /// one has. The caller finishes its output and calls [`Self::let_through`].
+    /// Waits for at most this time, and passes the closes of this time to `each`. If a signal has arrived, it returns the signal,
+    /// and the caller finishes its output and calls [`Self::let_through`].
     ///
     /// # Errors
     /// A system call failed.
@@ -186,7 +186,7 @@ impl Closes {
             }
             Engine::Sampled(sampler) => self.interrupts.wait(time.min(sampler.interval())).map_err(failed)?,
         };
-        // A reader gets what was closed before it asked.
+        // Accept the readers first, so that each one receives every close from before its request.
         let served = self.served.as_ref().map(|served| served.socket.readers()).transpose();
         let readers = served.map_err(failed)?.unwrap_or_default();
         self.drain(each)?;
@@ -207,7 +207,7 @@ impl Closes {
         interrupts.let_through(signal)
     }
 
-    /// How many closes were seen so far.
+    /// The number of closes so far.
     #[must_use]
     pub const fn totals(&self) -> CloseTotals {
         self.totals
@@ -250,7 +250,7 @@ impl Closes {
 const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
                        those of --netns; certain is true only if one process had the socket open";
 
-/// The owners of recent closes, and the socket on which they are handed out.
+/// The owners of recent closes, and the socket that serves them.
 struct Served {
     socket: OwnerSocket,
     /// When each close was seen, its cookie and its process.
@@ -379,7 +379,7 @@ impl NamespaceFacts {
         }
         match self.known.get(&inode) {
             Some(facts) => Arc::clone(facts),
-            // Its name may become known with the next list.
+            // The next list of namespaces may contain its name.
             None => self.of_other(inode, None),
         }
     }
@@ -395,10 +395,10 @@ impl NamespaceFacts {
     }
 }
 
-/// The processes that closed something.
+/// The processes that closed connections.
 struct Makers {
     own_pid_namespace: bool,
-    /// By number, start and name, because execve(2) changes the name and the arguments.
+    /// By pid, start time and name, because execve(2) changes the name and the arguments.
     known: HashMap<(u32, u64, String), Arc<MakerFacts>, foldhash::fast::RandomState>,
     /// The paths of cgroups by their number in the unified hierarchy.
     cgroups: HashMap<u64, Option<String>, foldhash::fast::RandomState>,
@@ -428,7 +428,7 @@ impl Makers {
 
     fn read(&mut self, key: &(u32, u64, String), id: u64, name: &str, kernel: bool) -> MakerFacts {
         let (pid, start_ns, comm) = key;
-        // The number belongs to the initial pid namespace, and /proc shows numbers of twtool's own.
+        // If the pid belongs to the initial pid namespace, it means another process in the /proc of twtool's own.
         let process = if self.own_pid_namespace { owners::process_started_at(*pid, *start_ns) } else { None };
         let (cmdline, path) = process.map(|process| (process.cmdline, process.cgroup)).unwrap_or_default();
         MakerFacts {

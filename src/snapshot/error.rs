@@ -33,7 +33,7 @@ pub enum SnapshotError {
     /// No socket could be destroyed.
     #[error(transparent)]
     Destroy(#[from] DestroyError),
-    /// A setting without which there is no answer.
+    /// A setting that the answer needs could not be read.
     #[error("{} could not be read", .0.name())]
     Unread(Setting),
     /// No connection to this destination is possible.
@@ -97,7 +97,7 @@ impl SnapshotError {
         }
     }
 
-    /// Whether another selection would not have this problem.
+    /// Whether the selection caused the error, so that another selection can succeed.
     #[must_use]
     pub const fn is_about_the_selection(&self) -> bool {
         matches!(self, Self::Value(_) | Self::Filter(_) | Self::Unjudged(_))

@@ -19,7 +19,7 @@ use crate::sys;
 /// The state of a network namespace, as far as TIME_WAIT and ports are concerned.
 #[derive(Debug)]
 pub struct Checkup {
-    /// Settings, counters, listeners, forgotten connections.
+    /// Settings, counters, listeners, and sockets in CLOSE_WAIT.
     pub health: Health,
     /// The ports of outbound connections, or why they are unknown.
     pub outbound: Result<Capacity, String>,

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use crate::model::row::{Order, Row};
 use crate::parallel;
 
-/// The number of rows in a run. The sort keys of a run fit into a near cache.
+/// The number of rows in a run. The sort keys of a run take 64 KiB, which fits into the L2 cache.
 const RUN: usize = 4096;
 
 /// The most runs that are merged during the walk. Merging more would make the kernel wait.

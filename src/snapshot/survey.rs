@@ -1,6 +1,7 @@
 //! Gathers everything that monitoring shows of a network namespace, in one walk over its sockets.
 //!
-//! A summary, a capacity and a checkup make one walk each. The walk is most of their cost, so a survey shares one walk:
+//! `summary`, `capacity` and `doctor` walk over the sockets once each. The walk is most of their cost, so a survey makes one walk for
+//! all of them:
 //!
 //! 1. Settings and counters are read before the walk.
 //! 2. The walk counts buckets, keeps the sockets on ephemeral ports, and keeps listeners and sockets in CLOSE_WAIT.
@@ -38,7 +39,7 @@ pub struct Survey {
     pub complete: bool,
     /// How often the walk was repeated, because the kernel marked it as interrupted.
     pub repeats: u32,
-    /// The sockets that the walk lost at first, and that a second one found.
+    /// The number of sockets that the first walk missed and a second walk found.
     pub recovered: usize,
     /// How long it took to read the settings and counters.
     pub settings_took: Duration,
@@ -134,7 +135,7 @@ impl Walked {
 fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let clock = Stopwatch::start();
     let mut unread = Unread::default();
-    // The source opens sockets, which would count.
+    // This reads the kernel's counts, so it comes before the source opens sockets of its own.
     let states = if has_unlisted_sockets() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
     let mut source = Source::kernel(Choice::Auto)?;
     let buckets = source.bucket_facts();

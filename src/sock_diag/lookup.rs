@@ -2,8 +2,8 @@
 //! net/ipv4/inet_diag.c). The kernel searches one hash bucket, while a dump walks the whole table.
 //!
 //! A request names both ends, the interface that the socket is bound to, and the cookie. So the response never describes a new
-//! socket with the same ends. [`find_by_ends`] leaves the cookie open, to find exactly that socket. IPv4-mapped sockets are
-//! AF_INET6 with their mapped addresses.
+//! socket with the same ends. Only [`find_by_ends`] searches for such a new socket, so it sends no cookie. IPv4-mapped sockets
+//! are AF_INET6 with their mapped addresses.
 //!
 //! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
 //! address. So "not found" is certain for connections and buckets. For a listener it may mean that the kernel selected

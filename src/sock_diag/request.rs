@@ -21,8 +21,8 @@ pub const TCPDIAG_GETSOCK: u16 = 18;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 
 /// The sequence number of every dump and look-up. A netlink socket has one outstanding request at a time, and is not
-/// used again after an unfinished dump, so the number need not change. A response with another number belongs to
-/// something else.
+/// used again after an unfinished dump, so the number need not change. A response with another number does not belong to
+/// the request.
 pub const SEQUENCE: u32 = 1;
 
 /// Which walk of the kernel's table a request starts.

@@ -1,4 +1,4 @@
-//! The numbers of users in this user namespace (user_namespaces(7)).
+//! User ids in this user namespace (user_namespaces(7)).
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -6,11 +6,11 @@ use std::sync::OnceLock;
 use super::errno::{Refusal, retry};
 use super::{file, setting};
 
-/// The most bytes of a map of users. It has at most 340 lines.
+/// The maximum size of uid_map in bytes. The file has at most 340 lines.
 const MOST: u64 = 64 * 1024;
 
-/// Whether a number that the kernel reports stands for one user. The kernel reports each user without a number in this user
-/// namespace as the overflow uid. That number can belong to a user of this namespace, too: `nobody`.
+/// Whether a uid that the kernel reports identifies one user. The kernel reports the overflow uid for every user that has no uid
+/// in this user namespace. The overflow uid usually also belongs to a user of this namespace, `nobody`.
 #[must_use]
 pub(super) fn is_certain(uid: u32) -> bool {
     static UNCERTAIN: OnceLock<Option<u32>> = OnceLock::new();
@@ -29,7 +29,7 @@ fn overflow_uid() -> u32 {
     value.ok().and_then(|value| value.trim().parse().ok()).unwrap_or(DEFAULT)
 }
 
-/// Whether lines `first-inside first-outside count` give every user a number: 0 to 4294967294, as in the initial namespace.
+/// Whether lines `first-inside first-outside count` map all uids, 0 to 4294967294, as in the initial namespace.
 fn maps_all(map: &[u8]) -> bool {
     let count = |line: &str| line.split_ascii_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
     let counts = str::from_utf8(map).unwrap_or_default().lines().filter_map(count);

@@ -1,4 +1,4 @@
-//! Text for people: durations, times, sizes, and foreign text made safe for a terminal.
+//! Text for people: durations, times, sizes, and text of other programs made safe for a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -75,7 +75,7 @@ pub fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".into(), |time| format!("{time:.3}"))
 }
 
-/// Escapes hidden characters, so that a foreign name can neither control the terminal nor imitate another name.
+/// Escapes hidden characters, so that a name that another program chose can neither control the terminal nor imitate another name.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     // The fast path, because a table of a million rows has a million names and nearly all are plain ASCII.

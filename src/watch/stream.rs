@@ -1,4 +1,4 @@
-//! Writes samples and events as ndjson: for each namespace of a sample a record of the sample, and then one of each event.
+//! Writes samples and events as ndjson: for each namespace, a record of the sample, followed by a record of each event.
 
 use std::io::{self, Write};
 

@@ -87,7 +87,7 @@ impl Run {
         }
     }
 
-    /// A run that something else has ended.
+    /// The result of a command that another function has run to its end.
     pub(crate) fn from_parts(command: &str, code: Option<i32>, stdout: String, stderr: String) -> Self {
         Self { command: command.to_owned(), code, stdout, stderr }
     }

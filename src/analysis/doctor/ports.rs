@@ -94,7 +94,7 @@ pub(super) fn autobind_reuse(check: Check, value: i64) -> Check {
 pub(super) fn nonlocal_bind(check: Check, value: i64) -> Check {
     match value {
         0 => check,
-        _ => check.found(Status::Note, format!("{value}: bind() also accepts a wrong address.")),
+        _ => check.found(Status::Note, format!("{value}: bind() also accepts an address that is not local.")),
     }
 }
 

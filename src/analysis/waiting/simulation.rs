@@ -1,5 +1,5 @@
-//! Simulated waits with a known truth: sockets appear and end at given times, timers end late, and some listed sockets do not
-//! block the bind. Time passes only when the wait pauses.
+//! Simulated waits whose correct result is known: sockets appear and end at given times, timers end late, and some listed sockets
+//! do not block the bind. Time passes only when the wait pauses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -269,8 +269,8 @@ fn check(world: &[SimulatedSocket], plain: bool, looks_up: bool) -> Result<(), T
     let watched = |simulated: &SimulatedSocket| {
         matches!(simulated.kind, SimulatedKind::Bucket { .. } | SimulatedKind::Connection)
     };
-    // The longest time from the end of the last blocking socket to the end of the wait. Sockets without look-up are listed once
-    // a second.
+    // The longest time from the end of the last blocking socket to the end of the wait. The end of a socket that cannot be
+    // looked up shows only in the list of sockets, which is read once a second.
     let patience = if looks_up && world.iter().all(watched) { ms(150) } else { ms(1_200) };
     let blocked = world.iter().any(|simulated| simulated.alive(got.at) && simulated.blocks);
     match got.ended {

@@ -38,7 +38,7 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The shell for a namespace; `None` if no argument is known to lead to it.
+    /// The shell for a namespace; `None` if no `--netns` argument is known for it.
     fn shell(&self, facts: &Facts) -> Option<Shell> {
         if !self.several {
             return Some(self.shell.clone());
@@ -64,7 +64,7 @@ impl Place<'_> {
     }
 }
 
-/// The facts of a row's namespace. Groups of ports and addresses belong to the namespaces together.
+/// The facts of a row's namespace. A group of ports or addresses has rows of all namespaces, so it uses the facts of the first one.
 fn facts_of<'a>(selected: &'a Selected, first: &'a Facts) -> &'a Facts {
     match selected {
         Selected::Socket(_, facts) | Selected::Netns(facts, _) => facts,
@@ -114,14 +114,14 @@ pub(super) fn kill(selected: &Selected, first: &Facts, place: &Place) -> Result<
             Ok(_) | Err(_) => (vec!["--all".into()], waiting(count)),
         },
     };
-    let shell = place.shell(facts).ok_or_else(|| format!("no --netns is known that leads to {}", name_of(facts)))?;
+    let shell = place.shell(facts).ok_or_else(|| format!("twtool knows no --netns argument for {}", name_of(facts)))?;
     words.insert(0, "kill".into());
     words.extend(fin_wait_2.then(|| "--fin-wait-2".into()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Ok(shell.twtool(Privilege::Capability(Capability::NetAdmin), &words))
 }
 
-/// An address as filters have it.
+/// An address in the syntax of filters.
 fn bracketed(addr: std::net::IpAddr) -> String {
     if addr.is_ipv6() { format!("[{addr}]") } else { addr.to_string() }
 }
@@ -237,8 +237,10 @@ const fn meaning(kind: EventKind) -> &'static str {
     match kind {
         EventKind::Entered => "This end has closed the connection first.",
         EventKind::BecameTimeWait => "The peer has closed too, so the timer starts with a fresh minute.",
-        EventKind::Expired => "Its time was over. Its port is free.",
-        EventKind::Restarted => "The peer has sent its FIN again: it has not received the last ACK.",
+        EventKind::Expired => "Its timer ended. It no longer holds its port.",
+        EventKind::Restarted => {
+            "The peer has sent its FIN again, or another segment with an ACK. It may not have received the last ACK."
+        }
         EventKind::Destroyed => "SOCK_DESTROY removed it, as 'twtool kill' and 'ss -K' do.",
         EventKind::TakenOver => "A new connection between the same ends has taken its place.",
         EventKind::Reset => "The peer has sent a RST.",

@@ -159,7 +159,7 @@ impl Commands for ChangingKernel {
     }
 }
 
-/// A pause that is long enough to be checked.
+/// A pause after which the reader checks whether the dump missed sockets.
 const PAUSE: Duration = Duration::from_micros(1500);
 
 /// Returns the cookies in the order of the dump, its end, and the number of dumps.
