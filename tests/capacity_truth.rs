@@ -206,7 +206,7 @@ fn other_destinations_and_source_addresses_have_ports_of_their_own() {
     check("the same source, TIME_WAIT", closed, "10.0.0.2", "10.0.0.1:443", 7);
 }
 
-/// Buckets with this `tcp_tw_reuse`, long or never old enough to be taken over.
+/// Buckets with this `tcp_tw_reuse`. If `OLD`, all of them are old enough to be taken over; otherwise none is.
 fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: bool>(world: &World) -> Kept {
     let (from, to) = match (IPV6, LOOPBACK) {
         (false, false) => ("10.0.0.2", "10.0.0.1:443"),

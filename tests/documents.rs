@@ -187,7 +187,7 @@ fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
         let text = page(subcommand);
         assert!(text.contains(&format!("twtool {subcommand}")), "{subcommand}");
         for option in options(subcommand) {
-            // Each option is described once: kill and summary refer to the page of list for those that it has too.
+            // Each option is described once: kill and summary refer to the page of list for the options that they share with it.
             let named = text.contains(&option) || (of_list.contains(&option) && text.contains("](list.md"));
             assert!(named, "the page of {subcommand} does not name {option}");
         }

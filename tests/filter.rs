@@ -221,11 +221,11 @@ struct Asked {
     next: AtomicUsize,
     /// Expressions that select some rows and not others.
     telling: AtomicUsize,
-    /// Those for which the answers differ.
+    /// Expressions for which the answers differ.
     failures: Mutex<Vec<String>>,
 }
 
-/// Asks all about each expression that is left, as long as one population is fresh.
+/// Compares the answers of the kernel, the replay and ss for the remaining expressions, until one population of buckets is too old.
 fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
     let varied = Varied::make();
     let began = Instant::now();

@@ -196,7 +196,7 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     // 8: the peers close. 9: orphans in FIN_WAIT_2 whose time runs out.
     group(8).for_each(|port| drop(peers.remove(&port)));
     run.settle(3 * count, 0)?;
-    // The time is longer than a slow machine needs until it has seen all of them.
+    // This timer is longer than a slow machine needs to make all of these buckets and to sample them.
     let timeout = if kernel::slowness() > 1 { "15" } else { "3" };
     sysctl::write("ipv4.tcp_fin_timeout", timeout).expect("the namespace is ours");
     let open: Vec<_> = group(9).map(|port| connect(&server, port)).collect();

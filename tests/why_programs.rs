@@ -218,7 +218,7 @@ fn check(program: &str, line: &str, situation: &Situation) {
         command.current_dir(folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     };
-    // Each run has a namespace of its own, so that nothing of the one before is in its way.
+    // Each run has a namespace of its own, so that sockets of the previous run do not block it.
     let expected = elsewhere(|| {
         let _kept = make();
         let log = folder.path().join("strace");

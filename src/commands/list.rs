@@ -216,7 +216,7 @@ fn stream(
     Ok(ExitStatus::complete(answer.complete))
 }
 
-/// The socket that is asked without `--tracer`.
+/// The default of `--tracer`.
 const TRACER: &str = "/run/twtool.sock";
 
 /// Prints rows with their owners.
@@ -229,7 +229,7 @@ fn print_owners(
 ) -> Result<ExitStatus, CommandError> {
     let order = if args.streams(format) { None } else { args.order() };
     let answer = snapshot.buckets(selection, order, args.shown())?;
-    // The tracer is asked after the kernel, so that it knows the newest buckets, too.
+    // The tracer is read after the kernel, so that its reply includes the newest buckets.
     let traced = match &args.tracer {
         Some(path) => Traced::read(path).map_err(|error| {
             bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))

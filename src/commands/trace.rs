@@ -24,7 +24,7 @@ use crate::view::json::Envelope;
 /// The time between two tables on a terminal.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// The most network namespaces whose names are kept.
+/// The maximum number of network namespaces whose names are kept.
 const MOST_NAMES: usize = 8192;
 
 /// Arguments of `twtool trace`.

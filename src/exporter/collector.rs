@@ -1,4 +1,4 @@
-//! One collection for all scrapes of a short time.
+//! Shares one collection among the scrapes that arrive within a short time.
 //!
 //! A scrape gets the last result if that began less than the minimum interval ago. Otherwise it joins the collection that runs, or
 //! starts one. A collection runs on its own thread. If it takes longer than the deadline, its scrapes fail, and it goes on: a later scrape

@@ -1,4 +1,4 @@
-//! A close of a connection by this machine, and who did it.
+//! A close of a connection by this machine, and the process that closed it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::user::User;
 pub enum Outcome {
     /// A bucket in TIME_WAIT.
     TimeWait,
-    /// A bucket in FIN_WAIT_2: the peer has not closed yet. With TCP_LINGER2 = -1 or a full table the kernel makes none, and the
-    /// socket looks the same.
+    /// A bucket in FIN_WAIT_2: the peer has not closed yet. This can be wrong: with TCP_LINGER2 = -1, or if the maximum of buckets
+    /// is reached, the kernel makes no bucket, and the record of the close is the same.
     FinWait2,
     /// No bucket: the connection ended with an error, for example a RST.
     Aborted,
@@ -82,9 +82,9 @@ impl Method {
 /// The facts of a process that do not change from close to close.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MakerFacts {
-    /// Its number. See [`MakerFacts::own_pid_namespace`].
+    /// Its pid. See [`MakerFacts::own_pid_namespace`].
     pub pid: u32,
-    /// Whether the number is one of twtool's own pid namespace. Otherwise it is one of the initial pid namespace.
+    /// Whether the pid belongs to the pid namespace of twtool. If not, it belongs to the initial pid namespace.
     pub own_pid_namespace: bool,
     /// Its name. The process chooses it, so escape it for a terminal.
     pub comm: String,

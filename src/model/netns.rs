@@ -16,7 +16,7 @@ pub const NETNS_ARG_FORMS: &str =
 /// A namespace as the user typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsArg {
-    /// Digits only: the namespace of this process, by its number in our pid namespace.
+    /// Digits only: the namespace of the process with this pid in our pid namespace.
     Process(u32),
     /// With a slash: a file of the namespace, `/proc/1/ns/net`, `/run/netns/web`.
     Path(PathBuf),
@@ -96,9 +96,9 @@ pub struct NetnsId {
 pub enum NetnsName {
     /// The name in ip-netns(8).
     Given(OsString),
-    /// The process with the lowest number that was found in it. The process chooses its comm, so escape it for a terminal.
+    /// The process with the lowest pid that was found in it. The process chooses its comm, so escape it for a terminal.
     FirstProcess {
-        /// Its number in our pid namespace.
+        /// Its pid in our pid namespace.
         pid: u32,
         /// Its command name.
         comm: String,

@@ -355,8 +355,8 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
     Ok((false, number_answer(query, source, &facts, end)?))
 }
 
-/// The answer after a walk that gave a number. A number cannot express doubt, so a row that cannot be judged is an
-/// error.
+/// The answer after a walk that gave a number. A number cannot show which rows are uncertain, so a row on which the filter cannot
+/// be evaluated is an error.
 fn number_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
     query.judged()?;
     query.directed(facts)?;

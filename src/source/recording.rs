@@ -140,7 +140,7 @@ pub struct Recorded {
     pub buckets: BucketFacts,
     /// The requests, datagrams and failures in the order in which they happened.
     pub events: Vec<Event>,
-    /// In a series: the rest of the look.
+    /// In a series: the times and counters of the sample.
     pub look: Option<RecordedLook>,
 }
 
@@ -155,7 +155,7 @@ enum RecordingLine {
         lines: u64,
         crc32: u32,
     },
-    /// The last line of a series: the number of looks.
+    /// The last line of a series: the number of samples.
     Looks(u64),
 }
 
@@ -258,8 +258,8 @@ impl Header {
 /// The maximum length of the first line in bytes. The facts of a machine with 10,000 interfaces and services need less than 1 MiB.
 const MAX_HEADER_LENGTH: u64 = 16 << 20;
 
-/// The maximum length of any other line in bytes: two digits for each byte of a datagram need half of it. The rest is more than
-/// the JSON around them needs.
+/// The maximum length of any other line in bytes. The two digits for each byte of a datagram take at most half of it, and the JSON
+/// around them takes less than the other half.
 const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
 
 /// The end of the year 9999 in ms since 1970: the last time that RFC 3339 can write.

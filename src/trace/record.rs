@@ -16,17 +16,17 @@ pub const LENGTH: i16 = 256;
 pub(super) const TIME: i16 = 0;
 /// u64.
 pub(super) const COOKIE: i16 = 8;
-/// The number of the cgroup in the unified hierarchy, u64.
+/// The id of the cgroup in the unified hierarchy, u64.
 pub(super) const CGROUP: i16 = 16;
 /// CLOCK_BOOTTIME in ns when the process started, u64.
 pub(super) const START: i16 = 24;
-/// The number of the process in the upper half and of the thread in the lower half, u64.
+/// The pid in the upper half and the tid in the lower half, u64.
 pub(super) const TASK: i16 = 32;
 /// Bits of enum sock_flags, u64.
 pub(super) const FLAGS: i16 = 40;
 /// u32.
 pub(super) const NETNS: i16 = 48;
-/// The user of the thread, u32.
+/// The uid of the thread, u32.
 pub(super) const UID: i16 = 52;
 /// `sk_err`, u32.
 pub(super) const ERROR: i16 = 60;
@@ -99,9 +99,9 @@ pub struct Record {
 /// A task that closed a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// The number of the process in the initial pid namespace.
+    /// The pid in the initial pid namespace.
     pub pid: u32,
-    /// The number of the thread there.
+    /// The tid in the initial pid namespace.
     pub tid: u32,
     /// Its effective user.
     pub uid: u32,
@@ -111,7 +111,7 @@ pub struct Task {
     pub thread: String,
     /// When the process started (CLOCK_BOOTTIME).
     pub start_ns: u64,
-    /// The number of its cgroup in the unified hierarchy.
+    /// The id of its cgroup in the unified hierarchy.
     pub cgroup: u64,
     /// The last component of the path of that cgroup; empty if the kernel does not show it.
     pub cgroup_name: String,

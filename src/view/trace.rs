@@ -1,4 +1,4 @@
-//! Closes and their makers: lines and tables for people, JSON for programs.
+//! Closes and the processes that made them: lines and tables for people, JSON for programs.
 
 use std::io::{self, Write};
 

@@ -23,7 +23,7 @@ pub(crate) struct Screen {
     child: Child,
     /// The user's side of the terminal.
     user: File,
-    /// The program's side, by its name. A thread that /proc does not show cannot find it out.
+    /// The path of the program's side. `None` if /proc does not show this thread, because the path comes from /proc/thread-self/fd.
     program: Option<PathBuf>,
     /// The modes before the program started.
     before: Termios,
@@ -38,7 +38,7 @@ pub(crate) struct Screen {
     modes: Vec<u16>,
 }
 
-/// A text that does not come would be awaited without end.
+/// The longest wait for a text, so that a test without that text fails instead of waiting forever.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The private modes of a terminal that no program has changed.
@@ -58,7 +58,7 @@ impl Screen {
         if command.get_envs().all(|(name, _)| name != "LC_ALL") {
             command.env("LC_ALL", "C.UTF-8");
         }
-        // In a group of its own, whose parent is in another one: so SIGTSTP stops it.
+        // In a process group of its own. The parent is in another group, so this group is not orphaned, and SIGTSTP stops it.
         command.process_group(0);
         // Unlike openpty(3), this sets close-on-exec, so that the program does not keep its own terminal open.
         let user = File::from(terminal.master).try_clone().expect("a copy");

@@ -59,7 +59,7 @@ impl Connected {
         }
     }
 
-    /// A sort key with the order of [`ConnectionEnds`], then of the local port. It needs no [`ConnectionEnds`].
+    /// A sort key that orders by [`ConnectionEnds`] and then by local port. It is cheaper than a key that contains [`ConnectionEnds`].
     fn order(&self) -> (bool, u128, u128, Port, Option<NonZeroU32>, Port) {
         let tuple = &self.tuple;
         let ipv6 = !tuple.family.ipv4_on_the_wire();
@@ -70,7 +70,7 @@ impl Connected {
         self.tuple.local_port()
     }
 
-    /// Whether it is connected to itself.
+    /// Whether the socket is connected to itself.
     pub(super) const fn is_self_connection(&self) -> bool {
         self.tuple.is_self_connection()
     }

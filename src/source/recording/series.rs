@@ -1,5 +1,5 @@
-//! A series of looks (`twtool watch --record`): a recording for each look, one after the other, and a last line with the number of
-//! looks. Each recording has one more line, with the times and counters of the look. A look without that line has failed.
+//! A series of samples (`twtool watch --record`): a recording for each sample, one after the other, and a last line with the number
+//! of samples. Each recording has one more line, with the times and counters of the sample. A sample without that line has failed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::model::kernel_counts::BucketFacts;
 use crate::sock_diag::transport::{Event, EventSink};
 use crate::sys;
 
-/// What a series has of each look, besides the facts and the datagrams.
+/// The part of a sample that a series has in addition to the facts and the datagrams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields of snapshot::look")]
 pub struct RecordedLook {
@@ -28,12 +28,12 @@ pub struct RecordedLook {
     pub walked: (Duration, Duration),
     pub before: BTreeMap<String, u64>,
     pub after: BTreeMap<String, u64>,
-    /// By the cookie of a missing bucket: who has its ends. Without an entry: nobody.
+    /// The occupant of the ends of each missing bucket, by its cookie. A missing entry means [`Occupant::Nobody`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub occupants: BTreeMap<u64, Occupant>,
 }
 
-/// Who has both ends of a bucket that a walk did not list.
+/// The socket that has both ends of a bucket that a walk did not list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Occupant {
@@ -43,11 +43,11 @@ pub enum Occupant {
     Another,
     /// No socket.
     Nobody,
-    /// The kernel was not asked, or gave no answer.
+    /// It was not looked up, or the look-up failed.
     Unknown,
 }
 
-/// Writes a series of looks.
+/// Writes a series of samples.
 pub struct SeriesFile {
     file: RecordingFile,
     looks: u64,
@@ -59,13 +59,13 @@ impl SeriesFile {
         Ok(Self { file: RecordingFile::open(path, replace)?, looks: 0 })
     }
 
-    /// Begins a look.
+    /// Begins a sample.
     pub fn begin(&mut self, facts: &Facts, buckets: &BucketFacts) -> Result<(), RecordingError> {
         self.looks += 1;
         self.file.begin(facts, buckets)
     }
 
-    /// Ends a look; `None` if it failed.
+    /// Ends a sample; `None` if it failed.
     pub fn end(&mut self, look: Option<RecordedLook>) -> Result<(), RecordingError> {
         let line = look.map_or(Ok(()), |look| self.file.line(&RecordingLine::Look(look)));
         line.and_then(|()| self.file.end()).map_err(|error| RecordingFile::write_error(&self.file.path, error))
@@ -85,7 +85,7 @@ impl EventSink for SeriesFile {
     }
 }
 
-/// Reads the looks of a series one by one.
+/// Reads the samples of a series one by one.
 pub struct SeriesReader {
     path: PathBuf,
     lines: Lines<BufReader<File>>,
@@ -108,7 +108,7 @@ impl SeriesReader {
         Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), looks: 0, is_series: false })
     }
 
-    /// The next look that has not failed; `None` after the last one.
+    /// The next sample that has not failed; `None` after the last one.
     ///
     /// # Errors
     /// The error names the problem and the line.

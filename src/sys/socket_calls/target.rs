@@ -202,7 +202,7 @@ pub(super) fn tracer(tid: i32) -> Option<i32> {
 
 /// The command name of a process.
 pub(super) fn comm(tid: i32) -> String {
-    /// More than a name has: at most 15 bytes, and 63 for a thread of the kernel.
+    /// An upper bound in bytes. A name has at most 15 bytes, or 63 for a thread of the kernel.
     const MOST: u64 = 4096;
     let comm = retry(|| file::read(Path::new(&format!("/proc/{tid}/comm")), MOST)).unwrap_or_default();
     text_of(comm.strip_suffix(b"\n").unwrap_or(&comm))
@@ -223,8 +223,8 @@ pub(super) fn process(tid: i32) -> CallingProcess {
     }
 }
 
-/// The user that the program file of a process would switch to, or `capabilities` if the file has some; `None` for an
-/// ordinary program, and for one that gets its privilege.
+/// The program of a process, if its file is set-user-ID or set-group-ID or has capabilities, but the process has not received
+/// that privilege. `None` for an ordinary program, a program on a nosuid mount, and a process that has the privilege.
 pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     let path = format!("/proc/{tid}/exe");
     let file = retry(|| fs::metadata(&path)).ok()?;

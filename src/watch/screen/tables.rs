@@ -1,4 +1,4 @@
-//! The tables of the screen: which rows one has, in which order, and the cells of a row.
+//! The tables of the screen: the rows of each table, their order, and the cells of a row.
 //!
 //! 1. [`Listing::new`] selects the rows after each sample, and after a key that changes the selection or the order.
 //! 2. It sorts only the visible sockets: [`Listing::at`] sorts a window of sockets around the requested row.
@@ -83,7 +83,7 @@ impl Table {
     }
 }
 
-/// A row, whatever happens to the rows around it.
+/// Identifies a row even if rows before it are added or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Identity {
     /// The inode number of the network namespace, and the socket.
