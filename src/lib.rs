@@ -43,7 +43,7 @@
 //! | `filter` | the filter language | `model` |
 //! | `sock_diag` | the kernel interface of that name | `model`, `filter`, `parallel` |
 //! | `sys` | every other system call, procfs, clocks, terminals | `model` |
-//! | `trace` | who closes a connection, live: a BPF program and its records | `model`, `sys` |
+//! | `trace` | the process that closes a connection, live: a BPF program and its records | `model`, `sys` |
 //! | `source` | this kernel, procfs or a recording, behind one interface | `model`, `filter`, `sock_diag`, `sys` |
 //! | `analysis` | conclusions from plain values, without I/O or clock | `model` |
 //! | `snapshot` | one question, one typed answer, for one or many network namespaces | all above |

@@ -23,7 +23,7 @@ const CHUNK: usize = 256;
 /// The number of rows from which the pool is faster than one thread.
 const WORTHWHILE: usize = 16 * CHUNK;
 
-/// The most workers. Each needs its own memory, and little work remains after the kernel's walk.
+/// The maximum number of workers. Each needs its own memory, and little work remains after the kernel's walk.
 const MOST: usize = 3;
 
 /// `None` if there is no second core, or if no thread can be created.

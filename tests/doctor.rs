@@ -110,7 +110,7 @@ fn values_are_those_of_the_files_and_nothing_is_changed() {
     assert_eq!(checks["ip_local_reserved_ports"]["value"], json!(["30000", "30010-30019"]));
     assert_eq!(checks["ip_local_reserved_ports"]["evidence"]["ports_left_in_ephemeral_range"], 989);
     let mut notes = vec!["ip_local_port_range", "ip_nonlocal_bind", "tcp_fin_timeout"];
-    // Half of the hash table, whose size the kernel tells since 6.1.
+    // Half of the hash table. The kernel reports the size of the table since 6.1.
     let entries = sysctl::read("ipv4.tcp_ehash_entries").ok();
     let entries = entries.map(|text| text.parse::<i64>().expect("a number").unsigned_abs());
     assert_eq!(checks["tcp_max_tw_buckets"]["default"], json!(entries.map(|entries| entries / 2)));

@@ -29,7 +29,7 @@ suite! {
     ],
 }
 
-/// The most lines that the README may have: a reader goes through it in ten minutes.
+/// The maximum number of lines of the README: it is for the first ten minutes of a reader.
 const README_LINES: usize = 300;
 
 /// The path from the root of the project, and the text, of each Markdown file at the root and under docs/.

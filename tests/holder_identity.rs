@@ -112,7 +112,7 @@ fn a_process_has_its_user_and_its_whole_command_line() {
     assert_eq!(wait.json()["blocked_by"][0]["processes"], run.json()["holders"][0]["processes"], "{wait}");
 }
 
-/// The kernel reports such a user by the number of `nobody`, or by another one that stands for all of them.
+/// The kernel reports the overflow uid for all such users. Usually this is the uid of `nobody`.
 fn a_user_without_a_number_in_this_user_namespace_is_unknown() {
     let Some(unshare) = program("unshare") else {
         return not_checked("a user of another user namespace: there is no unshare(1)");

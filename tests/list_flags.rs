@@ -170,7 +170,7 @@ fn durations_select_what_expires_sooner() {
     drop(sooner);
 }
 
-/// FIN_WAIT_2 buckets on the server's port that live for so many seconds; they last while what is returned does.
+/// Makes FIN_WAIT_2 buckets on the server's port that last for these numbers of seconds. Dropping the returned sockets ends them.
 fn halves(server: &twtool::lab::Server, seconds: &[u32]) -> Vec<socket2::Socket> {
     let mut open = vec![];
     for seconds in seconds {

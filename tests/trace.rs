@@ -1,4 +1,4 @@
-//! `twtool trace`: who closed a connection, compared with who did it, for each way to close.
+//! `twtool trace`: for each way to close a connection, compares the reported process with the process that closed it.
 //!
 //! The truth comes from support/closers.py, which closes and reports itself. The cookie of each record is compared with the cookies
 //! of the kernel's buckets.
@@ -331,7 +331,7 @@ fn every_close_is_seen_on_busy_cores() {
     let run = outside.end();
     let document = run.json();
     let (closes, lost) = (document["closes"].as_u64().expect("a number"), document["lost"].as_u64().expect("a number"));
-    // The losses of all namespaces are counted together, because the kernel does not tell which closes are lost.
+    // The losses of all namespaces are counted together, because the kernel does not report which closes are lost.
     assert!(closes <= 8000 && closes + lost >= 8000, "{run}");
     assert_eq!(document["named"], document["closes"], "{run}");
 }

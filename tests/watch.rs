@@ -292,7 +292,7 @@ fn list_does_not_read_a_series_and_a_cut_series_is_refused() {
     // Without its beginning.
     refused(&text_of(&lines[1..]), "its beginning is missing");
     refused(&text_of(&lines[ends[0] + 1..]), &format!("it has {} of its {} samples", headers.len() - 1, headers.len()));
-    // With lines that are missing, damaged or foreign.
+    // With a line that is missing, damaged, or of an unknown kind.
     refused(&text_of(&[&lines[..headers[1]], &lines[headers[1] + 1..]].concat()), "neither the beginning of a sample");
     refused(&whole.replacen("datagram\":\"", "datagram\":\"00", 1), "its checksum does not match");
     refused(&whole.replacen("{\"datagram", "{\"datum", 1), "neither an event nor the end");

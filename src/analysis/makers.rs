@@ -11,7 +11,7 @@ use crate::model::close::{Close, MakerFacts, Outcome, Role};
 use crate::model::container::Runtime;
 use crate::model::port::Port;
 
-/// The most groups.
+/// The maximum number of groups.
 pub const MOST: usize = 16 * 1024;
 
 /// The seconds for which TIME_WAIT lasts on every kernel without `tcp_tw_timeout`.

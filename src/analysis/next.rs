@@ -313,7 +313,7 @@ fn stop(failure: &Failure) -> Vec<Step> {
     steps
 }
 
-/// The most commands about processes and orphans.
+/// The maximum number of commands about processes and orphans.
 const SHOWN: usize = 4;
 
 /// The command that stops a process, or that shows what to stop. `None` if ending the process does not free the port.
@@ -378,7 +378,7 @@ fn privilege_of_owner(failure: &Failure, process: &Process) -> Option<Privilege>
 }
 
 /// The command that stops a container, for runtimes whose own tool can do it. Processes of a rootless container are in a slice
-/// of the user who started it, and only that user's tool knows it.
+/// of the user that started it, and only a tool that this user runs finds the container.
 fn stop_container(failure: &Failure, shell: &Shell, process: &Process, container: Container) -> Option<Step> {
     let tool = match container.runtime? {
         Runtime::Docker => "docker",

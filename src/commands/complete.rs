@@ -20,7 +20,7 @@ use crate::model::netns::NetnsArg;
 use crate::model::port::Port;
 use crate::snapshot::{Namespaces, Snapshot, names};
 
-/// The most ports that are offered.
+/// The maximum number of ports that are offered.
 const MOST_PORTS: usize = 40;
 
 /// The heading of the options of every command.

@@ -1,4 +1,4 @@
-//! `twtool trace`: shows live who closes connections.
+//! `twtool trace`: shows live which processes close connections.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

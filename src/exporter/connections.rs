@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::metrics::survey::NONE;
 use crate::metrics::{Family, Samples};
 
-/// The most open connections.
+/// The maximum number of open connections.
 const MOST_CONNECTIONS: usize = 512;
 
 /// The open connections, and what happened to earlier ones.

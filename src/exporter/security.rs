@@ -16,10 +16,10 @@ use tokio_rustls::TlsAcceptor;
 use super::web_config::{TlsFiles, WebConfig};
 use crate::sys;
 
-/// The most bytes of the file.
+/// The maximum size of the file in bytes.
 const MOST: u64 = 1 << 20;
 
-/// The most remembered passwords. Each belongs to a user of the file, so more do not occur.
+/// The maximum number of cached headers. There is one for each user of the file, so only a file with more users reaches it.
 const MOST_VERIFIED: usize = 1000;
 
 /// A hash of no password, which is compared for an unknown user. So the time of the response does not show which users exist.

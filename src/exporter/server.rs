@@ -35,7 +35,7 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 /// The time that a write may wait without progress.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// The most bytes of the head of a request.
+/// The maximum size of the head of a request in bytes.
 const MOST_HEAD: usize = 16 * 1024;
 
 /// The time for requests that are in progress at the end.

@@ -99,7 +99,7 @@ pub(super) fn conclude(
     probe: bool,
 ) -> Result<Answer<Capacity>, SnapshotError> {
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
-    // The most sockets that are bound without being listed.
+    // An upper bound of the sockets that are bound and that no list contains.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
     let most = most.unwrap_or_else(|error| {
         unread.add("the number of sockets that no list contains", &error);

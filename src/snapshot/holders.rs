@@ -141,7 +141,7 @@ pub(super) fn holders(
     (sockets.into_iter().map(&mut holder).collect(), failure)
 }
 
-/// The most sockets whose cgroup is looked up. Thousands of connections of one server have the same cgroup.
+/// The maximum number of sockets whose cgroup is looked up. Thousands of connections of one server have the same cgroup.
 const MOST_LOOK_UPS: usize = 64;
 
 /// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager holds. After a

@@ -4,7 +4,7 @@
 //! has every bucket, also those that the selection excludes, because they may have been selected before.
 //!
 //! The caller compares the buckets with those of the last sample while the thread is still in the namespace, because it may
-//! have to ask the kernel who has the two ends of a bucket that is missing ([`Occupant`]).
+//! have to look up the socket that has the two ends of a missing bucket now ([`Occupant`]).
 
 use std::io;
 use std::ops::ControlFlow;

@@ -13,13 +13,13 @@ use crate::parallel;
 /// The number of rows in a run. The sort keys of a run take 64 KiB, which fits into the L2 cache.
 const RUN: usize = 4096;
 
-/// The most runs that are merged during the walk. Merging more would make the kernel wait.
+/// The maximum number of runs that are merged during the walk. Merging more would delay the next receive.
 const MERGED: usize = 8;
 
 /// How many rows to keep, and from which end of the order.
 #[derive(Clone, Copy, Debug)]
 pub struct RowLimit {
-    /// The most rows.
+    /// The maximum number of rows.
     pub rows: usize,
     /// Keep the last rows instead of the first ones.
     pub from_the_end: bool,

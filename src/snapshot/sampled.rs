@@ -30,7 +30,7 @@ use crate::sys::owners;
 /// The least time between two samples.
 pub(super) const INTERVAL: Duration = Duration::from_millis(20);
 
-/// The most sockets whose processes are remembered.
+/// The maximum number of sockets whose processes are kept.
 const MOST: usize = 256 * 1024;
 
 /// Takes samples.

@@ -8,7 +8,7 @@ use super::errno::retry;
 use super::file;
 use crate::model::health::Capabilities;
 
-/// The most bytes of a status file. One line has the supplementary groups, of which a thread can have 65,536.
+/// The maximum size of a status file in bytes. One line has the supplementary groups, of which a thread can have 65,536.
 const MOST: u64 = 1 << 20;
 
 /// Reads the status of the calling thread. It contains the name of the program, which need not be UTF-8.

@@ -45,7 +45,7 @@ pub fn unified() -> Option<PathBuf> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from).into_iter().find(is_unified)
 }
 
-/// The most folders of the hierarchy that a search reads.
+/// The maximum number of folders of the hierarchy that a search reads.
 const MOST: usize = 20_000;
 
 /// Finds the paths of these cgroups. A cgroup that has been removed, or that this cgroup namespace does not show, has none.

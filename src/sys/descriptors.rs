@@ -21,8 +21,8 @@ pub fn raise_limit() {
     }
 }
 
-/// The most descriptors of one thread that reads a network namespace, with a margin. It opens the namespace, a netlink
-/// socket, a socket for interface names, and a file in /proc.
+/// The maximum number of descriptors of one thread that reads a network namespace, with a margin. The thread opens the namespace,
+/// a netlink socket, a socket for interface names, and a file in /proc.
 const OF_A_WORKER: u64 = 8;
 
 /// The number of threads that can read network namespaces at the same time within the limit; at least one.

@@ -1,4 +1,4 @@
-//! Holds signals back, so that twtool can finish something before a signal ends it: erase its output on the terminal,
+//! Blocks signals, so that twtool can finish something before a signal ends it: erase its output on the terminal,
 //! or clean up after a bind.
 //!
 //! [`Interrupts`] blocks SIGINT and SIGTERM and reads them from a descriptor (signalfd(2)), so that no handler runs
@@ -15,7 +15,7 @@ pub use nix::sys::signal::Signal;
 use nix::sys::signal::{SigSet, SigmaskHow, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Holds SIGINT and SIGTERM back until it is dropped.
+/// Blocks SIGINT and SIGTERM until it is dropped.
 pub struct Interrupts {
     descriptor: SignalFd,
     before: SigSet,
@@ -65,7 +65,7 @@ impl Interrupts {
         let _ = self.before.thread_set_mask();
     }
 
-    /// Delivers a signal that was held back. It ends the program, unless the program was started with the signal
+    /// Delivers a blocked signal. It ends the program, unless the program was started with the signal
     /// ignored.
     pub fn let_through(&self, signal: Signal) -> io::Result<()> {
         let held = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;

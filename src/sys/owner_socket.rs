@@ -1,5 +1,5 @@
-//! A Unix socket on which a tracer hands out what it knows, and its reader. Who connects gets everything at once, and the end of the
-//! stream.
+//! A Unix socket that serves the owners that a tracer has recorded, and its reader. A reader that connects receives all owners, and
+//! then the end of the stream.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -14,10 +14,10 @@ use nix::sys::stat::{Mode, umask};
 
 use super::errno::retry;
 
-/// The most readers at a time. Others wait in the queue of the socket.
+/// The maximum number of readers at a time. Further readers wait in the backlog of the socket.
 const MOST_READERS: usize = 4;
 
-/// The time that a reader may take for each piece. A reader that stops must not hold memory forever.
+/// The time limit for each read and write. So a reader that stops does not keep memory in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A socket that answers readers.
@@ -59,10 +59,10 @@ impl OwnerSocket {
         Ok(Self { listener, path: path.to_owned(), inode, busy: Arc::default() })
     }
 
-    /// The readers that wait.
+    /// Accepts the readers that wait.
     ///
     /// # Errors
-    /// accept(2) failed for a reason other than that nobody waits.
+    /// accept(2) failed, and not because no reader waits.
     pub fn readers(&self) -> io::Result<Vec<UnixStream>> {
         let mut readers = vec![];
         while self.busy.load(Ordering::Relaxed) + readers.len() < MOST_READERS {
@@ -84,7 +84,7 @@ impl OwnerSocket {
         let busy = Arc::clone(&self.busy);
         busy.fetch_add(1, Ordering::Relaxed);
         let write = move || {
-            // A reader that has gone needs no answer.
+            // Errors are ignored: the reader may have closed the connection.
             let _ = reader.set_nonblocking(false);
             let _ = reader.set_write_timeout(Some(PATIENCE));
             let _ = reader.write_all(&text);
@@ -102,10 +102,10 @@ impl Drop for OwnerSocket {
     }
 }
 
-/// Reads what a tracer hands out on this socket, at most this number of bytes.
+/// Reads the owners that a tracer serves on this socket, at most this number of bytes.
 ///
 /// # Errors
-/// No tracer serves the socket, or it does not answer in time, or it has more bytes.
+/// No tracer serves the socket, the tracer does not answer in time, or it sends more bytes.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let stream = retry(|| UnixStream::connect(path))?;
     stream.set_read_timeout(Some(PATIENCE))?;

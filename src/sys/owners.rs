@@ -138,11 +138,11 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// The most bytes that are read from a file of a process. The path of a cgroup has at most 4096 bytes.
+/// The maximum size of a file of a process in bytes. The path of a cgroup has at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
 
-/// The most bytes of the arguments of a process; longer arguments count as unread. execve(2) passes at most 6 MiB. But they
-/// are kept for each socket of the process, and a process can have ten thousand on a port.
+/// The maximum size of the arguments of a process in bytes; longer arguments count as unread. execve(2) passes at most 6 MiB. But
+/// twtool keeps the arguments for each socket of the process, and a process can have ten thousand sockets on a port.
 const MOST_ARGUMENTS: u64 = 64 * 1024;
 
 impl From<ProcError> for ReadError {

@@ -21,7 +21,7 @@ const TIMER_TIMEWAIT: &str = "03";
 /// The unit of `tm->when` in milliseconds. USER_HZ is 100 on every Linux.
 const TICK_MS: u32 = 10;
 
-/// The most bytes of a line. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines have
+/// The maximum size of a line in bytes. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines have
 /// 250 bytes.
 const LINE: u64 = 4096;
 

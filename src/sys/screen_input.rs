@@ -34,7 +34,7 @@ pub enum Wakeup {
     Time,
 }
 
-/// A signal that was held back.
+/// A blocked signal that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldSignal(Signal);
 
@@ -45,7 +45,7 @@ impl HeldSignal {
     pub const STOP: Self = Self(Signal::SIGTSTP);
 }
 
-/// The input of a screen. The signals are held back until it is dropped.
+/// The input of a screen. The signals are blocked until it is dropped.
 pub struct ScreenInput {
     signals: Rc<Signals>,
     work: PipeReader,

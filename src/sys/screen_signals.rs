@@ -1,4 +1,4 @@
-//! The signals that a screen holds back. Its input and its output share them.
+//! The signals that a screen blocks. The input and the output of the screen share them.
 //!
 //! They are read from a descriptor (signalfd(2)), so that a signal arrives between two steps of the screen, never within one.
 
@@ -33,12 +33,12 @@ const HELD: [Signal; 17] = [
     Signal::SIGWINCH,
 ];
 
-/// The held set of signals.
+/// The set of blocked signals.
 pub(super) fn held() -> SigSet {
     HELD.into_iter().collect()
 }
 
-/// Signals that are held back in the thread that made this value, and in the threads that it has started since.
+/// Blocks signals in the thread that made this value, and in the threads that it has started since.
 pub(super) struct Signals {
     descriptor: SignalFd,
     /// The mask of signals before.

@@ -13,7 +13,7 @@ use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::services::Services;
 
-/// The most bytes of the file. Debian's file has 13 KB.
+/// The maximum size of the file in bytes. Debian's file has 13 KB.
 const MOST: u64 = 4 << 20;
 
 /// Reads the table for a network namespace. A namespace with a name of ip-netns(8) may have its own file,

@@ -10,7 +10,7 @@ use super::{file, setting};
 /// still use their memory (`SLAB_TYPESAFE_BY_RCU`). So each keeps its own name.
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 
-/// The most bytes of /proc/slabinfo, which has a line of about 120 bytes for each cache.
+/// The maximum size of /proc/slabinfo in bytes, which has a line of about 120 bytes for each cache.
 const MOST: u64 = 4 << 20;
 
 /// Returns the size of a bucket in bytes, including its alignment. If the caches differ, it is the larger size (on

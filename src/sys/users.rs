@@ -12,7 +12,7 @@ use super::user_namespace::is_certain;
 use crate::model::name::text_of;
 use crate::model::user::User;
 
-/// The most bytes of the file.
+/// The maximum size of the file in bytes.
 const MOST: u64 = 4 << 20;
 
 /// An entry of /etc/passwd.
@@ -34,8 +34,8 @@ pub fn read() -> io::Result<Vec<Entry>> {
     Ok(parse(&retry(|| file::read(Path::new("/etc/passwd"), MOST))?))
 }
 
-/// The user that the kernel reports by this number; `None` if the number does not tell which user it is. The name is unknown
-/// if /etc/passwd has no entry for the number or cannot be read.
+/// The user with this uid; `None` if the kernel reports the same uid for several users. The name is unknown if /etc/passwd has no
+/// entry for the uid or cannot be read.
 #[must_use]
 pub fn user(uid: u32) -> Option<User> {
     static NAMES: OnceLock<BTreeMap<u32, String>> = OnceLock::new();

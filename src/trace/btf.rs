@@ -16,7 +16,7 @@ use std::fmt;
 /// The file in which the kernel shows its types.
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
-/// The most bytes of that file. Debian's kernels have 5-8 MB.
+/// The maximum size of that file in bytes. Debian's kernels have 5-8 MB.
 pub const MOST: u64 = 64 << 20;
 
 /// How deep structures may lie in each other, and how many modifiers a type may have.

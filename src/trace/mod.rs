@@ -1,4 +1,4 @@
-//! Sees who closes a TCP connection, live, with a BPF program. See [`Tracer`].
+//! Finds the process that closes a TCP connection, live, with a BPF program. See [`Tracer`].
 //!
 //! | file | owns |
 //! |---|---|
@@ -69,7 +69,7 @@ pub enum TraceError {
     Rejected(String),
 }
 
-/// The reason why a kernel may not know a command.
+/// Why a kernel may not have a command of bpf(2).
 fn needs(call: &str) -> &'static str {
     if call == RING_CREATE { "; ring buffers need Linux 5.8" } else { "" }
 }
@@ -116,7 +116,7 @@ impl Tracer {
     }
 
     fn load() -> Result<Self, TraceError> {
-        // The first map tells whether the caller has CAP_BPF, before the BTF is read.
+        // Making the first map before reading the BTF shows early whether the caller has CAP_BPF.
         let pending = bpf::make_map(MapKind::LruHash, program::KEY, u32::from(record::LENGTH.unsigned_abs()), PENDING);
         let pending = pending.map_err(|error| TraceError::of(MAP_CREATE, error))?;
         let lost = bpf::make_map(MapKind::Array, 4, 8, 1).map_err(|error| TraceError::of(MAP_CREATE, error))?;
@@ -147,7 +147,7 @@ impl Tracer {
         });
     }
 
-    /// The number of closes that the kernel could not pass on, because nobody read the ring buffer in time.
+    /// The number of closes that the kernel could not pass on, because the ring buffer was full.
     ///
     /// # Errors
     /// bpf(2) failed.

@@ -1,4 +1,4 @@
-//! The BPF program that notes who closes a connection.
+//! The BPF program that records which process closes a connection.
 //!
 //! It runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
 //!
@@ -14,7 +14,7 @@
 //! closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second one finds what the first one
 //! has done in PENDING: a record, or the mark in it, which it then deletes.
 //!
-//! Sending a record does not wake the reader, which would cost half the speed of short connections. The reader looks at
+//! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer at
 //! intervals, and the program wakes it when a quarter of the buffer is full.
 //!
 //! The offsets of members come from the BTF of the running kernel, never from constants.
@@ -200,7 +200,7 @@ pub fn assemble(offsets: &Offsets, maps: Maps, cgroup_name: bool) -> Vec<u8> {
     copy_member(&mut a, Size::Word, offsets.error, record::ERROR);
     copy_member(&mut a, Size::Double, offsets.flags, record::FLAGS);
     send(&mut a, maps);
-    // The other copy of the program must know that this close was sent.
+    // This mark prevents the other copy of the program from sending the close again.
     a.jump_if(If::NotEqual, R7, ON_THE_STACK, end);
     store_record(&mut a, maps);
     a.place(end);

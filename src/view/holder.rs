@@ -17,10 +17,10 @@ use crate::model::process::{Owners, Process};
 use crate::model::socket::{Socket, TcpState};
 use crate::model::user::User;
 
-/// The most processes in a table. JSON has all of them.
+/// The maximum number of processes in a table. JSON contains all of them.
 const PROCESSES_SHOWN: usize = 12;
 
-/// The most columns of a command line in a table. JSON has the whole one.
+/// The maximum width of a command line in a table, in columns. JSON contains the whole command line.
 const COMMAND_WIDTH: usize = 80;
 
 /// The other options of the tested server. An option that was not given is null.

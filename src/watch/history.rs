@@ -8,10 +8,10 @@ use super::sample::Sample;
 /// How many seconds before the first sample its remaining times cover.
 const FIRST_SECONDS: i64 = 60;
 
-/// The most seconds that are kept.
+/// The maximum number of seconds that are kept.
 pub const MOST_SECONDS: usize = 600;
 
-/// The most recent events that are kept.
+/// The maximum number of events that are kept; newer events replace older ones.
 pub const MOST_EVENTS: usize = 1000;
 
 /// Closes per second and recent events, fed with samples.
@@ -94,7 +94,7 @@ impl History {
         (seconds > 0).then(|| known().sum::<u64>() as f64 / seconds as f64)
     }
 
-    /// The most closes of a known second.
+    /// The largest number of closes in a known second.
     #[must_use]
     pub fn peak(&self) -> Option<u64> {
         self.closes().flatten().max()

@@ -17,7 +17,7 @@ use crate::model::socket::{Cookie, Socket};
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::Transport;
 
-/// The most unknown sockets between the two sides of a resumption. If there are more, the known sockets after it are
+/// The maximum number of unknown sockets between the two sides of a resumption. If there are more, the known sockets after it are
 /// gone.
 const MOST_BETWEEN: usize = 4096;
 

@@ -12,7 +12,7 @@ use crate::sys::errno::{if_visible, retry};
 use crate::sys::folder::pids;
 use crate::sys::{cgroup, file};
 
-/// The most bytes of /proc/PID/cgroup: a line for each hierarchy, with a path of at most 4096 bytes.
+/// The maximum size of /proc/PID/cgroup in bytes: a line for each hierarchy, with a path of at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
 
 /// The process of a container that started first. Its other processes may be in other network namespaces.

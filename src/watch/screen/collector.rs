@@ -78,7 +78,7 @@ impl Collector {
         let (answer, replies) = mpsc::channel();
         let work = move || {
             for request in asked {
-                // At the end, nobody waits for the reply.
+                // The send fails if the screen has ended, because it then needs no reply.
                 let _ = answer.send(reply(&mut sampler, namespaces.as_ref(), request));
                 waker.wake();
             }
