@@ -37,7 +37,7 @@ const PORTS: [u16; 3] = [LOW, 15_060, 99];
 const SERVERS: [u16; 2] = [443, 444];
 const NOBODY: u16 = 445;
 
-/// An address of the family; the first one more often, so that sockets meet.
+/// An address of the family. The first one is more frequent, so that sockets often conflict.
 fn one_of(random: &mut Random, family: [&'static str; 2]) -> &'static str {
     family[usize::from(random.once_in(4))]
 }

@@ -86,7 +86,7 @@ fn without_a_terminal_yes_is_required() {
     twtool(["kill", "--all"]).refused("--yes").says("--dry-run").says("1 TIME_WAIT");
     twtool(["kill", "--local-port", "8080", "--json"]).refused("--yes");
     assert_eq!(procfs::bucket_count(), 1);
-    // What --yes would not help is reported first.
+    // An error that --yes cannot solve is reported first.
     twtool(["kill"]).refused("no selection");
     twtool(["kill", "--local-port", "8081"]).code(1).prints("no timewait bucket matches");
 }
@@ -567,7 +567,8 @@ impl Orphans {
     }
 }
 
-/// The sockets of the servers that are neither orphans nor buckets. Peers are left out: that of an orphan gets a RST.
+/// The sockets of the servers that are neither orphans nor buckets. Their peers are left out, because the peer of a removed orphan
+/// gets a RST.
 fn owned() -> Vec<String> {
     let mut all = vec![];
     lab::for_each_socket(&mut |socket| {

@@ -1,4 +1,4 @@
-//! What a program that `twtool why` watches can do as without it: job control, signals, socket activation, other tracers.
+//! A program behaves under `twtool why` as it does without it: job control, signals, socket activation, other tracers.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;

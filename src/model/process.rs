@@ -9,7 +9,7 @@ use super::user::User;
 /// A process that has a socket open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// Its number in our pid namespace.
+    /// Its pid in our pid namespace.
     pub pid: i32,
     /// The command name of /proc/PID/stat (at most 15 bytes). The process chooses it, so escape it for a terminal.
     pub comm: String,

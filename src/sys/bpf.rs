@@ -93,7 +93,7 @@ fn name(text: &str) -> [u8; 16] {
 /// Makes a map.
 ///
 /// # Errors
-/// EPERM without CAP_BPF. EINVAL if the kernel does not know the kind.
+/// EPERM without CAP_BPF. EINVAL if the kernel does not support the kind.
 pub fn make_map(kind: MapKind, key: u32, value: u32, entries: u32) -> io::Result<Object> {
     #[repr(C)]
     struct Attributes {
@@ -266,7 +266,7 @@ pub struct Ring {
 
 /// The kernel is still writing the record.
 const BUSY: u32 = 1 << 31;
-/// The kernel has given the record up.
+/// The BPF program has discarded the record.
 const DISCARDED: u32 = 1 << 30;
 const HEADER: usize = 8;
 
@@ -325,7 +325,7 @@ impl Ring {
     }
 }
 
-/// It is readable when the kernel wakes the reader.
+/// The descriptor becomes readable when the kernel wakes the reader.
 impl AsFd for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.0.as_fd()
@@ -334,12 +334,12 @@ impl AsFd for Ring {
 
 /// Waits until the kernel wakes the reader of a ring buffer, or a signal arrives.
 ///
-/// poll(2) would return at once while the buffer has records, and so read them one by one. An edge-triggered epoll(7) returns only when
-/// the kernel wakes the reader.
+/// While the buffer has records, poll(2) returns at once, so twtool would wake for every record. An edge-triggered epoll(7) returns
+/// only when the kernel wakes the reader.
 pub struct Wakes(Epoll);
 
 impl Wakes {
-    /// Waits for both.
+    /// Prepares to wait for the ring buffer and for signals.
     ///
     /// # Errors
     /// The process has no descriptor left.

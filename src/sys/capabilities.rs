@@ -90,7 +90,7 @@ pub fn parse_no_new_privs(status: &[u8]) -> Option<bool> {
     }
 }
 
-/// The effective one of the numbers in a line of the form `Uid: real effective saved filesystem`; the line `Gid:` has the same form.
+/// The effective id in a line of the form `Uid: real effective saved filesystem`. The line `Gid:` has the same form.
 #[must_use]
 pub fn effective_id(status: &[u8], name: &str) -> Option<u32> {
     str::from_utf8(field(status, name)?).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()

@@ -64,7 +64,7 @@ impl Waker {
 }
 
 impl ScreenInput {
-    /// Holds the signals back in the calling thread, and in the threads that it starts afterwards.
+    /// Blocks the signals in the calling thread, and in the threads that it starts afterwards.
     ///
     /// # Errors
     /// A descriptor cannot be made.
@@ -131,7 +131,7 @@ impl ScreenInput {
                 (&self.work).read_exact(&mut [0])?;
                 return Ok(Wakeup::Work);
             }
-            // crossterm would read from a terminal that is gone without end.
+            // If the terminal is gone, crossterm would try to read from it forever.
             if stdin.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
                 return Ok(Wakeup::HangUp);
             }
