@@ -216,7 +216,7 @@ fn listener(at: &str) -> Socket {
     socket
 }
 
-/// The local ports of as many connections as the kernel gives, open all at once, and why there was not one more.
+/// Opens connections until connect() fails. Returns their local ports and the error.
 fn ports_given(to: SocketAddr) -> (Vec<u16>, io::Error) {
     let mut open = vec![];
     loop {
@@ -303,7 +303,7 @@ fn a_completely_reserved_range_causes_a_warning() {
     let server = listener("127.0.0.1:7000");
     let (run, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["ip_local_reserved_ports"], "{run}");
-    // As it says.
+    // The finding is true: connect() and bind() to port 0 fail with the errnos that it names.
     let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
     assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
     assert_eq!(TcpListener::bind("127.0.0.1:0").map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRINUSE)));
@@ -334,7 +334,7 @@ fn a_destination_with_few_ports_left_causes_a_warning() {
     assert_eq!((&short["free"], &short["established"], &short["remote_port"]), (&json!(6), &json!(94), &json!(7000)));
     doctor(&["-6"], 0);
 
-    // As it says: six more, and then EADDRNOTAVAIL.
+    // The finding is true: six more connects work, and the next one fails with EADDRNOTAVAIL.
     let more: Vec<_> = (0..6).map(|_| pair(&server, to)).collect();
     assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
     drop(more);

@@ -292,7 +292,7 @@ fn every_written_command_line_runs() {
     run_all(|line| !line.contains("--all-netns") && !is_demo(line));
 }
 
-/// They take longest.
+/// The demos have a test of their own, because they take longest.
 fn every_written_demo_runs() {
     run_all(is_demo);
 }

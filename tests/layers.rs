@@ -37,7 +37,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("source", &["model", "filter", "sock_diag", "sys"]),
     ("lab", &["model", "sock_diag", "sys"]),
     ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "trace", "source", "analysis"]),
-    // Clocks and counters of a look come in through the snapshot layer. The screen needs the terminal, its signals and a stopwatch.
+    // The times and counters of a sample come from the snapshot layer. The screen needs the terminal, its signals and a stopwatch.
     ("watch", &["model", "filter", "snapshot", "analysis", "view", "sys"]),
     // Files for node_exporter are written through `sys`.
     ("metrics", &["model", "analysis", "snapshot", "sys"]),
@@ -217,8 +217,8 @@ fn one_function_reads_the_files_of_proc_sys_and_sys() {
     assert_eq!(seen("sys/a.rs", "procfs::sys::net::x()"), 1, "a crate that reads settings");
 }
 
-/// The lines of a file of src/ that may read a file of /proc/sys or /sys by themselves: where such a path is written, every
-/// line that opens a file by anything but `setting::read` and does not name another file of /proc.
+/// The lines of a file of src/ that may read a file of /proc/sys or /sys without `setting::read`. In a file that contains such a
+/// path, these are all lines that open a file in another way and do not name another file of /proc.
 fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
     /// Names of std, rustix, nix, libc, procfs and of this crate's own modules that open a file.
     const OPENING: [&str; 12] = [

@@ -20,7 +20,8 @@ use crate::sys::screen_output::{ScreenOutput, write_within};
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
-/// How long a terminal may take no text before the program does without. Within this time, a slow line takes what is on its way.
+/// How long the program waits for a terminal that takes no text before it gives up. In this time, a slow line transmits the text in
+/// its buffers.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether the screen has the terminal.
