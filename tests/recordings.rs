@@ -258,7 +258,7 @@ fn a_recording_of_another_owner_is_kept() {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
     mount(Some(anothers), file.as_str(), none, MsFlags::MS_BIND, none).expect("the other file, by this name");
     let before = fs::metadata(&file).map(|file| (file.dev(), file.ino())).expect("there");
-    // The user namespace of the tests may map that owner, and root may give files away.
+    // Without CAP_CHOWN, twtool cannot give the new file the owner of the old one.
     drop_capability(Capability::CAP_CHOWN);
     for format in FORMATS {
         list(&["-o", format, "--record", &file, "--force"]).refused(&file).says("cannot be kept");
@@ -460,7 +460,7 @@ fn a_recording_changed_by_hand_is_refused() {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     assert!(text.contains(kernel.trim()), "a recording can be read by people");
     damaged(&folder.with("kernel", text.replacen(kernel.trim(), "2.4.0", 1)));
-    // A digit of a datagram: still well-formed, and yet another socket.
+    // One digit of a datagram is changed. The datagram is still well-formed, but describes another socket.
     let at = text.find("\"datagram\":\"").expect("a datagram") + "\"datagram\":\"".len() + 16 * 2 + 5 * 2;
     let digit = if text.as_bytes()[at] == b'0' { "1" } else { "0" };
     damaged(&folder.with("digit", [&text[..at], digit, &text[at + 1..]].concat()));

@@ -90,7 +90,7 @@ pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, Comma
         web_config: args.web_config.clone(),
     };
     let collection = args.collection.clone();
-    // The clone forgets which process a container had, because it may have restarted since.
+    // Each collection uses a fresh clone, which searches the container again, because the container may have restarted.
     let collect = move || collection.clone().collect().map_err(|error| error.to_string());
     exporter::run(&options, Box::new(collect))?;
     Ok(ExitStatus::Yes)

@@ -225,7 +225,7 @@ impl Prober<'_> {
     }
 
     /// Whether a note that was not cleared admits a server that the kernel would refuse without it. Sockets with IPV6_V6ONLY do
-    /// not show how a dual-stack `::` fares, so that is tried too.
+    /// not show whether a dual-stack `::` can be bound, so that is tried too.
     fn leaves_note(&self, noted: &[Attempt], attempts: &[Attempt]) -> Result<bool, AttemptError> {
         let leaves = |one: &Attempt| one.options.reuseport && one.bind == CallResult::Ok;
         let admits =

@@ -100,14 +100,14 @@ fn shown_processes() -> Processes {
     if initial { Processes::All } else { Processes::OfPidNamespace }
 }
 
-/// Whether twtool is in the initial pid namespace, whose process numbers BPF programs see.
+/// Whether twtool is in the initial pid namespace, whose pids BPF programs see.
 #[must_use]
 pub fn in_initial_pid_namespace() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link == Path::new(INITIAL_PID_NAMESPACE))
 }
 
-/// Reads the facts of the process with this number that started at this time (CLOCK_BOOTTIME in ns); `None` if it has ended or
-/// cannot be read, also if the number now belongs to another process.
+/// Reads the facts of the process with this pid that started at this time (CLOCK_BOOTTIME in ns); `None` if it has ended or cannot
+/// be read, also if the pid now belongs to another process.
 #[must_use]
 pub fn process_started_at(pid: u32, start_ns: u64) -> Option<Process> {
     let process = process(i32::try_from(pid).ok()?).ok()?;

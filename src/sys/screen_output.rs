@@ -66,7 +66,7 @@ fn open() -> io::Result<File> {
     again.or_else(|_| io::stdout().as_fd().try_clone_to_owned().map(File::from))
 }
 
-/// Writes all of it to the terminal, and gives up after this time.
+/// Writes all bytes to the terminal, and gives up after this time.
 ///
 /// # Errors
 /// The terminal is gone, or has not taken the text in this time.

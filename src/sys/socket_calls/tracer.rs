@@ -137,7 +137,7 @@ impl<'a> Tracer<'a> {
             self.signals.wait(until_let_go.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
             for arrival in self.signals.arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
-                    // What reached the whole group has reached the command by now.
+                    // A signal to the whole process group has reached the command by now, too: read its stop first.
                     while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
                         self.changed(tid, status);
                     }
