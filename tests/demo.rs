@@ -79,7 +79,7 @@ fn both_ends_that_close_at_once_wait() {
     let story = DemoRun::of("four-way");
     let part = "Both close at the same time";
     let states: Vec<Value> = story.carried(part)[3..].iter().map(|event| event["states"].clone()).collect();
-    // The sender's while its segment was under way, the receiver's after it had arrived.
+    // The state of the sender while its segment was under way, and the state of the receiver after it had arrived.
     let both = |client: &str, server: &str| json!({ "client": client, "server": server });
     let expected = [
         both("fin-wait-1", "closing"),
@@ -157,7 +157,7 @@ fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
         .filter(|event| event["segment"]["flags"] == json!(["SYN"]))
         .map(|event| number(&event["segment"], "raw_seq"))
         .collect();
-    // Now and then the lab begins once more, because the server's numbers do not fit.
+    // The lab can make several attempts, because the server's sequence numbers are not always suitable. The last two SYNs count.
     assert_eq!(syns[syns.len() - 2..], [1000, 990], "sequence numbers as after a wrap");
     assert!(
         story.read(part).ends_with("old-bytes!new-bytes.old-bytes!"),
@@ -298,7 +298,7 @@ fn the_document_and_the_stream_have_the_same_keys() {
         assert!(steps.is_sorted_by_key(|(step, _)| step), "{steps:?}");
         let shape = |events: &[Value]| -> Vec<(String, String, Value)> {
             let part = |e: &Value| (text(e, "part").to_owned(), text(e, "event").to_owned(), e["what"].clone());
-            // What a busy machine sends twice, or acknowledges together, may differ between runs.
+            // Retransmissions and combined ACKs of a busy machine may differ between runs.
             let told = events.iter().filter(|e| e["event"] != "check" && e["segment"].is_null());
             told.map(part).collect()
         };
@@ -308,7 +308,7 @@ fn the_document_and_the_stream_have_the_same_keys() {
 }
 
 fn a_kernel_that_behaves_differently_is_a_finding() {
-    // setsockopt(SO_REUSEADDR) says yes and does nothing.
+    // With this filter, setsockopt(SO_REUSEADDR) returns 0 and has no effect.
     refuse(libc::SYS_setsockopt, Some((2, SeccompCmpOp::Eq, 2)), 0);
     let run = demo("reuse", &["--json"]).code(1).says("report");
     assert_eq!(run.json()["agrees"], json!(false));

@@ -254,7 +254,7 @@ fn tcp(frame: &[u8]) -> (u8, u32, u32) {
     (tcp[13], word(4), word(8))
 }
 
-/// The same of an event.
+/// Flags, sequence and acknowledgement number of an event.
 fn tcp_of(event: &Value) -> (u8, u32, u32) {
     let segment = &event["segment"];
     let bit = |flag: &Value| match flag.as_str().expect("a flag") {

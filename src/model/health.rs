@@ -149,7 +149,7 @@ pub(crate) mod tests {
     use crate::model::facts::tests::facts;
     use crate::model::kernel_counts::{TcpExt, TcpSockstat};
 
-    /// A machine as it is delivered, with a hash table of 262,144 entries, and nothing open.
+    /// A machine with the kernel's default settings, a hash table of 262,144 entries, and no sockets.
     pub(crate) fn healthy() -> Health {
         const VALUES: [(&str, &str); 11] = [
             ("ipv4.tcp_tw_reuse", "2"),

@@ -20,9 +20,9 @@ const MOST: u64 = 4 << 20;
 pub struct Entry {
     /// The name.
     pub name: String,
-    /// The number of the user.
+    /// The uid.
     pub uid: u32,
-    /// The number of its primary group.
+    /// The gid of the primary group.
     pub gid: u32,
 }
 
@@ -40,7 +40,7 @@ pub fn read() -> io::Result<Vec<Entry>> {
 pub fn user(uid: u32) -> Option<User> {
     static NAMES: OnceLock<BTreeMap<u32, String>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
-        // The first entry of a number counts, as in getpwuid(3).
+        // The first entry of a uid counts, as in getpwuid(3).
         read().unwrap_or_default().into_iter().rev().map(|entry| (entry.uid, entry.name)).collect()
     });
     is_certain(uid).then(|| User { uid, name: names.get(&uid).cloned() })

@@ -143,7 +143,7 @@ mod tests {
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
 
-    /// One close 60 s ago, and more and more of late.
+    /// One close 60 s ago, and a rising number in the last 20 s.
     fn rising() -> Vec<Option<u64>> {
         (0_u64..60).map(|second| Some(if second == 0 { 1 } else { second.saturating_sub(40) * 10 })).collect()
     }

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The variable with the orders of a child.
+/// The environment variable with the instructions for a child.
 pub(crate) const ORDERS: &str = "TWTOOL_TEST_OPENS";
 
 /// A socket to open.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A change to the healthy machine, and what one check then comes to, with words of its finding and its advice.
+/// A change to the healthy machine, and the result of one check after it: the status, and words of the finding and of the advice.
 pub(super) struct Case {
     pub(super) id: &'static str,
     change: Box<dyn Fn(&mut Health)>,
