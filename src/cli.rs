@@ -16,6 +16,7 @@ use crate::commands::{
     self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Prompt,
 };
 use crate::sys::caller::caller;
+use crate::sys::confinement::{self, InForce};
 use crate::sys::{exec, socket_calls, terminal};
 
 /// A part of a literal that depends on a feature.
@@ -96,6 +97,9 @@ Examples:
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
+    /// With --version: also show what confines --replay and the exporter on this machine
+    #[arg(long)]
+    verbose: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -155,6 +159,19 @@ Examples:
     /// Complete a word; the completion scripts call this command
     #[command(name = "__complete", hide = true)]
     Complete(Deferred<commands::complete::CompleteArgs>),
+}
+
+impl Command {
+    /// The recording that the command reads instead of the kernel.
+    fn replayed(&self) -> Option<&Path> {
+        match self {
+            Self::List(args) => args.replayed(),
+            Self::Summary(args) => args.replayed(),
+            #[cfg(feature = "watch")]
+            Self::Watch(args) => args.replayed(),
+            _ => None,
+        }
+    }
 }
 
 /// Arguments that are declared to clap only when their command is used, or when a text lists every command.
@@ -283,6 +300,9 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Ok(cli) => cli,
         Err(message) if matches!(message.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             out.write_all(clap_text(&message, wanted(typed_color(&args), *terminal)).as_bytes())?;
+            if message.kind() == ErrorKind::DisplayVersion && args.iter().any(|arg| arg == "--verbose") {
+                write!(out, "{}", confinement_lines(confinement::to_nothing()))?;
+            }
             return Ok(0);
         }
         Err(message) => {
@@ -291,6 +311,9 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
             return Ok(2);
         }
     };
+    if cli.verbose {
+        return Err(CommandError::Usage("--verbose can only be used with --version".into()));
+    }
     // A completion script or a manual page is never csv, even with -o csv.
     let csv = cli.global.format() == Format::Csv && !matches!(cli.command, Command::Completions(_) | Command::Man(_));
     let mut escaping;
@@ -315,6 +338,11 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         context.prompt = Some(Prompt::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
     }
     context.err_terminal = *err_terminal;
+    // The context has read what it needs about this process.
+    if let Some(recording) = cli.command.replayed() {
+        // A replay works without, too.
+        let _ = confinement::for_replay(recording);
+    }
     let status = match &cli.command {
         Command::List(args) => commands::list::run(args, &cli.global, &mut context)?,
         Command::Summary(args) => commands::summary::run(args, &cli.global, &mut context)?,
@@ -354,6 +382,12 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         ExitStatus::Incomplete => 2,
         ExitStatus::Code(code) => code,
     })
+}
+
+/// The lines of `--version --verbose`.
+fn confinement_lines(InForce { landlock, seccomp }: InForce) -> String {
+    let landlock = landlock.map_or_else(|| "not available".to_owned(), |version| format!("active (ABI {version})"));
+    format!("landlock: {landlock}\nseccomp: {}\n", if seccomp { "active" } else { "not available" })
 }
 
 /// Returns the arguments with `help COMMAND` written as `COMMAND --help`, because people know both from other programs.

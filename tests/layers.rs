@@ -50,13 +50,15 @@ const LAYERS: [(&str, &[&str]); 17] = [
 ];
 
 /// A crate that touches the machine, and the files that may use it.
-const MACHINE: [(&str, &[&str]); 14] = [
+const MACHINE: [(&str, &[&str]); 16] = [
     ("nix", &["sys/", "lab/", "sock_diag/transport.rs", "parallel.rs"]),
     ("libc", &["sys/", "sock_diag/transport.rs"]),
     ("rustix", &["sys/"]),
     ("socket2", &["sys/", "lab/"]),
     ("netlink_sys", &["sys/", "sock_diag/transport.rs"]),
     ("procfs", &["sys/"]),
+    ("landlock", &["sys/"]),
+    ("seccompiler", &["sys/"]),
     ("tempfile", &["sys/"]),
     ("terminal_size", &["sys/"]),
     ("comfy_table", &["view/"]),

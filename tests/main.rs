@@ -17,6 +17,7 @@ mod capacity;
 mod capacity_truth;
 mod churn;
 mod completions;
+mod confinement;
 mod connect_test;
 mod connect_truth;
 mod container;
@@ -92,6 +93,7 @@ fn suites() -> Vec<support::Suite> {
         capacity_truth::suite(),
         churn::suite(),
         completions::suite(),
+        confinement::suite(),
         connect_test::suite(),
         connect_truth::suite(),
         crowded_port::suite(),

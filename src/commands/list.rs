@@ -301,6 +301,12 @@ fn print(
 }
 
 impl ListArgs {
+    /// The recording to read.
+    #[must_use]
+    pub fn replayed(&self) -> Option<&Path> {
+        self.recording.replayed()
+    }
+
     /// Whether rows are written as they arrive.
     fn streams(&self, format: Format) -> bool {
         matches!(format, Format::Ndjson | Format::Csv) && self.sort.unwrap_or(SortKey::None) == SortKey::None

@@ -1,8 +1,6 @@
 //! `--record`, `--force` and `--replay`: whether a command reads the kernel or a recording.
 
-#[cfg(feature = "watch")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -39,7 +37,6 @@ impl RecordingArgs {
     }
 
     /// The recording to read.
-    #[cfg(feature = "watch")]
     pub(super) fn replayed(&self) -> Option<&Path> {
         self.replay.as_deref()
     }

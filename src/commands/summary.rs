@@ -1,5 +1,7 @@
 //! `twtool summary`: counts timewait buckets by groups and shows the closes of the last minute, from one dump.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
@@ -45,6 +47,14 @@ pub struct SummaryArgs {
     recording: RecordingArgs,
     #[command(flatten)]
     namespaces: ManyNetnsArgs,
+}
+
+impl SummaryArgs {
+    /// The recording to read.
+    #[must_use]
+    pub fn replayed(&self) -> Option<&Path> {
+        self.recording.replayed()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

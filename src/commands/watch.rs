@@ -1,5 +1,6 @@
 //! `twtool watch`: samples the buckets repeatedly, and reports how many there are and what happened to each.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -188,6 +189,12 @@ impl Reporter {
 }
 
 impl WatchArgs {
+    /// The recording to read.
+    #[must_use]
+    pub fn replayed(&self) -> Option<&Path> {
+        self.recording.replayed()
+    }
+
     /// Finds the namespaces again, for the destinations of the screen; `None` for a recorded series.
     fn find_namespaces(&self) -> Option<FindNamespaces> {
         let arguments = self.namespaces.clone();

@@ -26,17 +26,19 @@ pub fn effective() -> io::Result<Capabilities> {
     parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no line CapEff"))
 }
 
-/// A task of the exporter that needs capabilities. Without them, it has fewer answers.
-#[cfg(feature = "exporter")]
+/// A task of a confined process that needs capabilities. Without them, it has fewer answers.
+#[cfg(feature = "cli")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Reading the descriptors of processes of other users, to name the owners of sockets.
     OwnersOfSockets,
     /// Entering other network namespaces (setns(2)).
     OtherNamespaces,
+    /// Reading files of other users.
+    ReadingFiles,
 }
 
-#[cfg(feature = "exporter")]
+#[cfg(feature = "cli")]
 impl Need {
     const fn capabilities(self) -> &'static [(rustix::thread::CapabilitySet, &'static str)] {
         use rustix::thread::CapabilitySet as Set;
@@ -46,13 +48,14 @@ impl Need {
                 &[(Set::SYS_PTRACE, "CAP_SYS_PTRACE"), (Set::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH")]
             }
             Self::OtherNamespaces => &[(Set::SYS_ADMIN, "CAP_SYS_ADMIN")],
+            Self::ReadingFiles => &[(Set::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH")],
         }
     }
 }
 
 /// Drops every capability that none of the tasks needs, and returns the names of those that are left. Call it while the process has one
 /// thread, because capabilities belong to threads.
-#[cfg(feature = "exporter")]
+#[cfg(feature = "cli")]
 pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
     let needed = || needs.iter().flat_map(|need| need.capabilities());

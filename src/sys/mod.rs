@@ -11,6 +11,8 @@ pub mod caller;
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+#[cfg(feature = "cli")]
+pub mod confinement;
 pub mod counts;
 pub mod descriptors;
 pub mod errno;

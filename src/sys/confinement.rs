@@ -1,0 +1,328 @@
+//! Confines this process before it reads bytes that others wrote: the recording of `--replay`, the requests of the exporter.
+//!
+//! 1. All capabilities are dropped, except those that the caller needs.
+//! 2. landlock(7) allows reading the paths that the caller lists, and no other access to files, no TCP and no signal to others.
+//! 3. A seccomp(2) filter refuses system calls: running programs, opening files for writing, sockets, access to other processes, and
+//!    interfaces of the kernel that need no capability and that twtool does not use.
+//!
+//! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use different
+//! calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on another. Calls that
+//! landlock or the missing capabilities refuse are not in the list, because each entry delays the start by 4 µs: the kernel runs the
+//! filter for every number of a system call when it is installed.
+//!
+//! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
+//! alternative, a signal, would end the program without a message.
+//!
+//! The confinement holds for the calling thread and the threads that it starts, and cannot be removed. A kernel or a container that
+//! refuses a part of it leaves the program without that part, because confinement is the second line of defence.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+};
+use libc::c_long;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use super::capabilities::{self, Need};
+
+/// What is in force after a confinement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// The version of the interface of landlock; `None` if landlock is not in force.
+    pub landlock: Option<i32>,
+    /// Whether the seccomp filter is in force.
+    pub seccomp: bool,
+}
+
+/// Confines this process to reading one file and to the descriptors that it has.
+#[must_use]
+pub fn for_replay(recording: &Path) -> InForce {
+    // Root reads the recording of another user.
+    let _ = capabilities::keep_only(&[Need::ReadingFiles]);
+    confine(&[recording], &[EXPORTER_CALLS])
+}
+
+/// Confines this process to the descriptors that it has.
+#[must_use]
+pub fn to_nothing() -> InForce {
+    let _ = capabilities::keep_only(&[]);
+    confine(&[], &[EXPORTER_CALLS])
+}
+
+/// Whether a seccomp filter is in force already. A service or a container runtime that has set one confines the process itself, and
+/// its filter may end the process at a call that it does not know, like those of landlock.
+#[cfg(feature = "exporter")]
+#[must_use]
+pub fn is_filtered() -> bool {
+    capabilities::status().is_ok_and(|status| capabilities::field(&status, "Seccomp:") == Some(b"2"))
+}
+
+/// Refuses the calls that the exporter never makes. Its collections read files of other processes, which landlock would refuse.
+#[cfg(feature = "exporter")]
+pub fn for_exporter() {
+    // `for_requests` reports whether filters work.
+    let _ = refuse_calls(&[CALLS, FILE_CALLS]);
+}
+
+/// Confines the calling thread to the sockets that it has, to reading /proc, and to removing files from these folders.
+#[cfg(feature = "exporter")]
+#[must_use]
+pub fn for_requests(folders: &[&Path]) -> InForce {
+    let landlock = restrict_access(&[Path::new("/proc")], folders).ok().flatten();
+    InForce { landlock, seccomp: refuse_calls(&[REQUEST_CALLS]).is_ok() }
+}
+
+fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
+    let landlock = restrict_access(readable, &[]).ok().flatten();
+    let files = if landlock.is_none() { FILE_CALLS } else { &[] };
+    InForce { landlock, seccomp: refuse_calls(&[&[CALLS, files], more].concat()).is_ok() }
+}
+
+/// Allows reading `readable`, removing files from `folders`, and no other access. Returns the version of the interface, if the kernel has it.
+fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>, RulesetError> {
+    // The crate leaves out what an older kernel does not know.
+    let newest = ABI::V10;
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(newest))?
+        .handle_access(AccessNet::from_all(newest))?
+        .scope(Scope::from_all(newest))?
+        .create()?;
+    let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    for (paths, access) in [(readable, reading), (folders, AccessFs::RemoveFile.into())] {
+        // The command reports a path that cannot be opened.
+        for path in paths.iter().filter_map(|path| PathFd::new(path).ok()) {
+            rules = rules.add_rule(PathBeneath::new(path, access))?;
+        }
+    }
+    let status = rules.restrict_self()?;
+    Ok(match status.landlock {
+        LandlockStatus::Available { effective_abi, kernel_abi } if status.ruleset != RulesetStatus::NotEnforced => {
+            Some(kernel_abi.unwrap_or(effective_abi as i32))
+        }
+        _ => None,
+    })
+}
+
+/// Makes these calls, and opening a file for writing, fail with EPERM.
+fn refuse_calls(lists: &[&[c_long]]) -> Result<(), seccompiler::Error> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for call in lists.iter().copied().flatten() {
+        rules.insert(number(*call), vec![]);
+    }
+    let write = [libc::O_WRONLY, libc::O_RDWR, libc::O_ACCMODE].map(|mode| (libc::O_ACCMODE, mode));
+    let change = [libc::O_CREAT, libc::O_TRUNC].map(|flag| (flag, flag));
+    let writes = |argument| write.into_iter().chain(change).map(move |(mask, value)| masked(argument, mask, value));
+    rules.insert(number(libc::SYS_openat), writes(2).collect::<Result<_, _>>()?);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(number(libc::SYS_open), writes(1).collect::<Result<_, _>>()?);
+    // Input for another program on the same terminal.
+    let inputs = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| rule(1, SeccompCmpOp::Eq, request));
+    rules.insert(number(libc::SYS_ioctl), inputs.into_iter().collect::<Result<_, _>>()?);
+    let own = u64::from(std::process::id());
+    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+        rules.insert(number(call), vec![rule(0, SeccompCmpOp::Ne, own)?]);
+    }
+    let arch = std::env::consts::ARCH.try_into()?;
+    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()?;
+    seccompiler::apply_filter(&filter)
+}
+
+fn masked(argument: u8, mask: i32, value: i32) -> Result<SeccompRule, BackendError> {
+    rule(argument, SeccompCmpOp::MaskedEq(mask.unsigned_abs().into()), value.unsigned_abs().into())
+}
+
+fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
+}
+
+#[allow(clippy::useless_conversion, reason = "c_long has 32 bits on some machines")]
+fn number(call: c_long) -> i64 {
+    i64::from(call)
+}
+
+/// Calls that neither a replay nor the exporter makes. The filter cannot see the flags of openat2.
+const CALLS: &[c_long] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_openat2,
+    libc::SYS_truncate,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_creat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    libc::SYS_unshare,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_io_uring_setup,
+    libc::SYS_userfaultfd,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+];
+
+/// Changes of folders, which landlock refuses since its first version.
+const FILE_CALLS: &[c_long] = &[
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_renameat2,
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    libc::SYS_renameat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_link,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_symlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mknod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+];
+
+/// Calls that the exporter makes and a replay does not.
+const EXPORTER_CALLS: &[c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_sendmsg,
+    libc::SYS_unlinkat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+];
+
+/// Calls that the exporter makes, but not on the thread that handles requests.
+#[cfg(feature = "exporter")]
+const REQUEST_CALLS: &[c_long] = &[libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_setns];
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, OpenOptions};
+    use std::io;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+    use std::thread;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::{Pid, getppid};
+
+    use super::*;
+
+    /// What is in force, and what a thread that is confined to reading one file returns.
+    fn confined<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> (InForce, T) {
+        thread::scope(|scope| scope.spawn(|| (for_replay(file), work())).join().expect("no panic"))
+    }
+
+    fn refusal<T>(result: io::Result<T>) -> Option<i32> {
+        result.map(|_| ()).expect_err("it is refused").raw_os_error()
+    }
+
+    #[test]
+    fn a_confined_thread_can_read_its_file_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (allowed, other) = (folder.path().join("allowed"), folder.path().join("other"));
+        for path in [&allowed, &other] {
+            fs::write(path, "text").expect("written");
+        }
+        let (in_force, ()) = confined(&allowed, || {
+            assert_eq!(fs::read_to_string(&allowed).expect("allowed"), "text");
+        });
+        let landlock = in_force.landlock.is_some();
+        confined(&allowed, || {
+            if landlock {
+                for path in [&other, &"/etc/passwd".into(), &"/proc/self/status".into(), &folder.path().to_owned()] {
+                    assert_eq!(refusal(File::open(path)), Some(libc::EACCES), "{}", path.display());
+                }
+            }
+        });
+        assert!(File::open(&other).is_ok(), "the other threads are free");
+    }
+
+    #[test]
+    fn a_confined_thread_can_neither_run_nor_change_nor_connect_anything() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, "text").expect("written");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (in_force, results) = confined(&path, || {
+            [
+                ("run a program", refusal(Command::new("/bin/true").status())),
+                ("write", refusal(OpenOptions::new().write(true).open(&path))),
+                ("append", refusal(OpenOptions::new().append(true).open(&path))),
+                ("read and write", refusal(OpenOptions::new().read(true).write(true).open(&path))),
+                ("create", refusal(File::create(folder.path().join("new")))),
+                ("remove", refusal(fs::remove_file(&path))),
+                ("rename", refusal(fs::rename(&path, folder.path().join("new")))),
+                ("link", refusal(fs::hard_link(&path, folder.path().join("new")))),
+                ("make a folder", refusal(fs::create_dir(folder.path().join("new")))),
+                ("connect", refusal(TcpStream::connect(address))),
+                ("listen", refusal(TcpListener::bind("127.0.0.1:0"))),
+                ("a signal", refusal(kill(getppid(), None::<Signal>).map_err(io::Error::from))),
+                ("unshare", refusal(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).map_err(Into::into))),
+            ]
+        });
+        // landlock answers EACCES.
+        if in_force.seccomp {
+            for (what, errno) in results {
+                assert!(matches!(errno, Some(libc::EPERM | libc::EACCES)), "{what}: {errno:?}");
+            }
+        }
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "text");
+    }
+
+    #[cfg(feature = "exporter")]
+    #[test]
+    fn the_thread_of_requests_can_read_proc_and_remove_its_socket_and_nothing_else() {
+        let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (socket, file) = (folder.path().join("socket"), other.path().join("file"));
+        for path in [&socket, &file] {
+            fs::write(path, "").expect("written");
+        }
+        let work = || {
+            for_exporter();
+            let in_force = for_requests(&[folder.path()]);
+            fs::read("/proc/self/statm").expect("the exporter reports its memory");
+            let results = [refusal(TcpListener::bind("127.0.0.1:0")), refusal(Command::new("/bin/true").status())];
+            let by_landlock =
+                in_force.landlock.map(|_| [refusal(File::open("/etc/passwd")), refusal(fs::remove_file(&file))]);
+            fs::remove_file(&socket).expect("its own socket");
+            (in_force, results, by_landlock)
+        };
+        let (in_force, results, by_landlock) = thread::scope(|scope| scope.spawn(work).join().expect("no panic"));
+        if in_force.seccomp {
+            assert_eq!(results[0], Some(libc::EPERM));
+            assert!(matches!(results[1], Some(libc::EPERM | libc::EACCES)), "{results:?}");
+        }
+        assert!(by_landlock.is_none_or(|results| results == [Some(libc::EACCES); 2]), "{by_landlock:?}");
+    }
+
+    #[test]
+    fn a_confined_thread_can_start_threads_and_signal_itself() {
+        let (_, ()) = confined(Path::new("/nonexistent"), || {
+            assert_eq!(thread::spawn(|| 1).join().expect("a thread"), 1);
+            // The screen of `twtool watch --replay` receives signals by a socket pair.
+            UnixStream::pair().expect("a socket pair");
+            kill(Pid::this(), None::<Signal>).expect("a signal to itself");
+        });
+    }
+}

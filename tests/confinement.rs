@@ -1,0 +1,95 @@
+//! Landlock and seccomp: a replay is confined before it reads the recording, and `--version --verbose` says what is active.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::situations::{bucket_of_server, listen};
+use crate::support::twtool::{PATH, Run, program, twtool};
+use crate::support::{not_checked, suite};
+
+suite! {
+    pure: [
+        the_version_says_what_is_active,
+        verbose_without_version_is_refused,
+    ],
+    netns: [
+        a_replay_is_confined_before_it_reads_the_recording,
+    ],
+}
+
+/// Whether the line of `--version --verbose` says that this is active.
+fn is_active(what: &str) -> bool {
+    let version = twtool(["--version", "--verbose"]).ok();
+    let line = version.stdout.lines().find_map(|line| line.strip_prefix(&format!("{what}: ")));
+    line.unwrap_or_else(|| panic!("no line about {what}{version}")).starts_with("active")
+}
+
+/// The calls of a command, one a line; `None` if strace cannot be used here.
+fn calls(args: &[&str]) -> Option<(Run, String)> {
+    let Some(strace) = program("strace") else {
+        not_checked("the calls of a replay: strace is not installed");
+        return None;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let run = Run::of(Command::new(strace).args(["-f", "-o"]).arg(&log).arg(PATH).args(args));
+    let calls = fs::read_to_string(log).unwrap_or_default();
+    if !calls.contains("execve(") {
+        not_checked(format!("the calls of a replay: strace cannot trace here{run}"));
+        return None;
+    }
+    Some((run, calls))
+}
+
+fn the_version_says_what_is_active() {
+    let plain = twtool(["--version"]).ok().stdout;
+    let verbose = twtool(["--version", "--verbose"]).ok().stdout;
+    let lines: Vec<&str> = verbose.strip_prefix(&plain).expect("the same lines first").lines().collect();
+    let [landlock, seccomp] = lines[..] else { panic!("{verbose}") };
+    assert!(landlock == "landlock: not available" || landlock.starts_with("landlock: active (ABI "), "{verbose}");
+    assert!(["seccomp: not available", "seccomp: active"].contains(&seccomp), "{verbose}");
+    let Some((_, calls)) = calls(&["--version", "--verbose"]) else { return };
+    let succeeds = |call: &str| calls.lines().any(|line| line.contains(call) && line.trim_end().ends_with("= 0"));
+    assert_eq!(is_active("landlock"), succeeds("landlock_restrict_self("), "{calls}");
+    assert_eq!(is_active("seccomp"), succeeds("seccomp(SECCOMP_SET_MODE_FILTER"), "{calls}");
+}
+
+fn verbose_without_version_is_refused() {
+    twtool(["--verbose", "list"]).refused("--verbose");
+    twtool(["list", "--verbose"]).refused("--verbose");
+}
+
+fn a_replay_is_confined_before_it_reads_the_recording() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).into_os_string().into_string().expect("UTF-8");
+    let (one, series) = (path("one"), path("series"));
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    let list = twtool(["list", "--fin-wait-2", "--record", &one]).ok();
+    twtool(["watch", "-o", "ndjson", "--count", "1", "--record", &series]).ok();
+    let (landlock, seccomp) = (is_active("landlock"), is_active("seccomp"));
+    if !(landlock && seccomp) {
+        not_checked(format!("the whole confinement: landlock is active: {landlock}, seccomp: {seccomp}"));
+    }
+    for args in [
+        &["list", "--replay", &one][..],
+        &["summary", "--replay", &one],
+        &["watch", "-o", "ndjson", "--replay", &series],
+    ] {
+        let Some((run, calls)) = calls(args) else { return };
+        run.ok();
+        let at = |text: &str| calls.lines().position(|line| line.contains(text));
+        let file = Path::new(args[args.len() - 1]).file_name().and_then(|name| name.to_str()).expect("a name");
+        let opened = at(&format!("/{file}\", O_RDONLY|O_NOCTTY"))
+            .unwrap_or_else(|| panic!("the recording is not opened\n{calls}"));
+        for (active, call) in [(landlock, "landlock_restrict_self("), (seccomp, "seccomp(SECCOMP_SET_MODE_FILTER")] {
+            assert!(!active || at(call).is_some_and(|confined| confined < opened), "{args:?}: {call}\n{calls}");
+        }
+        // Nothing that the replay needs is refused. So the confinement changes no answer.
+        let after: Vec<&str> = calls.lines().skip(opened).collect();
+        let refused = |line: &&&str| line.contains("EPERM") || line.contains("EACCES");
+        assert_eq!(after.iter().find(refused), None, "{args:?}");
+    }
+    assert_eq!(twtool(["list", "--fin-wait-2", "--replay", &one]).ok().stdout, list.stdout);
+}
