@@ -1,9 +1,14 @@
-//! Landlock and seccomp: a replay is confined before it reads the recording, and `--version --verbose` says what is active.
+//! Landlock and seccomp: a replay is confined before it reads the recording, the exporter before it accepts a request, and `--version
+//! --verbose` says what is active. The programs of the systemd units work under the restrictions of these units.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
+use crate::support::exporter::{Exporter, ask, get};
+use crate::support::limits::refuse;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, program, twtool};
 use crate::support::{not_checked, suite};
@@ -15,6 +20,9 @@ suite! {
     ],
     netns: [
         a_replay_is_confined_before_it_reads_the_recording,
+        the_exporter_is_confined_and_answers,
+        a_confined_exporter_removes_its_unix_socket,
+        the_exporter_adds_nothing_to_a_filter_that_it_inherits,
     ],
 }
 
@@ -92,4 +100,47 @@ fn a_replay_is_confined_before_it_reads_the_recording() {
         assert_eq!(after.iter().find(refused), None, "{args:?}");
     }
     assert_eq!(twtool(["list", "--fin-wait-2", "--replay", &one]).ok().stdout, list.stdout);
+}
+
+fn the_exporter_is_confined_and_answers() {
+    let mut exporter = Exporter::start_with(&[], 0);
+    let line = exporter.wait_for_line("listening");
+    let active: Vec<&str> = ["landlock", "seccomp"].into_iter().filter(|what| is_active(what)).collect();
+    let active = if active.is_empty() { "none".to_owned() } else { active.join(",") };
+    assert!(line.contains(&format!("confinement={active}")), "{line}");
+    for _ in 0..2 {
+        assert_eq!(get("/metrics").status, 200);
+    }
+    assert_eq!(get("/").status, 200);
+    if active.contains("seccomp") {
+        // The filter is in force on every thread, those of collections included.
+        let filters = |name: &str| exporter.status(name);
+        assert_eq!((filters("Seccomp").as_str(), filters("NoNewPrivs").as_str()), ("2", "1"));
+        for task in fs::read_dir(format!("/proc/{}/task", exporter.pid())).expect("it runs").flatten() {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            assert!(status.is_empty() || status.contains("Seccomp:\t2"), "{status}");
+        }
+    }
+    exporter.signal(Signal::SIGTERM);
+    assert!(exporter.wait().success());
+}
+
+fn a_confined_exporter_removes_its_unix_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    let mut exporter = Exporter::start(&["--listen", &format!("unix:{}", socket.display())]);
+    let stream = std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+    assert_eq!(ask(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").status, 200);
+    exporter.signal(Signal::SIGTERM);
+    assert!(exporter.wait().success());
+    assert!(!socket.exists());
+}
+
+fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
+    // A filter of systemd may end the process at the calls of landlock.
+    refuse(libc::SYS_acct, None, libc::EPERM);
+    let exporter = Exporter::start_with(&[], 0);
+    let line = exporter.wait_for_line("listening");
+    assert!(line.contains("confinement=inherited"), "{line}");
+    assert_eq!(get("/metrics").status, 200);
 }

@@ -22,7 +22,7 @@ present state. /-/healthy answers without a collection.
 One collection serves all scrapes that begin within --min-interval. The exporter collects only when it is asked. It needs no capability \
 for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
 with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns). After it has opened its addresses, it drops \
-every other capability.
+every other capability, and confines the thread that reads requests by landlock and seccomp.
 
 systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the default address.
 

@@ -5,14 +5,13 @@
 //! joins it instead of starting a second one beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::Collect;
 use super::log::{Level, Log};
+use super::{Collect, Jobs};
 use crate::metrics::{self, Bounds, Format, Own, Samples, encoding};
 
 /// The result of a collection.
@@ -56,6 +55,7 @@ pub(super) struct Collector {
     min_interval: Duration,
     deadline: Duration,
     log: Log,
+    jobs: Jobs,
     state: Mutex<State>,
 }
 
@@ -66,10 +66,11 @@ impl Collector {
         min_interval: Duration,
         deadline: Duration,
         log: Log,
+        jobs: Jobs,
     ) -> Arc<Self> {
         let (own, warnings) = (Own::start(), vec![]);
         let state = State { last: None, running: None, own, collections: 0, failures: 0, warnings };
-        Arc::new(Self { collect, bounds, min_interval, deadline, log, state: state.into() })
+        Arc::new(Self { collect, bounds, min_interval, deadline, log, jobs, state: state.into() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,7 +124,7 @@ impl Collector {
             // The send fails if no scrape waits any more.
             let _ = send.send(Some(outcome));
         };
-        thread::Builder::new().name("collect".into()).spawn(work).map_err(|_| Late::Broken)?;
+        self.jobs.send(Some(Box::new(work))).map_err(|_| Late::Broken)?;
         state.running = Some(running.clone());
         Ok(running)
     }
@@ -162,6 +163,7 @@ mod tests {
 
     use super::*;
     use crate::exporter::log::LogFormat;
+    use crate::exporter::start_jobs;
 
     /// A collector whose collections fail when the test says so, and their number.
     fn collector(deadline: Duration) -> (Arc<Collector>, Sender<()>, Arc<AtomicU64>) {
@@ -176,7 +178,9 @@ mod tests {
         };
         let bounds = Bounds { destinations: 1, namespaces: 1 };
         let log = Log(LogFormat::Logfmt);
-        (Collector::new(Box::new(collect), bounds, Duration::from_secs(3600), deadline, log), finish, count)
+        let (jobs, work) = channel();
+        std::thread::spawn(move || start_jobs(&work));
+        (Collector::new(Box::new(collect), bounds, Duration::from_secs(3600), deadline, log, jobs), finish, count)
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {

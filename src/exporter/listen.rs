@@ -67,6 +67,16 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// The folder from which the file is removed at the end.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        let Self::Unix(_, Some(path)) = self else { return None };
+        // A relative path without a folder has an empty parent.
+        path.parent().map(|folder| Path::new(".").join(folder))
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, Some(path)) = self {

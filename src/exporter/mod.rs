@@ -18,8 +18,10 @@
 //! | `page` | the page at `/` |
 //! | `log` | one line per event |
 //!
-//! One thread serves all connections. A collection runs on a thread of its own, which ends with it. So the idle exporter waits in one
-//! system call, without a timer; the threads of the pool that helps with long lists sleep.
+//! One thread serves all connections. It is confined by landlock and seccomp, because it reads what strangers send
+//! (`sys::confinement`). The main thread starts a thread for each collection, because a thread that the server starts would be confined,
+//! too, and could not read the files of other processes. The idle exporter waits in two system calls, without a timer; the threads of
+//! the pool that helps with long lists sleep.
 
 mod collector;
 mod connections;
@@ -35,11 +37,15 @@ mod stream;
 mod web_config;
 
 use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use crate::metrics::{Bounds, Collected};
 use crate::sys;
 use crate::sys::capabilities::Need;
+use crate::sys::confinement::{self, InForce};
 
 pub use listen::Address;
 pub use log::LogFormat;
@@ -65,11 +71,22 @@ pub struct Options {
     pub web_config: Option<std::path::PathBuf>,
 }
 
-/// How long a thread that has compared a password waits for another one. An idle exporter has one thread.
+/// How long a thread that has compared a password waits for another one. An idle exporter has two threads.
 const SPARE_THREAD: Duration = Duration::from_millis(100);
 
 /// Reads the network namespaces.
 pub type Collect = dyn Fn() -> Result<Collected, String> + Send + Sync;
+
+/// Work for a thread that is not confined. `None` is the end.
+type Jobs = Sender<Option<Box<dyn FnOnce() + Send>>>;
+
+/// Starts each job on a thread of its own, until the end.
+fn start_jobs(jobs: &Receiver<Option<Box<dyn FnOnce() + Send>>>) {
+    while let Ok(Some(job)) = jobs.recv() {
+        // If no thread can be started, the job is dropped, and the scrapes that wait for it fail.
+        let _ = thread::Builder::new().name("collect".into()).spawn(job);
+    }
+}
 
 /// Why the exporter cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -117,10 +134,42 @@ pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError
     let mut needs = vec![Need::OwnersOfSockets];
     needs.extend(options.enters_namespaces.then_some(Need::OtherNamespaces));
     let kept = sys::capabilities::keep_only(&needs).map_err(ExporterError::Capabilities)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_keep_alive(SPARE_THREAD)
-        .build()
-        .map_err(ExporterError::Start)?;
-    runtime.block_on(server::serve(options, listeners, collect, &kept, security)).map_err(ExporterError::Start)
+    let may_confine = !confinement::is_filtered();
+    if may_confine {
+        confinement::for_exporter();
+    }
+    let folders: Vec<_> = listeners.iter().filter_map(listen::Listener::folder).collect();
+    let (jobs, work) = channel();
+    let serve = || {
+        let folders: Vec<&Path> = folders.iter().map(AsRef::as_ref).collect();
+        let confined = may_confine.then(|| confinement::for_requests(&folders));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_keep_alive(SPARE_THREAD)
+            .build()
+            .map_err(ExporterError::Start)?;
+        let log = [("capabilities", list(&kept)), ("confinement", names(confined))];
+        let served = server::serve(options, listeners, collect, &log, security, jobs.clone());
+        let served = runtime.block_on(served).map_err(ExporterError::Start);
+        // A collection that runs is not waited for.
+        let _ = jobs.send(None);
+        served
+    };
+    thread::scope(|scope| {
+        let server = thread::Builder::new().name("serve".into()).spawn_scoped(scope, serve);
+        let server = server.map_err(ExporterError::Start)?;
+        start_jobs(&work);
+        server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn list(words: &[&str]) -> String {
+    if words.is_empty() { "none".to_owned() } else { words.join(",") }
+}
+
+/// What confines the thread that handles requests; `None` if whoever started the exporter confines it.
+fn names(confined: Option<InForce>) -> String {
+    let Some(InForce { landlock, seccomp }) = confined else { return "inherited".to_owned() };
+    let words = landlock.map(|_| "landlock").into_iter().chain(seccomp.then_some("seccomp"));
+    list(&words.collect::<Vec<_>>())
 }

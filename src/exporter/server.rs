@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::collector::Collector;
@@ -27,7 +27,7 @@ use super::log::{Level, Log};
 #[cfg(feature = "tls")]
 use super::security::Security;
 use super::stream::{LimitedStream, Transport};
-use super::{Collect, Options, http};
+use super::{Collect, Jobs, Options, http};
 
 /// The time for the head of a request, and for an idle connection. Prometheus opens a new connection if it scrapes less often.
 const HEAD_TIME: Duration = Duration::from_secs(30);
@@ -117,11 +117,12 @@ pub(super) async fn serve(
     options: &Options,
     listeners: Vec<Listener>,
     collect: Box<Collect>,
-    capabilities: &[&str],
+    rights: &[(&str, String)],
     security: Secured,
+    jobs: Jobs,
 ) -> io::Result<()> {
     let log = Log(options.log);
-    let collector = Collector::new(collect, options.bounds, options.min_interval, options.deadline, log);
+    let collector = Collector::new(collect, options.bounds, options.min_interval, options.deadline, log, jobs.clone());
     let (end, ending) = watch::channel(false);
     #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]
     let shared = Shared { collector, connections: Arc::default(), security: security.clone(), ending };
@@ -129,16 +130,21 @@ pub(super) async fn serve(
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut accepting = JoinSet::new();
-    let held = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(",") };
     for listener in listeners {
-        log.event(Level::Info, "listening", &[("address", &listener.address()), ("capabilities", &held)]);
+        let address = listener.address();
+        let rights = rights.iter().map(|(name, value)| (*name, value.as_str()));
+        log.event(
+            Level::Info,
+            "listening",
+            &[("address", address.as_str())].into_iter().chain(rights).collect::<Vec<_>>(),
+        );
         accepting.spawn(accept(listener, shared.clone(), log));
     }
     let signal = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
-            _ = hang_up.recv() => match security.reload() {
+            _ = hang_up.recv() => match reload(&security, &jobs).await {
                 Ok(()) => log.event(Level::Info, "reloaded", &[("signal", "SIGHUP")]),
                 Err(why) => log.event(Level::Error, "not reloaded", &[("reason", &why)]),
             },
@@ -150,6 +156,15 @@ pub(super) async fn serve(
     let drained = tokio::time::timeout(DRAIN_TIME, async { while accepting.join_next().await.is_some() {} }).await;
     log.event(Level::Info, "ended", &[("requests", if drained.is_ok() { "all answered" } else { "some cut off" })]);
     Ok(())
+}
+
+/// Reads the web configuration file again, on a thread that is allowed to.
+async fn reload(security: &Secured, jobs: &Jobs) -> Result<(), String> {
+    let (send, reloaded) = oneshot::channel();
+    #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]
+    let security = security.clone();
+    let _ = jobs.send(Some(Box::new(move || drop(send.send(security.reload())))));
+    reloaded.await.unwrap_or_else(|_| Err("no thread can be started".to_owned()))
 }
 
 /// Accepts connections until the exporter ends, and waits for their end.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -34,11 +34,14 @@ impl Exporter {
     /// Starts it with these arguments, and waits until it listens on `addresses` addresses.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str], addresses: usize) -> Self {
-        let mut child = command([&["exporter"], args].concat())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("twtool starts");
+        Self::spawn(command([&["exporter"], args].concat()), addresses)
+    }
+
+    /// Starts a command that becomes the exporter.
+    #[track_caller]
+    pub(crate) fn spawn(mut command: Command, addresses: usize) -> Self {
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the command can be started");
         let lines = BufReader::new(child.stderr.take().expect("a pipe"));
         let (send, log) = channel();
         std::thread::spawn(move || lines.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
