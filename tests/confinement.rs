@@ -7,6 +7,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::metrics::samples;
 use crate::support::exporter::{Exporter, ask, get};
 use crate::support::limits::refuse;
 use crate::support::situations::{bucket_of_server, listen};
@@ -23,6 +24,7 @@ suite! {
         the_exporter_is_confined_and_answers,
         a_confined_exporter_removes_its_unix_socket,
         the_exporter_adds_nothing_to_a_filter_that_it_inherits,
+        the_units_run_under_their_own_restrictions,
     ],
 }
 
@@ -143,4 +145,40 @@ fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
     let line = exporter.wait_for_line("listening");
     assert!(line.contains("confinement=inherited"), "{line}");
     assert_eq!(get("/metrics").status, 200);
+}
+
+/// Runs `twtool` with these arguments without capabilities, under the system call restrictions of a unit.
+fn under_unit(unit: &str, args: &[&str]) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new("setpriv");
+    command.args(["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "python3"]);
+    command.arg(root.join("tests/support/under_unit.py")).arg(root.join("packaging/systemd").join(unit));
+    command.arg(PATH).args(args);
+    command
+}
+
+fn the_units_run_under_their_own_restrictions() {
+    for name in ["setpriv", "python3", "systemd-analyze"] {
+        if program(name).is_none() {
+            return not_checked(format!("the restrictions of the units: {name} is not installed"));
+        }
+    }
+    // Python has the same filter, so a call that the unit refuses shows that the filter is in force.
+    let metrics = under_unit("twtool-metrics.service", &["metrics"]).output().expect("setpriv starts");
+    if metrics.status.code() == Some(77) {
+        return not_checked("the restrictions of the units: libseccomp or the groups of systemd-analyze are missing");
+    }
+    let metrics = Run::ended(&under_unit("twtool-metrics.service", &["metrics"]), &metrics).ok();
+    assert!(samples(&metrics.stdout).len() > 10, "{metrics}");
+    let refused = Run::of(&mut under_unit("twtool-exporter.service", &["why", "--", "true"]));
+    assert_ne!(refused.code, Some(0), "ptrace is not in the filter{refused}");
+    let mut exporter = Exporter::spawn(under_unit("twtool-exporter.service", &["exporter"]), 0);
+    let line = exporter.wait_for_line("listening");
+    assert!(line.contains("capabilities=none confinement=inherited"), "{line}");
+    assert_eq!(exporter.status("Seccomp"), "2");
+    for path in ["/metrics", "/", "/-/healthy"] {
+        assert_eq!(get(path).status, 200, "{path}");
+    }
+    exporter.signal(Signal::SIGTERM);
+    assert!(exporter.wait().success());
 }
