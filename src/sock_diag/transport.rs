@@ -185,6 +185,14 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
             }
         }
     }
+
+    fn now(&self) -> Instant {
+        self.inner.now()
+    }
+
+    fn processor_time(&self) -> Duration {
+        self.inner.processor_time()
+    }
 }
 
 /// Answers requests from a recording. The response is that to the last recorded request of the same walk with at least

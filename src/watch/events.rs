@@ -7,7 +7,7 @@
 //! |---|---|
 //! | entered | a new cookie, and the timer started after the last sample |
 //! | became-time-wait | the same cookie in another state |
-//! | restarted | the same cookie, and the remaining time is the full length again, less at most the time since the last sample. In FIN_WAIT_2: more remaining time than before |
+//! | restarted | the same cookie, and more time is left than before; or the timer has its full length, less at most the time since the last sample, and the old timer would have clearly less |
 //! | expired | the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left in the last sample, because SOCK_DESTROY and a RST leave no trace |
 //! | taken-over | time was left, and another socket now has the same addresses and ports. If that socket called connect(), `TWRecycled` also grew |
 //! | destroyed | time was left, and since the last sample no TCP segment arrived (`InSegs`) and no connect() took a bucket over (`TWRecycled`). Every other cause needs a segment or a connect() |

@@ -106,7 +106,12 @@ fn a_bucket_that_changes_keeps_its_cookie() {
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
     assert_eq!(changed(bucket(1, 0), bucket(1, 59_900)), [(1, Restarted, true)], "it was due");
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the sample took 10 ms, and the kernel rounds");
-    assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_500)), [], "the kernel has lost ticks");
+    assert_eq!(changed(bucket(1, 59_000), bucket(1, 59_500)), [(1, Restarted, true)], "both timers are young");
+    let later = |was, now| events([look(0, vec![was]), look(19_000, vec![now])], Occupant::Nobody);
+    assert_eq!(later(bucket(1, 59_990), bucket(1, 41_033)), [], "the kernel has lost ticks");
+    assert_eq!(later(bucket(1, 45_000), bucket(1, 26_043)), [], "the kernel has lost ticks");
+    assert_eq!(later(fin_wait_2(1, 45_000), fin_wait_2(1, 26_043)), [], "the kernel has lost ticks");
+    assert_eq!(later(bucket(1, 59_000), bucket(1, 42_000)), [(1, Restarted, true)], "it restarted after 1 s");
 }
 
 #[test]
@@ -174,6 +179,9 @@ fn a_look_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() 
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(2, Expired, true)]);
     let next = look(2000, vec![bucket(1, 59_000), bucket(3, 48_000)]);
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(1, Restarted, true), (2, Expired, true)]);
+    let next = look(2000, vec![bucket(1, 58_500), bucket(3, 48_000)]);
+    let early = events([first(), not_whole(), next], Occupant::Nobody);
+    assert_eq!(early, [(1, Restarted, true), (2, Expired, true)], "it restarted before the sample that missed it");
 }
 
 #[test]
@@ -326,25 +334,42 @@ fn the_order_of_the_rows_does_not_matter() {
     }
 }
 
-#[test]
-fn rows_that_stay_are_paired_beside_long_runs_of_others() {
-    let rows = |cookies: std::ops::Range<u64>| cookies.map(|cookie| bucket(cookie, 50_000));
-    let was: Vec<Row> = rows(1..5001).collect();
-    // 2,000 end, 3,000 begin in the same place, and others do so elsewhere.
-    let now: Vec<Row> = rows(1..1001)
-        .chain(rows(6000..9000))
-        .chain(rows(3001..4001))
-        .chain(rows(9000..9500))
-        .chain(rows(4101..5001))
-        .collect();
-    let (mut paired, mut ended, mut new) = (vec![], 0, 0);
-    pair(&was, &now, |was, now| match (was, now) {
-        (Some(was), Some(now)) => paired.push((was.bucket.cookie, now.bucket.cookie)),
+/// The number of pairs, of old rows without a partner, and of new ones.
+fn counts(was: &[Row], now: &[Row]) -> (usize, usize, usize) {
+    let (mut paired, mut ended, mut new) = (0, 0, 0);
+    pair(was, now, |was, now| match (was, now) {
+        (Some(was), Some(now)) => {
+            assert_eq!(was.bucket.cookie, now.bucket.cookie);
+            paired += 1;
+        }
         (Some(_), None) => ended += 1,
         (None, _) => new += 1,
     });
-    assert!(paired.iter().all(|(was, now)| was == now));
-    assert_eq!((paired.len(), ended, new), (2900, 2100, 3500));
+    (paired, ended, new)
+}
+
+fn rows(cookies: impl IntoIterator<Item = u64>) -> Vec<Row> {
+    cookies.into_iter().map(|cookie| bucket(cookie, 50_000)).collect()
+}
+
+#[test]
+fn rows_that_stay_are_paired_beside_long_runs_of_others() {
+    // After 1000, 2,000 end and 3,000 begin; after 4000, 100 end and 500 begin.
+    let now = rows((1..=1000).chain(6001..=9000).chain(3001..=4000).chain(9001..=9500).chain(4101..=5000));
+    assert_eq!(counts(&rows(1..=5000), &now), (2900, 2100, 3500));
+}
+
+#[test]
+fn rows_that_change_their_place_are_paired_and_so_are_the_others() {
+    let was = rows(1..=5000);
+    let to_the_front = rows((1..=100).chain([5000]).chain(101..=4999));
+    let (paired, ended, new) = counts(&was, &to_the_front);
+    assert!(paired >= 4999 && ended == new, "{paired} {ended} {new}");
+    // A selection was changed: its rows come first, and the kernel's order mixes them with the others.
+    let selected_first = rows((1..=5000).filter(|n| n % 10 != 0).chain((1..=5000).filter(|n| n % 10 == 0)));
+    let (paired, ended, new) = counts(&selected_first, &was);
+    assert!(paired >= 4500 && ended == new, "{paired} {ended} {new}");
+    assert_eq!(counts(&was, &rows((1..=5000).rev())), (5000, 0, 0));
 }
 
 #[test]

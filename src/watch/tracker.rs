@@ -5,7 +5,7 @@
 //! bucket is known only up to the durations of the two walks.
 //!
 //! The kernel lists the buckets that stay in the same order each time. So the rows of both samples are read side by side, and only
-//! those without a partner are looked up in a map of rows. With 100,000 buckets a map of all rows takes a third of the processor time,
+//! those without a partner are looked up in a map of rows. With 100,000 buckets a map of all rows takes a third of the processor time
 //! and 13 MiB.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,15 +65,34 @@ struct Seen {
     row: Row,
     /// How much longer the remaining time may be than that of the row, in ms: 0, unless a sample has missed the bucket.
     slack_ms: u16,
+    /// The remaining time when a sample last listed it.
+    listed_ms: u32,
+    /// The longest time from that sample to the last one, in ms: 0, unless a sample has missed the bucket.
+    since_ms: i64,
     selected: bool,
 }
 
 impl Seen {
+    /// A bucket that the last sample has listed.
+    const fn listed(row: Row, selected: bool) -> Self {
+        Self { row, slack_ms: 0, listed_ms: row.bucket.expires_ms, since_ms: 0, selected }
+    }
+
+    /// Whether the timer of a bucket in TIME_WAIT has started again, although less time is left than when it was listed. Then it has
+    /// its full length, less at most the time since then, and clearly more than the old timer would have. A virtual machine that
+    /// loses ticks has a timer that is slower than the clock: by 43 ms in 19 s on an emulated processor.
+    fn restarted(&self, left: i64, time: Elapsed, length_ms: i64) -> bool {
+        let since = self.since_ms.saturating_add(time.most);
+        let old_timer = i64::from(self.row.bucket.expires_ms) + i64::from(self.slack_ms) - time.least;
+        left >= length_ms - since - time.tolerance() && left > old_timer.max(0) + time.tolerance() + since / 100
+    }
+
     /// Subtracts the elapsed time from the remaining time of a bucket that a sample has missed.
     fn pass(&mut self, time: Elapsed) {
         let left = i64::from(self.row.bucket.expires_ms).saturating_sub(time.most);
         self.row.bucket.expires_ms = u32::try_from(left).unwrap_or(0);
         self.slack_ms = self.slack_ms.saturating_add(u16::try_from(time.most - time.least).unwrap_or(u16::MAX));
+        self.since_ms = self.since_ms.saturating_add(time.most);
     }
 }
 
@@ -138,10 +157,10 @@ impl Tracker {
         for ((was, now), selected) in self.listed.iter().zip([&look.rows, &look.others]).zip([true, false]) {
             pair(was, now, |was, now| match (was, now) {
                 (Some(was), Some(now)) => {
-                    let was = Seen { row: *was, slack_ms: 0, selected };
+                    let was = Seen::listed(*was, selected);
                     add(now, selected, elapsed.and_then(|time| change(&was, now, selected, time, length_ms)));
                 }
-                (Some(was), None) => missing.extend(with_cookie(Seen { row: *was, slack_ms: 0, selected })),
+                (Some(was), None) => missing.extend(with_cookie(Seen::listed(*was, selected))),
                 (None, Some(now)) => unknown.push((now, selected)),
                 (None, None) => {}
             });
@@ -311,59 +330,65 @@ impl Tracker {
     }
 }
 
-/// The event of a bucket that both samples have listed.
+/// The event of a bucket that this sample lists and an earlier one has listed.
 fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
     let (before, now) = (&was.row.bucket, &row.bucket);
     let left = i64::from(now.expires_ms);
-    // A timer that was restarted since the last sample has the full length, less at most the time since that sample. On a virtual
-    // machine that loses ticks, a timer can be slower than the clock, but then it does not have the full length.
-    let whole = now.fin_wait_2 || left >= length_ms - time.most - time.tolerance();
-    let at_most = i64::from(before.expires_ms) + i64::from(was.slack_ms) - time.least + time.tolerance();
     let kind = if before.fin_wait_2 && !now.fin_wait_2 {
         EventKind::BecameTimeWait
-    } else if whole && left > at_most.max(0) {
+    } else if !now.fin_wait_2 && (left > i64::from(was.listed_ms) + ROUNDING_MS || was.restarted(left, time, length_ms))
+    {
         EventKind::Restarted
     } else {
+        // The kernel never starts the timer of FIN_WAIT_2 again (`tcp_timewait_state_process` in net/ipv4/tcp_minisocks.c).
         return None;
     };
     Some(Found { kind, certain: true, row: *row, selected: selected || was.selected })
 }
 
-/// How far to search for a row before an index of all rows is made.
+/// How far to search in both lists before an index is made.
 const NEAR: usize = 16;
 
-/// Pairs the rows of two lists by cookie, if they are in about the same order. Rows without a partner are passed on alone; so are rows
-/// that have changed their place.
+/// Pairs the rows of two lists by cookie. Rows without a partner are passed on alone. It is fast if most rows are in the same order.
 ///
 /// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the hash
-/// of the rest), so thousands of rows may begin or end in one place.
+/// of the rest), so thousands of rows may begin or end in one place. Sockets that a dump has recovered are at its end.
 pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>, Option<&'a Row>)) {
-    let mut rest = was;
+    let mut paired = vec![false; was.len()];
+    // The place in `was` where the partner of the next row is expected.
+    let mut expected = 0;
     let mut index: Option<HashMap<Cookie, usize, RandomState>> = None;
-    for row in now {
+    for (row, at) in now.iter().zip(1..) {
         let Some(cookie) = row.bucket.cookie else {
             each(None, Some(row));
             continue;
         };
-        let begin = was.len() - rest.len();
-        let place = rest.iter().take(NEAR).position(|was| was.bucket.cookie == Some(cookie)).or_else(|| {
-            let of_rest = || rest.iter().zip(begin..).filter_map(|(was, at)| Some((was.bucket.cookie?, at))).collect();
-            // The row has changed its place if the index has it before the rest.
-            index.get_or_insert_with(of_rest).get(&cookie)?.checked_sub(begin)
+        let is = |row: &Row, cookie| row.bucket.cookie == Some(cookie);
+        let near =
+            was[expected..].iter().take(NEAR).position(|old| is(old, cookie)).map(|distance| expected + distance);
+        let place = near.or_else(|| {
+            let next = was.get(expected).and_then(|old| old.bucket.cookie);
+            if next.is_some_and(|next| now[at..].iter().take(NEAR).any(|row| is(row, next))) {
+                // A few new rows. If this one has an old place, the caller finds both among the rows without a partner.
+                return None;
+            }
+            let unpaired = || {
+                let all = was.iter().zip(&paired).enumerate();
+                all.filter_map(|(at, (old, paired))| (!paired).then_some((old.bucket.cookie?, at))).collect()
+            };
+            index.get_or_insert_with(unpaired).get(&cookie).copied()
         });
-        match place {
+        match place.filter(|&place| !paired[place]) {
             Some(place) => {
-                for gone in &rest[..place] {
-                    each(Some(gone), None);
-                }
-                each(Some(&rest[place]), Some(row));
-                rest = &rest[place + 1..];
+                paired[place] = true;
+                each(Some(&was[place]), Some(row));
+                expected = place + 1;
             }
             None => each(None, Some(row)),
         }
     }
-    for gone in rest {
-        each(Some(gone), None);
+    for (old, _) in was.iter().zip(paired).filter(|(_, paired)| !paired) {
+        each(Some(old), None);
     }
 }
 
