@@ -248,7 +248,7 @@ fn every_json_key_is_documented() {
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in [
         "list --fin-wait-2",
-        "summary --by local-port,remote-addr,remote-port,destination,class,direction,netns",
+        "summary --by local-port,remote-addr,remote-port,destination,class,direction,netns,owner,unit,container",
         "port 8080",
         "bind-test 8080",
         "bind-test 40000",

@@ -53,6 +53,7 @@ mod refusals;
 mod settings;
 mod streams;
 mod summary;
+mod summary_owners;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
@@ -129,6 +130,7 @@ fn suites() -> Vec<support::Suite> {
         settings::suite(),
         streams::suite(),
         summary::suite(),
+        summary_owners::suite(),
         #[cfg(feature = "tls")]
         tls::suite(),
         #[cfg(feature = "trace")]

@@ -1,54 +1,20 @@
-//! Counts of buckets by an attribute: port, address, destination, class, direction, or network namespace.
+//! Counts of buckets by an attribute: port, address, destination, class, direction, network namespace, or owner.
 //!
-//! Memory grows with the number of distinct addresses and destinations, not with the number of buckets.
+//! Memory grows with the number of distinct addresses, destinations and owners, not with the number of buckets.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::ops::{AddAssign, SubAssign};
 
 use foldhash::fast::RandomState;
 
+pub use super::count::Count;
+use super::makers;
+use super::owner_counts::{OwnerCounts, OwnerGroup};
+use crate::model::owner::Owner;
 use crate::model::port::{Port, PortClass};
 use crate::model::row::Direction;
 use crate::model::socket::TimeWaitBucket;
-
-/// A number of buckets in each of their two states.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// In TIME_WAIT.
-    pub time_wait: u32,
-    /// In FIN_WAIT_2.
-    pub fin_wait_2: u32,
-}
-
-impl Count {
-    /// Both states.
-    #[must_use]
-    pub const fn all(self) -> u64 {
-        self.time_wait as u64 + self.fin_wait_2 as u64
-    }
-
-    /// Counts one more.
-    pub fn add(&mut self, fin_wait_2: bool) {
-        self.time_wait += u32::from(!fin_wait_2);
-        self.fin_wait_2 += u32::from(fin_wait_2);
-    }
-}
-
-impl AddAssign for Count {
-    fn add_assign(&mut self, other: Self) {
-        self.time_wait += other.time_wait;
-        self.fin_wait_2 += other.fin_wait_2;
-    }
-}
-
-impl SubAssign for Count {
-    fn sub_assign(&mut self, other: Self) {
-        self.time_wait -= other.time_wait;
-        self.fin_wait_2 -= other.fin_wait_2;
-    }
-}
 
 /// An attribute by which buckets are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,9 +30,31 @@ pub enum By {
     Destination,
     /// Network namespace.
     Netns,
+    /// The process that made the bucket. Without [`Groups::add_owner`], the owners of all buckets are unknown.
+    Owner,
+    /// The systemd unit of that process.
+    Unit,
+    /// The container of that process.
+    Container,
 }
 
 impl By {
+    /// Whether the group depends on the owners of buckets.
+    #[must_use]
+    pub const fn needs_owners(self) -> bool {
+        self.maker().is_some()
+    }
+
+    /// What an owner is in this group, if the group depends on owners.
+    const fn maker(self) -> Option<makers::By> {
+        match self {
+            Self::Owner => Some(makers::By::Process),
+            Self::Unit => Some(makers::By::Unit),
+            Self::Container => Some(makers::By::Container),
+            _ => None,
+        }
+    }
+
     /// The groups that a summary shows by default.
     pub const USUAL: [Self; 5] = [Self::Class, Self::Direction, Self::LocalPort, Self::RemoteAddr, Self::Destination];
 
@@ -81,6 +69,9 @@ impl By {
             Self::RemotePort => "remote_port",
             Self::Destination => "destination",
             Self::Netns => "netns",
+            Self::Owner => "owner",
+            Self::Unit => "unit",
+            Self::Container => "container",
         }
     }
 }
@@ -97,6 +88,8 @@ pub enum Key {
     Destination(IpAddr, Port),
     /// The index of the namespace among those that were read.
     Netns(usize),
+    /// The index of the owner, unit or container in [`Ranking::owners`].
+    Owner(usize),
 }
 
 /// The largest counts by one attribute, and the sum of the others.
@@ -110,6 +103,8 @@ pub struct Ranking {
     pub others: Count,
     /// The number of distinct keys, including those in `top`.
     pub distinct: usize,
+    /// Every owner, unit or container, if the attribute is one of them.
+    pub owners: Vec<OwnerGroup>,
 }
 
 /// A count with its key. The order is: the largest count first, then by key, IPv4 before IPv6.
@@ -125,7 +120,7 @@ impl RankedCount {
         let (number, addr, port) = match self.key {
             Key::Class(class) => (class as usize, None, 0),
             Key::Direction(direction) => (direction as usize, None, 0),
-            Key::Netns(place) => (place, None, 0),
+            Key::Netns(place) | Key::Owner(place) => (place, None, 0),
             Key::LocalPort(port) | Key::RemotePort(port) => (0, None, port.0),
             Key::RemoteAddr(addr) => (0, Some(addr), 0),
             Key::Destination(addr, port) => (0, Some(addr), port.0),
@@ -222,6 +217,8 @@ pub struct Groups {
     pending: Vec<Pending>,
     /// By network namespace. One walk has one.
     namespaces: Vec<Count>,
+    /// The requested groups that need owners.
+    owners: Vec<(By, OwnerCounts)>,
 }
 
 impl Groups {
@@ -242,7 +239,13 @@ impl Groups {
             directions: Default::default(),
             pending: Vec::with_capacity(PENDING),
             namespaces: vec![Count::default()],
+            owners: by.iter().filter_map(|by| Some((*by, OwnerCounts::new(by.maker()?)))).collect(),
         }
+    }
+
+    /// Counts the owner of buckets that are counted already. The others have an unknown owner.
+    pub fn add_owner(&mut self, owner: &Owner, count: Count) {
+        self.owners.iter_mut().for_each(|(_, counts)| counts.add(owner, count));
     }
 
     /// Counts a bucket.
@@ -291,6 +294,7 @@ impl Groups {
             ends.merge(others);
         }
         self.namespaces.extend(other.namespaces);
+        self.owners.iter_mut().zip(other.owners).for_each(|((_, counts), (_, other))| counts.merge(other));
     }
 
     /// The `limit` largest counts of each group, in the order in which the caller named the groups.
@@ -317,6 +321,15 @@ impl Groups {
             By::Netns => {
                 let counts = self.namespaces.iter().enumerate();
                 largest(by, limit, counts.map(|(place, count)| (*count, move || Key::Netns(place))))
+            }
+            By::Owner | By::Unit | By::Container => {
+                let mut all = Count::default();
+                self.namespaces.iter().for_each(|count| all += *count);
+                let counts = self.owners.iter().find(|(of, _)| *of == by);
+                let owners = counts.map(|(_, counts)| counts.groups(all)).unwrap_or_default();
+                let counts = owners.iter().enumerate();
+                let ranking = largest(by, limit, counts.map(|(place, group)| (group.count, move || Key::Owner(place))));
+                Ranking { owners, ..ranking }
             }
             By::LocalPort => ports(&self.local_ports, Key::LocalPort),
             By::RemotePort => ports(&self.remote_ports, Key::RemotePort),
@@ -360,7 +373,8 @@ fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item 
     for line in &top {
         others -= line.count;
     }
-    Ranking { by, top: top.into_iter().map(|line| (line.key, line.count)).collect(), others, distinct }
+    let top = top.into_iter().map(|line| (line.key, line.count)).collect();
+    Ranking { by, top, others, distinct, owners: vec![] }
 }
 
 #[cfg(test)]
@@ -370,8 +384,19 @@ mod tests {
     use crate::model::row::tests::row;
     use proptest::prelude::*;
 
-    const EVERY: [By; 7] =
-        [By::Class, By::Direction, By::LocalPort, By::RemoteAddr, By::RemotePort, By::Destination, By::Netns];
+    /// Every attribute. The counts by network namespace are the last ones.
+    const EVERY: [By; 10] = [
+        By::Owner,
+        By::Unit,
+        By::Container,
+        By::Class,
+        By::Direction,
+        By::LocalPort,
+        By::RemoteAddr,
+        By::RemotePort,
+        By::Destination,
+        By::Netns,
+    ];
 
     fn groups(rows: &[Row]) -> Groups {
         let mut groups = Groups::new(&EVERY, 3);

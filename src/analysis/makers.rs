@@ -29,8 +29,8 @@ pub enum By {
     Netns,
 }
 
-/// A group of closes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A group of closes, or of the buckets that they left.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// A process.
     Process(Arc<ProcessKey>),
@@ -55,10 +55,12 @@ pub enum Key {
 }
 
 /// The identity of a process, and what its row shows.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessKey {
     /// Its number.
     pub pid: u32,
+    /// Whether the number is one of twtool's own pid namespace. Otherwise it is one of the initial pid namespace.
+    pub own_pid_namespace: bool,
     /// Its name.
     pub comm: String,
     /// Its unit.
@@ -71,10 +73,33 @@ impl ProcessKey {
     fn new(facts: &MakerFacts) -> Self {
         Self {
             pid: facts.pid,
+            own_pid_namespace: facts.own_pid_namespace,
             comm: facts.comm.clone(),
             unit: facts.unit().map(str::to_owned),
             container: facts.container().map(|one| (one.runtime.map(Runtime::name), one.id.to_owned())),
         }
+    }
+}
+
+impl Key {
+    /// The process itself.
+    #[must_use]
+    pub fn of_process(facts: &MakerFacts) -> Self {
+        Self::Process(Arc::new(ProcessKey::new(facts)))
+    }
+
+    /// The unit of a process.
+    #[must_use]
+    pub fn of_unit(facts: &MakerFacts) -> Self {
+        facts.unit().map_or(Self::Outside, |unit| Self::Unit(unit.to_owned()))
+    }
+
+    /// The container of a process.
+    #[must_use]
+    pub fn of_container(facts: &MakerFacts) -> Self {
+        facts.container().map_or(Self::Outside, |container| {
+            Self::Container(container.runtime.map(Runtime::name), container.id.to_owned())
+        })
     }
 }
 
@@ -175,11 +200,9 @@ impl Makers {
         let Some(maker) = &close.maker else { return Key::Unknown };
         let facts = &maker.facts;
         match self.by {
-            By::Unit => facts.unit().map_or(Key::Outside, |unit| Key::Unit(unit.to_owned())),
-            By::Container => facts.container().map_or(Key::Outside, |container| {
-                Key::Container(container.runtime.map(Runtime::name), container.id.to_owned())
-            }),
-            _ => Key::Process(Arc::new(ProcessKey::new(facts))),
+            By::Unit => Key::of_unit(facts),
+            By::Container => Key::of_container(facts),
+            _ => Key::of_process(facts),
         }
     }
 

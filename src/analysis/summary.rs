@@ -5,6 +5,7 @@ use super::history::{History, Length, RemainingTimes};
 use super::limits::{self, Limit};
 use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::kernel_counts::BucketFacts;
+use crate::model::owner::{Evidence, Owner};
 use crate::model::row::Direction;
 use crate::model::socket::TimeWaitBucket;
 
@@ -41,6 +42,11 @@ impl Tally {
             self.times.add(bucket.expires_ms);
         }
         self.groups.add(bucket, direction);
+    }
+
+    /// Counts the owner of buckets that are counted already.
+    pub fn add_owner(&mut self, owner: &Owner, count: Count) {
+        self.groups.add_owner(owner, count);
     }
 
     /// Adds the counts of another network namespace.
@@ -119,6 +125,15 @@ impl Summary {
     #[must_use]
     pub fn at_maximum(&self) -> bool {
         self.limits.iter().any(|limit| limit.id == "at-maximum")
+    }
+
+    /// The number of buckets for each kind of evidence about their owners, in the order of [`Evidence::ALL`]. `None` if no group
+    /// needs owners.
+    #[must_use]
+    pub fn evidence(&self) -> Option<[u64; Evidence::ALL.len()]> {
+        let group = self.groups.iter().find(|group| group.by.needs_owners())?;
+        let sum = |i: usize| group.owners.iter().map(|owner| owner.evidence[i].buckets).sum();
+        Some(std::array::from_fn(sum))
     }
 
     /// The next commands to run, given this summary.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
@@ -10,10 +10,11 @@ use super::columns::ColumnParser;
 use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
 use super::selection::SelectionArgs;
+use super::tracer::TracerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::filter::Filter;
 use crate::model::row::Order;
-use crate::snapshot::bucket_owners::{self, Traced};
+use crate::snapshot::bucket_owners;
 use crate::snapshot::{Answer, Buckets, Choice, RowLimit, Selection, Snapshot};
 use crate::view;
 use crate::view::column::Column;
@@ -84,9 +85,8 @@ pub struct ListArgs {
     /// Show the process that made each socket, as far as evidence shows it; an inference has a question mark
     #[arg(long, conflicts_with_all = ["record", "replay", "quiet", "count", "explain_filter"])]
     owner: bool,
-    /// Ask the tracer that serves this socket (twtool trace --serve) [default: /run/twtool.sock, if a tracer serves it]
-    #[arg(long, value_name = "SOCKET", requires = "owner")]
-    tracer: Option<PathBuf>,
+    #[command(flatten)]
+    tracer: TracerArgs,
     /// Kernel interface to read
     #[arg(long, value_enum, default_value_t = SourceArg::Auto, value_name = "SOURCE")]
     #[arg(conflicts_with_all = ["record", "replay"])]
@@ -216,9 +216,6 @@ fn stream(
     Ok(ExitStatus::complete(answer.complete))
 }
 
-/// The default of `--tracer`.
-const TRACER: &str = "/run/twtool.sock";
-
 /// Prints rows with their owners.
 fn print_owners(
     snapshot: &Snapshot,
@@ -229,13 +226,7 @@ fn print_owners(
 ) -> Result<ExitStatus, CommandError> {
     let order = if args.streams(format) { None } else { args.order() };
     let answer = snapshot.buckets(selection, order, args.shown())?;
-    // The tracer is read after the kernel, so that its reply includes the newest buckets.
-    let traced = match &args.tracer {
-        Some(path) => Traced::read(path).map_err(|error| {
-            bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))
-        })?,
-        None => Traced::read(Path::new(TRACER)).unwrap_or_default(),
-    };
+    let traced = args.tracer.read()?;
     context.warn(&answer.sentences());
     let mut warnings = answer.sentences();
     let Answer { value: mut buckets, mut complete, .. } = answer;
@@ -363,6 +354,7 @@ fn check(args: &ListArgs, format: Format) -> Result<(), CommandError> {
     if args.owner && format == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "with --owner, records are not flat; use ndjson"));
     }
+    args.tracer.needs("--owner", args.owner)?;
     args.namespaces.one_with("--record", args.recording.records())?;
     args.namespaces.one_with("--explain-filter", args.explain_filter)
 }

@@ -25,6 +25,7 @@ mod selection;
 pub mod summary;
 #[cfg(feature = "trace")]
 pub mod trace;
+mod tracer;
 pub mod wait;
 #[cfg(feature = "watch")]
 pub mod watch;

@@ -6,9 +6,10 @@ use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
+use super::tracer::TracerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::groups::By;
-use crate::snapshot::{Answer, Choice, Snapshot};
+use crate::snapshot::{Answer, Choice, Snapshot, bucket_owners};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::summary::Content;
@@ -24,12 +25,16 @@ The history comes from a single read: TIME_WAIT lasts 60 s, so a socket with 12 
 ends with a list of what a single read cannot show. In JSON, the key `limits` contains this list. FIN_WAIT_2 sockets are \
 counted, but they are not closes of the last minute. The counts of groups include both states.
 
+A TIME_WAIT socket belongs to no process. With --by owner, unit or container, twtool shows what made the sockets, with the evidence that \
+`twtool list --owner` uses. An inference has a question mark. Sockets without evidence are counted as unknown.
+
 Exit codes: 0 the answer is complete, 2 the answer is missing or incomplete.
 
 Examples:
   twtool summary                               summarize on one screen
   twtool summary --by destination --top 20     show the 20 most frequent destinations
   twtool summary --by local-port,direction
+  twtool summary --by unit                     show which systemd units made them, as far as evidence shows it
   twtool summary --json | jq '.history.closes | add'
   twtool summary --json | jq '.groups.destination.top[] | [.remote_addr, .remote_port, .count]' -c
   twtool summary --netns web                   use the network namespace web of `ip netns`
@@ -43,6 +48,8 @@ pub struct SummaryArgs {
     /// Show the N most frequent values of each key, and the sum of the others [default: 5 in a table, else 10]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
+    #[command(flatten)]
+    tracer: TracerArgs,
     #[command(flatten)]
     recording: RecordingArgs,
     #[command(flatten)]
@@ -73,6 +80,12 @@ enum ByArg {
     Direction,
     /// Network namespace
     Netns,
+    /// Process that made the sockets, as far as evidence shows it
+    Owner,
+    /// systemd unit of that process
+    Unit,
+    /// Container of that process
+    Container,
 }
 
 impl From<ByArg> for By {
@@ -85,6 +98,9 @@ impl From<ByArg> for By {
             ByArg::Class => Self::Class,
             ByArg::Direction => Self::Direction,
             ByArg::Netns => Self::Netns,
+            ByArg::Owner => Self::Owner,
+            ByArg::Unit => Self::Unit,
+            ByArg::Container => Self::Container,
         }
     }
 }
@@ -97,12 +113,18 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not a flat table; use table, json or ndjson"));
     }
-    args.namespaces.one_with("--record", args.recording.records())?;
+    check(args)?;
     let input = args.recording.input(Choice::Auto);
     let snapshot = Snapshot { namespaces: args.namespaces.namespaces()?, input };
-    let answer = snapshot.summary(&groups(args), global.ipv4_on_the_wire())?;
-    context.warn(&answer.warnings);
-    let Answer { value: summarized, complete, warnings, .. } = answer;
+    let by = groups(args);
+    let answer = snapshot.summary(&by, global.ipv4_on_the_wire())?;
+    let Answer { value: mut summarized, mut complete, mut warnings, .. } = answer;
+    if by.iter().any(|by| by.needs_owners()) {
+        let found = bucket_owners::count(&snapshot.namespaces, &mut summarized, &args.tracer.read()?)?;
+        complete &= found.complete;
+        warnings.extend(found.sentences());
+    }
+    context.warn(&warnings);
 
     let merged = summarized.merged_facts();
     let facts = summarized.facts.clone();
@@ -123,6 +145,19 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
         Format::Table | Format::Csv => view::summary::page(context.out, &shown, context.style)?,
     }
     Ok(ExitStatus::complete(complete))
+}
+
+/// Rejects combinations of arguments that clap cannot check.
+fn check(args: &SummaryArgs) -> Result<(), CommandError> {
+    let owners = groups(args).into_iter().find(|by| by.needs_owners());
+    args.tracer.needs("--by owner, unit or container", owners.is_some())?;
+    if let Some(by) = owners
+        && (args.recording.records() || args.recording.replays())
+    {
+        let reason = "a recording has no processes; leave out --record and --replay";
+        return Err(bad_value(&by.name(), "--by <GROUP>", reason));
+    }
+    args.namespaces.one_with("--record", args.recording.records())
 }
 
 /// The groups of `--by` without duplicates, or the default groups.

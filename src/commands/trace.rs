@@ -76,7 +76,8 @@ pub struct TraceArgs {
     /// How to find the process of a close
     #[arg(long, value_enum, default_value_t = MethodArg::Auto, value_name = "METHOD")]
     method: MethodArg,
-    /// Tell `twtool list --owner` who made the TIME_WAIT sockets of the last two minutes, on this Unix socket (mode 0600)
+    /// Tell `twtool list --owner` and `summary --by owner` who made the TIME_WAIT sockets of the last two minutes, on this Unix
+    /// socket (mode 0600)
     #[arg(long, value_name = "SOCKET")]
     serve: Option<PathBuf>,
     /// End after this time, like 30s or 10m

@@ -18,6 +18,9 @@ pub enum Evidence {
 }
 
 impl Evidence {
+    /// Every kind of evidence, facts first.
+    pub const ALL: [Self; 4] = [Self::Traced, Self::Sampled, Self::Listener, Self::SameDestination];
+
     /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -39,10 +42,16 @@ impl Evidence {
 /// The owner of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The process. Among several candidates, the one with the lowest number.
-    pub process: Arc<MakerFacts>,
+    /// The processes that it could be, at least one, by number. Owners of many buckets share them.
+    pub candidates: Arc<[MakerFacts]>,
     /// How it was found.
     pub evidence: Evidence,
-    /// The number of processes that it could be.
-    pub candidates: usize,
+}
+
+impl Owner {
+    /// The process. Among several candidates, the one with the lowest number.
+    #[must_use]
+    pub fn process(&self) -> &MakerFacts {
+        &self.candidates[0]
+    }
 }

@@ -4,6 +4,8 @@
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.
 //! 3. A process that has a connection to the remote end of a bucket has probably opened the other connection, too.
 //!
+//! [`find`] returns the owner of each row, and [`count`] counts them for a summary.
+//!
 //! 2 and 3 are inferences: the process may have started after the bucket was made. Several processes can fit.
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,13 +18,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Choice, Namespaces, PassOn, SnapshotError};
+use super::{Answer, Choice, Namespaces, PassOn, SnapshotError, Summarized};
+use crate::analysis::groups::Count;
 use crate::filter::Filter;
 use crate::model::close::MakerFacts;
 use crate::model::facts::Facts;
 use crate::model::owner::{Evidence, Owner};
 use crate::model::port::Port;
-use crate::model::process::Owners;
+use crate::model::process::{Owners, Process};
 use crate::model::row::Row;
 use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::Source;
@@ -50,7 +53,7 @@ pub struct TracedLine {
 
 /// The owners that a tracer has recorded, by cookie.
 #[derive(Debug, Default)]
-pub struct Traced(HashMap<Cookie, (Arc<MakerFacts>, Evidence)>);
+pub struct Traced(HashMap<Cookie, Owner>);
 
 impl Traced {
     /// Asks the tracer that serves this socket.
@@ -63,22 +66,21 @@ impl Traced {
 
     fn parse(bytes: &[u8]) -> io::Result<Self> {
         let mut traced = HashMap::new();
-        let mut shared: HashMap<(u32, String, Option<String>), Arc<MakerFacts>> = HashMap::new();
+        let mut shared: HashMap<(u32, String, Option<String>), Arc<[MakerFacts]>> = HashMap::new();
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let TracedLine { cookie, pid, own_pid_namespace, comm, cgroup, method } = serde_json::from_slice(line)?;
             let Some(cookie) = cookie.parse().ok().and_then(Cookie::new) else { continue };
-            let facts = shared.entry((pid, comm.clone(), cgroup.clone())).or_insert_with(|| {
-                Arc::new(MakerFacts { pid, own_pid_namespace, comm, cgroup, ..MakerFacts::default() })
+            let candidates = shared.entry((pid, comm.clone(), cgroup.clone())).or_insert_with(|| {
+                Arc::new([MakerFacts { pid, own_pid_namespace, comm, cgroup, ..MakerFacts::default() }])
             });
             let evidence = if method == "bpf" { Evidence::Traced } else { Evidence::Sampled };
-            traced.insert(cookie, (Arc::clone(facts), evidence));
+            traced.insert(cookie, Owner { candidates: Arc::clone(candidates), evidence });
         }
         Ok(Self(traced))
     }
 
     fn owner(&self, row: &Row) -> Option<Owner> {
-        let (process, evidence) = self.0.get(&row.bucket.cookie?)?;
-        Some(Owner { process: Arc::clone(process), evidence: *evidence, candidates: 1 })
+        self.0.get(&row.bucket.cookie?).cloned()
     }
 }
 
@@ -105,7 +107,7 @@ impl Live {
         Ok(live)
     }
 
-    /// The sockets whose processes may have made this bucket, and why.
+    /// The sockets whose processes may have made this bucket, at most [`MOST_SOCKETS`], and why.
     fn evidence(&self, row: &Row) -> Option<(Evidence, Vec<&FullSocket>)> {
         let tuple = &row.bucket.tuple;
         let covers = |listener: &&FullSocket| {
@@ -114,12 +116,12 @@ impl Live {
             wildcard || addr == tuple.local_addr()
         };
         let listeners = self.listeners.get(&tuple.local_port()).into_iter().flatten().filter(covers);
-        let listeners: Vec<&FullSocket> = listeners.collect();
+        let listeners: Vec<&FullSocket> = listeners.take(MOST_SOCKETS).collect();
         if !listeners.is_empty() {
             return Some((Evidence::Listener, listeners));
         }
         let connections = self.connections.get(&(tuple.remote_addr(), tuple.remote_port()))?;
-        Some((Evidence::SameDestination, connections.iter().collect()))
+        Some((Evidence::SameDestination, connections.iter().take(MOST_SOCKETS).collect()))
     }
 }
 
@@ -156,7 +158,7 @@ pub fn find(
     let mut wanted: BTreeMap<NonZeroU32, FullSocket> = BTreeMap::new();
     for i in unknown(&found) {
         let sockets = evidence(rows[i]).map(|(_, sockets)| sockets).unwrap_or_default();
-        wanted.extend(sockets.into_iter().take(MOST_SOCKETS).filter_map(|socket| Some((socket.inode?, *socket))));
+        wanted.extend(sockets.into_iter().filter_map(|socket| Some((socket.inode?, *socket))));
     }
     let processes = owners::find(wanted.values());
     let mut known: HashMap<Ends, Option<Owner>> = HashMap::new();
@@ -164,13 +166,12 @@ pub fn find(
         let Some((evidence, sockets)) = evidence(rows[i]) else { continue };
         let infer = || {
             let mut held = BTreeMap::new();
-            for inode in sockets.into_iter().take(MOST_SOCKETS).filter_map(|socket| socket.inode) {
+            for inode in sockets.into_iter().filter_map(|socket| socket.inode) {
                 if let Some(Owners::Found(processes)) = processes.owners.get(&inode) {
                     held.extend(processes.iter().map(|process| (process.pid, process)));
                 }
             }
-            let (pid, process) = held.first_key_value()?;
-            let facts = MakerFacts {
+            let facts = |(pid, process): (&i32, &&Process)| MakerFacts {
                 pid: pid.unsigned_abs(),
                 own_pid_namespace: true,
                 comm: process.comm.clone(),
@@ -178,7 +179,8 @@ pub fn find(
                 cgroup: process.cgroup.clone(),
                 kernel: false,
             };
-            Some(Owner { process: Arc::new(facts), evidence, candidates: held.len() })
+            let candidates: Arc<[MakerFacts]> = held.iter().map(facts).collect();
+            (!candidates.is_empty()).then_some(Owner { candidates, evidence })
         };
         let tuple = &rows[i].bucket.tuple;
         let end = match evidence {
@@ -190,6 +192,31 @@ pub fn find(
     let mut answer = answer.with(found);
     answer.warnings.extend(processes.failure);
     Ok(answer)
+}
+
+/// Counts the owner of each bucket of a summary, if one of its groups needs owners.
+///
+/// # Errors
+/// See [`find`].
+pub fn count(
+    namespaces: &Namespaces,
+    summarized: &mut Summarized,
+    traced: &Traced,
+) -> Result<Answer<()>, SnapshotError> {
+    let rows = summarized.rows();
+    let found = find(namespaces, &rows, &summarized.facts, traced)?;
+    // Buckets of one owner share its facts, so most buckets only need a comparison of pointers.
+    let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, Count)> = HashMap::new();
+    for (row, owner) in rows.iter().zip(&found.value) {
+        let Some(owner) = owner else { continue };
+        let (_, count) =
+            counts.entry((owner.candidates.as_ptr(), owner.evidence)).or_insert_with(|| (owner, Count::default()));
+        count.add(row.bucket.fin_wait_2);
+    }
+    for (owner, count) in counts.into_values() {
+        summarized.add_owner(owner, count);
+    }
+    Ok(found.map(|_| ()))
 }
 
 /// The maximum number of sockets whose processes are candidates for the owner of one bucket.
@@ -207,7 +234,7 @@ mod tests {
         let traced = Traced::parse(lines).expect("lines");
         let owner = traced.owner(&row("10.0.0.1", 80, "10.0.0.2", 40000)).expect("cookie 1");
         assert_eq!(
-            (owner.process.pid, owner.process.unit(), owner.evidence),
+            (owner.process().pid, owner.process().unit(), owner.evidence),
             (7, Some("web.service"), Evidence::Traced)
         );
         assert!(Traced::parse(b"{\"cookie\":1}\n").is_err());

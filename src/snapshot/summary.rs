@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 use super::namespaces::located_by_facts;
 use super::{Answer, PassOn, Snapshot, SnapshotError, interrupted, merged_facts};
 use crate::analysis::direction;
-use crate::analysis::groups::By;
+use crate::analysis::groups::{By, Count};
 use crate::analysis::limits::{self, Limit};
 use crate::analysis::summary::{Summary, Tally};
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::listeners::Listeners;
-use crate::model::row::Direction;
+use crate::model::owner::Owner;
+use crate::model::row::{Direction, Row};
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::source::{Origin, Source, WalkEnd};
 
@@ -27,6 +28,8 @@ pub struct Summarized {
     pub facts: Vec<Facts>,
     /// The interface of the kernel that the buckets came from; procfs if any bucket came from it.
     pub origin: Origin,
+    /// Every bucket, if a group needs the owners of buckets.
+    rows: Vec<Row>,
     several: bool,
     of_one_family: bool,
 }
@@ -47,6 +50,17 @@ impl Summarized {
         merged_facts(&self.facts, self.several)
     }
 
+    /// Every bucket, if a group needs the owners of buckets; otherwise none.
+    #[must_use]
+    pub fn rows(&self) -> Vec<&Row> {
+        self.rows.iter().collect()
+    }
+
+    /// Counts the owner of buckets that are counted already. The others have an unknown owner.
+    pub fn add_owner(&mut self, owner: &Owner, count: Count) {
+        self.tally.add_owner(owner, count);
+    }
+
     /// Adds the counts of another namespace.
     fn add(&mut self, other: Self) {
         // After the first difference the merged length stays unknown. The limit is added once.
@@ -57,6 +71,8 @@ impl Summarized {
         self.tally.merge(other.tally);
         self.kernel = self.kernel.merged(&other.kernel);
         self.limits.extend(other.limits);
+        let netns = u32::try_from(self.facts.len()).unwrap_or(u32::MAX);
+        self.rows.extend(other.rows.into_iter().map(|row| Row { netns, ..row }));
         self.facts.extend(other.facts);
         if other.origin != self.origin {
             self.origin = Origin::Procfs;
@@ -99,7 +115,7 @@ impl Snapshot {
 fn count(source: &mut Source, by: &[By], ipv4: Option<bool>) -> Result<(Summarized, Answer<()>), SnapshotError> {
     let kernel = source.bucket_facts();
     let mut facts = source.facts().clone();
-    let (tally, end) = walk(source, by, &facts, &kernel, ipv4)?;
+    let (tally, rows, end) = walk(source, by, &facts, &kernel, ipv4)?;
     // Direction depends on the ephemeral range.
     let needed: &[Setting] = if by.contains(&By::Direction) { &[Setting::LocalPortRange] } else { &[] };
     let mut warnings = facts.gaps(needed);
@@ -111,7 +127,7 @@ fn count(source: &mut Source, by: &[By], ipv4: Option<bool>) -> Result<(Summariz
     facts.interfaces.keep([]);
     let origin = source.origin();
     let of_one_family = ipv4.is_some();
-    let counted = Summarized { tally, kernel, limits, facts: vec![facts], origin, several: false, of_one_family };
+    let counted = Summarized { tally, kernel, limits, facts: vec![facts], origin, rows, several: false, of_one_family };
     Ok((counted, Answer { complete, warnings, ..Answer::whole(()) }))
 }
 
@@ -121,18 +137,19 @@ fn walk(
     facts: &Facts,
     kernel: &BucketFacts,
     ipv4: Option<bool>,
-) -> Result<(Tally, WalkEnd), SnapshotError> {
+) -> Result<(Tally, Vec<Row>, WalkEnd), SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
     // The kernel lists listeners of both families, because the direction may depend on either. The family of buckets is
     // tested here again.
     let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
     let wanted = |bucket_is_ipv4| ipv4.is_none_or(|ipv4| ipv4 == bucket_is_ipv4);
     let infers_direction = by.contains(&By::Direction);
-    let ((_, tally), end) = source.collect(
+    let needs_owners = by.iter().any(|by| by.needs_owners());
+    let ((_, tally, rows), end) = source.collect(
         states,
         &filter,
-        || (Listeners::default(), Tally::new(by, kernel)),
-        |(listeners, tally), socket| match socket {
+        || (Listeners::default(), Tally::new(by, kernel), vec![]),
+        |(listeners, tally, rows), socket| match socket {
             Socket::Full(full) if full.state == TcpState::Listen => listeners.add(*full),
             Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
                 let direction = if infers_direction {
@@ -141,10 +158,13 @@ fn walk(
                     Direction::Unknown
                 };
                 tally.add(bucket, direction);
+                if needs_owners {
+                    rows.push(Row { bucket: *bucket, direction, netns: 0 });
+                }
             }
             // A bucket of the other family, or a full socket in FIN_WAIT_2, which still has an owner.
             Socket::Bucket(_) | Socket::Full(_) => {}
         },
     )?;
-    Ok((tally, end))
+    Ok((tally, rows, end))
 }

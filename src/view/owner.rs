@@ -1,4 +1,4 @@
-//! A list of buckets with their owners: a table with two more columns, or records with one more key.
+//! Buckets with their owners: a list as a table with two more columns or as records with one more key, and the names of groups.
 
 use std::io::{self, Write};
 
@@ -11,9 +11,12 @@ use super::record::SocketRecord;
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
 use super::text::Text;
-use crate::model::container::Runtime;
+use crate::analysis::groups::By;
+use crate::analysis::makers::Key;
+use crate::analysis::owner_counts::{EvidenceCount, OwnerGroup};
+use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
-use crate::model::owner::Owner;
+use crate::model::owner::{Evidence, Owner};
 use crate::model::row::Row;
 
 /// Rows with their owners, in the same order.
@@ -38,24 +41,33 @@ struct OwnerRecord<'a> {
 }
 
 #[derive(Serialize)]
-struct ContainerRecord<'a> {
-    runtime: Option<&'static str>,
-    id: &'a str,
+pub(super) struct ContainerRecord<'a> {
+    pub(super) runtime: Option<&'static str>,
+    pub(super) id: &'a str,
+}
+
+impl<'a> ContainerRecord<'a> {
+    pub(super) fn new(container: Container<'a>) -> Self {
+        Self { runtime: container.runtime.map(Runtime::name), id: container.id }
+    }
+}
+
+/// `own`, if a number of a process is one of twtool's own pid namespace, and otherwise `initial`.
+pub(super) const fn pid_namespace(own: bool) -> &'static str {
+    if own { "own" } else { "initial" }
 }
 
 impl<'a> OwnerRecord<'a> {
     fn new(owner: &'a Owner) -> Self {
-        let process = &*owner.process;
+        let process = owner.process();
         Self {
             pid: process.pid,
-            pid_namespace: if process.own_pid_namespace { "own" } else { "initial" },
+            pid_namespace: pid_namespace(process.own_pid_namespace),
             comm: &process.comm,
             unit: process.unit(),
-            container: process
-                .container()
-                .map(|container| ContainerRecord { runtime: container.runtime.map(Runtime::name), id: container.id }),
+            container: process.container().map(ContainerRecord::new),
             evidence: owner.evidence.name(),
-            candidates: owner.candidates,
+            candidates: owner.candidates.len(),
         }
     }
 }
@@ -133,7 +145,7 @@ impl Owned<'_> {
             };
             let mut cells: Vec<String> = columns.iter().map(cell).collect();
             cells.extend(match &self.owners[i] {
-                Some(owner) => [name(owner), evidence(owner)],
+                Some(owner) => [name(owner), evidence(owner.evidence, owner.candidates.len())],
                 None => ["-".into(), "-".into()],
             });
             cells
@@ -141,10 +153,9 @@ impl Owned<'_> {
         let rows: Vec<Vec<String>> = (0..self.rows.len()).map(row).collect();
         table::write(out, &headings, header, &rows, style)?;
         if header {
-            let named = self.owners.iter().flatten().filter(|owner| owner.evidence.is_certain()).count();
-            let inferred = self.owners.iter().flatten().count() - named;
-            let unknown = self.owners.len() - named - inferred;
-            let owners = format!("{named} with a known owner, {inferred} with an inferred one, {unknown} unknown");
+            let certain = |certain| move |owner: &&Owner| owner.evidence.is_certain() == certain;
+            let count = |is_certain| self.owners.iter().flatten().filter(certain(is_certain)).count() as u64;
+            let owners = totals(count(true), count(false), self.owners.len() as u64);
             let shown = if total > rows.len() { format!("{} of {total} shown: ", rows.len()) } else { String::new() };
             writeln!(out, "{}", style.paint(Meaning::Aside, format!("{shown}{owners}")))?;
         }
@@ -152,19 +163,58 @@ impl Owned<'_> {
     }
 }
 
+/// How many of these buckets have an owner.
+pub(super) fn totals(known: u64, inferred: u64, all: u64) -> String {
+    let [unknown, known, inferred] = [all - known - inferred, known, inferred].map(human::grouped);
+    format!("{known} with a known owner, {inferred} with an inferred one, {unknown} unknown")
+}
+
 /// `nginx (4711, nginx.service)`.
 fn name(owner: &Owner) -> String {
-    let process = &owner.process;
+    let process = owner.process();
     let place = process.container().map(|container| container.text()).or_else(|| process.unit().map(str::to_owned));
+    process_name(&process.comm, process.pid, place.as_deref())
+}
+
+fn process_name(comm: &str, pid: u32, place: Option<&str>) -> String {
     let place = place.map(|place| format!(", {place}")).unwrap_or_default();
-    let text = format!("{} ({}{place})", process.comm, process.pid);
-    human::escape(&text).into_owned()
+    human::escape(&format!("{comm} ({pid}{place})")).into_owned()
+}
+
+/// The name of an owner, a unit or a container that made buckets.
+pub(super) fn group_name(group: &OwnerGroup, by: By) -> String {
+    let container = |runtime: Option<&str>, id: &str| {
+        let runtime = runtime.map_or(String::new(), |runtime| format!("{runtime} "));
+        format!("{runtime}container {}", id.get(..12).unwrap_or(id))
+    };
+    match &group.key {
+        Key::Process(process) => {
+            let place = process.container.as_ref().map(|(runtime, id)| container(*runtime, id));
+            process_name(&process.comm, process.pid, place.or_else(|| process.unit.clone()).as_deref())
+        }
+        Key::Unit(unit) => human::escape(unit).into_owned(),
+        Key::Container(runtime, id) => container(*runtime, id),
+        Key::Outside if by == By::Unit => "no unit".into(),
+        Key::Outside => "no container".into(),
+        _ => "unknown".into(),
+    }
+}
+
+/// The evidence about a group of buckets, with numbers if there are several kinds.
+pub(super) fn group_evidence(group: &OwnerGroup) -> String {
+    let found = Evidence::ALL.into_iter().zip(group.evidence).filter(|(_, evidence)| evidence.buckets > 0);
+    let found: Vec<(Evidence, EvidenceCount)> = found.collect();
+    let text = |&(kind, EvidenceCount { buckets, candidates }): &(Evidence, EvidenceCount)| {
+        let kind = evidence(kind, candidates);
+        if found.len() == 1 { kind } else { format!("{kind}: {}", human::grouped(buckets)) }
+    };
+    if found.is_empty() { "-".into() } else { found.iter().map(text).collect::<Vec<_>>().join(", ") }
 }
 
 /// The evidence. An inference has a question mark and the number of candidates, so that it does not look like a fact.
-fn evidence(owner: &Owner) -> String {
-    let name = owner.evidence.name();
-    match (owner.evidence.is_certain(), owner.candidates) {
+fn evidence(evidence: Evidence, candidates: usize) -> String {
+    let name = evidence.name();
+    match (evidence.is_certain(), candidates) {
         (true, _) => name.to_owned(),
         (false, 1) => format!("{name}?"),
         (false, candidates) => format!("{name}? 1 of {candidates}"),

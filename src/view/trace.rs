@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::human;
 use super::json::{self, Envelope};
+use super::owner::{ContainerRecord, pid_namespace};
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
 use crate::analysis::makers::{By, Key, MakerRow};
 use crate::model::close::{Close, CloseTotals, Maker, Method, Outcome, Role};
-use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
@@ -56,25 +56,13 @@ struct MakerRecord<'a> {
     kernel: bool,
 }
 
-#[derive(Serialize)]
-struct ContainerRecord<'a> {
-    runtime: Option<&'static str>,
-    id: &'a str,
-}
-
-impl<'a> ContainerRecord<'a> {
-    fn new(container: Container<'a>) -> Self {
-        Self { runtime: container.runtime.map(Runtime::name), id: container.id }
-    }
-}
-
 impl<'a> MakerRecord<'a> {
     fn new(maker: &'a Maker) -> Self {
         let facts = &*maker.facts;
         Self {
             pid: facts.pid,
             tid: maker.tid,
-            pid_namespace: if facts.own_pid_namespace { "own" } else { "initial" },
+            pid_namespace: pid_namespace(facts.own_pid_namespace),
             comm: &facts.comm,
             thread: &maker.thread,
             cmdline: facts.cmdline.as_deref(),

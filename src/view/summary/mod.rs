@@ -16,6 +16,7 @@ use crate::model::port::Port;
 use crate::view::chart::{self, Chart};
 use crate::view::human;
 use crate::view::json::{self, Envelope};
+use crate::view::owner;
 use crate::view::steps;
 use crate::view::style::{Meaning, TextStyle};
 use crate::view::table::{self, Heading};
@@ -75,6 +76,10 @@ pub fn page(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Res
         side_by_side(out, &blocks, style)?;
         let blocks: Vec<Block> = many.iter().map(|group| block(group, content, style)).collect::<io::Result<_>>()?;
         side_by_side(out, &blocks, style)?;
+        if let Some([traced, sampled, listener, same_destination]) = summary.evidence() {
+            let totals = owner::totals(traced + sampled, listener + same_destination, summary.totals.all());
+            human::break_lines(out, &totals, "", "", style.width)?;
+        }
     }
     writeln!(out)?;
     counters(out, content, style)?;
@@ -183,10 +188,11 @@ struct Block {
 }
 
 impl Block {
-    fn new(title: &'static str, rows: &[Vec<String>], style: TextStyle) -> io::Result<Self> {
+    fn new(title: &'static str, more: &[Heading], rows: &[Vec<String>], style: TextStyle) -> io::Result<Self> {
         let mut text = vec![];
         let plain = TextStyle { color: false, width: Some(style.width.unwrap_or(USUAL_WIDTH)), ..style };
-        table::write(&mut text, &[Heading::new(title), Heading::new("COUNT").right()], true, rows, plain)?;
+        let headings = [&[Heading::new(title), Heading::new("COUNT").right()], more].concat();
+        table::write(&mut text, &headings, true, rows, plain)?;
         let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
         let width = lines.iter().map(|line| line.width()).max().unwrap_or_default();
         Ok(Self { lines, width })
@@ -210,22 +216,34 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
     // Mainline kernels have no bucket with more than 60 s left.
     rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
-    Block::new("REMAINING", &rows, style)
+    Block::new("REMAINING", &[], &rows, style)
 }
 
 fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Block> {
     // Among many keys with one bucket each, an arbitrary selection is not useful.
     let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
     let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
-    let mut rows: Vec<Vec<String>> =
-        leading.iter().map(|(key, count)| row(label(key, content.facts, content.namespaces), count.all())).collect();
+    let line = |(key, count): &&(Key, Count)| match *key {
+        Key::Owner(place) => {
+            let owner = &group.owners[place];
+            let mut cells = row(owner::group_name(owner, group.by), count.all());
+            cells.push(owner::group_evidence(owner));
+            cells
+        }
+        key => row(label(&key, content.facts, content.namespaces), count.all()),
+    };
+    let mut rows: Vec<Vec<String>> = leading.iter().map(line).collect();
     let others = group.distinct - leading.len();
     if others > 0 {
         let all: u64 = group.top.iter().map(|(_, count)| count.all()).sum::<u64>() + group.others.all();
         let rest = all - leading.iter().map(|(_, count)| count.all()).sum::<u64>();
         rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
     }
-    Block::new(title(group.by), &rows, style)
+    let evidence: &[Heading] = if group.by.needs_owners() { &[Heading::new("EVIDENCE")] } else { &[] };
+    for row in &mut rows {
+        row.resize(2 + evidence.len(), String::new());
+    }
+    Block::new(title(group.by), evidence, &rows, style)
 }
 
 /// The title of the column with the keys of a group.
@@ -239,10 +257,14 @@ pub const fn title(by: By) -> &'static str {
         By::RemotePort => "REMOTE PORT",
         By::Destination => "DESTINATION",
         By::Netns => "NETNS",
+        By::Owner => "OWNER",
+        By::Unit => "UNIT",
+        By::Container => "CONTAINER",
     }
 }
 
-/// The text of a key. `facts` names services, and `namespaces` are those of each network namespace.
+/// The text of a key. `facts` names services, and `namespaces` are those of each network namespace. The names of owners are in
+/// their ranking.
 #[must_use]
 pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
     let named = |text: String, port: Port| match facts.services.name(port) {
@@ -263,6 +285,7 @@ pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
                 (None, None) => "unknown".into(),
             }
         }
+        Key::Owner(_) => "unknown".into(),
     }
 }
 

@@ -3,9 +3,13 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::analysis::groups::{Count, Key, Ranking};
+use crate::analysis::groups::{By, Count, Key, Ranking};
 use crate::analysis::history::{History, RemainingTimes};
+use crate::analysis::makers::Key as MakerKey;
+use crate::analysis::owner_counts::OwnerGroup;
 use crate::analysis::summary::Summary;
+use crate::model::owner::Evidence;
+use crate::view::owner::{ContainerRecord, pid_namespace};
 use crate::view::steps::StepRecord;
 use crate::view::summary::Content;
 
@@ -29,6 +33,8 @@ pub(super) struct Payload<'a> {
     source: &'static str,
     totals: TotalsRecord,
     groups: Ordered<GroupRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owners: Option<Ordered<u64>>,
     history: HistoryRecord,
     remaining: Vec<SpanRecord>,
     memory: MemoryRecord,
@@ -68,6 +74,7 @@ struct LineRecord<'a> {
     key: Key,
     count: Count,
     content: Content<'a>,
+    group: &'a Ranking,
 }
 
 impl Serialize for LineRecord<'_> {
@@ -86,6 +93,7 @@ impl Serialize for LineRecord<'_> {
                 map.serialize_entry("netns", &facts.netns)?;
                 map.serialize_entry("netns_name", &facts.netns_name)?;
             }
+            Key::Owner(place) => serialize_owner(&self.group.owners[place], self.group.by, &mut map)?,
             Key::RemoteAddr(addr) => map.serialize_entry("remote_addr", &addr)?,
             Key::RemotePort(port) | Key::Destination(_, port) => {
                 if let Key::Destination(addr, _) = self.key {
@@ -100,6 +108,39 @@ impl Serialize for LineRecord<'_> {
         map.serialize_entry("fin_wait_2", &self.count.fin_wait_2)?;
         map.end()
     }
+}
+
+/// The JSON keys for each kind of evidence, in the order of `Evidence::ALL`.
+const EVIDENCE: [&str; Evidence::ALL.len()] = ["traced", "sampled", "listener", "same_destination"];
+
+fn serialize_owner<M: SerializeMap>(owner: &OwnerGroup, by: By, map: &mut M) -> Result<(), M::Error> {
+    let group = match &owner.key {
+        MakerKey::Process(_) => "process",
+        MakerKey::Unit(_) => "unit",
+        MakerKey::Container(..) => "container",
+        MakerKey::Outside => "none",
+        _ => "unknown",
+    };
+    map.serialize_entry("group", group)?;
+    let process = if let MakerKey::Process(process) = &owner.key { Some(process) } else { None };
+    if by == By::Owner {
+        map.serialize_entry("pid", &process.map(|process| process.pid))?;
+        map.serialize_entry("pid_namespace", &process.map(|process| pid_namespace(process.own_pid_namespace)))?;
+        map.serialize_entry("comm", &process.map(|process| &process.comm))?;
+    }
+    if by != By::Container {
+        let unit = if let MakerKey::Unit(unit) = &owner.key { Some(unit) } else { None };
+        map.serialize_entry("unit", &unit.or_else(|| process?.unit.as_ref()))?;
+    }
+    if by != By::Unit {
+        let of_process = || process?.container.as_ref().map(|(runtime, id)| (*runtime, id));
+        let one = if let MakerKey::Container(runtime, id) = &owner.key { Some((*runtime, id)) } else { of_process() };
+        map.serialize_entry("container", &one.map(|(runtime, id)| ContainerRecord { runtime, id }))?;
+    }
+    let counts = EVIDENCE.into_iter().zip(owner.evidence.map(|evidence| evidence.buckets)).collect();
+    map.serialize_entry("evidence", &Ordered(counts))?;
+    let candidates = owner.evidence.iter().map(|evidence| evidence.candidates).max();
+    map.serialize_entry("candidates", &candidates.filter(|candidates| *candidates > 0))
 }
 
 #[derive(Serialize)]
@@ -163,9 +204,13 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
     let Content { summary, source, help, .. } = *content;
     let Summary { totals, times, history, memory, limits, kernel, .. } = summary;
     let group = |group: &'a Ranking| {
-        let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, content: *content }).collect();
+        let top = group.top.iter().map(|&(key, count)| LineRecord { key, count, content: *content, group }).collect();
         (group.by.name(), GroupRecord { top, others: group.others.all(), distinct: group.distinct })
     };
+    let owners = summary.evidence().map(|evidence| {
+        let unknown = totals.all() - evidence.iter().sum::<u64>();
+        Ordered(EVIDENCE.into_iter().zip(evidence).chain([("unknown", unknown)]).collect())
+    });
     let due = SpanRecord { over_ms: None, up_to_ms: Some(0), count: times.due() };
     let spans = SPANS.map(|(over, up_to)| SpanRecord {
         over_ms: Some(over * 1000),
@@ -183,6 +228,7 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
             max_tw_buckets: kernel.max_tw_buckets,
         },
         groups: Ordered(summary.groups.iter().map(group).collect()),
+        owners,
         history: HistoryRecord::new(history, times),
         remaining: std::iter::once(due).chain(spans).collect(),
         memory: MemoryRecord {
