@@ -146,7 +146,8 @@ fn a_thousand_idle_connections_keep_nobody_out() {
     assert!(sum(&values, Family::ExporterConnections, &[]) <= 512.0);
     assert!(sum(&values, Family::ExporterClosed, &["reason=\"replaced\""]) >= 400.0);
     let memory = sum(&values, Family::ProcessMemory, &[]);
-    assert!(memory < 32.0 * 1024.0 * 1024.0, "{memory}");
+    // Without the limit of 512 connections it would grow by 16 KiB for each. An unoptimized build needs about 33 MiB.
+    assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
     // The thread of the collection ends a moment after its result. The threads that help with long lists stay, one for each core.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
@@ -191,7 +192,8 @@ fn a_client_that_never_reads_keeps_nobody_out() {
         .collect();
     let values = samples(&get("/metrics").body);
     let memory = sum(&values, Family::ProcessMemory, &[]);
-    assert!(memory < 32.0 * 1024.0 * 1024.0, "{memory}");
+    // Without the limit of 512 connections it would grow by 16 KiB for each. An unoptimized build needs about 33 MiB.
+    assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
     // After the time limit for writing they are closed.
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(40));
     while sum(&samples(&get("/metrics").body), Family::ExporterClosed, &["reason=\"timeout\""]) < 50.0 {
