@@ -325,19 +325,28 @@ fn counting() -> Outside {
 
 /// While the program runs on a core, the kernel does not start it there again, so some closes reach only its second copy.
 ///
-/// On overloaded cores, with other load beside the test, the kernel sometimes runs neither copy for a whole batch of closes: see
-/// docs/commands/trace.md, "Losses". So the test allows a few.
+/// This kernel may run no BPF program while process 1 is current (see [`skips_process_1`]). Then a few closes may be missing.
 fn nearly_every_close_is_seen_on_busy_cores() {
     let outside = counting();
     close_many(4, 2000);
     kill(outside.pid(), Signal::SIGTERM).expect("a signal");
     let run = outside.end();
     let document = run.json();
-    let (closes, lost) = (document["closes"].as_u64().expect("a number"), document["lost"].as_u64().expect("a number"));
+    let [closes, named, lost, skipped] =
+        ["closes", "named", "lost", "skipped"].map(|key| document[key].as_u64().expect("a number"));
+    measured(format!("trace: {closes} of 8000 closes seen, {named} named, {lost} lost, up to {skipped} skipped"));
     // The losses of all namespaces are counted together, because the kernel does not report which closes are lost.
-    assert!(closes <= 8000 && closes + lost >= 7600, "{run}");
-    measured(format!("trace: {closes} of 8000 closes seen, and {lost} counted as lost"));
-    assert_eq!(document["named"], document["closes"], "{run}");
+    let uncounted = if skips_process_1() { 400 } else { 0 };
+    assert!(closes <= 8000 && closes + lost + skipped + uncounted >= 8000, "{run}");
+    assert!(named + skipped >= closes, "{run}");
+    assert_eq!(document["complete"], lost + skipped == 0, "{run}");
+}
+
+/// Whether this kernel is one of those that do not run BPF programs while process 1 is current, unless process 1 has loaded them. The
+/// mainline kernel is not.
+fn skips_process_1() -> bool {
+    let types = std::fs::read("/sys/kernel/btf/vmlinux").expect("the program was loaded");
+    types.windows(12).any(|name| name == b"\0init_owned\0")
 }
 
 fn what_a_stopped_tracer_misses_is_counted() {

@@ -13,7 +13,7 @@ use super::selection::SelectionArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::makers::{By, Makers};
 use crate::filter::parser::parse_duration;
-use crate::model::close::{Close, Method};
+use crate::model::close::{Close, CloseTotals, Method};
 use crate::model::command::quoted;
 use crate::model::facts::Facts;
 use crate::snapshot::closes::{Closes, How, Signal};
@@ -215,19 +215,27 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
         // Standard output has only closes, so the totals go to standard error.
         let _ = writeln!(context.err, "{}", view::trace::totals(totals));
     }
-    if totals.lost > 0 {
-        context.warn(&[lost(totals.lost)]);
-    }
+    context.warn(&missing(totals));
     context.out.flush()?;
     if let Some(signal) = signal {
         closes.let_through(signal)?;
     }
-    Ok(ExitStatus::complete(complete && totals.lost == 0))
+    Ok(ExitStatus::complete(complete && missing(totals).is_empty()))
 }
 
-fn lost(lost: u64) -> String {
-    let closes = if lost == 1 { "1 close is" } else { &format!("{lost} closes are") };
-    format!("{closes} missing, because twtool did not read them in time")
+/// The warnings about closes that are missing, or may be.
+fn missing(totals: CloseTotals) -> Vec<String> {
+    let CloseTotals { lost, skipped, .. } = totals;
+    let closes = |number, one, several| {
+        if number == 1 { format!("1 close {one}") } else { format!("{number} closes {several}") }
+    };
+    let lost =
+        (lost > 0).then(|| format!("{} missing, because twtool did not read them in time", closes(lost, "is", "are")));
+    let skipped = (skipped > 0).then(|| {
+        let closes = closes(skipped, "may be", "may be");
+        format!("up to {closes} missing or without a process, because the processors were too busy for the BPF program")
+    });
+    lost.into_iter().chain(skipped).collect()
 }
 
 /// What is done with closes.
@@ -310,9 +318,10 @@ impl Groups<'_, '_> {
         if format == Format::Ndjson {
             return Ok(view::trace::group_records(self.context.out, &rows)?);
         }
-        let warnings: Vec<String> = warnings.into_iter().chain((totals.lost > 0).then(|| lost(totals.lost))).collect();
+        let missing = missing(totals);
+        let complete = missing.is_empty() && closes.method() == Method::Bpf;
+        let warnings: Vec<String> = warnings.into_iter().chain(missing).collect();
         let facts = Facts { netns: None, netns_name: None, ..closes.own_facts().clone() };
-        let complete = totals.lost == 0 && closes.method() == Method::Bpf;
         let envelope = Envelope { schema: "twtool.trace/1", facts: &facts, complete, warnings: &warnings };
         Ok(view::trace::document(self.context.out, envelope, self.by.name(), closes.method(), &rows, totals)?)
     }

@@ -157,4 +157,6 @@ pub struct CloseTotals {
     pub named: u64,
     /// Closes that twtool could not read in time.
     pub lost: u64,
+    /// An upper bound for the closes that the BPF program could not see, because it was already running on the core.
+    pub skipped: u64,
 }

@@ -241,7 +241,9 @@ impl Closes {
                 add(close(record, at, &facts, makers), &facts);
             }
         });
-        totals.lost = tracer.lost().map_err(|source| TraceError::Failed { call: "BPF_MAP_LOOKUP_ELEM", source })?;
+        let failed = |call| move |source| TraceError::Failed { call, source };
+        totals.lost = tracer.lost().map_err(failed("BPF_MAP_LOOKUP_ELEM"))?;
+        totals.skipped = tracer.skipped().map_err(failed("BPF_OBJ_GET_INFO_BY_FD"))?;
         Ok(())
     }
 }

@@ -31,6 +31,7 @@ use super::interrupt::Interrupts;
 const MAP_CREATE: c_long = 0;
 const MAP_LOOKUP_ELEM: c_long = 1;
 const PROG_LOAD: c_long = 5;
+const OBJ_GET_INFO_BY_FD: c_long = 15;
 const RAW_TRACEPOINT_OPEN: c_long = 17;
 
 /// A kind of map (enum bpf_map_type).
@@ -217,6 +218,26 @@ pub fn attach(program: &Object) -> io::Result<Object> {
     }
     // The program itself names the tracepoint, so the name is null.
     open(RAW_TRACEPOINT_OPEN, &Attributes { name: 0, prog_fd: program.number().cast_unsigned(), pad: 0 })
+}
+
+/// How often the kernel did not start a program because it was already running on that core (`recursion_misses`).
+///
+/// # Errors
+/// bpf(2) failed.
+pub fn recursion_misses(program: &Object) -> io::Result<u64> {
+    /// The length of struct bpf_prog_info up to and including `recursion_misses`, in words of 8 bytes.
+    const WORDS: u32 = 27;
+    #[repr(C)]
+    struct Attributes {
+        fd: u32,
+        bytes: u32,
+        info: u64,
+    }
+    // The kernel writes to it. Zeros ask for no code and no lists.
+    let info: [AtomicU64; WORDS as usize] = Default::default();
+    let fd = program.number().cast_unsigned();
+    bpf(OBJ_GET_INFO_BY_FD, &Attributes { fd, bytes: 8 * WORDS, info: address(&info) })?;
+    Ok(info[WORDS as usize - 1].load(Ordering::Relaxed))
 }
 
 /// Memory that is shared with the kernel.

@@ -98,7 +98,9 @@ const TRACEPOINT_OPEN: &str = "BPF_RAW_TRACEPOINT_OPEN";
 pub struct Tracer {
     ring: Ring,
     lost: Object,
-    /// The kernel detaches the copies of the program when these are closed.
+    /// The copies of the program.
+    programs: [Object; 2],
+    /// The kernel detaches the copies when these are closed.
     _attached: [Object; 2],
 }
 
@@ -134,8 +136,9 @@ impl Tracer {
             loaded => (loaded?, true),
         };
         let attach = |program: &Object| bpf::attach(program).map_err(|error| TraceError::of(TRACEPOINT_OPEN, error));
-        let attached = [attach(&first)?, attach(&load(cgroup_name)?)?];
-        Ok(Self { ring, lost, _attached: attached })
+        let programs = [first, load(cgroup_name)?];
+        let attached = [attach(&programs[0])?, attach(&programs[1])?];
+        Ok(Self { ring, lost, programs, _attached: attached })
     }
 
     /// Passes the closes since the last call to `each`.
@@ -153,6 +156,16 @@ impl Tracer {
     /// bpf(2) failed.
     pub fn lost(&self) -> io::Result<u64> {
         bpf::read_array(&self.lost, 0)
+    }
+
+    /// An upper bound for the closes that neither copy of the program has seen, because both were already running on the core. The
+    /// kernel counts this for every change of a TCP state.
+    ///
+    /// # Errors
+    /// bpf(2) failed.
+    pub fn skipped(&self) -> io::Result<u64> {
+        let [first, second] = &self.programs;
+        Ok(bpf::recursion_misses(first)?.min(bpf::recursion_misses(second)?))
     }
 }
 

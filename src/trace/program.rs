@@ -12,7 +12,8 @@
 //! While a program runs on a core, the kernel does not start it again there (`bpf_prog_get_recursion_context` in
 //! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the close is missed: up to 0.7 % of 20,000
 //! closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second one finds what the first one
-//! has done in PENDING: a record, or the mark in it, which it then deletes.
+//! has done in PENDING: a record, or the mark in it, which it then deletes. Where tracepoints can be preempted (seen on 7.2), a core may
+//! have two tasks that each stopped within one copy. Then both copies miss what happens there; `Tracer::skipped` bounds it.
 //!
 //! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer at
 //! intervals, and the program wakes it when a quarter of the buffer is full.

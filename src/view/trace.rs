@@ -297,10 +297,11 @@ pub fn document(
         closes: u64,
         named: u64,
         lost: u64,
+        skipped: u64,
     }
     let groups = rows.iter().map(GroupRecord::new).collect();
-    let payload =
-        Payload { by, method: method.name(), groups, closes: totals.seen, named: totals.named, lost: totals.lost };
+    let CloseTotals { seen: closes, named, lost, skipped } = totals;
+    let payload = Payload { by, method: method.name(), groups, closes, named, lost, skipped };
     json::document(out, envelope, payload)
 }
 
