@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Header, Lines, MAX_HEADER_LENGTH, Problem, Recorded, RecordingError, RecordingFile, RecordingLine, parse_one,
-};
+use super::header::{Header, MAX_HEADER_LENGTH};
+use super::{Lines, Problem, Recorded, RecordingError, RecordingFile, RecordingLine, parse_one};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::sock_diag::transport::{Event, EventSink};
