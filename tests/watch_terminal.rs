@@ -112,9 +112,11 @@ fn a_shell_stops_it_in_the_background_and_takes_it_back() {
     screen.until_shown("ready:");
     screen.types(&format!("{PATH} watch --interval 200ms\n"));
     screen.until_shown("1 TIME_WAIT");
-    for _ in 0..2 {
+    for round in 1..=2 {
         screen.types("\x1a");
         screen.until(Screen::is_restored);
+        // It has taken the terminal once per round, so it never gives it back when the shell does not take it.
+        assert_eq!(String::from_utf8_lossy(&screen.written).matches("\x1b[?1049h").count(), round);
         // In the background it may not take the terminal, so the kernel stops it again (SIGTTOU).
         screen.types("clear; bg\n");
         screen.until_shown("watch --interval");

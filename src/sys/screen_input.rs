@@ -170,20 +170,20 @@ impl ScreenInput {
         Ok(result)
     }
 
-    /// Discards the signals that came while another program used the terminal: Ctrl-C there is for that program.
+    /// Discards what the terminal and the shell sent while another program used the terminal: Ctrl-C there is for that program.
     ///
     /// # Errors
     /// The signals cannot be read.
-    pub fn discard_interrupts(&self) -> io::Result<Option<Wakeup>> {
-        loop {
-            match self.signal()? {
-                Some(Wakeup::Signal(signal)) if signal != HeldSignal::INTERRUPT && signal != HeldSignal::STOP => {
-                    return Ok(Some(Wakeup::Signal(signal)));
-                }
-                Some(_) => {}
-                None => return Ok(None),
-            }
-        }
+    pub fn discard_terminal_signals(&self) -> io::Result<()> {
+        self.signals.discard(&[Signal::SIGINT, Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH])
+    }
+
+    /// Discards each [`Wakeup::Continued`] that is due.
+    ///
+    /// # Errors
+    /// The signals cannot be read.
+    pub fn discard_continued(&self) -> io::Result<()> {
+        self.signals.discard(&[Signal::SIGCONT])
     }
 }
 

@@ -70,11 +70,24 @@ impl Signals {
         Ok(came.and_then(|number| Signal::try_from(number).ok()))
     }
 
-    /// Reads the signals that have come, and keeps them for [`Self::next`]. Returns whether one of them ends or stops the program.
-    pub(super) fn end_the_program(&self) -> io::Result<bool> {
+    /// Reads the signals that have come, and keeps them for [`Self::next`].
+    fn read_all(&self) -> io::Result<()> {
         while let Some(signal) = self.read()? {
             self.came.borrow_mut().push_back(signal);
         }
+        Ok(())
+    }
+
+    /// Discards those of the signals that have come, and keeps all others for [`Self::next`].
+    pub(super) fn discard(&self, unwanted: &[Signal]) -> io::Result<()> {
+        self.read_all()?;
+        self.came.borrow_mut().retain(|signal| !unwanted.contains(signal));
+        Ok(())
+    }
+
+    /// Whether one of the signals that have come ends or stops the program. All of them stay for [`Self::next`].
+    pub(super) fn end_the_program(&self) -> io::Result<bool> {
+        self.read_all()?;
         Ok(self.came.borrow().iter().any(|signal| !matches!(signal, Signal::SIGCONT | Signal::SIGWINCH)))
     }
 }

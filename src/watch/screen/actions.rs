@@ -112,14 +112,15 @@ impl Screen {
         }
         write!(out, "press Enter to return to twtool watch")?;
         out.flush()?;
-        let mut ending = self.input.discard_interrupts()?;
+        self.input.discard_terminal_signals()?;
+        let mut ending = None;
         while ending.is_none() {
             match self.input.wait(None)? {
                 Wakeup::Key => {
                     io::stdin().read_line(&mut String::new())?;
                     break;
                 }
-                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Wakeup::Signal(signal)),
+                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Some(signal)),
                 Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
                 // The reply of a sample that is under way.
                 Wakeup::Work => self.receive()?,
@@ -128,17 +129,14 @@ impl Screen {
         }
         self.wanted.now = self.is_looking();
         self.resume()?;
-        Ok(match ending {
-            Some(Wakeup::Signal(signal)) => Some(Some(signal)),
-            _ => None,
-        })
+        Ok(ending)
     }
 
     /// Stops the program, as Ctrl-Z does.
     pub(super) fn stop(&mut self) -> Result<(), ScreenError> {
         self.guard.give_back()?;
         self.input.let_through(HeldSignal::STOP)?;
-        self.input.discard_interrupts()?;
+        self.input.discard_terminal_signals()?;
         self.resume()
     }
 }
