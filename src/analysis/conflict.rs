@@ -77,9 +77,8 @@ impl<'a> Obstacles<'a> {
         Self { failed: failed.map(|attempt| (attempt, certain(attempt))).collect() }
     }
 
-    /// Whether this socket can block one of the attempts. If the attempts had SO_REUSEADDR or SO_REUSEPORT, the socket may
-    /// be one that
-    /// shares the port with them and does not block them, because the kernel does not export the options of sockets.
+    /// Whether this socket can block one of the attempts. If the attempts had SO_REUSEADDR or SO_REUSEPORT, the socket may be one
+    /// that shares the port with them and does not block them, because the kernel does not export the options of sockets.
     #[must_use]
     pub fn has(&self, socket: &Socket) -> bool {
         self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {

@@ -48,7 +48,7 @@ pub enum Key {
     Netns(u64),
     /// The process is known and belongs to no unit, or to no container.
     Outside,
-    /// The process is not known.
+    /// The process is not known, or its cgroup is not, and so neither its unit nor its container.
     Unknown,
     /// The groups after the first [`MOST`].
     Others,
@@ -88,18 +88,25 @@ impl Key {
         Self::Process(Arc::new(ProcessKey::new(facts)))
     }
 
-    /// The unit of a process.
+    /// The unit of a process. It is unknown if the cgroup is.
     #[must_use]
     pub fn of_unit(facts: &MakerFacts) -> Self {
-        facts.unit().map_or(Self::Outside, |unit| Self::Unit(unit.to_owned()))
+        facts.unit().map_or_else(|| Self::without(facts), |unit| Self::Unit(unit.to_owned()))
     }
 
-    /// The container of a process.
+    /// The container of a process. It is unknown if the cgroup is.
     #[must_use]
     pub fn of_container(facts: &MakerFacts) -> Self {
-        facts.container().map_or(Self::Outside, |container| {
-            Self::Container(container.runtime.map(Runtime::name), container.id.to_owned())
-        })
+        let container = facts.container();
+        container.map_or_else(
+            || Self::without(facts),
+            |container| Self::Container(container.runtime.map(Runtime::name), container.id.to_owned()),
+        )
+    }
+
+    /// The group of a process whose cgroup names no unit or container.
+    const fn without(facts: &MakerFacts) -> Self {
+        if facts.cgroup.is_some() { Self::Outside } else { Self::Unknown }
     }
 }
 
@@ -242,6 +249,7 @@ mod tests {
     use crate::model::close::{Maker, Method};
     use crate::model::socket::FourTuple;
     use crate::model::user::User;
+    use std::slice;
     use std::time::SystemTime;
 
     fn close(pid: Option<u32>, cgroup: Option<&str>, role: Role, outcome: Outcome) -> Close {
@@ -296,6 +304,10 @@ mod tests {
         );
         assert_eq!(keys(By::Container, &closes), [(Key::Outside, 3), (Key::Unknown, 1)]);
         assert_eq!(keys(By::Process, &closes).len(), 3);
+        let without_cgroup = close(Some(7), None, Role::Accepted, Outcome::TimeWait);
+        for by in [By::Unit, By::Container] {
+            assert_eq!(keys(by, slice::from_ref(&without_cgroup)), [(Key::Unknown, 1)], "{by:?}");
+        }
     }
 
     #[test]

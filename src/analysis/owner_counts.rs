@@ -44,8 +44,6 @@ impl OwnerCounts {
     pub(super) fn add(&mut self, owner: &Owner, count: Count) {
         let by = self.by;
         let key = |facts: &MakerFacts| match by {
-            // Without a cgroup, the unit and the container of a process are unknown.
-            By::Unit | By::Container if facts.cgroup.is_none() => Key::Unknown,
             By::Unit => Key::of_unit(facts),
             By::Container => Key::of_container(facts),
             _ => Key::of_process(facts),

@@ -374,7 +374,7 @@ fn names(key: &Key, netns_name: &dyn Fn(u64) -> Option<String>) -> (String, Opti
         Key::LocalPort(port) => (port.to_string(), None),
         Key::Netns(netns) => (netns_name(*netns).unwrap_or_else(|| format!("net:[{netns}]")), None),
         Key::Outside => ("(none)".into(), None),
-        Key::Unknown => ("(unknown process)".into(), None),
+        Key::Unknown => ("(unknown)".into(), None),
         Key::Others => ("(others)".into(), None),
     }
 }
