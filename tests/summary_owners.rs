@@ -14,7 +14,7 @@ use crate::support::cgroup::Cgroup;
 use crate::support::netns::elsewhere;
 use crate::support::records::number;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect, half_closed, listen};
-use crate::support::tracer::{Tracer, close};
+use crate::support::tracer::Tracer;
 use crate::support::twtool::{Run, twtool};
 use crate::support::{not_checked, suite};
 
@@ -55,12 +55,8 @@ fn options_that_owners_do_not_have_are_refused() {
 
 fn a_tracer_names_the_owners_of_groups() {
     let folder = TempDir::new().expect("a folder");
-    let socket = folder.path().join("socket");
-    let socket = socket.to_str().expect("UTF-8");
-    let tracer = Tracer::start(&format!("--serve {socket}"));
-    let expected = close(&["close"]);
-    tracer.check(&expected);
-    let run = summary(&["--by", "owner,unit", "--top", "1000", "--tracer", socket, "--json"]).ok();
+    let (tracer, socket, expected) = Tracer::serve(&folder);
+    let run = summary(&["--by", "owner,unit", "--top", "1000", "--tracer", &socket, "--json"]).ok();
     let document = run.json();
     let pid = &expected[1]["pid"];
     let line = lines(&document, "owner").into_iter().find(|line| line["pid"] == *pid).expect("the process");
@@ -71,7 +67,7 @@ fn a_tracer_names_the_owners_of_groups() {
     assert_eq!((&line["comm"], &line["candidates"]), (&json!("python3"), &json!(1)), "{run}");
     let sum: u64 = lines(&document, "unit").iter().map(|line| number(&line["evidence"], "traced")).sum();
     assert_eq!(json!(sum), document["owners"]["traced"], "{run}");
-    let page = summary(&["--by", "owner", "--top", "1000", "--tracer", socket]).ok();
+    let page = summary(&["--by", "owner", "--top", "1000", "--tracer", &socket]).ok();
     assert!(page.stdout.contains("traced") && !page.stdout.contains("traced?"), "{page}");
     tracer.stop(Signal::SIGTERM);
 }

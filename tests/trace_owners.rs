@@ -15,7 +15,7 @@ use twtool::lab::ActiveCloser;
 
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect, listen};
 use crate::support::suite;
-use crate::support::tracer::{Tracer, close, until};
+use crate::support::tracer::{Tracer, until};
 use crate::support::twtool::{command, twtool};
 
 suite! {
@@ -50,21 +50,17 @@ fn owners(more: &[&str]) -> BTreeMap<u64, Value> {
 
 fn a_tracer_names_the_owners_of_buckets() {
     let folder = TempDir::new().expect("a folder");
-    let socket = folder.path().join("socket");
-    let socket = socket.to_str().expect("UTF-8");
-    let tracer = Tracer::start(&format!("--serve {socket}"));
-    let expected = close(&["close"]);
-    tracer.check(&expected);
+    let (tracer, socket, expected) = Tracer::serve(&folder);
     let closed = &expected[1];
-    let found = owners(&["--tracer", socket]);
+    let found = owners(&["--tracer", &socket]);
     let owner = &found[&closed["local"].as_u64().expect("a port")];
     assert_eq!(owner["pid"], closed["pid"], "{owner}");
     assert_eq!((owner["evidence"].as_str(), owner["candidates"].as_u64()), (Some("traced"), Some(1)), "{owner}");
-    let table = twtool(["list", "--owner", "--tracer", socket]).ok();
+    let table = twtool(["list", "--owner", "--tracer", &socket]).ok();
     assert!(table.stdout.contains("traced") && !table.stdout.contains("traced?"), "{table}");
     tracer.stop(Signal::SIGTERM);
-    assert!(!std::path::Path::new(socket).exists(), "the socket is removed");
-    twtool(["list", "--owner", "--tracer", socket]).refused("no tracer");
+    assert!(!std::path::Path::new(&socket).exists(), "the socket is removed");
+    twtool(["list", "--owner", "--tracer", &socket]).refused("no tracer");
 }
 
 fn a_listener_and_a_connection_are_inferences() {

@@ -174,6 +174,16 @@ impl Tracer {
         tracer
     }
 
+    /// Starts it with `--serve`, and makes connections that it has seen. Returns its socket, and what [`close`] returns.
+    #[track_caller]
+    pub(crate) fn serve(folder: &TempDir) -> (Self, String, Vec<Value>) {
+        let socket = folder.path().join("socket").to_str().expect("UTF-8").to_owned();
+        let tracer = Self::start(&format!("--serve {socket}"));
+        let expected = close(&["close"]);
+        tracer.check(&expected);
+        (tracer, socket, expected)
+    }
+
     /// The records so far.
     pub(crate) fn records(&self) -> Vec<Value> {
         let text = self.outside.stdout();
