@@ -74,9 +74,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");
 
-// The modules are public only for the tests, fuzz targets and benchmarks of this package. They may change at any time. They
-// are declared
-// without a macro, because rustfmt does not follow modules that a macro declares.
+// The modules are public only for the tests, fuzz targets and benchmarks of this package. They may change at any time. They are
+// declared without a macro, because rustfmt does not follow modules that a macro declares.
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod analysis;

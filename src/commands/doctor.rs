@@ -35,9 +35,8 @@ pub struct DoctorArgs {
     /// Explain every check: what the setting does, what it does not do, and the sources
     #[arg(short, long)]
     verbose: bool,
-    /// Count a socket in CLOSE_WAIT as silent if the last ACK of its peer is at least this old; 10 or more silent sockets of
-    /// one process
-    /// are a warning
+    /// Count a socket in CLOSE_WAIT as silent if the last ACK of its peer is at least this old; 10 or more silent sockets of one
+    /// process are a warning
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
     #[command(flatten)]

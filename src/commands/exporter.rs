@@ -16,8 +16,7 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 /metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
-a page with the \
-present state. /-/healthy answers without a collection.
+a page with the present state. /-/healthy answers without a collection.
 
 One collection serves all scrapes that begin within --min-interval. The exporter collects only when it is asked. It needs no capability \
 for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \

@@ -46,8 +46,7 @@ pub struct MetricsArgs {
 /// Arguments of the commands that collect metrics.
 #[derive(Args, Clone, Debug)]
 pub struct CollectionArgs {
-    /// In each network namespace, give metrics of their own to the N destinations nearest to exhaustion, to the N server
-    /// ports with
+    /// In each network namespace, give metrics of their own to the N destinations nearest to exhaustion, to the N server ports with
     /// the most closes, and to N owners of sockets; the rest is one sum, or one minimum
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     max_destinations: u16,

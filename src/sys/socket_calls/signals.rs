@@ -6,8 +6,7 @@
 //!    same number from the same sender. If the copy of the command is still pending when twtool passes on a signal, the kernel
 //!    merges the two (signal(7)).
 //! 3. A signal that the terminal sent (Ctrl-C) has also reached the command if the command is in twtool's process group.
-//!    Otherwise it is
-//!    passed on.
+//!    Otherwise it is passed on.
 
 use std::io;
 use std::os::fd::AsFd as _;
