@@ -66,7 +66,7 @@ pub enum BtfError {
         /// The path to the member.
         member: String,
     },
-    /// The member has another size than the program expects.
+    /// The size of the member is not the size that the program expects.
     #[error("in this kernel, the member {member} of struct {structure} has {found} bytes instead of {expected}")]
     Size {
         /// The name of the structure.

@@ -17,7 +17,7 @@ pub const R2: Reg = Reg(2);
 pub const R3: Reg = Reg(3);
 /// The fourth argument of a call.
 pub const R4: Reg = Reg(4);
-/// Kept by calls, like R7, R8 and R9.
+/// Calls do not change R6, R7, R8 and R9.
 pub const R6: Reg = Reg(6);
 /// See [`R6`].
 pub const R7: Reg = Reg(7);
@@ -170,7 +170,7 @@ impl Assembler {
         self.push(0x05, R0, R0, 0, 0);
     }
 
-    /// Jumps to the label if the register compares so with the value.
+    /// Jumps to the label if the condition is true for the register and the value.
     pub fn jump_if(&mut self, condition: If, reg: Reg, value: i32, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.push(0x05 | condition as u8, reg, R0, 0, value);

@@ -10,8 +10,8 @@
 //! # Why no BPF library
 //!
 //! twtool must start tracing within 30 ms and 24 MiB. aya 0.14 needs 45 ms and 46 MiB (Linux 6.18, 2026-11-26), most of it to parse
-//! the whole BTF of the kernel, of which this program uses 24 members. libbpf needs a C compiler and libelf. So twtool assembles the
-//! program in memory, and `sys::bpf` calls bpf(2).
+//! the whole BTF of the kernel, of which this program uses 25 members. libbpf needs a C compiler and libelf. So twtool assembles
+//! the program in memory, and `sys::bpf` calls bpf(2).
 
 pub mod btf;
 pub mod insn;
@@ -32,8 +32,8 @@ use crate::sys::{file, netns};
 /// The size of the ring buffer in bytes. At 50,000 closes per second, it holds the closes of 0.3 s.
 pub const RING_BYTES: u32 = 4 << 20;
 
-/// The maximum number of sockets in FIN_WAIT_1, FIN_WAIT_2 and CLOSING for which the map keeps the process that closed them. After a
-/// shutdown() of the sending side, an entry stays until the peer closes.
+/// The maximum number of sockets in FIN_WAIT_1, FIN_WAIT_2 and CLOSING for which the map keeps the process that closed them. After
+/// a shutdown() of the sending side, an entry stays until the peer closes.
 pub const PENDING: u32 = 16 * 1024;
 
 /// Why closes cannot be traced.
@@ -110,7 +110,8 @@ impl Tracer {
     /// # Errors
     /// See [`TraceError`].
     pub fn start() -> Result<Self, TraceError> {
-        // Before 5.11, the kernel answers EPERM also if the maps exceed RLIMIT_MEMLOCK. So on an old kernel, the error names its version.
+        // Before 5.11, the kernel answers EPERM also if the maps exceed RLIMIT_MEMLOCK. So on an old kernel, the error names its
+        // version.
         Self::load().map_err(|error| {
             let kernel = netns::kernel_release();
             if is_old(&kernel) { TraceError::Old(kernel) } else { error }
@@ -159,7 +160,7 @@ impl Tracer {
     }
 
     /// An upper bound for the closes that neither copy of the program has seen, because both were already running on the core. The
-    /// kernel counts this for every change of a TCP state.
+    /// kernel counts the runs of each copy that it skips, at every change of a TCP state.
     ///
     /// # Errors
     /// bpf(2) failed.

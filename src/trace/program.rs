@@ -2,21 +2,22 @@
 //!
 //! It runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
 //!
-//! 1. To FIN_WAIT_1: this end closes first, and the current task does it. The program fills a record (`record`) and stores it in the
-//!    map PENDING under the cookie of the socket. Asking for the cookie also assigns it, and the bucket inherits it.
+//! 1. To FIN_WAIT_1: this end closes first, and the current task does it. The program fills a record (`record`) and stores it in
+//!    the map PENDING under the cookie of the socket. Asking for the cookie also assigns it, and the bucket inherits it.
 //! 2. From FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends, and its flags tell whether a bucket replaces it. The
-//!    program adds them to the record of step 1, sends the record to the ring buffer, and marks it as sent. Without a record of step 1
-//!    (the connection closed before the program was attached, or PENDING was full), it sends a record without a task.
+//!    program adds them to the record of step 1, sends the record to the ring buffer, and marks it as sent. Without a record of
+//!    step 1 (the connection closed before the program was attached, or PENDING was full), it sends a record without a task.
 //! 3. If the ring buffer is full, it counts the loss.
 //!
 //! While a program runs on a core, the kernel does not start it again there (`bpf_prog_get_recursion_context` in
-//! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the close is missed: up to 0.7 % of 20,000
-//! closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second one finds what the first one
-//! has done in PENDING: a record, or the mark in it, which it then deletes. Where tracepoints can be preempted (seen on 7.2), a core may
-//! have two tasks that each stopped within one copy. Then both copies miss what happens there; `Tracer::skipped` bounds it.
+//! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the close is missed: up to 0.7 % of
+//! 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second one finds what
+//! the first one has done in PENDING: a record, or the mark in it, which it then deletes. Where tracepoints can be preempted (seen
+//! on 7.2), a core may have two tasks that each stopped within one copy. Then both copies miss what happens there;
+//! `Tracer::skipped` bounds it.
 //!
-//! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer at
-//! intervals, and the program wakes it when a quarter of the buffer is full.
+//! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer
+//! at intervals, and the program wakes it when a quarter of the buffer is full.
 //!
 //! The offsets of members come from the BTF of the running kernel, never from constants.
 
@@ -331,7 +332,7 @@ fn copy_comm(a: &mut Assembler, offsets: &Offsets, task: Reg, to: i16) {
 /// Sends the record at R9, and counts it as lost if the buffer is full.
 fn send(a: &mut Assembler, maps: Maps) {
     const AVAILABLE: i32 = 0;
-    /// A record and its header, twice, so that one record at least sees that a quarter was passed.
+    /// The size of two records with their headers. After each quarter, at least one record begins within this distance.
     const NEAR: i32 = 2 * (LENGTH as i32 + 8);
     let quarter = (maps.ring_bytes / 4).cast_signed();
     let (output, sent): (Label, Label) = (a.label(), a.label());

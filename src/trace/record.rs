@@ -26,7 +26,7 @@ pub(super) const TASK: i16 = 32;
 pub(super) const FLAGS: i16 = 40;
 /// u32.
 pub(super) const NETNS: i16 = 48;
-/// The uid of the thread, u32.
+/// The real uid of the thread, u32.
 pub(super) const UID: i16 = 52;
 /// `sk_err`, u32.
 pub(super) const ERROR: i16 = 60;
@@ -103,7 +103,7 @@ pub struct Task {
     pub pid: u32,
     /// The tid in the initial pid namespace.
     pub tid: u32,
-    /// Its effective user.
+    /// Its real uid in the initial user namespace (bpf_get_current_uid_gid).
     pub uid: u32,
     /// The name of the process.
     pub comm: String,
