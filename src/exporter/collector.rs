@@ -1,8 +1,8 @@
 //! Shares one collection among the scrapes that arrive within a short time.
 //!
 //! A scrape gets the last result if that began less than the minimum interval ago. Otherwise it joins the collection that runs, or
-//! starts one. A collection runs on its own thread. If it takes longer than the deadline, its scrapes fail, and it goes on: a later scrape
-//! joins it instead of starting a second one beside it.
+//! starts one. A collection runs on its own thread. If it takes longer than the deadline, its scrapes fail, and it goes on: a later
+//! scrape joins it instead of starting a second one beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ struct State {
     own: Own,
     collections: u64,
     failures: u64,
-    /// The warnings of the last collection, so that each is logged when it begins to hold.
+    /// The warnings of the last collection. A collection logs only warnings that are not among them.
     warnings: Vec<String>,
 }
 
@@ -165,7 +165,7 @@ mod tests {
     use crate::exporter::log::LogFormat;
     use crate::exporter::start_jobs;
 
-    /// A collector whose collections fail when the test says so, and their number.
+    /// A collector, the sender that makes its collections end with a failure, and their number.
     fn collector(deadline: Duration) -> (Arc<Collector>, Sender<()>, Arc<AtomicU64>) {
         let (finish, wait) = channel();
         let wait = Mutex::new(wait);

@@ -20,9 +20,9 @@ pub enum LogFormat {
 pub enum Level {
     /// Normal operation.
     Info,
-    /// Something is missing.
+    /// Something is missing, or failed and is tried again.
     Warn,
-    /// A collection failed.
+    /// Something failed, for example a collection.
     Error,
 }
 

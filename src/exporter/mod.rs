@@ -19,9 +19,9 @@
 //! | `log` | one line per event |
 //!
 //! One thread serves all connections. It is confined by landlock and seccomp, because it reads what strangers send
-//! (`sys::confinement`). The main thread starts a thread for each collection, because a thread that the server starts would be confined,
-//! too, and could not read the files of other processes. The idle exporter waits in two system calls, without a timer; the threads of
-//! the pool that helps with long lists sleep.
+//! (`sys::confinement`). The main thread starts a thread for each collection, because a thread that the server starts would be
+//! confined, too, and could not read the files of other processes. The idle exporter waits in two system calls, without a timer;
+//! the threads of the pool that helps with long lists sleep.
 
 mod collector;
 mod connections;
@@ -151,7 +151,7 @@ pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError
         let log = [("capabilities", list(&kept)), ("confinement", names(confined))];
         let served = server::serve(options, listeners, collect, &log, security, jobs.clone());
         let served = runtime.block_on(served).map_err(ExporterError::Start);
-        // A collection that runs is not waited for.
+        // The exporter does not wait for a collection that still runs.
         let _ = jobs.send(None);
         served
     };

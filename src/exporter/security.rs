@@ -1,7 +1,7 @@
 //! TLS and basic authentication, by the web configuration file of Prometheus.
 //!
-//! rustls with ring: ring is built by the C compiler that links Rust programs anyway. aws-lc-rs, the other provider, is larger and needs more
-//! tools on some targets.
+//! rustls with ring: ring is built by the C compiler that links Rust programs anyway. aws-lc-rs, the other provider, is larger and
+//! needs more tools on some targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,8 @@ const MOST: u64 = 1 << 20;
 /// The maximum number of cached headers. There is one for each user of the file, so only a file with more users reaches it.
 const MOST_VERIFIED: usize = 1000;
 
-/// A hash of no password, which is compared for an unknown user. So the time of the response does not show which users exist.
+/// The hash that is compared for an unknown user, so that the time of the response does not show which users exist. No password is
+/// right for an unknown user, not even that of this hash, `fakepassword` (from exporter-toolkit).
 const NO_ONE: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
 
 /// What a client must do before it is served.

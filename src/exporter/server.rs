@@ -3,8 +3,8 @@
 //! Limits against clients that are slow, silent or many:
 //! - A head of a request must be complete 30 s after the connection became idle, and must fit into 16 KiB.
 //! - A write fails if the client reads nothing for 10 s.
-//! - At most 512 connections are open. A further one replaces the connection that has been idle longest, or, if every one has a request
-//!   in progress, the oldest of them.
+//! - At most 512 connections are open. A further one replaces the connection that has been idle longest, or, if every one has a
+//!   request in progress, the connection whose request began first.
 
 use std::convert::Infallible;
 use std::io;
@@ -158,7 +158,7 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Reads the web configuration file again, on a thread that is allowed to.
+/// Reads the web configuration file again, on a thread that may read files.
 async fn reload(security: &Secured, jobs: &Jobs) -> Result<(), String> {
     let (send, reloaded) = oneshot::channel();
     #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]

@@ -1,12 +1,13 @@
 //! The web configuration file of Prometheus (exporter-toolkit, docs/web-configuration.md): TLS and basic authentication.
 //!
-//! The file is YAML. This parser reads the part of YAML that the file needs: top-level keys, keys below them that are indented, and plain
-//! or quoted values on the same line. Anything else is an error with the number of the line, so that no setting is silently ignored.
+//! The file is YAML. This parser reads the part of YAML that the file needs: top-level keys, keys below them that are indented, and
+//! plain or quoted values on the same line. Anything else is an error with the number of the line, so that no setting is silently
+//! ignored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WebConfig {
     /// TLS, if the file has `tls_server_config`.
