@@ -24,8 +24,8 @@ impl Format {
         }
     }
 
-    /// The format that a client with this Accept header prefers. A format that is not named has the quality of the range that
-    /// covers it. Without a header, or if the client accepts neither, it is 0.0.4.
+    /// The format that a client with this Accept header prefers. Ranges with an asterisk have no effect. Without a header, or if
+    /// the header names neither format, it is 0.0.4.
     #[must_use]
     pub fn accepted(header: Option<&str>) -> Self {
         let (mut text, mut open) = (0.0, 0.0);

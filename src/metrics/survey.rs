@@ -20,15 +20,16 @@ use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
 use crate::snapshot::survey::{Survey, Surveys};
 use crate::snapshot::{Answer, Capacity};
 
-/// The label of the sample that has the sum or the minimum of all that have no sample of their own.
+/// The label of a sample that combines all entries without a sample of their own: their sum, minimum or maximum.
 const OTHERS: &str = "others";
 
 /// The upper bounds of the number of samples.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Destinations, server ports and owners of sockets that have samples of their own, each for every network namespace.
+    /// The maximum number of destinations, of server ports and of owners of sockets with samples of their own, in each network
+    /// namespace.
     pub destinations: usize,
-    /// Network namespaces that have samples.
+    /// The maximum number of network namespaces with samples.
     pub namespaces: usize,
 }
 
@@ -37,7 +38,7 @@ pub struct Bounds {
 pub struct Collected {
     /// The surveys.
     pub answer: Answer<Surveys>,
-    /// The time since the last ACK from which on a socket in CLOSE_WAIT counts as silent.
+    /// A socket in CLOSE_WAIT counts as silent if the last ACK of its peer is at least this old.
     pub silent: Duration,
 }
 
@@ -49,7 +50,8 @@ pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
     let mut labels = BTreeSet::new();
     for survey in namespaces.iter().take(bounds.namespaces) {
         let facts = &survey.checkup.health.facts;
-        // Two names that differ only in bytes that are not UTF-8 may have the same text. Prometheus refuses equal samples.
+        // Two names can have the same text: a byte that is not UTF-8, and the characters of its escape (`\xff`). Prometheus refuses
+        // equal samples.
         let mut netns = label(facts);
         if !labels.insert(netns.clone()) {
             netns = inode(facts);
@@ -74,14 +76,14 @@ pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
 /// No labels.
 pub const NONE: [&str; 0] = [];
 
-/// A time as Prometheus has it.
+/// A time in seconds since 1970, as Prometheus expects it.
 #[must_use]
 pub fn seconds_since_1970(time: SystemTime) -> Option<f64> {
     Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
-/// The label of a network namespace: its name in ip-netns(8), or `net:[INODE]`. The name of a process would change with every restart,
-/// and each value of a label is a new series.
+/// The label of a network namespace: its name in ip-netns(8), or `net:[INODE]`. The name of a process would change with every
+/// restart, and each value of a label is a new series.
 fn label(facts: &Facts) -> String {
     facts.netns_name.clone().filter(|name| first_process(name).is_none()).unwrap_or_else(|| inode(facts))
 }
@@ -202,7 +204,8 @@ impl<'a> Namespace<'a> {
         }
     }
 
-    /// The samples of one destination, or of several together: sums of connections and rates, and the least of what is left.
+    /// The samples of one destination, or of several together: sums of connections and rates, the minimum of free ports and times,
+    /// and the maximum of the uncertainty.
     fn destination(&mut self, labels: &[String; 4], all: &[Destination], capacity: &Capacity) {
         let netns = self.netns.clone();
         let [local, interface, remote, port] = labels;
@@ -241,7 +244,7 @@ impl<'a> Namespace<'a> {
     fn close_wait(&mut self) {
         let Ok(open) = &self.survey.checkup.health.sockets else { return };
         self.one(Family::CloseWait, open.close_wait.len());
-        // Without sock_diag it is unknown for how long.
+        // Without sock_diag it is unknown how long a socket has been silent.
         if open.close_wait.iter().any(|one| one.socket.last_ack_ms.is_none()) {
             return;
         }

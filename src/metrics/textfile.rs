@@ -5,11 +5,11 @@ use std::path::Path;
 
 use crate::sys::file::NewFile;
 
-/// Replaces the file. A new file may be read by every user that the umask allows, because node_exporter has its own user. An existing file
-/// keeps its owner and mode.
+/// Replaces the file. A new file may be read by every user that the umask allows, because node_exporter has its own user. An
+/// existing file keeps its owner and mode.
 ///
 /// # Errors
-/// The file cannot be written, or the name belongs to something else than a regular file.
+/// The file cannot be written, or the name belongs to something other than a regular file.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = NewFile::create_public(path, true)?;
     file.write_all(text.as_bytes())?;
