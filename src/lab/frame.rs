@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// A frame of the server, port 80, as a kernel passes it to its network card: without the TCP checksum.
+    /// A frame of the server, port 80, with a correct TCP checksum.
     fn frame(seq: u32, syn: bool, payload: &[u8]) -> Frame {
         let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 2], [192, 0, 2, 1], 64);
         let builder = builder.tcp(80, 40_000, seq, 1000).ack(7);

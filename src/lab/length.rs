@@ -16,8 +16,8 @@ use crate::sys;
 /// `TCP_TIMEWAIT_LEN` of net/tcp.h.
 const LENGTH: Duration = Duration::from_secs(60);
 
-/// How late the timer wheel may end TIME_WAIT. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and 4096
-/// jiffies if it is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
+/// How late the timer wheel may end TIME_WAIT. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and
+/// 4096 jiffies if it is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
 const LATE: Duration = Duration::from_millis(5120 + 1000);
 
 /// The lab may first see a bucket this long after the kernel has created it.

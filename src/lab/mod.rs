@@ -1,7 +1,7 @@
 //! Experiments on the real kernel, in private network namespaces. The lab controls both ends of each connection.
 //!
-//! The caller has entered the namespace (`sys::sandbox`). `demo` is the experiment of `bind-test --demo`, and [`run`] plays
-//! the scenarios of `twtool demo`. The tests use the same functions to create situations.
+//! `demo` is the experiment of `bind-test --demo`. [`run`] plays the scenarios of `twtool demo`, in the user namespace that
+//! [`enter`] makes. The tests use the same functions to create situations.
 //!
 //! If the order of single segments matters, two namespaces act as two hosts (`host`), and this program carries the segments
 //! between them (`wire`). Every scenario reports its events to a `transcript`.

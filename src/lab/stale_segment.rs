@@ -39,9 +39,9 @@ fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<Str
     Ok(text)
 }
 
-/// Plays the first connection, from SYN to its end. `left` is the state of the server after that: TIME_WAIT, or gone. Returns
-/// the data segment, of which the wire keeps a copy, the server's socket, which the application still has open, and the data
-/// that it has read.
+/// Plays the first connection, from SYN to its end. `left` is the state of the server after that: TIME_WAIT, or gone. Returns the
+/// data segment (the wire keeps a copy of it), the server's socket (the application still has it open), and the data that the
+/// application has read.
 fn first_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,
