@@ -21,7 +21,7 @@ pub struct ReuseOptions {
 }
 
 impl ReuseOptions {
-    /// No option: what the contract calls the plain bind.
+    /// No option: a plain bind.
     pub const NONE: Self = Self { reuseaddr: false, reuseport: false };
     /// `SO_REUSEADDR` alone, what most servers set.
     pub const REUSEADDR: Self = Self { reuseaddr: true, reuseport: false };

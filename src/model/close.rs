@@ -41,7 +41,7 @@ impl Outcome {
 pub enum Role {
     /// The peer: a listener accepted it here.
     Accepted,
-    /// This end, with connect().
+    /// This end, with connect(): an inference from listeners and ports.
     Connected,
     /// Not known.
     Unknown,
@@ -151,9 +151,9 @@ pub struct Close {
 /// How many closes were seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CloseTotals {
-    /// The closes that were seen, selected or not.
+    /// The closes that were seen in the selected network namespaces, whether the filter accepts them or not.
     pub seen: u64,
-    /// Those whose process is known.
+    /// The closes whose process is known.
     pub named: u64,
     /// Closes that twtool could not read in time.
     pub lost: u64,

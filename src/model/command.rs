@@ -1,8 +1,8 @@
 //! The commands that twtool suggests, and how they are quoted for the shell.
 //!
-//! Every printed command works when it is pasted into the shell in which twtool ran. So a command about another network
-//! namespace begins with the program that enters it, and a command that needs root begins with `sudo` unless the caller is
-//! root.
+//! Every printed command works when it is pasted into the shell in which twtool ran. So a command about another network namespace
+//! enters it with `ip netns exec` or `nsenter`, a command of twtool selects it with `--netns` or `--container`, and a command that
+//! needs root begins with `sudo` unless the caller is root.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -69,7 +69,7 @@ impl Default for Caller {
 /// The shell in which twtool ran, and the network namespace that it read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shell {
-    /// The namespace given by `--netns`; `None` for the caller's own.
+    /// The namespace given by `--netns` or `--container`; `None` for the caller's own.
     pub netns: Option<NetnsArg>,
     /// The caller.
     pub caller: Caller,
@@ -142,7 +142,7 @@ pub const LONGEST_LINE: usize = 1000;
 /// Bytes of a line that sysctl(8) reads from a file (procps 4.0.2).
 const SYSCTL_READS: usize = 4096;
 
-/// What a command needs. Everything but `None` needs root, which lacks some of it in a container.
+/// What a command needs. Every variant but `None` needs root. In a container, root may lack the capability or the permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     /// Any user may run it.
@@ -307,9 +307,9 @@ impl Shell {
 
     /// Why a command that needs this fails here.
     ///
-    /// A write to a setting needs no capability from uid 0 of the initial user namespace (`net_ctl_permissions` in
-    /// net/sysctl_net.c), so the kernel was asked whether the caller may write. That answer is about the caller's own network
-    /// namespace, and about the caller, not about what sudo starts.
+    /// A write to a setting needs no capability from uid 0 of the initial user namespace (`test_perm` in fs/proc/proc_sysctl.c), so
+    /// twtool asks the kernel with access(2) whether the caller may write. The result is valid only for the caller itself in its
+    /// own network namespace, not for a command that sudo starts.
     fn obstacle(&self, privilege: Privilege) -> Option<String> {
         let Caller { root, power, .. } = &self.caller;
         if self.needs_sudo(privilege) && power.no_new_privs {
@@ -332,8 +332,8 @@ impl Shell {
     }
 }
 
-/// Quotes a word for bash: without quotes if that is safe, otherwise with quotes. A word gets ANSI-C quotes if it has bytes
-/// that are not UTF-8, or with characters that a terminal interprets or does not show, so that the line can be read and pasted.
+/// Quotes a word for bash: without quotes if that is safe, otherwise with quotes. A word gets ANSI-C quotes if it has bytes that
+/// are not UTF-8, or characters that a terminal interprets or does not show, so that the line can be read and pasted.
 #[must_use]
 pub fn quoted(word: &(impl AsRef<OsStr> + ?Sized)) -> Cow<'_, str> {
     let word = word.as_ref();

@@ -144,7 +144,7 @@ impl fmt::Display for ContainerArg {
 /// The address of a container to which docker-proxy forwards connections, from its arguments.
 #[must_use]
 pub fn forward_target(comm: &str, cmdline: &[String]) -> Option<SocketAddr> {
-    // A comm has at most 15 bytes: rootlesskit-docker-proxy.
+    // `rootlesskit-doc` is rootlesskit-docker-proxy, because a comm has at most 15 bytes.
     if !matches!(comm, "docker-proxy" | "rootlesskit-doc") {
         return None;
     }

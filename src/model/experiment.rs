@@ -277,8 +277,8 @@ pub struct LabEvent {
     pub actor: Actor,
     /// The kind and data of the event.
     pub kind: EventKind,
-    /// The states, if they were observed. With a segment: the sender's while it was under way, the receiver's after it had
-    /// arrived.
+    /// The states, if they were observed. For a segment: the sender's state while the segment was under way, and the receiver's
+    /// state after it had arrived.
     pub states: Option<States>,
     /// The remaining time of the timewait bucket, if one end is a bucket.
     pub timer: Option<Duration>,

@@ -27,7 +27,7 @@ pub enum Reading {
 pub struct Settings(pub BTreeMap<&'static str, Reading>);
 
 impl Settings {
-    /// The keys of the settings that are numbers. Those of ports are in [`Facts`].
+    /// The keys of the settings that are numbers. The settings of ports are in [`Facts`].
     pub fn keys() -> impl Iterator<Item = &'static str> {
         SETTINGS.iter().filter(|setting| setting.form == Form::Number).map(|setting| setting.key())
     }
@@ -61,7 +61,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// Those that twtool itself uses, by their numbers.
+    /// The capabilities that twtool itself uses, in the order of their numbers.
     pub const ALL: [Self; 5] =
         [Self::DacReadSearch, Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
 

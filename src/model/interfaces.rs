@@ -1,8 +1,8 @@
 //! The names of the interfaces of a network namespace: from a recording, or from the kernel, one at a time when needed.
 //!
-//! They are not listed in advance, because few sockets are bound to an interface, and a machine with containers has hundreds
-//! of them. Listing takes 8 µs for each (measured), and needs the kernel's RTNL lock, which can be held for long while
-//! containers start and stop.
+//! They are not listed in advance, because few sockets are bound to an interface, and a machine with containers has hundreds of
+//! interfaces. Listing takes 8 µs for each interface (measured), and needs the kernel's RTNL lock, which can be held for a long
+//! time while containers start and stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

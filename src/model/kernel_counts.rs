@@ -53,8 +53,8 @@ impl Counters {
     }
 }
 
-/// The line `TCP:` of /proc/net/sockstat. The counts are those of IPv4 and IPv6 together in one network namespace, unless a
-/// field says otherwise.
+/// The line `TCP:` of /proc/net/sockstat. The counts cover IPv4 and IPv6 together in one network namespace, unless the comment of a
+/// field differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSockstat {
     /// Sockets in the table that are neither in TIME_WAIT nor orphaned in FIN_WAIT_2; IPv4 alone.

@@ -1,7 +1,7 @@
 //! The vocabulary: ports, addresses, sockets, and the facts of a network namespace, as plain values.
 //!
-//! These types do no I/O, read no clock, and format nothing beyond the canonical text of a value. The module imports only
-//! std, so that every other layer can use it.
+//! These types do no I/O and read no clock. They format single values, and phrases that several layers need. The module imports
+//! only std, so that every other layer can use it.
 
 pub mod addr;
 pub mod bind;

@@ -207,7 +207,7 @@ pub enum PortArg {
     Name(String),
 }
 
-/// As it was typed.
+/// A text that parses to the same argument.
 impl fmt::Display for PortArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -217,7 +217,7 @@ impl fmt::Display for PortArg {
     }
 }
 
-/// The allowed forms of a port argument. Every message about a bad port argument ends with them.
+/// The allowed forms of a port argument. A [`PortArgError`] ends with them.
 pub const PORT_ARG_FORMS: &str = "a number 0-65535, a range like 8000-8099, or a TCP service name of /etc/services";
 
 /// The allowed forms of an argument that names one port.

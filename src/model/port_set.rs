@@ -52,7 +52,7 @@ impl PortSet {
         (0..=u16::MAX).map(Port).filter(|port| self.contains(*port))
     }
 
-    /// The ports as ranges without a gap between them, lowest first.
+    /// The ports as ranges, the lowest first. Adjacent ports are in one range.
     #[must_use]
     pub fn ranges(&self) -> Vec<PortRange> {
         let mut ranges: Vec<PortRange> = vec![];

@@ -138,7 +138,7 @@ fn name_all(processes: &[Process]) -> Vec<String> {
 pub enum Processes {
     /// Every process of the machine: /proc belongs to the initial pid namespace.
     All,
-    /// Those of one pid namespace, for example a container's. Others may exist outside it.
+    /// The processes of one pid namespace, for example of a container. Other processes may exist outside it.
     OfPidNamespace,
 }
 
@@ -175,8 +175,8 @@ pub enum Owners {
     Found(Vec<Process>),
     /// The kernel itself uses the socket.
     Kernel(KernelPart),
-    /// The caller has no permission to inspect some processes (that needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and no other process has the
-    /// socket open.
+    /// The caller has no permission to inspect some processes (that needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and no
+    /// other process has the socket open.
     NotPermitted,
     /// Some processes could not be read although the caller has the permission, and no other process has the socket open.
     NotRead,

@@ -187,8 +187,8 @@ impl Family {
     }
 }
 
-/// An address in two registers. As 16 bytes it would be assembled byte by byte, which would be most of the cost of a socket.
-/// It is packed, because the alignment of a `u64` would make every bucket 8 bytes larger.
+/// An address as two 64-bit numbers, which fit into registers. A field of 16 bytes would be assembled byte by byte, which would be
+/// most of the cost of decoding a socket. It is packed, because the alignment of a `u64` would make every bucket 8 bytes larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
 struct Halves(u64, u64);
