@@ -152,7 +152,7 @@ impl End {
     }
 }
 
-/// Prints an expression that parses to the same tree. Interfaces are printed as numbers.
+/// Prints an expression that accepts the same rows. Interfaces are printed as numbers.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined = |f: &mut fmt::Formatter<'_>, tests: &[Self], word: &str| {

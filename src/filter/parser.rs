@@ -92,7 +92,7 @@ impl std::error::Error for FilterError {}
 pub struct Parsed {
     /// The parsed filter.
     pub filter: Filter,
-    /// Sentences about parts of the expression that may have another meaning than its author expects.
+    /// Sentences about parts of the expression whose meaning may differ from what its author expects.
     pub warnings: Vec<String>,
 }
 
