@@ -3,10 +3,11 @@
 //!
 //! The first rule that applies decides:
 //! 1. Both ends are the same (a connection to itself): outbound. Only connect() makes one.
-//! 2. A listener of the namespace covers the local end: inbound.
+//! 2. A listener of the namespace covers the local end: inbound. If the source does not report the IPV6_V6ONLY that decides this:
+//!    unknown.
 //! 3. The local port lies in the ephemeral range and the remote port outside it: outbound.
-//! 4. The remote end is local too, and a listener covers it: outbound. That is a client with a fixed source port.
-//! 5. Otherwise, or if a needed setting or the IPV6_V6ONLY of a listener is unknown: unknown.
+//! 4. The remote end is local too, and a listener covers it: outbound. An example is a client with a fixed source port.
+//! 5. Otherwise: unknown.
 
 use std::num::NonZeroU32;
 

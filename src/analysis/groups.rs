@@ -466,7 +466,7 @@ mod tests {
                 prop_assert!(group.top.is_sorted_by_key(|(_, count)| Reverse(count.all())));
             }
 
-            // The counts of two namespaces are the same as those of one, except the counts per namespace.
+            // Two namespaces together have the same counts as one namespace with all buckets, except the counts per namespace.
             let (here, there) = rows.split_at(first.min(rows.len()));
             let mut merged = groups(here);
             merged.merge(groups(there));

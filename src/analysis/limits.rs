@@ -17,7 +17,7 @@ pub struct Limit {
     pub text: String,
 }
 
-/// The limits of a history: those of single namespaces (`own`), then those with evidence, then those that always apply.
+/// The limits of a history: first `own`, the limits of single namespaces, then limits with evidence, then limits that always apply.
 #[must_use]
 pub fn collect_limits(
     totals: Count,
@@ -78,7 +78,8 @@ pub fn collect_limits(
 /// net/ipv4/inet_timewait_sock.c).
 pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
-    // A negative setting is left out: since Linux 6.1 it means that there is no maximum, and on 5.10 that the kernel keeps no bucket.
+    // A negative setting is left out: since Linux 6.1 it means that there is no maximum, and on 5.10 that the kernel keeps no
+    // bucket.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
         "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close, so the minute contains no closes.".into()

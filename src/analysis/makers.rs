@@ -1,6 +1,6 @@
 //! Counts closes by their maker: by process, unit, container, destination, local port or network namespace.
 //!
-//! Memory is bounded: there are at most [`MOST`] groups. Closes of further groups are counted together.
+//! Memory is bounded: there are at most [`MOST`] groups, and one more group that counts the closes of all further groups together.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub enum Key {
     Unit(String),
     /// The id of a container, and what runs it.
     Container(Option<&'static str>, String),
-    /// The remote end of a connection that this machine opened.
+    /// The remote end of a connection, unless a listener on this machine accepted the connection.
     Destination(IpAddr, Port),
     /// A client of a server on this machine, by its address.
     Client(IpAddr),
@@ -48,7 +48,7 @@ pub enum Key {
     Netns(u64),
     /// The process is known and belongs to no unit, or to no container.
     Outside,
-    /// The process is not known, or its cgroup is not, and so neither its unit nor its container.
+    /// The process is unknown, or its cgroup is unknown and with it the unit and the container.
     Unknown,
     /// The groups after the first [`MOST`].
     Others,
@@ -213,7 +213,8 @@ impl Makers {
         }
     }
 
-    /// The groups with the most closes. `last`: rates count from the start; otherwise from the last table.
+    /// The groups with the most closes. With `last`, this is the final table, and rates count from the start. Otherwise they count
+    /// from the previous table.
     pub fn table(&mut self, top: usize, elapsed: Duration, last: bool) -> Vec<MakerRow> {
         let since = if last { elapsed } else { elapsed.saturating_sub(self.marked) }.as_secs_f64();
         self.marked = elapsed;

@@ -23,8 +23,8 @@ pub struct OwnerGroup {
     pub key: Key,
     /// Their number.
     pub count: Count,
-    /// The evidence, in the order of [`Evidence::ALL`]. Buckets without evidence, and those of a process whose unit or container is
-    /// unknown, have the key [`Key::Unknown`].
+    /// The evidence, in the order of [`Evidence::ALL`]. Buckets without evidence, and buckets of a process whose unit or container
+    /// is unknown, have the key [`Key::Unknown`].
     pub evidence: [EvidenceCount; Evidence::ALL.len()],
 }
 

@@ -65,7 +65,7 @@ pub struct CallTally {
 }
 
 impl CallTally {
-    /// Counts a call. Returns whether it is the first of its kind.
+    /// Counts a call. Returns whether it is the first failure or the first listen() of its kind.
     pub fn add(&mut self, call: &SocketCall) -> bool {
         self.calls += 1;
         if let Some(kind) = FailureKind::new(call) {

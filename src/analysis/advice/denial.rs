@@ -7,13 +7,13 @@ use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
-/// The reasons of the plain binds that failed with another errno than EADDRINUSE, each reason once.
+/// The reasons of the plain binds that failed with an errno other than EADDRINUSE, each reason once.
 pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     denials(evidence.facts, evidence.port, plain)
 }
 
-/// The reasons of the attempts that failed with another errno than EADDRINUSE, each reason once.
+/// The reasons of the attempts that failed with an errno other than EADDRINUSE, each reason once.
 #[must_use]
 pub fn denials<'a>(facts: &Facts, port: Port, attempts: impl IntoIterator<Item = &'a Attempt>) -> Vec<String> {
     let mut reasons: Vec<String> = vec![];
@@ -48,7 +48,7 @@ pub(super) fn plain_user(evidence: &Evidence) -> Option<String> {
     ))
 }
 
-/// Explains why a bind failed with another errno than EADDRINUSE, and what helps.
+/// Explains why a bind failed with an errno other than EADDRINUSE, and what helps.
 #[must_use]
 pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> String {
     let on = match attempt.at.scope {

@@ -66,7 +66,7 @@ pub struct Explanation {
     pub headline: String,
     /// When the port becomes free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether only watched processes hold the port; `None`: unknown.
+    /// Whether a watched process holds each socket that blocks the port; `None`: unknown.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines of files, and advice with reasons.
     pub help: Help,
@@ -248,7 +248,7 @@ fn asked(socket: &CalledSocket) -> String {
     format!("The socket of the call has {}.", socket.options_text())
 }
 
-/// Whether only watched processes have these sockets open; `None`: unknown. Sockets that no process can have open (a bucket, a
+/// Whether a watched process has each of these sockets open; `None`: unknown. Sockets that no process can have open (a bucket, a
 /// connection that is not accepted yet) do not count.
 fn are_of(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
@@ -330,7 +330,7 @@ fn bound(evidence: &Evidence) -> Vec<String> {
     )]
 }
 
-/// A bind or listen that fails for another reason than a port in use.
+/// A bind or listen that fails for a reason other than a port in use.
 fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     let Called { failed, facts, errno, addr, socket } = *called;
     let call = failed.call;

@@ -11,7 +11,8 @@ use crate::model::tw_reuse::{ReuseMode, TwReuse};
 /// A destination with a smaller share of the pool left, in percent, is short of ports.
 const SHORT: u32 = 10;
 
-/// If bound and reserved ports are at least this share of the range, in percent, the advice has a sentence about them.
+/// If the explicitly bound ports, or the reserved ports, are at least this share of the range, in percent, the advice has a
+/// sentence about them.
 const MANY: u32 = 5;
 
 /// A range with fewer ports can be widened considerably.

@@ -12,12 +12,12 @@ use crate::model::time::milliseconds;
 /// The longest time over which the present rate of closes is measured.
 const PRESENT: Duration = Duration::from_secs(10);
 
-/// With fewer closes than this, a destination that is new has no rate of its own yet.
+/// With fewer closes than this, the period is always [`PRESENT`]: they do not show when the traffic began.
 const ENOUGH: usize = 10;
 
-/// The time over which the present rate of closes is measured, from the ages of the buckets in ms: 10 s, or the whole seconds
-/// since the first close if that is more recent. Without the second rule, traffic that began 2 s ago would seem five times slower
-/// than it is, and its ports would run out long before the predicted time. The caller shortens it to the hold.
+/// The time over which the present rate of closes is measured, from the ages of the buckets in ms: 10 s, or the whole seconds since
+/// the first close if that is more recent. Without the second rule, traffic that began 2 s ago would seem five times slower than it
+/// is, and its ports would run out long before the predicted time. The caller limits the result to the hold.
 #[must_use]
 pub fn period(ages_ms: &[u64]) -> Duration {
     let oldest = ages_ms.iter().max().copied().unwrap_or_default();

@@ -156,8 +156,7 @@ pub fn destinations(
         let any_interface = route.partition_point(|one| one.ends().interface.is_none());
         for group in route.chunk_by(|a, b| a.ends() == b.ends()) {
             let ends = group[0].ends();
-            // They take ports away from sockets that are bound to an interface. Sockets that are bound to an interface take no
-            // port away from them.
+            // Sockets that are bound to no interface take ports away from sockets that are bound to one. The opposite is not true.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
             if !wanted.takes(&ends) {
                 continue;

@@ -59,7 +59,8 @@ impl Connected {
         }
     }
 
-    /// A sort key that orders by [`ConnectionEnds`] and then by local port. It is cheaper than a key that contains [`ConnectionEnds`].
+    /// A sort key that orders by [`ConnectionEnds`] and then by local port. It is cheaper than a key that contains
+    /// [`ConnectionEnds`].
     fn order(&self) -> (bool, u128, u128, Port, Option<NonZeroU32>, Port) {
         let tuple = &self.tuple;
         let ipv6 = !tuple.family.ipv4_on_the_wire();

@@ -28,7 +28,7 @@ fn on(delay_ms: u64) -> TwReuse {
     TwReuse { mode: Some(ReuseMode::On), delay: Duration::from_millis(delay_ms), ..off() }
 }
 
-/// The destinations of these sockets, with a range of this size. No port is reserved. The bound ports are those of the sockets.
+/// The destinations of these sockets, with a range of this size. No port is reserved. The bound ports come from the sockets.
 fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
     let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
     let mut sockets = RangeSockets::new(range);

@@ -175,7 +175,8 @@ pub struct ConnectConclusion {
     pub failure: Option<(FailingCall, Errno)>,
     /// If the verdict is unknown: the probable one, inferred from `net.ipv4.tcp_timestamps`.
     pub inferred: Option<ConnectVerdict>,
-    /// The ports that connect() may choose for this destination; `None` with a fixed source port, or without an answer.
+    /// The ports that connect() may choose for this destination; `None` with a fixed source port, or if these ports were not
+    /// counted.
     pub free: Option<u32>,
     /// The time until the blocking sockets end by themselves, if only buckets block.
     pub free_in: Option<Duration>,

@@ -241,7 +241,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         debt.longest_ms = debt.longest_ms.max(age);
     }
     let mut debts: Vec<(Debtor, Debt)> = debts.into_iter().collect();
-    // The sort is stable, so equal owners stay in the order of their names.
+    // The sort is stable, so owners with equal numbers stay in the order of `Debtor`.
     debts.sort_by_key(|(_, debt)| std::cmp::Reverse((debt.silent, debt.sockets)));
     let silent: usize = debts.iter().map(|(_, debt)| debt.silent).sum();
     let ages_are_told = open.close_wait.iter().all(|one| one.socket.last_ack_ms.is_some());

@@ -16,7 +16,7 @@ const fn ms(ms: u64) -> Duration {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum SimulatedKind {
-    /// A timewait bucket whose timer ends then.
+    /// A timewait bucket, and the time at which its timer ends.
     Bucket {
         timer: Duration,
     },
