@@ -176,8 +176,8 @@ impl Command {
 
 /// Arguments that are declared to clap only when their command is used, or when a text lists every command.
 ///
-/// Declaring the arguments of every command takes 3.9 % of the processor time of a short list (`list` without a bucket, whole command,
-/// median of 601 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- arguments` shows both ways.
+/// Declaring the arguments of every command takes 3.9 % of the processor time of a short list (`list` without a bucket, whole
+/// command, median of 601 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- arguments` shows both ways.
 #[derive(Debug)]
 struct Deferred<T>(Box<T>);
 
@@ -264,7 +264,8 @@ pub struct Environment<'a> {
     pub no_color: bool,
 }
 
-/// Runs the program that `why` watches, if these are the arguments of its stub. Returns only if the program cannot be run.
+/// Runs the program that `why` watches, if these are the arguments of its stub. Returns `None` for other arguments, and an exit
+/// code if the program cannot be run.
 pub fn run_stub(args: &[OsString], err: &mut dyn Write) -> Option<u8> {
     let (program, source) = socket_calls::run_stub(args)?;
     let error = CommandError::Exec { program, source };
@@ -340,7 +341,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
     context.err_terminal = *err_terminal;
     // The context has read what it needs about this process.
     if let Some(recording) = cli.command.replayed() {
-        // A replay works without, too.
+        // A replay also works without the confinement.
         let _ = confinement::for_replay(recording);
     }
     let status = match &cli.command {
@@ -419,7 +420,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The completion script of a shell. Each asks `twtool __complete`.
+/// The completion script of a shell. Each script calls `twtool __complete`.
 const fn completions(shell: CompletionShell) -> &'static str {
     match shell {
         CompletionShell::Bash => include_str!("../completions/twtool.bash"),

@@ -63,7 +63,7 @@
 //! | thing | places in `src/` |
 //! |---|---|
 //! | a column of `list` | its entry in `view/column.rs` |
-//! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command` and an arm of `answer` |
+//! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command` and an arm of `dispatch` |
 //! | a setting that `doctor` explains | its entry in `model/setting.rs` |
 //! | a word of the filter language | a variant in `filter/mod.rs`, the word in `filter/parser.rs`, and an arm in `sock_diag/bytecode.rs`; if the kernel cannot evaluate the word, the arm produces no code |
 //! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs` |

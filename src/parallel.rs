@@ -1,8 +1,8 @@
 //! Runs work on several cores and keeps the results in order: rows on a pool of workers, namespaces on new threads.
 //!
-//! The first long list creates the pool. The pool stays, because starting a thread costs more than creating it: a
-//! scheduler that packs threads onto few cores lets a new thread wait for the core of its creator. If the pool is busy,
-//! the caller runs single-threaded, because the cores are busy, too.
+//! The first long list creates the pool. The pool stays, because a new thread starts late: a scheduler that packs threads onto few
+//! cores lets it wait for the core of its creator. If the pool is busy, the caller runs single-threaded, because the cores are
+//! busy, too.
 //!
 //! A worker blocks all signals. It has the network namespace and the credentials of the thread that created the pool,
 //! so its work must not depend on them. Once the pool exists, the process cannot enter a user namespace, because that
@@ -49,8 +49,8 @@ impl Workers {
         };
         let make = || {
             let others = thread::available_parallelism().ok()?.get() - 1;
-            // The kernel delivers a signal to any thread that does not block it. If a worker did not block signals, a
-            // thread that holds them back could not rely on that.
+            // The kernel delivers a signal to any thread that does not block it. So a thread can hold back a signal only if every
+            // worker blocks it.
             let block = |_| {
                 let _ = SigSet::all().thread_block();
             };
@@ -176,8 +176,8 @@ fn write_on(
     rows: usize,
     bytes_of: &(impl Fn(Range<usize>, Vec<u8>) -> Vec<u8> + Sync),
 ) -> io::Result<()> {
-    // Buffers that were written, for the next pieces. New memory for each piece takes a table or JSON document of 100,000 rows
-    // 1.1 times as long (median of 21 pairs, Linux 6.18, 2026-11-28), because its pages are mapped anew.
+    // Buffers that were written, for the next pieces. With new memory for each piece, a table or JSON document of 100,000 rows
+    // takes 1.1 times as long (median of 21 pairs, Linux 6.18, 2026-11-28), because the kernel maps new pages each time.
     let used: Mutex<Vec<Vec<u8>>> = Mutex::default();
     let lock = || used.lock().unwrap_or_else(PoisonError::into_inner);
     let work = |chunk: usize, pass_on: &mut PassOn<Vec<u8>>| {
