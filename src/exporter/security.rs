@@ -22,8 +22,9 @@ const MOST: u64 = 1 << 20;
 /// The maximum number of cached headers. There is one for each user of the file, so only a file with more users reaches it.
 const MOST_VERIFIED: usize = 1000;
 
-/// The hash that is compared for an unknown user, so that the time of the response does not show which users exist. No password is
-/// right for an unknown user, not even that of this hash, `fakepassword` (from exporter-toolkit).
+/// The hash that is compared for an unknown user, so that the time of the response does not show which users exist, provided that
+/// the hashes of the file have the same cost, 10. No password is right for an unknown user, not even that of this hash,
+/// `fakepassword` (from exporter-toolkit).
 const NO_ONE: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
 
 /// What a client must do before it is served.
