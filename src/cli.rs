@@ -4,6 +4,7 @@ mod manual;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
@@ -297,7 +298,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         ColorChoice::Always => true,
         ColorChoice::Never => false,
     };
-    let cli = match Cli::try_parse_from(&args) {
+    let cli = match parse(&args) {
         Ok(cli) => cli,
         Err(message) if matches!(message.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             out.write_all(clap_text(&message, wanted(typed_color(&args), *terminal)).as_bytes())?;
@@ -383,6 +384,14 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         ExitStatus::Incomplete => 2,
         ExitStatus::Code(code) => code,
     })
+}
+
+/// Parses the arguments. The declarations for clap stay in memory: freeing them would only cost time, because the process has one
+/// command line.
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut declarations = ManuallyDrop::new(Cli::command());
+    let mut matches = declarations.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut declarations))
 }
 
 /// The lines of `--version --verbose`.
