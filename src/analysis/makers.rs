@@ -104,6 +104,16 @@ impl Key {
         )
     }
 
+    /// The container of a process; if there is none, its unit; otherwise the process itself.
+    #[must_use]
+    pub fn of_program(facts: &MakerFacts) -> Self {
+        match (facts.container(), facts.unit()) {
+            (Some(_), _) => Self::of_container(facts),
+            (None, Some(_)) => Self::of_unit(facts),
+            (None, None) => Self::of_process(facts),
+        }
+    }
+
     /// The group of a process whose cgroup names no unit or container.
     const fn without(facts: &MakerFacts) -> Self {
         if facts.cgroup.is_some() { Self::Outside } else { Self::Unknown }

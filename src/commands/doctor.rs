@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::netns::NetnsArgs;
+use super::tracer::TracerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::analysis::doctor::{Leak, Status};
+use crate::analysis::doctor::{Leak, Status, makers};
 use crate::filter::parser::parse_duration;
 use crate::view;
 use crate::view::json::Envelope;
@@ -19,7 +20,9 @@ starts again. Each warning contains the number that proves it. A note means that
 finding. A setting that differs from the kernel's default is not a problem by itself. --verbose and JSON explain each check: \
 what the setting does, what it does not do, and the sources.
 
--4 and -6 restrict servers, destinations and sockets in CLOSE_WAIT to that IP version. Settings and counters apply to both.
+If a tracer runs (twtool trace --serve), doctor also names the programs that made the most TIME_WAIT sockets.
+
+-4 and -6 restrict servers, destinations, TIME_WAIT sockets and sockets in CLOSE_WAIT to that IP version. Settings and counters apply to both.
 
 Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (the affected checks name it, and the JSON key `complete` is false).
 
@@ -29,6 +32,7 @@ Examples:
   twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .commands[].command'
   twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_fin_timeout\") | [.value, .default]'
   twtool doctor --netns 4711              check the network namespace of process 4711
+  twtool doctor --tracer /run/twtool.sock name who makes TIME_WAIT sockets; twtool trace --serve must run
   twtool doctor --close-wait-after 10s    report sockets in CLOSE_WAIT after 10 s
 ")]
 pub struct DoctorArgs {
@@ -39,6 +43,8 @@ pub struct DoctorArgs {
     /// process are a warning
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     close_wait_after: Duration,
+    #[command(flatten)]
+    tracer: TracerArgs,
     #[command(flatten)]
     netns: NetnsArgs,
 }
@@ -51,10 +57,18 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not a flat table; use table, json or ndjson"));
     }
-    let answer = args.netns.snapshot()?.health(global.ipv4_on_the_wire())?;
+    // Also shows that the socket of --tracer is wrong before anything else is read.
+    let traced = args.tracer.read()?;
+    let snapshot = args.netns.snapshot()?;
+    let answer = snapshot.health(global.ipv4_on_the_wire())?;
     let leak = Leak { silent: args.close_wait_after };
-    let checks = answer.value.checks(leak, &args.netns.shell(context));
+    let mut checks = answer.value.checks(leak, &args.netns.shell(context));
     let mut warnings = answer.warnings;
+    if !traced.is_empty() {
+        let made = snapshot.made_buckets(global.ipv4_on_the_wire(), &traced)?;
+        warnings.extend(made.sentences());
+        checks.push(makers::check(&made.value));
+    }
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check is not complete");
         warnings.push(format!("{}: {reason}", check.subject.id));

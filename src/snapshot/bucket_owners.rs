@@ -18,10 +18,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Choice, Namespaces, PassOn, SnapshotError, Summarized};
-use crate::analysis::groups::Count;
+use super::{Answer, Choice, Namespaces, PassOn, Snapshot, SnapshotError, Summarized};
+use crate::analysis::doctor::makers::MadeBuckets;
+use crate::analysis::groups::{By, Count};
 use crate::filter::Filter;
-use crate::model::close::MakerFacts;
+use crate::model::close::{MakerFacts, Role};
 use crate::model::facts::Facts;
 use crate::model::owner::{Evidence, Owner};
 use crate::model::port::Port;
@@ -49,11 +50,14 @@ pub struct TracedLine {
     pub cgroup: Option<String>,
     /// `bpf` or `sampled`.
     pub method: String,
+    /// `accepted`, `connected` or `unknown`. Tracers of twtool 0.2 do not send it.
+    #[serde(default)]
+    pub role: String,
 }
 
-/// The owners that a tracer has recorded, by cookie.
+/// The owners that a tracer has recorded, and the roles in which they had the connections, by cookie.
 #[derive(Debug, Default)]
-pub struct Traced(HashMap<Cookie, Owner>);
+pub struct Traced(HashMap<Cookie, (Owner, Role)>);
 
 impl Traced {
     /// Asks the tracer that serves this socket.
@@ -68,19 +72,34 @@ impl Traced {
         let mut traced = HashMap::new();
         let mut shared: HashMap<(u32, String, Option<String>), Arc<[MakerFacts]>> = HashMap::new();
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let TracedLine { cookie, pid, own_pid_namespace, comm, cgroup, method } = serde_json::from_slice(line)?;
+            let TracedLine { cookie, pid, own_pid_namespace, comm, cgroup, method, role } =
+                serde_json::from_slice(line)?;
             let Some(cookie) = cookie.parse().ok().and_then(Cookie::new) else { continue };
             let candidates = shared.entry((pid, comm.clone(), cgroup.clone())).or_insert_with(|| {
                 Arc::new([MakerFacts { pid, own_pid_namespace, comm, cgroup, ..MakerFacts::default() }])
             });
             let evidence = if method == "bpf" { Evidence::Traced } else { Evidence::Sampled };
-            traced.insert(cookie, Owner { candidates: Arc::clone(candidates), evidence });
+            let role = [Role::Accepted, Role::Connected].into_iter().find(|one| one.name() == role);
+            let owner = Owner { candidates: Arc::clone(candidates), evidence };
+            traced.insert(cookie, (owner, role.unwrap_or(Role::Unknown)));
         }
         Ok(Self(traced))
     }
 
+    /// Whether no close is recorded, or no tracer was asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn owner(&self, row: &Row) -> Option<Owner> {
-        self.0.get(&row.bucket.cookie?).cloned()
+        self.0.get(&row.bucket.cookie?).map(|(owner, _)| owner.clone())
+    }
+
+    /// The process that closed the connection, and its role. Only a fact counts, not a sample.
+    fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
+        let (owner, role) = self.0.get(&row.bucket.cookie?)?;
+        (owner.evidence == Evidence::Traced).then(|| (owner.process(), *role))
     }
 }
 
@@ -219,6 +238,22 @@ pub fn count(
     Ok(found.map(|_| ()))
 }
 
+impl Snapshot {
+    /// Counts the TIME_WAIT buckets by the program that made them. `ipv4` selects buckets with IPv4 (true) or IPv6 (false) on the
+    /// wire.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn made_buckets(&self, ipv4: Option<bool>, traced: &Traced) -> Result<Answer<MadeBuckets>, SnapshotError> {
+        let answer = self.summary(&[By::Owner], ipv4)?;
+        let mut made = MadeBuckets::default();
+        for row in answer.value.rows().into_iter().filter(|row| !row.bucket.fin_wait_2) {
+            made.add(traced.maker(row), row.bucket.tuple.remote_addr());
+        }
+        Ok(answer.with(made))
+    }
+}
+
 /// The maximum number of sockets whose processes are candidates for the owner of one bucket.
 const MOST_SOCKETS: usize = 64;
 
@@ -232,6 +267,8 @@ mod tests {
         let lines = b"{\"cookie\":\"1\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":\"/a/web.service\",\"method\":\"bpf\"}\n\
             {\"cookie\":\"0\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":null,\"method\":\"bpf\",\"more\":1}\n";
         let traced = Traced::parse(lines).expect("lines");
+        let maker = traced.maker(&row("10.0.0.1", 80, "10.0.0.2", 40000)).expect("cookie 1");
+        assert_eq!((maker.0.pid, maker.1), (7, Role::Unknown), "the line has no role");
         let owner = traced.owner(&row("10.0.0.1", 80, "10.0.0.2", 40000)).expect("cookie 1");
         assert_eq!(
             (owner.process().pid, owner.process().unit(), owner.evidence),

@@ -255,8 +255,8 @@ const SAMPLES: &str = "Samples miss connections that last only a few millisecond
 /// The owners of recent closes, and the socket that serves them.
 struct Served {
     socket: OwnerSocket,
-    /// When each close was seen, its cookie and its process.
-    recent: VecDeque<(Duration, Cookie, Arc<MakerFacts>, Method)>,
+    /// When each close was seen, its cookie, its process and the role.
+    recent: VecDeque<(Duration, Cookie, Arc<MakerFacts>, Method, Role)>,
 }
 
 impl Served {
@@ -274,7 +274,7 @@ impl Served {
         if self.recent.len() >= Self::MOST {
             self.recent.pop_front();
         }
-        self.recent.push_back((elapsed, cookie, Arc::clone(&maker.facts), close.method));
+        self.recent.push_back((elapsed, cookie, Arc::clone(&maker.facts), close.method, close.role));
     }
 
     fn answer(&mut self, readers: Vec<UnixStream>, elapsed: Duration) -> io::Result<()> {
@@ -286,7 +286,7 @@ impl Served {
 
     fn lines(&self) -> Vec<u8> {
         let mut text = vec![];
-        for (_, cookie, facts, method) in &self.recent {
+        for (_, cookie, facts, method, role) in &self.recent {
             let line = TracedLine {
                 cookie: cookie.to_string(),
                 pid: facts.pid,
@@ -294,6 +294,7 @@ impl Served {
                 comm: facts.comm.clone(),
                 cgroup: facts.cgroup.clone(),
                 method: method.name().to_owned(),
+                role: role.name().to_owned(),
             };
             // Writing to memory cannot fail.
             let _ = serde_json::to_writer(&mut text, &line);

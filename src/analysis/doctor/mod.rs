@@ -7,6 +7,7 @@
 mod caller;
 mod conntrack;
 mod destinations;
+pub mod makers;
 mod ports;
 mod settings;
 pub mod sockets;

@@ -1,0 +1,241 @@
+//! The check of the programs that made the TIME_WAIT buckets. A tracer must have recorded their closes.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::{Check, Datum, Status, Subject};
+use crate::analysis::makers::{Key, ProcessKey};
+use crate::model::close::{MakerFacts, Role};
+
+/// Programs that the finding names. The evidence has more.
+const NAMED: usize = 3;
+
+/// Programs in the evidence. `twtool summary --by owner` lists all of them.
+const SHOWN: usize = 20;
+
+/// The part of a server's buckets, in percent, that makes one client worth naming.
+const MOST_OF: u64 = 90;
+
+/// The smallest number of buckets of such a server.
+const MANY: u64 = 10;
+
+/// The TIME_WAIT buckets of a network namespace, by the container, systemd unit or process that closed the connection.
+#[derive(Clone, Debug, Default)]
+pub struct MadeBuckets {
+    all: u64,
+    /// The buckets of each program and role, by remote address.
+    made: HashMap<(Key, Role), HashMap<IpAddr, u64>>,
+}
+
+/// The buckets that one program made in one role.
+struct Made<'a> {
+    program: &'a Key,
+    role: Role,
+    buckets: u64,
+    /// The remote address of most of them, and their number.
+    remote: (IpAddr, u64),
+}
+
+impl MadeBuckets {
+    /// Adds a bucket. `maker` is the process that closed the connection, and its role, if a tracer recorded them.
+    pub fn add(&mut self, maker: Option<(&MakerFacts, Role)>, remote: IpAddr) {
+        self.all += 1;
+        let Some((facts, role)) = maker else { return };
+        *self.made.entry((Key::of_program(facts), role)).or_default().entry(remote).or_default() += 1;
+    }
+
+    /// The programs, the one with the most buckets first.
+    fn programs(&self) -> Vec<Made<'_>> {
+        let mut programs = vec![];
+        for ((program, role), remotes) in &self.made {
+            let most = remotes.iter().max_by_key(|(addr, buckets)| (**buckets, Reverse(**addr)));
+            let Some((addr, most)) = most else { continue };
+            programs.push(Made { program, role: *role, buckets: remotes.values().sum(), remote: (*addr, *most) });
+        }
+        programs.sort_by(|a, b| (b.buckets, a.program, a.role).cmp(&(a.buckets, b.program, b.role)));
+        programs
+    }
+}
+
+/// The check. It reports a note, because a TIME_WAIT bucket is not a fault.
+#[must_use]
+pub fn check(made: &MadeBuckets) -> Check {
+    let subject = Subject {
+        id: "time_wait_makers",
+        does: "Names the programs that made the most TIME_WAIT sockets, and their role: the end that closes first gets the TIME_WAIT \
+               socket. A running tracer (twtool trace --serve) has recorded the closes of the last two minutes.",
+        does_not: "A TIME_WAIT socket is not a fault, and no process owns it. If no maker is recorded, the connection was closed \
+                   before the tracer started, or the kernel did not show the process.",
+        sources: &["RFC 9293, section 3.6", "net/ipv4/tcp_minisocks.c, tcp_time_wait()", "twtool-trace(1)"],
+    };
+    let programs = made.programs();
+    let traced: u64 = programs.iter().map(|one| one.buckets).sum();
+    let check = Check::ok(subject, programs.first().map(|one| one.buckets).into(), Datum::Unknown)
+        .with("time_wait", Some(made.all))
+        .with("traced", Some(traced))
+        .with("makers", Datum::List(programs.iter().take(SHOWN).map(record).collect()));
+    if programs.is_empty() {
+        return check;
+    }
+    let named: Vec<String> = programs.iter().take(NAMED).map(sentence).collect();
+    let rest: u64 = programs.iter().skip(NAMED).map(|one| one.buckets).sum();
+    let mut finding = format!("Of {} TIME_WAIT sockets, {}", made.all, named.join(", "));
+    if rest > 0 {
+        finding += &format!(", other programs {rest}");
+    }
+    finding += ".";
+    if made.all > traced {
+        finding += &format!(" No maker is recorded for {}.", made.all - traced);
+    }
+    let named = &programs[..programs.len().min(NAMED)];
+    let has = |role| named.iter().any(|one| one.role == role);
+    let mut check = check.found(Status::Note, finding);
+    if has(Role::Connected) {
+        check = check.advising(
+            "A client that closes first gets the TIME_WAIT socket, which keeps a local port from its destination. Let it use \
+             connections again: HTTP keep-alive, or a pool of connections. twtool capacity shows the ports that are left.",
+        );
+    }
+    if has(Role::Accepted) {
+        check = check.advising(
+            "A server that closes first gets the TIME_WAIT socket. To leave it to the clients, let the server keep idle \
+             connections longer than its clients do, and let clients send several requests on one connection (HTTP keep-alive).",
+        );
+    }
+    let from_one =
+        |one: &&Made| one.role == Role::Accepted && one.buckets >= MANY && one.remote.1 * 100 >= one.buckets * MOST_OF;
+    for one in named.iter().filter(from_one) {
+        let (addr, most) = one.remote;
+        check = check.advising(format!(
+            "{most} of the connections that {} closed came from {addr}. If these are health checks, make them less frequent, or let \
+             them keep one connection.",
+            name(one.program)
+        ));
+    }
+    check
+}
+
+/// `nginx.service made 12 (connections that it accepted)`.
+fn sentence(made: &Made) -> String {
+    let role = match made.role {
+        Role::Accepted => "connections that it accepted",
+        Role::Connected => "connections that it opened",
+        Role::Unknown => "it is unknown who opened the connections",
+    };
+    format!("{} made {} ({role})", name(made.program), made.buckets)
+}
+
+fn name(program: &Key) -> String {
+    match program {
+        Key::Unit(unit) => unit.clone(),
+        Key::Container(runtime, id) => format!("{} container {id}", runtime.unwrap_or("the")),
+        Key::Process(process) => {
+            let ProcessKey { comm, pid, own_pid_namespace, .. } = &**process;
+            let of = if *own_pid_namespace { "" } else { " of the initial pid namespace" };
+            format!("{comm} pid {pid}{of}")
+        }
+        _ => "an unknown program".into(),
+    }
+}
+
+fn record(made: &Made) -> Datum {
+    let text = |text: Option<&str>| text.map_or(Datum::Unknown, |text| Datum::Text(text.to_owned()));
+    let (unit, container, process) = match made.program {
+        Key::Unit(unit) => (Some(unit.as_str()), None, None),
+        Key::Container(_, id) => (None, Some(id.as_str()), None),
+        Key::Process(process) => (None, None, Some(process)),
+        _ => (None, None, None),
+    };
+    let (addr, most) = made.remote;
+    Datum::Record(vec![
+        ("unit", text(unit)),
+        ("container", text(container)),
+        ("pid", process.map(|process| process.pid).into()),
+        ("comm", text(process.map(|process| process.comm.as_str()))),
+        ("role", made.role.name().to_owned().into()),
+        ("time_wait", Some(made.buckets).into()),
+        ("remote_addr", addr.to_string().into()),
+        ("remote_addr_time_wait", Some(most).into()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(pid: u32, cgroup: Option<&str>) -> MakerFacts {
+        MakerFacts {
+            pid,
+            own_pid_namespace: true,
+            comm: "app".into(),
+            cgroup: cgroup.map(Into::into),
+            ..MakerFacts::default()
+        }
+    }
+
+    fn addr(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    /// Workers of a unit, a process without one, and a bucket without a recorded maker.
+    fn made() -> MadeBuckets {
+        let mut made = MadeBuckets::default();
+        for pid in 0..20 {
+            let worker = facts(pid, Some("/system.slice/web.service"));
+            made.add(Some((&worker, Role::Accepted)), addr(if pid == 0 { 2 } else { 1 }));
+        }
+        for last in 0..5 {
+            made.add(Some((&facts(70, None), Role::Connected)), addr(last));
+        }
+        made.add(None, addr(9));
+        made
+    }
+
+    #[test]
+    fn the_finding_names_programs_roles_and_the_rest() {
+        let check = check(&made());
+        assert_eq!(
+            check.finding.as_deref(),
+            Some(
+                "Of 26 TIME_WAIT sockets, web.service made 20 (connections that it accepted), app pid 70 made 5 (connections that it \
+                 opened). No maker is recorded for 1."
+            )
+        );
+        assert_eq!((check.status, &check.value), (Status::Note, &Datum::Number(20)));
+        let [client, server, checks] = &check.help.advice[..] else { panic!("{:?}", check.help) };
+        assert!(client.contains("pool") && server.contains("idle connections longer"), "{:?}", check.help);
+        assert!(checks.starts_with("19 of the connections that web.service closed came from 10.0.0.1."), "{checks}");
+    }
+
+    #[test]
+    fn advice_fits_the_roles_that_are_named() {
+        let of = |role, buckets: u8| {
+            let mut made = MadeBuckets::default();
+            (0..buckets).for_each(|_| made.add(Some((&facts(7, None), role)), addr(1)));
+            check(&made).help.advice
+        };
+        assert!(matches!(&of(Role::Connected, 50)[..], [client] if client.contains("HTTP keep-alive, or a pool")));
+        assert!(matches!(&of(Role::Accepted, 9)[..], [server] if server.contains("A server that closes first")));
+        assert_eq!((of(Role::Accepted, 10).len(), of(Role::Unknown, 10).len()), (2, 0));
+    }
+
+    #[test]
+    fn programs_after_the_first_three_are_a_sum() {
+        let mut made = MadeBuckets::default();
+        for pid in 1..=5_u32 {
+            (0..pid).for_each(|_| made.add(Some((&facts(pid, None), Role::Unknown)), addr(1)));
+        }
+        let finding = check(&made).finding.expect("a finding");
+        assert!(finding.starts_with("Of 15 TIME_WAIT sockets, app pid 5 made 5"), "{finding}");
+        assert!(finding.ends_with(", other programs 3."), "{finding}");
+    }
+
+    #[test]
+    fn without_a_recorded_maker_there_is_no_finding() {
+        let mut made = MadeBuckets::default();
+        assert_eq!((check(&made).status, check(&made).value), (Status::Ok, Datum::Unknown));
+        made.add(None, addr(1));
+        assert_eq!((check(&made).status, check(&made).finding), (Status::Ok, None));
+    }
+}
