@@ -49,8 +49,8 @@ fn root_power(root: bool) -> RootPower {
     RootPower { capabilities: set, no_new_privs, settings: settings_lock() }
 }
 
-/// Whether the caller can write to settings: every file below /proc/sys/net/ipv4 that twtool changes has the same owner
-/// and mode.
+/// What prevents the caller from writing to settings. One file is enough, because every file below /proc/sys/net/ipv4 that
+/// a printed command changes has the same owner and mode.
 fn settings_lock() -> Option<SettingsLock> {
     const SETTING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let mount = retry(|| Ok(rustix::fs::statvfs(SETTING)?)).ok()?;

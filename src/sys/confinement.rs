@@ -1,9 +1,10 @@
 //! Confines this process before it reads bytes that others wrote: the recording of `--replay`, the requests of the exporter.
 //!
-//! 1. All capabilities are dropped, except those that the caller needs.
-//! 2. landlock(7) allows reading the paths that the caller lists, and no other access to files, no TCP and no signal to others.
-//! 3. A seccomp(2) filter refuses system calls: running programs, opening files for writing, sockets, access to other processes, and
-//!    interfaces of the kernel that need no capability and that twtool does not use.
+//! 1. It drops all capabilities, except the ones that the caller needs.
+//! 2. landlock(7) allows reading the paths and removing files from the folders that the caller lists. It allows no other access to
+//!    files, no TCP, and no signal to other processes.
+//! 3. A seccomp(2) filter refuses system calls: running programs, opening files for writing, sockets, access to other processes,
+//!    and interfaces of the kernel that need no capability and that twtool does not use.
 //!
 //! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use different
 //! calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on another. Calls that

@@ -99,7 +99,7 @@ impl NewFile {
         let (file, partial) =
             match retry_on_intr(|| rustix::fs::openat(&location.folder, c".", flags | OFlags::TMPFILE, mode)) {
                 Ok(file) => (file, None),
-                // Kernels before 3.11, and filesystems that do not support the flag, return EISDIR.
+                // Filesystems that do not support the flag return EOPNOTSUPP. Kernels before 3.11 return EISDIR.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
                     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                     let (partial, file) =

@@ -15,7 +15,8 @@ use super::errno::{if_present, retry};
 use crate::model::interfaces::{Interfaces, KernelInterfaces};
 use crate::model::name::text_of;
 
-/// Interface names of the network namespace of a socket, independent of the thread that reads them.
+/// Interface names of the network namespace of a socket. Any thread can look up a single name. For the list, the thread must be in
+/// the namespace.
 #[derive(Debug)]
 struct BySocket {
     /// The socket for single names, or why it could not be created.

@@ -1,4 +1,4 @@
-//! The memory of this process and its start (proc_pid_statm(5), proc_pid_stat(5)).
+//! The memory of this process (proc_pid_statm(5)).
 
 use std::io;
 use std::path::Path;

@@ -21,8 +21,8 @@ const TIMER_TIMEWAIT: &str = "03";
 /// The unit of `tm->when` in milliseconds. USER_HZ is 100 on every Linux.
 const TICK_MS: u32 = 10;
 
-/// The maximum size of a line in bytes. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines have
-/// 250 bytes.
+/// The maximum size of a line in bytes. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines can be
+/// longer, but are much shorter than this limit.
 const LINE: u64 = 4096;
 
 /// Passes every socket of both files to `each`, first the listeners of both files, then all other sockets.

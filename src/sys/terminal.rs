@@ -1,4 +1,4 @@
-//! Determines whether standard output and error are terminals, how wide they are, and which characters they show.
+//! Determines which standard descriptors are terminals, how wide the terminals are, and which characters they show.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;

@@ -76,7 +76,7 @@ pub(super) fn install() -> io::Result<()> {
 fn set_filter(program: &mut [sock_filter]) -> io::Result<()> {
     let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program during the call. The filter changes three calls that this process does not make
+    // SAFETY: the kernel copies the program during the call. The filter changes only calls that this process does not make
     // before it executes another program.
     #[expect(unsafe_code, reason = "seccomp has no safe wrapper that leaves no_new_privs alone")]
     let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
