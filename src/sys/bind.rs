@@ -1,7 +1,8 @@
 //! Makes bind attempts: each creates a socket, sets its options, binds it, listens on it if requested, and closes it.
 //!
-//! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested, with a
-//! filter that drops every packet, if the kernel accepts one, so that it takes no connection from the real server.
+//! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested. A socket
+//! filter then drops every packet, so that the attempt takes no connection from the real server. The kernel may refuse the filter
+//! (see `Prober::open_here`).
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -51,7 +52,7 @@ impl AttemptError {
             DEVICE if refusal == Refusal::Refused => {
                 Some("SO_BINDTODEVICE needs CAP_NET_RAW on kernels before 5.7 (socket(7))")
             }
-            // net.mptcp.enabled=0 gives ENOPROTOOPT, a kernel without MPTCP the others.
+            // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns one of the others.
             MPTCP
                 if matches!(
                     self.source.raw_os_error(),
@@ -80,7 +81,7 @@ const MPTCP: &str = "socket(IPPROTO_MPTCP)";
 ///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
 ///    is cleared.
 /// 3. The successful attempts are repeated. If one fails now, the note of a server had admitted it. That note is lost.
-/// 4. For a server that opens all addresses at once, the results are those of `Prober::together`. There the notes of the
+/// 4. For a server that opens all addresses at once, the results come from `Prober::together`. There the notes of the
 ///    server's own sockets count, as they do for the server.
 pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetup) -> Result<Tried, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
@@ -146,9 +147,8 @@ fn admits_others(noted: &Attempt, attempts: &[Attempt]) -> bool {
     !works(&|one| one.at == noted.at) || (wildcard(&noted.at) && !works(&everywhere))
 }
 
-/// Binds one address with one set of options, and clears the note of that bind. A successful attempt with SO_REUSEPORT
-/// is repeated after that, because it counts only if it succeeds without the note of another server, which is cleared,
-/// too.
+/// Binds one address with one set of options, and clears the note of that bind. This also clears the note of another server.
+/// Then this function repeats a successful attempt with SO_REUSEPORT, because only the result without any note counts.
 pub fn attempt_alone(
     at: BindAddr,
     port: Port,

@@ -233,7 +233,7 @@ pub fn recursion_misses(program: &Object) -> io::Result<u64> {
         bytes: u32,
         info: u64,
     }
-    // The kernel writes to it. Zeros ask for no code and no lists.
+    // The kernel writes to it. The lengths and addresses in it are 0, so the kernel copies neither code nor lists.
     let info: [AtomicU64; WORDS as usize] = Default::default();
     let fd = program.number().cast_unsigned();
     bpf(OBJ_GET_INFO_BY_FD, &Attributes { fd, bytes: 8 * WORDS, info: address(&info) })?;
@@ -311,7 +311,8 @@ impl Ring {
         self.map.number()
     }
 
-    /// Passes the records that are complete to `each`, at most one buffer of them, so that the call ends while the kernel writes.
+    /// Passes the records that are complete to `each`. The call stops at the position that the kernel had written when the call
+    /// began, so it ends even if the kernel keeps writing.
     pub fn drain(&mut self, each: &mut dyn FnMut(&[u8])) {
         // SAFETY: each mapping begins at a page and is at least a page long, and both sides access the 8 bytes there atomically.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]

@@ -40,10 +40,12 @@ fn is_in_initial_netns() -> bool {
     retry(|| Ok(rustix::fs::access(SETTING, Access::EXISTS)?)).is_ok()
 }
 
-/// What root can do in the caller's shell. What cannot be read is unknown, and no command is reported to fail for it.
+/// What root can do in the caller's shell. A value that cannot be read counts as unknown, and twtool does not report that a command
+/// fails because of an unknown value.
 fn root_power(root: bool) -> RootPower {
     let status = capabilities::status().unwrap_or_default();
-    // execve(2) by uid 0, and by a set-user-ID program like sudo, gives the capabilities of the bounding set.
+    // If root executes a program, or if anyone executes a set-user-ID program like sudo, execve(2) gives the program the
+    // capabilities of the bounding set. A twtool of root has them already.
     let set = if root { capabilities::parse(&status) } else { capabilities::parse_bounding(&status) };
     let no_new_privs = capabilities::parse_no_new_privs(&status) == Some(true);
     RootPower { capabilities: set, no_new_privs, settings: settings_lock() }

@@ -26,7 +26,7 @@ pub fn effective() -> io::Result<Capabilities> {
     parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no line CapEff"))
 }
 
-/// A task of a confined process that needs capabilities. Without them, it has fewer answers.
+/// A task of a confined process that needs capabilities. Without them, the process has fewer answers.
 #[cfg(feature = "cli")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -53,8 +53,8 @@ impl Need {
     }
 }
 
-/// Drops every capability that none of the tasks needs, and returns the names of those that are left. Call it while the process has one
-/// thread, because capabilities belong to threads.
+/// Drops every capability that none of the tasks needs, and returns the names of the remaining ones. Call it while the process has
+/// one thread, because capabilities belong to threads.
 #[cfg(feature = "cli")]
 pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};

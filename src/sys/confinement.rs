@@ -122,7 +122,7 @@ fn refuse_calls(lists: &[&[c_long]]) -> Result<(), seccompiler::Error> {
     rules.insert(number(libc::SYS_openat), writes(2).collect::<Result<_, _>>()?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(number(libc::SYS_open), writes(1).collect::<Result<_, _>>()?);
-    // Input for another program on the same terminal.
+    // These requests type input for another program on the same terminal.
     let inputs = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| rule(1, SeccompCmpOp::Eq, request));
     rules.insert(number(libc::SYS_ioctl), inputs.into_iter().collect::<Result<_, _>>()?);
     let own = u64::from(std::process::id());

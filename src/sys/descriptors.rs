@@ -1,8 +1,8 @@
 //! Changes the limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)).
 //!
 //! A descriptor for every network namespace may exceed the soft limit, which is usually 1024. So twtool raises its soft
-//! limit to the hard limit at the start. It restores the old limit before another program replaces it, because that
-//! program may use select(2), which cannot use larger descriptors.
+//! limit to the hard limit at the start. It restores the old limit before it executes another program, because that
+//! program may use select(2), which cannot use descriptors of 1024 and above.
 
 use std::sync::OnceLock;
 

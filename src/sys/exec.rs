@@ -41,7 +41,7 @@ pub(super) fn replace_with(
         (Ok(name), Ok(args), Ok(environment)) => (name, args, environment),
         (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => return error,
     };
-    // The Rust runtime ignores it.
+    // The Rust runtime has set SIGPIPE to be ignored, and execve(2) would keep that.
     set_sigpipe(if ignores_sigpipe { SigHandler::SigIgn } else { SigHandler::SigDfl });
     let Err(errno) = execvpe(&name, &args, &environment);
     set_sigpipe(SigHandler::SigIgn);

@@ -1,8 +1,8 @@
 //! Reads regular files up to a length, and writes new files that appear complete or not at all.
 //!
 //! A new file has no name while it is written (O_TMPFILE in open(2)). If the program ends, the kernel frees it. Some
-//! filesystems do not support O_TMPFILE. There the file has a temporary name, which is removed if writing fails, and by
-//! the handler of the signals in `ENDING`. SIGKILL leaves the file.
+//! filesystems do not support O_TMPFILE. There the file has a temporary name. twtool removes it if writing fails, or if a
+//! signal of `ENDING` arrives. After SIGKILL the file remains.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -219,7 +219,7 @@ impl Partial {
                 Ok(new) => return Ok((Self { folder: Arc::clone(&location.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
-                    // An earlier process with the same pid has left that name.
+                    // EEXIST: an earlier process with the same pid has left that name, so the next number is tried.
                     if error != Errno::EXIST || number == 1000 {
                         return Err(error.into());
                     }

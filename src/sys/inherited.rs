@@ -1,5 +1,6 @@
-//! What this process inherited, and the Rust runtime changes before main(): it opens /dev/null in place of closed standard
-//! descriptors, and ignores SIGPIPE. A function in `.init_array` reads both before that.
+//! Reads two properties that this process inherited: whether standard output is closed, and whether SIGPIPE is ignored. The Rust
+//! runtime changes both before main(): it opens /dev/null in place of closed standard descriptors, and ignores SIGPIPE. So a
+//! function in `.init_array` reads them before the runtime starts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

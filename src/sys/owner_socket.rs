@@ -17,7 +17,7 @@ use super::errno::retry;
 /// The maximum number of readers at a time. Further readers wait in the backlog of the socket.
 const MOST_READERS: usize = 4;
 
-/// The time limit for each read and write. So a reader that stops does not keep memory in use.
+/// The time limit for each read and write. Without it, a reader that stops reading would keep memory in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A socket that answers readers.

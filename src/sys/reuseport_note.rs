@@ -81,7 +81,7 @@ impl Drop for NoteGuard {
 fn socket(domain: Domain, device: Option<NonZeroU32>) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     if device.is_some() {
-        // Kernels before 5.7 need CAP_NET_RAW for it. Without the device the bind clears every note but those in a VRF.
+        // Kernels before 5.7 need CAP_NET_RAW for it. Without the device the bind clears every note except a note in a VRF.
         if_visible(retry(|| socket.bind_device_by_index_v4(device)))?;
     }
     socket.set_reuse_address(true)?;

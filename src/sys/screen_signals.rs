@@ -42,7 +42,7 @@ pub(super) fn held() -> SigSet {
 /// Blocks signals in the thread that made this value, and in the threads that it has started since.
 pub(super) struct Signals {
     descriptor: SignalFd,
-    /// The mask of signals before.
+    /// The signal mask from before [`Self::hold`].
     pub(super) before: SigSet,
     /// Signals that the output has read, and that the input has not reported yet.
     came: RefCell<VecDeque<Signal>>,
@@ -79,7 +79,7 @@ impl Signals {
         Ok(())
     }
 
-    /// Discards those of the signals that have come, and keeps all others for [`Self::next`].
+    /// Discards the unwanted signals that have come, and keeps all others for [`Self::next`].
     pub(super) fn discard(&self, unwanted: &[Signal]) -> io::Result<()> {
         self.read_all()?;
         self.came.borrow_mut().retain(|signal| !unwanted.contains(signal));

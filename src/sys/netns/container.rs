@@ -1,4 +1,4 @@
-//! Finds a container through the cgroups of its processes (cgroups(7)). No runtime is asked.
+//! Finds a container through the cgroups of its processes (cgroups(7)), without its container runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,10 +15,10 @@ use crate::sys::{cgroup, file};
 /// The maximum size of /proc/PID/cgroup in bytes: a line for each hierarchy, with a path of at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
 
-/// The process of a container that started first. Its other processes may be in other network namespaces.
+/// Returns the oldest process of a container. The other processes of the container may be in other network namespaces.
 pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
     let failed = |why| NetnsError::new(arg, why);
-    // When the first process of each container started, and its number.
+    // The start time and the pid of the oldest process of each container, by the id of the container.
     let mut found: BTreeMap<String, (u64, u32)> = BTreeMap::new();
     let (mut others, mut names) = (BTreeSet::new(), BTreeMap::new());
     for pid in retry(pids).map_err(|error| failed(NetnsErrorKind::NotSearched(error)))? {
@@ -46,7 +46,7 @@ fn cgroup_of(pid: u32) -> io::Result<Option<String>> {
     Ok(bytes.and_then(|bytes| cgroup::path_of_process(&bytes)))
 }
 
-/// In clock ticks since the machine started.
+/// The start time of a process, in clock ticks since the machine started.
 fn start_time(pid: u32) -> Option<u64> {
     Some(Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?.starttime)
 }

@@ -108,7 +108,7 @@ impl NetnsError {
     }
 }
 
-/// Who can read the namespaces of other users' processes. The hint must not name what the caller already has.
+/// Advice on how to read the namespaces of other users' processes. It must not name a privilege that the caller already has.
 pub(super) fn who_reads_namespaces() -> &'static str {
     if capabilities::effective().is_ok_and(|held| held.has(Capability::SysPtrace)) {
         "twtool has CAP_SYS_PTRACE here, so either the process belongs to another user namespace, or a security policy of this \

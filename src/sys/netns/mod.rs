@@ -1,6 +1,6 @@
 //! Finds, names and enters network namespaces.
 //!
-//! A thread is in a network namespace, not a process (setns(2)). So [`within`] runs a function on a new thread in
+//! setns(2) moves one thread to a network namespace, not the whole process. So [`within`] runs a function on a new thread in
 //! another namespace: its sockets, /proc/thread-self/net and /proc/sys/net belong to that namespace, and the caller
 //! stays in its namespace.
 //!

@@ -33,7 +33,7 @@ pub(super) enum Handle {
     Path(PathBuf),
 }
 
-/// Opens the namespace that an argument selects. If the argument is not a name, the name is searched.
+/// Opens the namespace that an argument selects. If the argument is not a name, this also searches for a name of the namespace.
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
         NetnsArg::Process(pid) | NetnsArg::Container(_, pid) => open_of_process(*pid),

@@ -3,7 +3,7 @@
 //! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
 //! 2. A signal that a process sent is passed on. If the sender signalled the whole process group, the command got it as well.
 //!    The tracer sees every signal that reaches the command, so twtool does not pass on a signal that the command got with the
-//!    same number from the same sender. If the copy of the command is still pending when twtool passes on a signal, the kernel
+//!    same number from the same sender. If the command's copy is still pending when twtool passes on a signal, the kernel
 //!    merges the two (signal(7)).
 //! 3. A signal that the terminal sent (Ctrl-C) has also reached the command if the command is in twtool's process group.
 //!    Otherwise it is passed on.
