@@ -37,7 +37,8 @@ pub struct CallSituation {
     pub device: Option<NonZeroU32>,
     /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
-    /// The ports left for the destination of a connect() that found none; the error is the kernel's answer about the route.
+    /// For a connect() without a fixed source port: the ports left for its destination. The error is the kernel's answer about
+    /// the route.
     pub capacity: Option<Result<Capacity, SnapshotError>>,
     /// The effective user of twtool.
     pub uid: u32,

@@ -18,8 +18,9 @@
 //! `names` reads names and ports for shell completion.
 //!
 //! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
-//! Three modules take longer: `port_watch` waits for a port, `call` watches the socket calls of a program, and `removal`
-//! removes sockets and verifies that they are gone.
+//! Other modules do more than answer one question: `port_watch` waits for a port, `call` watches the socket calls of a program,
+//! `removal` removes sockets and verifies that they are gone, `look` samples buckets repeatedly, `closes` follows closes, and
+//! `bucket_owners` finds the processes of buckets.
 
 #[cfg(feature = "cli")]
 pub mod bucket_owners;

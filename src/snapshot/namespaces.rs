@@ -73,7 +73,7 @@ impl Namespaces {
         matches!(self.0, Which::Several(..))
     }
 
-    /// The inode numbers of named namespaces, and of the caller's own; `None` for all namespaces.
+    /// The inode numbers of the namespaces, never `None`. The list is empty if the caller's own namespace is not known.
     #[cfg(feature = "trace")]
     #[must_use]
     pub fn inodes(&self) -> Option<Vec<u64>> {

@@ -107,7 +107,8 @@ impl PortState {
 
 impl Snapshot {
     /// Binds a port with every set of options, and lists the sockets on it, in one network namespace. Each attempt
-    /// holds the port for microseconds. If `listen`, the attempts also listen, so they can accept a real connection.
+    /// holds the port for microseconds. If `listen`, the attempts also listen. A filter then drops the packets of real clients,
+    /// if the kernel accepts the filter.
     ///
     /// # Errors
     /// See [`SnapshotError`].

@@ -81,7 +81,7 @@ impl Sampler {
         Self { namespaces, facts, buckets: None, makers, took: Duration::ZERO }
     }
 
-    /// The time from one sample to the next: a sample may use a quarter of a core.
+    /// The time from the end of one sample to the beginning of the next, so that sampling uses at most a quarter of a core.
     pub(super) fn interval(&self) -> Duration {
         INTERVAL.max(self.took * 3)
     }
@@ -119,7 +119,8 @@ impl Sampler {
                 }
             }
         }
-        // A socket between its end and its bucket is in neither list, so its process is kept until it is certain.
+        // While a socket becomes a bucket, a sample may list neither. So the processes of sockets that are gone are kept until
+        // there are too many.
         if self.makers.len() > MOST {
             let live: HashSet<Cookie> =
                 found.iter().flat_map(|(_, sockets)| &sockets.live).filter_map(|socket| socket.cookie).collect();
