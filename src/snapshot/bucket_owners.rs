@@ -2,11 +2,11 @@
 //!
 //! 1. A tracer (`twtool trace --serve`) keeps the cookies of the last two minutes. What it reports is a fact.
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.
-//! 3. A process that has a connection to the remote end of a bucket has probably opened the other connection, too.
+//! 3. A process that has a connection to the remote end of a bucket has probably opened the bucket's connection, too.
+//!
+//! Steps 2 and 3 are inferences: the process may have started after the bucket was made. Several processes can fit.
 //!
 //! [`find`] returns the owner of each row, and [`count`] counts them for a summary.
-//!
-//! 2 and 3 are inferences: the process may have started after the bucket was made. Several processes can fit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -151,7 +151,7 @@ type Ends = (u32, Evidence, (IpAddr, Port));
 /// Finds the owner of each row. [`Row::netns`] is an index into `facts`.
 ///
 /// # Errors
-/// The sockets of no namespace could be read.
+/// The sockets could not be read in any namespace.
 pub fn find(
     namespaces: &Namespaces,
     rows: &[&Row],

@@ -262,7 +262,7 @@ fn collect<O: RowObserver>(
         || (Listeners::default(), observer(&empty), empty.rows.clone()),
         |(listeners, observer, rows), socket| {
             if let Some(row) = query.row(listeners, facts, socket) {
-                // Names are read now, so that the answer can report those that are missing.
+                // Names are read now, so that the answer can report missing names.
                 facts.interfaces.look_up(row.bucket.interface);
                 observer.observe(&row, facts);
                 rows.push(row);

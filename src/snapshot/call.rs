@@ -30,8 +30,8 @@ pub struct CallSituation {
     pub facts: Facts,
     /// The program's network namespace, if it is not the one of twtool.
     pub netns: Option<NetnsArg>,
-    /// Every socket on the local port of the call. `blocks`: it can be the reason of EADDRINUSE, or has the ends of the
-    /// connection of a connect() call.
+    /// Every socket on the local port of the call. A holder `blocks` if it can be the reason of EADDRINUSE, or if it has both ends
+    /// of the connection that connect() would make.
     pub holders: Vec<Holder>,
     /// The index of the interface of SO_BINDTODEVICE.
     pub device: Option<NonZeroU32>,

@@ -88,8 +88,8 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     conclude(&source, facts, (sockets, end), (reuse, unread), &asked, question.probe)
 }
 
-/// Concludes the answer from a walk that has shown every socket in the range. `reuse` and the settings that could not be read for it
-/// are from before the walk.
+/// Concludes the answer from a walk that has shown every socket in the range. `reuse` was read before the walk. `unread` lists the
+/// settings that could not be read for it.
 pub(super) fn conclude(
     source: &Source,
     facts: Facts,

@@ -260,7 +260,7 @@ struct Served {
 }
 
 impl Served {
-    /// The closes that are kept: at most 12 MiB.
+    /// The maximum number of closes that are kept. They take at most 12 MiB.
     const MOST: usize = 256 * 1024;
     /// Twice as long as a bucket lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
     const KEPT: Duration = Duration::from_secs(120);
@@ -431,7 +431,7 @@ impl Makers {
 
     fn read(&mut self, key: &(u32, u64, String), id: u64, name: &str, kernel: bool) -> MakerFacts {
         let (pid, start_ns, comm) = key;
-        // If the pid belongs to the initial pid namespace, it means another process in the /proc of twtool's own.
+        // If twtool is not in the initial pid namespace, its /proc has another process under this pid, or none.
         let process = if self.own_pid_namespace { owners::process_started_at(*pid, *start_ns) } else { None };
         let (cmdline, path) = process.map(|process| (process.cmdline, process.cgroup)).unwrap_or_default();
         MakerFacts {

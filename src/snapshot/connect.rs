@@ -103,7 +103,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
     Ok(answer.with(situation))
 }
 
-/// The ports that connect() may choose from, and those left for the destination from this local address.
+/// The ports that connect() may choose from, and the ports left for the destination from this local address.
 fn choose(situation: &Situation, local: IpAddr, answer: &mut Answer<()>) -> Result<Option<PortChoice>, SnapshotError> {
     let Situation { facts, to, to_port, from, .. } = situation;
     let scoped = |at: &BindAddr| ScopedAddr {

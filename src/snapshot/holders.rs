@@ -18,7 +18,7 @@ use crate::sys;
 
 /// Every socket on the port, in a stable order.
 pub(super) struct PortSockets {
-    /// With the inferred side that opened the connection.
+    /// Each socket with its direction: the side that probably opened the connection.
     pub(super) list: Vec<(Socket, Direction)>,
     /// Whether the dump was not interrupted.
     pub(super) complete: bool,
@@ -38,7 +38,7 @@ impl PortSockets {
     }
 }
 
-/// Every socket whose local port this is.
+/// Lists every socket whose local port is `port`.
 pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets, SnapshotError> {
     // No socket has port 0.
     if port.reserved_by_rfc() {

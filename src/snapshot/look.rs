@@ -3,8 +3,8 @@
 //! A sample ([`Look`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
 //! has every bucket, also those that the selection excludes, because they may have been selected before.
 //!
-//! The caller compares the buckets with those of the last sample while the thread is still in the namespace, because it may
-//! have to look up the socket that has the two ends of a missing bucket now ([`Occupant`]).
+//! The caller compares the buckets with the last sample while the thread is still in the namespace, because it may have to
+//! look up the socket that has the two ends of a missing bucket now ([`Occupant`]).
 
 use std::io;
 use std::ops::ControlFlow;
@@ -30,7 +30,7 @@ use crate::sys;
 use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::{Interrupts, Signal};
 
-/// Sampling uses at most one part in this many of a core: the shortest interval is the processor time of a sample times this number.
+/// Sampling uses at most a quarter of a core: the shortest interval is the processor time of a sample times this number.
 pub const SHARE: u32 = 4;
 
 /// The maximum number of missing buckets that a sample looks up. Each look-up takes about 4 µs.
@@ -74,10 +74,10 @@ pub struct Looked<T> {
     pub took: Duration,
     /// The processor time that it took, of all threads.
     pub processor_time: Duration,
-    /// The time from the beginning of this sample to that of the next one: as asked, or longer if a sample would use more than a
-    /// quarter of a core.
+    /// The time from the beginning of this sample to the beginning of the next one. It is longer than requested if sampling would
+    /// otherwise use more than a quarter of a core.
     pub interval: Duration,
-    /// What the caller made of each namespace, whether nothing is missing, and warnings.
+    /// The value that `follow` returned for each namespace, whether nothing is missing, and warnings.
     pub answer: Answer<Vec<T>>,
 }
 

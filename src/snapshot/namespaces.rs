@@ -240,7 +240,7 @@ pub(super) fn located_by_facts(facts: &Facts, sentence: &str) -> String {
 
 /// Merges the facts of several namespaces. The result has the earliest time. If the question is about `several`, the
 /// fields that name one namespace become unknown, and service names remain only if they are the same in all. All other
-/// fields are those of the first namespace.
+/// fields come from the first namespace.
 #[must_use]
 pub fn merged_facts(facts: &[Facts], several: bool) -> Facts {
     let mut merged = facts[0].clone();

@@ -168,7 +168,7 @@ impl Snapshot {
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let tries_plain =
                 question.tries_plain && state.ended == Some(Ended::Bindable) && with != ReuseOptions::NONE;
-            // The wait has its answer. An error of this bind only means that there is no note.
+            // The wait has its answer. An error of this bind only leaves `needs_options` unknown.
             let needs_options = tries_plain.then(|| watch.plain_bind_is_in_use().ok()).flatten();
             let Watch { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };

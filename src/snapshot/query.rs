@@ -197,7 +197,7 @@ impl Query {
         }
     }
 
-    /// Whether a row is selected. Remembers that it could not be judged.
+    /// Whether a row is selected. If the filter cannot be evaluated on the row, [`Self::judged`] fails later.
     #[expect(clippy::inline_always, reason = "as for `row`")]
     #[inline(always)]
     pub(super) fn selects(&self, row: &Row) -> bool {

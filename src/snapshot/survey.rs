@@ -183,8 +183,8 @@ fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
 
 /// Whether this network namespace may have sockets that are bound but neither listen nor are connected.
 ///
-/// For these sockets the kernel walks a second table, that of the bound ports of all namespaces, in addition to the table of connections. With
-/// 200 namespaces this doubles the cost of a survey. So it is left out where the kernel's counts show that there is no such socket.
+/// For these sockets the kernel walks a second table, which has the bound ports of all namespaces. With 200 namespaces this doubles
+/// the cost of a survey. So a survey does not request them if the kernel's counts show that there is no such socket.
 fn has_unlisted_sockets() -> bool {
     !matches!(sys::counts::most_unlisted_tcp_sockets(), Ok(Some(0)))
 }
