@@ -163,7 +163,7 @@ pub struct Source {
 pub struct WalkEnd {
     /// Whether nothing indicates that sockets are missing or repeated.
     pub complete: bool,
-    /// The sockets that were lost at first, and that a second dump found.
+    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets between them.
     pub recovered: usize,
     /// How often an interrupted walk was repeated.
     pub repeats: u32,

@@ -260,7 +260,7 @@ impl<R: BufRead> Lines<R> {
         format!("line {}: {what}", self.number)
     }
 
-    /// The problem of a line that cannot be parsed. A line without a line feed is the rest of a longer one.
+    /// The problem of a line that cannot be parsed. A line without a line feed is the beginning of a line that was cut off.
     fn unparsed(&self, what: &str) -> Problem {
         if self.line.ends_with(b"\n") { self.bad(what).into() } else { Problem::cut_off() }
     }

@@ -21,7 +21,7 @@ pub struct DumpEnd {
     pub interrupted: bool,
     /// Whether the callback stopped the dump. Then the transport has an unfinished dump and must not be used again.
     pub stopped: bool,
-    /// The sockets that a second dump added: those that the first one lost, and new ones between them.
+    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets between them.
     pub recovered: usize,
 }
 
