@@ -53,8 +53,8 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
     ask(kernel, socket, |_, found| found)
 }
 
-/// Returns the connection or bucket that has these two ends now, whatever its cookie. A listener, which the kernel selects if
-/// there is none, does not have both ends.
+/// Returns the connection or bucket that has these two ends now, whatever its cookie. If there is none, the kernel may select a
+/// listener. It does not have both ends, so the result is `None`.
 pub fn find_by_ends(
     kernel: &mut dyn Commands,
     tuple: &FourTuple,

@@ -195,8 +195,8 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
     }
 }
 
-/// Answers requests from a recording. The response is that to the last recorded request of the same walk with at least
-/// the same states; the caller skips the other states. A recording holds whole walks, so the program of a request is
+/// Answers requests from a recording. It replays the response to the last recorded request of the same walk that includes
+/// the requested states. The caller skips the other states. A recording holds whole walks, so the program of a request is
 /// ignored.
 pub struct Replay {
     events: Vec<Event>,

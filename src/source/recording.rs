@@ -95,8 +95,8 @@ enum RecordingLine {
     Looks(u64),
 }
 
-/// The maximum length of any other line in bytes. The two digits for each byte of a datagram take at most half of it, and the JSON
-/// around them takes less than the other half.
+/// The maximum length in bytes of a line after the first. The two digits for each byte of a datagram take at most half of it, and
+/// the JSON around them takes less than the other half.
 const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
 
 /// Writes a recording.
