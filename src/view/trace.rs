@@ -225,7 +225,7 @@ impl<'a> GroupRecord<'a> {
     }
 }
 
-/// The keys of a group: one of them is not null, except for closes of an unknown process.
+/// The keys of a group. JSON has only the keys of its kind; the group of an unknown process, for example, has none beside `group`.
 #[derive(Default, Serialize)]
 struct KeyRecord<'a> {
     group: &'static str,

@@ -116,7 +116,7 @@ fn listening(call: &SocketCall) -> String {
     format!("on {on}{protocol} with {with}")
 }
 
-/// The text of a note, and a command that helps.
+/// The text of a note, with advice if there is any.
 fn note_text(note: &WatchNote) -> String {
     match note {
         WatchNote::IoUring(process) => format!(
