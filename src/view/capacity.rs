@@ -207,7 +207,7 @@ pub const HEADINGS: [Heading; 10] = [
     Heading::new("EXHAUSTED"),
 ];
 
-/// Writes the page: the pool, the destinations, the limits of their numbers, and what helps.
+/// Writes the page: the pool, the destinations, notes about their numbers, and what helps.
 pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: TextStyle) -> io::Result<()> {
     let CapacityReport { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
@@ -287,7 +287,7 @@ pub fn uncertain(conditions: Conditions, destinations: &[Destination]) -> Option
     Some(format!("free may be up to {most} too high: {}", reasons.join("; ")))
 }
 
-/// The cells of a destination, below [`HEADINGS`].
+/// The cells of a destination, in the order of [`HEADINGS`].
 #[must_use]
 pub fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let ends = destination.ends;

@@ -171,7 +171,7 @@ pub(super) fn command_line(arguments: &[String]) -> String {
     let text = match arguments {
         [title] if title.contains(' ') => human::escape(title).into_owned(),
         arguments => {
-            // Longer ones are cut anyway.
+            // Each argument takes at least one column, so further arguments would be cut anyway.
             let words = arguments.iter().take(COMMAND_WIDTH);
             words.map(|word| quoted(word.as_str())).collect::<Vec<_>>().join(" ")
         }

@@ -35,7 +35,7 @@ const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and loses the
 pub struct Plan<'a> {
     /// The selected buckets and orphans, in any order.
     pub targets: &'a [Target],
-    /// For names.
+    /// The facts that name interfaces and services.
     pub facts: &'a Facts,
     /// Whether sockets can be in another state than TIME_WAIT.
     pub with_state: bool,
@@ -90,7 +90,7 @@ pub struct RemovalReport<'a> {
     pub targets: &'a [Target],
     /// The result for each socket.
     pub outcomes: &'a [RemovalResult],
-    /// For names.
+    /// The facts that name interfaces and services.
     pub facts: &'a Facts,
     /// Whether orphans were selected as well.
     pub orphans: bool,

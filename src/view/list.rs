@@ -121,7 +121,7 @@ fn lines(out: &mut (dyn Write + Send), line: &RowFormat, rows: &[&Row], facts: &
     })
 }
 
-/// Writes rows as ndjson. `facts` are those of each network namespace, by the index in the row.
+/// Writes rows as ndjson. `facts` has the facts of each network namespace, by the index in the row.
 pub fn ndjson(out: &mut (dyn Write + Send), rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     lines(out, &RowFormat::Ndjson, rows, facts)
 }

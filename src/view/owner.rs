@@ -52,7 +52,7 @@ impl<'a> ContainerRecord<'a> {
     }
 }
 
-/// `own`, if a number of a process is one of twtool's own pid namespace, and otherwise `initial`.
+/// `own` if a pid belongs to twtool's own pid namespace, otherwise `initial`.
 pub(super) const fn pid_namespace(own: bool) -> &'static str {
     if own { "own" } else { "initial" }
 }
@@ -75,7 +75,7 @@ impl<'a> OwnerRecord<'a> {
 impl Owned<'_> {
     fn append_record(&self, i: usize, text: &mut Text) -> io::Result<()> {
         SocketRecord::of_row(self.rows[i], &self.facts[self.rows[i].netns as usize]).append_json(text);
-        // Continue the object.
+        // Remove the closing brace to add a key.
         text.truncate(text.len() - 1);
         text.push_str(",\"owner\":");
         text.push_str(&json::to_string(&self.owners[i].as_ref().map(OwnerRecord::new))?);

@@ -1,6 +1,6 @@
 //! Writes the explanations of failed calls, notes, and the report at the end of a watch, as text or as records.
 //!
-//! The text shares standard error with the program, so that each piece begins with `twtool:` and the rest of it is indented.
+//! The text shares standard error with the program, so each piece begins with `twtool:` and its further lines are indented.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};

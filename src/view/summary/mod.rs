@@ -263,7 +263,7 @@ pub const fn title(by: By) -> &'static str {
     }
 }
 
-/// The text of a key. `facts` names services, and `namespaces` are those of each network namespace. The names of owners are in
+/// The text of a key. `facts` names services, and `namespaces` has the facts of each network namespace. The names of owners are in
 /// their ranking.
 #[must_use]
 pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {

@@ -13,7 +13,7 @@ use crate::view::owner::{ContainerRecord, pid_namespace};
 use crate::view::steps::StepRecord;
 use crate::view::summary::Content;
 
-/// The `TcpExt` counters about TIME_WAIT: the JSON key and the name of the kernel. docs/commands/summary.md explains each.
+/// The `TcpExt` counters about TIME_WAIT: the JSON key and the kernel's name for each. docs/commands/summary.md explains each.
 pub(super) const COUNTERS: [(&str, &str); 7] = [
     ("tw", "TW"),
     ("tw_recycled", "TWRecycled"),
@@ -69,7 +69,7 @@ struct GroupRecord<'a> {
     distinct: usize,
 }
 
-/// An entry of a group. Its keys are those of a record of `twtool list`.
+/// An entry of a group. Its keys have the same names as in a record of `twtool list`.
 struct LineRecord<'a> {
     key: Key,
     count: Count,
