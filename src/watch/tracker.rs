@@ -30,7 +30,8 @@ const ROUNDING_MS: i64 = 20;
 /// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in this many while adjtimex(2) corrects the clock.
 const DRIFT: i64 = 1000;
 
-/// A bucket with at most this much time left that is missing from the next sample counts as expired with certainty.
+/// If a bucket had at most this much time left and is missing from the next sample, neither SOCK_DESTROY nor a RST counts as a
+/// possible cause.
 const SOON_MS: i64 = 2000;
 
 /// The buckets of the last sample of one namespace.
