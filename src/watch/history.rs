@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::events::Event;
 use super::sample::Sample;
 
-/// How many seconds before the first sample its remaining times cover.
+/// The number of seconds before the first sample for which its remaining times show the closes.
 const FIRST_SECONDS: i64 = 60;
 
 /// The maximum number of seconds that are kept.

@@ -16,8 +16,8 @@ pub struct Sample {
     pub at: SystemTime,
     /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
     pub elapsed: Duration,
-    /// The time from the beginning of this sample to that of the next one. It is longer than the requested interval if sampling
-    /// would use more than a quarter of a core.
+    /// The time from the beginning of this sample to the beginning of the next one. It is longer than the requested interval if
+    /// sampling would otherwise use more than a quarter of a core.
     pub interval: Duration,
     /// How long the sample took.
     pub took: Duration,

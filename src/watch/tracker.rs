@@ -1,12 +1,12 @@
-//! Compares the buckets of a sample with those of the last one, by cookie.
+//! Compares the buckets of a sample with the buckets of the last one, by cookie.
 //!
 //! A bucket has the cookie of its connection. So a bucket of the last sample and a bucket of this sample are the same if they have
 //! the same cookie. The kernel reports each remaining time at an unknown moment of a walk, so the time between two reports of one
 //! bucket is known only up to the durations of the two walks.
 //!
-//! The kernel lists the buckets that stay in the same order each time. So the rows of both samples are read side by side, and only
-//! those without a partner are looked up in a map of rows. With 100,000 buckets a map of all rows takes a third of the processor time
-//! and 13 MiB.
+//! The kernel lists the buckets that stay in the same order each time. So this module reads the rows of both samples side by side,
+//! and looks up only rows without a partner in a map of rows. With 100,000 buckets a map of all rows would take a third of the
+//! processor time, and 13 MiB.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::snapshot::{Selection, SnapshotError};
 /// Rounding of remaining times: the kernel counts in jiffies of up to 10 ms, and rounds each report.
 const ROUNDING_MS: i64 = 20;
 
-/// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in this many while adjtimex(2) corrects the clock.
+/// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in a thousand while adjtimex(2) corrects the clock.
 const DRIFT: i64 = 1000;
 
 /// If a bucket had at most this much time left and is missing from the next sample, neither SOCK_DESTROY nor a RST counts as a
@@ -64,11 +64,11 @@ struct LastLook {
 #[derive(Debug)]
 struct Seen {
     row: Row,
-    /// How much longer the remaining time may be than that of the row, in ms: 0, unless a sample has missed the bucket.
+    /// How much longer the remaining time may be than in the row, in ms: 0, unless a sample has missed the bucket.
     slack_ms: u16,
     /// The remaining time when a sample last listed it.
     listed_ms: u32,
-    /// The longest time from that sample to the last one, in ms: 0, unless a sample has missed the bucket.
+    /// An upper bound of the time from that sample to the last one, in ms: 0, unless a sample has missed the bucket.
     since_ms: i64,
     selected: bool,
 }
@@ -79,9 +79,10 @@ impl Seen {
         Self { row, slack_ms: 0, listed_ms: row.bucket.expires_ms, since_ms: 0, selected }
     }
 
-    /// Whether the timer of a bucket in TIME_WAIT has started again, although less time is left than when it was listed. Then it has
-    /// its full length, less at most the time since then, and clearly more than the old timer would have. A virtual machine that
-    /// loses ticks has a timer that is slower than the clock: by 43 ms in 19 s on an emulated processor.
+    /// Whether the timer of a bucket in TIME_WAIT has started again, although less time is left than when a sample last listed it.
+    /// That is so if the timer can have started with its full length since that sample, and if clearly more time is left than the
+    /// old timer would have. "Clearly" allows for a virtual machine that loses ticks: there the timer was slower than the clock, by
+    /// 43 ms in 19 s on an emulated processor.
     fn restarted(&self, left: i64, time: Elapsed, length_ms: i64) -> bool {
         let since = self.since_ms.saturating_add(time.most);
         let old_timer = i64::from(self.row.bucket.expires_ms) + i64::from(self.slack_ms) - time.least;
@@ -248,7 +249,7 @@ impl Tracker {
         is_new.then_some(Found { kind: EventKind::Entered, certain: true, row: *row, selected })
     }
 
-    /// Finds out what happened to the buckets that a whole sample does not list. Returns those that still exist.
+    /// Finds out what happened to the buckets that a whole sample does not list. Returns the buckets that still exist.
     fn judge(
         &self,
         missing: Vec<Seen>,

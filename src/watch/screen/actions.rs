@@ -60,7 +60,7 @@ impl Screen {
             return;
         }
         if let Some(path) = self.state.recording.take() {
-            // It has not begun yet if the sample that would begin it was not asked for.
+            // If the request that begins the recording is not sent yet, nothing was recorded.
             self.state.message = Some(match self.wanted.recording.replace(Recording::End) {
                 Some(Recording::Begin(..)) => {
                     self.wanted.recording = None;

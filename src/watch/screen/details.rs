@@ -55,7 +55,7 @@ impl Place<'_> {
         Some(Shell { netns: Some(netns), caller: self.shell.caller.clone() })
     }
 
-    /// The words that select the sockets of a group: those of the row alone, or also the selection of the screen.
+    /// The words that select the sockets of a group: an option for the row, or an expression if the screen has a filter, too.
     fn narrowed(&self, option: [&str; 2], test: &str, facts: &Facts) -> Vec<String> {
         match self.selection.resolve(facts) {
             Ok((filter, _)) if filter != Filter::TRUE => vec![format!("({filter}) and {test}")],

@@ -31,7 +31,7 @@ pub(super) struct Shown<'a> {
     pub(super) latest: &'a Latest,
     pub(super) history: &'a History,
     pub(super) listing: &'a Listing,
-    /// The time since the sample. Remaining times are drawn less by this time.
+    /// The time since the sample. It is subtracted from the remaining times.
     pub(super) age: Duration,
     /// The interval in use.
     pub(super) interval: Duration,

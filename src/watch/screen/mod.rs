@@ -429,8 +429,9 @@ impl Screen {
     /// Takes the terminal again, and draws all of it.
     fn resume(&mut self) -> Result<(), ScreenError> {
         self.guard.take_again()?;
-        // In the background, the kernel stops the program here until the shell brings it to the foreground. Taking the terminal once
-        // more for that would leave raw mode for a moment, and keys that are typed then would go to the wrong program.
+        // If twtool is in the background, the kernel stops it in `take_again` until the shell brings it to the foreground. The
+        // SIGCONT of that must not make twtool take the terminal once more: it would leave raw mode for a moment, and keys that are
+        // typed then would go to the wrong program.
         self.input.discard_continued()?;
         self.erase()?;
         Ok(self.draw()?)

@@ -83,7 +83,7 @@ impl Screen {
         self.relist();
     }
 
-    /// Replaces the warnings about the words of the old filter by those of the new one.
+    /// Replaces the warnings about the words of the old filter with the warnings about the new one.
     fn replace_warnings(&mut self) {
         let Some(facts) = self.latest.namespaces().first().map(|netns| Arc::clone(&netns.facts)) else { return };
         let about = |selection: &Selection| selection.resolve(&facts).map(|(_, warnings)| warnings).unwrap_or_default();

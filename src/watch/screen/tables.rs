@@ -59,7 +59,7 @@ impl Table {
         }
     }
 
-    /// The orders that `s` chooses from. Sockets have those of `list --sort`.
+    /// The orders that `s` chooses from. Sockets have the orders of `list --sort`.
     #[must_use]
     pub(super) const fn orders(self) -> &'static [&'static str] {
         match self {
@@ -117,7 +117,7 @@ enum Items {
     Destinations(Vec<(usize, usize)>),
     /// Indices of the counts.
     Groups(By, Vec<u32>),
-    /// Indices.
+    /// Indices of the namespaces.
     Namespaces(Vec<usize>),
     /// The number of rows, and whether the oldest comes first. Events have one order only.
     Events(usize, bool),
@@ -318,7 +318,7 @@ impl Listing {
         }
     }
 
-    /// The cells of a row. Remaining times are less by `age`.
+    /// The cells of a row. `age` is subtracted from remaining times.
     #[must_use]
     pub(super) fn cells(
         &self,
@@ -341,7 +341,7 @@ impl Listing {
                 netns.into_iter().chain(capacity::cells(one, &capacity.facts)).chain([used]).collect()
             }
             Some(Selected::Group(key, count)) => {
-                // Ports and addresses only: no key names a namespace.
+                // The key is a port or an address, so `label` needs no list of namespaces.
                 let facts = latest.namespaces().first().map(|netns| &netns.facts);
                 counted(facts.map_or_else(String::new, |facts| summary::label(&key, facts, &[])), count)
             }

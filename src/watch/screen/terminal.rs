@@ -30,7 +30,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// The panic hook is installed once.
 static HOOK: Once = Once::new();
 
-/// The bytes of one frame are written together.
+/// The size of the output buffer in bytes. The bytes of one frame are written together.
 const FRAME: usize = 64 * 1024;
 
 /// The terminal that ratatui draws on.
