@@ -13,7 +13,8 @@ use clap::{Arg, Command};
 /// The date in the head of each page, which man(7) requires: the last day on which the texts were revised as a whole.
 const DATE: &str = "2026-11-28";
 
-/// Files that twtool reads: words of which one is in the help of each command that reads the file, the path, and the content.
+/// The files that twtool reads, one per line: words, the path, and the content. A command reads the file if its help contains one
+/// of the words.
 const FILES: &str = "\
 service | /etc/services | Names of ports (services(5)). For a namespace NAME of ip-netns(8), /etc/netns/NAME/services if it exists
 --netns | /run/netns | Names of network namespaces (ip-netns(8))
@@ -186,7 +187,7 @@ impl Writer {
         text.split("\n\n").for_each(|paragraph| self.paragraph(paragraph));
     }
 
-    /// The space before a paragraph; a section begins with it.
+    /// Adds space before a paragraph, except at the beginning of a section.
     fn space(&mut self) {
         let last = self.0.lines().next_back().unwrap_or_default();
         if !last.starts_with(".S") {

@@ -2,8 +2,8 @@
 //!
 //! 1. The engine of clap_complete finds out whether the word is a command, an option, or the value of an argument.
 //! 2. Values that clap lists (formats, columns, scenarios) and paths come from the engine.
-//! 3. Values of this machine come from the snapshot layer. The name of the value decides, as the help shows it: `PORT`,
-//!    `FILTER`. So a new command needs no entry here.
+//! 3. Values of this machine come from the snapshot layer. The name of the value in the help (`PORT`, `FILTER`) selects the kind of
+//!    values. So a new command needs no entry here.
 //!
 //! Values that cannot be read are left out without a message, because an error would appear in the prompt.
 
@@ -120,7 +120,7 @@ fn with_values(arg: Arg, context: &CompletionContext, commands: &[String]) -> Ar
     }
 }
 
-/// Offers those of the values that begin with the typed word.
+/// Offers the values that begin with the typed word.
 fn offer(arg: Arg, values: impl Fn(&str) -> Vec<CompletionCandidate> + Send + Sync + 'static) -> Arg {
     arg.add(ArgValueCompleter::new(move |word: &OsStr| {
         let Some(word) = word.to_str() else { return vec![] };
@@ -130,7 +130,8 @@ fn offer(arg: Arg, values: impl Fn(&str) -> Vec<CompletionCandidate> + Send + Sy
     }))
 }
 
-/// Ports in use: listeners first, then those with the most TIME_WAIT sockets. Names of services once a letter is typed.
+/// Ports in use: first the ports of listeners, then the ports with the most TIME_WAIT sockets. If the word begins with a letter,
+/// also the names of services.
 fn ports(context: &CompletionContext, remote: bool, word: &str) -> Vec<CompletionCandidate> {
     let Some((ports, services)) = context.snapshot().and_then(|snapshot| snapshot.used_ports(remote).ok()) else {
         return vec![];

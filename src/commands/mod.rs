@@ -341,7 +341,7 @@ pub fn report_usage(
     }
 }
 
-/// Without clap's tip to write `-- --flag`: no argument of twtool begins with a hyphen, except words of a command.
+/// Removes clap's tip to write `-- --flag`: no argument of twtool begins with a hyphen, except words of a command.
 fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) {
         let kept = tips.iter().filter(|tip| !tip.to_string().contains("as a value")).cloned().collect();

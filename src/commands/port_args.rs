@@ -42,7 +42,7 @@ pub(super) struct ServerArgs {
     together: bool,
 }
 
-/// Parses the argument of a command that takes one port. A range is rejected later, with the names of services.
+/// Parses the argument of a command that takes one port. A range is rejected later, when the names of services are resolved.
 pub(super) fn one_port(text: &str) -> Result<PortArg, String> {
     text.parse::<PortArg>().map_err(|error| error.for_one_port())
 }

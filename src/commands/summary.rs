@@ -131,7 +131,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let source = summarized.origin.name();
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
     let summary = summarized.summary(args.top.unwrap_or(usual));
-    // No commands for a recording, which may come from another machine, nor for several namespaces.
+    // The output has no commands for a recording, which may come from another machine, nor for several namespaces.
     let shell = args.namespaces.shell(context).filter(|_| !args.recording.replays());
     let help = shell.map(|shell| summary.help(&shell)).unwrap_or_default();
     let several = args.namespaces.several();

@@ -238,12 +238,12 @@ fn missing(totals: CloseTotals) -> Vec<String> {
     lost.into_iter().chain(skipped).collect()
 }
 
-/// What is done with closes.
+/// Receives closes.
 trait Sink {
-    /// A selected close.
+    /// Receives a selected close.
     fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()>;
 
-    /// The closes so far have been passed on.
+    /// Is called after each batch of closes, and when there was none for some time.
     fn pause(&mut self, elapsed: Duration) -> io::Result<()>;
 }
 

@@ -1,4 +1,4 @@
-//! `--tracer`: the running `twtool trace --serve` that knows who made buckets.
+//! `--tracer`: the socket of a running `twtool trace --serve`, which has recorded the processes that made buckets.
 
 use std::path::{Path, PathBuf};
 

@@ -80,7 +80,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|why| format!("{why}; 0 tries once"))
 }
 
-/// Runs the command, or becomes the one that follows `--`.
+/// Runs `twtool wait`. If the port can be bound and COMMAND follows `--`, COMMAND replaces the process.
 ///
 /// # Errors
 /// See [`CommandError`].
