@@ -1,4 +1,5 @@
-//! Finds the owners of buckets: from a tracer that has recorded which process closed them, otherwise by inference from live sockets.
+//! Finds the owners of buckets: from a tracer that has recorded which process closed them, otherwise by inference from live
+//! sockets.
 //!
 //! 1. A tracer (`twtool trace --serve`) keeps the cookies of the last two minutes. What it reports is a fact.
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.

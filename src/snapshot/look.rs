@@ -146,8 +146,8 @@ impl Looks {
         Ok(Self::of(Input::Series(SeriesReader::open(path).map_err(SourceError::from)?)))
     }
 
-    /// Records the following samples, until [`Self::finish`]. Call it before the process has other threads, because it blocks SIGINT
-    /// and SIGTERM in the calling thread. [`Self::wait`] reports these signals.
+    /// Records the following samples, until [`Self::finish`]. Call it before the process has other threads, because it blocks
+    /// SIGINT and SIGTERM in the calling thread. [`Self::wait`] reports these signals.
     ///
     /// # Errors
     /// The samples are not from the kernel or are of several network namespaces, or the file cannot be created.
@@ -161,7 +161,8 @@ impl Looks {
         Ok(())
     }
 
-    /// Ends the recording, if there is one, and gives the file its name. Then it delivers the signal that [`Self::wait`] has reported.
+    /// Ends the recording, if there is one, and gives the file its name. Then it delivers the signal that [`Self::wait`] has
+    /// reported.
     ///
     /// # Errors
     /// The file cannot be written.

@@ -1,7 +1,7 @@
 //! Gathers everything that monitoring shows of a network namespace, in one walk over its sockets.
 //!
-//! `summary`, `capacity` and `doctor` walk over the sockets once each. The walk is most of their cost, so a survey makes one walk for
-//! all of them:
+//! `summary`, `capacity` and `doctor` walk over the sockets once each. The walk is most of their cost, so a survey makes one walk
+//! for all of them:
 //!
 //! 1. Settings and counters are read before the walk.
 //! 2. The walk counts buckets, keeps the sockets on ephemeral ports, and keeps listeners and sockets in CLOSE_WAIT.

@@ -6,10 +6,10 @@
 //! 3. A seccomp(2) filter refuses system calls: running programs, opening files for writing, sockets, access to other processes,
 //!    and interfaces of the kernel that need no capability and that twtool does not use.
 //!
-//! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use different
-//! calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on another. Calls that
-//! landlock or the missing capabilities refuse are not in the list, because each entry delays the start by 4 µs: the kernel runs the
-//! filter for every number of a system call when it is installed.
+//! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use
+//! different calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on
+//! another. Calls that landlock or the missing capabilities refuse are not in the list, because each entry delays the start by
+//! 4 µs: the kernel runs the filter for every number of a system call when it is installed.
 //!
 //! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
 //! alternative, a signal, would end the program without a message.
@@ -85,7 +85,8 @@ fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
     InForce { landlock, seccomp: refuse_calls(&[&[CALLS, files], more].concat()).is_ok() }
 }
 
-/// Allows reading `readable`, removing files from `folders`, and no other access. Returns the version of the interface, if the kernel has it.
+/// Allows reading `readable`, removing files from `folders`, and no other access. Returns the version of the interface, if the
+/// kernel has it.
 fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>, RulesetError> {
     // The crate leaves out what an older kernel does not know.
     let newest = ABI::V10;

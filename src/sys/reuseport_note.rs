@@ -7,7 +7,8 @@
 //! bind without SO_REUSEPORT clears the note. So a test that ends right after a bind with SO_REUSEPORT leaves a port on
 //! which a second server can bind and listen.
 //!
-//! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these in order (measured on Linux 6.18):
+//! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these in order (measured on
+//! Linux 6.18):
 //! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. It succeeds beside every IPv4 holder, and beside a `::`
 //!    holder that has SO_REUSEADDR and does not listen;
 //! 2. an unused IPv4 address with SO_REUSEADDR. It succeeds beside every holder that is IPv6 only, and beside a

@@ -1,7 +1,7 @@
 //! Writes a screen to the terminal on standard output. If the terminal takes no text, a signal or a time limit ends the wait.
 //!
-//! A terminal takes no text while its output is stopped, or while the program at its other side does not read, for example because a
-//! connection of ssh is stuck. A blocking write(2) would then hold the program until SIGKILL.
+//! A terminal takes no text while its output is stopped, or while the program at its other side does not read, for example because
+//! a connection of ssh is stuck. A blocking write(2) would then hold the program until SIGKILL.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -60,7 +60,8 @@ pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::
     })
 }
 
-/// The title above a command: its purpose, and why it fails here: `allow more buckets (needs CAP_NET_ADMIN, which root lacks here)`.
+/// The title above a command: its purpose, and why it fails here:
+/// `allow more buckets (needs CAP_NET_ADMIN, which root lacks here)`.
 fn title(step: &Step) -> Cow<'_, str> {
     match &step.obstacle {
         Some(obstacle) => format!("{} ({obstacle})", step.purpose).into(),

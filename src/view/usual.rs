@@ -1,7 +1,7 @@
 //! A fast path for the lines of the default table of buckets: it writes cells at fixed positions of a line of spaces.
 //!
-//! Without the fast path, through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command, median of 21
-//! pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
+//! Without the fast path, through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command,
+//! median of 21 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
 //!
 //! The fast path covers the common case only. [`super::column`] produces all other rows: IPv6, a socket that is bound to an
 //! interface, a service whose name is not plain ASCII, a remaining time of 100 s or more. Only tables with exactly the columns

@@ -96,7 +96,8 @@ impl Sampler {
         sample
     }
 
-    /// Selects among the buckets of the last sample, without a new sample. The next samples keep the selection if there is no error.
+    /// Selects among the buckets of the last sample, without a new sample. The next samples keep the selection if there is no
+    /// error.
     ///
     /// # Errors
     /// The selection has a mistake, or tests something that the last sample did not read.

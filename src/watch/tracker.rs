@@ -222,7 +222,8 @@ impl Tracker {
         self.last.as_ref().map(|last| look::select(selection, &last.facts, rows())).transpose()
     }
 
-    /// Keeps what [`Self::select`] has selected. Buckets that the last sample has missed belong to no selection until they are listed.
+    /// Keeps what [`Self::select`] has selected. Buckets that the last sample has missed belong to no selection until they are
+    /// listed.
     pub(super) fn keep_selected(&mut self, netns: Option<u64>, rows: Option<[Vec<Row>; 2]>) -> Option<Reselected> {
         let (last, listed) = (self.last.as_ref()?, rows?);
         let mut closes = Closes { now_ms: ms(last.walked.0), length_ms: last.length_ms, ..Closes::default() };
@@ -282,7 +283,8 @@ impl Tracker {
                 still_there.push(seen);
                 continue;
             }
-            // If TWRecycled did not grow, no connect() took a bucket over, so the socket of a connect() came after the bucket had ended.
+            // If TWRecycled did not grow, no connect() took a bucket over, so the socket of a connect() came after the bucket had
+            // ended.
             let not_taken_over = row.direction == Direction::Outbound && recycled == Some(0);
             if left <= time.most + time.tolerance() {
                 // SOCK_DESTROY and a RST leave no trace. In the last 2 s of a bucket they are very unlikely.
@@ -351,10 +353,11 @@ fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) 
 /// How far to search in both lists before an index is made.
 const NEAR: usize = 16;
 
-/// Pairs the rows of two lists by cookie. Rows without a partner are passed on alone. It is fast if most rows are in the same order.
+/// Pairs the rows of two lists by cookie. Rows without a partner are passed on alone. It is fast if most rows are in the same
+/// order.
 ///
-/// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the hash
-/// of the rest), so thousands of rows may begin or end in one place. Sockets that a dump has recovered are at its end.
+/// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the
+/// hash of the rest), so thousands of rows may begin or end in one place. Sockets that a dump has recovered are at its end.
 pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>, Option<&'a Row>)) {
     let mut paired = vec![false; was.len()];
     // The place in `was` where the partner of the next row is expected.

@@ -25,6 +25,7 @@ pub(super) fn own_id() -> io::Result<NetnsId> {
 }
 
 /// The names in /run/netns, sorted; empty if that folder does not exist.
+///
 /// # Errors
 /// The folder cannot be read.
 pub fn given_names() -> io::Result<Vec<OsString>> {

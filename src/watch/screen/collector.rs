@@ -1,5 +1,5 @@
-//! Takes the samples on a thread of its own, so that the screen reacts to keys meanwhile. The thread also counts the buckets by port
-//! and address, which takes milliseconds if there are many.
+//! Takes the samples on a thread of its own, so that the screen reacts to keys meanwhile. The thread also counts the buckets by
+//! port and address, which takes milliseconds if there are many.
 //!
 //! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
 //! takes no text, and no sample is taken while the screen is paused or stopped.

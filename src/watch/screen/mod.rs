@@ -55,9 +55,9 @@ use crate::view::style::TextStyle;
 /// The interval at which remaining times are redrawn between two samples.
 const COUNTDOWN: Duration = Duration::from_millis(500);
 
-/// The shortest interval at which the free ports of destinations are calculated. The calculation reads every socket of the ephemeral
-/// range, and costs twice as much as a sample. With 100,000 buckets and an interval of 3 s, the screen took 9.2 % of a core with this
-/// table, and 5.3 % without it.
+/// The shortest interval at which the free ports of destinations are calculated. The calculation reads every socket of the
+/// ephemeral range, and costs twice as much as a sample. With 100,000 buckets and an interval of 3 s, the screen took 9.2 % of a
+/// core with this table, and 5.3 % without it.
 const CAPACITY: Duration = Duration::from_secs(5);
 
 /// What the screen needs.
