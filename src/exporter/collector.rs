@@ -101,12 +101,13 @@ impl Collector {
             }
         };
         let arrived = tokio::time::timeout(self.deadline, running.wait_for(Option::is_some)).await;
+        let arrived = arrived.map(|outcome| outcome.ok().and_then(|outcome| outcome.clone()));
         match arrived {
             Err(_) => Err(Late::Deadline),
-            Ok(Ok(outcome)) => outcome.clone().ok_or(Late::Broken),
-            // The thread has ended without a result.
-            Ok(Err(_)) => {
-                self.state().running = None;
+            Ok(Some(outcome)) => Ok(outcome),
+            // The thread has ended without a result. Another scrape may have started the next collection already.
+            Ok(None) => {
+                self.state().running.take_if(|present| present.same_channel(&running));
                 Err(Late::Broken)
             }
         }
