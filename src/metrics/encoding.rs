@@ -24,27 +24,41 @@ impl Format {
         }
     }
 
-    /// The format that a client with this Accept header prefers. Ranges with an asterisk have no effect. Without a header, or if
-    /// the header names neither format, it is 0.0.4.
+    /// The format that a client with this Accept header prefers: by RFC 9110, the most specific range that covers a format decides.
+    /// Without a header, or if the client has no preference, it is 0.0.4.
     #[must_use]
     pub fn accepted(header: Option<&str>) -> Self {
-        let (mut text, mut open) = (0.0, 0.0);
-        for part in header.unwrap_or_default().split(',') {
-            let mut words = part.split(';').map(str::trim);
-            let range = words.next().unwrap_or_default().to_ascii_lowercase();
-            let parameters: Vec<&str> = words.collect();
-            let parameter = |name: &str| parameters.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-            let quality = parameter("q").map_or(Some(1.0), |q| q.parse::<f32>().ok()).unwrap_or(0.0);
-            let version = parameter("version");
-            match range.as_str() {
-                "text/plain" if version.is_none_or(|version| version == "0.0.4") => text = quality.max(text),
-                "application/openmetrics-text" if version.is_none_or(|version| version.starts_with("1.")) => {
-                    open = quality.max(open);
-                }
-                _ => {}
-            }
-        }
+        let ranges: Vec<Range> = header.unwrap_or_default().split(',').map(Range::parse).collect();
+        let quality = |ranges_of_it: [&str; 3], version: fn(&str) -> bool| {
+            let of = |name: &str| {
+                let covers = |range: &&Range| range.name == name && range.version.is_none_or(version);
+                ranges.iter().filter(covers).map(|range| range.quality).reduce(f32::max)
+            };
+            ranges_of_it.into_iter().find_map(of).unwrap_or(0.0)
+        };
+        let text = quality(["text/plain", "text/*", "*/*"], |version| version == "0.0.4");
+        let open =
+            quality(["application/openmetrics-text", "application/*", "*/*"], |version| version.starts_with("1."));
         if open > text { Self::OpenMetrics } else { Self::Text }
+    }
+}
+
+/// One part of an Accept header.
+struct Range<'a> {
+    name: String,
+    version: Option<&'a str>,
+    /// From 0 (not acceptable) to 1.
+    quality: f32,
+}
+
+impl<'a> Range<'a> {
+    fn parse(part: &'a str) -> Self {
+        let mut words = part.split(';').map(str::trim);
+        let name = words.next().unwrap_or_default().to_ascii_lowercase();
+        let parameters: Vec<&str> = words.collect();
+        let parameter = |name: &str| parameters.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let quality = parameter("q").map_or(Some(1.0), |q| q.parse().ok()).unwrap_or(0.0);
+        Self { name, version: parameter("version"), quality }
     }
 }
 
@@ -160,7 +174,10 @@ mod tests {
     fn openmetrics_is_written_only_for_a_client_that_prefers_it() {
         let prometheus_2_42 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                                text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        assert_eq!(Format::accepted(Some(prometheus_2_42)), Format::OpenMetrics);
+        let others_less = "application/openmetrics-text;q=0.5, */*;q=0.1";
+        for header in [prometheus_2_42, "application/openmetrics-text", others_less, "application/*"] {
+            assert_eq!(Format::accepted(Some(header)), Format::OpenMetrics, "{header}");
+        }
         for header in [
             None,
             Some("*/*"),
@@ -168,6 +185,8 @@ mod tests {
             Some("text/plain;version=0.0.4"),
             Some("application/openmetrics-text;version=0.0.1"),
             Some("application/openmetrics-text;q=0.1, text/plain;q=0.9"),
+            Some("application/openmetrics-text;q=0.5, */*;q=0.8"),
+            Some("application/openmetrics-text;q=0.5, text/*;q=0.8, */*;q=0.1"),
             Some("application/openmetrics-text;q=0"),
             Some("application/openmetrics-text;q=x"),
             Some(";;,,q=1"),
