@@ -20,11 +20,11 @@ use crate::analysis::direction;
 use crate::analysis::monitoring::BucketCounts;
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting, Unread};
-use crate::model::health::Health;
+use crate::model::health::{Health, OpenSockets};
 use crate::model::listeners::Listeners;
 use crate::model::port::PortRange;
 use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
-use crate::source::{self, Choice, Source, WalkEnd, known};
+use crate::source::{self, Choice, Source, SourceError, WalkEnd, known};
 use crate::sys;
 use crate::sys::clock::Stopwatch;
 
@@ -146,7 +146,7 @@ fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let settings_took = clock.elapsed();
 
     let range = facts.local_port_range.map(|range| range.0);
-    let (Walked { counts, range: in_range, mut open, .. }, end) =
+    let (Walked { counts, range: in_range, open, .. }, end) =
         source.collect(states, &Filter::TRUE, || Walked::new(range), |walked, socket| walked.add(range, socket))?;
     let WalkEnd { complete, recovered, repeats } = end;
     let outbound = match in_range {
@@ -157,12 +157,8 @@ fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
         Some(_) => Err(SnapshotError::Unread(Setting::LocalReservedPorts).to_string()),
         None => Err(SnapshotError::Unread(Setting::LocalPortRange).to_string()),
     };
-    if open.iter().any(|full| full.state == TcpState::CloseWait) {
-        source = source.with_tcp_info();
-        open.retain(|full| full.state == TcpState::Listen);
-        open.append(&mut close_wait(&mut source)?);
-    }
-    let sockets = open_sockets(&mut source, &facts, open, complete).map_err(|error| error.to_string());
+    let sockets = with_last_acks(source, &facts, open, complete).map_err(|error| error.to_string());
+    let complete = sockets.as_ref().map_or(complete, |open| open.complete);
     facts.unread.0.append(&mut unread.0);
 
     let mut warnings: Vec<String> = (!complete).then(interrupted).into_iter().collect();
@@ -199,13 +195,25 @@ fn without_descriptor(mut facts: Facts) -> Facts {
     facts
 }
 
-/// The sockets in CLOSE_WAIT, with the time since the last ACK of the peer.
-fn close_wait(source: &mut Source) -> Result<Vec<FullSocket>, SnapshotError> {
-    let states = StateSet::of(&[TcpState::CloseWait]);
-    let (found, _) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
-        if let Socket::Full(full) = socket {
-            found.push(*full);
-        }
-    })?;
-    Ok(found)
+/// Sorts the open sockets of the walk. If one of them is in CLOSE_WAIT, a second walk reads these with the time since the last ACK of
+/// the peer.
+fn with_last_acks(
+    mut source: Source,
+    facts: &Facts,
+    mut open: Vec<FullSocket>,
+    mut complete: bool,
+) -> Result<OpenSockets, SourceError> {
+    if open.iter().any(|full| full.state == TcpState::CloseWait) {
+        source = source.with_tcp_info();
+        open.retain(|full| full.state == TcpState::Listen);
+        let states = StateSet::of(&[TcpState::CloseWait]);
+        let (found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
+            if let Socket::Full(full) = socket {
+                found.push(*full);
+            }
+        })?;
+        open.extend(found);
+        complete &= end.complete;
+    }
+    open_sockets(&mut source, facts, open, complete)
 }
