@@ -96,7 +96,8 @@ impl Closes {
             How::Bpf => (Some(Tracer::start()?), None),
             How::Auto => Tracer::start().map_or_else(|why| (None, Some(why)), |tracer| (Some(tracer), None)),
         };
-        let selected = namespaces.as_ref().and_then(Namespaces::inodes).map(|inodes| inodes.into_iter().collect());
+        let inodes = namespaces.as_ref().map(Namespaces::inodes).transpose()?;
+        let selected = inodes.map(|inodes| inodes.into_iter().collect());
         let warnings = match (&refusal, &tracer) {
             (Some(why), _) => {
                 vec![format!("closes are found by samples, because BPF is not possible: {why}. {SAMPLES}")]

@@ -73,14 +73,20 @@ impl Namespaces {
         matches!(self.0, Which::Several(..))
     }
 
-    /// The inode numbers of the namespaces, never `None`. The list is empty if the caller's own namespace is not known.
+    /// The inode numbers of the namespaces.
+    ///
+    /// # Errors
+    /// /proc does not show the caller's own namespace.
     #[cfg(feature = "trace")]
-    #[must_use]
-    pub fn inodes(&self) -> Option<Vec<u64>> {
+    pub fn inodes(&self) -> Result<Vec<u64>, SnapshotError> {
         match &self.0 {
-            Which::Own => Some(netns::current().ok().flatten().map(|netns| netns.id.inode).into_iter().collect()),
-            Which::One(one) => Some(vec![one.netns.id.inode]),
-            Which::Several(namespaces, _) => Some(namespaces.iter().map(|netns| netns.netns.id.inode).collect()),
+            Which::Own => match netns::current() {
+                Ok(Some(own)) => Ok(vec![own.id.inode]),
+                Ok(None) => Err(SnapshotError::NoNamespace(vec!["/proc does not show it".into()])),
+                Err(error) => Err(SnapshotError::NoNamespace(vec![error.to_string()])),
+            },
+            Which::One(one) => Ok(vec![one.netns.id.inode]),
+            Which::Several(namespaces, _) => Ok(namespaces.iter().map(|netns| netns.netns.id.inode).collect()),
         }
     }
 

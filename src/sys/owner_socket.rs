@@ -90,7 +90,11 @@ impl OwnerSocket {
             let _ = reader.write_all(&text);
             busy.fetch_sub(1, Ordering::Relaxed);
         };
-        std::thread::Builder::new().name("reader".into()).spawn(write).map(drop)
+        let started = std::thread::Builder::new().name("reader".into()).spawn(write);
+        if started.is_err() {
+            self.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
     }
 }
 
