@@ -50,7 +50,7 @@ impl AttemptError {
                 Some("IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW (ip(7)); the server also needs one of these")
             }
             DEVICE if refusal == Refusal::Refused => {
-                Some("SO_BINDTODEVICE needs CAP_NET_RAW on kernels before 5.7 (socket(7))")
+                Some("on kernels before 5.7, this needs CAP_NET_RAW, as SO_BINDTODEVICE does (socket(7))")
             }
             // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns one of the others.
             MPTCP
