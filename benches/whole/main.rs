@@ -1,10 +1,10 @@
-//! Measures twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets. It is compared with the time that the kernel
-//! itself takes to return the rows, and with `ss` and `netstat` if they are installed.
+//! Measures twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets. Compares it with the time that the kernel itself
+//! takes to return the rows, and with `ss` and `netstat` if they are installed.
 //!
 //! `cargo bench --bench whole` measures all sizes, `-- --quick` leaves out the million, `-- 1000 100000` selects sizes, and `--
-//! namespaces` measures 200 network namespaces of 100 buckets each. `-- watch` measures a stream of samples. Every other command and the floor run in turns, and the ratio is
-//! the median of such pairs, because a busy machine slows both. The result is the Markdown table of docs/performance.md. The
-//! benchmark never fails because of a time.
+//! namespaces` measures 200 network namespaces of 100 buckets each. `-- watch` measures a stream of samples. For every other
+//! command, the benchmark runs the command and the floor in turns. The ratio is the median of these pairs, because a busy machine
+//! slows both. The benchmark prints the figures for docs/performance.md as Markdown tables, and never fails because of a time.
 
 mod floor;
 mod namespaces;
@@ -177,7 +177,7 @@ impl Case {
     }
 }
 
-/// Whether each pair is preceded by an uncounted run. A million buckets fit into no cache, and their lifetime is short.
+/// Whether an uncounted pair runs before each pair. A million buckets fit into no cache, and their lifetime is short.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000
 }

@@ -1,4 +1,4 @@
-//! The table that docs/performance.md has.
+//! Prints the figures for docs/performance.md as Markdown tables.
 
 use std::error::Error;
 use std::fmt::Write as _;
