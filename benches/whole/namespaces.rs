@@ -1,5 +1,6 @@
-//! Measures `list --all-netns` over 200 network namespaces of 100 buckets each. It is compared with a program that enters each
-//! of them, on as many threads, and discards the response of the kernel, and with a shell that runs `ss` in each of them.
+//! Measures `list --all-netns` over 200 network namespaces of 100 buckets each. Compares it with a program that enters each
+//! namespace, on the same number of threads, and discards the response of the kernel, and with a shell that runs `ss` in each
+//! namespace.
 //!
 //! The kernel keeps the sockets of all namespaces in one table and walks the whole table for each dump, so the floor is 200
 //! walks. The namespaces have names, as `ip netns add` makes them, in a private /run. The /proc of the benchmark shows no other

@@ -1,5 +1,5 @@
-//! Words of a command line (addresses, prefixes, ports, durations, namespaces): every text is either a value that prints as a
-//! word with the same value, or an error.
+//! Parses words of a command line (addresses, prefixes, ports, durations, namespaces). Every text gives an error, or a value that
+//! prints as a word with the same value.
 #![no_main]
 
 use std::ffi::OsString;

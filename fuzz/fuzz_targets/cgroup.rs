@@ -1,4 +1,4 @@
-//! /proc/PID/cgroup: any bytes are the path of a line, or none.
+//! Parses /proc/PID/cgroup. Any bytes give the path of one of the lines, or no path.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,7 @@ fuzz_target!(|case: &[u8]| {
         };
         text_of(rest) == path && (controllers.is_empty() || text_of(controllers).contains("name=systemd"))
     };
-    // What the path names is a part of it.
+    // The names of the unit and the container are parts of the path.
     assert!(unit_of_cgroup(&path).is_none_or(|unit| path.contains(unit)));
     assert!(Container::of_cgroup(&path).is_none_or(|container| path.contains(container.id)));
     let _ = place_of_cgroup(&path);

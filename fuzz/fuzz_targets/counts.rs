@@ -1,4 +1,5 @@
-//! Texts of /proc with counts (netstat, sockstat, slabinfo, status): every text gives numbers that it contains, or no numbers.
+//! Parses files of /proc with counts (netstat, sockstat, slabinfo, status). Every text gives numbers that it contains, or no
+//! numbers.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

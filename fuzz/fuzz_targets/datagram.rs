@@ -1,6 +1,7 @@
-//! Netlink datagrams: any bytes are sockets or an error, and every socket is one of the messages, in their order.
+//! Parses netlink datagrams. Any bytes give sockets or an error, and each socket comes from a message, in the order of the
+//! messages.
 //!
-//! A case is a list of datagrams, each with its length before it in two bytes; the last may be cut.
+//! A case is a list of datagrams. Two bytes before each datagram are its length. The last datagram may be truncated.
 #![no_main]
 
 use std::ops::ControlFlow;

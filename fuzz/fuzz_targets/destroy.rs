@@ -1,7 +1,7 @@
-//! The kernel's responses to SOCK_DESTROY: any bytes are responses to the requests that they name, or an error. No bucket
-//! counts as destroyed before the response to the last request of its batch.
+//! Parses the kernel's responses to SOCK_DESTROY. Any bytes give responses to the requests whose numbers they contain, or an error.
+//! No bucket counts as destroyed before the response to the last request of its batch.
 //!
-//! A case is a list of datagrams, each with its length before it in two bytes; the last may be cut.
+//! A case is a list of datagrams. Two bytes before each datagram are its length. The last datagram may be truncated.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

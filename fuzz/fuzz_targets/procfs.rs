@@ -1,4 +1,4 @@
-//! Lines of /proc/net/tcp and tcp6: every text is a socket or not, and a socket has the values of the words of its line.
+//! Parses lines of /proc/net/tcp and tcp6. Every text gives a socket or nothing, and a socket has the values in its line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

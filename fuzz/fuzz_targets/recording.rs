@@ -1,7 +1,8 @@
-//! Recordings: any bytes are facts and events or an error; every event is a line of the file, and every socket of a replay
-//! is a message of the datagrams.
+//! Parses recordings. Any bytes give facts and events, or an error. Each event comes from a line of the file, and each socket of a
+//! replay from a message of the datagrams.
 //!
-//! A case is a file. If it begins with a line feed, its last line is missing, and the target adds it with the right checksum.
+//! A case is a file. If it begins with a line feed, its last line is missing, and the target adds that line with the correct
+//! checksum.
 #![no_main]
 
 use std::ops::ControlFlow;

@@ -1,4 +1,4 @@
-//! The kernel's answer to a change of an interface: any bytes are an acknowledgement or an error.
+//! Parses the kernel's response to a change of an interface. Any bytes give an acknowledgement or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! /etc/services: any bytes are a table, whose names are words of their lines.
+//! Parses /etc/services. Any bytes give a table, and each name of the table is a word in its line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Settings under /proc/sys: any text is a value or none, and lists of ports print in the notation that was read.
+//! Parses settings under /proc/sys. Any text gives a value or no value, and a list of ports prints in the notation that was read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
