@@ -73,13 +73,13 @@ impl World {
         self.servers.iter().find(is_it).unwrap_or_else(|| panic!("no server at {at}"))
     }
 
-    /// Open connections.
+    /// Makes open connections.
     fn open(count: usize, from: &str, to: &str) -> Kept {
         let from = Some(from.parse().expect("an address"));
         (0..count).map(|_| Box::new(connect(from, addr(to)).expect("a connection")) as Box<dyn Any>).collect()
     }
 
-    /// Buckets.
+    /// Makes buckets.
     fn closed(&self, count: usize, from: &str, to: &str) -> Kept {
         buckets(count, from, self.server(to));
         vec![]

@@ -41,7 +41,7 @@ suite! {
     ],
 }
 
-/// The states that a side passes through, by sides, in a part.
+/// Checks the states that the client and the server pass through in a part.
 #[track_caller]
 fn passed(story: &DemoRun, part: &str, client: &[&str], server: &[&str]) {
     assert_eq!(story.states(part, "client"), client, "states of the client in {part:?}");

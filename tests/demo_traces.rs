@@ -95,7 +95,7 @@ fn the_host_is_the_same_after_an_interrupt() {
     let (_server, host) = busy_host();
     let mut signal = Signal::SIGINT;
     if ignores(signal) {
-        // A shell without job control starts its background jobs so, and their children inherit it.
+        // A shell without job control starts its background jobs with SIGINT ignored, and their children inherit that.
         not_checked("an interrupt of demo: this run ignores SIGINT; SIGTERM took its place");
         signal = Signal::SIGTERM;
     }

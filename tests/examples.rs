@@ -220,8 +220,8 @@ impl Stage {
         }
         let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
         if name_alone || traces || text.starts_with("twtool demo length") || text.contains("twtool exporter") {
-            // The name of a command alone is not a complete line, that scenario takes a minute, and an exporter does not end. So check only the words:
-            // clap parses them before --help.
+            // The name of a command alone is not a complete line, `demo length` takes a minute, and an exporter does not end. So
+            // check only the words: clap parses them before --help.
             text.push_str(" --help");
         }
         let codes = here.path().join("codes");

@@ -282,8 +282,8 @@ fn imports(path: &str, text: &str) -> Vec<String> {
     for root in ["crate::", "twtool::"] {
         imported.extend(after(&code, root));
     }
-    // What leaves the folder: `super::` from its mod.rs, `super::super::` from the files beside that. Inside an inline
-    // module one more is needed, so only the names of layers count here.
+    // Paths that leave the folder: `super::` in its mod.rs, `super::super::` in the files beside mod.rs. An inline module needs one
+    // more `super::`, so only the names of layers count here.
     let outwards = if path.ends_with("/mod.rs") || !path.contains('/') { "super::" } else { "super::super::" };
     let names = |name: &String| LAYERS.iter().any(|(layer, _)| layer == name);
     imported.extend(after(&code, outwards).into_iter().filter(names));
@@ -341,7 +341,7 @@ fn after(code: &str, root: &str) -> Vec<String> {
     names.into_iter().map(beginning).filter(|name| !name.is_empty() && name != "self").collect()
 }
 
-/// The text without line comments. `//` inside a string literal ends nothing here that matters, unless a space precedes.
+/// The text without line comments. A `//` without a space before it stays, because it may be part of a string literal.
 pub(crate) fn code(text: &str) -> String {
     let line = |line: &str| {
         let cut = line.match_indices("//").find(|(at, _)| *at == 0 || line[..*at].ends_with(char::is_whitespace));

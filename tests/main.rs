@@ -157,7 +157,7 @@ fn main() -> ExitCode {
         demo_traces::panic_in(&scenario);
         return ExitCode::FAILURE;
     }
-    // Another test does so to see how a panic leaves the terminal.
+    // Another test runs this program again to see how a panic leaves the terminal.
     if std::env::var_os(watch_screen::PANICKING).is_some() {
         watch_screen::panic_on_a_screen();
     }

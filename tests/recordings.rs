@@ -386,7 +386,7 @@ fn a_file_without_end_is_refused_in_little_memory() {
     }
 }
 
-/// Of version 0.1.0, in little-endian byte order.
+/// Version 0.1.0 made the recording, in little-endian byte order.
 fn a_recording_of_an_earlier_version_is_replayed() {
     if cfg!(target_endian = "big") {
         return;

@@ -47,7 +47,7 @@ fn check(id: &str) -> Value {
     checks.into_iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no check {id}"))
 }
 
-/// Lists of no port, of 30 to 40 bytes, of 600 bytes, 4 KB, 5 KB and 140 KB, and the longest one that there can be.
+/// Tests lists of no port, of 30 to 40 bytes, of 600 bytes, 4 KB, 5 KB and 140 KB, and the longest possible list.
 fn a_list_of_reserved_ports_of_any_length_is_read_whole() {
     sysctl::write("ipv4.ip_local_port_range", "10000 64999").expect("the namespace is ours");
     let folder = tempfile::tempdir().expect("a folder");

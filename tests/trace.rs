@@ -72,7 +72,7 @@ const WAYS: [&str; 16] = [
     "renamed",
 ];
 
-/// The cookies of the records that say so are those of buckets.
+/// Checks that a record has the cookie of a bucket exactly if its outcome says that there is a bucket.
 #[track_caller]
 fn have_buckets(records: &[Value]) {
     let cookies = bucket_cookies();
@@ -342,8 +342,8 @@ fn nearly_every_close_is_seen_on_busy_cores() {
     assert_eq!(document["complete"], lost + skipped == 0, "{run}");
 }
 
-/// Whether this kernel is one of those that do not run BPF programs while process 1 is current, unless process 1 has loaded them. The
-/// mainline kernel is not.
+/// Whether this kernel skips BPF programs while process 1 is current, unless process 1 has loaded them. The mainline kernel does
+/// not.
 fn skips_process_1() -> bool {
     let types = std::fs::read("/sys/kernel/btf/vmlinux").expect("the program was loaded");
     types.windows(12).any(|name| name == b"\0init_owned\0")

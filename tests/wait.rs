@@ -507,7 +507,7 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     interrupted(Signal::SIGTERM);
     // Here twtool waits on another thread.
     interrupted_with(Signal::SIGTERM, &["--netns", "/proc/self/ns/net"]);
-    // A shell without job control has its background jobs ignore SIGINT, and so does what they start.
+    // A shell without job control starts its background jobs with SIGINT ignored, and their children inherit that.
     if ignores_interrupts("self") {
         return not_checked("what SIGINT does to a wait: these tests were started with the signal ignored");
     }
@@ -515,7 +515,7 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     let mut waiter = Waiter::start(&["8080"]);
     waiter.blocked(BLOCKS);
     waiter.end_by(Signal::SIGINT);
-    // To a shell that is 130.
+    // A shell reports this signal as exit code 130.
     let script = r#"sh -c 'echo $$; exec "$0" wait 8080 -o ndjson' "$0"; exit $?"#;
     let (pid, mut shell) = started_by(script);
     kill(pid, Signal::SIGINT).expect("a child of our child");

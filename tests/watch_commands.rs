@@ -97,7 +97,7 @@ fn each_kind_of_command_works_in_the_own_namespace() {
     assert_eq!(screen.end().code(), Some(0));
 }
 
-/// A test of its own, because on a slow machine the buckets of the other one may expire before its end.
+/// This test is separate from the previous one, whose buckets may expire before its end on a slow machine.
 fn each_removal_removes_the_sockets_of_its_row() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     let _servers = situation();

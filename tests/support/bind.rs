@@ -174,9 +174,9 @@ impl Situation {
         self.check_page();
     }
 
-    /// Returns all attempts, and makes the ones with SO_REUSEPORT, with code that is independent of twtool. A successful bind with SO_REUSEPORT changes
-    /// the results of later binds, so each of them gets its own situation. [`Self::remaining_attempts`] makes the other binds after
-    /// twtool, in the situation that twtool has tested.
+    /// Returns all attempts, and makes the ones with SO_REUSEPORT. The code is independent of twtool. A successful bind with
+    /// SO_REUSEPORT changes the results of later binds, so each of them gets its own situation. [`Self::remaining_attempts`] makes
+    /// the other binds after twtool, in the situation that twtool has tested.
     fn attempts_with_reuseport(&self) -> Vec<Attempt> {
         let listen = self.args.split(' ').any(|word| word == "--listen");
         let of = |addr: &'static str| {

@@ -19,7 +19,7 @@ use twtool::sys::sysctl;
 
 use super::{kernel, procfs};
 
-/// The number of buckets of each destination. The kernel has 60,000 ports for each.
+/// The number of buckets of each destination. With [`make_room`], each destination can have 63,001 ports.
 const OF_ONE_DESTINATION: usize = 5000;
 
 /// Prepares the namespace for many buckets.

@@ -74,7 +74,7 @@ impl Drop for Resident {
     }
 }
 
-/// The private folders, and the first process of the pid namespace. If that ends, the kernel ends all other processes there.
+/// The private folders, and the first process of the pid namespace. If this process ends, the kernel ends all others there.
 pub(crate) struct Island {
     _init: Resident,
 }

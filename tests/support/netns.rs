@@ -52,7 +52,7 @@ fn enter_user_namespace_with_users() -> bool {
     // This closes its input.
     let _ = helper.wait();
     let mapped = answer.trim() == "done";
-    // Without a map, this process would be no user at all.
+    // Without a map, this process would have no user id.
     assert!(mapped || !entered, "a new user namespace got no users");
     mapped
 }

@@ -194,7 +194,7 @@ impl Screen {
         self.child.wait().expect("our own child")
     }
 
-    /// Puts what was written on the screen.
+    /// Interprets the new bytes of the terminal, and draws them on the screen.
     fn interpret(&mut self) {
         while let Some((length, what)) = next(&self.written[self.read..]) {
             self.read += length;
