@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Measures what `twtool trace` costs: short connections on loopback with and without it, its start, its memory, and whether it leaks.
+"""Measures the cost of `twtool trace`: short connections on loopback with and without it, its start, its memory, and leaks.
 
     cargo build --release && sudo python3 benches/trace.py target/release/twtool
 
-It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating order, each in
-a new network namespace. `leak` as a second argument makes 1,000,000 closes instead, and shows the memory of the tracer meanwhile.
+It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating
+order, each in a new network namespace. With `leak` as the second argument, it makes 1,000,000 closes instead, and shows how the
+memory of the tracer changes.
 """
 import json
 import os

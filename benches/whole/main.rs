@@ -256,8 +256,8 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
     for round in 0..rounds(buckets) {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             supply.lasting(2 * *longest)?;
-            // This run fills the caches as such a pair does. The previous case may have evicted them: after netstat, even
-            // the program is not cached.
+            // This pair fills the caches as the counted pair does. The previous case may have evicted them: after netstat, even the
+            // program is not cached.
             if warms_up(buckets) && !case.consumes {
                 case.pair(round % 2 == 0)?;
             }
