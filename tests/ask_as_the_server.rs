@@ -259,7 +259,7 @@ fn verdict(attempts: &[(String, Option<String>)], with: usize) -> &'static str {
     ["free", "reusable", "blocked", "denied"][worst]
 }
 
-/// How many situations the suite has; `TWTOOL_SITUATIONS` sets another number.
+/// The number of random situations; `TWTOOL_SITUATIONS` sets another number.
 const SITUATIONS: u64 = 40;
 
 fn random_situations_are_answered_as_an_independent_bind_answers() {

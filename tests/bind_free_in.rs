@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// Leaves a bucket that lasts this long while the value does.
+    /// Leaves a bucket that lasts this number of seconds, if the returned value is kept.
     fn leave(self, seconds: u32) -> Kept {
         sysctl::write("ipv4.tcp_fin_timeout", &seconds.to_string()).expect("the namespace is ours");
         let server = self.server();

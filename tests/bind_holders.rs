@@ -57,7 +57,7 @@ fn inode(socket: &Socket) -> u64 {
     text.and_then(|inode| inode.parse().ok()).expect("socket:[inode]")
 }
 
-/// A process with the socket as its standard input; ended with this value.
+/// A process with the socket as its standard input. Dropping this value ends it.
 struct Process(Child);
 
 impl Process {

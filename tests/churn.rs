@@ -43,8 +43,8 @@ fn dumps_under_churn_miss_none_and_repeat_none() {
     dump_under_churn();
 }
 
-/// The namespace has a small hash table of its own, so its chains are long. On a busy server with such namespaces, the kernel pauses
-/// within a chain much more often.
+/// The namespace has a small hash table of its own, so its chains are long. On a busy server with such namespaces, the kernel
+/// pauses within a chain much more often.
 fn dumps_of_long_chains_miss_none_and_repeat_none() {
     let chains = u32::try_from(numbers().0).expect("few");
     if netns::with_chains(chains, dump_under_churn).is_none() {

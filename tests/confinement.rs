@@ -1,5 +1,5 @@
-//! Landlock and seccomp: a replay is confined before it reads the recording, the exporter before it accepts a request, and `--version
-//! --verbose` says what is active. The programs of the systemd units work under the restrictions of these units.
+//! Landlock and seccomp: a replay is confined before it reads the recording, the exporter before it accepts a request, and
+//! `--version --verbose` says what is active. The programs of the systemd units work under the restrictions of these units.
 
 use std::fs;
 use std::path::Path;
@@ -115,7 +115,7 @@ fn the_exporter_is_confined_and_answers() {
     }
     assert_eq!(get("/").status, 200);
     if active.contains("seccomp") {
-        // The filter is in force on every thread, those of collections included.
+        // The filter is in force on every thread, also on the threads of collections.
         let filters = |name: &str| exporter.status(name);
         assert_eq!((filters("Seccomp").as_str(), filters("NoNewPrivs").as_str()), ("2", "1"));
         for task in fs::read_dir(format!("/proc/{}/task", exporter.pid())).expect("it runs").flatten() {

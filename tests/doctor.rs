@@ -179,7 +179,7 @@ fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
     assert_eq!(checks["tcp_max_tw_buckets"]["evidence"]["buckets"], 9);
     bucket_of_server(&server, "127.0.0.1:8080");
 
-    // These leave none, so there is no bucket to wait for.
+    // These closes leave no bucket, so the test does not wait for one.
     for _ in 0..3 {
         let open = connect(&server, "127.0.0.1:8080");
         drop(open.server);
@@ -350,7 +350,7 @@ fn pair(server: &Socket, to: SocketAddr) -> (TcpStream, Socket) {
     (client, server.accept().expect("accepted").0)
 }
 
-/// A process that has these sockets open and does nothing; ended with this value.
+/// A process that has these sockets open and does nothing. Dropping this value ends the process.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -372,7 +372,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// Sockets in CLOSE_WAIT: the peers of these have closed, and this many milliseconds have gone by since.
+/// Makes sockets in CLOSE_WAIT, whose peers closed at least this number of milliseconds ago.
 #[track_caller]
 fn forgotten(count: usize, since_ms: u64) -> Vec<Socket> {
     let there = in_close_wait();

@@ -80,7 +80,7 @@ fn lines() -> Vec<Line> {
             let mut lines = console.lines().peekable();
             while let Some(line) = lines.next() {
                 let fails = lines.peek().is_some_and(|next| next.starts_with("error: "));
-                // What twtool prints as the next step begins with blanks.
+                // A line that twtool prints as the next step begins with blanks.
                 match line.strip_prefix("$ ") {
                     Some(line) => add(line, fails, document),
                     None if line.starts_with("  ") => add(line, false, document),
@@ -90,7 +90,7 @@ fn lines() -> Vec<Line> {
         }
     }
     for (path, text) in crate::layers::sources() {
-        // A string that goes on in the next line.
+        // A string can continue in the next line.
         let joined = crate::layers::code(&text).split("\\\n").map(str::trim_start).collect::<String>();
         for span in spans(&joined) {
             add(&span, false, &format!("src/{path}"));
@@ -135,7 +135,7 @@ fn spans(text: &str) -> Vec<String> {
     paragraphs.map(span).filter(|span| span.starts_with("twtool ") && !span.contains("...")).collect()
 }
 
-/// Folders with what the lines name: programs, a home, names of namespaces.
+/// The environment of the lines: folders with the programs, the home and the names of namespaces that they use.
 struct Stage {
     folder: TempDir,
     /// A process of the namespace `web`.
@@ -182,7 +182,7 @@ impl Stage {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
     }
 
-    /// Runs the line, and says what is wrong with it.
+    /// Runs the line. The error says what is wrong with it.
     fn run(&self, line: &Line) -> Result<(), String> {
         let here = tempfile::tempdir().expect("a folder");
         let server = here.path().join("server");
@@ -350,7 +350,7 @@ fn a_wrong_option_in_a_line_is_found() {
             assert!(stage.run(&line(wrong)).is_err(), "{wrong}");
         }
     }
-    // A setting that the namespace has is changed there.
+    // This setting exists in each namespace, so the command changes it in the namespace of the test.
     let range = "sysctl -w 'net.ipv4.ip_local_port_range=1024 65535'";
     assert_eq!(stage.run(&line(range)), Ok(()));
     assert_eq!(sysctl::read("ipv4.ip_local_port_range").expect("a range"), "1024\t65535");

@@ -192,7 +192,7 @@ fn a_client_that_never_reads_keeps_nobody_out() {
         .collect();
     let values = samples(&get("/metrics").body);
     let memory = sum(&values, Family::ProcessMemory, &[]);
-    // An exporter that kept 200 responses for each of 50 connections would need more than 150 MiB. An unoptimized build needs 33 MiB.
+    // 200 responses for each of 50 connections would need more than 150 MiB. An unoptimized build needs about 33 MiB.
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
     // After the time limit for writing they are closed.
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(40));

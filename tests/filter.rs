@@ -485,7 +485,7 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
             let (shown, marks) = (lines[carets - 1], lines[carets]);
             assert!(shown.ends_with(expression), "the expression stands above the carets{run}");
             let (first, end) = (marks.find('^').expect("a caret"), marks.len());
-            // The second "or", the second "=".
+            // If the expression has the word twice (`or or`, `= =`), this assertion does not distinguish the two.
             assert_eq!(shown.get(first..end), Some(word), "the carets stand under the word{run}");
             assert!(lines[0].contains(names), "expected {names:?} in the first line{run}");
         }
@@ -564,7 +564,7 @@ fn an_unreported_mark_is_not_treated_as_no_mark() {
     assert_eq!(selected(&["sport = :443 or fwmark = 1 or not sport = :443"]), selected(&[]));
     assert_eq!(selected(&["fwmark = 0/0 and sport = :443"]), "abcq");
     assert_eq!(selected(&["sport = :1 and fwmark = 1"]), "");
-    // Everything else is answered.
+    // Filters without the mark have an answer.
     assert_eq!(selected(&["sport = :443"]), "abcq");
     assert_eq!(selected(&["dev = lo"]), "gr");
     varied.end();

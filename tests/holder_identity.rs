@@ -41,7 +41,7 @@ fn listener(at: &str) -> Socket {
     socket
 }
 
-/// A process that is ended with this value.
+/// A process. Dropping this value ends it.
 struct Running(Child);
 
 impl Running {

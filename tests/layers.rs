@@ -103,7 +103,7 @@ fn the_checker_sees_circles() {
     );
 }
 
-/// The circles of imports between the modules of each folder of src/, a line each. The mod.rs of a folder is not one of them.
+/// The import cycles between the modules of each folder of src/, one per line. The mod.rs of a folder is not one of these modules.
 fn circles(files: &[(String, String)]) -> Vec<String> {
     // A folder and a module in it, and the words that the module imports from that folder.
     let mut imports: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
@@ -125,7 +125,7 @@ fn circles(files: &[(String, String)]) -> Vec<String> {
         while let Some(way) = ways.pop() {
             for next in imports.get(&(folder.clone(), way[way.len() - 1].clone())).into_iter().flatten() {
                 if next == first {
-                    // Each circle is found from each of its modules, and reported for the first in the alphabet.
+                    // The search finds each cycle from each of its modules, and reports it only for the first one in the alphabet.
                     if way.iter().all(|name| first <= *name) {
                         let names: Vec<&str> = way.iter().chain([&first]).map(|name| name.as_str()).collect();
                         found.push(format!("{folder}: {}", names.join(" -> ")));
@@ -256,7 +256,7 @@ fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
     lines.map(|line| format!("src/{path}: '{}' must be sys::setting::read", line.trim())).collect()
 }
 
-/// Each word of a line of code, with what stands before it.
+/// Each word of a line of code, with the text before it.
 fn words(line: &str) -> impl Iterator<Item = (&str, &str)> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut at = 0;
@@ -310,7 +310,7 @@ fn crates(path: &str, text: &str) -> Vec<String> {
     bad.map(|name| format!("src/{path}: the crate '{name}' does not belong here")).collect()
 }
 
-/// The names that follow this beginning of a path: one, or those of a `{...}` group.
+/// The names that follow this beginning of a path: one name, or the names of a `{...}` group.
 fn after(code: &str, root: &str) -> Vec<String> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut names = vec![];

@@ -250,7 +250,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     let gone_pid = gone.resident.pid();
     gone.resident.become_zombie();
     twtool(["summary", "--netns", &pids[0], "--netns", &gone_pid]).refused(&gone_pid);
-    // Of one there is one.
+    // With one namespace, the group has one line.
     let one = twtool(["summary", "--by", "netns", "--json", "--netns", &a.resident.pid()]).ok().json();
     assert_eq!((&one["groups"]["netns"]["top"][0]["netns"], &one["netns"]), (&json!(a.inode), &json!(a.inode)));
     twtool([&["summary", "--record", "x"], &args[..]].concat()).refused("--record");
@@ -445,7 +445,7 @@ fn rows_of_many_pieces_stay_together_and_whole() {
         let distinct: BTreeSet<_> = run.stdout.lines().map(|line| line.rsplit(',').next().map(str::to_owned)).collect();
         assert_eq!(distinct.len(), a.2 + b.2 + usize::from(format == "csv"), "no cookie twice");
     }
-    // A reader that has enough ends it.
+    // If the reader closes the pipe, `list` ends with exit code 0.
     let mut command = command(["list", "--netns", &pid_a, "--netns", &pid_b, "-o", "ndjson"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
     child.stdout.take().expect("a pipe").read_exact(&mut [0; 100]).expect("100 bytes");
@@ -568,7 +568,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     fs::create_dir(&services).expect("a folder");
     fs::write(services.join("services"), "its-own 8080/tcp\n").expect("written");
 
-    // The word of the namespace and the text of its name.
+    // The argument has the bytes of the name, and the output has its text with escapes.
     let web = command(["list", "-o", "ndjson", "--netns"]).arg(bytes(b"web\xff")).output().expect("it ran");
     let web = Run::ended(&command(["list"]), &web).ok();
     assert_eq!(web.ndjson()[0]["netns_name"], r"web\xff", "{web}");

@@ -47,7 +47,7 @@ fn with(kept: &[Capability], args: &[&str]) -> Run {
     })
 }
 
-/// A process of the other user that listens on the port. It is ended with this value.
+/// A process of the other user that listens on the port. Dropping this value ends it.
 struct OfOther(Child);
 
 impl OfOther {

@@ -271,8 +271,8 @@ fn without_sock_diag_accepted_connections_do_not_count_for_a_destination() {
         let ends = |row: &Value| (text(row, "remote_addr").to_owned(), number(row, "remote_port"));
         run.records("destinations").iter().map(ends).collect()
     };
-    // Each port is ephemeral, and the client has one that is not. The second server takes IPv4 over ::, the third is its
-    // client's destination.
+    // The ports of the servers are ephemeral, and the ports of the clients are not. The second server accepts IPv4 through ::. The
+    // others listen on the address to which their client connects.
     let servers = [
         ("127.0.0.1:40000", "127.0.0.1:40000", "127.0.0.1:5000"),
         ("[::]:40001", "127.0.0.1:40001", "127.0.0.1:5001"),

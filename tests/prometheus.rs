@@ -1,7 +1,8 @@
-//! Debian's Prometheus scrapes three exporters, each in a network namespace that stands for a machine. One machine runs out of ports: the
-//! alert fires before connect() fails, and resolves afterwards. The query of every panel of the boards returns a result.
+//! Debian's Prometheus scrapes three exporters, each in a network namespace that stands for a machine. One machine runs out of
+//! ports: the alert fires before connect() fails, and resolves afterwards. The query of every panel of the boards returns a result.
 //!
-//! The exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So the namespaces need no link.
+//! The exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So the namespaces need
+//! no link.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -440,7 +440,7 @@ fn a_recording_cut_off_is_refused() {
     let whole = fs::read(&file).expect("there");
     let lines: Vec<_> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
     assert!(lines.len() >= 4, "facts, a request, a datagram, the end");
-    // After each line, and within it.
+    // The file is cut after each line, and within it.
     for (i, at) in lines.iter().enumerate().take(lines.len() - 1) {
         for cut in [at - 10, at + 1] {
             damaged(&folder.with(&format!("cut-{i}"), &whole[..cut]));

@@ -141,7 +141,7 @@ fn groups_agree_with_the_owners_of_a_list() {
     }
 }
 
-/// A process that holds a socket as its standard input, and is ended with this value.
+/// A process that holds a socket as its standard input. Dropping this value ends it.
 struct Holder {
     child: Child,
     cgroup: Option<Cgroup>,

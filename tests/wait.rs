@@ -223,7 +223,7 @@ fn a_bucket_that_shares_the_port_is_not_waited_for() {
     twtool(["wait", "8080", "--timeout", "0", "--with", "both"]).ok();
     twtool(["wait", "8080", "--timeout", "0", "--with", "none"]).code(1);
     twtool(["wait", "8080", "--timeout", "0", "--with", "reuseport"]).code(1);
-    // Beside a bucket that does not share the port, it is in the list, because the kernel does not report which of them blocks.
+    // If another bucket does not share the port, the list has both, because the kernel does not report which one blocks.
     left_by("127.0.0.2:8080", "127.0.0.2:8080", NONE);
     let blocking = buckets(8080).into_iter().find(|(local, _)| *local == addr("127.0.0.2:8080")).expect("a bucket");
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
@@ -433,8 +433,8 @@ impl Waiter {
     }
 }
 
-/// `twtool wait 8080` with a pseudo-terminal of this width as its standard error; all that was written there, and how it ended.
-/// `meanwhile` gets its process and the output so far.
+/// Runs `twtool wait 8080` with a pseudo-terminal of this width as its standard error. Returns the whole output there and the exit
+/// status. `meanwhile` gets the process ID and the output so far.
 fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (String, std::process::ExitStatus) {
     let size = Winsize { ws_row: 24, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(Some(&size), None).expect("a pseudo-terminal");

@@ -208,7 +208,7 @@ fn recorded(folder: &TempDir) -> (String, String) {
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut output = String::new();
     let mut made = false;
-    // The events come behind the sample that shows them.
+    // The events follow the sample that shows them.
     while !output.contains("\"event\"") {
         out.read_line(&mut output).expect("a record");
         if !made {

@@ -163,7 +163,7 @@ fn every_end_restores_the_terminal() {
     assert_eq!(ended(&|screen| screen.types("\x03")).signal(), Some(Signal::SIGINT as i32));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         assert_eq!(ended(&|screen| screen.signal(signal)).signal(), Some(signal as i32));
-        // Also while a text is open, and while a sample is taken.
+        // The signal also ends twtool while the user types a filter, and while twtool takes a sample.
         let status = ended(&|screen| {
             screen.types("/abc");
             screen.until_shown("filter: abc");
@@ -189,7 +189,7 @@ fn a_stop_gives_the_terminal_back_and_takes_it_again() {
         screen.signal(Signal::SIGCONT);
         screen.until(|screen| !screen.is_restored() && screen.text().contains("1 TIME_WAIT"));
     }
-    // It works on.
+    // The screen continues to work.
     bucket_of_server(&server, "127.0.0.1:8080");
     screen.until_shown("2 TIME_WAIT");
     quits(screen);

@@ -115,9 +115,9 @@ fn a_shell_stops_it_in_the_background_and_takes_it_back() {
     for round in 1..=2 {
         screen.types("\x1a");
         screen.until(Screen::is_restored);
-        // It has taken the terminal once per round, so it never gives it back when the shell does not take it.
+        // twtool has taken the terminal once per round. So it never gave the terminal back at a time when the shell did not wait.
         assert_eq!(String::from_utf8_lossy(&screen.written).matches("\x1b[?1049h").count(), round);
-        // In the background it may not take the terminal, so the kernel stops it again (SIGTTOU).
+        // A process in the background must not take the terminal, so the kernel stops twtool again (SIGTTOU).
         screen.types("clear; bg\n");
         screen.until_shown("watch --interval");
         let mut asked = 0;

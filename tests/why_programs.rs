@@ -94,7 +94,7 @@ fn bucket() -> Kept {
     Box::new(())
 }
 
-/// Runs a command until it ends, or until the whole lines of its log are `enough`. Then the command gets SIGTERM.
+/// Runs a command until it ends, or until `enough` is true for the complete lines of its log. Then the command gets SIGTERM.
 fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
     command.process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
@@ -109,7 +109,7 @@ fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
     }
 }
 
-/// Ends the command and what it started: strace does not pass signals on.
+/// Ends the command and the processes that it started, because strace does not forward signals.
 fn end(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);

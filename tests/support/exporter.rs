@@ -16,7 +16,7 @@ use super::twtool::command;
 /// The default address.
 pub(crate) const ADDRESS: &str = "127.0.0.1:16060";
 
-/// A running exporter in the network namespace of the calling thread. It ends with this value.
+/// A running exporter in the network namespace of the calling thread. Dropping this value ends it.
 pub(crate) struct Exporter {
     child: Child,
     log: Receiver<String>,

@@ -93,7 +93,7 @@ impl Spec {
     }
 }
 
-/// Opened sockets: in this process, or in a child that ends with this value.
+/// Opened sockets: in this process, or in a child. Dropping this value closes them, and ends the child.
 pub(crate) struct Kept {
     _sockets: Vec<Socket>,
     child: Option<(Child, ChildStdin)>,

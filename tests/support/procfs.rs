@@ -1,8 +1,8 @@
 //! Reads /proc/net/tcp and tcp6 (proc_pid_net(5)) with a parser that is independent of twtool. Tests compare its result with
 //! twtool's answers.
 //!
-//! The kernel formats these files in get_timewait4_sock and get_timewait6_sock: addresses as 32-bit words in host order,
-//! ports in network order, `tr` the kind of timer (03 is a timewait bucket), `tm->when` its remaining time in USER_HZ units of 10 ms.
+//! The kernel formats these files in get_timewait4_sock and get_timewait6_sock: addresses as 32-bit words in host order, ports in
+//! network order, `tr` the kind of timer (03 is a timewait bucket), `tm->when` its remaining time in USER_HZ units of 10 ms.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -11,7 +11,7 @@ use super::kernel;
 use super::records::{number, text};
 use super::twtool::command;
 
-/// A running watch of the namespace of the calling thread. It ends with this value.
+/// A running watch of the namespace of the calling thread. Dropping this value ends it.
 pub(crate) struct Watcher {
     child: Child,
     records: Receiver<Value>,
