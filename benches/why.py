@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The cost of `twtool why`: requests per second, and CPU time per request, of nginx with keep-alive connections.
+"""The cost of `twtool why`: requests per second, and requests per CPU time, of nginx with keep-alive connections.
 
     unshare -n sh -c 'ip link set lo up; python3 benches/why.py target/release/twtool 21'
 
@@ -25,14 +25,14 @@ http { access_log off; keepalive_requests 1000000; client_body_temp_path b; prox
 
 
 def cpu_ns(pid):
-    """The CPU time of a process and of those that it started, in nanoseconds."""
+    """The CPU time of the main threads of a process and of its running descendants, in nanoseconds."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     own = int(pathlib.Path(f"/proc/{pid}/schedstat").read_text().split()[0])
     return own + sum(map(cpu_ns, children))
 
 
 def run(watch, folder):
-    """Requests per second, and requests per second of CPU time."""
+    """Requests per second, and requests per nanosecond of CPU time."""
     command = [*watch, "nginx", "-p", folder, "-c", "nginx.conf"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while True:
