@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use twtool::lab::ActiveCloser;
 
+use crate::support::procfs;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect, listen};
 use crate::support::suite;
 use crate::support::tracer::{Tracer, until};
@@ -24,6 +25,7 @@ suite! {
     ],
     netns: [
         a_tracer_names_the_owners_of_buckets,
+        doctor_names_the_programs_that_made_buckets,
         a_listener_and_a_connection_are_inferences,
         a_bucket_without_evidence_has_no_owner,
         samples_name_the_process_of_a_connection_that_lasts,
@@ -61,6 +63,29 @@ fn a_tracer_names_the_owners_of_buckets() {
     tracer.stop(Signal::SIGTERM);
     assert!(!std::path::Path::new(&socket).exists(), "the socket is removed");
     twtool(["list", "--owner", "--tracer", &socket]).refused("no tracer");
+}
+
+fn doctor_names_the_programs_that_made_buckets() {
+    let makers = |more: &[&str]| {
+        let checks = twtool([&["doctor", "--json"], more].concat()).ok().records("checks");
+        checks.into_iter().find(|check| check["id"] == "time_wait_makers")
+    };
+    let folder = TempDir::new().expect("a folder");
+    let (tracer, socket, _) = Tracer::serve(&folder);
+    let made: Vec<Value> = tracer.records().into_iter().filter(|record| record["outcome"] == "time-wait").collect();
+    assert_eq!(made.len(), procfs::time_wait().len(), "every bucket here was made while the tracer ran");
+    let check = makers(&["--tracer", &socket]).expect("the check");
+    let evidence = &check["evidence"];
+    assert_eq!((&check["status"], &evidence["time_wait"]), (&json!("note"), &json!(made.len())), "{check}");
+    assert_eq!(evidence["traced"], json!(made.len()), "{check}");
+    let programs = evidence["makers"].as_array().expect("a list");
+    for role in ["accepted", "connected"] {
+        let of_role = |record: &&Value| record["role"] == role;
+        let counted: u64 = programs.iter().filter(of_role).filter_map(|program| program["time_wait"].as_u64()).sum();
+        assert_eq!(counted, made.iter().filter(of_role).count() as u64, "{role}: {check}");
+    }
+    assert_eq!(makers(&[]), None, "no tracer serves the default socket");
+    twtool(["doctor", "--tracer", "/nowhere/socket"]).refused("'/nowhere/socket'");
 }
 
 fn a_listener_and_a_connection_are_inferences() {

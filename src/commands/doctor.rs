@@ -32,7 +32,6 @@ Examples:
   twtool doctor --json | jq -r '.checks[] | select(.status == \"warning\") | .commands[].command'
   twtool doctor -o ndjson | jq -c 'select(.id == \"tcp_fin_timeout\") | [.value, .default]'
   twtool doctor --netns 4711              check the network namespace of process 4711
-  twtool doctor --tracer /run/twtool.sock name who makes TIME_WAIT sockets; twtool trace --serve must run
   twtool doctor --close-wait-after 10s    report sockets in CLOSE_WAIT after 10 s
 ")]
 pub struct DoctorArgs {
