@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_in_the_order_of_the_items_until_no_more_is_wanted() {
+    fn pieces_arrive_in_the_order_of_the_items_until_the_receiver_breaks() {
         let items: Vec<u32> = (0..20).collect();
         let pieces_of = |item: &u32| (0..item % 4).map(move |piece| (*item, piece)).collect::<Vec<_>>();
         let all: Vec<_> = items.iter().flat_map(pieces_of).collect();
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_fails_ends_it_and_the_workers_are_free_again() {
+    fn a_failed_write_ends_the_work_and_frees_the_workers() {
         struct Full(usize);
 
         impl Write for Full {

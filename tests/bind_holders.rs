@@ -28,7 +28,7 @@ suite! {
         a_holder_has_its_process_its_inode_and_its_user,
         every_process_that_has_the_socket_open_is_named,
         a_holder_has_the_keys_of_the_contract,
-        nobody_owns_a_bucket_or_an_orphan,
+        no_process_owns_a_bucket_or_an_unaccepted_connection,
         names_that_a_process_gave_itself_do_not_reach_the_terminal,
         processes_that_the_caller_cannot_inspect_are_unknown,
         processes_of_another_pid_namespace_are_unknown,
@@ -146,7 +146,7 @@ fn a_holder_has_the_keys_of_the_contract() {
     in_order(&holder.processes[0].0, &["pid", "comm", "cgroup"]);
 }
 
-fn nobody_owns_a_bucket_or_an_orphan() {
+fn no_process_owns_a_bucket_or_an_unaccepted_connection() {
     let socket = twtool::sys::bind::socket(addr("127.0.0.1:8080").ip(), ReuseOptions::NONE).expect("a socket");
     let child = Process::start(Command::new("sleep"), &socket);
     let server = Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server");

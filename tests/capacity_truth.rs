@@ -23,7 +23,7 @@ use twtool::sys::sysctl;
 suite! {
     pure: [],
     netns: [
-        nothing_open_leaves_the_whole_range,
+        the_whole_range_is_free_without_connections,
         connections_and_buckets_of_the_same_destination_take_ports,
         other_destinations_and_source_addresses_have_ports_of_their_own,
         buckets_are_reusable_according_to_tcp_tw_reuse,
@@ -158,7 +158,7 @@ fn compare(name: &str, make: fn(&World) -> Kept, from: &str, to: &str) -> (u64, 
     })
 }
 
-fn nothing_open_leaves_the_whole_range() {
+fn the_whole_range_is_free_without_connections() {
     check("IPv4", |_| vec![], "127.0.0.1", "127.0.0.1:443", 16);
     check("IPv6", |_| vec![], "::1", "[::1]:443", 16);
 }

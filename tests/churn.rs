@@ -17,8 +17,8 @@ use crate::support::{kernel, measured, netns, not_checked, records, suite};
 suite! {
     pure: [],
     netns: [
-        dumps_under_churn_miss_none_and_repeat_none,
-        dumps_of_long_chains_miss_none_and_repeat_none,
+        dumps_under_churn_miss_no_bucket_and_repeat_none,
+        dumps_of_long_chains_miss_no_bucket_and_repeat_none,
         removals_during_a_pause_of_the_reader_hide_no_other_bucket,
         a_slow_reader_gets_every_row_from_little_memory,
         closing_the_pipe_ends_a_long_list,
@@ -39,13 +39,13 @@ fn cookies(args: &[&str]) -> Vec<u64> {
     run.stdout.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("no cookie: {line}"))).collect()
 }
 
-fn dumps_under_churn_miss_none_and_repeat_none() {
+fn dumps_under_churn_miss_no_bucket_and_repeat_none() {
     dump_under_churn();
 }
 
 /// The namespace has a small hash table of its own, so its chains are long. On a busy server with such namespaces, the kernel
 /// pauses within a chain much more often.
-fn dumps_of_long_chains_miss_none_and_repeat_none() {
+fn dumps_of_long_chains_miss_no_bucket_and_repeat_none() {
     let chains = u32::try_from(numbers().0).expect("few");
     if netns::with_chains(chains, dump_under_churn).is_none() {
         not_checked("dumps of long chains: this kernel has no tcp_child_ehash_entries");

@@ -18,7 +18,7 @@ use crate::support::{measured, suite};
 
 suite! {
     pure: [
-        the_scripts_are_those_that_are_installed,
+        the_printed_scripts_equal_the_files_in_completions,
         every_command_and_option_is_offered,
         listed_values_are_offered_also_after_a_comma,
         words_of_a_filter_and_names_of_commands_are_offered,
@@ -37,7 +37,7 @@ suite! {
     ],
 }
 
-fn the_scripts_are_those_that_are_installed() {
+fn the_printed_scripts_equal_the_files_in_completions() {
     for (shell, file) in [("bash", "twtool.bash"), ("zsh", "_twtool"), ("fish", "twtool.fish")] {
         let kept = fs::read_to_string(scripts().join(file)).expect("a script");
         assert_eq!(twtool(["completions", shell]).ok().stdout, kept);

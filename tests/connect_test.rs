@@ -29,7 +29,7 @@ suite! {
         the_holder_is_named,
         ports_that_are_left_are_counted,
         bind_decides_about_a_client_that_binds_its_address_alone,
-        the_time_of_the_first_port_is_that_of_the_bucket_that_ends_first,
+        free_in_is_the_remaining_time_of_the_bucket_that_ends_first,
         buckets_that_may_be_reusable_make_the_verdict_unknown,
         failures_without_a_port_have_the_errno_of_the_kernel,
         forbidden_routes_have_the_errno_of_the_kernel,
@@ -307,7 +307,7 @@ fn bind_decides_about_a_client_that_binds_its_address_alone() {
     assert_eq!(Client { no_port: true, to: addr(TO), ..alone }.fails(), Some(("connect", "EADDRNOTAVAIL".into())));
 }
 
-fn the_time_of_the_first_port_is_that_of_the_bucket_that_ends_first() {
+fn free_in_is_the_remaining_time_of_the_bucket_that_ends_first() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     narrow_range(4);
     let server = serve(TO);

@@ -24,7 +24,7 @@ suite! {
         // This test comes first, because it takes longest and the others run in parallel.
         time_wait_lasts_sixty_seconds_and_a_tick_with_any_tcp_fin_timeout,
         a_connection_ends_by_four_segments_and_its_first_closer_waits,
-        both_ends_that_close_at_once_wait,
+        both_ends_enter_time_wait_if_they_close_at_once,
         one_direction_can_end_while_the_other_stays_open,
         a_reset_leaves_no_time_wait,
         only_time_wait_recovers_from_a_lost_last_ack,
@@ -75,7 +75,7 @@ fn a_connection_ends_by_four_segments_and_its_first_closer_waits() {
     assert!(last.is_some_and(|timer| (40_000..=60_000).contains(&timer)), "{last:?}");
 }
 
-fn both_ends_that_close_at_once_wait() {
+fn both_ends_enter_time_wait_if_they_close_at_once() {
     let story = DemoRun::of("four-way");
     let part = "Both close at the same time";
     let states: Vec<Value> = story.carried(part)[3..].iter().map(|event| event["states"].clone()).collect();

@@ -28,7 +28,7 @@ suite! {
     pure: [],
     netns: [
         a_quiet_namespace_has_no_findings,
-        values_are_those_of_the_files_and_nothing_is_changed,
+        doctor_reports_the_values_of_the_files_and_changes_nothing,
         every_format_has_the_same_checks,
         the_page_has_warnings_first_and_verbose_explains_every_check,
         closes_beyond_the_bucket_limit_are_counted_and_warned_of,
@@ -37,7 +37,7 @@ suite! {
         a_listener_of_the_other_family_is_left_out,
         a_completely_reserved_range_causes_a_warning,
         a_destination_with_few_ports_left_causes_a_warning,
-        connections_that_a_process_forgot_are_counted_by_process_and_age,
+        sockets_in_close_wait_are_counted_by_process_and_age,
         connections_that_a_server_does_not_accept_are_found_by_its_port,
         a_warning_reports_missing_timestamps_that_reuse_needs,
         missing_settings_are_unknown_and_reported,
@@ -81,7 +81,7 @@ fn a_quiet_namespace_has_no_findings() {
     assert!(line.stdout.starts_with("0 warnings, "), "{line}");
 }
 
-fn values_are_those_of_the_files_and_nothing_is_changed() {
+fn doctor_reports_the_values_of_the_files_and_changes_nothing() {
     let all = || -> BTreeMap<_, _> {
         let files = ["ipv4", "ipv6"].map(|family| fs::read_dir(format!("/proc/sys/net/{family}")));
         let paths = files.into_iter().flatten().flatten().map(|entry| entry.expect("an entry").path());
@@ -397,7 +397,7 @@ fn wait_for_close_wait(count: usize) {
     }
 }
 
-fn connections_that_a_process_forgot_are_counted_by_process_and_age() {
+fn sockets_in_close_wait_are_counted_by_process_and_age() {
     let many = Sleeper::with(forgotten(12, 0));
     let few = Sleeper::with(forgotten(3, 120));
     // None is a minute old.

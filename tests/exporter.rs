@@ -19,7 +19,7 @@ use crate::support::{kernel, suite};
 
 suite! {
     pure: [
-        bad_words_are_refused,
+        invalid_arguments_are_refused,
     ],
     netns: [
         metrics_and_pages_are_served,
@@ -27,9 +27,9 @@ suite! {
         a_browser_shows_the_page,
         openmetrics_is_served_to_a_client_that_prefers_it,
         one_collection_serves_many_scrapers,
-        a_thousand_idle_connections_keep_nobody_out,
+        a_thousand_idle_connections_do_not_block_a_new_client,
         requests_that_are_too_large_or_wrong_are_refused,
-        a_client_that_never_reads_keeps_nobody_out,
+        a_client_that_never_reads_does_not_block_other_clients,
         an_idle_exporter_does_not_wake_up,
         sigterm_answers_the_requests_in_progress,
         several_addresses_and_a_unix_socket_are_served,
@@ -39,7 +39,7 @@ suite! {
     ],
 }
 
-fn bad_words_are_refused() {
+fn invalid_arguments_are_refused() {
     for (args, word) in [
         (&["--listen", "localhost:1"][..], "localhost:1"),
         (&["--listen", "16060"], "16060"),
@@ -127,7 +127,7 @@ fn one_collection_serves_many_scrapers() {
     assert_eq!(sum(&samples(&get("/metrics").body), Family::ExporterCollections, &[]), 4.0);
 }
 
-fn a_thousand_idle_connections_keep_nobody_out() {
+fn a_thousand_idle_connections_do_not_block_a_new_client() {
     let exporter = Exporter::start(&[]);
     get("/metrics");
     let idle: Vec<_> = (0..1000)
@@ -178,7 +178,7 @@ fn requests_that_are_too_large_or_wrong_are_refused() {
     assert_eq!(get("/metrics").status, 200);
 }
 
-fn a_client_that_never_reads_keeps_nobody_out() {
+fn a_client_that_never_reads_does_not_block_other_clients() {
     let _exporter = Exporter::start(&["--min-interval", "1h"]);
     let silent: Vec<_> = (0..50)
         .map(|_| {

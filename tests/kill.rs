@@ -42,7 +42,7 @@ suite! {
         a_dry_run_changes_nothing_in_any_format,
         the_exit_code_is_1_if_no_socket_matches,
         a_killed_port_can_be_bound,
-        thousands_are_removed_at_once_and_counted,
+        thousands_of_buckets_are_removed_at_once_and_counted,
         documents_and_records_have_the_keys_of_the_contract,
         the_table_shows_the_plan_the_risk_and_the_counts,
         a_closed_pipe_does_not_stop_the_removal,
@@ -51,7 +51,7 @@ suite! {
         every_answer_except_yes_means_no,
         buckets_that_end_during_the_question_are_reported_as_gone,
         a_fin_wait_2_that_became_time_wait_during_the_question_is_removed,
-        orphans_are_removed_and_no_socket_that_has_or_may_get_an_owner,
+        only_orphans_are_removed_and_no_socket_with_a_possible_owner,
         the_plan_for_orphans_shows_the_risk_and_asks,
         a_flag_that_would_select_something_is_named,
         no_command_is_printed_for_sockets_that_this_kernel_cannot_remove,
@@ -317,7 +317,7 @@ fn a_killed_port_can_be_bound() {
     TcpListener::bind(at).expect("it is free");
 }
 
-fn thousands_are_removed_at_once_and_counted() {
+fn thousands_of_buckets_are_removed_at_once_and_counted() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(6000);
@@ -583,7 +583,7 @@ fn owned() -> Vec<String> {
     sorted(all)
 }
 
-fn orphans_are_removed_and_no_socket_that_has_or_may_get_an_owner() {
+fn only_orphans_are_removed_and_no_socket_with_a_possible_owner() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     let orphans = Orphans::make();
     let server = listen("127.0.0.1:9000");

@@ -13,8 +13,8 @@ use crate::support::suite;
 suite! {
     pure: [
         every_import_follows_the_layer_table,
-        the_modules_of_a_folder_form_no_circle,
-        the_checker_sees_circles,
+        the_modules_of_a_folder_form_no_cycle,
+        the_checker_sees_cycles,
         every_file_begins_with_its_description,
         the_checker_sees_imports_of_every_form,
         the_checker_sees_crates_where_they_do_not_belong,
@@ -78,12 +78,12 @@ fn every_import_follows_the_layer_table() {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-fn the_modules_of_a_folder_form_no_circle() {
+fn the_modules_of_a_folder_form_no_cycle() {
     let circles = circles(&sources());
     assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }
 
-fn the_checker_sees_circles() {
+fn the_checker_sees_cycles() {
     let seen = |files: &[(&str, &str)]| {
         let files: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         circles(&files)

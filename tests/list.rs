@@ -36,7 +36,7 @@ suite! {
         a_document_has_the_keys_of_the_contract_in_order,
         records_have_the_keys_of_the_contract_in_order_in_every_format,
         csv_rows_equal_ndjson_records,
-        classes_and_services_are_those_of_the_ports,
+        each_end_has_the_class_and_the_service_of_its_port,
         direction_follows_from_listeners_and_the_ephemeral_range,
         a_bucket_has_the_cookie_of_its_connection,
         the_interface_is_named_if_the_socket_was_bound_to_one,
@@ -212,7 +212,7 @@ fn csv_rows_equal_ndjson_records() {
     mixed.end();
 }
 
-fn classes_and_services_are_those_of_the_ports() {
+fn each_end_has_the_class_and_the_service_of_its_port() {
     let servers =
         ["127.0.0.1:80", "127.0.0.1:1023", "127.0.0.1:1024", "127.0.0.1:49151", "127.0.0.1:49152", "127.0.0.1:65535"];
     for at in servers {

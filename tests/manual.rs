@@ -16,7 +16,7 @@ suite! {
         every_command_has_a_page_with_the_texts_of_its_help,
         one_page_is_printed,
         pages_are_written_to_a_new_folder_and_over_old_pages,
-        what_cannot_be_written_or_does_not_exist_is_refused,
+        unwritable_folders_and_unknown_commands_are_refused,
         mandoc_finds_no_mistake,
         man_shows_commands_that_can_be_copied,
     ],
@@ -110,7 +110,7 @@ fn pages_are_written_to_a_new_folder_and_over_old_pages() {
     assert_eq!(pages(&new), pages(&folder()));
 }
 
-fn what_cannot_be_written_or_does_not_exist_is_refused() {
+fn unwritable_folders_and_unknown_commands_are_refused() {
     twtool(["man", "no-such-command"]).refused("no-such-command").says("bind-test");
     twtool(["man", "list", "--dir", "/"]).refused("--dir");
     let folder = tempfile::tempdir().expect("a folder");

@@ -22,13 +22,13 @@ use crate::support::{kernel, suite};
 suite! {
     pure: [
         every_family_is_documented,
-        bad_words_are_refused,
+        invalid_arguments_are_refused,
     ],
     netns: [
         promtool_finds_no_mistake,
         counts_agree_with_the_sockets,
         a_destination_has_the_numbers_of_capacity,
-        the_checks_are_those_of_doctor,
+        doctor_check_samples_equal_the_checks_of_doctor,
         a_server_in_the_ephemeral_range_is_named,
         a_bound_socket_that_does_not_listen_is_counted,
         the_number_of_series_is_limited,
@@ -85,7 +85,7 @@ fn every_family_is_documented() {
     assert_eq!(rows, expected, "docs/metrics.md and src/metrics/family.rs differ");
 }
 
-fn bad_words_are_refused() {
+fn invalid_arguments_are_refused() {
     for (args, word) in [
         (&["-o", "json"][..], "json"),
         (&["--format", "json"], "json"),
@@ -170,7 +170,7 @@ fn a_destination_has_the_numbers_of_capacity() {
     assert_eq!(sum(&samples, Family::Destinations, &[]), 1.0);
 }
 
-fn the_checks_are_those_of_doctor() {
+fn doctor_check_samples_equal_the_checks_of_doctor() {
     let _server = listen("127.0.0.1:41500");
     sysctl::write("ipv4.ip_local_port_range", "41000 41999").expect("the namespace is ours");
     // On older kernels some settings exist only in the initial namespace, and the exit code is 2.

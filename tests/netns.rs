@@ -26,7 +26,7 @@ suite! {
     pure: [],
     netns: [
         three_namespaces_with_equal_ports_are_distinguished,
-        settings_and_listeners_are_those_of_each_namespace,
+        each_namespace_has_its_own_settings_and_listeners,
         a_name_a_path_and_a_process_lead_to_the_same_namespace,
         a_namespace_that_ip_netns_names_has_its_own_services,
         a_namespace_that_is_asked_for_twice_is_read_once,
@@ -83,7 +83,7 @@ fn three_namespaces_with_equal_ports_are_distinguished() {
     assert!(!list(&["--netns", &pid_a]).ok().stdout.contains("NETNS"));
 }
 
-fn settings_and_listeners_are_those_of_each_namespace() {
+fn each_namespace_has_its_own_settings_and_listeners() {
     let a = Place::make(42_001);
     let b = Place::make(42_002);
     drop(b.server);

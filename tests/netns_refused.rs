@@ -19,7 +19,7 @@ suite! {
         a_process_that_has_ended_is_refused,
         a_name_without_its_mount_is_refused,
         without_privilege_readable_namespaces_are_listed_and_others_named,
-        ones_own_namespace_needs_no_privilege,
+        the_callers_own_namespace_needs_no_privilege,
     ],
 }
 
@@ -97,7 +97,7 @@ fn without_privilege_readable_namespaces_are_listed_and_others_named() {
     drop(named);
 }
 
-fn ones_own_namespace_needs_no_privilege() {
+fn the_callers_own_namespace_needs_no_privilege() {
     bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let own = inode();
     drop_capabilities_but_setfcap();

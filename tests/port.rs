@@ -12,7 +12,7 @@ suite! {
     pure: [],
     netns: [
         a_document_has_the_keys_of_the_contract_in_order,
-        classes_are_those_of_rfc_6335,
+        classes_follow_rfc_6335,
         port_0_is_explained,
         names_and_aliases_are_ports,
         ranges_and_several_arguments_give_a_record_each,
@@ -57,7 +57,7 @@ fn a_document_has_the_keys_of_the_contract_in_order() {
     assert_eq!((&document["complete"], &document["warnings"]), (&json!(true), &json!([])));
 }
 
-fn classes_are_those_of_rfc_6335() {
+fn classes_follow_rfc_6335() {
     for (arg, class) in [
         ("0", "well-known"),
         ("1", "well-known"),

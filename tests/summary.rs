@@ -32,7 +32,7 @@ suite! {
         ndjson_is_the_payload_in_one_record,
         only_the_requested_groups_are_printed,
         the_locale_decides_which_characters_draw_the_bars,
-        bad_words_are_refused,
+        invalid_arguments_are_refused,
     ],
     netns: [
         an_empty_namespace_is_reported,
@@ -245,7 +245,7 @@ fn the_locale_decides_which_characters_draw_the_bars() {
     }
 }
 
-fn bad_words_are_refused() {
+fn invalid_arguments_are_refused() {
     summary(&["-o", "csv"]).refused("csv");
     for by in ["netns-of-mine", "class,colour", "local_port"] {
         summary(&["--by", by]).refused(by.split(',').next_back().unwrap_or(by)).says("local-port");

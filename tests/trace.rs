@@ -19,7 +19,7 @@ use crate::support::{measured, suite};
 
 suite! {
     pure: [
-        arguments_that_make_no_sense_are_refused,
+        invalid_arguments_are_refused,
     ],
     netns: [
         each_way_to_close_names_the_process,
@@ -27,17 +27,17 @@ suite! {
         an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes,
         equal_ends_in_two_namespaces_are_told_apart,
         a_record_has_its_keys,
-        a_signal_ends_it_and_the_output_is_whole,
+        a_signal_ends_the_trace_and_leaves_whole_records,
         count_and_filter_select,
         nothing_stays_loaded_after_sigkill,
         groups_count_all_closes,
         a_connection_that_closed_before_the_start_has_no_process,
         nearly_every_close_is_seen_on_busy_cores,
-        what_a_stopped_tracer_misses_is_counted,
+        closes_that_a_stopped_tracer_misses_are_counted,
     ],
 }
 
-fn arguments_that_make_no_sense_are_refused() {
+fn invalid_arguments_are_refused() {
     twtool(["trace", "-o", "csv"]).refused("'csv'");
     twtool(["trace", "--json"]).refused("'json'");
     twtool(["trace", "--top", "3"]).code(2).says("--by");
@@ -172,7 +172,7 @@ fn a_record_has_its_keys() {
     assert!(child.wait().expect("it ends").success());
 }
 
-fn a_signal_ends_it_and_the_output_is_whole() {
+fn a_signal_ends_the_trace_and_leaves_whole_records() {
     let tracer = Tracer::start("");
     let run = tracer.stop(Signal::SIGTERM);
     assert_eq!(run.code, Some(128 + 15), "{run}");
@@ -349,7 +349,7 @@ fn skips_process_1() -> bool {
     types.windows(12).any(|name| name == b"\0init_owned\0")
 }
 
-fn what_a_stopped_tracer_misses_is_counted() {
+fn closes_that_a_stopped_tracer_misses_are_counted() {
     let outside = counting();
     kill(outside.pid(), Signal::SIGSTOP).expect("a signal");
     close_many(4, 5000);

@@ -21,7 +21,7 @@ use crate::support::twtool::{command, twtool};
 
 suite! {
     pure: [
-        arguments_that_make_no_sense_are_refused,
+        invalid_arguments_are_refused,
     ],
     netns: [
         a_tracer_names_the_owners_of_buckets,
@@ -33,7 +33,7 @@ suite! {
     ],
 }
 
-fn arguments_that_make_no_sense_are_refused() {
+fn invalid_arguments_are_refused() {
     twtool(["list", "--tracer", "/nowhere"]).code(2).says("--owner");
     twtool(["list", "--owner", "-o", "csv"]).refused("'csv'");
     twtool(["list", "--owner", "--count"]).refused("--count");

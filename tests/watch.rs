@@ -18,7 +18,7 @@ use crate::support::watcher::Watcher;
 
 suite! {
     pure: [
-        arguments_that_make_no_sense_are_refused,
+        invalid_arguments_are_refused,
         a_file_that_is_no_series_is_refused,
     ],
     netns: [
@@ -26,16 +26,16 @@ suite! {
         the_number_and_the_time_of_samples_are_limited,
         the_filter_selects_rows_and_events,
         every_namespace_has_its_samples,
-        a_reader_that_goes_away_ends_it_with_0,
-        the_first_look_reports_a_mistake_in_the_filter,
+        a_closed_pipe_ends_watch_with_exit_code_0,
+        the_first_sample_reports_a_mistake_in_the_filter,
         a_replay_gives_the_same_bytes,
         a_replay_does_not_warn_about_a_long_interval_of_its_recording,
         a_replay_can_be_filtered,
         a_signal_ends_a_recording_and_keeps_it,
-        a_recording_is_kept_where_the_reader_went_away,
+        a_recording_is_kept_if_the_reader_closes_the_pipe,
         list_does_not_read_a_series_and_a_cut_series_is_refused,
         an_existing_file_is_not_replaced,
-        a_look_that_costs_too_much_makes_the_interval_longer,
+        a_sample_that_costs_too_much_makes_the_interval_longer,
     ],
 }
 
@@ -54,7 +54,7 @@ const SAMPLE_KEYS: [&str; 12] = [
     "complete",
 ];
 
-fn arguments_that_make_no_sense_are_refused() {
+fn invalid_arguments_are_refused() {
     twtool(["watch"]).refused("-o ndjson");
     twtool(["watch", "-o", "ndjson", "--count", "-1"]).refused("'-1'");
     twtool(["watch", "--json"]).refused("'json'");
@@ -180,7 +180,7 @@ fn running(args: &[String]) -> (Child, BufReader<std::process::ChildStdout>) {
     (child, out)
 }
 
-fn a_reader_that_goes_away_ends_it_with_0() {
+fn a_closed_pipe_ends_watch_with_exit_code_0() {
     let (mut child, out) = running(&watch(&[]));
     drop(out);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
@@ -191,7 +191,7 @@ fn a_reader_that_goes_away_ends_it_with_0() {
     }
 }
 
-fn the_first_look_reports_a_mistake_in_the_filter() {
+fn the_first_sample_reports_a_mistake_in_the_filter() {
     twtool(watch(&["sport ="])).refused("filter");
     twtool(watch(&["dev nosuch"])).refused("nosuch");
     twtool(watch(&["--local-port", "nosuch"])).refused("'nosuch'");
@@ -257,7 +257,7 @@ fn a_signal_ends_a_recording_and_keeps_it() {
     assert!(!samples.is_empty());
 }
 
-fn a_recording_is_kept_where_the_reader_went_away() {
+fn a_recording_is_kept_if_the_reader_closes_the_pipe() {
     let folder = TempDir::new().expect("a folder");
     let path = folder.path().join("series").to_str().expect("UTF-8").to_owned();
     let (mut child, out) = running(&watch(&["--record", &path]));
@@ -318,7 +318,7 @@ fn an_existing_file_is_not_replaced() {
     assert_eq!(twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().ndjson().len(), 1);
 }
 
-fn a_look_that_costs_too_much_makes_the_interval_longer() {
+fn a_sample_that_costs_too_much_makes_the_interval_longer() {
     let run = twtool(["watch", "-o", "ndjson", "--interval", "1ms", "--count", "3"]).code(0);
     let longer = run.ndjson().iter().any(|sample| number(sample, "interval_ms") > 1);
     assert_eq!(longer, run.stderr.contains(LONGER), "{run}");

@@ -19,7 +19,7 @@ use crate::support::{measured, netns, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        a_thousand_fates_are_named_and_none_is_wrong,
+        the_ends_of_a_thousand_buckets_are_named_correctly,
     ],
 }
 
@@ -129,7 +129,7 @@ impl Watched {
 /// The machine is too slow for this number of buckets.
 struct TooSlow;
 
-fn a_thousand_fates_are_named_and_none_is_wrong() {
+fn the_ends_of_a_thousand_buckets_are_named_correctly() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     for size in SIZES {
         let groups = Groups { size };

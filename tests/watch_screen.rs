@@ -25,13 +25,13 @@ suite! {
         a_filter_is_checked_and_selects,
         every_end_restores_the_terminal,
         a_stop_gives_the_terminal_back_and_takes_it_again,
-        a_terminal_that_is_gone_ends_it,
+        a_lost_terminal_ends_watch,
         nothing_is_read_while_it_is_paused,
         kill_is_proposed_asks_and_removes,
         a_recording_can_be_replayed,
         colours_and_characters_are_as_asked,
         only_what_has_changed_is_written,
-        it_ends_by_itself,
+        count_and_duration_end_the_screen,
     ],
 }
 
@@ -195,7 +195,7 @@ fn a_stop_gives_the_terminal_back_and_takes_it_again() {
     quits(screen);
 }
 
-fn a_terminal_that_is_gone_ends_it() {
+fn a_lost_terminal_ends_watch() {
     let mut screen = watch(&[]);
     screen.until_shown("0 TIME_WAIT");
     assert_eq!(screen.hang_up().code(), Some(2));
@@ -323,7 +323,7 @@ fn only_what_has_changed_is_written() {
     quits(screen);
 }
 
-fn it_ends_by_itself() {
+fn count_and_duration_end_the_screen() {
     let _server = server_of(1);
     for args in [
         ["--interval", "1h", "--count", "1"],

@@ -20,9 +20,9 @@ use crate::support::{commands, kernel, suite};
 suite! {
     pure: [],
     netns: [
-        a_signal_ends_it_while_the_terminal_takes_no_text,
-        every_signal_that_would_end_it_restores_the_terminal,
-        a_shell_stops_it_in_the_background_and_takes_it_back,
+        a_signal_ends_watch_while_the_terminal_accepts_no_text,
+        every_signal_that_ends_watch_restores_the_terminal,
+        a_shell_stops_and_continues_watch,
         a_resize_keeps_the_selection_and_the_wheel_scrolls,
         long_texts_scroll_on_a_small_screen,
         a_paused_screen_reads_nothing_for_any_key,
@@ -49,7 +49,7 @@ fn quits(mut screen: Screen) {
     assert!(screen.is_restored());
 }
 
-fn a_signal_ends_it_while_the_terminal_takes_no_text() {
+fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     let folder = TempDir::new().expect("a folder");
@@ -76,7 +76,7 @@ fn a_signal_ends_it_while_the_terminal_takes_no_text() {
     }
 }
 
-fn every_signal_that_would_end_it_restores_the_terminal() {
+fn every_signal_that_ends_watch_restores_the_terminal() {
     // SIGQUIT and SIGXCPU would leave a file.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("a lower limit");
     for signal in [
@@ -100,7 +100,7 @@ fn every_signal_that_would_end_it_restores_the_terminal() {
     }
 }
 
-fn a_shell_stops_it_in_the_background_and_takes_it_back() {
+fn a_shell_stops_and_continues_watch() {
     // dash leaves the modes of the terminal alone. setsid(1) gives it the terminal, without which a shell has no job control.
     commands::needs_program("setsid");
     commands::needs_program("dash");

@@ -22,7 +22,7 @@ suite! {
         every_failure_of_a_program_is_reported_with_its_errno_and_options,
         a_listen_is_reported_with_the_port_that_the_kernel_chose,
         a_port_that_the_program_holds_itself_is_reported_as_such,
-        the_exit_status_is_that_of_the_command,
+        why_returns_the_exit_status_of_the_command,
         only_the_command_uses_stdin_and_stdout,
         a_program_that_daemonises_is_watched_to_its_end,
         a_daemon_whose_parent_ends_at_once_runs_on,
@@ -30,7 +30,7 @@ suite! {
         a_prohibited_route_is_not_reported_as_a_firewall,
         a_connection_with_the_same_ends_blocks_a_fixed_source_port,
         the_program_keeps_the_action_of_sigpipe,
-        a_process_that_nobody_can_trace_is_named,
+        a_process_that_cannot_be_traced_is_named,
         a_log_that_cannot_be_written_is_reported,
         a_thousand_short_processes_are_watched,
         a_refused_ptrace_gives_the_exact_reason,
@@ -161,7 +161,7 @@ fn a_port_that_the_program_holds_itself_is_reported_as_such() {
     assert_eq!((failed.len(), &failed[0]["held_by_itself"]), (1, &Value::Bool(false)), "{run}");
 }
 
-fn the_exit_status_is_that_of_the_command() {
+fn why_returns_the_exit_status_of_the_command() {
     for (script, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
     {
         twtool(["why", "-q", "sh", "-c", script]).code(code);
@@ -301,7 +301,7 @@ fn the_program_keeps_the_action_of_sigpipe() {
     }
 }
 
-fn a_process_that_nobody_can_trace_is_named() {
+fn a_process_that_cannot_be_traced_is_named() {
     let run = Run::of(Command::new("sh").args(["-c", &format!("exec {PATH} why --pid $$")])).code(125);
     assert!(run.stderr.contains("it is twtool itself"), "{run}");
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().expect("true can be started");

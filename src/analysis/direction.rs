@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_covers_the_address_makes_it_inbound() {
+    fn a_listener_that_covers_the_local_end_makes_a_connection_inbound() {
         let v4 = tuple("192.0.2.1", 8080, "192.0.2.2", 40000);
         let mapped = tuple("::ffff:192.0.2.1", 8080, "::ffff:192.0.2.2", 40000);
         let v6 = tuple("2001:db8::1", 8080, "2001:db8::2", 40000);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn outbound_needs_an_ephemeral_local_and_another_remote_port() {
+    fn an_ephemeral_local_port_and_a_remote_port_outside_the_range_mean_outbound() {
         let none = Listeners::default();
         assert_eq!(direction(&none, tuple("127.0.0.1", 40000, "127.0.0.1", 443)), "outbound");
         assert_eq!(direction(&none, tuple("127.0.0.1", 40000, "127.0.0.1", 50000)), "unknown");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_at_a_remote_end_that_is_local_makes_it_outbound() {
+    fn a_listener_at_a_local_remote_end_makes_a_connection_outbound() {
         let to = |local: &str, remote: &str| tuple(local, 15060, remote, 443);
         for (listener_addr, v6only, local, remote, expected) in [
             ("127.0.0.1", None, "127.0.0.1", "127.0.0.1", "outbound"),

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn closes_are_counted_by_what_was_asked() {
+    fn closes_are_counted_by_the_requested_attribute() {
         let web = close(Some(5), Some("/system.slice/web.service"), Role::Accepted, Outcome::TimeWait);
         let bare = close(Some(6), Some("/"), Role::Connected, Outcome::TimeWait);
         let unknown = close(None, None, Role::Unknown, Outcome::TimeWait);

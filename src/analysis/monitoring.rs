@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn closes_are_those_of_the_last_minute() {
+    fn closes_per_second_cover_the_last_minute() {
         let counts = counts();
         let length = counts.length(None);
         assert_eq!(length.seconds, 60);

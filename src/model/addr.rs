@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_sockets_lie_in_ipv4_prefixes_and_in_ipv6_ones_by_their_mapped_form() {
+    fn an_ipv4_prefix_contains_mapped_addresses_and_an_ipv6_prefix_compares_their_mapped_form() {
         assert!(!contains("0.0.0.0/0", "::1"));
         assert!(!contains("::/0", "127.0.0.1"));
         assert!(contains("10.0.0.0/8", "::ffff:10.1.1.1"));

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_status_is_the_one_of_a_shell() {
+    fn an_exit_status_equals_the_status_that_a_shell_reports() {
         assert_eq!(
             [ProgramEnd::Exited(7), ProgramEnd::Signaled(15), ProgramEnd::Signaled(64)].map(ProgramEnd::code),
             [7, 143, 192]

@@ -241,7 +241,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_interface_of_another_namespace_is_known_by_name_and_is_none_of_this_one() {
+    fn an_interface_of_another_namespace_gets_an_index_that_no_interface_here_has() {
         let mut facts = facts();
         facts.interfaces.add_absent(&["eth0".to_owned(), "lo".into(), "eth1".into()]);
         let index = |name: &str| facts.interface_index(name).map(NonZeroU32::get);

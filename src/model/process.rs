@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_process_is_named_and_those_of_one_name_share_an_entry() {
+    fn every_process_is_named_and_processes_with_equal_names_share_an_entry() {
         let nginx = |pid| process(pid, "nginx", Some("/system.slice/nginx.service"));
         let processes = [nginx(7), process(8, "sh", None), nginx(9), process(10, "nginx", None)];
         let expected = ["nginx (pids 7, 9, nginx.service)", "sh (pid 8)", "nginx (pid 10)"];

@@ -127,7 +127,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn readers_get_the_answer_and_the_file_is_private_and_goes_at_the_end() {
+    fn readers_get_the_answer_and_the_file_is_private_and_is_removed_at_the_end() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         let socket = OwnerSocket::open(&path).expect("a socket");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_serves_is_replaced_and_a_file_is_not() {
+    fn a_socket_without_a_server_is_replaced_and_a_file_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         drop(UnixListener::bind(&path).expect("a socket"));

@@ -345,7 +345,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_its_name_in_the_reason() {
+    fn the_error_names_the_missing_type_or_member() {
         let bytes = sock();
         let btf = Btf::parse(&bytes).expect("BTF");
         let why = |result: Result<u32, BtfError>| result.expect_err("it is missing").to_string();

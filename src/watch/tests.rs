@@ -78,7 +78,7 @@ fn end_of(row: Row, grown: (u64, u64), occupant: Occupant) -> (EventKind, bool) 
 }
 
 #[test]
-fn the_first_look_has_no_events_and_buckets_that_stay_have_none() {
+fn the_first_sample_has_no_events_and_buckets_that_stay_have_none() {
     assert_eq!(events([look(0, vec![bucket(1, 60_000)])], Occupant::Nobody), []);
     let stays = [
         look(0, vec![bucket(1, 50_000), fin_wait_2(2, 9000)]),
@@ -90,7 +90,7 @@ fn the_first_look_has_no_events_and_buckets_that_stay_have_none() {
 }
 
 #[test]
-fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_look() {
+fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_sample() {
     let new = |row| events([look(0, vec![]), look(1000, vec![row])], Occupant::Nobody);
     assert_eq!(new(bucket(1, 59_500)), [(1, Entered, true)]);
     assert_eq!(new(fin_wait_2(1, 2000)), [(1, Entered, true)]);
@@ -125,7 +125,7 @@ fn a_bucket_that_is_gone_when_due_has_expired() {
 }
 
 #[test]
-fn expiry_is_uncertain_if_much_time_was_left_at_the_last_look() {
+fn expiry_is_uncertain_if_much_time_was_left_in_the_last_sample() {
     let after = |left| {
         let looks = [look(0, vec![bucket(1, left)]), look(21_000, vec![])];
         events(looks, Occupant::Nobody)
@@ -171,7 +171,7 @@ fn counters_that_are_unknown_prove_nothing() {
 }
 
 #[test]
-fn a_look_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() {
+fn a_sample_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() {
     let first = || look(0, vec![bucket(1, 50_000), bucket(2, 1500), bucket(3, 50_000)]);
     let not_whole = || Look { whole: false, ..look(1000, vec![bucket(3, 49_000)]) };
     assert_eq!(events([first(), not_whole()], Occupant::Nobody), []);
@@ -185,7 +185,7 @@ fn a_look_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() 
 }
 
 #[test]
-fn a_bucket_that_a_look_has_missed_is_not_gone() {
+fn a_bucket_that_a_sample_has_missed_is_not_gone() {
     let looks = [look(0, vec![bucket(1, 50_000)]), look(1000, vec![])];
     assert_eq!(events(looks, Occupant::Itself), []);
     let looks = [look(0, vec![bucket(1, 50_000)]), look(1000, vec![]), look(2000, vec![bucket(1, 48_000)])];
@@ -284,7 +284,7 @@ fn the_current_second_is_shown_when_it_is_complete() {
 }
 
 #[test]
-fn seconds_that_no_whole_look_has_shown_are_unknown() {
+fn seconds_that_no_whole_sample_has_shown_are_unknown() {
     let late = history(vec![look(0, vec![]), look(100_000, vec![bucket(1, 59_500)])]);
     let closes: Vec<_> = late.closes().collect();
     assert_eq!((closes[59], closes[60], closes[99], closes[100], closes[159]), (Some(0), None, None, Some(0), Some(1)));
@@ -373,7 +373,7 @@ fn rows_that_change_their_place_are_paired_and_so_are_the_others() {
 }
 
 #[test]
-fn another_selection_needs_no_look_and_causes_no_event() {
+fn another_selection_needs_no_sample_and_causes_no_event() {
     let other = |expires_ms| {
         let mut row = row("127.0.0.1", 81, "127.0.0.1", 40_000);
         (row.bucket.cookie, row.bucket.expires_ms) = (Cookie::new(2), expires_ms);

@@ -15,7 +15,7 @@ fn message(text: &str) -> String {
 }
 
 #[test]
-fn ss_expressions_mean_what_they_mean_in_ss() {
+fn ss_expressions_select_the_same_sockets_as_in_ss() {
     let row = row("10.0.0.1", 80, "192.0.2.9", 40000);
     for (text, expected) in [
         ("", true),
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn a_tree_prints_as_an_expression_for_the_same_tree(text in expression(), local in any::<u16>(), remote in any::<u16>(), expires_ms in 0_u32..5000) {
+    fn a_printed_filter_accepts_the_same_rows_when_it_is_parsed_again(text in expression(), local in any::<u16>(), remote in any::<u16>(), expires_ms in 0_u32..5000) {
         let filter = parse(&text, &facts()).expect("understood").filter;
         let again = parse(&filter.to_string(), &facts()).unwrap_or_else(|error| panic!("{text}: {error}")).filter;
         let mut row = row("10.0.0.1", local, "192.0.2.9", remote);

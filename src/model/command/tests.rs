@@ -29,7 +29,7 @@ fn a_container_is_entered_through_a_process_and_named_by_its_id() {
 }
 
 #[test]
-fn sudo_stands_before_what_needs_root_unless_the_caller_is_root() {
+fn a_command_that_needs_root_begins_with_sudo_unless_the_caller_is_root() {
     let (here, web) = (shell(None, false), shell(Some("web"), false));
     assert_eq!(here.run(Privilege::None, &["ss"]).text, "ss");
     assert_eq!(here.run(Privilege::Root, &["ss"]).text, "sudo ss");

@@ -193,7 +193,7 @@ fn every_size_has_its_parts_and_no_line_is_too_long() {
 }
 
 #[test]
-fn sockets_count_down_between_looks() {
+fn sockets_count_down_between_samples() {
     let mut screen = Screen::of(vec![client(1, 41_399)], (80, 24));
     assert!(screen.drawn_at(Duration::ZERO).iter().any(|line| line.ends_with(" 41.3s")));
     assert!(screen.drawn_at(Duration::from_millis(1400)).iter().any(|line| line.ends_with(" 39.9s")));
