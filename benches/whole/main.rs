@@ -229,7 +229,7 @@ impl Supply {
             let (made, seen) = (begun.elapsed(), Population::seen()?);
             writeln!(io::stderr(), "{seen} of {} buckets made in {made:.1?}", self.buckets)?;
         }
-        self.look()
+        self.sample()
     }
 
     /// Must be called after each case.
@@ -238,10 +238,10 @@ impl Supply {
             self.now = None;
             return Ok(());
         }
-        self.look()
+        self.sample()
     }
 
-    fn look(&mut self) -> Result<(), Box<dyn Error>> {
+    fn sample(&mut self) -> Result<(), Box<dyn Error>> {
         self.seen.push(Population::seen()?);
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::filter::parser::parse_duration;
 use crate::model::command::Shell;
 use crate::snapshot::Namespaces;
-use crate::snapshot::look::Looks;
+use crate::snapshot::bucket_sample::SampleSource;
 use crate::watch::screen::{self, FindNamespaces, Options, ScreenError};
 use crate::watch::{Sample, Sampler, stream};
 
@@ -92,7 +92,7 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
             return Err(bad_value(&format, "--output <FORMAT>", why));
         }
     }
-    let mut sampler = Sampler::new(args.looks()?, args.selection.selection(global), args.interval, false);
+    let mut sampler = Sampler::new(args.samples()?, args.selection.selection(global), args.interval, false);
     if let Some((path, replace)) = args.recording.recorded() {
         sampler.record(path, replace)?;
     }
@@ -107,7 +107,7 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
 /// Shows the live screen.
 fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let selection = args.selection.selection(global);
-    let sampler = Sampler::new(args.looks()?, selection.clone(), args.interval, true);
+    let sampler = Sampler::new(args.samples()?, selection.clone(), args.interval, true);
     let options = Options {
         selection,
         interval: args.interval,
@@ -207,14 +207,14 @@ impl WatchArgs {
         self.recording.replayed().is_none().then(|| Box::new(find) as FindNamespaces)
     }
 
-    fn looks(&self) -> Result<Looks, CommandError> {
+    fn samples(&self) -> Result<SampleSource, CommandError> {
         if let Some(path) = self.recording.replayed() {
-            return Ok(Looks::of_series(path)?);
+            return Ok(SampleSource::of_series(path)?);
         }
         self.namespaces.one_with("--record", self.recording.records())?;
         if self.namespaces.are_all() {
-            return Ok(Looks::of_every_namespace());
+            return Ok(SampleSource::of_every_namespace());
         }
-        Ok(Looks::of_kernel(self.namespaces.namespaces()?))
+        Ok(SampleSource::of_kernel(self.namespaces.namespaces()?))
     }
 }

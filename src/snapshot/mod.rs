@@ -19,11 +19,13 @@
 //!
 //! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
 //! Other modules do more than answer one question: `port_watch` waits for a port, `call` watches the socket calls of a program,
-//! `removal` removes sockets and verifies that they are gone, `look` samples buckets repeatedly, `closes` follows closes, and
+//! `removal` removes sockets and verifies that they are gone, `bucket_sample` samples buckets repeatedly, `closes` follows closes, and
 //! `bucket_owners` finds the processes of buckets.
 
 #[cfg(feature = "cli")]
 pub mod bucket_owners;
+#[cfg(feature = "watch")]
+pub mod bucket_sample;
 pub mod buckets;
 #[cfg(feature = "cli")]
 pub mod call;
@@ -34,8 +36,6 @@ pub mod connect;
 pub mod error;
 pub mod health;
 mod holders;
-#[cfg(feature = "watch")]
-pub mod look;
 pub mod names;
 pub mod namespaces;
 pub mod ordered_rows;

@@ -206,7 +206,7 @@ impl Source {
 
     /// Opens a live source and begins to record one read of a series. The source takes the file out of `file`;
     /// [`Self::into_series`] returns it. On an error, `file` keeps it.
-    pub fn recorded_look(file: &mut Option<SeriesFile>) -> Result<Self, SourceError> {
+    pub fn recorded_sample(file: &mut Option<SeriesFile>) -> Result<Self, SourceError> {
         let socket = open_netlink()?;
         let mut facts = kernel_facts();
         let buckets = kernel_bucket_settings(&mut facts.unread);

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::header::{Header, MAX_HEADER_LENGTH};
-pub use self::series::{Occupant, RecordedLook, SeriesFile, SeriesReader};
+pub use self::series::{Occupant, RecordedSample, SeriesFile, SeriesReader};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::sock_diag::request::Request;
@@ -77,7 +77,7 @@ pub struct Recorded {
     /// The requests, datagrams and failures in the order in which they happened.
     pub events: Vec<Event>,
     /// In a series: the times and counters of the sample.
-    pub look: Option<RecordedLook>,
+    pub sample: Option<RecordedSample>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,13 +86,15 @@ enum RecordingLine {
     Request(String),
     Datagram(String),
     RecvFailed(i32),
-    Look(RecordedLook),
+    #[serde(rename = "look")]
+    Sample(RecordedSample),
     End {
         lines: u64,
         crc32: u32,
     },
     /// The last line of a series: the number of samples.
-    Looks(u64),
+    #[serde(rename = "looks")]
+    Samples(u64),
 }
 
 /// The maximum length in bytes of a line after the first. The two digits for each byte of a datagram take at most half of it, and
@@ -277,7 +279,7 @@ fn parse_only(reader: impl BufRead) -> Result<Recorded, Problem> {
     let mut lines = Lines::new(reader);
     lines.next(MAX_HEADER_LENGTH)?;
     let recorded = parse_one(&mut lines)?;
-    if recorded.look.is_some() {
+    if recorded.sample.is_some() {
         return Err(Problem::Damaged("it is a series of samples; replay it with `twtool watch`".into()));
     }
     lines.end()?;
@@ -292,7 +294,7 @@ fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
     let (facts, buckets) = Header::read(&lines.line)?.content()?;
     let first = lines.number;
     let mut checksum = crc32fast::Hasher::new();
-    let (mut events, mut look) = (vec![], None);
+    let (mut events, mut sample) = (vec![], None);
     loop {
         checksum.update(&lines.line);
         lines.next(MAX_LINE_LENGTH)?;
@@ -308,13 +310,13 @@ fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
                 events.push(Event::Datagram(unhex(&text).ok_or_else(|| lines.bad("not hexadecimal bytes"))?));
             }
             RecordingLine::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
-            RecordingLine::Look(line) => look = Some(line),
-            RecordingLine::Looks(_) => return Err(lines.bad("the end of the sample is missing").into()),
+            RecordingLine::Sample(line) => sample = Some(line),
+            RecordingLine::Samples(_) => return Err(lines.bad("the end of the sample is missing").into()),
             RecordingLine::End { lines: count, crc32 } => {
                 if count != lines.number - first || crc32 != checksum.finalize() {
                     return Err(Problem::Damaged("its checksum does not match, so its content was changed".into()));
                 }
-                return Ok(Recorded { facts, buckets, events, look });
+                return Ok(Recorded { facts, buckets, events, sample });
             }
         }
     }
@@ -398,7 +400,7 @@ mod tests {
     fn a_recording_is_read_back_unchanged() {
         assert_eq!(
             parse(&written()),
-            Ok(Recorded { facts: facts(), buckets: buckets(), events: events(), look: None })
+            Ok(Recorded { facts: facts(), buckets: buckets(), events: events(), sample: None })
         );
     }
 

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use super::sample::{self, Reselected, Sample};
 use super::tracker::Tracker;
-use crate::snapshot::look::{FindOccupant, Look, Looked, Looks};
+use crate::snapshot::bucket_sample::{BucketSample, FindOccupant, SampleSource, TakenSample};
 use crate::snapshot::{Selection, SnapshotError};
 
 /// Takes samples from the kernel or from a recorded series.
 pub struct Sampler {
-    looks: Looks,
+    samples: SampleSource,
     selection: Selection,
     interval: Duration,
     keeps_rows: bool,
@@ -48,8 +48,8 @@ fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now:
 impl Sampler {
     /// Creates a sampler. With `keeps_rows`, a sample has the selected buckets. Without, it needs less memory.
     #[must_use]
-    pub const fn new(looks: Looks, selection: Selection, interval: Duration, keeps_rows: bool) -> Self {
-        Self { looks, selection, interval, keeps_rows, closes_begin: true, trackers: BTreeMap::new() }
+    pub const fn new(samples: SampleSource, selection: Selection, interval: Duration, keeps_rows: bool) -> Self {
+        Self { samples, selection, interval, keeps_rows, closes_begin: true, trackers: BTreeMap::new() }
     }
 
     /// Changes the wanted time between two samples.
@@ -62,23 +62,23 @@ impl Sampler {
     /// # Errors
     /// The sleep failed.
     pub fn wait(&mut self, until: Duration) -> io::Result<bool> {
-        self.looks.wait(until)
+        self.samples.wait(until)
     }
 
-    /// Records the following samples: see [`Looks::record`].
+    /// Records the following samples: see [`SampleSource::record`].
     ///
     /// # Errors
-    /// See [`Looks::record`].
+    /// See [`SampleSource::record`].
     pub fn record(&mut self, path: &Path, replace: bool) -> Result<(), SnapshotError> {
-        self.looks.record(path, replace)
+        self.samples.record(path, replace)
     }
 
-    /// Ends the recording, if there is one: see [`Looks::finish`].
+    /// Ends the recording, if there is one: see [`SampleSource::finish`].
     ///
     /// # Errors
-    /// See [`Looks::finish`].
+    /// See [`SampleSource::finish`].
     pub fn finish(&mut self) -> Result<(), SnapshotError> {
-        self.looks.finish()
+        self.samples.finish()
     }
 
     /// Takes a sample with another selection, which the next samples keep if this one succeeds. Every bucket is followed, whatever
@@ -117,16 +117,16 @@ impl Sampler {
         let (keeps_rows, closes_begin) = (self.keeps_rows, self.closes_begin);
         let trackers = Mutex::new(mem::take(&mut self.trackers));
         let lock = || trackers.lock().unwrap_or_else(PoisonError::into_inner);
-        let follow = |look: Look, find: &mut FindOccupant<'_>| {
-            let key = look.facts.netns;
+        let follow = |sample: BucketSample, find: &mut FindOccupant<'_>| {
+            let key = sample.facts.netns;
             let mut tracked = lock().remove(&key).unwrap_or_default();
-            let sample = tracked.tracker.follow(look, closes_begin, keeps_rows, find);
+            let sample = tracked.tracker.follow(sample, closes_begin, keeps_rows, find);
             lock().insert(key, tracked);
             sample
         };
-        let taken = self.looks.take(&self.selection, self.interval, &follow);
+        let taken = self.samples.take(&self.selection, self.interval, &follow);
         self.trackers = trackers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Some(Looked { elapsed, took, processor_time, interval, answer }) = taken? else { return Ok(None) };
+        let Some(TakenSample { elapsed, took, processor_time, interval, answer }) = taken? else { return Ok(None) };
         self.closes_begin = false;
         let warnings = answer.sentences();
         let mut namespaces = answer.value;

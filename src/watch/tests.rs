@@ -12,7 +12,7 @@ use crate::model::row::tests::row;
 use crate::model::row::{Direction, Row};
 use crate::model::socket::Cookie;
 use crate::snapshot::Selection;
-use crate::snapshot::look::{Look, Occupant};
+use crate::snapshot::bucket_sample::{BucketSample, Occupant};
 
 use EventKind::{BecameTimeWait, Destroyed, Entered, Expired, Gone, Reset, Restarted, TakenOver};
 
@@ -35,8 +35,8 @@ fn outbound(cookie: u64, expires_ms: u32) -> Row {
 }
 
 /// A whole sample that took 10 ms, this long after the first one.
-fn look(at_ms: u64, rows: Vec<Row>) -> Look {
-    Look {
+fn walk(at_ms: u64, rows: Vec<Row>) -> BucketSample {
+    BucketSample {
         facts: facts(),
         rows,
         others: vec![],
@@ -55,59 +55,59 @@ fn counters(segments: u64, recycled: u64) -> Counters {
 }
 
 /// Follows these samples. The ends of each missing bucket have this occupant. Returns the last sample.
-fn last_sample(looks: impl IntoIterator<Item = Look>, occupant: Occupant) -> NetnsSample {
+fn last_sample(walks: impl IntoIterator<Item = BucketSample>, occupant: Occupant) -> NetnsSample {
     let mut tracker = Tracker::default();
     let mut sample = None;
-    for (look, first) in looks.into_iter().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
-        sample = Some(tracker.follow(look, first, true, &mut |_| occupant));
+    for (walk, first) in walks.into_iter().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
+        sample = Some(tracker.follow(walk, first, true, &mut |_| occupant));
     }
     sample.expect("a sample")
 }
 
-fn events(looks: impl IntoIterator<Item = Look>, occupant: Occupant) -> Vec<(u64, EventKind, bool)> {
-    let found = last_sample(looks, occupant).events;
+fn events(walks: impl IntoIterator<Item = BucketSample>, occupant: Occupant) -> Vec<(u64, EventKind, bool)> {
+    let found = last_sample(walks, occupant).events;
     let cookie = |row: &Row| row.bucket.cookie.map_or(0, Cookie::number);
     found.iter().map(|event| (cookie(&event.row), event.kind, event.certain)).collect()
 }
 
 /// The end of one bucket with this time left, after 1 s in which the counters grew by these numbers.
 fn end_of(row: Row, grown: (u64, u64), occupant: Occupant) -> (EventKind, bool) {
-    let second = Look { after: counters(grown.0, grown.1), ..look(1000, vec![]) };
-    let [(_, kind, certain)] = events([look(0, vec![row]), second], occupant)[..] else { panic!("one event") };
+    let second = BucketSample { after: counters(grown.0, grown.1), ..walk(1000, vec![]) };
+    let [(_, kind, certain)] = events([walk(0, vec![row]), second], occupant)[..] else { panic!("one event") };
     (kind, certain)
 }
 
 #[test]
 fn the_first_sample_has_no_events_and_buckets_that_stay_have_none() {
-    assert_eq!(events([look(0, vec![bucket(1, 60_000)])], Occupant::Nobody), []);
+    assert_eq!(events([walk(0, vec![bucket(1, 60_000)])], Occupant::Nobody), []);
     let stays = [
-        look(0, vec![bucket(1, 50_000), fin_wait_2(2, 9000)]),
-        look(1000, vec![bucket(1, 49_004), fin_wait_2(2, 7995)]),
+        walk(0, vec![bucket(1, 50_000), fin_wait_2(2, 9000)]),
+        walk(1000, vec![bucket(1, 49_004), fin_wait_2(2, 7995)]),
     ];
     assert_eq!(events(stays, Occupant::Nobody), []);
-    let due = [look(0, vec![bucket(1, 0)]), look(1000, vec![bucket(1, 0)])];
+    let due = [walk(0, vec![bucket(1, 0)]), walk(1000, vec![bucket(1, 0)])];
     assert_eq!(events(due, Occupant::Nobody), []);
 }
 
 #[test]
 fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_sample() {
-    let new = |row| events([look(0, vec![]), look(1000, vec![row])], Occupant::Nobody);
+    let new = |row| events([walk(0, vec![]), walk(1000, vec![row])], Occupant::Nobody);
     assert_eq!(new(bucket(1, 59_500)), [(1, Entered, true)]);
     assert_eq!(new(fin_wait_2(1, 2000)), [(1, Entered, true)]);
     assert_eq!(new(bucket(1, 30_000)), [], "the last sample has missed it");
-    let not_whole = Look { whole: false, ..look(0, vec![]) };
-    assert_eq!(events([not_whole, look(1000, vec![fin_wait_2(1, 2000)])], Occupant::Nobody), []);
+    let not_whole = BucketSample { whole: false, ..walk(0, vec![]) };
+    assert_eq!(events([not_whole, walk(1000, vec![fin_wait_2(1, 2000)])], Occupant::Nobody), []);
 }
 
 #[test]
 fn a_bucket_that_changes_keeps_its_cookie() {
-    let changed = |was, now| events([look(0, vec![was]), look(1000, vec![now])], Occupant::Nobody);
+    let changed = |was, now| events([walk(0, vec![was]), walk(1000, vec![now])], Occupant::Nobody);
     assert_eq!(changed(fin_wait_2(1, 57_000), bucket(1, 59_900)), [(1, BecameTimeWait, true)]);
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
     assert_eq!(changed(bucket(1, 0), bucket(1, 59_900)), [(1, Restarted, true)], "it was due");
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the sample took 10 ms, and the kernel rounds");
     assert_eq!(changed(bucket(1, 59_000), bucket(1, 59_500)), [(1, Restarted, true)], "both timers are young");
-    let later = |was, now| events([look(0, vec![was]), look(19_000, vec![now])], Occupant::Nobody);
+    let later = |was, now| events([walk(0, vec![was]), walk(19_000, vec![now])], Occupant::Nobody);
     assert_eq!(later(bucket(1, 59_990), bucket(1, 41_033)), [], "the kernel has lost ticks");
     assert_eq!(later(bucket(1, 45_000), bucket(1, 26_043)), [], "the kernel has lost ticks");
     assert_eq!(later(fin_wait_2(1, 45_000), fin_wait_2(1, 26_043)), [], "the kernel has lost ticks");
@@ -127,8 +127,8 @@ fn a_bucket_that_is_gone_when_due_has_expired() {
 #[test]
 fn expiry_is_uncertain_if_much_time_was_left_in_the_last_sample() {
     let after = |left| {
-        let looks = [look(0, vec![bucket(1, left)]), look(21_000, vec![])];
-        events(looks, Occupant::Nobody)
+        let walks = [walk(0, vec![bucket(1, left)]), walk(21_000, vec![])];
+        events(walks, Occupant::Nobody)
     };
     assert_eq!(after(2000), [(1, Expired, true)]);
     assert_eq!(after(18_000), [(1, Expired, false)], "twtool kill could have removed it");
@@ -136,10 +136,10 @@ fn expiry_is_uncertain_if_much_time_was_left_in_the_last_sample() {
 
 #[test]
 fn expiry_is_uncertain_where_something_else_removed_buckets_in_that_time() {
-    let first = || look(0, vec![bucket(1, 0), bucket(2, 900), bucket(3, 50_000)]);
-    let killed = [first(), look(1000, vec![])];
+    let first = || walk(0, vec![bucket(1, 0), bucket(2, 900), bucket(3, 50_000)]);
+    let killed = [first(), walk(1000, vec![])];
     assert_eq!(events(killed, Occupant::Nobody), [(1, Expired, true), (2, Expired, false), (3, Destroyed, true)]);
-    let recycled = Look { after: counters(9, 1), ..look(1000, vec![bucket(3, 49_000)]) };
+    let recycled = BucketSample { after: counters(9, 1), ..walk(1000, vec![bucket(3, 49_000)]) };
     assert_eq!(events([first(), recycled], Occupant::Nobody), [(1, Expired, true), (2, Expired, false)]);
 }
 
@@ -156,9 +156,9 @@ fn a_cause_is_named_only_where_no_other_is_possible() {
     assert_eq!(connect(0), (Gone, false), "it was gone before the new connection");
 
     let old_kernel = |row| {
-        let mut second = Look { after: counters(9, 0), ..look(1000, vec![]) };
+        let mut second = BucketSample { after: counters(9, 0), ..walk(1000, vec![]) };
         second.facts.kernel = "5.10.0".into();
-        events([look(0, vec![row]), second], Occupant::Nobody)
+        events([walk(0, vec![row]), second], Occupant::Nobody)
     };
     assert_eq!(old_kernel(outbound(1, 50_000)), [(1, Reset, true)]);
     assert_eq!(old_kernel(bucket(1, 50_000)), [(1, Gone, false)], "a listener may have taken a SYN");
@@ -166,42 +166,42 @@ fn a_cause_is_named_only_where_no_other_is_possible() {
 
 #[test]
 fn counters_that_are_unknown_prove_nothing() {
-    let second = Look { after: Counters::default(), ..look(1000, vec![]) };
-    assert_eq!(events([look(0, vec![bucket(1, 50_000)]), second], Occupant::Nobody), [(1, Gone, false)]);
+    let second = BucketSample { after: Counters::default(), ..walk(1000, vec![]) };
+    assert_eq!(events([walk(0, vec![bucket(1, 50_000)]), second], Occupant::Nobody), [(1, Gone, false)]);
 }
 
 #[test]
 fn a_sample_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() {
-    let first = || look(0, vec![bucket(1, 50_000), bucket(2, 1500), bucket(3, 50_000)]);
-    let not_whole = || Look { whole: false, ..look(1000, vec![bucket(3, 49_000)]) };
+    let first = || walk(0, vec![bucket(1, 50_000), bucket(2, 1500), bucket(3, 50_000)]);
+    let not_whole = || BucketSample { whole: false, ..walk(1000, vec![bucket(3, 49_000)]) };
     assert_eq!(events([first(), not_whole()], Occupant::Nobody), []);
-    let next = look(2000, vec![bucket(1, 48_000), bucket(3, 48_000)]);
+    let next = walk(2000, vec![bucket(1, 48_000), bucket(3, 48_000)]);
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(2, Expired, true)]);
-    let next = look(2000, vec![bucket(1, 59_000), bucket(3, 48_000)]);
+    let next = walk(2000, vec![bucket(1, 59_000), bucket(3, 48_000)]);
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(1, Restarted, true), (2, Expired, true)]);
-    let next = look(2000, vec![bucket(1, 58_500), bucket(3, 48_000)]);
+    let next = walk(2000, vec![bucket(1, 58_500), bucket(3, 48_000)]);
     let early = events([first(), not_whole(), next], Occupant::Nobody);
     assert_eq!(early, [(1, Restarted, true), (2, Expired, true)], "it restarted before the sample that missed it");
 }
 
 #[test]
 fn a_bucket_that_a_sample_has_missed_is_not_gone() {
-    let looks = [look(0, vec![bucket(1, 50_000)]), look(1000, vec![])];
-    assert_eq!(events(looks, Occupant::Itself), []);
-    let looks = [look(0, vec![bucket(1, 50_000)]), look(1000, vec![]), look(2000, vec![bucket(1, 48_000)])];
-    assert_eq!(events(looks, Occupant::Itself), []);
+    let walks = [walk(0, vec![bucket(1, 50_000)]), walk(1000, vec![])];
+    assert_eq!(events(walks, Occupant::Itself), []);
+    let walks = [walk(0, vec![bucket(1, 50_000)]), walk(1000, vec![]), walk(2000, vec![bucket(1, 48_000)])];
+    assert_eq!(events(walks, Occupant::Itself), []);
 }
 
 #[test]
 fn only_events_of_selected_buckets_are_reported_and_a_new_selection_causes_none() {
-    let unselected = |rows| Look { rows: vec![], others: rows, ..look(0, vec![]) };
-    assert_eq!(events([unselected(vec![bucket(1, 50_000)]), look(1000, vec![])], Occupant::Nobody), []);
+    let unselected = |rows| BucketSample { rows: vec![], others: rows, ..walk(0, vec![]) };
+    assert_eq!(events([unselected(vec![bucket(1, 50_000)]), walk(1000, vec![])], Occupant::Nobody), []);
     assert_eq!(
-        events([unselected(vec![bucket(1, 50_000)]), look(1000, vec![bucket(1, 49_000)])], Occupant::Nobody),
+        events([unselected(vec![bucket(1, 50_000)]), walk(1000, vec![bucket(1, 49_000)])], Occupant::Nobody),
         []
     );
-    let other = Look { others: vec![bucket(1, 59_900)], ..look(1000, vec![]) };
-    assert_eq!(events([look(0, vec![fin_wait_2(1, 50_000)]), other], Occupant::Nobody), [(1, BecameTimeWait, true)]);
+    let other = BucketSample { others: vec![bucket(1, 59_900)], ..walk(1000, vec![]) };
+    assert_eq!(events([walk(0, vec![fin_wait_2(1, 50_000)]), other], Occupant::Nobody), [(1, BecameTimeWait, true)]);
 }
 
 #[test]
@@ -211,26 +211,26 @@ fn buckets_without_cookies_are_counted_and_have_no_events() {
         row.bucket.cookie = None;
         row
     };
-    let looks = [look(0, vec![row(50_000)]), look(1000, vec![row(49_000), row(59_500)])];
-    let sample = last_sample(looks, Occupant::Nobody);
+    let walks = [walk(0, vec![row(50_000)]), walk(1000, vec![row(49_000), row(59_500)])];
+    let sample = last_sample(walks, Occupant::Nobody);
     assert_eq!((sample.time_wait, sample.events.len()), (2, 0));
     assert_eq!(sample.closes.values().sum::<u64>(), 1);
 }
 
 #[test]
 fn closes_are_counted_by_the_second_in_which_the_timer_started() {
-    let first = look(0, vec![bucket(1, 59_999), bucket(2, 59_000), bucket(3, 500), bucket(4, 0)]);
+    let first = walk(0, vec![bucket(1, 59_999), bucket(2, 59_000), bucket(3, 500), bucket(4, 0)]);
     let sample = last_sample([first], Occupant::Nobody);
     assert_eq!(sample.closes, [(-60, 1), (-1, 2)].into());
     assert_eq!(sample.closes_per_s, Some(2.0), "of the last second");
 
-    let looks = || {
-        [look(0, vec![fin_wait_2(1, 9000)]), look(2500, vec![bucket(1, 59_000), bucket(2, 57_600), bucket(3, 59_990)])]
+    let walks = || {
+        [walk(0, vec![fin_wait_2(1, 9000)]), walk(2500, vec![bucket(1, 59_000), bucket(2, 57_600), bucket(3, 59_990)])]
     };
-    let sample = last_sample(looks(), Occupant::Nobody);
+    let sample = last_sample(walks(), Occupant::Nobody);
     assert_eq!(sample.closes, [(0, 1), (1, 1), (2, 1)].into());
     assert_eq!(sample.closes_per_s, Some(1.2));
-    let not_whole = looks().map(|look| Look { whole: false, ..look });
+    let not_whole = walks().map(|walk| BucketSample { whole: false, ..walk });
     assert_eq!(last_sample(not_whole, Occupant::Nobody).closes_per_s, None);
 }
 
@@ -250,11 +250,11 @@ fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
 }
 
 /// The history after these samples, which are at most some seconds apart.
-fn history(looks: Vec<Look>) -> History {
+fn history(walks: Vec<BucketSample>) -> History {
     let (mut tracker, mut history) = (Tracker::default(), History::default());
-    for (number, look) in looks.into_iter().enumerate() {
-        let elapsed_ms = u64::try_from(look.walked.0.as_millis()).expect("short");
-        let netns = tracker.follow(look, number == 0, false, &mut |_| Occupant::Nobody);
+    for (number, walk) in walks.into_iter().enumerate() {
+        let elapsed_ms = u64::try_from(walk.walked.0.as_millis()).expect("short");
+        let netns = tracker.follow(walk, number == 0, false, &mut |_| Occupant::Nobody);
         history.add(&sample(netns, elapsed_ms, number == 0));
     }
     history
@@ -262,13 +262,13 @@ fn history(looks: Vec<Look>) -> History {
 
 #[test]
 fn a_history_begins_with_a_minute_and_grows_to_ten() {
-    let first = history(vec![look(0, vec![bucket(1, 59_500), bucket(2, 59_400), bucket(3, 30_500)])]);
+    let first = history(vec![walk(0, vec![bucket(1, 59_500), bucket(2, 59_400), bucket(3, 30_500)])]);
     let closes: Vec<_> = first.closes().collect();
     assert_eq!((closes.len(), closes[59], closes[30], closes[0]), (60, Some(2), Some(1), Some(0)));
     assert_eq!((first.mean(), first.peak(), first.now()), (Some(0.05), Some(2), Some(2.0)));
 
-    let looks = (0..700).map(|second| look(second * 1000 + 500, vec![bucket(second + 1, 59_700)])).collect();
-    let long = history(looks);
+    let walks = (0..700).map(|second| walk(second * 1000 + 500, vec![bucket(second + 1, 59_700)])).collect();
+    let long = history(walks);
     let closes: Vec<_> = long.closes().collect();
     assert_eq!(closes.len(), MOST_SECONDS);
     assert!(closes.iter().all(|closes| *closes == Some(1)), "{closes:?}");
@@ -277,36 +277,36 @@ fn a_history_begins_with_a_minute_and_grows_to_ten() {
 
 #[test]
 fn the_current_second_is_shown_when_it_is_complete() {
-    let looks = |last| vec![look(0, vec![]), look(1300, vec![bucket(1, 59_900)]), last];
-    let shown = |last| history(looks(last)).closes().skip(60).collect::<Vec<_>>();
-    assert_eq!(shown(look(1800, vec![bucket(1, 59_400), bucket(2, 59_900)])), [Some(0)]);
-    assert_eq!(shown(look(2100, vec![bucket(1, 59_100), bucket(2, 59_500)])), [Some(0), Some(2)]);
+    let walks = |last| vec![walk(0, vec![]), walk(1300, vec![bucket(1, 59_900)]), last];
+    let shown = |last| history(walks(last)).closes().skip(60).collect::<Vec<_>>();
+    assert_eq!(shown(walk(1800, vec![bucket(1, 59_400), bucket(2, 59_900)])), [Some(0)]);
+    assert_eq!(shown(walk(2100, vec![bucket(1, 59_100), bucket(2, 59_500)])), [Some(0), Some(2)]);
 }
 
 #[test]
 fn seconds_that_no_whole_sample_has_shown_are_unknown() {
-    let late = history(vec![look(0, vec![]), look(100_000, vec![bucket(1, 59_500)])]);
+    let late = history(vec![walk(0, vec![]), walk(100_000, vec![bucket(1, 59_500)])]);
     let closes: Vec<_> = late.closes().collect();
     assert_eq!((closes[59], closes[60], closes[99], closes[100], closes[159]), (Some(0), None, None, Some(0), Some(1)));
-    let not_whole = |at_ms| Look { whole: false, ..look(at_ms, vec![bucket(1, 59_500)]) };
-    let gap = history(vec![look(0, vec![]), not_whole(1000), look(2000, vec![bucket(1, 58_500)])]);
+    let not_whole = |at_ms| BucketSample { whole: false, ..walk(at_ms, vec![bucket(1, 59_500)]) };
+    let gap = history(vec![walk(0, vec![]), not_whole(1000), walk(2000, vec![bucket(1, 58_500)])]);
     assert_eq!(gap.closes().skip(60).collect::<Vec<_>>(), [Some(1), Some(0)], "the next sample has shown it");
-    let unknown = history(vec![look(0, vec![]), not_whole(1000)]);
+    let unknown = history(vec![walk(0, vec![]), not_whole(1000)]);
     assert_eq!(unknown.closes().skip(60).collect::<Vec<_>>(), [None]);
 }
 
 #[test]
 fn a_new_selection_begins_the_closes_again() {
     let (mut tracker, mut history) = (Tracker::default(), History::default());
-    let mut add = |look: Look, begins| {
-        let elapsed_ms = u64::try_from(look.walked.0.as_millis()).expect("short");
-        let netns = tracker.follow(look, begins, false, &mut |_| Occupant::Nobody);
+    let mut add = |walk: BucketSample, begins| {
+        let elapsed_ms = u64::try_from(walk.walked.0.as_millis()).expect("short");
+        let netns = tracker.follow(walk, begins, false, &mut |_| Occupant::Nobody);
         history.add(&sample(netns, elapsed_ms, begins));
         history.closes().map(|closes| closes.unwrap_or(99)).sum::<u64>()
     };
     let (one, other) = (bucket(1, 50_000), bucket(2, 50_000));
-    assert_eq!(add(look(0, vec![one, other]), true), 2);
-    let rest = Look { others: vec![bucket(2, 49_000)], ..look(1000, vec![bucket(1, 49_000)]) };
+    assert_eq!(add(walk(0, vec![one, other]), true), 2);
+    let rest = BucketSample { others: vec![bucket(2, 49_000)], ..walk(1000, vec![bucket(1, 49_000)]) };
     assert_eq!(add(rest, true), 1);
 }
 
@@ -330,7 +330,7 @@ fn the_order_of_the_rows_does_not_matter() {
         if reversed {
             second.reverse();
         }
-        expected(events([look(0, first.clone()), look(1000, second)], Occupant::Nobody));
+        expected(events([walk(0, first.clone()), walk(1000, second)], Occupant::Nobody));
     }
 }
 
@@ -380,17 +380,17 @@ fn another_selection_needs_no_sample_and_causes_no_event() {
         row
     };
     let mut tracker = Tracker::default();
-    let follow = |tracker: &mut Tracker, look, first| tracker.follow(look, first, true, &mut |_| Occupant::Nobody);
-    follow(&mut tracker, look(0, vec![bucket(1, 30_000), other(59_500)]), true);
+    let follow = |tracker: &mut Tracker, walk, first| tracker.follow(walk, first, true, &mut |_| Occupant::Nobody);
+    follow(&mut tracker, walk(0, vec![bucket(1, 30_000), other(59_500)]), true);
     assert!(tracker.select(&Selection::expression("sprt")).is_err());
     let selected = tracker.select(&Selection::expression("sport = :81")).expect("a filter");
     let again = tracker.keep_selected(None, selected).expect("there was a sample");
     assert_eq!((again.rows.as_slice(), again.closes_per_s), (&[other(59_500)][..], 1.0));
     assert_eq!(again.closes.values().sum::<u64>(), 1);
-    let stays = Look { others: vec![bucket(1, 29_000)], ..look(1000, vec![other(58_500)]) };
+    let stays = BucketSample { others: vec![bucket(1, 29_000)], ..walk(1000, vec![other(58_500)]) };
     let sample = follow(&mut tracker, stays, false);
     assert!(sample.events.is_empty(), "{:?}", sample.events);
-    let sample = follow(&mut tracker, look(2000, vec![]), false);
+    let sample = follow(&mut tracker, walk(2000, vec![]), false);
     let kinds: Vec<_> = sample.events.iter().map(|event| (event.row.bucket.cookie, event.kind)).collect();
     assert_eq!(kinds, [(Cookie::new(2), Destroyed)], "the other one is not selected");
 }

@@ -21,7 +21,7 @@ use crate::model::facts::Facts;
 use crate::model::kernel_counts::Counters;
 use crate::model::row::{Direction, Row};
 use crate::model::socket::Cookie;
-use crate::snapshot::look::{self, FindOccupant, Look, Occupant};
+use crate::snapshot::bucket_sample::{self, BucketSample, FindOccupant, Occupant};
 use crate::snapshot::{Selection, SnapshotError};
 
 /// Rounding of remaining times: the kernel counts in jiffies of up to 10 ms, and rounds each report.
@@ -41,7 +41,7 @@ pub(super) struct Tracker {
     listed: [Arc<Vec<Row>>; 2],
     /// Buckets that exist, or may exist, and that the last sample has not listed.
     missed: Vec<Seen>,
-    last: Option<LastLook>,
+    last: Option<LastSample>,
     /// When the last whole sample began.
     last_whole_ms: Option<i64>,
     /// The closes since the last whole sample.
@@ -51,7 +51,7 @@ pub(super) struct Tracker {
 }
 
 #[derive(Debug)]
-struct LastLook {
+struct LastSample {
     walked: (Duration, Duration),
     whole: bool,
     before: Counters,
@@ -125,19 +125,19 @@ impl Tracker {
     /// Compares a sample with the last one.
     pub(super) fn follow(
         &mut self,
-        look: Look,
+        sample: BucketSample,
         closes_begin: bool,
         keeps_rows: bool,
         find: &mut FindOccupant<'_>,
     ) -> NetnsSample {
-        let (began, ended) = look.walked;
+        let (began, ended) = sample.walked;
         let elapsed = self.last.as_ref().map(|last| Elapsed {
             least: ms(began.saturating_sub(last.walked.1)),
             most: ms(ended.saturating_sub(last.walked.0)) + 1,
         });
-        let time_wait = look.rows.iter().chain(&look.others).filter(|row| !row.bucket.fin_wait_2);
+        let time_wait = sample.rows.iter().chain(&sample.others).filter(|row| !row.bucket.fin_wait_2);
         self.largest_ms = self.largest_ms.max(time_wait.map(|row| row.bucket.expires_ms).max());
-        let length = Length::learn(look.tw_timeout_s, self.largest_ms);
+        let length = Length::learn(sample.tw_timeout_s, self.largest_ms);
         let length_ms = i64::from(length.seconds) * 1000;
         let mut closes = Closes { now_ms: ms(began), length_ms, ..Closes::default() };
         let mut found = vec![];
@@ -156,7 +156,7 @@ impl Tracker {
         let with_cookie = |seen: Seen| Some((seen.row.bucket.cookie?, seen));
         let mut missing: HashMap<Cookie, Seen, RandomState> = self.missed.drain(..).filter_map(with_cookie).collect();
         let mut unknown = vec![];
-        for ((was, now), selected) in self.listed.iter().zip([&look.rows, &look.others]).zip([true, false]) {
+        for ((was, now), selected) in self.listed.iter().zip([&sample.rows, &sample.others]).zip([true, false]) {
             pair(was, now, |was, now| match (was, now) {
                 (Some(was), Some(now)) => {
                     let was = Seen::listed(*was, selected);
@@ -178,23 +178,24 @@ impl Tracker {
         let mut missing: Vec<Seen> = missing.into_values().collect();
         missing.sort_unstable_by_key(|seen| seen.row.bucket.cookie);
         if let Some(elapsed) = elapsed {
-            if look.whole {
-                missing = self.judge(missing, &look, elapsed, find, &mut found);
+            if sample.whole {
+                missing = self.judge(missing, &sample, elapsed, find, &mut found);
             }
             for seen in &mut missing {
                 seen.pass(elapsed);
             }
             self.missed = missing;
         }
-        let closes_per_s = self.closes_per_s(&closes, look.whole);
+        let closes_per_s = self.closes_per_s(&closes, sample.whole);
         found.retain(|event| event.selected);
 
-        let Look { mut facts, rows, others, walked, whole, before, after, max_tw_buckets, complete, .. } = look;
+        let BucketSample { mut facts, rows, others, walked, whole, before, after, max_tw_buckets, complete, .. } =
+            sample;
         // This closes the descriptor for interface names.
         let shown = rows.iter().chain(found.iter().map(|event| &event.row));
         facts.interfaces.keep(shown.filter_map(|row| row.bucket.interface).collect::<BTreeSet<_>>());
         let (at, facts) = (facts.taken_at, Arc::new(facts));
-        self.last = Some(LastLook { walked, whole, before, facts: Arc::clone(&facts), length_ms });
+        self.last = Some(LastSample { walked, whole, before, facts: Arc::clone(&facts), length_ms });
         let event = |Found { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
         let (rows, others) = (Arc::new(rows), Arc::new(others));
         let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
@@ -216,10 +217,10 @@ impl Tracker {
         sample
     }
 
-    /// Selects among the buckets of the last sample: see [`look::select`]. Returns `None` if there was no sample.
+    /// Selects among the buckets of the last sample: see [`bucket_sample::select`]. Returns `None` if there was no sample.
     pub(super) fn select(&self, selection: &Selection) -> Result<Option<[Vec<Row>; 2]>, SnapshotError> {
         let rows = || self.listed.iter().flat_map(|rows| rows.iter()).copied();
-        self.last.as_ref().map(|last| look::select(selection, &last.facts, rows())).transpose()
+        self.last.as_ref().map(|last| bucket_sample::select(selection, &last.facts, rows())).transpose()
     }
 
     /// Keeps what [`Self::select`] has selected. Buckets that the last sample has missed belong to no selection until they are
@@ -254,13 +255,13 @@ impl Tracker {
     fn judge(
         &self,
         missing: Vec<Seen>,
-        look: &Look,
+        sample: &BucketSample,
         time: Elapsed,
         find: &mut FindOccupant<'_>,
         found: &mut Vec<Found>,
     ) -> Vec<Seen> {
         // The bucket ended between some moment of the last walk and some moment of this one.
-        let grown = |name| self.last.as_ref().and_then(|last| look.after.growth(&last.before, name));
+        let grown = |name| self.last.as_ref().and_then(|last| sample.after.growth(&last.before, name));
         let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
         let mut still_there = vec![];
         // Indices of the buckets that became due since the last sample.
@@ -298,7 +299,9 @@ impl Tracker {
                 // If TWRecycled did not grow, the connect() of the new socket came after the bucket had ended.
                 Occupant::Another if !(outbound && recycled == Some(0)) => (EventKind::TakenOver, true),
                 Occupant::Nobody if (segments, recycled) == (Some(0), Some(0)) => (EventKind::Destroyed, true),
-                Occupant::Nobody if look.facts.destroys_buckets() == Some(false) && recycled == Some(0) && outbound => {
+                Occupant::Nobody
+                    if sample.facts.destroys_buckets() == Some(false) && recycled == Some(0) && outbound =>
+                {
                     (EventKind::Reset, true)
                 }
                 _ => (EventKind::Gone, false),

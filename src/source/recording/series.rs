@@ -18,8 +18,8 @@ use crate::sys;
 
 /// The part of a sample that a series has in addition to the facts and the datagrams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields of snapshot::look")]
-pub struct RecordedLook {
+#[expect(missing_docs, reason = "the fields of snapshot::bucket_sample")]
+pub struct RecordedSample {
     pub elapsed: Duration,
     pub took: Duration,
     pub processor_time: Duration,
@@ -49,31 +49,31 @@ pub enum Occupant {
 /// Writes a series of samples.
 pub struct SeriesFile {
     file: RecordingFile,
-    looks: u64,
+    samples: u64,
 }
 
 impl SeriesFile {
     /// Creates the file.
     pub fn create(path: &Path, replace: bool) -> Result<Self, RecordingError> {
-        Ok(Self { file: RecordingFile::open(path, replace)?, looks: 0 })
+        Ok(Self { file: RecordingFile::open(path, replace)?, samples: 0 })
     }
 
     /// Begins a sample.
     pub fn begin(&mut self, facts: &Facts, buckets: &BucketFacts) -> Result<(), RecordingError> {
-        self.looks += 1;
+        self.samples += 1;
         self.file.begin(facts, buckets)
     }
 
     /// Ends a sample; `None` if it failed.
-    pub fn end(&mut self, look: Option<RecordedLook>) -> Result<(), RecordingError> {
-        let line = look.map_or(Ok(()), |look| self.file.line(&RecordingLine::Look(look)));
+    pub fn end(&mut self, sample: Option<RecordedSample>) -> Result<(), RecordingError> {
+        let line = sample.map_or(Ok(()), |sample| self.file.line(&RecordingLine::Sample(sample)));
         line.and_then(|()| self.file.end()).map_err(|error| RecordingFile::write_error(&self.file.path, error))
     }
 
     /// Writes the last line and gives the file its name.
     pub fn finish(mut self) -> Result<(), RecordingError> {
         let path = self.file.path.clone();
-        let line = self.file.line(&RecordingLine::Looks(self.looks));
+        let line = self.file.line(&RecordingLine::Samples(self.samples));
         line.and_then(|()| self.file.file.finish()).map_err(|error| RecordingFile::write_error(&path, error))
     }
 }
@@ -88,7 +88,7 @@ impl EventSink for SeriesFile {
 pub struct SeriesReader {
     path: PathBuf,
     lines: Lines<BufReader<File>>,
-    looks: u64,
+    samples: u64,
     /// Whether one of the recordings so far has the line that only a series has.
     is_series: bool,
 }
@@ -104,38 +104,38 @@ impl SeriesReader {
     /// It cannot be read.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let file = sys::file::open(path).map_err(|error| Problem::Unread(error).of(path))?;
-        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), looks: 0, is_series: false })
+        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), samples: 0, is_series: false })
     }
 
     /// The next sample that has not failed; `None` after the last one.
     ///
     /// # Errors
     /// The error names the problem and the line.
-    pub fn next_look(&mut self) -> Result<Option<(Recorded, RecordedLook)>, RecordingError> {
+    pub fn next_sample(&mut self) -> Result<Option<(Recorded, RecordedSample)>, RecordingError> {
         self.parse_next().map_err(|problem| problem.of(&self.path))
     }
 
-    fn parse_next(&mut self) -> Result<Option<(Recorded, RecordedLook)>, Problem> {
+    fn parse_next(&mut self) -> Result<Option<(Recorded, RecordedSample)>, Problem> {
         loop {
             self.lines.next(MAX_HEADER_LENGTH)?;
-            if self.looks > 0 && self.lines.line.is_empty() {
+            if self.samples > 0 && self.lines.line.is_empty() {
                 return Err(if self.is_series { Problem::cut_off() } else { Problem::Damaged(NO_SERIES.into()) });
             }
-            if let Ok(RecordingLine::Looks(looks)) = serde_json::from_slice(&self.lines.line) {
-                if looks != self.looks {
-                    return Err(Problem::Damaged(format!("it has {} of its {looks} samples", self.looks)));
+            if let Ok(RecordingLine::Samples(samples)) = serde_json::from_slice(&self.lines.line) {
+                if samples != self.samples {
+                    return Err(Problem::Damaged(format!("it has {} of its {samples} samples", self.samples)));
                 }
                 self.lines.end()?;
                 return Ok(None);
             }
-            if self.looks > 0 && Header::read(&self.lines.line).is_err() {
+            if self.samples > 0 && Header::read(&self.lines.line).is_err() {
                 return Err(self.lines.unparsed("neither the beginning of a sample nor the end of the series"));
             }
             let mut recorded = parse_one(&mut self.lines)?;
-            self.looks += 1;
-            if let Some(look) = recorded.look.take() {
+            self.samples += 1;
+            if let Some(sample) = recorded.sample.take() {
                 self.is_series = true;
-                return Ok(Some((recorded, look)));
+                return Ok(Some((recorded, sample)));
             }
         }
     }

@@ -41,7 +41,7 @@ impl Screen {
     /// interfaces.
     fn filter(&mut self, expression: String) {
         let selection = Selection { expression, ..self.selection.clone() };
-        if !self.is_looking() && selection.may_name_an_interface() {
+        if !self.is_sampling() && selection.may_name_an_interface() {
             let why = if self.ended { "the recording has ended" } else { "the screen is paused" };
             let message = format!("{why}, and a filter with an interface needs to read the sockets again");
             match &mut self.state.typed {
@@ -127,7 +127,7 @@ impl Screen {
                 _ => {}
             }
         }
-        self.wanted.now = self.is_looking();
+        self.wanted.now = self.is_sampling();
         self.resume()?;
         Ok(ending)
     }

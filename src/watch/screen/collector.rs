@@ -22,7 +22,7 @@ pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Se
 #[derive(Debug)]
 pub(super) enum Request {
     /// A sample.
-    Look {
+    BucketSample {
         interval: Duration,
         /// Another selection, if it has changed.
         selection: Option<Selection>,
@@ -48,7 +48,7 @@ pub(super) enum Recording {
 /// The answer to a request.
 #[derive(Debug)]
 pub(super) enum Reply {
-    Looked {
+    Sampled {
         /// `None` after the last sample of a recorded series.
         sample: Result<Option<(Sample, Counted)>, SnapshotError>,
         capacity: Vec<Result<Answer<Capacity>, SnapshotError>>,
@@ -114,7 +114,9 @@ impl Collector {
 
 fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Request) -> Reply {
     let (interval, selection, with_capacity, recording) = match request {
-        Request::Look { interval, selection, capacity, recording } => (interval, selection, capacity, recording),
+        Request::BucketSample { interval, selection, capacity, recording } => {
+            (interval, selection, capacity, recording)
+        }
         Request::Select(selection) => {
             let counted = |all: Vec<Reselected>| {
                 let counted = Counted::of(all.iter().map(|one| one.rows.as_slice()));
@@ -146,7 +148,7 @@ fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Re
         },
         _ => vec![],
     };
-    Reply::Looked { sample, capacity, recording }
+    Reply::Sampled { sample, capacity, recording }
 }
 
 /// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment each time.

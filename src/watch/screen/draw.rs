@@ -243,9 +243,9 @@ fn tabs(buffer: &mut Buffer, area: Rect, on: Table) {
     let mut x = area.x;
     for (digit, table) in (1..).zip(Table::ALL) {
         let left = area.right().saturating_sub(x);
-        let look = if table == on { Modifier::REVERSED | Modifier::BOLD } else { Modifier::empty() };
+        let weight = if table == on { Modifier::REVERSED | Modifier::BOLD } else { Modifier::empty() };
         let text = format!("{digit} {}", table.name());
-        x = buffer.set_stringn(x, area.y, text, left.into(), Style::new().add_modifier(look)).0 + 1;
+        x = buffer.set_stringn(x, area.y, text, left.into(), Style::new().add_modifier(weight)).0 + 1;
     }
 }
 

@@ -45,7 +45,7 @@ use self::terminal::{Drawn, Guard};
 use self::widths::Widths;
 use super::{History, Sample, Sampler};
 use crate::model::command::{Shell, quoted};
-use crate::snapshot::look::SHARE;
+use crate::snapshot::bucket_sample::SHARE;
 use crate::snapshot::{Selection, SnapshotError};
 use crate::sys::clock::{self, Stopwatch};
 use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
@@ -125,7 +125,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     state.filter.clone_from(&selection.expression);
     state.recording = record.as_ref().map(|(path, _)| quoted(path).into_owned());
     let asked = Stopwatch::start();
-    let (mut history, latest) = (History::default(), first_look(&input, &mut collector, interval, record)?);
+    let (mut history, latest) = (History::default(), first_sample(&input, &mut collector, interval, record)?);
     history.add(&latest.sample);
     let listing = Listing::new(state.table, 0, false, &latest, &history);
     let guard = Guard::take()?;
@@ -150,7 +150,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
         asked,
         taken: asked,
         running: asked,
-        looks: 1,
+        samples: 1,
         duration,
         count,
         frozen: None,
@@ -174,14 +174,14 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
 }
 
 /// Takes the first sample before the screen has the terminal, so that an error appears as for other commands.
-fn first_look(
+fn first_sample(
     input: &ScreenInput,
     collector: &mut Collector,
     interval: Duration,
     record: Option<(PathBuf, bool)>,
 ) -> Result<Latest, ScreenError> {
     let recording = record.map(|(path, replace)| Recording::Begin(path, replace));
-    collector.ask(Request::Look { interval, selection: None, capacity: false, recording });
+    collector.ask(Request::BucketSample { interval, selection: None, capacity: false, recording });
     loop {
         match input.wait(None)? {
             Wakeup::Work => break,
@@ -192,7 +192,9 @@ fn first_look(
             Wakeup::Resize | Wakeup::Continued | Wakeup::Time => {}
         }
     }
-    let Some(Reply::Looked { sample, recording, .. }) = collector.reply() else { return Err(ScreenError::NoCollector) };
+    let Some(Reply::Sampled { sample, recording, .. }) = collector.reply() else {
+        return Err(ScreenError::NoCollector);
+    };
     recording?;
     let (sample, counted) = sample?.ok_or(ScreenError::Empty)?;
     Ok(Latest { sample, counted, capacity: vec![], failure: None })
@@ -239,7 +241,7 @@ struct Screen {
     taken: Stopwatch,
     /// Measures the time since the screen began.
     running: Stopwatch,
-    looks: u64,
+    samples: u64,
     duration: Option<Duration>,
     count: Option<u64>,
     /// The age of the sample when the screen was paused. A paused screen does not count down.
@@ -257,7 +259,7 @@ impl Screen {
     fn until_the_end(&mut self) -> Result<Ending, ScreenError> {
         self.draw()?;
         loop {
-            if self.count.is_some_and(|count| self.looks >= count) {
+            if self.count.is_some_and(|count| self.samples >= count) {
                 return Ok(None);
             }
             if let Some(ending) = self.turn()? {
@@ -302,14 +304,14 @@ impl Screen {
 
     /// The time until the next sample, countdown or end; `None` if only a key or a signal can cause a change.
     fn time_left(&self) -> Option<Duration> {
-        let look = self.is_looking().then(|| self.interval().saturating_sub(self.asked.elapsed()));
-        let look = look.filter(|_| !self.collector.busy);
+        let sample = self.is_sampling().then(|| self.interval().saturating_sub(self.asked.elapsed()));
+        let sample = sample.filter(|_| !self.collector.busy);
         let counts_down = self.frozen.is_none() && self.state.table == Table::Sockets && !self.listing.is_empty();
         let end = self.duration.map(|duration| duration.saturating_sub(self.running.elapsed()));
-        [look, counts_down.then_some(COUNTDOWN), end].into_iter().flatten().min()
+        [sample, counts_down.then_some(COUNTDOWN), end].into_iter().flatten().min()
     }
 
-    fn is_looking(&self) -> bool {
+    fn is_sampling(&self) -> bool {
         !self.state.paused && !self.ended
     }
 
@@ -343,7 +345,7 @@ impl Screen {
                 self.capacity_asked = Some(Stopwatch::start());
             }
             self.asked = Stopwatch::start();
-            Request::Look { interval: self.state.interval, selection, capacity, recording }
+            Request::BucketSample { interval: self.state.interval, selection, capacity, recording }
         } else if let Some(expression) = wanted.filter.take() {
             wanted.filter_asked = Some(expression.clone());
             Request::Select(self.selection_with(expression))
@@ -406,7 +408,7 @@ impl Screen {
             return;
         }
         self.relist();
-        if self.state.table == Table::Destinations && self.is_looking() && self.latest.capacity.is_empty() {
+        if self.state.table == Table::Destinations && self.is_sampling() && self.latest.capacity.is_empty() {
             self.wanted.now = self.can_ask_kernel;
         }
     }
@@ -451,7 +453,7 @@ impl Screen {
     }
 
     fn draw(&mut self) -> io::Result<()> {
-        let stands_still = !self.is_looking();
+        let stands_still = !self.is_sampling();
         if stands_still != self.frozen.is_some() {
             self.frozen = stands_still.then(|| self.taken.elapsed());
         }

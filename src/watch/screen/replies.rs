@@ -13,7 +13,7 @@ impl Screen {
     /// Receives the reply of the collector. A paused screen does not change, so it shows a new sample only after the pause.
     pub(super) fn receive(&mut self) -> Result<(), ScreenError> {
         let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
-        if self.state.paused && matches!(reply, Reply::Looked { .. }) {
+        if self.state.paused && matches!(reply, Reply::Sampled { .. }) {
             self.held = Some(reply);
             return Ok(());
         }
@@ -28,7 +28,7 @@ impl Screen {
     /// Puts a reply on the screen.
     pub(super) fn take(&mut self, reply: Reply) {
         let (sample, capacity, recording) = match reply {
-            Reply::Looked { sample, capacity, recording } => (sample, capacity, recording),
+            Reply::Sampled { sample, capacity, recording } => (sample, capacity, recording),
             Reply::Selected(selected) => {
                 match selected {
                     Ok((selected, counted)) => {
@@ -46,7 +46,7 @@ impl Screen {
         };
         match sample {
             Ok(Some((sample, counted))) => {
-                self.looks += 1;
+                self.samples += 1;
                 self.taken = self.asked;
                 self.frozen = self.frozen.map(|_| self.taken.elapsed());
                 self.latest.sample = sample;
@@ -120,7 +120,7 @@ impl Screen {
         if let (Some(line), Some(_)) = (&mut self.state.typed, filter) {
             line.error = Some(error.to_string());
         } else {
-            self.look_failed(error);
+            self.sample_failed(error);
         }
     }
 
@@ -131,7 +131,7 @@ impl Screen {
         }
     }
 
-    fn look_failed(&mut self, error: &SnapshotError) {
+    fn sample_failed(&mut self, error: &SnapshotError) {
         self.latest.failure = Some(format!("the last read failed: {error}"));
         // The cause can be the recording, for example a full disk. Ending the recording keeps the screen usable.
         if self.state.recording.take().is_some() {

@@ -128,7 +128,7 @@ impl Screen {
     }
 
     /// The next sample.
-    fn look(&mut self, rows: Vec<Row>, elapsed: u64, events: Vec<Event>) {
+    fn sample(&mut self, rows: Vec<Row>, elapsed: u64, events: Vec<Event>) {
         self.latest = latest(sample(rows, elapsed, events, &self.latest.namespaces()[0].facts.clone()));
         self.history.add(&self.latest.sample);
         self.list();
@@ -235,12 +235,12 @@ fn the_selection_follows_its_row_and_its_line() {
     // 40 newer ones expire earlier: the row moves down, and the screen with it.
     let earlier = (200..240).map(|cookie| client(cookie, 1));
     let all: Vec<Row> = clients(100).into_iter().chain(earlier).collect();
-    screen.look(all, 1, vec![]);
+    screen.sample(all, 1, vec![]);
     assert_eq!((screen.selected(), screen.state.position().top), (Some(3), 40));
-    screen.look(clients(100), 2, vec![]);
+    screen.sample(clients(100), 2, vec![]);
     assert_eq!((screen.selected(), screen.state.position().top), (Some(3), 0));
     let others: Vec<Row> = clients(100).into_iter().filter(|row| row.bucket.cookie != Cookie::new(3)).collect();
-    screen.look(others, 3, vec![]);
+    screen.sample(others, 3, vec![]);
     assert_eq!(screen.selected(), None);
     assert!(screen.shows("the selected row is gone"));
 }
@@ -401,7 +401,7 @@ fn events_show_the_newest_first() {
     let event = |kind, certain, cookie| Event { at, kind, certain, row: client(cookie, 0), facts: Arc::clone(&facts) };
     screen.press(KeyCode::Char('6'));
     assert!(screen.shows("no events since the first read"));
-    screen.look(clients(1), 1, vec![event(EventKind::Expired, true, 2), event(EventKind::Gone, false, 3)]);
+    screen.sample(clients(1), 1, vec![event(EventKind::Expired, true, 2), event(EventKind::Gone, false, 3)]);
     let lines = screen.drawn();
     let at = lines.iter().position(|line| line.starts_with("TIME ")).expect("titles");
     assert!(lines[at + 1].starts_with("22:13:21Z  gone") && lines[at + 1].contains(" no "), "{}", lines.join("\n"));

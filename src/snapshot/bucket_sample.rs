@@ -1,6 +1,6 @@
 //! Samples all buckets of one or several network namespaces repeatedly, and follows each bucket from one sample to the next.
 //!
-//! A sample ([`Look`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
+//! A sample ([`BucketSample`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
 //! has every bucket, also those that the selection excludes, because they may have been selected before.
 //!
 //! The caller compares the buckets with the last sample while the thread is still in the namespace, because it may have to
@@ -24,7 +24,7 @@ use crate::model::row::Row;
 use crate::model::socket::TimeWaitBucket;
 use crate::sock_diag::transport::Netlink;
 pub use crate::source::recording::Occupant;
-use crate::source::recording::{Recorded, RecordedLook, SeriesFile, SeriesReader};
+use crate::source::recording::{Recorded, RecordedSample, SeriesFile, SeriesReader};
 use crate::source::{self, Choice, Source, SourceError, known};
 use crate::sys;
 use crate::sys::clock::Stopwatch;
@@ -38,7 +38,7 @@ const MOST_ASKED: usize = 20_000;
 
 /// One sample of the buckets of a network namespace.
 #[derive(Debug)]
-pub struct Look {
+pub struct BucketSample {
     /// The facts of the namespace.
     pub facts: Facts,
     /// The selected buckets, in the kernel's order.
@@ -67,7 +67,7 @@ pub type FindOccupant<'a> = dyn FnMut(&TimeWaitBucket) -> Occupant + 'a;
 
 /// One sample of every namespace.
 #[derive(Debug)]
-pub struct Looked<T> {
+pub struct TakenSample<T> {
     /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
     pub elapsed: Duration,
     /// How long it took.
@@ -82,7 +82,7 @@ pub struct Looked<T> {
 }
 
 /// Takes samples from the kernel or from a recorded series.
-pub struct Looks {
+pub struct SampleSource {
     input: Input,
     clock: Stopwatch,
     series: Option<SeriesFile>,
@@ -121,7 +121,7 @@ enum Input {
     Series(SeriesReader),
 }
 
-impl Looks {
+impl SampleSource {
     fn of(input: Input) -> Self {
         Self { input, clock: Stopwatch::start(), series: None, interrupts: None, signal: None, room: Room::default() }
     }
@@ -201,8 +201,8 @@ impl Looks {
         &mut self,
         selection: &Selection,
         interval: Duration,
-        follow: &(impl Fn(Look, &mut FindOccupant<'_>) -> T + Sync),
-    ) -> Result<Option<Looked<T>>, SnapshotError> {
+        follow: &(impl Fn(BucketSample, &mut FindOccupant<'_>) -> T + Sync),
+    ) -> Result<Option<TakenSample<T>>, SnapshotError> {
         let every;
         let namespaces = match &mut self.input {
             Input::Kernel(namespaces) => namespaces,
@@ -211,22 +211,22 @@ impl Looks {
                 &every
             }
             Input::Series(series) => {
-                let next = series.next_look().map_err(SourceError::from)?;
+                let next = series.next_sample().map_err(SourceError::from)?;
                 return next.map(|(recorded, rest)| replay(recorded, &rest, selection, follow)).transpose();
             }
         };
         let clock = self.clock;
         let (elapsed, processor_before) = (clock.elapsed(), sys::clock::processor_time());
         let room = (!namespaces.are_several()).then_some(&self.room);
-        let series = Mutex::new(self.series.take().map(|file| (file, RecordedLook::default())));
+        let series = Mutex::new(self.series.take().map(|file| (file, RecordedSample::default())));
         let ask = |_, pass_on: &mut PassOn<T>| {
             // If there is a series, there is one namespace, and so only one thread.
             let mut recorder = series.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let looked = look_here(&mut recorder, selection, clock, room, follow);
+            let taken = sample_here(&mut recorder, selection, clock, room, follow);
             if recorder.is_some() {
                 *series.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
             }
-            let (followed, answer) = looked?;
+            let (followed, answer) = taken?;
             let _ = pass_on(followed);
             Ok(answer)
         };
@@ -238,9 +238,9 @@ impl Looks {
         let processor_time = sys::clock::processor_time().saturating_sub(processor_before);
         let interval = interval.max(processor_time * SHARE);
         let took = clock.elapsed().saturating_sub(elapsed);
-        if let Some((mut file, look)) = series.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let look = answer.is_ok().then_some(RecordedLook { elapsed, took, processor_time, interval, ..look });
-            let ended = file.end(look).map_err(SourceError::from);
+        if let Some((mut file, sample)) = series.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let sample = answer.is_ok().then_some(RecordedSample { elapsed, took, processor_time, interval, ..sample });
+            let ended = file.end(sample).map_err(SourceError::from);
             self.series = Some(file);
             ended?;
         }
@@ -248,33 +248,33 @@ impl Looks {
         if all.is_empty() {
             return Err(SnapshotError::NoNamespace(answer.warnings));
         }
-        Ok(Some(Looked { elapsed, took, processor_time, interval, answer: answer.with(all) }))
+        Ok(Some(TakenSample { elapsed, took, processor_time, interval, answer: answer.with(all) }))
     }
 }
 
 /// Samples the namespace of the calling thread, and records the sample if there is a file.
-fn look_here<T>(
-    recorder: &mut Option<(SeriesFile, RecordedLook)>,
+fn sample_here<T>(
+    recorder: &mut Option<(SeriesFile, RecordedSample)>,
     selection: &Selection,
     clock: Stopwatch,
     room: Option<&Room>,
-    follow: &impl Fn(Look, &mut FindOccupant<'_>) -> T,
+    follow: &impl Fn(BucketSample, &mut FindOccupant<'_>) -> T,
 ) -> Result<(T, Answer<()>), SnapshotError> {
     let Some((file, mut rest)) = recorder.take() else {
         let mut source = Source::kernel(Choice::Auto)?;
-        let (look, answer) = look(&mut source, selection, &mut Measured::now(clock), room)?;
-        return Ok((follow(look, &mut occupants()), answer));
+        let (sample, answer) = sample(&mut source, selection, &mut Measured::now(clock), room)?;
+        return Ok((follow(sample, &mut occupants()), answer));
     };
     let mut file = Some(file);
-    let looked = Source::recorded_look(&mut file).map_err(SnapshotError::from).and_then(|mut source| {
-        let looked = look(&mut source, selection, &mut Measured::now(clock), room);
+    let taken = Source::recorded_sample(&mut file).map_err(SnapshotError::from).and_then(|mut source| {
+        let taken = sample(&mut source, selection, &mut Measured::now(clock), room);
         file = source.into_series();
-        let (look, answer) = looked?;
-        rest.walked = look.walked;
-        rest.before.clone_from(&look.before.0);
-        rest.after.clone_from(&look.after.0);
+        let (sample, answer) = taken?;
+        rest.walked = sample.walked;
+        rest.before.clone_from(&sample.before.0);
+        rest.after.clone_from(&sample.after.0);
         let mut ask = occupants();
-        let followed = follow(look, &mut |bucket| {
+        let followed = follow(sample, &mut |bucket| {
             let occupant = ask(bucket);
             if let (Some(cookie), true) = (bucket.cookie, occupant != Occupant::Nobody) {
                 rest.occupants.insert(cookie.number(), occupant);
@@ -284,29 +284,29 @@ fn look_here<T>(
         Ok((followed, answer))
     });
     *recorder = file.map(|file| (file, rest));
-    looked
+    taken
 }
 
 /// Reads a sample from a series.
 fn replay<T>(
     recorded: Recorded,
-    rest: &RecordedLook,
+    rest: &RecordedSample,
     selection: &Selection,
-    follow: &impl Fn(Look, &mut FindOccupant<'_>) -> T,
-) -> Result<Looked<T>, SnapshotError> {
-    let (look, answer) = look(&mut Source::replayed(recorded), selection, &mut Measured::Recorded(rest), None)?;
-    let followed = follow(look, &mut |bucket| {
+    follow: &impl Fn(BucketSample, &mut FindOccupant<'_>) -> T,
+) -> Result<TakenSample<T>, SnapshotError> {
+    let (sample, answer) = sample(&mut Source::replayed(recorded), selection, &mut Measured::Recorded(rest), None)?;
+    let followed = follow(sample, &mut |bucket| {
         let known = bucket.cookie.and_then(|cookie| rest.occupants.get(&cookie.number()));
         known.copied().unwrap_or(Occupant::Nobody)
     });
-    let RecordedLook { elapsed, took, processor_time, interval, .. } = *rest;
-    Ok(Looked { elapsed, took, processor_time, interval, answer: answer.with(vec![followed]) })
+    let RecordedSample { elapsed, took, processor_time, interval, .. } = *rest;
+    Ok(TakenSample { elapsed, took, processor_time, interval, answer: answer.with(vec![followed]) })
 }
 
 /// The times and counters of a sample.
 enum Measured<'a> {
     Now(Stopwatch, Unread),
-    Recorded(&'a RecordedLook),
+    Recorded(&'a RecordedSample),
 }
 
 impl Measured<'_> {
@@ -318,7 +318,7 @@ impl Measured<'_> {
     fn before(&mut self) -> (Counters, Duration) {
         match self {
             Self::Now(clock, unread) => (counters(unread), clock.elapsed()),
-            Self::Recorded(look) => (Counters(look.before.clone()), look.walked.0),
+            Self::Recorded(sample) => (Counters(sample.before.clone()), sample.walked.0),
         }
     }
 
@@ -329,7 +329,7 @@ impl Measured<'_> {
                 let ended = clock.elapsed();
                 (counters(unread), ended)
             }
-            Self::Recorded(look) => (Counters(look.after.clone()), look.walked.1),
+            Self::Recorded(sample) => (Counters(sample.after.clone()), sample.walked.1),
         }
     }
 }
@@ -338,12 +338,12 @@ fn counters(unread: &mut Unread) -> Counters {
     known(unread, "the counters of TCP", sys::counts::counters()).unwrap_or_default()
 }
 
-fn look(
+fn sample(
     source: &mut Source,
     selection: &Selection,
     measured: &mut Measured,
     room: Option<&Room>,
-) -> Result<(Look, Answer<()>), SnapshotError> {
+) -> Result<(BucketSample, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let query = Query::new(&Selection { fin_wait_2: true, ..selection.clone() }, &facts, true)?;
     let buckets = source.bucket_settings();
@@ -369,7 +369,7 @@ fn look(
     if let Measured::Now(_, unread) = measured {
         answer.warnings.extend(unread.sentences());
     }
-    let look = Look {
+    let sample = BucketSample {
         facts,
         rows,
         others,
@@ -381,7 +381,7 @@ fn look(
         tw_timeout_s: buckets.tw_timeout_s,
         complete: answer.complete,
     };
-    Ok((look, Answer { about_words: query.warnings, ..answer }))
+    Ok((sample, Answer { about_words: query.warnings, ..answer }))
 }
 
 /// Selects among the rows of a sample, without a new sample. Returns the selected rows, and the others.
