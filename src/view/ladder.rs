@@ -233,7 +233,9 @@ impl Ladder {
             }
         };
         let (client, server) = self.state_texts(event);
-        writeln!(out, "{:>TIME$} {client} {arrow} {server}", event.since.as_millis())
+        let line = format!("{:>TIME$} {client} {arrow} {server}", event.since.as_millis());
+        // Both states are unknown at some segments, and the arrow of a lost one ends before the last column.
+        writeln!(out, "{}", line.trim_end())
     }
 
     /// Draws all routine segments in one line, with the states after the last of them.
@@ -364,7 +366,7 @@ mod tests {
     use super::*;
     use crate::model::experiment::Flags;
 
-    const LOOK: TextStyle = TextStyle { color: false, width: None, unicode: false };
+    const STYLE: TextStyle = TextStyle { color: false, width: None, unicode: false };
 
     fn event(kind: EventKind, actor: Actor, states: Option<States>) -> LabEvent {
         LabEvent {
@@ -400,7 +402,7 @@ mod tests {
 
     fn drawn(events: &[LabEvent]) -> Vec<String> {
         let mut out = vec![];
-        let mut ladder = Ladder::begin(&mut out, Scenario::LostAck, "6.18", LOOK).expect("written");
+        let mut ladder = Ladder::begin(&mut out, Scenario::LostAck, "6.18", STYLE).expect("written");
         out.clear();
         for event in events {
             ladder.event(&mut out, event).expect("written");
@@ -424,6 +426,13 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         assert!(lines.iter().all(|line| line.width() == WIDTH));
+    }
+
+    #[test]
+    fn a_lost_segment_without_a_known_state_has_no_blanks_at_the_end() {
+        let lost = LabEvent { states: None, ..fin(Side::Client, Fate::Lost, b"") };
+        let [line] = &drawn(&[lost])[..] else { panic!("one line") };
+        assert!(line.ends_with("lost ------X"), "{line:?}");
     }
 
     #[test]
