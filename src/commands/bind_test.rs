@@ -34,7 +34,7 @@ and fails after that, or if no bind can clear the note, twtool prints a warning,
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \
-socket cannot have a filter, and some kernels refuse the filter to plain users. In both cases a client can connect to the test \
+socket cannot have a filter, and the kernel can refuse the filter to an unprivileged user if its memory for compiled filters is used up. In both cases a client can connect to the test \
 socket.
 
 Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. If the verdict would be \

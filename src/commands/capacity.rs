@@ -54,7 +54,7 @@ that sets a narrower range with it has fewer ports than FREE.
 Exit codes: 0 the answer is complete, 1 a destination has fewer free ports than --min-free, 2 the answer is unknown or incomplete.
 
 Examples:
-  twtool capacity                                   list the destinations, those that run out first at the top
+  twtool capacity                                   list the destinations; the first one runs out first
   twtool capacity --to 192.0.2.10:443               count the free ports to one destination
   twtool capacity --to '[2001:db8::1]:https' --from 2001:db8::9
   twtool capacity --min-free 10% -o ndjson          use as a health check

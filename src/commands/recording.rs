@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::snapshot::{Choice, Input};
 
-/// For commands that can record and replay what they read, and that have the arguments of `ManyNetnsArgs`.
+/// Arguments of commands that can record and replay what they read, and that have the arguments of `ManyNetnsArgs`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RecordingArgs {
     /// Record the data of the kernel and all facts that the output depends on

@@ -47,8 +47,8 @@ FILTER and its flags select closes as in `twtool list`. A filter with `expires`,
 has no remaining time. direction = inbound selects accepted connections.
 
 BPF needs CAP_BPF and CAP_PERFMON, and Linux 5.12 with type information (BTF). Without them, twtool takes samples of the open sockets of \
-its own network namespace every 20 ms. Samples find fewer processes: those of most connections that last 50 ms, and of few \
-that last 1 ms.
+its own network namespace every 20 ms. Samples find the process of most connections that last 50 ms, but only of \
+few connections that last 1 ms.
 
 Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, closes cannot be traced, closes were lost, \
 or they were found by samples. 130 interrupted.
@@ -66,7 +66,7 @@ Examples:
 pub struct TraceArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Count closes by this, and print a table
+    /// Count closes by this key, and print a table
     #[arg(long, value_enum, value_name = "KEY")]
     by: Option<ByArg>,
     /// Number of groups in the table
@@ -76,8 +76,8 @@ pub struct TraceArgs {
     /// How to find the process of a close
     #[arg(long, value_enum, default_value_t = MethodArg::Auto, value_name = "METHOD")]
     method: MethodArg,
-    /// Tell `twtool list --owner` and `summary --by owner` who made the TIME_WAIT sockets of the last two minutes, on this Unix
-    /// socket (mode 0600)
+    /// Serve the owners of the TIME_WAIT sockets of the last two minutes to list, summary and doctor, on this Unix socket (mode
+    /// 0600)
     #[arg(long, value_name = "SOCKET")]
     serve: Option<PathBuf>,
     /// End after this time, like 30s or 10m
@@ -188,7 +188,7 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     let mut warnings = started.warnings;
     let mut closes = started.value;
     if closes.method() == Method::Bpf && !closes.own_pid_namespace() {
-        let warning = "process numbers are those of the initial pid namespace, because twtool runs in another one";
+        let warning = "process numbers belong to the initial pid namespace, because twtool runs in another one";
         context.warn(&[warning.to_owned()]);
         warnings.push(warning.to_owned());
     }

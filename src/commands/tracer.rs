@@ -10,7 +10,7 @@ use crate::snapshot::bucket_owners::Traced;
 /// The default of `--tracer`.
 const USUAL: &str = "/run/twtool.sock";
 
-/// For commands that show the owners of buckets.
+/// Arguments of commands that ask a tracer for the owners of buckets.
 #[derive(Args, Clone, Debug)]
 pub(super) struct TracerArgs {
     /// Ask the tracer that serves this socket (twtool trace --serve) [default: /run/twtool.sock, if a tracer serves it]

@@ -10,7 +10,7 @@ use super::socket::TcpState;
 
 /// An experiment of `twtool demo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "title() says it")]
+#[expect(missing_docs, reason = "title() describes each")]
 pub enum Scenario {
     FourWay,
     LostAck,

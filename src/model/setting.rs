@@ -167,7 +167,7 @@ settings! {
         name: "net.ipv4.tcp_ehash_entries",
         does: "Shows the number of entries of the kernel's TCP hash table. Half of it is the default of tcp_max_tw_buckets. It \
                is negative in a network namespace that shares the table of the initial one.",
-        does_not: "Nobody can change it while the kernel runs.",
+        does_not: "It cannot be changed while the kernel runs.",
         sources: &["Documentation/networking/ip-sysctl.rst, tcp_ehash_entries", "net/ipv4/tcp_ipv4.c, tcp_set_hashinfo()"],
         default: DefaultValue::Unknown,
         ..PLAIN

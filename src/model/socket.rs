@@ -421,7 +421,7 @@ pub struct FullSocket {
 
 /// A socket in a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the two types say it")]
+#[expect(missing_docs, reason = "the two types are documented")]
 pub enum Socket {
     Bucket(TimeWaitBucket),
     Full(FullSocket),

@@ -251,7 +251,7 @@ impl Closes {
 
 /// The warning about samples.
 const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
-                       those of --netns; certain is true only if one process had the socket open";
+                       the namespaces of --netns; certain is true only if one process had the socket open";
 
 /// The owners of recent closes, and the socket that serves them.
 struct Served {

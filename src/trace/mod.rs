@@ -62,7 +62,7 @@ pub enum TraceError {
         source: io::Error,
     },
     /// The kernel lacks the functions that the program calls.
-    #[error("Linux {0} is too old: BPF can name who closes a connection since Linux 5.12")]
+    #[error("Linux {0} is too old: BPF can name the process that closes a connection since Linux 5.12")]
     Old(String),
     /// The kernel's verifier rejects the program.
     #[error("the kernel rejects the BPF program: {0}")]

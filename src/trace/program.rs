@@ -6,7 +6,7 @@
 //!    the map PENDING under the cookie of the socket. Asking for the cookie also assigns it, and the bucket inherits it.
 //! 2. From FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends, and its flags tell whether a bucket replaces it. The
 //!    program adds them to the record of step 1, sends the record to the ring buffer, and marks it as sent. Without a record of
-//!    step 1 (the connection closed before the program was attached, or PENDING was full), it sends a record without a task.
+//!    step 1 (the connection closed before the program was attached, or PENDING has evicted the record), it sends a record without a task.
 //! 3. If the ring buffer is full, it counts the loss.
 //!
 //! While a program runs on a core, the kernel does not start it again there (`bpf_prog_get_recursion_context` in

@@ -80,14 +80,10 @@ pub fn check(made: &MadeBuckets) -> Check {
     }
     let named: Vec<String> = programs.iter().take(NAMED).map(sentence).collect();
     let rest: u64 = programs.iter().skip(NAMED).map(|one| one.buckets).sum();
-    let mut finding = format!("Of {} TIME_WAIT sockets, {}", made.all, named.join(", "));
-    if rest > 0 {
-        finding += &format!(", other programs {rest}");
-    }
-    finding += ".";
-    if made.all > traced {
-        finding += &format!(" No maker is recorded for {}.", made.all - traced);
-    }
+    let others = if rest > 0 { format!(", other programs {rest}") } else { String::new() };
+    let unknown = made.all - traced;
+    let unknown = if unknown > 0 { format!(" No maker is recorded for {unknown}.") } else { String::new() };
+    let finding = format!("Of {} TIME_WAIT sockets, {}{others}.{unknown}", made.all, named.join(", "));
     let named = &programs[..programs.len().min(NAMED)];
     let has = |role| named.iter().any(|one| one.role == role);
     let mut check = check.found(Status::Note, finding);
