@@ -177,7 +177,8 @@ impl Reporter {
 
     fn warn(&mut self, sample: &Sample, context: &mut Context) {
         self.warn_once(&sample.warnings, context);
-        if sample.interval > self.asked && !self.stretched {
+        // The text and the records have whole milliseconds.
+        if sample.interval.as_millis() > self.asked.as_millis() && !self.stretched {
             self.stretched = true;
             context.warn(&[format!(
                 "reading takes {} ms of processor time, so the interval is {} ms: watch uses at most a quarter of a core",
