@@ -485,8 +485,10 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
             let (shown, marks) = (lines[carets - 1], lines[carets]);
             assert!(shown.ends_with(expression), "the expression stands above the carets{run}");
             let (first, end) = (marks.find('^').expect("a caret"), marks.len());
-            // If the expression has the word twice (`or or`, `= =`), this assertion does not distinguish the two.
             assert_eq!(shown.get(first..end), Some(word), "the carets stand under the word{run}");
+            // A doubled word (`or or`, `= =`) is wrong at its second place.
+            let doubled = format!("{word} {word}");
+            assert!(!shown[first..].starts_with(&doubled), "the second word is the mistake{run}");
             assert!(lines[0].contains(names), "expected {names:?} in the first line{run}");
         }
     }

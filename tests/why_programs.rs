@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use twtool::model::bind::ReuseOptions;
@@ -102,17 +104,19 @@ fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
     while child.try_wait().expect("a child").is_none() {
         let shown = fs::read_to_string(log).unwrap_or_default();
         let whole = shown.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        if enough(whole) || Instant::now() > deadline {
-            end(&mut child);
+        if Instant::now() > deadline {
+            end(&child, Signal::SIGKILL);
+        } else if enough(whole) {
+            end(&child, Signal::SIGTERM);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 /// Ends the command and the processes that it started, because strace does not forward signals.
-fn end(child: &mut Child) {
-    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
+fn end(child: &Child, signal: Signal) {
+    let group = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    let _ = killpg(group, signal);
 }
 
 /// The calls on TCP sockets that strace shows: failed binds and listens, and the listens that succeeded.
