@@ -15,6 +15,7 @@ use twtool::sys::sysctl;
 use crate::support::commands::needs_program;
 use crate::support::island::{folders, in_new_namespace, name};
 use crate::support::netns::has_user;
+use crate::support::procfs::tcp_ext;
 use crate::support::situations::{Mixed, bucket_of_client, bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, suite};
@@ -139,8 +140,13 @@ fn counts_agree_with_the_sockets() {
         let listed = twtool([&["list", "--count"][..], &flags].concat()).ok().stdout;
         assert_eq!(sum(&labels), listed.trim().parse::<f64>().expect("a number"), "{labels:?}");
     }
-    let created = crate::metrics::sum(&samples, Family::TimewaitCreated, &[]);
-    assert!(created >= (Mixed::TIME_WAIT + Mixed::FIN_WAIT_2) as f64, "{created}");
+    // Linux 5.10 counts buckets when they end.
+    if tcp_ext("TW") == 0 {
+        assert!(!samples.keys().any(|series| series.starts_with(Family::TimewaitCreated.name())), "{samples:?}");
+    } else {
+        let created = crate::metrics::sum(&samples, Family::TimewaitCreated, &[]);
+        assert!(created >= (Mixed::TIME_WAIT + Mixed::FIN_WAIT_2) as f64, "{created}");
+    }
     let port = crate::metrics::sum(&samples, Family::ServerPortSockets, &["local_port=\"8080\""]);
     let listed = twtool(["list", "--count", "--local-port", "8080", "--direction", "inbound"]).ok().stdout;
     assert_eq!(port, listed.trim().parse::<f64>().expect("a number"));

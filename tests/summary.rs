@@ -413,14 +413,6 @@ fn one_family_is_counted_alone() {
 }
 
 /// A counter of /proc/net/netstat, read here.
-fn tcp_ext(name: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("netstat can be read");
-    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
-    let (names, values) = (lines[0].split(' '), lines[1].split(' '));
-    let value = names.zip(values).find(|(key, _)| *key == name).unwrap_or_else(|| panic!("no {name}")).1;
-    value.parse().expect("a number")
-}
-
 fn wait_for(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while !done() {
@@ -432,17 +424,17 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
 fn closes_above_the_maximum_are_reported_as_missing() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "3").expect("the namespace is ours");
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
-    let before = tcp_ext("TCPTimeWaitOverflow");
+    let before = procfs::tcp_ext("TCPTimeWaitOverflow");
     for _ in 0..8 {
         let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
         let (accepted, _) = server.accept().expect("a connection");
         drop(client);
         drop(accepted);
     }
-    wait_for("an overflow", || tcp_ext("TCPTimeWaitOverflow") >= before + 5);
+    wait_for("an overflow", || procfs::tcp_ext("TCPTimeWaitOverflow") >= before + 5);
     let run = summary(&["--json"]).ok();
     let document = run.json();
-    assert_eq!(document["counters"]["tcp_time_wait_overflow"], tcp_ext("TCPTimeWaitOverflow"));
+    assert_eq!(document["counters"]["tcp_time_wait_overflow"], procfs::tcp_ext("TCPTimeWaitOverflow"));
     assert_eq!((&document["totals"]["max_tw_buckets"], &document["totals"]["time_wait"]), (&json!(3), &json!(3)));
     let limits = run.records("limits");
     let found: Vec<&str> =
@@ -458,11 +450,11 @@ fn closes_above_the_maximum_are_reported_as_missing() {
 fn a_maximum_of_0_makes_the_minute_unknown() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "0").expect("the namespace is ours");
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
-    let before = tcp_ext("TCPTimeWaitOverflow");
+    let before = procfs::tcp_ext("TCPTimeWaitOverflow");
     let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("a connection");
     drop(server.accept().expect("a connection"));
     drop(client);
-    wait_for("an overflow", || tcp_ext("TCPTimeWaitOverflow") > before);
+    wait_for("an overflow", || procfs::tcp_ext("TCPTimeWaitOverflow") > before);
     summary(&[])
         .ok()
         .prints("0 TIME_WAIT buckets\ntcp_max_tw_buckets is 0: the kernel keeps no bucket after a close")
@@ -479,13 +471,13 @@ fn the_kernel_counts_a_bucket_when_it_is_made() {
     let (Some(tw), Some(killed)) = counters() else { panic!("no counters") };
     (0..3).for_each(|_| bucket_of_server(&server, "127.0.0.1:8080"));
     assert_eq!(procfs::time_wait().len(), 3, "none has ended");
-    kernel::needs(tcp_ext("TW") > tw, "count of buckets when they are made, but when they end");
+    kernel::needs(procfs::tcp_ext("TW") > tw, "count of buckets when they are made, but when they end");
     assert_eq!(counters(), (Some(tw + 3), Some(killed)));
     // A bucket whose first timer is at most 4 s, here that of FIN_WAIT_2, is counted in another counter.
     sysctl::write("ipv4.tcp_fin_timeout", "2").expect("the namespace is ours");
     let half = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
-    assert_eq!(counters(), (Some(tcp_ext("TW")), Some(killed + 1)));
-    assert_eq!(tcp_ext("TW"), tw + 3);
+    assert_eq!(counters(), (Some(procfs::tcp_ext("TW")), Some(killed + 1)));
+    assert_eq!(procfs::tcp_ext("TW"), tw + 3);
     drop(half);
 }
 

@@ -164,21 +164,27 @@ fn samples_name_the_process_of_a_connection_that_lasts() {
         drop(client);
         drop(accepted);
         std::thread::sleep(Duration::from_millis(200));
-        sampled.records.try_iter().find(|record| !record["process"].is_null())
+        // If both ends close at once, both leave a bucket.
+        let is_client = |record: &Value| record["remote_port"] == 8097 && !record["process"].is_null();
+        sampled.records.try_iter().find(is_client)
     });
     assert_eq!(record["process"]["pid"].as_u64(), Some(own), "{record}");
     assert_eq!((record["method"].as_str(), record["certain"].as_bool()), (Some("sampled"), Some(true)), "{record}");
-    assert_eq!((record["role"].as_str(), record["remote_port"].as_u64()), (Some("connected"), Some(8097)), "{record}");
+    assert_eq!(record["role"], "connected", "{record}");
     kill(Pid::from_raw(sampled.child.id().cast_signed()), Signal::SIGTERM).expect("a signal");
     assert!(!sampled.child.wait().expect("it ends").success());
 }
 
 fn without_bpf_there_are_samples_and_a_hint() {
     // The tests are in a user namespace, where the kernel refuses BPF even to root.
-    let run = twtool(["trace", "--duration", "0s"]).code(2);
-    run.says("because BPF is not possible: BPF_MAP_CREATE").says("hint: ");
-    let run = twtool(["trace", "--method", "bpf", "--duration", "0s"]).refused("BPF_MAP_CREATE");
-    run.says("CAP_BPF and CAP_PERFMON");
+    let run = twtool(["trace", "--duration", "0s"]).code(2).says("because BPF is not possible: ");
+    let bpf = ["trace", "--method", "bpf", "--duration", "0s"];
+    if run.stderr.contains("is too old") {
+        twtool(bpf).refused("since Linux 5.12");
+    } else {
+        run.says("BPF_MAP_CREATE").says("hint: ");
+        twtool(bpf).refused("BPF_MAP_CREATE").says("CAP_BPF and CAP_PERFMON");
+    }
     let run = twtool(["trace", "--by", "process", "-o", "json", "--duration", "0s"]).code(2);
     let document = run.json();
     assert_eq!((document["method"].as_str(), document["complete"].as_bool()), (Some("sampled"), Some(false)), "{run}");

@@ -66,11 +66,11 @@ families! {
     TimewaitSockets = "twtool_timewait_sockets", Gauge, ["netns", "state", "direction", "class"],
         "Timewait buckets of the kernel, in state time-wait or fin-wait-2, by the inferred direction of the connection and the RFC 6335 class of the local port.";
     TimewaitMax = "twtool_timewait_sockets_max", Gauge, ["netns"],
-        "The setting net.ipv4.tcp_max_tw_buckets; +Inf if it is negative, because then there is no maximum.";
+        "The setting net.ipv4.tcp_max_tw_buckets; if it is negative: +Inf since Linux 6.1, which then has no maximum, and 0 on 5.10, which then keeps no bucket.";
     TimewaitMemory = "twtool_timewait_memory_bytes", Gauge, ["netns"],
         "Kernel memory of the timewait buckets; an estimate unless twtool runs as root.";
     TimewaitCreated = "twtool_timewait_created_total", Counter, ["netns"],
-        "Timewait buckets that the kernel has created (TW and TWKilled of /proc/net/netstat).";
+        "Timewait buckets that the kernel has created (TW and TWKilled of /proc/net/netstat); only since Linux 6.1, because 5.10 counts them when they end.";
     TimewaitOverflow = "twtool_timewait_overflow_total", Counter, ["netns"],
         "Closes after which the kernel kept no bucket, because net.ipv4.tcp_max_tw_buckets was reached (TCPTimeWaitOverflow).";
     TimewaitRecycled = "twtool_timewait_recycled_total", Counter, ["netns"],

@@ -149,9 +149,11 @@ impl<'a> Namespace<'a> {
             self.samples.add_known(Family::ClosesPerSecond, [&self.netns, direction.name()], closes);
         }
         if let Some(most) = self.health().buckets.max_tw_buckets {
-            match u64::try_from(most) {
-                Ok(most) => self.one(Family::TimewaitMax, most),
-                Err(_) => self.one(Family::TimewaitMax, f64::INFINITY),
+            match (u64::try_from(most), self.health().facts.negative_maximum_is_none()) {
+                (Ok(most), _) => self.one(Family::TimewaitMax, most),
+                (Err(_), Some(true)) => self.one(Family::TimewaitMax, f64::INFINITY),
+                (Err(_), Some(false)) => self.one(Family::TimewaitMax, 0_u64),
+                (Err(_), None) => {}
             }
         }
         self.one(Family::TimewaitMemory, survey.counts.total() * bucket_bytes(&self.health().buckets));
@@ -160,6 +162,7 @@ impl<'a> Namespace<'a> {
     fn counters(&mut self) {
         let buckets = &self.survey.checkup.health.buckets;
         let created = buckets.counter("TW").zip(buckets.counter("TWKilled"));
+        let created = created.filter(|_| self.health().facts.counts_made_buckets() == Some(true));
         let created = created.map(|(long, short)| long.saturating_add(short));
         for (family, count) in [
             (Family::TimewaitCreated, created),

@@ -116,6 +116,30 @@ impl Facts {
         Some(version >= (major, minor))
     }
 
+    /// Whether the counter TW of TcpExt counts buckets when the kernel makes them. Linux 5.10 counts them when they end, 6.1 when they
+    /// are made (both measured).
+    #[must_use]
+    pub fn counts_made_buckets(&self) -> Option<bool> {
+        self.as_6_1_and_not_as_5_10()
+    }
+
+    /// Whether a negative tcp_max_tw_buckets means that there is no maximum. `inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c
+    /// compares the count and the setting as unsigned numbers on 6.1 and later, and as signed numbers on 5.10, so that the kernel
+    /// keeps no bucket there.
+    #[must_use]
+    pub fn negative_maximum_is_none(&self) -> Option<bool> {
+        self.as_6_1_and_not_as_5_10()
+    }
+
+    /// For behaviour that was measured on 6.1 and, the opposite, on 5.10. Between them it is unknown.
+    fn as_6_1_and_not_as_5_10(&self) -> Option<bool> {
+        match (self.kernel_since(6, 1)?, self.kernel_since(5, 11)?) {
+            (true, _) => Some(true),
+            (false, false) => Some(false),
+            _ => None,
+        }
+    }
+
     /// Whether SOCK_DESTROY removes timewait buckets: 5.10 answers EOPNOTSUPP, 6.1 removes them (measured).
     #[must_use]
     pub fn destroys_buckets(&self) -> Option<bool> {

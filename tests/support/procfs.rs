@@ -120,3 +120,13 @@ fn end(text: &str) -> (IpAddr, u16) {
     };
     (addr, port)
 }
+
+/// A counter of TcpExt in this network namespace.
+#[track_caller]
+pub(crate) fn tcp_ext(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("netstat can be read");
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
+    let (names, values) = (lines[0].split(' '), lines[1].split(' '));
+    let value = names.zip(values).find(|(key, _)| *key == name).unwrap_or_else(|| panic!("no {name}")).1;
+    value.parse().expect("a number")
+}

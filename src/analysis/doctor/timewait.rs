@@ -109,17 +109,14 @@ fn there_are(buckets: u64) -> String {
     if buckets == 1 { "There is 1 bucket".into() } else { format!("There are {buckets} buckets") }
 }
 
-/// `inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c compares the count and the setting as unsigned numbers on 6.1 and
-/// later, and as signed numbers on 5.10.
 fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> Check {
-    let since = |major, minor| health.facts.kernel_since(major, minor);
-    let (status, meaning) = match (since(6, 1), since(5, 11)) {
-        (Some(true), _) => (Status::Note, "the kernel compares it as an unsigned number, so there is no limit"),
-        (_, Some(false)) => (
+    let (status, meaning) = match health.facts.negative_maximum_is_none() {
+        Some(true) => (Status::Note, "the kernel compares it as an unsigned number, so there is no limit"),
+        Some(false) => (
             Status::Warning,
             "the kernel keeps no bucket after a close, so old segments of a closed connection can reach a new one",
         ),
-        _ => (Status::Note, "some kernels take this as no limit, and others then keep no bucket at all"),
+        None => (Status::Note, "some kernels take this as no limit, and others then keep no bucket at all"),
     };
     let check = check.found(status, format!("{most}: {meaning}."));
     if status != Status::Warning {
