@@ -34,8 +34,8 @@ fn self_connection(evidence: &Evidence, holder: &Holder) -> String {
     let Evidence { facts, port, .. } = *evidence;
     let addr = holder.socket.tuple().local_addr();
     let what = match holder.socket {
-        Socket::Bucket(_) => "A connection to itself left the TIME_WAIT socket",
-        Socket::Full(_) => "A connection to itself holds the port",
+        Socket::Bucket(_) => "The TIME_WAIT socket is from a connection of a socket to itself",
+        Socket::Full(_) => "A connection of a socket to itself holds the port",
     };
     let how = if facts.ephemeral(port) == Some(true) {
         "A client connected to the port while no server listened there, and the kernel chose the same port as the source port. \
@@ -57,8 +57,8 @@ fn fixed_port(evidence: &Evidence, holder: &Holder) -> String {
         "A client on this machine connected from port {port} to {} port {} (inferred). The port is outside \
          net.ipv4.ip_local_port_range, so the client bound it as a fixed source port. If the client is your program, \
          let the kernel choose the source port, or set SO_REUSEADDR before each bind(). If the old and the new socket \
-         have the option and the old connection had timestamps, connect() to the same destination takes over the TIME_WAIT \
-         socket.",
+         have the option and the old connection had timestamps, connect() to the same destination takes over the \
+         TIME_WAIT socket of that connection.",
         tuple.remote_addr(),
         tuple.remote_port(),
     )

@@ -1,4 +1,4 @@
-//! Advice after a bind test: first the permanent solution, then the reason and its source. Each sentence needs evidence in the
+//! Advice after a bind test: the permanent solution, with the reason and its source. Each sentence must follow from the results of the
 //! test. [`super::next`] has the commands that help now.
 
 mod buckets;
@@ -34,17 +34,17 @@ pub struct Evidence<'a> {
     pub holders: &'a [Holder],
     /// The verdict and its cause.
     pub conclusion: Conclusion,
-    /// Whether the source lists bound sockets that do not listen, if the kernel does.
+    /// Whether the list has sockets that are bound and do not listen (sock_diag, since Linux 6.8).
     pub bound_sockets_are_listed: bool,
     /// The effective user of the test; `None`: unknown.
     pub uid: Option<u32>,
-    /// Whether a UDP socket uses the same port number.
+    /// Whether a UDP socket uses the same port number, if no TCP socket does.
     pub udp: bool,
     /// The other options of the server.
     pub setup: ServerSetup,
 }
 
-/// The sentences of advice: what to change first, then the reason.
+/// The sentences of advice.
 #[must_use]
 pub fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = client::sentences(evidence);
@@ -85,7 +85,7 @@ fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
     ReuseOptions::ALL.into_iter().find(works)
 }
 
-/// Explains how to set options that work beside the blocking sockets.
+/// Explains how to set options with which the bind works although the blocking sockets exist.
 fn set(options: ReuseOptions) -> String {
     let caution = if options.reuseport {
         " Use SO_REUSEPORT only if several servers are meant to share the port. It is not a general solution, because \

@@ -9,16 +9,18 @@ pub(super) fn unseen(evidence: &Evidence) -> String {
                 (bind(2))."
             .into();
     }
-    let hidden = if evidence.bound_sockets_are_listed {
-        "Probably a socket that is bound and does not listen holds the port. This kernel does not list such sockets. \
-         Only kernels since about Linux 6.8 list them."
+    not_listed(evidence.bound_sockets_are_listed).into()
+}
+
+const fn not_listed(bound_sockets_are_listed: bool) -> &'static str {
+    if bound_sockets_are_listed {
+        "Probably the socket ended after the bind and before the list was read: the kernel lists no socket on the port \
+         (sock_diag(7)). Run the command again."
     } else {
-        "Probably a socket that is bound and does not listen holds the port. /proc/net/tcp does not list such \
-         sockets. sock_diag can list them."
-    };
-    format!(
-        "{hidden} It is also possible that the socket ended after the bind and before the list was read (sock_diag(7))."
-    )
+        "Probably a socket that is bound and does not listen holds the port. The list does not have such sockets: only sock_diag \
+         lists them, since about Linux 6.8. It is also possible that the socket ended after the bind and before the list was read \
+         (sock_diag(7))."
+    }
 }
 
 /// Advice to reserve a server's port in the ephemeral range, so that connect() does not choose it.
@@ -39,4 +41,15 @@ pub(super) fn udp(evidence: &Evidence) -> String {
         "A UDP socket uses port {} too. That does not matter here, because TCP and UDP have separate ports.",
         evidence.port
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_listed;
+
+    #[test]
+    fn only_a_list_without_bound_sockets_can_hide_one() {
+        assert!(not_listed(false).starts_with("Probably a socket that is bound and does not listen"));
+        assert!(not_listed(true).starts_with("Probably the socket ended") && !not_listed(true).contains("6.8"));
+    }
 }

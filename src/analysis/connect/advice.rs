@@ -368,12 +368,14 @@ fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<St
 }
 
 fn unseen(situation: &Situation) -> String {
-    let why = if situation.bound_sockets_are_listed {
-        "Only kernels since about Linux 6.8 list sockets that are bound and do not listen."
+    let hidden = if situation.bound_sockets_are_listed {
+        ""
     } else {
-        "/proc/net/tcp does not list sockets that are bound and do not listen."
+        " The list does not have sockets that are bound and do not listen: only sock_diag lists them, since about Linux 6.8."
     };
-    format!("No listed socket explains the failure. {why} A socket can also have ended after the bind.")
+    format!(
+        "No listed socket explains the failure.{hidden} A socket can have ended after the test and before the list was read."
+    )
 }
 
 /// Explains how exact the remaining time is.
