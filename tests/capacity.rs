@@ -272,7 +272,7 @@ fn the_page_has_one_line_for_each_statement() {
         let found = lines.iter().find(|line| line.first() == Some(&"127.0.0.1") && line.contains(&free));
         found.unwrap_or_else(|| panic!("no line with {free} free{page}")).join(" ")
     };
-    assert!(line("8").contains("127.0.0.1:444") && line("8").ends_with("8 0.0 0.22 not at this rate"), "{page}");
+    assert!(line("8").contains("127.0.0.1:444") && line("8").ends_with("8 0.0 0.22 no closes"), "{page}");
     assert!(line("1").contains("127.0.0.1:443"), "{page}");
     // Fewer than a tenth are left, and the advice fits: TIME_WAIT, reserved ports, a bound one, the narrow range.
     page.prints("From 127.0.0.1 to 127.0.0.1:443, 1 of 13 ports is left")

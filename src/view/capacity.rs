@@ -301,6 +301,8 @@ pub fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
         Some(rate) => format!("{rate:.1}"),
     };
     let exhausted = match destination.exhausted_in {
+        // The model says nothing about connections that are opened and not closed.
+        None if destination.closes_per_s == Some(0.0) => "no closes".into(),
         None => "not at this rate".into(),
         Some(time) if time.is_zero() => "now".into(),
         Some(time) => format!("in {}", human::duration(time)),

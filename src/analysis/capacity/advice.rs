@@ -180,11 +180,17 @@ fn uses(worst: &Destination, conditions: &Conditions) -> String {
             conditions.length.seconds,
         );
     }
+    // Also buckets in FIN_WAIT_2, which no process has open.
+    let others = if other > 0 {
+        format!(", {other} by sockets in other states (list --fin-wait-2 shows buckets)")
+    } else {
+        String::new()
+    };
     format!(
-        "From {from} to {to}, {} {} in use by open connections, and {} by TIME_WAIT. Use fewer connections at a time: a \
+        "From {from} to {to}, {} {} in use by open connections{others}, and {} by TIME_WAIT. Use fewer connections at a time: a \
          connection pool, or several requests on one connection.",
-        ports(established + other),
-        if established + other == 1 { "is" } else { "are" },
+        ports(established),
+        if established == 1 { "is" } else { "are" },
         ports(kept),
     )
 }
