@@ -458,7 +458,7 @@ fn a_maximum_of_0_makes_the_minute_unknown() {
     summary(&[])
         .ok()
         .prints("0 TIME_WAIT buckets\ntcp_max_tw_buckets is 0: the kernel keeps no bucket after a close")
-        .prints("closes a second over the last minute: unknown")
+        .prints("closes per second over the last minute: unknown")
         .prints("so the minute contains no closes");
 }
 

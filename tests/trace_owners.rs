@@ -1,4 +1,4 @@
-//! `twtool list --owner` and `twtool trace --method sampled`: owners by evidence, without the privilege for BPF.
+//! Owners by evidence: `twtool list --owner`, `twtool doctor` and `twtool trace --method sampled`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -26,7 +26,7 @@ suite! {
     netns: [
         a_tracer_names_the_owners_of_buckets,
         doctor_names_the_programs_that_made_buckets,
-        a_listener_and_a_connection_are_inferences,
+        an_owner_from_a_listener_or_a_connection_is_an_inference,
         a_bucket_without_evidence_has_no_owner,
         samples_name_the_process_of_a_connection_that_lasts,
         without_bpf_there_are_samples_and_a_hint,
@@ -88,7 +88,7 @@ fn doctor_names_the_programs_that_made_buckets() {
     twtool(["doctor", "--tracer", "/nowhere/socket"]).refused("'/nowhere/socket'");
 }
 
-fn a_listener_and_a_connection_are_inferences() {
+fn an_owner_from_a_listener_or_a_connection_is_an_inference() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     bucket_of_client(&server, "127.0.0.1:8080");
@@ -164,7 +164,7 @@ fn samples_name_the_process_of_a_connection_that_lasts() {
         drop(client);
         drop(accepted);
         std::thread::sleep(Duration::from_millis(200));
-        // If both ends close at once, both leave a bucket.
+        // Both ends leave a bucket if both close at once. This selects the record of the client.
         let is_client = |record: &Value| record["remote_port"] == 8097 && !record["process"].is_null();
         sampled.records.try_iter().find(is_client)
     });

@@ -25,8 +25,8 @@ suite! {
         a_shell_stops_and_continues_watch,
         a_resize_keeps_the_selection_and_the_wheel_scrolls,
         long_texts_scroll_on_a_small_screen,
-        a_paused_screen_reads_nothing_for_any_key,
-        an_old_event_follows_a_new_filter,
+        no_key_makes_a_paused_screen_read_sockets,
+        a_new_filter_also_applies_to_old_events,
         a_reset_is_shown_as_gone,
         every_warning_can_be_read,
         a_replay_that_fails_is_reported_after_the_screen,
@@ -62,10 +62,10 @@ fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
             screen.stop_output();
             screen.types("\x0c");
         } else {
-            // The program on the other side does not read: some whole screens fill the buffer between them.
+            // The test does not read its side of the pseudo-terminal, so a few redraws fill the buffer.
             screen.types(&"\x0c".repeat(100));
         }
-        // It must end in any case. Usually it is in the middle of a write then.
+        // watch is now usually blocked in write(2). SIGTERM must end it there, too.
         std::thread::sleep(Duration::from_millis(200));
         screen.signal(Signal::SIGTERM);
         let status = screen.ends_without_a_reader();
@@ -77,7 +77,7 @@ fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
 }
 
 fn every_signal_that_ends_watch_restores_the_terminal() {
-    // SIGQUIT and SIGXCPU would leave a file.
+    // SIGQUIT and SIGXCPU would leave a core file.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("a lower limit");
     for signal in [
         Signal::SIGQUIT,
@@ -146,7 +146,7 @@ fn a_resize_keeps_the_selection_and_the_wheel_scrolls() {
     let all = time_wait().len();
     let mut screen = watch(&["--interval", "1h"]);
     screen.until_shown(&format!("1 of {all}"));
-    // Wheel down and up, as xterm reports them in the form 1006.
+    // Wheel down and up, in xterm's mouse mode 1006 (SGR).
     screen.types("\x1b[<65;10;20M\x1b[<65;10;20M");
     screen.until_shown(&format!("7 of {all}"));
     screen.types("\x1b[<64;10;20M");
@@ -192,7 +192,7 @@ fn long_texts_scroll_on_a_small_screen() {
     quits(screen);
 }
 
-fn a_paused_screen_reads_nothing_for_any_key() {
+fn no_key_makes_a_paused_screen_read_sockets() {
     let folder = TempDir::new().expect("a folder");
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
@@ -221,7 +221,7 @@ fn a_paused_screen_reads_nothing_for_any_key() {
     unread(&mut screen, "1", "EXPIRES");
     screen.types("p");
     screen.until_shown("2 TIME_WAIT");
-    // A recording ends without a read, too.
+    // w ends a recording even while the screen is paused and reads nothing.
     screen.types("w");
     screen.until_shown("RECORDING");
     bucket_of_server(&server, "127.0.0.1:8080");
@@ -237,7 +237,7 @@ fn a_paused_screen_reads_nothing_for_any_key() {
     quits(screen);
 }
 
-fn an_old_event_follows_a_new_filter() {
+fn a_new_filter_also_applies_to_old_events() {
     let (server, other) = (listen("127.0.0.1:8080"), listen("127.0.0.1:8081"));
     let mut screen = watch(&["--interval", "200ms"]);
     screen.until_shown("0 TIME_WAIT");
@@ -274,13 +274,13 @@ fn a_reset_is_shown_as_gone() {
 
 fn every_warning_can_be_read() {
     let mut screen = watch(&["--interval", "1h", "sport > 0 or sport > 1 and sport > 2"]);
-    screen.until_shown("! shows all of it");
+    screen.until_shown("press ! for all of it");
     assert!(!screen.text().contains("sport >= 3"), "{}", screen.text());
     screen.types("!");
     screen.until_shown("sport >= 3");
-    // A paused screen, too, has the warnings of its filter alone.
+    // On a paused screen, too, a new filter removes the warnings of the old filter.
     screen.types("xp/\x15sport > 0\r");
-    screen.until(|screen| !screen.text().contains("! shows all of it"));
+    screen.until(|screen| !screen.text().contains("press ! for all of it"));
     quits(screen);
     let mut screen = watch(&["--interval", "1h"]);
     screen.types("!");

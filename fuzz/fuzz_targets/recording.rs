@@ -1,8 +1,8 @@
-//! Parses recordings. Any bytes give facts and events, or an error. Each event comes from a line of the file, and each socket of a
-//! replay from a message of the datagrams.
+//! Parses recordings. Any bytes give facts and events, or an error. There are not more events than lines, and a replay reports only
+//! sockets that are in the netlink messages of the recording.
 //!
-//! A case is a file. If it begins with a line feed, its last line is missing, and the target adds that line with the correct
-//! checksum.
+//! The input is the content of a recording. If it starts with a line feed, the target removes that byte and adds the last line with
+//! the correct checksum, which a fuzzer cannot guess.
 #![no_main]
 
 use std::ops::ControlFlow;

@@ -136,9 +136,9 @@ fn references(help: &str, own: &str, names: &[&str], more: &[&str]) -> Vec<Strin
     let words: Vec<&str> = help.split(|c: char| c.is_whitespace() || "`,;:'".contains(c)).collect();
     for pair in words.windows(2) {
         let page = pair[0].trim_start_matches('(').trim_end_matches('.');
-        // "bind()" is not a page, and "(tcp(7))." mentions one.
+        // "bind()" and "bind(0)" are not pages, and "(tcp(7))." mentions one.
         if let Some((name, section)) = page.split_once('(')
-            && section.starts_with(|c: char| c.is_ascii_digit())
+            && section.starts_with(|c: char| matches!(c, '1'..='9'))
             && !name.is_empty()
         {
             pages.insert(format!("{name}({})", &section[..1]));

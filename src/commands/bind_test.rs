@@ -34,11 +34,11 @@ and fails after that, or if no bind can clear the note, twtool prints a warning,
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \
-socket cannot have a filter, and the kernel can refuse the filter to an unprivileged user if its memory for compiled filters is used up. In both cases a client can connect to the test \
-socket.
+socket cannot have a filter, and the kernel can refuse the filter to an unprivileged user if its memory for compiled filters is \
+used up. In both cases a client can connect to the test socket.
 
 Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. If the verdict would be \
-different with an option that you did not give, one more line shows that verdict. --user runs the binds as another user. \
+different with another --v6only or with --freebind, one more line shows that verdict. --user runs the binds as another user. \
 --together opens all addresses at once. A socket on 0.0.0.0 and a socket on :: then conflict, unless the socket on :: has \
 IPV6_V6ONLY.
 

@@ -37,8 +37,8 @@ microseconds. With --no-probe, or if the test is not possible, FREE includes the
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
-are closed, at the rate of the last 10 seconds. (If the first of at least 10 closes is more recent, twtool uses the rate \
-since that first close. If connect() may reuse TIME_WAIT sockets, twtool measures the rate over tcp_tw_reuse_delay at most.) \
+are closed, at the rate of the last 10 seconds. (If all closes are younger and there are at least 10, twtool uses the rate \
+since the first of them. If connect() may reuse TIME_WAIT sockets, the period is at most tcp_tw_reuse_delay.) \
 Second: a TIME_WAIT socket releases its port when its timer ends.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \

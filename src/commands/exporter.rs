@@ -18,16 +18,16 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 /metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
 a page with the present state. /-/healthy answers without a collection.
 
-One collection serves all scrapes that begin within --min-interval. The exporter collects only when it is asked. It needs no capability \
+One collection serves all scrapes that begin within --min-interval. The exporter collects only for a request. It needs no capability \
 for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
 with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns). After it has opened its addresses, it drops \
-every other capability, and confines the thread that reads requests by landlock and seccomp.
+every other capability, and uses landlock and seccomp to confine the thread that reads requests.
 
 systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the default address.
 
-SIGTERM and SIGINT end the exporter after it has answered the requests in progress, for at most 10 s.
+After SIGTERM or SIGINT, the exporter finishes the requests in progress, waits at most 10 s for them, and ends.
 
-The default port lies outside 9100-9999, the range of the list of default ports of exporters that Prometheus keeps.
+Prometheus keeps a list of default ports for exporters (9100-9999). The default port of twtool is outside that range.
 
 Exit codes: 0 ended by a signal, 2 wrong usage, or an address or network namespace cannot be used.
 

@@ -33,7 +33,7 @@ use crate::view::kill::{Plan, RemovalReport};
 Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 also count as filters, so `twtool kill -4` \
 runs without --all. kill selects only TIME_WAIT sockets, unless --fin-wait-2 is given or the filter names FIN_WAIT_2. \
 --orphans adds full sockets that no process has open, in FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK: the kernel reports \
-inode 0 for them. These orphans have no remaining time, so a filter with the test `expires` excludes them. twtool looks up each orphan \
+inode 0 for them. These orphans have no remaining time, so a filter that contains `expires` excludes them. twtool looks up each orphan \
 again immediately before the removal.
 
 kill never removes a listener, or a socket that a process has open. Each request contains both ends, the interface and the \

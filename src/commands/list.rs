@@ -34,8 +34,8 @@ Flags are short forms of the same tests. A row must match the filter and every f
 TIME_WAIT socket, autobound means only that the local port lies in the ephemeral range, because the kernel does not store how \
 the port was chosen.
 
-Exit codes: 0 the list is complete, even if it is empty. With --quiet: 0 if any socket matches, 1 if none. 2 the answer is \
-missing or incomplete, or wrong usage.
+Exit codes: 0 the list is complete, even if it is empty. 2 the answer is missing or incomplete, or wrong usage. With --quiet: 0 if any \
+socket matches, 1 if none.
 
 Examples:
   twtool list                                      list every TIME_WAIT socket, the next to expire first

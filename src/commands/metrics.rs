@@ -19,9 +19,8 @@ Every metric is listed in docs/metrics.md. The label netns is the name of the ne
 The text format 0.0.4 is for node_exporter's textfile collector and for promtool. twtool exporter serves the same metrics to \
 Prometheus directly.
 
-With --textfile, twtool writes the file under another name first and then renames it, so that a reader never sees half of it. An existing \
-file keeps its owner and its permissions. If the metrics are incomplete, the file is written all the same: \
-twtool_collection_complete is 0.
+With --textfile, the file gets its name when it is complete, so that a reader never sees half of it. An existing file keeps its owner and \
+its permissions. If the metrics are incomplete, twtool still writes the file, with twtool_collection_complete 0.
 
 Exit codes: 0 the metrics are complete, 2 they are missing or incomplete, or wrong usage.
 
@@ -46,8 +45,8 @@ pub struct MetricsArgs {
 /// Arguments of the commands that collect metrics.
 #[derive(Args, Clone, Debug)]
 pub struct CollectionArgs {
-    /// In each network namespace, give metrics of their own to the N destinations nearest to exhaustion, to the N server ports with
-    /// the most closes, and to N owners of sockets; the rest is one sum, or one minimum
+    /// In each network namespace, report at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners
+    /// of sockets one by one; combine the others into one sum or minimum
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     max_destinations: u16,
     /// Give metrics to at most N network namespaces

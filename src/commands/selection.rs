@@ -93,8 +93,8 @@ enum ClassArg {
 enum DirectionArg {
     /// A listener covers the local address and port
     Inbound,
-    /// No listener covers the local end, and one of these is true: only the local port is ephemeral, or a listener covers the
-    /// remote end; also a connection to itself
+    /// No listener covers the local end, and the local port is ephemeral and the remote port is not, or a listener covers the
+    /// remote end; or both ends are the same
     Outbound,
     /// Neither can be inferred
     Unknown,

@@ -44,7 +44,7 @@ With --by, twtool counts closes by group: on a terminal the table is refreshed e
 BUCKETS is the number of TIME_WAIT and FIN_WAIT_2 sockets that the group made in the last 60 seconds.
 
 FILTER and its flags select closes as in `twtool list`. A filter with `expires`, and --expires-under, are errors, because a close \
-has no remaining time. direction = inbound selects accepted connections.
+has no remaining time. direction = inbound selects accepted connections. --fin-wait-2 has no effect: closes that leave a FIN_WAIT_2 socket are always included.
 
 BPF needs CAP_BPF and CAP_PERFMON, and Linux 5.12 with type information (BTF). Without them, twtool takes samples of the open sockets of \
 its own network namespace every 20 ms. Samples find the process of most connections that last 50 ms, but only of \
@@ -60,7 +60,7 @@ Examples:
   twtool trace --by unit                         count by systemd unit until Ctrl-C
   twtool trace --by process --top 5 --duration 10s
   twtool trace -o ndjson --count 100 | jq -r '.process.comm'
-  twtool trace --serve /run/twtool.sock >/dev/null   answer twtool list --owner
+  twtool trace --serve /run/twtool.sock >/dev/null   let list, summary and doctor ask this tracer
   twtool trace --by destination -o json --duration 30s
 ")]
 pub struct TraceArgs {
@@ -76,8 +76,8 @@ pub struct TraceArgs {
     /// How to find the process of a close
     #[arg(long, value_enum, default_value_t = MethodArg::Auto, value_name = "METHOD")]
     method: MethodArg,
-    /// Serve the owners of the TIME_WAIT sockets of the last two minutes to list, summary and doctor, on this Unix socket (mode
-    /// 0600)
+    /// Listen on this Unix socket (mode 0600), and report which processes made the TIME_WAIT sockets of the last two minutes;
+    /// `twtool list --owner`, `summary --by owner` and `doctor` use it
     #[arg(long, value_name = "SOCKET")]
     serve: Option<PathBuf>,
     /// End after this time, like 30s or 10m

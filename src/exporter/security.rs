@@ -1,4 +1,4 @@
-//! TLS and basic authentication, by the web configuration file of Prometheus.
+//! TLS and basic authentication, as the web configuration file of Prometheus defines them.
 //!
 //! rustls with ring: ring is built by the C compiler that links Rust programs anyway. aws-lc-rs, the other provider, is larger and
 //! needs more tools on some targets.
@@ -19,7 +19,7 @@ use crate::sys;
 /// The maximum size of the file in bytes.
 const MOST: u64 = 1 << 20;
 
-/// The maximum number of cached headers. There is one for each user of the file, so only a file with more users reaches it.
+/// The maximum number of cached headers. A client that varies the blanks or the case of a right header adds further ones.
 const MOST_VERIFIED: usize = 1000;
 
 /// What a client must do before it is served.
@@ -27,7 +27,7 @@ const MOST_VERIFIED: usize = 1000;
 pub(super) struct Security {
     pub(super) acceptor: Option<TlsAcceptor>,
     users: BTreeMap<String, String>,
-    /// The Authorization headers that were right. A comparison of a hash takes 50 ms of processor time or more.
+    /// The Authorization headers that were right. A comparison of a hash with the usual cost of 10 takes about 50 ms of processor time.
     verified: Mutex<BTreeSet<Vec<u8>>>,
     /// Held during a comparison, so that wrong passwords use at most one core.
     comparing: tokio::sync::Mutex<()>,
@@ -56,8 +56,8 @@ impl Security {
             return true;
         }
         let Some((user, password)) = credentials(header) else { return false };
-        // For an unknown user, the most expensive hash of the file is compared, so that the time of the response does not show which
-        // users exist, if all hashes have the same cost (two digits from place 4). No password is right for an unknown user.
+        // For an unknown user, twtool compares the most expensive hash of the file. So if all hashes have the same cost, the time of
+        // the response does not show which users exist. Bytes 4 and 5 of a hash are its cost.
         let known = self.users.contains_key(&user);
         let dearest = || self.users.values().max_by_key(|hash| hash.get(4..6));
         let Some(hash) = self.users.get(&user).or_else(dearest).cloned() else { return false };

@@ -23,7 +23,7 @@ use crate::view::table::{self, Heading};
 use record::{COUNTERS, SPANS, payload};
 
 /// The title of the chart.
-const CLOSES: &str = "closes a second over the last minute";
+const CLOSES: &str = "closes per second over the last minute";
 
 /// The assumed width in columns if the width is unknown.
 const USUAL_WIDTH: usize = 80;

@@ -1,4 +1,4 @@
-//! Draws the screen from the state and the last sample. It changes nothing but the buffer of the frame.
+//! Draws the screen from the state and the last sample. It changes only the frame and the widths of the columns.
 //!
 //! From top to bottom: the head (namespace, totals, rate of closes, the first warning), the chart, the names of the tables, the
 //! table, and the last line (keys, a message, or the filter that is being typed, with its mistake below it).
@@ -20,10 +20,11 @@ use crate::view::style::{Meaning, TextStyle};
 use crate::view::table;
 use crate::watch::History;
 
-/// The time axis of the chart, and the line above the bars with the scale.
+/// The lines below the bars: the axis, and its labels.
 const AXIS: u16 = 2;
 
-/// The seconds that the chart can cover. Each divides into bars of whole seconds at any usual width.
+/// The seconds that the chart can cover. Each has many divisors, so a bar covers a whole number of seconds at any usual
+/// width.
 const SPANS: [usize; 5] = [60, 120, 180, 300, 600];
 
 /// Everything that a frame shows beside the state.
@@ -35,7 +36,7 @@ pub(super) struct Shown<'a> {
     pub(super) age: Duration,
     /// The interval in use.
     pub(super) interval: Duration,
-    /// Whether it is longer than the chosen one, because reading takes long.
+    /// Whether the interval in use is longer than the interval that the user chose, because reading takes long.
     pub(super) stretched: bool,
     pub(super) style: TextStyle,
 }
@@ -80,7 +81,7 @@ impl Areas {
         Self { head, chart, tabs, table, bottom: left }
     }
 
-    /// The part that a text over the table has, with its title. On a screen without a chart it is everything but the bottom.
+    /// The area of an overlay and its title: the chart, the tabs and the table. On a screen without a chart, also the head.
     fn overlay(self) -> Rect {
         let top = if self.chart.height > 0 { self.chart } else { self.head };
         Rect { height: self.table.bottom() - top.top(), ..top }
@@ -106,7 +107,7 @@ fn room(area: Rect) -> usize {
     usize::from(area.height.saturating_sub(1))
 }
 
-/// Divides lines that are too long at spaces, and indents their rest. Control characters are escaped.
+/// Breaks long lines at spaces, and indents the continuation lines. Control characters are escaped.
 fn wrapped<'a>(lines: impl Iterator<Item = &'a str>, indent: usize, width: u16) -> Vec<String> {
     let mut text = vec![];
     for line in lines {
@@ -156,7 +157,7 @@ fn put(buffer: &mut Buffer, area: Rect, line: u16, text: &str, style: Style) -> 
     buffer.set_stringn(area.x, area.y + line, text, area.width.into(), style).0
 }
 
-/// Divides a line into the part for a text, and the part at the right end for another one.
+/// Splits an area: `right` gets its width at the right end, and another text gets the rest. One blank separates them.
 fn halves(area: Rect, right: &str) -> (Rect, Rect) {
     let width = u16::try_from(human::display_width(right)).unwrap_or(u16::MAX).min(area.width);
     let left = Rect { width: area.width.saturating_sub(width + 1), ..area };
@@ -184,7 +185,7 @@ fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     );
 }
 
-/// Draws the first warning, and how to read the others, or the rest of a long one.
+/// Draws the first warning. If it is cut or if there are more, adds the hint to press `!`.
 fn draw_warning(buffer: &mut Buffer, area: Rect, warnings: &[String], style: TextStyle) {
     let Some(first) = warnings.first() else { return };
     let caution = style_of(Meaning::Caution, style);
@@ -192,21 +193,21 @@ fn draw_warning(buffer: &mut Buffer, area: Rect, warnings: &[String], style: Tex
     let fits = human::display_width(&first) <= usize::from(area.width);
     let more = match warnings.len() {
         1 if fits => String::new(),
-        1 => "! shows all of it".into(),
-        count => format!("! shows all {count} warnings"),
+        1 => "press ! for all of it".into(),
+        count => format!("press ! for all {count} warnings"),
     };
     let (left, right) = halves(area, &more);
     put(buffer, if more.is_empty() { area } else { left }, 0, &first, caution);
     put(buffer, right, 0, &more, caution);
 }
 
-/// The closes a second: now, mean and peak.
+/// The closes per second: now, mean and peak.
 fn rate(history: &History) -> String {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "unknown".into(), chart::text_of);
     let peak = history.peak().map_or_else(|| "unknown".into(), human::grouped);
     let seconds = history.closes().len();
     let (now, mean) = (rate(history.now()), rate(history.mean()));
-    format!("closes a second: now {now}; of the last {seconds} s: mean {mean}, peak {peak}")
+    format!("closes per second: now {now}; of the last {seconds} s: mean {mean}, peak {peak}")
 }
 
 /// An interval: `250ms`, `1s`, `2.4s`.
@@ -223,7 +224,7 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, shown: &Shown) {
         return;
     }
     let all = shown.history.closes();
-    // The chart is always full: it covers the longest of these spans that is known.
+    // The chart covers the longest of these spans that the history fills, so it has no empty part.
     let span = SPANS.into_iter().rfind(|span| *span <= all.len()).unwrap_or(all.len());
     let skipped = all.len() - span;
     let seconds: Vec<Option<u64>> = all.skip(skipped).collect();
@@ -305,7 +306,7 @@ fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextS
     }
 }
 
-/// The mistake in the filter: the message, and the expression with a mark below it, which are not wrapped.
+/// The mistake in the filter: the message, and the expression with a mark below it. Only the message is wrapped.
 fn mistake(line: &FilterLine, width: u16) -> Vec<String> {
     let mut lines = line.error.iter().flat_map(|error| error.lines());
     let message = wrapped(lines.next().into_iter(), 0, width);
@@ -362,9 +363,9 @@ fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     let text = match &state.overlay {
         None => hints(state),
         Some(Overlay { command: Some(_), .. }) => {
-            "y runs the command; Up, Down scroll; any other key closes, and removes nothing".into()
+            "y runs the command shown; Up, Down scroll; Esc closes, and removes nothing".into()
         }
-        Some(_) => "Up, Down scroll; any other key closes".into(),
+        Some(_) => "Up, Down scroll; Esc closes; q ends twtool".into(),
     };
     let (left, right) = halves(area, &place);
     put(buffer, left, 0, &human::escape(&text), style_of(Meaning::Aside, style));

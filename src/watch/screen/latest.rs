@@ -50,7 +50,8 @@ impl Latest {
         time_of_day(self.sample.at)
     }
 
-    /// The totals, whether nothing is missing, and the share of the maximum, which a narrow terminal cuts.
+    /// The totals, whether the sample is complete, and the share of the maximum. The share is last, because a narrow terminal cuts the
+    /// end of the line.
     #[must_use]
     pub(super) fn totals(&self) -> String {
         let grouped = |count: usize| human::grouped(count as u64);

@@ -73,9 +73,9 @@ fn a_message_may_have_several_lines_and_warnings_are_counted() {
     screen.latest.sample.warnings = vec!["short".into()];
     assert!(screen.drawn()[3] == "short");
     screen.latest.sample.warnings = vec!["long ".repeat(40)];
-    assert!(screen.drawn()[3].ends_with("! shows all of it"));
+    assert!(screen.drawn()[3].ends_with("press ! for all of it"));
     screen.latest.failure = Some("first".into());
-    assert!(screen.drawn()[3].starts_with("first ") && screen.drawn()[3].ends_with("! shows all 2 warnings"));
+    assert!(screen.drawn()[3].starts_with("first ") && screen.drawn()[3].ends_with("press ! for all 2 warnings"));
     assert_eq!(screen.press(KeyCode::Char('!')), Some(Action::Warnings));
 }
 
