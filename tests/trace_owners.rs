@@ -73,10 +73,11 @@ fn doctor_names_the_programs_that_made_buckets() {
     let folder = TempDir::new().expect("a folder");
     let (tracer, socket, _) = Tracer::serve(&folder);
     let made: Vec<Value> = tracer.records().into_iter().filter(|record| record["outcome"] == "time-wait").collect();
-    assert_eq!(made.len(), procfs::time_wait().len(), "every bucket here was made while the tracer ran");
     let check = makers(&["--tracer", &socket]).expect("the check");
     let evidence = &check["evidence"];
-    assert_eq!((&check["status"], &evidence["time_wait"]), (&json!("note"), &json!(made.len())), "{check}");
+    // On a slow machine, some buckets were made before the tracer was attached.
+    let all = procfs::time_wait().len();
+    assert_eq!((&check["status"], &evidence["time_wait"]), (&json!("note"), &json!(all)), "{check}");
     assert_eq!(evidence["traced"], json!(made.len()), "{check}");
     let programs = evidence["makers"].as_array().expect("a list");
     for role in ["accepted", "connected"] {
