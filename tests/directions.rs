@@ -55,7 +55,7 @@ fn a_connection_to_itself_is_outbound_in_each_state() {
         };
         advises(&["connection to itself", "both ends"]);
         close_and_await_the_bucket(socket);
-        advises(&["connection to itself left", "both ends"]);
+        advises(&["is from a connection to itself", "both ends"]);
         for source in ["sock_diag", "procfs"] {
             let row = &twtool(["list", "--local-port", &port, "--json", "--source", source]).ok().records("sockets")[0];
             assert_eq!(text(row, "direction"), "outbound", "{at} from {source}");

@@ -34,8 +34,8 @@ fn self_connection(evidence: &Evidence, holder: &Holder) -> String {
     let Evidence { facts, port, .. } = *evidence;
     let addr = holder.socket.tuple().local_addr();
     let what = match holder.socket {
-        Socket::Bucket(_) => "The TIME_WAIT socket is from a connection of a socket to itself",
-        Socket::Full(_) => "A connection of a socket to itself holds the port",
+        Socket::Bucket(_) => "The TIME_WAIT socket is from a connection to itself",
+        Socket::Full(_) => "A connection to itself holds the port",
     };
     let how = if facts.ephemeral(port) == Some(true) {
         "A client connected to the port while no server listened there, and the kernel chose the same port as the source port. \
