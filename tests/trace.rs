@@ -76,7 +76,8 @@ const WAYS: [&str; 16] = [
 /// Checks that a record has the cookie of a bucket exactly if its outcome says that there is a bucket.
 #[track_caller]
 fn have_buckets(records: &[Value]) {
-    let cookies = bucket_cookies();
+    // One dump can miss a bucket if another socket of its chain ends meanwhile (seen once on a busy machine).
+    let cookies = &bucket_cookies() | &bucket_cookies();
     for record in records {
         let cookie: u64 = record["cookie"].as_str().and_then(|cookie| cookie.parse().ok()).expect("a cookie");
         let is_bucket = record["outcome"] == "time-wait" || record["outcome"] == "fin-wait-2";
