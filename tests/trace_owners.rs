@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use twtool::lab::ActiveCloser;
 
-use crate::support::procfs;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect, listen};
 use crate::support::suite;
 use crate::support::tracer::{Tracer, until};
 use crate::support::twtool::{command, twtool};
+use crate::support::{kernel, procfs};
 
 suite! {
     pure: [
@@ -72,7 +72,14 @@ fn doctor_names_the_programs_that_made_buckets() {
     };
     let folder = TempDir::new().expect("a folder");
     let (tracer, socket, _) = Tracer::serve(&folder);
-    let made: Vec<Value> = tracer.records().into_iter().filter(|record| record["outcome"] == "time-wait").collect();
+    // A bucket that began in FIN_WAIT_2 is in TIME_WAIT when its peer has closed.
+    let cookies = kernel::bucket_cookies();
+    let cookie_of = |record: &Value| record["cookie"].as_str().and_then(|cookie| cookie.parse().ok());
+    let made: Vec<Value> = tracer
+        .records()
+        .into_iter()
+        .filter(|record| cookie_of(record).is_some_and(|cookie| cookies.contains(&cookie)))
+        .collect();
     let check = makers(&["--tracer", &socket]).expect("the check");
     let evidence = &check["evidence"];
     // On a slow machine, some buckets were made before the tracer was attached.
