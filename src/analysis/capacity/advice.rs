@@ -180,15 +180,17 @@ fn uses(worst: &Destination, conditions: &Conditions) -> String {
             conditions.length.seconds,
         );
     }
-    // Also buckets in FIN_WAIT_2, which no process has open.
-    let others = if other > 0 {
-        format!(", {other} by sockets in other states (list --fin-wait-2 shows buckets)")
+    let (others, reason) = if other > 0 {
+        (
+            format!(", {} by sockets in other states, such as FIN_WAIT_2 or CLOSE_WAIT", ports(other)),
+            " A socket in another state keeps its port until both ends have closed, or until a timer ends it.",
+        )
     } else {
-        String::new()
+        (String::new(), "")
     };
     format!(
         "From {from} to {to}, {} {} in use by open connections{others}, and {} by TIME_WAIT. Use fewer connections at a time: a \
-         connection pool, or several requests on one connection.",
+         connection pool, or several requests on one connection.{reason}",
         ports(established),
         if established == 1 { "is" } else { "are" },
         ports(kept),

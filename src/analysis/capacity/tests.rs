@@ -252,6 +252,12 @@ fn advice_depends_on_the_numbers() {
     assert!(advice(&open, &[], off()).contains(
         "From 192.0.2.9 to 192.0.2.1:443, 15 ports are in use by open connections, and 0 ports by TIME_WAIT"
     ));
+    let mut half_closed = open;
+    half_closed.truncate(10);
+    half_closed.extend((10..15).map(|i| full(FROM, LOW + i, TO.0, TO.1, TcpState::FinWait2)));
+    let mixed = advice(&half_closed, &[], off());
+    assert!(mixed.contains("10 ports are in use by open connections, 5 ports by sockets in other states"), "{mixed}");
+    assert!(mixed.contains("until both ends have closed"), "{mixed}");
 }
 
 #[test]
