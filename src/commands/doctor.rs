@@ -7,7 +7,7 @@ use clap::Args;
 use super::netns::NetnsArgs;
 use super::tracer::TracerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::analysis::doctor::{Leak, Status, makers};
+use crate::analysis::doctor::{Leak, Status};
 use crate::filter::parser::parse_duration;
 use crate::view;
 use crate::view::json::Envelope;
@@ -22,7 +22,8 @@ what the setting does, what it does not do, and the sources.
 
 If a tracer runs (twtool trace --serve), doctor also names the programs that made the most TIME_WAIT sockets.
 
--4 and -6 restrict servers, destinations, TIME_WAIT sockets and sockets in CLOSE_WAIT to that IP version. Settings and counters apply to both.
+-4 and -6 restrict servers, destinations, TIME_WAIT sockets and sockets in CLOSE_WAIT to that IP version. Settings and \
+counters apply to both.
 
 Exit codes: 0 no warnings, 1 warnings, 2 something could not be read (the affected checks name it, and the JSON key `complete` is false).
 
@@ -59,15 +60,15 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     // Also shows that the socket of --tracer is wrong before anything else is read.
     let traced = args.tracer.read()?;
     let snapshot = args.netns.snapshot()?;
-    let answer = snapshot.health(global.ipv4_on_the_wire())?;
-    let leak = Leak { silent: args.close_wait_after };
-    let mut checks = answer.value.checks(leak, &args.netns.shell(context));
+    let mut answer = snapshot.health(global.ipv4_on_the_wire())?;
     let mut warnings = answer.warnings;
     if !traced.is_empty() {
         let made = snapshot.made_buckets(global.ipv4_on_the_wire(), &traced)?;
         warnings.extend(made.sentences());
-        checks.push(makers::check(&made.value));
+        answer.value.made = Some(made.value);
     }
+    let leak = Leak { silent: args.close_wait_after };
+    let checks = answer.value.checks(leak, &args.netns.shell(context));
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check is not complete");
         warnings.push(format!("{}: {reason}", check.subject.id));

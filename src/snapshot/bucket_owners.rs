@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Choice, Namespaces, PassOn, Snapshot, SnapshotError, Summarized};
-use crate::analysis::doctor::makers::MadeBuckets;
+use crate::analysis::doctor::MadeBuckets;
 use crate::analysis::groups::{By, Count};
 use crate::filter::Filter;
 use crate::model::close::{MakerFacts, Role};

@@ -6,7 +6,7 @@ use std::io;
 
 use super::capacity::{Capacity, CapacityQuestion, capacity_here};
 use super::{Answer, Snapshot, SnapshotError, interrupted};
-use crate::analysis::doctor::{self, Check, Leak, Outbound};
+use crate::analysis::doctor::{self, Check, Leak, MadeBuckets, Outbound};
 use crate::filter::Filter;
 use crate::model::command::Shell;
 use crate::model::facts::{Facts, Setting, Unread};
@@ -23,6 +23,8 @@ pub struct Checkup {
     pub health: Health,
     /// The ports of outbound connections, or why they are unknown.
     pub outbound: Result<Capacity, String>,
+    /// The TIME_WAIT buckets by the program that made them; `None` if no tracer runs.
+    pub made: Option<MadeBuckets>,
 }
 
 impl Checkup {
@@ -33,7 +35,7 @@ impl Checkup {
         let outbound = self.outbound.as_ref().map_err(String::as_str);
         let outbound = outbound
             .map(|capacity| Outbound { destinations: &capacity.destinations, conditions: capacity.conditions() });
-        doctor::examine(&self.health, outbound, leak, shell)
+        doctor::examine(&self.health, outbound, self.made.as_ref(), leak, shell)
     }
 }
 
@@ -61,7 +63,7 @@ impl Snapshot {
                 answer.value
             });
             let complete = warnings.is_empty();
-            Ok(Answer { complete, warnings, ..Answer::whole(Checkup { health, outbound }) })
+            Ok(Answer { complete, warnings, ..Answer::whole(Checkup { health, outbound, made: None }) })
         })
     }
 }

@@ -172,7 +172,7 @@ fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let sockets_took = clock.elapsed().saturating_sub(settings_took);
     let complete = warnings.is_empty();
     let health = Health { facts: without_descriptor(facts), settings, buckets, sockets, capabilities };
-    let checkup = Checkup { health, outbound };
+    let checkup = Checkup { health, outbound, made: None };
     let survey = Survey { checkup, counts, complete, repeats, recovered, settings_took, sockets_took };
     Ok(Answer { complete, warnings, ..Answer::whole(survey) })
 }

@@ -59,14 +59,13 @@ impl MadeBuckets {
 }
 
 /// The check. It reports a note, because a TIME_WAIT bucket is not a fault.
-#[must_use]
-pub fn check(made: &MadeBuckets) -> Check {
+pub(super) fn check(made: &MadeBuckets) -> Check {
     let subject = Subject {
         id: "time_wait_makers",
         does: "Names the programs that made the most TIME_WAIT sockets, and their role: the end that closes first gets the TIME_WAIT \
                socket. A running tracer (twtool trace --serve) has recorded the closes of the last two minutes.",
         does_not: "A TIME_WAIT socket is not a fault, and no process owns it. If no maker is recorded, the connection was closed \
-                   before the tracer started, or the kernel did not show the process.",
+                   before the tracer started or while doctor ran, or the kernel did not show the process.",
         sources: &["RFC 9293, section 3.6", "net/ipv4/tcp_minisocks.c, tcp_time_wait()", "twtool-trace(1)"],
     };
     let programs = made.programs();
@@ -80,10 +79,10 @@ pub fn check(made: &MadeBuckets) -> Check {
     }
     let named: Vec<String> = programs.iter().take(NAMED).map(sentence).collect();
     let rest: u64 = programs.iter().skip(NAMED).map(|one| one.buckets).sum();
-    let others = if rest > 0 { format!(", other programs {rest}") } else { String::new() };
+    let others = if rest > 0 { format!("; other programs made {rest}") } else { String::new() };
     let unknown = made.all - traced;
     let unknown = if unknown > 0 { format!(" No maker is recorded for {unknown}.") } else { String::new() };
-    let finding = format!("Of {} TIME_WAIT sockets, {}{others}.{unknown}", made.all, named.join(", "));
+    let finding = format!("Of {} TIME_WAIT sockets, {}{others}.{unknown}", made.all, named.join("; "));
     let named = &programs[..programs.len().min(NAMED)];
     let has = |role| named.iter().any(|one| one.role == role);
     let mut check = check.found(Status::Note, finding);
@@ -112,14 +111,15 @@ pub fn check(made: &MadeBuckets) -> Check {
     check
 }
 
-/// `nginx.service made 12 (connections that it accepted)`.
+/// `nginx.service made 12: connections that it accepted`.
 fn sentence(made: &Made) -> String {
     let role = match made.role {
         Role::Accepted => "connections that it accepted",
-        Role::Connected => "connections that it opened",
+        // A tracer infers this from the local port.
+        Role::Connected => "connections that it opened (inferred)",
         Role::Unknown => "it is unknown who opened the connections",
     };
-    format!("{} made {} ({role})", name(made.program), made.buckets)
+    format!("{} made {}: {role}", name(made.program), made.buckets)
 }
 
 fn name(program: &Key) -> String {
@@ -194,8 +194,8 @@ mod tests {
         assert_eq!(
             check.finding.as_deref(),
             Some(
-                "Of 26 TIME_WAIT sockets, web.service made 20 (connections that it accepted), app pid 70 made 5 (connections that it \
-                 opened). No maker is recorded for 1."
+                "Of 26 TIME_WAIT sockets, web.service made 20: connections that it accepted; app pid 70 made 5: connections that it \
+                 opened (inferred). No maker is recorded for 1."
             )
         );
         assert_eq!((check.status, &check.value), (Status::Note, &Datum::Number(20)));
@@ -224,7 +224,7 @@ mod tests {
         }
         let finding = check(&made).finding.expect("a finding");
         assert!(finding.starts_with("Of 15 TIME_WAIT sockets, app pid 5 made 5"), "{finding}");
-        assert!(finding.ends_with(", other programs 3."), "{finding}");
+        assert!(finding.ends_with("; other programs made 3."), "{finding}");
     }
 
     #[test]

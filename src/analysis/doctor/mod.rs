@@ -7,7 +7,7 @@
 mod caller;
 mod conntrack;
 mod destinations;
-pub mod makers;
+mod makers;
 mod ports;
 mod settings;
 pub mod sockets;
@@ -20,6 +20,7 @@ use crate::model::health::Health;
 use crate::model::setting::Sysctl;
 
 pub use destinations::Outbound;
+pub use makers::MadeBuckets;
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,15 +163,22 @@ impl Leak {
     pub const SOCKETS: usize = 10;
 }
 
-/// Makes every check, in a fixed order. An error in `outbound` is the reason why the destinations are unknown. The suggested
-/// commands are for `shell`.
+/// Makes every check, in a fixed order. An error in `outbound` is the reason why the destinations are unknown. `made` is `None` if no
+/// tracer runs, and then its check is absent. The suggested commands are for `shell`.
 #[must_use]
-pub fn examine(health: &Health, outbound: Result<Outbound, &str>, leak: Leak, shell: &Shell) -> Vec<Check> {
+pub fn examine(
+    health: &Health,
+    outbound: Result<Outbound, &str>,
+    made: Option<&MadeBuckets>,
+    leak: Leak,
+    shell: &Shell,
+) -> Vec<Check> {
     let mut checks = settings::checks(health, shell);
     checks.push(conntrack::check(health));
     checks.push(destinations::check(outbound, &health.facts, shell));
     checks.extend(sockets::checks(health, leak, shell));
     checks.extend(caller::checks(health));
+    checks.extend(made.map(makers::check));
     checks
 }
 

@@ -29,7 +29,7 @@ const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
 /// The checks of a machine without outbound connections.
 fn examine_without_destinations(health: &Health) -> Vec<Check> {
     let pool = pool();
-    examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), LEAK, &shell())
+    examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), None, LEAK, &shell())
 }
 
 /// The shell of root, in the caller's own namespace.
@@ -304,13 +304,13 @@ fn a_leak_is_counted_by_process_and_the_worst_comes_first() {
 fn check_of(destinations: &[Destination]) -> Check {
     let pool = pool();
     let outbound = Outbound { destinations, conditions: conditions(&pool) };
-    let mut checks = examine(&healthy(), Ok(outbound), LEAK, &shell());
+    let mut checks = examine(&healthy(), Ok(outbound), None, LEAK, &shell());
     checks.retain(|check| check.subject.id == "destinations");
     checks.remove(0)
 }
 
 fn unknown_destinations() -> Check {
-    let mut checks = examine(&healthy(), Err("no range"), LEAK, &shell());
+    let mut checks = examine(&healthy(), Err("no range"), None, LEAK, &shell());
     checks.retain(|check| check.subject.id == "destinations");
     checks.remove(0)
 }
