@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::situations::{bucket_of_client, bucket_of_server, connect, li
 use crate::support::suite;
 use crate::support::tracer::{Tracer, until};
 use crate::support::twtool::{command, twtool};
-use crate::support::{kernel, procfs};
+use crate::support::{island, kernel, procfs};
 
 suite! {
     pure: [
@@ -28,6 +28,7 @@ suite! {
         doctor_names_the_programs_that_made_buckets,
         an_owner_from_a_listener_or_a_connection_is_an_inference,
         a_bucket_without_evidence_has_no_owner,
+        the_hint_names_the_tracer_that_records_owners,
         samples_name_the_process_of_a_connection_that_lasts,
         without_bpf_there_are_samples_and_a_hint,
     ],
@@ -123,8 +124,44 @@ fn a_bucket_without_evidence_has_no_owner() {
     let found = owners(&[]);
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found.values().all(Value::is_null), "{found:?}");
-    let table = twtool(["list", "--owner"]).ok();
+    let table = twtool(["list", "--owner"]).code(0);
     assert!(table.stdout.contains("2 unknown"), "{table}");
+}
+
+fn the_hint_names_the_tracer_that_records_owners() {
+    const START: &str = "no tracer runs; a tracer records the owners from its start on: ";
+    // The default socket of this test is in a private /run.
+    island::folders();
+    let server = listen("127.0.0.1:8080");
+    bucket_of_client(&server, "127.0.0.1:8080");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    let questions = [&["list", "--owner"][..], &["summary", "--by", "unit,owner"]];
+    for question in questions {
+        let run = twtool(question).ok();
+        assert_eq!(run.stderr.matches("hint: ").count(), 0, "the listener is evidence for one of two{run}");
+    }
+    drop(server);
+    for question in questions {
+        let run = twtool(question).code(0);
+        assert_eq!(run.stderr.matches("hint: ").count(), 1, "{run}");
+        let json = twtool(question.iter().chain(&["--json"])).ok();
+        assert!(json.stderr.is_empty(), "{json}");
+    }
+    let run = twtool(["list", "--owner"]).code(0);
+    let command = run.stderr.trim_end().split_once(START).expect("the hint").1.to_owned();
+    assert!(command.ends_with(" trace --serve /run/twtool.sock"), "{run}");
+    // Here the tracer takes samples, because BPF needs another user namespace.
+    let tracer = Command::new("sh")
+        .args(["-c", &format!("exec {}", command.trim_start_matches("sudo "))])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut tracer = tracer.expect("a shell");
+    until("the socket", || std::path::Path::new("/run/twtool.sock").exists().then_some(()));
+    let run = twtool(["list", "--owner"]);
+    kill(Pid::from_raw(tracer.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    let _ = tracer.wait();
+    run.ok();
 }
 
 /// A running tracer of the namespace of the calling thread, without BPF.

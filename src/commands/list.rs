@@ -249,6 +249,8 @@ fn print_owners(
         Format::Table => {
             let columns = args.table_columns(buckets.with_state);
             owned.table(context.out, &columns, !args.no_header, total, context.style)?;
+            let unknown = found.value.iter().filter(|owner| owner.is_none()).count();
+            TracerArgs::hint(&traced, unknown as u64, rows.len() as u64, context);
         }
         Format::Ndjson => owned.ndjson(context.out)?,
         Format::Csv => unreachable!("refused by check"),

@@ -119,8 +119,10 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let by = groups(args);
     let answer = snapshot.summary(&by, global.ipv4_on_the_wire())?;
     let Answer { value: mut summarized, mut complete, mut warnings, .. } = answer;
+    let mut traced = None;
     if by.iter().any(|by| by.needs_owners()) {
-        let found = bucket_owners::count(&snapshot.namespaces, &mut summarized, &args.tracer.read()?)?;
+        let traced = traced.insert(args.tracer.read()?);
+        let found = bucket_owners::count(&snapshot.namespaces, &mut summarized, traced)?;
         complete &= found.complete;
         warnings.extend(found.sentences());
     }
@@ -142,7 +144,13 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
             view::summary::document(context.out, envelope, &shown)?;
         }
         Format::Ndjson => view::summary::ndjson(context.out, &shown)?,
-        Format::Table | Format::Csv => view::summary::page(context.out, &shown, context.style)?,
+        Format::Table | Format::Csv => {
+            view::summary::page(context.out, &shown, context.style)?;
+            if let (Some(traced), Some(evidence)) = (&traced, summary.evidence()) {
+                let all = summary.totals.all();
+                TracerArgs::hint(traced, all - evidence.iter().sum::<u64>(), all, context);
+            }
+        }
     }
     Ok(ExitStatus::complete(complete))
 }

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{CommandError, bad_value};
+use super::{CommandError, Context, bad_value};
+use crate::model::command::{Privilege, Shell};
 use crate::snapshot::bucket_owners::Traced;
+use crate::view::human;
 
 /// The default of `--tracer`.
 const USUAL: &str = "/run/twtool.sock";
@@ -27,6 +29,20 @@ impl TracerArgs {
                 bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))
             }),
             None => Ok(Traced::read(Path::new(USUAL)).unwrap_or_default()),
+        }
+    }
+
+    /// Prints how to learn the owners of later buckets, if no tracer has answered and most of these `all` buckets have no owner.
+    pub(super) fn hint(traced: &Traced, unknown: u64, all: u64, context: &mut Context) {
+        if traced.of_a_tracer() || unknown * 2 <= all {
+            return;
+        }
+        let shell = Shell { netns: None, caller: context.caller.clone() };
+        let line = shell.twtool(Privilege::Root, &["trace", "--serve", USUAL]);
+        if line.obstacle.is_none() {
+            let start = human::escape(&line.text);
+            let _ =
+                writeln!(context.err, "hint: no tracer runs; a tracer records the owners from its start on: {start}");
         }
     }
 

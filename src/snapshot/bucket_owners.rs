@@ -58,7 +58,10 @@ pub struct TracedLine {
 
 /// The owners that a tracer has recorded, and the roles in which they had the connections, by cookie.
 #[derive(Debug, Default)]
-pub struct Traced(HashMap<Cookie, (Owner, Role)>);
+pub struct Traced {
+    owners: HashMap<Cookie, (Owner, Role)>,
+    of_a_tracer: bool,
+}
 
 impl Traced {
     /// Asks the tracer that serves this socket.
@@ -70,7 +73,7 @@ impl Traced {
     }
 
     fn parse(bytes: &[u8]) -> io::Result<Self> {
-        let mut traced = HashMap::new();
+        let mut owners = HashMap::new();
         let mut shared: HashMap<(u32, String, Option<String>), Arc<[MakerFacts]>> = HashMap::new();
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let TracedLine { cookie, pid, own_pid_namespace, comm, cgroup, method, role } =
@@ -82,24 +85,30 @@ impl Traced {
             let evidence = if method == "bpf" { Evidence::Traced } else { Evidence::Sampled };
             let role = [Role::Accepted, Role::Connected].into_iter().find(|one| one.name() == role);
             let owner = Owner { candidates: Arc::clone(candidates), evidence };
-            traced.insert(cookie, (owner, role.unwrap_or(Role::Unknown)));
+            owners.insert(cookie, (owner, role.unwrap_or(Role::Unknown)));
         }
-        Ok(Self(traced))
+        Ok(Self { owners, of_a_tracer: true })
+    }
+
+    /// Whether a tracer has answered.
+    #[must_use]
+    pub const fn of_a_tracer(&self) -> bool {
+        self.of_a_tracer
     }
 
     /// Whether no close is recorded, or no tracer was asked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.owners.is_empty()
     }
 
     fn owner(&self, row: &Row) -> Option<Owner> {
-        self.0.get(&row.bucket.cookie?).map(|(owner, _)| owner.clone())
+        self.owners.get(&row.bucket.cookie?).map(|(owner, _)| owner.clone())
     }
 
     /// The process that closed the connection, and its role. Only a fact counts, not a sample.
     fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
-        let (owner, role) = self.0.get(&row.bucket.cookie?)?;
+        let (owner, role) = self.owners.get(&row.bucket.cookie?)?;
         (owner.evidence == Evidence::Traced).then(|| (owner.process(), *role))
     }
 }
@@ -276,6 +285,6 @@ mod tests {
             (7, Some("web.service"), Evidence::Traced)
         );
         assert!(Traced::parse(b"{\"cookie\":1}\n").is_err());
-        assert!(Traced::parse(b"").is_ok_and(|traced| traced.0.is_empty()));
+        assert!(Traced::parse(b"").is_ok_and(|traced| traced.is_empty()));
     }
 }
