@@ -435,12 +435,16 @@ impl Makers {
         // If twtool is not in the initial pid namespace, its /proc has another process under this pid, or none.
         let process = if self.own_pid_namespace { owners::process_started_at(*pid, *start_ns) } else { None };
         let (cmdline, path) = process.map(|process| (process.cmdline, process.cgroup)).unwrap_or_default();
+        let leaf = || (!name.is_empty()).then(|| format!("/{name}"));
+        // In a hierarchy of cgroup v1, a process that is ending shows the root.
+        let is_certain = path.as_ref().is_some_and(|path| path != "/");
+        let by_id = if is_certain { None } else { self.path(id).or_else(leaf) };
         MakerFacts {
             pid: *pid,
             own_pid_namespace: self.own_pid_namespace,
             comm: comm.clone(),
             cmdline,
-            cgroup: path.or_else(|| self.path(id)).or_else(|| (!name.is_empty()).then(|| format!("/{name}"))),
+            cgroup: by_id.or(path),
             kernel,
         }
     }
