@@ -29,6 +29,7 @@ mod doctor;
 mod documents;
 mod examples;
 mod exporter;
+mod exporter_trace;
 mod faults;
 mod filter;
 mod holder_identity;
@@ -106,6 +107,7 @@ fn suites() -> Vec<support::Suite> {
         documents::suite(),
         examples::suite(),
         exporter::suite(),
+        exporter_trace::suite(),
         faults::suite(),
         filter::suite(),
         holder_identity::suite(),

@@ -295,7 +295,7 @@ fn a_connection_that_closed_before_the_start_has_no_process() {
 }
 
 /// Closes many connections on several threads.
-fn close_many(threads: u32, each: u32) {
+pub(crate) fn close_many(threads: u32, each: u32) {
     let server = TcpListener::bind("127.0.0.1:8096").expect("a server");
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -20,8 +20,8 @@ a page with the present state. /-/healthy answers without a collection.
 
 One collection serves all scrapes that begin within --min-interval. The exporter collects only for a request. It needs no capability \
 for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
-with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns). After it has opened its addresses, it drops \
-every other capability, and uses landlock and seccomp to confine the thread that reads requests.
+with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns); with CAP_BPF and CAP_PERFMON it counts \
+closes by unit or container (--trace). After it has opened its addresses and loaded its BPF program, it drops every other capability, and uses landlock and seccomp to confine the thread that reads requests.
 
 systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the default address.
 
@@ -36,6 +36,7 @@ Examples:
   twtool exporter --listen 127.0.0.1:16061 --listen '[::1]:16061'
   twtool exporter --listen unix:twtool.sock           serve on a Unix socket
   twtool exporter --all-netns --log json              all network namespaces, log lines as JSON
+  twtool exporter --trace                             also count closes by unit or container
 ")]
 pub struct ExporterArgs {
     /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more
@@ -47,6 +48,9 @@ pub struct ExporterArgs {
     /// Answer a scrape with 503 if its collection takes longer than this
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     deadline: Duration,
+    /// Count the closes of connections by unit or container and by role, with a BPF program (needs CAP_BPF and CAP_PERFMON)
+    #[arg(long)]
+    trace: bool,
     /// Read TLS settings and users from this web configuration file of Prometheus
     #[cfg(feature = "tls")]
     #[arg(long = "web.config.file", value_name = "FILE")]
@@ -91,6 +95,7 @@ pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, Comma
     let collection = args.collection.clone();
     // Each collection uses a fresh clone, which searches the container again, because the container may have restarted.
     let collect = move || collection.clone().collect().map_err(|error| error.to_string());
-    exporter::run(&options, Box::new(collect))?;
+    let trace = args.trace.then(|| args.collection.trace()).transpose()?;
+    exporter::run(&options, Box::new(collect), trace)?;
     Ok(ExitStatus::Yes)
 }

@@ -7,9 +7,11 @@ use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use crate::exporter::Trace;
 use crate::filter::parser::parse_duration;
 use crate::metrics::{self, Bounds, Collected, Own, encoding};
-use crate::snapshot::Snapshot;
+use crate::snapshot::closes::{Closes, How};
+use crate::snapshot::{Selection, Snapshot};
 
 /// Arguments of `twtool metrics`.
 #[derive(Args, Clone, Debug)]
@@ -70,6 +72,14 @@ impl CollectionArgs {
         self.namespaces.others()
     }
 
+    /// Starts to trace the closes in the selected network namespaces. The namespace of a container can change, because the container
+    /// may restart. So with `--container`, as with `--all-netns`, the closes of every namespace are traced.
+    pub(super) fn trace(&self) -> Result<Trace, CommandError> {
+        let namespaces = if self.namespaces.can_change() { None } else { Some(self.namespaces.namespaces()?) };
+        let start = || Ok(Closes::start(&Selection::default(), namespaces, How::Bpf)?.value);
+        Ok(Box::new(start))
+    }
+
     /// Finds the selected network namespaces.
     ///
     /// # Errors
@@ -84,7 +94,7 @@ impl CollectionArgs {
     /// No namespace can be read.
     pub(super) fn collect(&self) -> Result<Collected, CommandError> {
         let answer = Snapshot::of(self.namespaces.namespaces()?).surveys()?;
-        Ok(Collected { answer, silent: self.close_wait_after })
+        Ok(Collected { answer, silent: self.close_wait_after, closes: None })
     }
 }
 

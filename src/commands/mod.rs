@@ -294,6 +294,8 @@ impl CommandError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Snapshot(error) => error.hint(),
+            #[cfg(feature = "exporter")]
+            Self::Exporter(error) => error.hint(),
             Self::Watch(WatchError::Unwatchable(why)) => Some(why.hint),
             Self::OrphansStay(_) => Some(
                 "leave the orphan alone; it ends after tcp_orphan_retries retransmissions (tcp(7)). On kernels before 6.11 \

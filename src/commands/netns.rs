@@ -112,6 +112,13 @@ impl ManyNetnsArgs {
         self.all_netns || !self.netns.is_empty() || !self.container.is_empty()
     }
 
+    /// Whether the same selection can later be of other namespaces.
+    #[cfg(feature = "exporter")]
+    #[must_use]
+    pub const fn can_change(&self) -> bool {
+        self.all_netns || !self.container.is_empty()
+    }
+
     /// Whether every namespace is selected, also those that are made later.
     #[must_use]
     pub const fn are_all(&self) -> bool {

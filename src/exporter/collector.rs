@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::log::{Level, Log};
+use super::tracing::Tracing;
 use super::{Collect, Jobs};
 use crate::metrics::{self, Bounds, Format, Own, Samples, encoding};
 
@@ -51,6 +52,7 @@ struct State {
 /// Collects for all scrapes.
 pub(super) struct Collector {
     collect: Box<Collect>,
+    tracing: Option<Arc<Tracing>>,
     bounds: Bounds,
     min_interval: Duration,
     deadline: Duration,
@@ -62,6 +64,7 @@ pub(super) struct Collector {
 impl Collector {
     pub(super) fn new(
         collect: Box<Collect>,
+        tracing: Option<Arc<Tracing>>,
         bounds: Bounds,
         min_interval: Duration,
         deadline: Duration,
@@ -70,7 +73,7 @@ impl Collector {
     ) -> Arc<Self> {
         let (own, warnings) = (Own::start(), vec![]);
         let state = State { last: None, running: None, own, collections: 0, failures: 0, warnings };
-        Arc::new(Self { collect, bounds, min_interval, deadline, log, jobs, state: state.into() })
+        Arc::new(Self { collect, tracing, bounds, min_interval, deadline, log, jobs, state: state.into() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -136,7 +139,13 @@ impl Collector {
         let mut state = self.state();
         state.collections += 1;
         let (samples, warnings) = match result {
-            Ok(collected) => {
+            Ok(mut collected) => {
+                if let Some(tracing) = &self.tracing {
+                    let (closes, failed) = tracing.counts(&collected.inodes());
+                    collected.answer.complete &= failed.is_none();
+                    collected.answer.warnings.extend(failed);
+                    collected.closes = Some(closes);
+                }
                 state.own.count(&collected.answer.value);
                 (Ok(metrics::collect(&collected, self.bounds)), collected.answer.warnings)
             }
@@ -181,7 +190,7 @@ mod tests {
         let log = Log(LogFormat::Logfmt);
         let (jobs, work) = channel();
         std::thread::spawn(move || start_jobs(&work));
-        (Collector::new(Box::new(collect), bounds, Duration::from_secs(3600), deadline, log, jobs), finish, count)
+        (Collector::new(Box::new(collect), None, bounds, Duration::from_secs(3600), deadline, log, jobs), finish, count)
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {

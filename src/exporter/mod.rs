@@ -15,6 +15,7 @@
 //! | `connections` | the open connections, and the numbers about them |
 //! | `collector` | one collection for all scrapes of a short time |
 //! | `web_config`, `security` (feature `tls`) | TLS and basic authentication |
+//! | `tracing` | counts closes by program, with a BPF program (`--trace`) |
 //! | `page` | the page at `/` |
 //! | `log` | one line per event |
 //!
@@ -33,6 +34,7 @@ mod page;
 mod security;
 mod server;
 mod stream;
+mod tracing;
 #[cfg(feature = "tls")]
 mod web_config;
 
@@ -43,12 +45,15 @@ use std::thread;
 use std::time::Duration;
 
 use crate::metrics::{Bounds, Collected};
+use crate::snapshot::SnapshotError;
 use crate::sys;
 use crate::sys::capabilities::Need;
 use crate::sys::confinement::{self, InForce};
 
 pub use listen::Address;
 pub use log::LogFormat;
+pub use tracing::Trace;
+use tracing::Tracing;
 
 /// What the exporter does.
 pub struct Options {
@@ -112,13 +117,24 @@ pub enum ExporterError {
     /// The capabilities that the exporter does not need could not be dropped.
     #[error("dropping capabilities failed: {0}")]
     Capabilities(io::Error),
+    /// Closes cannot be traced.
+    #[error(transparent)]
+    Trace(#[from] SnapshotError),
 }
 
-/// Serves metrics until SIGTERM or SIGINT.
+impl ExporterError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        if let Self::Trace(error) = self { error.hint() } else { None }
+    }
+}
+
+/// Serves metrics until SIGTERM or SIGINT. With `trace`, it also counts closes.
 ///
 /// # Errors
 /// See [`ExporterError`].
-pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError> {
+pub fn run(options: &Options, collect: Box<Collect>, trace: Option<Trace>) -> Result<(), ExporterError> {
     #[cfg(feature = "tls")]
     let security = server::Secured::read(options.web_config.as_deref()).map_err(ExporterError::WebConfig)?;
     #[cfg(not(feature = "tls"))]
@@ -130,11 +146,13 @@ pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError
             listeners.push(address.bind().map_err(failed)?);
         }
     }
+    let may_confine = !confinement::is_filtered();
+    // The thread that traces starts with all capabilities, and without a filter.
+    let tracing = trace.map(|trace| Tracing::start(trace, options, may_confine)).transpose()?;
     // Binding may have needed a capability. From here on the exporter only reads.
     let mut needs = vec![Need::OwnersOfSockets];
     needs.extend(options.enters_namespaces.then_some(Need::OtherNamespaces));
     let kept = sys::capabilities::keep_only(&needs).map_err(ExporterError::Capabilities)?;
-    let may_confine = !confinement::is_filtered();
     if may_confine {
         confinement::for_exporter();
     }
@@ -149,7 +167,7 @@ pub fn run(options: &Options, collect: Box<Collect>) -> Result<(), ExporterError
             .build()
             .map_err(ExporterError::Start)?;
         let log = [("capabilities", list(&kept)), ("confinement", names(confined))];
-        let served = server::serve(options, listeners, collect, &log, security, jobs.clone());
+        let served = server::serve(options, listeners, (collect, tracing), &log, security, jobs.clone());
         let served = runtime.block_on(served).map_err(ExporterError::Start);
         // The exporter does not wait for a collection that still runs.
         let _ = jobs.send(None);

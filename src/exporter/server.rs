@@ -27,6 +27,7 @@ use super::log::{Level, Log};
 #[cfg(feature = "tls")]
 use super::security::Security;
 use super::stream::{LimitedStream, Transport};
+use super::tracing::Tracing;
 use super::{Collect, Jobs, Options, http};
 
 /// The time for the head of a request, and for an idle connection. Prometheus opens a new connection if it scrapes less often.
@@ -116,13 +117,14 @@ struct Shared {
 pub(super) async fn serve(
     options: &Options,
     listeners: Vec<Listener>,
-    collect: Box<Collect>,
+    (collect, tracing): (Box<Collect>, Option<Arc<Tracing>>),
     rights: &[(&str, String)],
     security: Secured,
     jobs: Jobs,
 ) -> io::Result<()> {
     let log = Log(options.log);
-    let collector = Collector::new(collect, options.bounds, options.min_interval, options.deadline, log, jobs.clone());
+    let collector =
+        Collector::new(collect, tracing, options.bounds, options.min_interval, options.deadline, log, jobs.clone());
     let (end, ending) = watch::channel(false);
     #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]
     let shared = Shared { collector, connections: Arc::default(), security: security.clone(), ending };

@@ -127,6 +127,8 @@ families! {
         "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and whose owner this user may not see (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show it).";
     DoctorCheck = "twtool_doctor_check", Gauge, ["netns", "check", "status"],
         "The checks of twtool doctor as a state set: 1 for the present status of the check, 0 for the others.";
+    TracedCloses = "twtool_traced_closes_total", Counter, ["netns", "process", "unit", "container", "role"],
+        "Connections that this machine closed first, since the exporter started, by container and unit of the process (its name if it has neither) and by role; only with --trace.";
     ConntrackEntries = "twtool_conntrack_entries", Gauge, ["netns"],
         "Connections that netfilter tracks.";
     ConntrackMax = "twtool_conntrack_entries_max", Gauge, ["netns"],
@@ -149,6 +151,10 @@ families! {
         "Lists of sockets that were read again, because the kernel marked them as interrupted.";
     DumpRecovered = "twtool_dump_recovered_sockets_total", Counter, [],
         "Sockets that the first list did not contain and a second list did, because the first list lost them or they were new.";
+    TraceLost = "twtool_trace_lost_closes_total", Counter, [],
+        "Closes that are missing from twtool_traced_closes_total, because the exporter did not read them in time; only with --trace.";
+    TraceSkipped = "twtool_trace_skipped_closes_total", Counter, [],
+        "Upper bound of the further closes that are missing or have no process, because the BPF program was already running on the processor; only with --trace.";
     BuildInfo = "twtool_build_info", Info, ["version"],
         "The version of twtool.";
     ProcessCpu = "twtool_process_cpu_seconds_total", Counter, [],

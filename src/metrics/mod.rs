@@ -5,6 +5,7 @@
 //! | `family` | every family: name, type, labels, help |
 //! | `samples` | the samples of one collection |
 //! | `own` | the samples about twtool itself |
+//! | `closes` | counts the closes that a tracer reports |
 //! | `survey` | turns surveys into samples, and limits their number |
 //! | `encoding` | the text formats 0.0.4 and OpenMetrics |
 //! | `textfile` | writes a file for the textfile collector of node_exporter |
@@ -13,6 +14,7 @@
 //! 1.5 (Debian 12) refuse OpenMetrics: a counter has another name in its `# TYPE` line, and the types `info` and `unknown` do not
 //! exist in 0.0.4. Both formats together are 100 lines.
 
+pub mod closes;
 pub mod encoding;
 pub mod family;
 pub mod own;
@@ -20,6 +22,7 @@ pub mod samples;
 pub mod survey;
 pub mod textfile;
 
+pub use closes::CloseCounts;
 pub use encoding::Format;
 pub use family::{Family, Kind};
 pub use own::Own;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+use super::closes::{CloseCounts, NetnsCloses, Program, Whose};
 use super::family::Family;
 use super::samples::Samples;
 use crate::analysis::capacity::Destination;
@@ -40,6 +41,17 @@ pub struct Collected {
     pub answer: Answer<Surveys>,
     /// A socket in CLOSE_WAIT counts as silent if the last ACK of its peer is at least this old.
     pub silent: Duration,
+    /// The closes since the exporter started; `None` without `--trace`.
+    pub closes: Option<CloseCounts>,
+}
+
+impl Collected {
+    /// The inode numbers of the network namespaces.
+    #[must_use]
+    pub fn inodes(&self) -> BTreeSet<u64> {
+        let namespaces = self.answer.value.namespaces.iter();
+        namespaces.filter_map(|survey| survey.checkup.health.facts.netns).collect()
+    }
 }
 
 /// Turns the surveys into samples.
@@ -59,7 +71,13 @@ pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
                 continue;
             }
         }
-        Namespace { samples: &mut samples, netns, survey, most: bounds.destinations, silent: collected.silent }.add();
+        let closes = collected.closes.as_ref().zip(facts.netns).and_then(|(closes, inode)| closes.of(inode));
+        let (most, silent) = (bounds.destinations, collected.silent);
+        Namespace { samples: &mut samples, netns, survey, most, silent, closes }.add();
+    }
+    if let Some(closes) = &collected.closes {
+        samples.add(Family::TraceLost, NONE, closes.lost);
+        samples.add(Family::TraceSkipped, NONE, closes.skipped);
     }
     samples.add(Family::CollectionComplete, NONE, collected.answer.complete);
     samples.add(Family::Namespaces, NONE, namespaces.len());
@@ -105,6 +123,7 @@ struct Namespace<'a> {
     survey: &'a Survey,
     most: usize,
     silent: Duration,
+    closes: Option<&'a NetnsCloses>,
 }
 
 impl<'a> Namespace<'a> {
@@ -127,6 +146,7 @@ impl<'a> Namespace<'a> {
         self.unreserved_servers();
         self.close_wait();
         self.checks();
+        self.closes();
         self.conntrack();
     }
 
@@ -284,6 +304,20 @@ impl<'a> Namespace<'a> {
                 let labels = [&self.netns, check.subject.id, status.name()];
                 self.samples.add(Family::DoctorCheck, labels, check.status == status);
             }
+        }
+    }
+
+    fn closes(&mut self) {
+        let unknown = Program::default();
+        let others = Program { process: OTHERS.to_owned(), ..Program::default() };
+        for (whose, role, closes) in self.closes.iter().flat_map(|closes| closes.rows()) {
+            let Program { process, unit, container } = match whose {
+                Whose::Program(program) => program,
+                Whose::Unknown => &unknown,
+                Whose::Others => &others,
+            };
+            let labels = [self.netns.as_str(), process, unit, container, role.name()];
+            self.samples.add(Family::TracedCloses, labels, closes);
         }
     }
 

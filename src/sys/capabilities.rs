@@ -36,6 +36,9 @@ pub enum Need {
     OtherNamespaces,
     /// Reading files of other users.
     ReadingFiles,
+    /// Reading the counters of a BPF program (bpf(2)), before Linux 5.19.
+    #[cfg(feature = "exporter")]
+    CountersOfBpf,
 }
 
 #[cfg(feature = "cli")]
@@ -49,12 +52,14 @@ impl Need {
             }
             Self::OtherNamespaces => &[(Set::SYS_ADMIN, "CAP_SYS_ADMIN")],
             Self::ReadingFiles => &[(Set::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH")],
+            #[cfg(feature = "exporter")]
+            Self::CountersOfBpf => &[(Set::BPF, "CAP_BPF")],
         }
     }
 }
 
-/// Drops every capability that none of the tasks needs, and returns the names of the remaining ones. Call it while the process has
-/// one thread, because capabilities belong to threads.
+/// Drops every capability of the calling thread that none of the tasks needs, and returns the names of the remaining ones. Threads
+/// that run already keep theirs.
 #[cfg(feature = "cli")]
 pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -63,6 +68,17 @@ pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     let held = capabilities(None)?.permitted & wanted;
     set_capabilities(None, CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() })?;
     Ok(needed().filter(|(one, _)| held.contains(*one)).map(|(_, name)| *name).collect())
+}
+
+/// Runs a function while the calling thread has no effective capability.
+#[cfg(feature = "exporter")]
+pub fn without_effective<T>(run: impl FnOnce() -> T) -> io::Result<T> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    let held = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..held })?;
+    let result = run();
+    set_capabilities(None, held)?;
+    Ok(result)
 }
 
 /// The effective user of the calling thread.

@@ -68,7 +68,17 @@ pub fn is_filtered() -> bool {
 #[cfg(feature = "exporter")]
 pub fn for_exporter() {
     // `for_requests` reports whether filters work.
-    let _ = refuse_calls(&[CALLS, FILE_CALLS]);
+    let _ = refuse_calls(&[&[libc::SYS_bpf], CALLS, FILE_CALLS], &[]);
+}
+
+/// Refuses the same calls on the thread of the exporter that traces closes, except for reading the counters of its BPF program.
+#[cfg(feature = "exporter")]
+pub fn for_tracing() {
+    // include/uapi/linux/bpf.h
+    const BPF_MAP_LOOKUP_ELEM: u64 = 1;
+    const BPF_OBJ_GET_INFO_BY_FD: u64 = 15;
+    let others = [BPF_MAP_LOOKUP_ELEM, BPF_OBJ_GET_INFO_BY_FD].map(|command| (0, SeccompCmpOp::Ne, command));
+    let _ = refuse_calls(&[CALLS, FILE_CALLS], &[(libc::SYS_bpf, &others)]);
 }
 
 /// Confines the calling thread to the sockets that it has, to reading /proc, and to removing files from these folders.
@@ -76,13 +86,13 @@ pub fn for_exporter() {
 #[must_use]
 pub fn for_requests(folders: &[&Path]) -> InForce {
     let landlock = restrict_access(&[Path::new("/proc")], folders).ok().flatten();
-    InForce { landlock, seccomp: refuse_calls(&[REQUEST_CALLS]).is_ok() }
+    InForce { landlock, seccomp: refuse_calls(&[REQUEST_CALLS], &[]).is_ok() }
 }
 
 fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
     let landlock = restrict_access(readable, &[]).ok().flatten();
     let files = if landlock.is_none() { FILE_CALLS } else { &[] };
-    InForce { landlock, seccomp: refuse_calls(&[&[CALLS, files], more].concat()).is_ok() }
+    InForce { landlock, seccomp: refuse_calls(&[&[&[libc::SYS_bpf], CALLS, files], more].concat(), &[]).is_ok() }
 }
 
 /// Allows reading `readable`, removing files from `folders`, and no other access. Returns the version of the interface, if the
@@ -111,11 +121,17 @@ fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>,
     })
 }
 
-/// Makes these calls, and opening a file for writing, fail with EPERM.
-fn refuse_calls(lists: &[&[c_long]]) -> Result<(), seccompiler::Error> {
+/// Makes these calls, calls of `when` whose arguments match all conditions, and opening a file for writing fail with EPERM.
+fn refuse_calls(lists: &[&[c_long]], when: &[(c_long, &[Condition])]) -> Result<(), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in lists.iter().copied().flatten() {
         rules.insert(number(*call), vec![]);
+    }
+    for (call, conditions) in when {
+        let conditions = conditions.iter().cloned().map(|(argument, operator, value)| {
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+        });
+        rules.insert(number(*call), vec![SeccompRule::new(conditions.collect::<Result<_, _>>()?)?]);
     }
     let write = [libc::O_WRONLY, libc::O_RDWR, libc::O_ACCMODE].map(|mode| (libc::O_ACCMODE, mode));
     let change = [libc::O_CREAT, libc::O_TRUNC].map(|flag| (flag, flag));
@@ -136,6 +152,9 @@ fn refuse_calls(lists: &[&[c_long]]) -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter(&filter)
 }
 
+/// The number of an argument, and how it compares with a value.
+type Condition = (u8, SeccompCmpOp, u64);
+
 fn masked(argument: u8, mask: i32, value: i32) -> Result<SeccompRule, BackendError> {
     rule(argument, SeccompCmpOp::MaskedEq(mask.unsigned_abs().into()), value.unsigned_abs().into())
 }
@@ -149,7 +168,7 @@ fn number(call: c_long) -> i64 {
     i64::from(call)
 }
 
-/// Calls that neither a replay nor the exporter makes. The filter cannot see the flags of openat2.
+/// Calls that neither a replay nor the exporter makes, besides bpf, which a thread of the exporter makes. The filter cannot see the flags of openat2.
 const CALLS: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -166,7 +185,6 @@ const CALLS: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     libc::SYS_unshare,
-    libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_io_uring_setup,
     libc::SYS_userfaultfd,
@@ -316,6 +334,22 @@ mod tests {
             assert!(matches!(results[1], Some(libc::EPERM | libc::EACCES)), "{results:?}");
         }
         assert!(by_landlock.is_none_or(|results| results == [Some(libc::EACCES); 2]), "{by_landlock:?}");
+    }
+
+    #[cfg(feature = "exporter")]
+    #[test]
+    fn the_thread_that_traces_can_read_maps_and_make_none() {
+        let make = || crate::sys::bpf::make_map(crate::sys::bpf::MapKind::Array, 4, 8, 1);
+        // Without the capabilities nothing could be seen.
+        let Ok(map) = make() else { return };
+        let work = || {
+            for_tracing();
+            let filtered = is_filtered();
+            (filtered, crate::sys::bpf::read_array(&map, 0).expect("it reads"), make().err())
+        };
+        let (filtered, value, error) = thread::scope(|scope| scope.spawn(work).join().expect("no panic"));
+        assert_eq!(value, 0);
+        assert_eq!(error.and_then(|error| error.raw_os_error()), filtered.then_some(libc::EPERM));
     }
 
     #[test]

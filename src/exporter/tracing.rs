@@ -1,0 +1,130 @@
+//! Counts closes by program on a thread of its own (`--trace`).
+//!
+//! 1. The thread loads the BPF program while it has the capabilities of the exporter. The exporter waits for that.
+//! 2. It drops its capabilities, and confines itself. Since Linux 5.19, reading the counters of BPF needs no capability; before, and if
+//!    kernel.unprivileged_bpf_disabled is set, it needs CAP_BPF. The thread tries, and keeps CAP_BPF only if that fails.
+//! 3. It reads the ring buffer each 50 ms and counts. A collection copies the counts.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::log::{Level, Log};
+use super::{ExporterError, Options};
+use crate::metrics::CloseCounts;
+use crate::snapshot::SnapshotError;
+use crate::snapshot::closes::Closes;
+use crate::sys::capabilities::{self, Need};
+use crate::sys::confinement;
+
+/// Starts to trace closes.
+pub type Trace = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send>;
+
+/// The longest time between two looks at the signals.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The closes that the thread has counted.
+pub(super) struct Tracing(Mutex<State>);
+
+struct State {
+    counts: CloseCounts,
+    elapsed: Duration,
+    /// Why the thread has ended.
+    failed: Option<String>,
+}
+
+impl Tracing {
+    /// Starts the thread, and waits until it traces. With `confine`, it confines itself.
+    pub(super) fn start(trace: Trace, options: &Options, confine: bool) -> Result<Arc<Self>, ExporterError> {
+        let counts = CloseCounts::new(options.bounds.destinations, options.bounds.namespaces);
+        let tracing = Arc::new(Self(Mutex::new(State { counts, elapsed: Duration::ZERO, failed: None })));
+        let (send, started) = channel();
+        let (log, state) = (Log(options.log), Arc::clone(&tracing));
+        let work = move || {
+            if let Some(why) = state.run(trace, confine, &send, log) {
+                log.event(Level::Error, "tracing ended", &[("reason", &why)]);
+                state.state().failed = Some(why);
+            }
+        };
+        thread::Builder::new().name("trace".into()).spawn(work).map_err(ExporterError::Start)?;
+        let ended = || Err(ExporterError::Start(io::Error::other("the thread that traces has ended")));
+        started.recv().unwrap_or_else(|_| ended())?;
+        Ok(tracing)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Traces until a signal ends the exporter, or until it fails. Returns the failure, unless the exporter has not started yet.
+    fn run(
+        &self,
+        trace: Trace,
+        confine: bool,
+        started: &Sender<Result<(), ExporterError>>,
+        log: Log,
+    ) -> Option<String> {
+        let prepare = || -> Result<(Closes, Vec<&str>), ExporterError> {
+            let mut closes = trace()?;
+            let read = capabilities::without_effective(|| self.read(&mut closes, Duration::ZERO).map(drop));
+            let needs: &[Need] = match read.map_err(ExporterError::Capabilities)? {
+                Ok(()) => &[],
+                Err(_) => &[Need::CountersOfBpf],
+            };
+            let kept = capabilities::keep_only(needs).map_err(ExporterError::Capabilities)?;
+            if confine {
+                confinement::for_tracing();
+            }
+            Ok((closes, kept))
+        };
+        let (mut closes, kept) = match prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return None;
+            }
+        };
+        log.event(Level::Info, "tracing", &[("capabilities", &super::list(&kept))]);
+        let _ = started.send(Ok(()));
+        loop {
+            match self.read(&mut closes, PAUSE) {
+                Ok(None) => {}
+                // The kernel may give a signal for the process to the descriptor of this thread. Then the handlers of the server
+                // have not run yet.
+                Ok(Some(signal)) => return closes.let_through(signal).err().map(|error| error.to_string()),
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+    }
+
+    /// Waits for at most this time, and counts the closes.
+    fn read(
+        &self,
+        closes: &mut Closes,
+        time: Duration,
+    ) -> Result<Option<crate::snapshot::closes::Signal>, SnapshotError> {
+        let elapsed = closes.elapsed();
+        let signal = closes.next(time, &mut |close, _| {
+            self.state().counts.add(&close, elapsed);
+            ControlFlow::Continue(())
+        })?;
+        let totals = closes.totals();
+        let mut state = self.state();
+        state.elapsed = elapsed;
+        (state.counts.lost, state.counts.skipped) = (totals.lost, totals.skipped);
+        Ok(signal)
+    }
+
+    /// The counts, after forgetting the namespaces that do not exist any more, and why they are incomplete.
+    pub(super) fn counts(&self, inodes: &BTreeSet<u64>) -> (CloseCounts, Option<String>) {
+        let mut state = self.state();
+        let elapsed = state.elapsed;
+        state.counts.keep(inodes, elapsed);
+        let failed = state.failed.as_ref().map(|why| format!("closes are not traced any more: {why}"));
+        (state.counts.clone(), failed)
+    }
+}

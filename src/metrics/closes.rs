@@ -1,0 +1,269 @@
+//! Counts the closes that a tracer reports, by network namespace, program and role.
+//!
+//! A counter of Prometheus may only grow, so a program cannot move between a series of its own and the sum `others` whenever another
+//! program overtakes it:
+//!
+//! 1. In each network namespace, the first N programs that close a connection get a counter each.
+//! 2. If there are N, a further program takes the place of the program that has been idle longest, but only if that one has
+//!    closed nothing for 10 minutes. The counter of the replaced program disappears, and starts at 0 if the program returns.
+//! 3. If none is idle, the close of a further program counts for `others`, which keeps it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::model::close::{Close, MakerFacts, Role};
+
+/// The time without a close after which another program can take the place of a program.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// A program for the labels of a sample: the container or the unit of its process, or the name if there is neither. The number of the
+/// process is not part of it, because it changes with every restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Program {
+    /// The name of the process.
+    pub process: String,
+    /// The systemd unit.
+    pub unit: String,
+    /// The id of the container.
+    pub container: String,
+}
+
+impl Program {
+    fn of(facts: &MakerFacts) -> Self {
+        let unit = facts.unit().unwrap_or_default().to_owned();
+        let container = facts.container().map(|container| container.id.to_owned()).unwrap_or_default();
+        let process = match (unit.is_empty() && container.is_empty(), facts.kernel) {
+            (false, _) => String::new(),
+            // The name of a worker has a number that changes.
+            (true, true) => "kernel worker".to_owned(),
+            (true, false) => facts.comm.clone(),
+        };
+        Self { process, unit, container }
+    }
+}
+
+/// The closes of a program by [`Role`].
+#[derive(Clone, Copy, Debug, Default)]
+struct ByRole([u64; 3]);
+
+impl ByRole {
+    const ROLES: [Role; 3] = [Role::Accepted, Role::Connected, Role::Unknown];
+
+    fn add(&mut self, role: Role) {
+        self.0[role as usize] += 1;
+    }
+
+    /// The roles that occurred, with their closes.
+    fn rows(self) -> impl Iterator<Item = (Role, u64)> {
+        Self::ROLES.into_iter().zip(self.0).filter(|(_, closes)| *closes > 0)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Count {
+    closes: ByRole,
+    /// When the last close was seen.
+    last: Duration,
+}
+
+/// Whose closes a counter has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// A program.
+    Program(&'a Program),
+    /// Processes that the tracer could not name.
+    Unknown,
+    /// Programs without a counter of their own.
+    Others,
+}
+
+/// The closes in one network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct NetnsCloses {
+    programs: BTreeMap<Program, Count>,
+    unknown: ByRole,
+    others: ByRole,
+    last: Duration,
+    /// Before this time, no program has been idle long enough to be replaced.
+    full_until: Duration,
+}
+
+impl NetnsCloses {
+    fn add(&mut self, close: &Close, elapsed: Duration, most: usize) {
+        self.last = elapsed;
+        let Some(maker) = &close.maker else { return self.unknown.add(close.role) };
+        let program = Program::of(&maker.facts);
+        if !self.programs.contains_key(&program) && self.programs.len() >= most && !self.replaces(elapsed) {
+            return self.others.add(close.role);
+        }
+        let count = self.programs.entry(program).or_default();
+        count.closes.add(close.role);
+        count.last = elapsed;
+    }
+
+    /// Removes the program that has been idle longest, if it has been idle long enough.
+    fn replaces(&mut self, elapsed: Duration) -> bool {
+        if elapsed < self.full_until {
+            return false;
+        }
+        let Some((program, last)) =
+            self.programs.iter().map(|(program, count)| (program, count.last)).min_by_key(|one| one.1)
+        else {
+            return false;
+        };
+        self.full_until = last + IDLE;
+        if elapsed < self.full_until {
+            return false;
+        }
+        let program = program.clone();
+        self.programs.remove(&program).is_some()
+    }
+
+    /// The counters.
+    pub fn rows(&self) -> impl Iterator<Item = (Whose<'_>, Role, u64)> {
+        let programs = self.programs.iter().map(|(program, count)| (Whose::Program(program), count.closes));
+        let all = programs.chain([(Whose::Unknown, self.unknown), (Whose::Others, self.others)]);
+        all.flat_map(|(whose, closes)| closes.rows().map(move |(role, closes)| (whose, role, closes)))
+    }
+}
+
+/// The closes of all network namespaces since tracing began.
+#[derive(Clone, Debug)]
+pub struct CloseCounts {
+    namespaces: HashMap<u64, NetnsCloses>,
+    most_programs: usize,
+    most_namespaces: usize,
+    /// Closes that were not read in time.
+    pub lost: u64,
+    /// An upper bound of the closes that the BPF program missed.
+    pub skipped: u64,
+}
+
+impl CloseCounts {
+    /// No closes yet.
+    #[must_use]
+    pub fn new(most_programs: usize, most_namespaces: usize) -> Self {
+        Self { namespaces: HashMap::new(), most_programs, most_namespaces, lost: 0, skipped: 0 }
+    }
+
+    /// Adds a close that was seen at this time after the start.
+    pub fn add(&mut self, close: &Close, elapsed: Duration) {
+        if self.namespaces.len() < self.most_namespaces || self.namespaces.contains_key(&close.netns) {
+            self.namespaces.entry(close.netns).or_default().add(close, elapsed, self.most_programs);
+        }
+    }
+
+    /// Removes the namespaces that do not exist any more: none of these inode numbers, and no close for a while.
+    pub fn keep(&mut self, inodes: &BTreeSet<u64>, elapsed: Duration) {
+        self.namespaces.retain(|inode, closes| inodes.contains(inode) || elapsed < closes.last + IDLE);
+    }
+
+    /// The closes in a network namespace.
+    #[must_use]
+    pub fn of(&self, inode: u64) -> Option<&NetnsCloses> {
+        self.namespaces.get(&inode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::close::{Maker, Method, Outcome};
+    use crate::model::port::Port;
+    use crate::model::socket::FourTuple;
+    use crate::model::user::User;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    fn close(netns: u64, role: Role, facts: Option<MakerFacts>) -> Close {
+        let end = |addr: &str, port| (addr.parse().expect("an address"), Port(port));
+        let user = User { uid: 0, name: None };
+        Close {
+            at: SystemTime::UNIX_EPOCH,
+            netns,
+            cookie: None,
+            tuple: FourTuple::new(end("10.0.0.1", 80), end("10.0.0.2", 40000)),
+            interface: None,
+            mark: None,
+            outcome: Outcome::TimeWait,
+            role,
+            maker: facts.map(|facts| Maker { facts: Arc::new(facts), tid: 1, thread: String::new(), user }),
+            method: Method::Bpf,
+        }
+    }
+
+    fn facts(comm: &str, cgroup: &str) -> MakerFacts {
+        MakerFacts { comm: comm.into(), cgroup: Some(cgroup.into()), ..MakerFacts::default() }
+    }
+
+    fn rows(counts: &CloseCounts) -> Vec<(String, &'static str, u64)> {
+        let name = |whose| match whose {
+            Whose::Program(Program { process, unit, container }) => format!("{process}|{unit}|{container}"),
+            Whose::Unknown => "unknown".to_owned(),
+            Whose::Others => "others".to_owned(),
+        };
+        let rows = counts.of(7).expect("closes").rows();
+        rows.map(|(whose, role, closes)| (name(whose), role.name(), closes)).collect()
+    }
+
+    #[test]
+    fn a_program_is_its_container_or_unit_and_otherwise_its_name() {
+        let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        let docker = format!("/system.slice/docker-{id}.scope");
+        let mut counts = CloseCounts::new(9, 9);
+        for one in [
+            close(7, Role::Accepted, Some(facts("nginx", "/system.slice/nginx.service"))),
+            close(7, Role::Accepted, Some(facts("other", "/system.slice/nginx.service"))),
+            close(7, Role::Connected, Some(facts("nginx", "/system.slice/nginx.service"))),
+            close(7, Role::Connected, Some(facts("app", &docker))),
+            close(7, Role::Connected, Some(facts("bash", "/"))),
+            close(7, Role::Unknown, Some(MakerFacts { kernel: true, ..facts("kworker/0:1", "/") })),
+            close(7, Role::Unknown, None),
+            close(8, Role::Unknown, None),
+        ] {
+            counts.add(&one, Duration::ZERO);
+        }
+        let expected = [
+            ("|docker.scope|".replace("docker", &format!("docker-{id}")) + id, "connected", 1),
+            ("|nginx.service|".into(), "accepted", 2),
+            ("|nginx.service|".into(), "connected", 1),
+            ("bash||".into(), "connected", 1),
+            ("kernel worker||".into(), "unknown", 1),
+            ("unknown".into(), "unknown", 1),
+        ];
+        assert_eq!(rows(&counts), expected);
+    }
+
+    #[test]
+    fn no_counter_shrinks_and_only_an_idle_program_is_replaced() {
+        let mut counts = CloseCounts::new(2, 9);
+        let mut add = |name: &str, second| {
+            counts.add(&close(7, Role::Accepted, Some(facts(name, "/"))), Duration::from_secs(second));
+            rows(&counts).into_iter().map(|(name, _, closes)| (name.replace('|', ""), closes)).collect::<Vec<_>>()
+        };
+        let expected = |rows: &[(&str, u64)]| rows.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect::<Vec<_>>();
+        add("a", 0);
+        add("b", 1);
+        // However many closes a further program has, it takes no place that is in use.
+        (2..500).for_each(|second| drop(add("c", second)));
+        assert_eq!(add("b", 500), expected(&[("a", 1), ("b", 1 + 1), ("others", 498)]));
+        assert_eq!(add("c", 599), expected(&[("a", 1), ("b", 2), ("others", 499)]));
+        // a has been idle for 10 minutes.
+        assert_eq!(add("c", 600), expected(&[("b", 2), ("c", 1), ("others", 499)]));
+        assert_eq!(add("a", 601), expected(&[("b", 2), ("c", 1), ("others", 500)]));
+        assert_eq!(add("a", 1100), expected(&[("a", 1), ("c", 1), ("others", 500)]));
+    }
+
+    #[test]
+    fn namespaces_are_limited_and_forgotten() {
+        let mut counts = CloseCounts::new(2, 2);
+        for netns in [7, 8, 9, 7] {
+            counts.add(&close(netns, Role::Accepted, None), Duration::ZERO);
+        }
+        assert!(counts.of(8).is_some() && counts.of(9).is_none());
+        counts.keep(&BTreeSet::from([7]), Duration::from_secs(599));
+        assert!(counts.of(8).is_some());
+        counts.keep(&BTreeSet::from([7]), Duration::from_secs(600));
+        assert!(counts.of(7).is_some() && counts.of(8).is_none());
+    }
+}

@@ -1,0 +1,281 @@
+//! `twtool exporter --trace`: the counters agree with the processes that closed, and the exporter keeps no capability for it.
+
+#![expect(clippy::float_cmp, reason = "the numbers are small counts, which are exact")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+use twtool::metrics::Family;
+
+use crate::metrics::{promtool_accepts, samples, sum};
+use crate::support::cgroup::Cgroup;
+use crate::support::exporter::{Exporter, ask, get};
+use crate::support::island::Resident;
+use crate::support::kernel::patience;
+use crate::support::netns::{elsewhere, has_user};
+use crate::support::tracer::{Outside, close, closers, expectations, needs_bpf, own_netns, until};
+use crate::support::twtool::{PATH, program, twtool};
+use crate::support::{not_checked, suite};
+use crate::trace::close_many;
+
+suite! {
+    pure: [],
+    netns: [
+        closes_are_counted_by_program_and_role,
+        a_unit_has_one_counter_for_all_its_processes,
+        programs_above_the_limit_are_one_counter,
+        each_network_namespace_has_its_own_counters,
+        the_thread_that_traces_has_no_capability,
+        tracing_needs_exactly_two_capabilities,
+        a_signal_ends_an_exporter_that_traces,
+        closes_that_the_exporter_did_not_read_in_time_are_counted,
+        without_trace_nothing_about_closes_is_served,
+    ],
+}
+
+/// An exporter outside the user namespace of the tests, in the calling thread's network namespace. It listens on a Unix socket, because
+/// it would count the closes of TCP scrapes.
+struct Tracing(Outside);
+
+impl Tracing {
+    /// Starts it with `before` in front of the command.
+    #[track_caller]
+    fn start(before: &str, args: &str) -> Self {
+        needs_bpf();
+        let command = format!("'{PATH}' exporter --trace --listen unix:socket --min-interval 0s {args}");
+        // Another user makes the socket, too.
+        let line = format!("chmod 777 .; nsenter --net={} {before} {command}", own_netns());
+        let exporter = Self(Outside::start(&line).expect("a shell"));
+        until("the exporter listens", || {
+            let log = fs::read_to_string(exporter.0.file("err")).unwrap_or_default();
+            assert!(!exporter.0.file("code").exists(), "it has ended: {log}");
+            log.contains("msg=listening").then_some(())
+        });
+        exporter
+    }
+
+    fn scrape(&self) -> String {
+        let stream = UnixStream::connect(self.0.file("socket")).expect("the exporter listens");
+        ask(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").body
+    }
+
+    /// The counters by labels, without the network namespace.
+    fn counters(&self) -> BTreeMap<String, f64> {
+        let mut counters = BTreeMap::new();
+        for (series, value) in samples(&self.scrape()) {
+            let Some(labels) = series.strip_prefix("twtool_traced_closes_total{netns=\"") else { continue };
+            let (_, labels) = labels.split_once("\",").expect("a role");
+            *counters.entry(labels.trim_end_matches('}').to_owned()).or_default() += value;
+        }
+        counters
+    }
+
+    /// Waits until the counters are these.
+    #[track_caller]
+    fn counts(&self, expected: &BTreeMap<String, f64>) {
+        let began = Instant::now();
+        loop {
+            let now = self.counters();
+            if now == *expected {
+                return;
+            }
+            let more = |(labels, number): &(&String, &f64)| now.get(*labels).is_some_and(|counted| counted > *number);
+            let late = began.elapsed() > patience(Duration::from_secs(20));
+            assert!(!late && !expected.iter().any(|one| more(&one)), "{now:?} instead of {expected:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The values of a line of the status of each thread, by the name of the thread.
+    fn threads(&self, name: &str) -> Vec<(String, String)> {
+        let line = |status: &str, name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim_start_matches(':').trim().to_owned())
+        };
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0.pid())).expect("it runs").flatten();
+        let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+        statuses.filter_map(|status| Some((line(&status, "Name")?, line(&status, name)?))).collect()
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        if !self.0.file("code").exists() {
+            let _ = kill(self.0.pid(), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Adds the closes that a script made.
+fn add(expected: &mut BTreeMap<String, f64>, program: &str, closes: &[Value]) {
+    for close in closes.iter().filter(|close| close["absent"] != true) {
+        let role = close["role"].as_str().expect("a role");
+        *expected.entry(format!("{program},role=\"{role}\"")).or_default() += 1.0;
+    }
+}
+
+fn closes_are_counted_by_program_and_role() {
+    let exporter = Tracing::start("", "");
+    assert_eq!(exporter.counters(), BTreeMap::new());
+    let mut expected = BTreeMap::new();
+    add(&mut expected, "process=\"python3\"", &close(&["close", "accepted", "accepted", "exit", "linger_0"]));
+    assert_eq!(expected.len(), 2, "both roles");
+    exporter.counts(&expected);
+    // A counter grows with every further close.
+    add(&mut expected, "process=\"python3\"", &close(&["close"]));
+    // The name of this process has an escape character and a line feed.
+    add(&mut expected, "process=\"a\u{1b}[31m\\nb\"", &close(&["renamed"]));
+    exporter.counts(&expected);
+    if program("promtool").is_some() {
+        promtool_accepts(&exporter.scrape());
+    }
+    let all = samples(&exporter.scrape());
+    assert_eq!(sum(&all, Family::TraceLost, &[]), 0.0);
+    assert!(sum(&all, Family::TraceSkipped, &[]) < 1000.0);
+}
+
+fn a_unit_has_one_counter_for_all_its_processes() {
+    let cgroup = match Cgroup::make("twtool-shop.service") {
+        Ok(cgroup) => cgroup,
+        Err(why) => return not_checked(format!("closes of a unit: {why}")),
+    };
+    let exporter = Tracing::start("", "");
+    let mut expected = BTreeMap::new();
+    for _ in 0..2 {
+        let closers = closers(&["close", "renamed"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "for file in $FILES; do echo $$ >$file; done; exec \"$@\"", "sh"]);
+        shell.arg(closers.get_program()).args(closers.get_args()).env("FILES", cgroup.files().join(" "));
+        let output = shell.stdin(Stdio::null()).output().expect("sh");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        add(&mut expected, "unit=\"twtool-shop.service\"", &expectations(&output.stdout));
+    }
+    exporter.counts(&expected);
+}
+
+fn programs_above_the_limit_are_one_counter() {
+    let exporter = Tracing::start("", "--max-destinations 1");
+    let mut expected = BTreeMap::new();
+    add(&mut expected, "process=\"python3\"", &close(&["close"]));
+    exporter.counts(&expected);
+    add(&mut expected, "process=\"others\"", &close(&["renamed"]));
+    add(&mut expected, "process=\"python3\"", &close(&["accepted"]));
+    add(&mut expected, "process=\"others\"", &close(&["renamed"]));
+    exporter.counts(&expected);
+}
+
+fn each_network_namespace_has_its_own_counters() {
+    let exporter = Tracing::start("", "--all-netns");
+    let netns = |all: &BTreeMap<String, f64>, family: Family| -> BTreeSet<String> {
+        let series = all.keys().filter(|series| series.starts_with(&format!("{}{{", family.name())));
+        series.map(|series| series.split('"').nth(1).expect("a label").to_owned()).collect()
+    };
+    let label = || format!("net:[{}]", fs::metadata("/proc/thread-self/ns/net").expect("a namespace").ino());
+    let (made, there) = channel();
+    let (done, wait) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            elsewhere(move || {
+                // twtool finds a namespace by its processes.
+                let _resident = Resident::start();
+                close(&["close", "accepted"]);
+                made.send(label()).expect("the test waits");
+                let _ = wait.recv();
+            });
+        });
+        let (here, there) = (label(), there.recv().expect("a namespace"));
+        close(&["close"]);
+        until("the closes of both namespaces", || {
+            let all = samples(&exporter.scrape());
+            // Every counter has the label of a namespace with other samples.
+            let (traced, complete) = (netns(&all, Family::TracedCloses), netns(&all, Family::Complete));
+            assert!(traced.is_subset(&complete), "{traced:?} {complete:?}");
+            let closes = |netns: &str| {
+                let series = format!("{}{{netns=\"{netns}\"", Family::TracedCloses.name());
+                all.iter().filter(|(one, _)| one.starts_with(&series)).map(|(_, closes)| closes).sum::<f64>()
+            };
+            ((closes(&here), closes(&there)) == (1.0, 2.0)).then_some(())
+        });
+        drop(done);
+    });
+}
+
+fn the_thread_that_traces_has_no_capability() {
+    let exporter = Tracing::start("", "");
+    exporter.scrape();
+    let (ptrace, read_search, bpf) = (1 << 19, 1 << 2, 1 << 39);
+    let permitted = exporter.threads("CapPrm");
+    assert_eq!(permitted, exporter.threads("CapEff"));
+    for (name, set) in &permitted {
+        let set = u64::from_str_radix(set, 16).expect("a mask");
+        // Linux before 5.19 shows the counters of BPF only with CAP_BPF.
+        let expected = if name == "trace" { [0, bpf] } else { [ptrace | read_search; 2] };
+        assert!(expected.contains(&set), "{permitted:?}");
+    }
+    for expected in ["trace", "serve"] {
+        assert!(permitted.iter().any(|(name, _)| name == expected), "{permitted:?}");
+    }
+    assert!(exporter.threads("Seccomp").iter().all(|(_, mode)| mode == "2" || mode == "0"));
+}
+
+fn tracing_needs_exactly_two_capabilities() {
+    // The user namespace of the tests gives none in the initial one.
+    twtool(["exporter", "--trace"]).refused("closes cannot be traced");
+    needs_bpf();
+    if !has_user(65534) || program("setpriv").is_none() {
+        return not_checked("the capabilities of exporter --trace: there is no other user or no setpriv");
+    }
+    let with = |names: &[&str]| {
+        let list = [&["-all"][..], names].concat().join(",+");
+        format!(
+            "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps={list} --ambient-caps={list} --bounding-set={list}"
+        )
+    };
+    for names in [&["bpf"][..], &["perfmon"], &["net_admin"], &[]] {
+        let line = format!("{} '{PATH}' exporter --trace --listen 127.0.0.1:0", with(names));
+        let run = Outside::start(&line).expect("a shell").end();
+        run.code(2).says("CAP_BPF and CAP_PERFMON");
+    }
+    let exporter = Tracing::start(&with(&["bpf", "perfmon"]), "");
+    let mut expected = BTreeMap::new();
+    add(&mut expected, "process=\"python3\"", &close(&["close", "accepted"]));
+    exporter.counts(&expected);
+    let kept = exporter.threads("CapPrm");
+    assert!(kept.iter().all(|(name, set)| name == "trace" || set == "0000000000000000"), "{kept:?}");
+}
+
+fn a_signal_ends_an_exporter_that_traces() {
+    // The descriptor of the thread that traces can get the signal first.
+    for number in 0..10 {
+        let exporter = Tracing::start("", "");
+        let signal = if number % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
+        // A shell without job control starts a program in the background with SIGINT ignored, and the exporter handles it all the same.
+        kill(exporter.0.pid(), signal).expect("a signal");
+        exporter.0.end().code(0).says("msg=ended");
+    }
+}
+
+fn closes_that_the_exporter_did_not_read_in_time_are_counted() {
+    let exporter = Tracing::start("", "");
+    kill(exporter.0.pid(), Signal::SIGSTOP).expect("a signal");
+    close_many(4, 5000);
+    kill(exporter.0.pid(), Signal::SIGCONT).expect("a signal");
+    until("all closes are counted or lost", || {
+        let all = samples(&exporter.scrape());
+        let lost = sum(&all, Family::TraceLost, &[]);
+        (lost > 0.0 && exporter.counters().values().sum::<f64>() + lost >= 20_000.0).then_some(())
+    });
+}
+
+fn without_trace_nothing_about_closes_is_served() {
+    let _exporter = Exporter::start(&[]);
+    let text = get("/metrics").body;
+    assert!(!text.contains("twtool_trace") && text.contains("twtool_complete"), "{text}");
+}
