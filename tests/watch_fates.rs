@@ -1,4 +1,4 @@
-//! `twtool watch` names what happened to a thousand buckets whose ends this test causes, on the real kernel.
+//! This test causes the events of a thousand buckets on the real kernel, and checks which event `twtool watch` reports for each.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -19,11 +19,11 @@ use crate::support::{measured, netns, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        the_ends_of_a_thousand_buckets_are_named_correctly,
+        the_events_of_a_thousand_buckets_are_correct,
     ],
 }
 
-/// The buckets of each of ten groups. A machine that is too slow for the first number tries the next ones.
+/// The number of buckets in each of the ten groups. A machine that is too slow for the first number tries the next ones.
 const SIZES: [u16; 3] = [100, 30, 10];
 
 /// The initial sequence number of every client, so that the test can forge its segments.
@@ -46,7 +46,7 @@ fn listen() -> Socket {
     server
 }
 
-/// Connects from this port. Returns both ends: the client's and the server's.
+/// Connects from this port. Returns the socket of the client and the socket of the server.
 fn connect(server: &Socket, port: u16) -> (Socket, Socket) {
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     tcp_repair::set_initial_sequence(&client, INITIAL).expect("TCP_REPAIR");
@@ -56,20 +56,20 @@ fn connect(server: &Socket, port: u16) -> (Socket, Socket) {
     (client, server.accept().expect("a connection").0)
 }
 
-/// Closes the first end, and the other one after it has seen the FIN.
+/// Closes the first socket, then the second one after it has received the FIN.
 fn close(first: Socket, mut second: Socket) {
     drop(first);
     assert_eq!(second.read(&mut [0]).expect("the end of the stream"), 0);
 }
 
-/// Closes the server's end, which becomes a bucket in FIN_WAIT_2. After close() alone, the kernel sometimes keeps a full socket,
+/// Closes the server's socket, which becomes a bucket in FIN_WAIT_2. After close() alone, the kernel sometimes keeps a full socket,
 /// because the ACK of the FIN arrives while close() still holds the socket.
 fn orphan(accepted: Socket) {
     accepted.shutdown(Shutdown::Write).expect("shutdown");
     drop(accepted);
 }
 
-/// Sends a segment of a client to the server.
+/// Sends a forged segment to the server, with the address and port of a client as its source.
 fn forge(raw: &Socket, port: u16, seq: u32, flags: u8) {
     let (from, to) = (Ipv4Addr::LOCALHOST.octets(), Ipv4Addr::LOCALHOST.octets());
     let mut segment = vec![];
@@ -77,8 +77,9 @@ fn forge(raw: &Socket, port: u16, seq: u32, flags: u8) {
     segment.extend(SERVER.port().to_be_bytes());
     segment.extend(seq.to_be_bytes());
     segment.extend([0; 4]);
+    // A header of five words without options, the flags, the largest window, the checksum (set below) and no urgent pointer.
     segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    // The pseudo-header of RFC 9293, section 3.1.
+    // The pseudo-header of RFC 9293, section 3.1: both addresses, the protocol number 6 of TCP, and the length.
     let length = u8::try_from(segment.len()).expect("short");
     let pseudo = [from.as_slice(), &to, &[0, 6, 0, length], &segment].concat();
     let sum = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
@@ -91,9 +92,10 @@ fn forge(raw: &Socket, port: u16, seq: u32, flags: u8) {
 const FLAG_FIN_ACK: u8 = 0x11;
 const FLAG_RST: u8 = 0x04;
 
-/// The groups with their ports.
+/// Ten groups of buckets. Each group has its own client ports and gets one kind of event.
 #[derive(Clone, Copy)]
 struct Groups {
+    /// The number of buckets in a group.
     size: u16,
 }
 
@@ -105,7 +107,7 @@ impl Groups {
     }
 }
 
-/// The watch, and when the first bucket was made.
+/// A running `twtool watch`, and the time at which the first bucket was made.
 struct Watched {
     watcher: Watcher,
     made: Instant,
@@ -129,7 +131,7 @@ impl Watched {
 /// The machine is too slow for this number of buckets.
 struct TooSlow;
 
-fn the_ends_of_a_thousand_buckets_are_named_correctly() {
+fn the_events_of_a_thousand_buckets_are_correct() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     for size in SIZES {
         let groups = Groups { size };
@@ -143,7 +145,7 @@ fn the_ends_of_a_thousand_buckets_are_named_correctly() {
     kernel::needs_time(false);
 }
 
-/// Makes buckets and causes their ends. Returns the events.
+/// Makes buckets and causes one event for each. Returns the events that watch reports.
 fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     make_room();
     sysctl::write("ipv4.tcp_fin_timeout", "60").expect("the namespace is ours");
@@ -153,7 +155,8 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     let watcher = Watcher::start("50ms", &[]);
     let mut run = Watched { watcher, made: Instant::now() };
 
-    // 0-4: buckets of the server in TIME_WAIT. 5: of clients. 6-8: orphans of the server in FIN_WAIT_2.
+    // The groups 0-4: the server closes first, so it has buckets in TIME_WAIT. 5: the client closes first. 6-8: the server has
+    // orphans in FIN_WAIT_2. 9 comes last.
     let mut peers = BTreeMap::new();
     for number in 0..9 {
         for port in group(number) {
@@ -183,13 +186,14 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     group(7).for_each(|port| peers.remove(&port).into_iter().for_each(|peer| reset(peer.into())));
     run.settle(4 * count, count)?;
 
-    // The client has lost the last ACK, and sends its FIN again. Here the client has ended already, so its kernel answers the ACK
-    // of the bucket with a RST, which must not remove the bucket.
+    // A FIN that a client sends again, because the last ACK of the server was lost. The bucket answers with an ACK. The real client
+    // has no socket any more, so the kernel answers this ACK with a RST. tcp_rfc1337=1 protects the bucket against this RST.
     sysctl::write("ipv4.tcp_rfc1337", "1").expect("the namespace is ours");
     group(2).chain(group(3)).for_each(|port| forge(&raw, port, FIN, FLAG_FIN_ACK));
     run.settle(4 * count, count)?;
 
-    // New connections with the same ends: the SYN reaches a bucket of the server; connect() meets a bucket of the client.
+    // New connections with the same addresses and ports. In group 4, the SYN reaches a bucket of the server. In group 5, connect()
+    // takes over a bucket of the client.
     let new: Vec<_> = group(4).chain(group(5)).map(|port| connect_again(&server, port)).collect();
     run.settle(2 * count, count)?;
 

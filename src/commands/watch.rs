@@ -28,15 +28,18 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
 
   entered            a new TIME_WAIT socket, or a new FIN_WAIT_2 bucket
   became-time-wait   the peer of a FIN_WAIT_2 bucket has closed
-  restarted          the remaining time grew: the peer retransmitted its FIN, or sent an ACK
+  restarted          the timer started again: the peer retransmitted its FIN, or sent an ACK
   expired            the timer ran out
   taken-over         another socket now has the same addresses and ports
   destroyed          removed before its time, and no TCP segment can have done it (SOCK_DESTROY, twtool kill)
-  reset              removed by a RST. twtool can prove this only on kernels before 6.1. Newer kernels: the event `gone` instead
+  reset              removed by a RST. twtool can prove this only on Linux 5.10 and earlier; on later kernels it reports gone
   gone               removed before its time, and several causes are possible
 
-The JSON key `certain` is true if nothing else can have caused the event. FILTER and its flags select rows and events as in `twtool list`; \
-FIN_WAIT_2 buckets are always included. twtool follows every socket, including sockets that the filter rejects; the filter only \
+The JSON key `certain` is true if nothing else can have caused the event. One assumption remains: if a bucket disappears in the last \
+2 s before its timer ends, twtool takes the timer for the cause (expired).
+
+FILTER and its flags select rows and events as in `twtool list`. FIN_WAIT_2 buckets are always included, so --fin-wait-2 has no \
+effect. twtool follows every socket, including sockets that the filter rejects; the filter only \
 selects what is printed. So there is no event when a socket begins to match, for example with expires < 10s.
 
 If reading the sockets would use more than a quarter of a CPU core, twtool makes the interval longer and prints a warning.

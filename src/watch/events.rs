@@ -7,11 +7,11 @@
 //! |---|---|
 //! | entered | a new cookie, and the timer started after the last sample |
 //! | became-time-wait | the same cookie in another state |
-//! | restarted | the same cookie, and more time is left than before. Or less time is left, but the timer can have started with its full length since the last sample, and the old timer would have clearly less |
+//! | restarted | the same cookie, and one of two: the remaining time grew; or it is the full length minus at most the time since the last sample, and the old timer would end clearly earlier |
 //! | expired | the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left in the last sample, because SOCK_DESTROY and a RST leave no trace. Uncertain, too, if another socket may have taken it over, or if another bucket ended before its time for an unknown reason |
 //! | taken-over | time was left, and another socket now has the same addresses and ports. If that socket called connect(), `TWRecycled` also grew |
 //! | destroyed | time was left, and since the last sample no TCP segment arrived (`InSegs`) and no connect() took a bucket over (`TWRecycled`). Every other cause needs a segment or a connect() |
-//! | reset | time was left, and nothing but a RST is possible: this kernel cannot destroy buckets (before 6.1), no connect() took one over, and no listener could have accepted a SYN |
+//! | reset | time was left, and nothing but a RST is possible: this kernel cannot destroy buckets (measured on 5.10; later versions before 6.1 may be able to), no connect() took one over, and no listener could have accepted a SYN |
 //! | gone | time was left, and several causes are possible; never certain |
 //!
 //! A RST leaves no trace of its own: no counter distinguishes it from other segments.

@@ -155,13 +155,16 @@ fn a_cause_is_named_only_where_no_other_is_possible() {
     assert_eq!(connect(1), (TakenOver, true));
     assert_eq!(connect(0), (Gone, false), "it was gone before the new connection");
 
-    let old_kernel = |row| {
+    let on_kernel = |version: &str, row| {
         let mut second = BucketSample { after: counters(9, 0), ..walk(1000, vec![]) };
-        second.facts.kernel = "5.10.0".into();
+        second.facts.kernel = version.into();
         events([walk(0, vec![row]), second], Occupant::Nobody)
     };
-    assert_eq!(old_kernel(outbound(1, 50_000)), [(1, Reset, true)]);
-    assert_eq!(old_kernel(bucket(1, 50_000)), [(1, Gone, false)], "a listener may have taken a SYN");
+    assert_eq!(on_kernel("5.10.0", outbound(1, 50_000)), [(1, Reset, true)]);
+    assert_eq!(on_kernel("5.10.0", bucket(1, 50_000)), [(1, Gone, false)], "a listener may have taken a SYN");
+    for version in ["5.11.0", "6.0.0"] {
+        assert_eq!(on_kernel(version, outbound(1, 50_000)), [(1, Gone, false)], "SOCK_DESTROY may remove buckets");
+    }
 }
 
 #[test]

@@ -299,9 +299,7 @@ impl Tracker {
                 // If TWRecycled did not grow, the connect() of the new socket came after the bucket had ended.
                 Occupant::Another if !(outbound && recycled == Some(0)) => (EventKind::TakenOver, true),
                 Occupant::Nobody if (segments, recycled) == (Some(0), Some(0)) => (EventKind::Destroyed, true),
-                Occupant::Nobody
-                    if sample.facts.destroys_buckets() == Some(false) && recycled == Some(0) && outbound =>
-                {
+                Occupant::Nobody if sample.facts.never_destroys_buckets() && recycled == Some(0) && outbound => {
                     (EventKind::Reset, true)
                 }
                 _ => (EventKind::Gone, false),
