@@ -143,6 +143,8 @@ enum Command {
     Demo(Deferred<commands::demo::DemoArgs>),
     /// Print a completion script for a shell
     #[command(after_long_help = "\
+Exit codes: 0 the script was printed, 2 wrong usage.
+
 Examples:
   twtool completions bash > ~/.local/share/bash-completion/completions/twtool
   twtool completions zsh > ~/.zfunc/_twtool
@@ -151,6 +153,8 @@ Examples:
     Completions(CompletionsArgs),
     /// Print a manual page, or write all of them
     #[command(after_long_help = "\
+Exit codes: 0 the page was printed, or all pages were written. 2 wrong usage, or a file cannot be written.
+
 Examples:
   twtool man | man -l -                            show the page of twtool
   twtool man list | man -l -                       show the page of a command

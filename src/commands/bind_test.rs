@@ -23,22 +23,24 @@ Side effects: each attempt really binds the port, and closes the socket within m
 moment can get EADDRINUSE. On kernels before 6.18, the test also marks the port as explicitly bound until the last socket on \
 it ends. Until then, connect() does not choose the port.
 
-A successful bind with SO_REUSEPORT leaves a note: the kernel stores the user of the bind in its structure for the port \
-(fastreuseport). The note stays as long as other sockets are on the port. While the kernel has the note, it does not check \
-later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
+After a successful bind with SO_REUSEPORT, the kernel stores the user of the bind in its structure for the port (fastreuseport). \
+twtool calls this entry a note. The note stays as long as other sockets are on the port. While the kernel has the note, it does not \
+check later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
 one more bind, on an unused address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-The bind that clears the note also clears the note of a real server on the port. If a bind with SO_REUSEPORT succeeded before \
-and fails after that, or if no bind can clear the note, twtool prints a warning, and the JSON key `note_lost` is true.
+In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: no bind can clear the note. Second: a bind with \
+SO_REUSEPORT succeeded before the bind that clears the note, and fails after it. Then twtool has also cleared the note of a real \
+server on the port.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \
 socket cannot have a filter, and the kernel can refuse the filter to an unprivileged user if its memory for compiled filters is \
 used up. In both cases a client can connect to the test socket.
 
-Options that the server sets change the answer: --v6only, --dev, --freebind, --transparent, --mptcp. If the verdict would be \
-different with another --v6only or with --freebind, one more line shows that verdict. --user runs the binds as another user. \
+Socket options of the server can change the answer. Give them with --v6only, --dev, --freebind, --transparent and --mptcp. If \
+another value of --v6only, or --freebind, would change the verdict, one more line shows that verdict. --user runs the binds as \
+another user. \
 --together opens all addresses at once. A socket on 0.0.0.0 and a socket on :: then conflict, unless the socket on :: has \
 IPV6_V6ONLY.
 

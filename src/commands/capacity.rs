@@ -37,8 +37,8 @@ microseconds. With --no-probe, or if the test is not possible, FREE includes the
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
-are closed, at the rate of the last 10 seconds. (If all closes are younger and there are at least 10, twtool uses the rate \
-since the first of them. If connect() may reuse TIME_WAIT sockets, the period is at most tcp_tw_reuse_delay.) \
+are closed, at the rate of the last 10 seconds. (If the first close is less than 10 s old and there are at least 10 closes, the rate \
+is measured since the first close. If connect() may reuse TIME_WAIT sockets, the rate covers at most the last tcp_tw_reuse_delay.) \
 Second: a TIME_WAIT socket releases its port when its timer ends.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
@@ -46,10 +46,12 @@ In this model, a port that is taken now becomes free again after the hold time. 
 they never run out at this rate, because from then on ports become free as fast as connections take them. CEILING is the \
 number of ports divided by the hold time.
 
-A destination is a remote address and port that this machine connected to. Connections whose local port has a listener do not \
-count. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. The IPv4 connections of that listener are \
-then left out, a warning contains their number, and the exit code is 2. twtool does not consider IP_LOCAL_PORT_RANGE. A socket \
-that sets a narrower range with it has fewer ports than FREE.
+A destination is a combination of local address, remote address and remote port. Only connections that this machine opened count: \
+twtool omits connections whose local port has a listener. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. \
+Then twtool omits the IPv4 connections of that listener, a warning contains their number, and the exit code is 2.
+
+A program can give a socket a narrower range of ports with the socket option IP_LOCAL_PORT_RANGE. The kernel does not report \
+this option, so such a socket has fewer ports than FREE.
 
 Exit codes: 0 the answer is complete, 1 a destination has fewer free ports than --min-free, 2 the answer is unknown or incomplete.
 
@@ -62,7 +64,8 @@ Examples:
   twtool capacity --json | jq '.destinations[] | select(.exhausted_in_ms != null)'
 ")]
 pub struct CapacityArgs {
-    /// Show only this destination: an address, or an address and port like 192.0.2.1:443 or [2001:db8::1]:443
+    /// Show only this destination: an address, or an address and port like 192.0.2.1:443 or [2001:db8::1]:https. A port is a number
+    /// or a service name
     #[arg(long, value_name = "ADDR[:PORT]")]
     to: Option<ScopedEnd>,
     /// Show only connections from this local address

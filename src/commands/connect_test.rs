@@ -43,7 +43,7 @@ Examples:
   twtool connect-test 192.0.2.10:443 --json | jq '.free'
 ")]
 pub struct ConnectTestArgs {
-    /// Destination, like 192.0.2.1:443 or [2001:db8::1]:https
+    /// Destination, like 192.0.2.1:443 or [2001:db8::1]:https; a port is a number or a service name
     #[arg(value_name = "ADDR:PORT")]
     to: ScopedEnd,
     /// Address, or address and port, that the client binds before connect()

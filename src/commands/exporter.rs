@@ -18,7 +18,7 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 /metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
 a page with the present state. /-/healthy answers without a collection.
 
-One collection serves all scrapes that begin within --min-interval. The exporter collects only for a request. It needs no capability \
+A collection serves all scrapes that begin within --min-interval after it began. The exporter collects only for a request. It needs no capability \
 for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
 with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns); with CAP_BPF and CAP_PERFMON it counts \
 closes by unit or container (--trace). After it has opened its addresses and loaded its BPF program, it drops every other capability, and uses landlock and seccomp to confine the thread that reads requests.
@@ -28,6 +28,8 @@ systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the d
 After SIGTERM or SIGINT, the exporter finishes the requests in progress, waits at most 10 s for them, and ends.
 
 Prometheus keeps a list of default ports for exporters (9100-9999). The default port of twtool is outside that range.
+
+Metrics have formats of their own and cover IPv4 and IPv6. So -o, --json, -4 and -6 are errors.
 
 Exit codes: 0 ended by a signal, 2 wrong usage, or an address or network namespace cannot be used.
 
@@ -42,7 +44,7 @@ pub struct ExporterArgs {
     /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     listen: Vec<Address>,
-    /// Serve all scrapes that begin within this time from one collection
+    /// Serve a collection to all scrapes that begin within this time after the collection began
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     min_interval: Duration,
     /// Answer a scrape with 503 if its collection takes longer than this

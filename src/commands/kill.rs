@@ -32,16 +32,16 @@ use crate::view::kill::{Plan, RemovalReport};
 #[command(after_long_help = "\
 Selection: FILTER and the flags work as in `twtool list`; see its --help. -4 and -6 also count as filters, so `twtool kill -4` \
 runs without --all. kill selects only TIME_WAIT sockets, unless --fin-wait-2 is given or the filter names FIN_WAIT_2. \
---orphans adds full sockets that no process has open, in FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK: the kernel reports \
-inode 0 for them. These orphans have no remaining time, so a filter that contains `expires` excludes them. twtool looks up each orphan \
+--orphans adds orphans: sockets in FIN_WAIT_1, FIN_WAIT_2, CLOSING or LAST_ACK that no process has open, and for which the kernel \
+reports inode 0. Orphans have no remaining time, so a filter that contains `expires` excludes them. twtool looks up each orphan \
 again immediately before the removal.
 
 kill never removes a listener, or a socket that a process has open. Each request contains both ends, the interface and the \
 kernel's cookie of the socket, so it removes exactly this socket or nothing. Afterwards, twtool checks that the sockets are gone.
 
-Risk: TIME_WAIT has two purposes. It prevents delayed segments of the old connection from reaching a new connection between \
-the same ends (RFC 1337). And it acknowledges the FIN again for a peer that missed the last ACK (RFC 9293, section 3.6.1). If \
-you remove the socket, that peer gets a RST. If the new server can set SO_REUSEADDR, that is the better solution: `twtool \
+Risk: TIME_WAIT has two purposes. First: it prevents delayed segments of the old connection from reaching a new connection with \
+the same addresses and ports (RFC 9293, section 3.3.2, and RFC 1337). Second: if the last ACK was lost, the peer sends its FIN again, \
+and the TIME_WAIT socket acknowledges it (RFC 9293, section 3.10.7.4). If you remove the socket, that peer gets a RST. If the new server can set SO_REUSEADDR, that is the better solution: `twtool \
 bind-test PORT` shows whether it helps.
 
 Requirements: CAP_NET_ADMIN in the user namespace that owns the network namespace, and a kernel with \

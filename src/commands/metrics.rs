@@ -24,6 +24,8 @@ Prometheus directly.
 With --textfile, the file gets its name when it is complete, so that a reader never sees half of it. An existing file keeps its owner and \
 its permissions. If the metrics are incomplete, twtool still writes the file, with twtool_collection_complete 0.
 
+Metrics have formats of their own and cover IPv4 and IPv6. So -o, --json, -4 and -6 are errors.
+
 Exit codes: 0 the metrics are complete, 2 they are missing or incomplete, or wrong usage.
 
 Examples:
@@ -47,11 +49,11 @@ pub struct MetricsArgs {
 /// Arguments of the commands that collect metrics.
 #[derive(Args, Clone, Debug)]
 pub struct CollectionArgs {
-    /// In each network namespace, report at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners
-    /// of sockets one by one; combine the others into one sum or minimum
+    /// Give own series to at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners of sockets per
+    /// network namespace; all others share the label value `others`
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     max_destinations: u16,
-    /// Give metrics to at most N network namespaces
+    /// Report at most N network namespaces
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_netns: u32,
     /// Count a socket in CLOSE_WAIT as silent if the last ACK of the peer is at least this old

@@ -36,13 +36,14 @@ pub(super) struct SelectionArgs {
     /// RFC 6335 class of the local port; repeat for more
     #[arg(long, value_enum, value_name = "CLASS")]
     class: Vec<ClassArg>,
-    /// Which side opened the connection, inferred from listeners and port ranges; repeat for more
+    /// Which side opened the connection; repeat for more. list, watch and kill infer it from listeners and port ranges. trace takes
+    /// the role of the process that closed: accepted is inbound, connected is outbound
     #[arg(long, value_enum, value_name = "DIRECTION")]
     direction: Vec<DirectionArg>,
-    /// Less remaining time than this, like 500ms, 10s or 1m
+    /// Less remaining time than this, like 500ms, 10s or 1m (not in trace)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires_under: Option<Duration>,
-    /// Include FIN_WAIT_2 sockets that the kernel keeps as timewait buckets
+    /// Include FIN_WAIT_2 sockets that the kernel keeps as timewait buckets (watch and trace always do)
     #[arg(long = "fin-wait-2")]
     fin_wait_2: bool,
 }
@@ -91,12 +92,12 @@ enum ClassArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DirectionArg {
-    /// A listener covers the local address and port
+    /// A listener covers the local address and port. In trace: the process accepted the connection
     Inbound,
-    /// No listener covers the local end, and the local port is ephemeral and the remote port is not, or a listener covers the
-    /// remote end; or both ends are the same
+    /// No listener covers the local end, and either only the local port is ephemeral, or a listener covers the remote end. Also a
+    /// socket that is connected to itself. In trace: the process called connect()
     Outbound,
-    /// Neither can be inferred
+    /// Neither can be inferred. In trace: the role is unknown
     Unknown,
 }
 

@@ -30,11 +30,10 @@ const MOST_NAMES: usize = 8192;
 /// Arguments of `twtool trace`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-A TIME_WAIT socket belongs to no process, so no list can name its maker. twtool trace sees each close when it happens, and names the \
-process that closed first: its end of the connection gets the TIME_WAIT socket. It covers every network namespace of the \
-machine, and prints a line for \
-each close when the connection has ended on this side. A BPF program collects the closes; the kernel removes it when twtool ends, \
-however it ends.
+A TIME_WAIT socket belongs to no process, so a list of sockets does not contain the process that made it. twtool trace sees each \
+close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. twtool covers \
+every network namespace of the machine, and prints a line for each close when the connection has ended on this side. A BPF program \
+collects the closes; the kernel removes this program when twtool ends, however it ends.
 
 OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows if it does), or aborted (a RST or an error ended the \
 connection, so there is no TIME_WAIT). ROLE is accepted or connected. A connection that closed before twtool started, or whose closer \

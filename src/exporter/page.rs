@@ -68,6 +68,8 @@ fn destinations(page: &mut String, samples: &Samples) {
         };
         let exhausted = match same(Family::DestinationExhaustion) {
             Some(seconds) if seconds.is_finite() => format!("in {seconds:.0} s"),
+            // As in `twtool capacity`: the model says nothing about connections that are opened and not closed.
+            Some(_) if same(Family::DestinationCloses) == Some(0.0) => "no closes".into(),
             Some(_) => "not at this rate".into(),
             None => "unknown".into(),
         };

@@ -64,13 +64,13 @@ macro_rules! families {
 
 families! {
     TimewaitSockets = "twtool_timewait_sockets", Gauge, ["netns", "state", "direction", "class"],
-        "Timewait buckets of the kernel, in state time-wait or fin-wait-2, by the inferred direction of the connection and the RFC 6335 class of the local port.";
+        "Timewait buckets of the kernel by state (time-wait or fin-wait-2), by the inferred direction of the connection, and by the RFC 6335 class of the local port.";
     TimewaitMax = "twtool_timewait_sockets_max", Gauge, ["netns"],
-        "The setting net.ipv4.tcp_max_tw_buckets; if it is negative: +Inf since Linux 6.1, which then has no maximum, and 0 on 5.10, which then keeps no bucket.";
+        "The setting net.ipv4.tcp_max_tw_buckets. If the setting is negative, Linux 6.1 and later have no maximum (+Inf), 5.10 and earlier keep no bucket (0), and for the versions between them there is no sample.";
     TimewaitMemory = "twtool_timewait_memory_bytes", Gauge, ["netns"],
         "Kernel memory of the timewait buckets; an estimate unless twtool runs as root.";
     TimewaitCreated = "twtool_timewait_created_total", Counter, ["netns"],
-        "Timewait buckets that the kernel has created (TW and TWKilled of /proc/net/netstat); only since Linux 6.1, because 5.10 counts them when they end.";
+        "Timewait buckets that the kernel has created (TW and TWKilled of /proc/net/netstat). Only on Linux 6.1 and later: 5.10 counts buckets when they end, and the versions between them were not measured.";
     TimewaitOverflow = "twtool_timewait_overflow_total", Counter, ["netns"],
         "Closes after which the kernel kept no bucket, because net.ipv4.tcp_max_tw_buckets was reached (TCPTimeWaitOverflow).";
     TimewaitRecycled = "twtool_timewait_recycled_total", Counter, ["netns"],
@@ -80,7 +80,7 @@ families! {
     ClosesPerSecond = "twtool_closes_per_second", Gauge, ["netns", "direction"],
         "Closes per second that entered TIME_WAIT, mean of the last minute.";
     ServerPortSockets = "twtool_server_port_timewait_sockets", Gauge, ["netns", "local_port"],
-        "TIME_WAIT sockets of inbound connections on the server ports that have the most; the label others has the sum of the rest.";
+        "TIME_WAIT sockets of inbound connections, for the server ports with the most of them. The label value others has the sum over all other ports.";
     ServerPortCloses = "twtool_server_port_closes_per_second", Gauge, ["netns", "local_port"],
         "Closes per second of inbound connections that entered TIME_WAIT: the TIME_WAIT sockets of the port divided by the time that TIME_WAIT lasts.";
     EphemeralPorts = "twtool_ephemeral_ports", Gauge, ["netns"],
@@ -88,9 +88,9 @@ families! {
     EphemeralReserved = "twtool_ephemeral_reserved_ports", Gauge, ["netns"],
         "Ports of the ephemeral range that are in net.ipv4.ip_local_reserved_ports. connect() never chooses them.";
     EphemeralBound = "twtool_ephemeral_bound_ports", Gauge, ["netns"],
-        "Other ports of the ephemeral range that a socket certainly bound explicitly. connect() never chooses them.";
+        "Ports of the ephemeral range that are not reserved and that a socket certainly bound explicitly. connect() never chooses them.";
     EphemeralUncertain = "twtool_ephemeral_uncertain_ports", Gauge, ["netns"],
-        "Further ports of the ephemeral range that a socket may have bound explicitly. They count as free.";
+        "Ports of the ephemeral range that are not reserved and for which it is unknown whether a socket bound them explicitly. They count as free.";
     PoolPorts = "twtool_ephemeral_pool_ports", Gauge, ["netns"],
         "Ports from which connect() can choose: the ephemeral range without reserved and explicitly bound ports. Each destination can use all of them.";
     Destinations = "twtool_destinations", Gauge, ["netns"],
@@ -104,11 +104,11 @@ families! {
     DestinationReusable = "twtool_destination_reusable_sockets", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
         "TIME_WAIT sockets of the destination that connect() can take over now.";
     DestinationFree = "twtool_destination_free_ports", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
-        "Further connections to the destination that would get a port now; the label others has the minimum of the rest.";
+        "How many more connections to the destination would get a port now. The label value others has the minimum over all other destinations.";
     DestinationUncertain = "twtool_destination_uncertain_ports", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
         "By how much the number of free ports of the destination may be too high.";
     DestinationCloses = "twtool_destination_closes_per_second", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
-        "Closes per second to the destination that entered TIME_WAIT, mean of the last minute.";
+        "Closes per second of connections to the destination that entered TIME_WAIT, mean of the last minute.";
     DestinationCeiling = "twtool_destination_ceiling_per_second", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
         "The highest rate of closes per second to the destination at which the ports never run out: ports divided by the time that a TIME_WAIT socket holds its port.";
     DestinationExhaustion = "twtool_destination_exhaustion_seconds", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
@@ -118,7 +118,7 @@ families! {
     UnreservedServer = "twtool_unreserved_server_info", Info, ["netns", "local_port", "process", "unit", "container"],
         "A server port inside the ephemeral range that is not reserved, with its owner if this user may see it.";
     CloseWait = "twtool_close_wait_sockets", Gauge, ["netns"],
-        "Sockets in CLOSE_WAIT: the peer has closed, and the program has not.";
+        "Sockets in CLOSE_WAIT: the peer has closed the connection, and the program has not.";
     CloseWaitSilent = "twtool_close_wait_silent_sockets", Gauge, ["netns", "process", "unit", "container"],
         "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s), by owner. Ten or more of one owner are a leak.";
     CloseWaitNotAccepted = "twtool_close_wait_not_accepted_sockets", Gauge, ["netns", "local_port"],

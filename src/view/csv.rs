@@ -4,16 +4,18 @@ use std::io::{self, Write};
 
 use super::human;
 
-/// A writer that escapes hidden characters of csv, including line feeds inside quoted fields.
+/// A writer that escapes characters that are invisible or control a terminal. The line feed at the end of a csv record stays; a line
+/// feed inside a quoted field is escaped.
 pub struct Escaping<W> {
     out: W,
+    /// Whether the bytes so far end inside a quoted field.
     quoted: bool,
     /// The first bytes of an incomplete UTF-8 character.
     partial: Vec<u8>,
 }
 
 impl<W: Write> Escaping<W> {
-    /// Creates a writer for this terminal.
+    /// Creates a writer that writes the escaped text to `out`.
     pub const fn new(out: W) -> Self {
         Self { out, quoted: false, partial: vec![] }
     }
@@ -30,6 +32,8 @@ impl<W: Write> Write for Escaping<W> {
         let rest = self.partial.split_off(whole);
         let text = String::from_utf8(std::mem::replace(&mut self.partial, rest)).map_err(io::Error::other)?;
         let mut escaped = String::with_capacity(text.len());
+        // Each piece ends at a quotation mark, which begins or ends a quoted field, or at a line feed. Two quotation marks in a
+        // quoted field stand for one. They end and begin the field again, so the state stays correct.
         for piece in text.split_inclusive(['"', '\n']) {
             match piece.strip_suffix('\n') {
                 Some(line) if !self.quoted => {
@@ -60,15 +64,17 @@ mod tests {
     proptest! {
         #[test]
         fn each_record_is_one_line_and_hidden_characters_are_escaped(
+            // Fields of visible characters, of invisible ones, and of those with a meaning in csv or for a terminal.
             rows in proptest::collection::vec(proptest::collection::vec("\\PC{0,4}|\\pC{0,4}|[\",\n\r\u{9b}a]{0,6}", 1..4), 0..4),
-            pieces in 1_usize..8,
+            piece_length in 1_usize..8,
         ) {
             let mut csv = Text::default();
             for row in &rows {
                 Value::append_csv_line(row.iter().map(|field| Value::Text(field)), &mut csv);
             }
             let mut out = Escaping::new(vec![]);
-            csv.as_bytes().chunks(pieces).for_each(|piece| out.write_all(piece).expect("written"));
+            // Short pieces, so that characters and fields are split between two writes.
+            csv.as_bytes().chunks(piece_length).for_each(|piece| out.write_all(piece).expect("written"));
             let text = String::from_utf8(out.out).expect("UTF-8");
             prop_assert!(!text.chars().any(|c| c != '\n' && is_hidden(c)), "{:?}", text);
             prop_assert_eq!(text.matches('\n').count(), rows.len(), "{:?}", text);

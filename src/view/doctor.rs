@@ -13,7 +13,7 @@ use crate::analysis::doctor::{Check, Datum, Status};
 /// The maximum length of a value on the page. Longer values are cut; JSON has the full value.
 const LONGEST_VALUE: usize = 36;
 
-/// The width of the lines of checks without findings, if the output is not a terminal.
+/// The width of the lines that list checks with status ok, if the output is not a terminal.
 const PIPE_WIDTH: usize = 100;
 
 /// The indentation of the text of a check.
@@ -46,7 +46,7 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// A check in JSON. The order of fields is the order of keys in the contract.
+/// A check in JSON. The order of fields is the order of keys in docs/json.md.
 #[derive(serde::Serialize)]
 struct CheckRecord<'a> {
     id: &'static str,
@@ -105,8 +105,8 @@ const fn meaning(status: Status) -> Meaning {
     }
 }
 
-/// Writes the page: the number of checks per status, then warnings, unknown checks and notes, and in a few lines the checks
-/// without findings, so that a warning stays on a small screen. `verbose` explains every check, with its sources.
+/// Writes the page: the number of checks per status, then warnings, unknown checks and notes, and in a few lines the names of the
+/// checks with status ok, so that a warning stays on a small screen. `verbose` explains every check, with its sources.
 pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style: TextStyle) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_process_gave_itself_does_not_reach_the_terminal() {
+    fn escape_sequences_in_values_and_findings_do_not_reach_the_terminal() {
         let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
         let value = Datum::Text("\u{1b}[31m".into());
         let check = Check { value, finding: Some("evil\u{1b}[2J pid 7".into()), ..blank(subject) };

@@ -25,7 +25,7 @@ const SHOWN: usize = 20;
 /// The risks of removing a TIME_WAIT bucket, one line each.
 const RISKS: [&str; 2] = [
     "risk: an old, delayed segment can reach a new connection (RFC 1337)",
-    "risk: a peer that missed the last ACK gets a RST (TIME-WAIT: RFC 9293, 3.6.1)",
+    "risk: a peer that missed the last ACK gets a RST (RFC 9293, section 3.10.7.4)",
 ];
 
 /// The risk of removing a closing socket.
