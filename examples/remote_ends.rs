@@ -1,4 +1,4 @@
-//! Prints the remote addresses with the most TIME_WAIT sockets in every network namespace that can be found.
+//! Counts the TIME_WAIT sockets of all network namespaces together by remote address, and prints the ten addresses with the most.
 //!
 //! cargo run --example remote_ends -- 'direction = outbound'
 

@@ -1,18 +1,27 @@
-//! Parses the kernel's response to a change of an interface. Any bytes give an acknowledgement or an error.
+//! Parses the kernel's response to a change of an interface. The result is Ok exactly if the response is a message of type
+//! NLMSG_ERROR with the errno 0, which is netlink's acknowledgement. An error has the errno of the response, or no errno if the
+//! response is not well-formed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use twtool::sys::rtnetlink::acknowledgement;
 use twtool_fuzz::bounded;
 
+/// Where `struct nlmsghdr` has the type of the message. The length, a u32, comes before it.
+const TYPE: std::ops::Range<usize> = 4..6;
+/// The type of an error or an acknowledgement, as in linux/netlink.h.
+const NLMSG_ERROR: u16 = 2;
+/// Where `struct nlmsgerr` has the errno, as a negative number or 0: after the header of 16 bytes.
+const ERRNO: usize = 16;
+
 fuzz_target!(|case: &[u8]| {
     let word = |at: usize| case.get(at..at + 4).map(|word| i32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     match bounded(case, || acknowledgement(case)) {
-        Ok(()) => assert_eq!((&case[4..6], word(16)), (&2_u16.to_ne_bytes()[..], Some(0))),
+        Ok(()) => assert_eq!((&case[TYPE], word(ERRNO)), (&NLMSG_ERROR.to_ne_bytes()[..], Some(0))),
         Err(error) => assert!(
             error
                 .raw_os_error()
-                .is_none_or(|errno| word(16).is_some_and(|code| code < 0 && code.saturating_neg() == errno))
+                .is_none_or(|errno| word(ERRNO).is_some_and(|code| code < 0 && code.saturating_neg() == errno))
         ),
     }
 });

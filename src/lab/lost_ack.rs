@@ -1,5 +1,5 @@
 //! The first reason for TIME_WAIT: reliable termination. If the last ACK is lost, the peer retransmits its FIN. A socket must
-//! still exist then to acknowledge the FIN (RFC 9293, section 3.6.1).
+//! still exist then to acknowledge the FIN (RFC 9293, section 3.10.7.4).
 
 use std::net::Shutdown;
 use std::time::Duration;

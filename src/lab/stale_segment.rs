@@ -1,5 +1,5 @@
 //! The second reason for TIME_WAIT: a late segment of the old connection must not be accepted by a new one between the same
-//! addresses and ports (RFC 9293, section 3.6.1).
+//! addresses and ports (RFC 9293, section 3.3.2).
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;

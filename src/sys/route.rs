@@ -7,8 +7,10 @@ use socket2::{Domain, Socket, Type};
 
 use super::errno::retry;
 
-/// The ports to try for the UDP socket, in this order. A port can be in use, or privileged if
-/// `ip_unprivileged_port_start` is high. For port 0 the kernel chooses a port, which is never privileged.
+/// The ports to try for the UDP socket, in this order. The highest 256 ports come first, because they lie above the default
+/// ephemeral range (32768-60999), so a program rarely uses or needs them. A port can be in use, or privileged if
+/// `ip_unprivileged_port_start` is high. Port 0 comes last: the kernel then chooses a port of the ephemeral range, which is never
+/// privileged.
 fn ports() -> impl Iterator<Item = u16> {
     (65_280..=65_535).chain([0])
 }

@@ -1,5 +1,8 @@
 //! Simulated waits whose correct result is known: sockets appear and end at given times, timers end late, and some listed sockets
-//! do not block the bind. Time passes only when the wait pauses.
+//! do not block the bind. Time passes when the wait pauses, and a little in each bind, list and look-up.
+//!
+//! A *plain* wait is for a bind that sets no socket option, so every living socket on the port blocks it. A bind with options can
+//! ignore a socket. A *round* is one pass of look-ups, every 100 ms.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -85,7 +88,8 @@ struct SimulatedWait {
     look_ups: u32,
 }
 
-/// Runs a wait against these sockets. The simulation decides whether a bind works.
+/// Runs a wait against these sockets. The simulation decides whether a bind works. `plain`: the bind sets no option. `looks_up`: the
+/// source can look up a single socket.
 fn wait(
     world: &[SimulatedSocket],
     plain: bool,
@@ -128,7 +132,7 @@ fn wait(
     panic!("no end at {now:?} after {} binds, {lists} lists and {look_ups} look-ups", waiting.binds());
 }
 
-/// The first time at which the port has been free for this long.
+/// The first time at which nothing has blocked the port for this long.
 fn free_for(world: &[SimulatedSocket], long: Duration, until: Duration) -> Option<Duration> {
     let mut ends: Vec<Duration> = world.iter().map(|simulated| simulated.dies).collect();
     ends.push(Duration::ZERO);
@@ -168,7 +172,7 @@ fn a_wait_lasts_as_long_as_the_bucket() {
 }
 
 #[test]
-fn thousands_of_buckets_cost_a_plain_wait_one_look_up_a_round() {
+fn a_wait_without_options_looks_up_one_of_thousands_of_buckets_per_round() {
     let many: Vec<SimulatedSocket> = (0..5000).map(|i| bucket(40_000 + i * 4, 1_000)).collect();
     let plain = wait_with_look_ups(&many, true);
     assert!(plain.at <= ms(60_996 + 1_000 + 150) && plain.binds <= 3 && plain.lists <= 2, "{:?}", plain.at);
@@ -279,16 +283,17 @@ fn check(world: &[SimulatedSocket], plain: bool, looks_up: bool) -> Result<(), T
         Ended::Denied => prop_assert!(false),
     }
     if let Some(latest) = free_for(world, patience, TIMEOUT) {
-        prop_assert!(got.at <= latest, "it ended at {:?}, and could have at {:?}", got.at, latest);
+        prop_assert!(got.at <= latest, "the wait ended at {:?}, but could have ended at {latest:?}", got.at);
     }
-    let bound = 120 * (1 + got.at.as_secs() / 60);
-    prop_assert!(u64::from(got.binds) < bound, "{} binds in {:?}", got.binds, got.at);
+    // On average at most two binds per second, counted in minutes that have begun.
+    let most_binds = 120 * (1 + got.at.as_secs() / 60);
+    prop_assert!(u64::from(got.binds) < most_binds, "{} binds in {:?}", got.binds, got.at);
     Ok(())
 }
 
 proptest! {
     #[test]
-    fn a_plain_wait_ends_after_the_last_socket(world in world(false)) {
+    fn a_wait_without_options_ends_after_the_last_socket(world in world(false)) {
         check(&world, true, true)?;
     }
 
