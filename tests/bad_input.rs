@@ -1,5 +1,5 @@
-//! Bad words on the command line: the first line of the error names the word and the allowed values, the exit code is 2, and
-//! the command does and prints nothing else.
+//! Bad words on the command line. The first line of the error names the word, stderr contains the allowed values, stdout is empty, and
+//! the exit code is 2. Words with control characters do not reach the terminal.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ fn names_of_any_length_are_shown() {
     island::folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
-    // A width in a format string has 16 bits.
+    // Rust stores the width of a format string in 16 bits, so a name that is padded as a table cell must not need more.
     let name = "s".repeat(65_536);
     fs::write("/etc/services", format!("{name} 8080/tcp\n")).expect("written");
     for args in
@@ -74,6 +74,7 @@ const PORT_PLACES: [(&[&str], &[&str]); 7] = [
     (&["wait"], &["--timeout", "0"]),
 ];
 
+/// Asserts that the command refuses the word, and that stderr contains each of the texts in `allowed`.
 #[track_caller]
 fn refused(args: &[&str], word: &str, allowed: &[&str]) -> Run {
     let run = twtool(args).refused(word);
@@ -98,11 +99,11 @@ fn bad_ports_are_named_with_the_allowed_forms() {
             let option = bad == "-1" && !flag;
             refused(&args, bad, if option { &["Usage"] } else { &["65535"] });
         }
-        // An empty word has no name, but the error still lists the allowed values.
+        // An error cannot show an empty word, but it still lists the allowed values.
         let run = twtool([before, &[""], after].concat()).code(2);
         assert!(run.stdout.is_empty() && run.stderr.contains("65535"), "{run}");
     }
-    // The family flag may come before or after the command.
+    // -4 and -6 may come before or after the port.
     for args in [["port", "-6", "80"], ["port", "80", "-4"], ["bind-test", "-4", "80"], ["wait", "-6", "0"]] {
         assert!(!twtool(args).stderr.contains("unexpected"), "{args:?}");
     }
@@ -110,7 +111,7 @@ fn bad_ports_are_named_with_the_allowed_forms() {
     for command in ["bind-test", "wait"] {
         for bad in ["8000-8099", ":9999", "httpz", "65536"] {
             let run = refused(&[command, bad], bad, &["65535", "/etc/services"]);
-            assert!(!run.stderr.contains("a range"), "it takes no range{run}");
+            assert!(!run.stderr.contains("a range"), "the error offers a range, which {command} does not take{run}");
         }
     }
     refused(&["port", "80", "httpz", "443"], "httpz", &["/etc/services"]);
@@ -127,7 +128,10 @@ fn words_that_people_type_first_get_a_tip() {
     refused(&["capacity", "192.0.2.1:443"], "192.0.2.1:443", &["--to ADDR[:PORT]"]);
     for args in [["list", "--nosuch"].as_slice(), &["kill", "--nosuch"], &["bind-test", "8080", "--nosuch"]] {
         let run = refused(args, "--nosuch", &["Usage"]);
-        assert!(!run.stderr.contains("-- --nosuch"), "it would be no word of a filter{run}");
+        assert!(
+            !run.stderr.contains("-- --nosuch"),
+            "the tip of clap does not help: --nosuch is no word of a filter{run}"
+        );
     }
     for (typed, meant) in [(vec!["help"], vec!["--help"]), (vec!["help", "list"], vec!["list", "--help"])] {
         assert_eq!(twtool(&typed).ok().stdout, twtool(&meant).ok().stdout, "{typed:?}");
@@ -222,7 +226,7 @@ fn hostile_words_do_not_reach_the_terminal() {
         assert!(run.stdout.is_empty(), "{run}");
         assert!(!run.stderr.contains('\x1b'), "escape sequences of an argument on stderr: {:?}", run.stderr);
     }
-    // C1, bidirectional and invisible characters, and a line that looks like twtool's own; with colours, too.
+    // A C1 control character, bidirectional and invisible characters, and a second line that looks like an error of twtool.
     let word = "x\u{9b}2J\u{202e}\u{2066}\u{200b}\x07\nerror: y";
     let path = format!("/nosuch/{word}");
     for color in ["never", "always"] {
@@ -252,7 +256,7 @@ fn hostile_words_do_not_reach_the_terminal() {
         ] {
             let run = twtool([args, &["--color", color]].concat()).code(2);
             let text = run.stderr.replace("\x1b[0m", "");
-            // clap colours its own words: SGR sequences of digits.
+            // With colours, clap writes SGR sequences (ESC [ digits m) of its own. Remove them, and nothing else.
             let mut parts = text.split("\x1b[");
             let mut text = parts.next().unwrap_or_default().to_owned();
             for part in parts {
@@ -262,7 +266,10 @@ fn hostile_words_do_not_reach_the_terminal() {
             }
             let hidden = |c: char| c != '\n' && is_hidden(c);
             assert!(!text.contains(hidden), "{args:?} {color}: {text:?}");
-            assert!(!text.contains("\nerror:"), "{args:?} {color}: a line of the word: {text:?}");
+            assert!(
+                !text.contains("\nerror:"),
+                "{args:?} {color}: the second line of the word is a line of its own: {text:?}"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Runs each command that twtool prints as it was printed: for the caller's own namespace, for another namespace with a name,
-//! and as an ordinary user. The command must not change the other namespace.
+//! Runs the commands that twtool prints, exactly as it prints them, and checks that they solve the problem: in the caller's own
+//! namespace, with --netns in another one, and as an ordinary user with sudo. A command that was printed for --netns must change
+//! that namespace and leave the caller's as it is. `PRODUCERS` names the tests in other files that run the remaining commands.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -35,7 +36,7 @@ suite! {
         commands_help_in_the_selected_namespace,
         commands_help_an_ordinary_user_who_has_sudo,
         the_summary_leads_to_the_same_namespace,
-        a_question_about_one_protocol_leads_to_a_wait_for_that_one,
+        a_bind_test_of_one_ip_version_prints_a_wait_for_that_version,
         the_unit_of_the_process_is_stopped,
         the_sockets_of_systemd_are_listed,
         containers_are_stopped_and_found_by_their_own_tool,
@@ -43,7 +44,7 @@ suite! {
     ],
 }
 
-/// The files of src/ that make commands, how many they make, and a test that runs each of them.
+/// The files of src/ that build commands, the number of calls that build one, and the tests that run these commands.
 const PRODUCERS: [(&str, usize, &[&str]); 11] = [
     (
         "analysis/call/connect.rs",
@@ -96,7 +97,8 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
         ],
     ),
     ("analysis/summary.rs", 1, &["the_summary_leads_to_the_same_namespace"]),
-    // Commands of other programs between backquotes: `ip netns`, `nsenter`, `modprobe`.
+    // This file contains no such call. Its hints contain commands of other programs between backquotes: `ip netns`, `nsenter`,
+    // `modprobe`.
     (
         "sys/netns/mod.rs",
         0,
@@ -116,7 +118,8 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
     ),
 ];
 
-/// A new command fails this test until the table contains a test that runs it.
+/// Compares only the number of calls per file, and checks that the named tests exist. So a new command fails this test until somebody
+/// changes the number, and with it the list of tests.
 fn every_producer_of_commands_is_known() {
     let tests: String = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))
         .expect("a folder")
@@ -136,16 +139,17 @@ fn every_producer_of_commands_is_known() {
     }
 }
 
+/// The network namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";
 
-/// A situation in which twtool prints commands, and whether they have helped.
+/// A problem for which twtool prints commands, and the check that they have solved it.
 struct Case {
     what: &'static str,
     make: fn() -> Kept,
     args: &'static [&'static str],
     /// The commands of the document.
     printed: fn(&Value) -> Value,
-    /// Whether the commands have helped in the calling thread's namespace. It is false before they run.
+    /// Returns whether the problem is solved in the calling thread's namespace. Before the commands run, it returns false.
     helped: fn() -> bool,
 }
 
@@ -176,7 +180,7 @@ fn of_checks(document: &Value) -> Value {
     checks.iter().flat_map(|check| check["commands"].as_array().expect("commands").clone()).collect()
 }
 
-/// A server's bucket, whose socket had no option.
+/// Makes a bucket on port 8080. The socket of the server had neither SO_REUSEADDR nor SO_REUSEPORT.
 fn bucket() -> Kept {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     connect_client(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
@@ -201,7 +205,8 @@ fn a_close_leaves_a_bucket() -> bool {
     procfs::bucket_count() > before
 }
 
-/// A destination whose eight ports are in TIME_WAIT.
+/// Makes a destination whose eight ports are all in TIME_WAIT. `timestamps` and `reuse` are the values of net.ipv4.tcp_timestamps and
+/// net.ipv4.tcp_tw_reuse.
 fn used_up(timestamps: u32, reuse: u32) -> Kept {
     narrow_range(8);
     set("ipv4.tcp_timestamps", timestamps);
@@ -261,7 +266,7 @@ const CASES: [Case; 12] = [
         helped: || reserved() == [40_001, 40_003],
     },
     Case {
-        what: "the most buckets are reached",
+        what: "tcp_max_tw_buckets is reached",
         make: || {
             set("ipv4.tcp_max_tw_buckets", 1);
             bucket()
@@ -319,7 +324,7 @@ const CASES: [Case; 12] = [
         what: "buckets with timestamps use the range up",
         make: || used_up(1, 0),
         args: &["capacity", "--to", "127.0.0.1:7000"],
-        // Leave out the wider range, because it helps at once.
+        // Without the command that widens the range, which would be enough alone.
         printed: |document| only(&commands(document), "tcp_tw_reuse"),
         helped: connects,
     },
@@ -333,13 +338,14 @@ const CASES: [Case; 12] = [
     },
 ];
 
+/// The commands that contain this text.
 fn only(commands: &Value, part: &str) -> Value {
     let commands = commands.as_array().expect("commands");
     commands.iter().filter(|step| text(step, "command").contains(part)).cloned().collect()
 }
 
-/// Waits until it becomes true: connect() can take over a bucket after a second or two.
-fn comes(helped: fn() -> bool) -> bool {
+/// Waits up to 8 s until `helped` returns true: connect() can take over a bucket only after a second or two.
+fn helps_in_time(helped: fn() -> bool) -> bool {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(8));
     while !helped() {
         if Instant::now() > deadline {
@@ -350,16 +356,17 @@ fn comes(helped: fn() -> bool) -> bool {
     true
 }
 
-/// A folder with `./server`, and programs that are found first.
-struct Desk(tempfile::TempDir);
+/// A temporary folder in which the printed commands run. It contains `./server`, which a printed `twtool wait` starts, and scripts in the
+/// place of real programs. The folder comes first in PATH.
+struct CommandFolder(tempfile::TempDir);
 
-impl Desk {
+impl CommandFolder {
     fn new() -> Self {
-        let desk = Self(tempfile::tempdir().expect("a folder"));
-        desk.program("server", "echo started\n");
-        // The test's thread has the privileges of its namespace.
-        desk.program("sudo", "exec \"$@\"\n");
-        desk
+        let folder = Self(tempfile::tempdir().expect("a folder"));
+        folder.program("server", "echo started\n");
+        // The test's thread already has the privileges of its namespace, so this sudo only runs the command.
+        folder.program("sudo", "exec \"$@\"\n");
+        folder
     }
 
     fn program(&self, name: &str, script: &str) {
@@ -389,18 +396,18 @@ impl Desk {
         } else {
             Run::of(&mut { shell })
         };
-        let answers = line.contains("capacity") || line.contains("doctor") || line.contains("bind-test");
-        assert!(run.code == Some(0) || (answers && run.code == Some(1)), "a printed command fails{run}");
+        // The exit code 1 of these commands means "no" or "warnings", not a failure.
+        let may_be_1 = line.contains("capacity") || line.contains("doctor") || line.contains("bind-test");
+        assert!(run.code == Some(0) || (may_be_1 && run.code == Some(1)), "a printed command fails{run}");
         run
     }
 }
 
-/// The commands of a case, as twtool prints them with these additional arguments.
+/// The commands that twtool printed in this run of the case. Asserts that each has a purpose and no obstacle.
 #[track_caller]
 fn printed(case: &Case, run: &Run) -> Vec<String> {
     let steps = (case.printed)(&run.json());
     let steps = steps.as_array().unwrap_or_else(|| panic!("{}: no commands{run}", case.what));
-    // Each of them works here.
     assert!(steps.iter().all(|step| !text(step, "purpose").is_empty() && step["obstacle"].is_null()), "{run}");
     steps.iter().map(|step| text(step, "command").to_owned()).collect()
 }
@@ -420,7 +427,8 @@ fn commands_help_in_the_selected_namespace() {
     folders();
     let home = File::open(OWN).expect("a namespace");
     for (i, case) in CASES.iter().filter(|case| case.applies()).enumerate() {
-        // The caller's own namespace, and the same situation in another one.
+        // First, the caller's own namespace has the problem, and twtool gets no --netns. Second, another namespace has the same problem,
+        // and twtool gets --netns.
         for netns in [None, Some(format!("web{i}"))] {
             let mut kept = vec![];
             let mut make = |netns: Option<&String>| {
@@ -433,24 +441,25 @@ fn commands_help_in_the_selected_namespace() {
             let here = if netns.is_some() { make(None) } else { there.try_clone().expect("a descriptor") };
             let within = |namespace: &File, helped: fn() -> bool| {
                 setns(namespace, CloneFlags::CLONE_NEWNET).expect("that namespace");
-                let helped = comes(helped);
+                let helped = helps_in_time(helped);
                 setns(&here, CloneFlags::CLONE_NEWNET).expect("the caller's");
                 helped
             };
-            assert!(!(case.helped)(), "{}: nothing is wrong", case.what);
+            assert!(!(case.helped)(), "{}: the problem does not exist before the commands run", case.what);
             let asked: Vec<&str> = netns.iter().flat_map(|netns| ["--netns", netns]).collect();
             let run = twtool([case.args, &asked, &["--json"]].concat());
             let lines = printed(case, &run);
             assert!(!lines.is_empty(), "{}: no command{run}", case.what);
-            let desk = Desk::new();
+            let folder = CommandFolder::new();
             // Commands that wait come last, because they end only after the others have helped.
             let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
-            others.iter().chain(&waits).for_each(|line| drop(desk.run(line)));
+            others.iter().chain(&waits).for_each(|line| drop(folder.run(line)));
             let changes = !case.only_shows();
             if changes {
                 assert!(within(&there, case.helped), "{}: {lines:?} did not help", case.what);
             }
-            // A wait alone lasts until the caller's bucket has ended, too.
+            // If the only command is a wait, it lasts as long as both buckets, which are of the same age. Then the bucket of the caller
+            // has ended as well, and the comparison would prove nothing.
             if changes && netns.is_some() && !others.is_empty() {
                 assert!(!(case.helped)(), "{}: {lines:?} changed the caller's namespace", case.what);
             }
@@ -489,15 +498,15 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
         let lines = printed(case, &run);
         assert!(!lines.is_empty(), "{}: no command{run}", case.what);
         let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
-        let desk = Desk::new();
+        let folder = CommandFolder::new();
         for line in others.iter().chain(&waits) {
             // "<>" opens a setting for writing. Every user may read one.
             let needs_root = ["sysctl", " kill ", "<>/proc/sys"].iter().any(|word| line.contains(word));
             assert!(!needs_root || line.starts_with("sudo "), "{}: {line} needs root", case.what);
-            desk.run(line);
+            folder.run(line);
         }
         if !case.only_shows() {
-            assert!(comes(case.helped), "{}: {lines:?} did not help", case.what);
+            assert!(helps_in_time(case.helped), "{}: {lines:?} did not help", case.what);
         }
     }
     // The blocking process belongs to another user, so only root can name it.
@@ -507,7 +516,7 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
     let named = next(&run.json());
     let line = text(&named[0], "command");
     assert!(line.starts_with("sudo ") && line.contains("bind-test 8080"), "{line}");
-    let shown = Desk::new().run(line);
+    let shown = CommandFolder::new().run(line);
     assert!(shown.stdout.contains(&format!("pid {}", owner.0.id())), "{shown}");
     setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
 }
@@ -527,12 +536,13 @@ fn the_summary_leads_to_the_same_namespace() {
     let lines: Vec<&str> = steps.iter().map(|step| text(step, "command")).collect();
     for word in ["doctor", "capacity"] {
         let line = lines.iter().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no {word}{run}"));
-        assert_eq!(Desk::new().run(&format!("{line} --json")).json()["netns"], there, "{line}");
+        assert_eq!(CommandFolder::new().run(&format!("{line} --json")).json()["netns"], there, "{line}");
     }
 }
 
-fn a_question_about_one_protocol_leads_to_a_wait_for_that_one() {
-    // Port 8080 is tested on IPv4 only. On IPv6 it stays in use.
+fn a_bind_test_of_one_ip_version_prints_a_wait_for_that_version() {
+    // On IPv6, a listener holds port 8080 during the whole test. On IPv4, only a bucket does. So `bind-test -4` prints a wait that ends
+    // after the bucket is removed, and the wait of `bind-test -6` would not end.
     let _other = serve("[::1]:8080");
     bucket();
     for (flag, ends) in [("-4", true), ("-6", false)] {
@@ -543,9 +553,9 @@ fn a_question_about_one_protocol_leads_to_a_wait_for_that_one() {
         if ends {
             if kernel::destroys_buckets() {
                 let mut lines = steps.iter().map(|step| text(step, "command"));
-                Desk::new().run(lines.find(|line| line.contains(" kill ")).expect("kill"));
+                CommandFolder::new().run(lines.find(|line| line.contains(" kill ")).expect("kill"));
             }
-            Desk::new().run(line).prints("started");
+            CommandFolder::new().run(line).prints("started");
         } else {
             assert!(line.contains("--addr ::") && !line.contains("0.0.0.0"), "{line}");
         }
@@ -585,10 +595,10 @@ fn listening() -> Socket {
 /// `systemctl stop` is a script that does what systemd does: it ends the process if its cgroup is that of the unit.
 fn the_unit_of_the_process_is_stopped() {
     folders();
-    let desk = Desk::new();
+    let folder = CommandFolder::new();
     let mut owner = Owner::of(listening());
     let pid = owner.0.id();
-    let cgroup = desk.0.path().join("cgroup");
+    let cgroup = folder.0.path().join("cgroup");
     fs::write(&cgroup, "0::/system.slice/system-web.slice/web@one.service\n").expect("written");
     let shown = format!("/proc/{pid}/cgroup");
     if let Err(error) = mount(Some(&cgroup), shown.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>) {
@@ -598,11 +608,11 @@ fn the_unit_of_the_process_is_stopped() {
         "[ \"$#\" = 2 ] && [ \"$1\" = stop ] || exit 64\n\
          case $(cat {shown}) in */\"$2\") kill {pid} ;; *) exit 5 ;; esac\n"
     );
-    desk.program("systemctl", &script);
+    folder.program("systemctl", &script);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let steps = next(&run.json());
     assert_eq!(text(&steps[0], "command"), "systemctl stop web@one.service", "{run}");
-    desk.run(text(&steps[0], "command"));
+    folder.run(text(&steps[0], "command"));
     owner.0.wait().expect("it ends");
     assert!(binds(8080), "the process of the unit has ended");
     not_checked("`systemctl stop UNIT` by systemd itself: a script did it in the test");
@@ -610,10 +620,10 @@ fn the_unit_of_the_process_is_stopped() {
 
 fn the_sockets_of_systemd_are_listed() {
     folders();
-    let (Some(sleep), desk) = (program("sleep"), Desk::new()) else {
-        return not_checked("pid 1: there is no sleep(1)");
+    let (Some(sleep), folder) = (program("sleep"), CommandFolder::new()) else {
+        return not_checked("the command for a socket of systemd: sleep(1) is not installed");
     };
-    let systemd = desk.0.path().join("systemd");
+    let systemd = folder.0.path().join("systemd");
     fs::copy(sleep, &systemd).expect("a copy");
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     let _first = Owner::named(systemd.to_str().expect("UTF-8"), listening());
@@ -623,8 +633,8 @@ fn the_sockets_of_systemd_are_listed() {
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let steps = next(&run.json());
     assert_eq!(text(&steps[0], "command"), "systemctl list-sockets --all", "{run}");
-    desk.program("systemctl", "[ \"$*\" = 'list-sockets --all' ] || exit 64\n");
-    desk.run(text(&steps[0], "command"));
+    folder.program("systemctl", "[ \"$*\" = 'list-sockets --all' ] || exit 64\n");
+    folder.run(text(&steps[0], "command"));
     not_checked("`systemctl list-sockets --all` by systemd itself: it is not process 1 of the test");
 }
 
@@ -632,31 +642,33 @@ fn the_sockets_of_systemd_are_listed() {
 fn containers_are_stopped_and_found_by_their_own_tool() {
     const ID: &str = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
     folders();
-    let desk = Desk::new();
+    let folder = CommandFolder::new();
     let mut owner = Owner::of(listening());
     let pid = owner.0.id();
-    let cgroup = desk.0.path().join("cgroup");
+    let cgroup = folder.0.path().join("cgroup");
     fs::write(&cgroup, format!("0::/docker/{ID}\n")).expect("written");
     let shown = format!("/proc/{pid}/cgroup");
     if let Err(error) = mount(Some(&cgroup), shown.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>) {
         return not_checked(format!("the command that stops a container: {shown} cannot be replaced here: {error}"));
     }
-    desk.program("docker", &format!("[ \"$*\" = 'stop {}' ] && kill {pid}\n", &ID[..12]));
+    folder.program("docker", &format!("[ \"$*\" = 'stop {}' ] && kill {pid}\n", &ID[..12]));
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
-    desk.run(text(&next(&run.json())[0], "command"));
+    folder.run(text(&next(&run.json())[0], "command"));
     owner.0.wait().expect("it ends");
     assert!(binds(8080), "the process of the container has ended");
 
-    let proxy = desk.0.path().join("docker-proxy");
+    // docker-proxy holds the published port of a container. This one is a shell with the name and the arguments of docker-proxy, which
+    // stops itself, so that it keeps the socket.
+    let proxy = folder.0.path().join("docker-proxy");
     std::os::unix::fs::symlink(program("sh").expect("a shell"), &proxy).expect("a link");
     let socket: OwnedFd = listening().into();
     let mut command = Command::new(&proxy);
     command.args(["-c", "kill -STOP $$; :", "-container-ip", "172.17.0.2", "-container-port", "80"]).stdin(socket);
     let _owner = Owner(command.spawn().expect("started"));
     drop(command);
-    desk.program("docker", "[ \"$*\" = 'ps --filter publish=8080' ]\n");
+    folder.program("docker", "[ \"$*\" = 'ps --filter publish=8080' ]\n");
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
-    desk.run(text(&next(&run.json())[0], "command"));
+    folder.run(text(&next(&run.json())[0], "command"));
     not_checked("`docker stop` and `docker ps` by docker itself: a script did it in the test");
 }
 
@@ -665,9 +677,9 @@ fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {
         return;
     }
     folders();
-    // The file that remains when the mount of a name is gone.
+    // A name of `ip netns` is a mount on a file in /run/netns. This file has no mount, as after the end of a namespace.
     File::create_new("/run/netns/gone").expect("a file");
     let refused = twtool(["list", "--netns", "gone"]).code(2).says("ip netns delete");
-    Desk::new().run("ip netns delete gone");
+    CommandFolder::new().run("ip netns delete gone");
     assert!(!Path::new("/run/netns/gone").exists(), "{refused}");
 }

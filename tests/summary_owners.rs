@@ -1,4 +1,4 @@
-//! `twtool summary --by owner,unit,container`: what made the buckets, with the evidence.
+//! `twtool summary --by owner,unit,container`: the processes, units and containers that made the buckets, with the evidence.
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
@@ -20,12 +20,12 @@ use crate::support::{not_checked, suite};
 
 suite! {
     pure: [
-        options_that_owners_do_not_have_are_refused,
+        recordings_and_unusable_tracers_are_refused,
     ],
     netns: [
         a_tracer_names_the_owners_of_groups,
-        inferences_of_one_process_are_labelled_and_added,
-        buckets_without_evidence_are_a_group_and_are_counted,
+        inferred_owners_are_labelled_and_counted_per_process,
+        buckets_with_unknown_owner_form_one_group,
         groups_agree_with_the_owners_of_a_list,
         processes_of_one_unit_are_one_candidate,
         each_namespace_has_its_own_owners,
@@ -41,7 +41,7 @@ fn lines(document: &Value, group: &str) -> Vec<Value> {
     document["groups"][group]["top"].as_array().unwrap_or_else(|| panic!("no {group}: {document}")).clone()
 }
 
-fn options_that_owners_do_not_have_are_refused() {
+fn recordings_and_unusable_tracers_are_refused() {
     for by in ["owner", "unit", "class,container"] {
         summary(&["--by", by, "--record", "/nowhere/file"]).refused("a recording has no processes");
         summary(&["--by", by, "--replay", "/nowhere/file"]).refused("a recording has no processes");
@@ -72,7 +72,7 @@ fn a_tracer_names_the_owners_of_groups() {
     tracer.stop(Signal::SIGTERM);
 }
 
-fn inferences_of_one_process_are_labelled_and_added() {
+fn inferred_owners_are_labelled_and_counted_per_process() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     bucket_of_client(&server, "127.0.0.1:8080");
@@ -91,7 +91,7 @@ fn inferences_of_one_process_are_labelled_and_added() {
     page.prints("listener?: 2, same-destination?: 1").prints("0 with a known owner, 3 with an inferred one, 0 unknown");
 }
 
-fn buckets_without_evidence_are_a_group_and_are_counted() {
+fn buckets_with_unknown_owner_form_one_group() {
     let run = summary(&["--by", "owner,unit,container", "--json"]).ok();
     let empty = json!({"top": [], "others": 0, "distinct": 0});
     assert_eq!(run.json()["groups"], json!({"owner": empty, "unit": empty, "container": empty}), "{run}");
@@ -163,8 +163,9 @@ impl Drop for Holder {
     }
 }
 
-/// A listener on this address with a bucket of its own. The caller gives it to processes, and drops it.
-fn served(at: &str) -> TcpListener {
+/// Opens a listener on this address that has one bucket, because it has closed a connection first. The caller passes the listener to
+/// other processes and drops its own copy.
+fn listener_with_bucket(at: &str) -> TcpListener {
     let listener = TcpListener::bind(at).expect("a listener");
     let client = TcpStream::connect(at).expect("a connection");
     drop(listener.accept().expect("a connection"));
@@ -172,8 +173,8 @@ fn served(at: &str) -> TcpListener {
     listener
 }
 
-/// Puts a process into a new cgroup of this name. Returns the reason if that is not possible here.
-fn moved(holder: &mut Holder, name: &str) -> Result<(), String> {
+/// Moves the process into a new cgroup with this name. Returns the reason if that is not possible here.
+fn move_to_cgroup(holder: &mut Holder, name: &str) -> Result<(), String> {
     let cgroup = Cgroup::make(name)?;
     let added = cgroup.add(holder.child.id()).map_err(|error| format!("moving a process: {error}"));
     holder.cgroup = Some(cgroup);
@@ -182,18 +183,18 @@ fn moved(holder: &mut Holder, name: &str) -> Result<(), String> {
 
 fn processes_of_one_unit_are_one_candidate() {
     let id = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
-    let web = served("127.0.0.1:8080");
+    let web = listener_with_bucket("127.0.0.1:8080");
     let mut workers = [Holder::of(&web), Holder::of(&web)];
-    let docker_server = served("127.0.0.1:8081");
-    let mut boxed = Holder::of(&docker_server);
+    let docker_server = listener_with_bucket("127.0.0.1:8081");
+    let mut in_container = Holder::of(&docker_server);
     drop((web, docker_server));
     let [first, second] = &mut workers;
-    let ready = moved(first, "web.service")
+    let ready = move_to_cgroup(first, "web.service")
         .and_then(|()| {
             let cgroup = first.cgroup.as_ref().expect("just made");
             cgroup.add(second.child.id()).map_err(|error| format!("moving a process: {error}"))
         })
-        .and_then(|()| moved(&mut boxed, &format!("docker-{id}.scope")));
+        .and_then(|()| move_to_cgroup(&mut in_container, &format!("docker-{id}.scope")));
     if let Err(why) = ready {
         return not_checked(format!("units of buckets: {why}"));
     }
@@ -218,12 +219,12 @@ fn processes_of_one_unit_are_one_candidate() {
 }
 
 fn each_namespace_has_its_own_owners() {
-    // The same port has a listener in each namespace, held by another process.
-    let place = || {
-        let listener = served("127.0.0.1:8080");
+    // Each of the two namespaces has a listener on the same port, and a process of its own holds it.
+    let make_holder = || {
+        let listener = listener_with_bucket("127.0.0.1:8080");
         Holder::of(&listener)
     };
-    let (here, there) = (place(), elsewhere(place));
+    let (here, there) = (make_holder(), elsewhere(make_holder));
     let pids = [here.child.id(), there.child.id()].map(|pid| pid.to_string());
     let run = summary(&["--by", "owner", "--json", "--netns", &pids[0], "--netns", &pids[1]]).ok();
     let found: BTreeMap<String, u64> =
