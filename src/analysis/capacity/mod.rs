@@ -151,10 +151,10 @@ pub fn destinations(
     let connected = sockets.into_outbound();
     let mut found = vec![];
     let unbound = |ends: ConnectionEnds| ConnectionEnds { interface: None, ..ends };
-    for route in connected.chunk_by(|a, b| unbound(a.ends()) == unbound(b.ends())) {
+    for route in connected.chunk_by(|a, b| a.route() == b.route()) {
         // Sockets that are bound to no interface come first in the order.
-        let any_interface = route.partition_point(|one| one.ends().interface.is_none());
-        for group in route.chunk_by(|a, b| a.ends() == b.ends()) {
+        let any_interface = route.partition_point(|one| one.interface().is_none());
+        for group in route.chunk_by(|a, b| a.interface() == b.interface()) {
             let ends = group[0].ends();
             // Sockets that are bound to no interface take ports away from sockets that are bound to one. The opposite is not true.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };

@@ -59,12 +59,15 @@ impl Connected {
         }
     }
 
-    /// A sort key that orders by [`ConnectionEnds`] and then by local port. It is cheaper than a key that contains
-    /// [`ConnectionEnds`].
-    fn order(&self) -> (bool, u128, u128, Port, Option<NonZeroU32>, Port) {
+    /// [`Self::ends`] without the interface. It is cheaper to compare than [`ConnectionEnds`].
+    pub(super) fn route(&self) -> (bool, u128, u128, Port) {
         let tuple = &self.tuple;
-        let ipv6 = !tuple.family.ipv4_on_the_wire();
-        (ipv6, tuple.local_bits(), tuple.remote_bits(), tuple.remote_port(), self.interface, tuple.local_port())
+        (!tuple.family.ipv4_on_the_wire(), tuple.local_bits(), tuple.remote_bits(), tuple.remote_port())
+    }
+
+    /// The interface to which the socket is bound.
+    pub(super) const fn interface(&self) -> Option<NonZeroU32> {
+        self.interface
     }
 
     pub(super) const fn port(&self) -> Port {
@@ -168,21 +171,25 @@ impl RangeSockets {
     /// [`Self::of_unknown_direction`] connections are left out.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
-        let direction =
-            |one: &Connected| direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
-        connected.retain(|one| direction(one) != Direction::Inbound && !self.has_unknown_direction(one));
         // With an ephemeral port on both ends and no listener, the direction is unknown. A server whose listener has closed has
         // many remote ports for one local port, and a client has many local ports for one remote port.
-        let doubtful = |one: &Connected| direction(one) == Direction::Unknown;
+        let mut doubtful = vec![];
+        connected.retain(|one| {
+            let direction = direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
+            if direction == Direction::Unknown && !self.has_unknown_direction(one) {
+                doubtful.push(*one);
+            }
+            direction == Direction::Outbound
+        });
         let (mut by_local, mut by_remote) = (HashMap::new(), HashMap::new());
         let near = |one: &Connected| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());
         let far = |one: &Connected| (one.tuple.local_bits(), one.tuple.remote_port(), one.tuple.remote_bits());
-        for one in connected.iter().filter(|one| doubtful(one)) {
+        for one in &doubtful {
             *by_local.entry(near(one)).or_insert(0_u32) += 1;
             *by_remote.entry(far(one)).or_insert(0_u32) += 1;
         }
-        connected.retain(|one| !doubtful(one) || by_local.get(&near(one)) <= by_remote.get(&far(one)));
-        connected.sort_unstable_by_key(Connected::order);
+        connected.extend(doubtful.iter().filter(|one| by_local.get(&near(one)) <= by_remote.get(&far(one))));
+        connected.sort_unstable_by_key(|one| (one.route(), one.interface, one.port()));
         connected
     }
 }
