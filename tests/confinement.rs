@@ -21,6 +21,7 @@ suite! {
     ],
     netns: [
         a_replay_is_confined_before_it_reads_the_recording,
+        a_replay_works_if_getrandom_is_refused,
         the_exporter_is_confined_and_answers,
         a_confined_exporter_removes_its_unix_socket,
         the_exporter_adds_nothing_to_a_filter_that_it_inherits,
@@ -102,6 +103,25 @@ fn a_replay_is_confined_before_it_reads_the_recording() {
         assert_eq!(after.iter().find(refused), None, "{args:?}");
     }
     assert_eq!(twtool(["list", "--fin-wait-2", "--replay", &one]).ok().stdout, list.stdout);
+}
+
+fn a_replay_works_if_getrandom_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recording = folder.path().join("one").into_os_string().into_string().expect("UTF-8");
+    let server = listen("127.0.0.1:8080");
+    bucket_of_server(&server, "127.0.0.1:8080");
+    let list = twtool(["list", "--record", &recording]).ok().stdout;
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        std::thread::spawn({
+            let (recording, list) = (recording.clone(), list.clone());
+            move || {
+                refuse(libc::SYS_getrandom, None, errno);
+                assert_eq!(twtool(["list", "--replay", &recording]).ok().stdout, list, "errno {errno}");
+            }
+        })
+        .join()
+        .expect("the replay prints the list");
+    }
 }
 
 fn the_exporter_is_confined_and_answers() {

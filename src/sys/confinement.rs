@@ -18,6 +18,7 @@
 //! refuses a part of it leaves the program without that part, because confinement is the second line of defence.
 
 use std::collections::BTreeMap;
+use std::hash::RandomState;
 use std::path::Path;
 
 use landlock::{
@@ -44,6 +45,7 @@ pub struct InForce {
 /// Confines this process to reading one file and to the descriptors that it has.
 #[must_use]
 pub fn for_replay(recording: &Path) -> InForce {
+    seed_hash_maps();
     // Root reads the recording of another user.
     let _ = capabilities::keep_only(&[Need::ReadingFiles]);
     confine(&[recording], &[EXPORTER_CALLS])
@@ -85,8 +87,15 @@ pub fn for_tracing() {
 #[cfg(feature = "exporter")]
 #[must_use]
 pub fn for_requests(folders: &[&Path]) -> InForce {
+    seed_hash_maps();
     let landlock = restrict_access(&[Path::new("/proc")], folders).ok().flatten();
     InForce { landlock, seccomp: refuse_calls(&[REQUEST_CALLS], &[]).is_ok() }
+}
+
+/// Makes std prepare the seeds of hash maps. If getrandom(2) is refused, std opens `/dev/urandom`, keeps it open, and panics if it
+/// cannot be opened. A confined thread cannot open it.
+fn seed_hash_maps() {
+    let _ = RandomState::new();
 }
 
 fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
