@@ -30,18 +30,20 @@ pub struct OwnerGroup {
 
 /// The buckets with an owner, by process, unit or container.
 #[derive(Clone, Debug)]
-pub(super) struct OwnerCounts {
+pub struct OwnerCounts {
     by: By,
     groups: BTreeMap<Key, OwnerGroup>,
 }
 
 impl OwnerCounts {
-    pub(super) const fn new(by: By) -> Self {
+    /// No buckets yet.
+    #[must_use]
+    pub const fn new(by: By) -> Self {
         Self { by, groups: BTreeMap::new() }
     }
 
     /// Adds buckets that have the same owner.
-    pub(super) fn add(&mut self, owner: &Owner, count: Count) {
+    pub fn add(&mut self, owner: &Owner, count: Count) {
         let by = self.by;
         let key = |facts: &MakerFacts| match by {
             By::Unit => Key::of_unit(facts),
@@ -76,7 +78,8 @@ impl OwnerCounts {
     }
 
     /// The groups in the order of their keys. The rest of `all` buckets has no evidence, and is in the group of [`Key::Unknown`].
-    pub(super) fn groups(&self, all: Count) -> Vec<OwnerGroup> {
+    #[must_use]
+    pub fn groups(&self, all: Count) -> Vec<OwnerGroup> {
         let mut counts = self.clone();
         let mut rest = all;
         self.groups.values().for_each(|group| rest -= group.count);

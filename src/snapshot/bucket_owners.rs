@@ -9,21 +9,26 @@
 //!
 //! [`find`] returns the owner of each row, and [`count`] counts them for a summary.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
+use super::recent_closes::{self, RecentClose};
 use super::{Answer, Choice, Namespaces, PassOn, Snapshot, SnapshotError, Summarized};
 use crate::analysis::doctor::MadeBuckets;
 use crate::analysis::groups::{By, Count};
+use crate::analysis::makers;
+use crate::analysis::owner_counts::{OwnerCounts, OwnerGroup};
 use crate::filter::Filter;
-use crate::model::close::{MakerFacts, Role};
+use crate::model::close::{MakerFacts, Method, Role};
 use crate::model::facts::Facts;
 use crate::model::owner::{Evidence, Owner};
 use crate::model::port::Port;
@@ -39,6 +44,9 @@ const MOST: u64 = 256 << 20;
 /// What a tracer reports about a bucket, as a line of JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TracedLine {
+    /// [`RecentClose::number`]. Tracers of twtool 0.2 do not send it.
+    #[serde(default)]
+    pub number: u64,
     /// The cookie, in decimal digits.
     pub cookie: String,
     /// The pid.
@@ -59,9 +67,16 @@ pub struct TracedLine {
 /// The owners that a tracer has recorded, and the roles in which they had the connections, by cookie.
 #[derive(Debug, Default)]
 pub struct Traced {
-    owners: HashMap<Cookie, (Owner, Role)>,
+    owners: HashMap<Cookie, (Owner, Role), RandomState>,
+    /// The numbers and the cookies, the oldest first.
+    order: VecDeque<(u64, Cookie)>,
+    /// Owners of many buckets share their facts.
+    shared: HashMap<SharedKey, Arc<[MakerFacts]>, RandomState>,
     of_a_tracer: bool,
 }
+
+/// Pid, whether it belongs to the own pid namespace, name, and cgroup.
+type SharedKey = (u32, bool, String, Option<String>);
 
 impl Traced {
     /// Asks the tracer that serves this socket.
@@ -69,25 +84,77 @@ impl Traced {
     /// # Errors
     /// No tracer serves it, or the answer cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
-        Self::parse(&owner_socket::read(path, MOST)?)
+        Self::read_since(path, 0)
+    }
+
+    /// Asks for the closes with larger numbers than this one.
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub fn read_since(path: &Path, number: u64) -> io::Result<Self> {
+        Self::parse(&owner_socket::read(path, number, MOST)?)
     }
 
     fn parse(bytes: &[u8]) -> io::Result<Self> {
-        let mut owners = HashMap::new();
-        let mut shared: HashMap<(u32, String, Option<String>), Arc<[MakerFacts]>> = HashMap::new();
+        let mut traced = Self { of_a_tracer: true, ..Self::default() };
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let TracedLine { cookie, pid, own_pid_namespace, comm, cgroup, method, role } =
+            let TracedLine { number, cookie, pid, own_pid_namespace, comm, cgroup, method, role } =
                 serde_json::from_slice(line)?;
             let Some(cookie) = cookie.parse().ok().and_then(Cookie::new) else { continue };
-            let candidates = shared.entry((pid, comm.clone(), cgroup.clone())).or_insert_with(|| {
-                Arc::new([MakerFacts { pid, own_pid_namespace, comm, cgroup, ..MakerFacts::default() }])
-            });
-            let evidence = if method == "bpf" { Evidence::Traced } else { Evidence::Sampled };
+            let evidence = if method == Method::Bpf.name() { Evidence::Traced } else { Evidence::Sampled };
             let role = [Role::Accepted, Role::Connected].into_iter().find(|one| one.name() == role);
-            let owner = Owner { candidates: Arc::clone(candidates), evidence };
-            owners.insert(cookie, (owner, role.unwrap_or(Role::Unknown)));
+            let key = (pid, own_pid_namespace, comm, cgroup);
+            traced.insert(number, cookie, key, evidence, role.unwrap_or(Role::Unknown));
         }
-        Ok(Self { owners, of_a_tracer: true })
+        Ok(traced)
+    }
+
+    fn insert(&mut self, number: u64, cookie: Cookie, key: SharedKey, evidence: Evidence, role: Role) {
+        let candidates = self.shared.entry(key).or_insert_with_key(|(pid, own_pid_namespace, comm, cgroup)| {
+            let (pid, own_pid_namespace) = (*pid, *own_pid_namespace);
+            let (comm, cgroup) = (comm.clone(), cgroup.clone());
+            Arc::new([MakerFacts { pid, own_pid_namespace, comm, cgroup, ..MakerFacts::default() }])
+        });
+        let owner = Owner { candidates: Arc::clone(candidates), evidence };
+        self.owners.insert(cookie, (owner, role));
+        self.order.push_back((number, cookie));
+    }
+
+    /// Adds closes of a tracer in this program.
+    pub fn add(&mut self, closes: Vec<RecentClose>) {
+        for RecentClose { number, cookie, facts, method, role } in closes {
+            let evidence = if method == Method::Bpf { Evidence::Traced } else { Evidence::Sampled };
+            let key = (facts.pid, facts.own_pid_namespace, facts.comm.clone(), facts.cgroup.clone());
+            self.insert(number, cookie, key, evidence, role);
+        }
+    }
+
+    /// Adds what a tracer has answered later.
+    pub fn append(&mut self, newer: Self) {
+        let Self { mut owners, order, .. } = newer;
+        for (number, cookie) in order {
+            let Some((owner, role)) = owners.remove(&cookie) else { continue };
+            let MakerFacts { pid, own_pid_namespace, comm, cgroup, .. } = owner.process();
+            let key = (*pid, *own_pid_namespace, comm.clone(), cgroup.clone());
+            self.insert(number, cookie, key, owner.evidence, role);
+        }
+    }
+
+    /// Removes the closes that are too old, and those that exceed the maximum. `now` is the time of CLOCK_MONOTONIC.
+    pub fn forget(&mut self, now: Duration) {
+        let oldest = recent_closes::nanoseconds(now.saturating_sub(recent_closes::KEPT));
+        let old = self.order.partition_point(|(number, _)| *number < oldest);
+        let old = old.max(self.order.len().saturating_sub(recent_closes::MOST));
+        for (_, cookie) in self.order.drain(..old) {
+            self.owners.remove(&cookie);
+        }
+        self.shared.retain(|_, facts| Arc::strong_count(facts) > 1);
+    }
+
+    /// The largest number of a close.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.order.back().map_or(0, |(number, _)| *number)
     }
 
     /// Whether a tracer has answered.
@@ -102,15 +169,49 @@ impl Traced {
         self.owners.is_empty()
     }
 
-    fn owner(&self, row: &Row) -> Option<Owner> {
-        self.owners.get(&row.bucket.cookie?).map(|(owner, _)| owner.clone())
+    /// Whether a process has a pid of another pid namespace.
+    #[must_use]
+    pub fn has_foreign_pids(&self) -> bool {
+        self.shared.keys().any(|(_, own, ..)| !own)
+    }
+
+    /// The owner of a bucket.
+    #[must_use]
+    pub fn owner(&self, row: &Row) -> Option<&Owner> {
+        self.owners.get(&row.bucket.cookie?).map(|(owner, _)| owner)
+    }
+
+    /// Counts these buckets by the process that made them. Buckets without a recorded close are in the group of the unknown process.
+    #[must_use]
+    pub fn groups<'a>(&self, rows: impl Iterator<Item = &'a Row>) -> Vec<OwnerGroup> {
+        let mut all = Count::default();
+        let owned = rows.filter_map(|row| {
+            all.add(row.bucket.fin_wait_2);
+            Some((row, self.owner(row)?))
+        });
+        let mut counts = OwnerCounts::new(makers::By::Process);
+        each_owner(owned, |owner, count| counts.add(owner, count));
+        counts.groups(all)
     }
 
     /// The process that closed the connection, and its role. Only a fact counts, not a sample.
-    fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
+    #[must_use]
+    pub fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
         let (owner, role) = self.owners.get(&row.bucket.cookie?)?;
         (owner.evidence == Evidence::Traced).then(|| (owner.process(), *role))
     }
+}
+
+/// Passes on each owner with the number of its buckets. Buckets of one owner share its facts, so most buckets only need a
+/// comparison of pointers.
+fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: impl FnMut(&Owner, Count)) {
+    let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, Count)> = HashMap::new();
+    for (row, owner) in owned {
+        let key = (owner.candidates.as_ptr(), owner.evidence);
+        let (_, count) = counts.entry(key).or_insert_with(|| (owner, Count::default()));
+        count.add(row.bucket.fin_wait_2);
+    }
+    counts.into_values().for_each(|(owner, count)| each(owner, count));
 }
 
 /// The live sockets of a network namespace that are evidence for the owners of its buckets.
@@ -168,7 +269,7 @@ pub fn find(
     facts: &[Facts],
     traced: &Traced,
 ) -> Result<Answer<Vec<Option<Owner>>>, SnapshotError> {
-    let mut found: Vec<Option<Owner>> = rows.iter().map(|row| traced.owner(row)).collect();
+    let mut found: Vec<Option<Owner>> = rows.iter().map(|row| traced.owner(row).cloned()).collect();
     if found.iter().all(Option::is_some) {
         return Ok(Answer::whole(found));
     }
@@ -234,16 +335,11 @@ pub fn count(
 ) -> Result<Answer<()>, SnapshotError> {
     let rows = summarized.rows();
     let found = find(namespaces, &rows, &summarized.facts, traced)?;
-    // Buckets of one owner share its facts, so most buckets only need a comparison of pointers.
-    let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, Count)> = HashMap::new();
-    for (row, owner) in rows.iter().zip(&found.value) {
-        let Some(owner) = owner else { continue };
-        let (_, count) =
-            counts.entry((owner.candidates.as_ptr(), owner.evidence)).or_insert_with(|| (owner, Count::default()));
-        count.add(row.bucket.fin_wait_2);
-    }
-    for (owner, count) in counts.into_values() {
-        summarized.add_owner(owner, count);
+    let owned = rows.iter().zip(&found.value).filter_map(|(row, owner)| Some((*row, owner.as_ref()?)));
+    let mut counted = vec![];
+    each_owner(owned, |owner, count| counted.push((owner.clone(), count)));
+    for (owner, count) in counted {
+        summarized.add_owner(&owner, count);
     }
     Ok(found.map(|_| ()))
 }
@@ -286,5 +382,26 @@ mod tests {
         );
         assert!(Traced::parse(b"{\"cookie\":1}\n").is_err());
         assert!(Traced::parse(b"").is_ok_and(|traced| traced.is_empty()));
+    }
+
+    #[test]
+    fn later_answers_are_added_and_old_closes_are_forgotten() {
+        let line = |number: u64, cookie: u64| {
+            format!(
+                "{{\"number\":{number},\"cookie\":\"{cookie}\",\"pid\":7,\"own_pid_namespace\":false,\"comm\":\"web\",\
+                 \"cgroup\":null,\"method\":\"sampled\"}}\n"
+            )
+        };
+        let second = 1_000_000_000;
+        let mut traced = Traced::parse((line(second, 1) + &line(2 * second, 2)).as_bytes()).expect("lines");
+        assert_eq!(traced.newest(), 2 * second);
+        traced.append(Traced::parse(line(9 * second, 3).as_bytes()).expect("a line"));
+        assert_eq!((traced.newest(), traced.owners.len(), traced.shared.len()), (9 * second, 3, 1));
+        assert!(traced.has_foreign_pids());
+        traced.forget(recent_closes::KEPT + Duration::from_secs(2));
+        assert_eq!((traced.owners.len(), traced.order.len()), (2, 2), "the first one is 121 s old");
+        traced.forget(recent_closes::KEPT + Duration::from_secs(99));
+        assert!(traced.is_empty() && traced.shared.is_empty() && !traced.has_foreign_pids());
+        assert_eq!(traced.newest(), 0);
     }
 }

@@ -4,17 +4,17 @@
 //! read: the command line, the path of the cgroup, the names of users and of network namespaces. A process that has ended
 //! meanwhile keeps the names that the kernel reported.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bucket_owners::TracedLine;
 use super::error::BadValue;
+use super::recent_closes::{RecentClose, RecentCloses};
 use super::sampled::Sampler;
 use super::{Answer, Namespaces, Selection, SnapshotError};
 use crate::filter::Filter;
@@ -22,7 +22,7 @@ use crate::model::close::{Close, CloseTotals, Maker, MakerFacts, Method, Outcome
 use crate::model::facts::Facts;
 use crate::model::interfaces::Interfaces;
 use crate::model::row::{Direction, Row};
-use crate::model::socket::{Cookie, TimeWaitBucket};
+use crate::model::socket::TimeWaitBucket;
 use crate::model::user::User;
 use crate::source;
 use crate::sys::bpf::Wakes;
@@ -45,15 +45,20 @@ pub type OnClose<'a> = dyn FnMut(Close, &Facts) -> ControlFlow<()> + 'a;
 /// Follows the closes in every network namespace, or in selected ones.
 pub struct Closes {
     engine: Engine,
-    interrupts: Interrupts,
+    /// `None` if another part of the program reads the signals.
+    interrupts: Option<Interrupts>,
     filter: Filter,
     /// The inode numbers of the selected namespaces; `None` selects all.
     selected: Option<BTreeSet<u64>>,
     namespaces: NamespaceFacts,
     makers: Makers,
     totals: CloseTotals,
-    served: Option<Served>,
+    served: Option<OwnerSocket>,
+    /// The closes that readers of the socket, or of another thread, get.
+    recent: Option<RecentCloses>,
     lacks_privilege: bool,
+    /// When the closes were read last (CLOCK_MONOTONIC). All earlier closes have been passed on.
+    read_at: Duration,
     /// Measures the time since tracing began.
     began: Stopwatch,
 }
@@ -106,8 +111,7 @@ impl Closes {
             (None, Some(_)) => vec![],
         };
         let engine = if let Some(tracer) = tracer {
-            let wakes = Wakes::new(tracer.as_fd(), &interrupts).map_err(SnapshotError::Observer)?;
-            Engine::Bpf { tracer, wakes }
+            Engine::bpf(tracer, Some(&interrupts))?
         } else {
             let mut sampler = Sampler::new(namespaces.unwrap_or_else(Namespaces::own));
             // The buckets of the first sample were made before the start.
@@ -115,19 +119,41 @@ impl Closes {
             Engine::Sampled(sampler)
         };
         let closes = Self {
-            engine,
-            interrupts,
             filter,
             selected,
+            lacks_privilege: refusal.is_some_and(|why| why.is_about_privilege()),
+            ..Self::new(engine, Some(interrupts), own)
+        };
+        let complete = warnings.is_empty();
+        Ok(Answer { complete, about_words, warnings, ..Answer::whole(closes) })
+    }
+
+    /// Starts to trace every network namespace with BPF, for a program that reads its signals itself. The owners of the closes are
+    /// added to `recent`.
+    ///
+    /// # Errors
+    /// Closes cannot be traced here.
+    #[cfg(feature = "watch")]
+    pub fn start_in_background(recent: RecentCloses) -> Result<Self, SnapshotError> {
+        let engine = Engine::bpf(Tracer::start()?, None)?;
+        Ok(Self { recent: Some(recent), ..Self::new(engine, None, source::kernel_facts()) })
+    }
+
+    fn new(engine: Engine, interrupts: Option<Interrupts>, own: Facts) -> Self {
+        Self {
+            engine,
+            interrupts,
+            filter: Filter::TRUE,
+            selected: None,
             namespaces: NamespaceFacts::new(own),
             makers: Makers::new(),
             totals: CloseTotals::default(),
             served: None,
-            lacks_privilege: refusal.is_some_and(|why| why.is_about_privilege()),
+            recent: None,
+            lacks_privilege: false,
+            read_at: Duration::ZERO,
             began: Stopwatch::start(),
-        };
-        let complete = warnings.is_empty();
-        Ok(Answer { complete, about_words, warnings, ..Answer::whole(closes) })
+        }
     }
 
     /// Whether closes are found by samples because a capability is missing.
@@ -151,7 +177,8 @@ impl Closes {
     /// The socket cannot be made.
     pub fn serve(&mut self, path: &Path) -> Result<(), SnapshotError> {
         let failed = |error: io::Error| BadValue::new(&path.display(), "--serve <SOCKET>", &error.to_string());
-        self.served = Some(Served::new(OwnerSocket::open(path).map_err(failed)?));
+        self.served = Some(OwnerSocket::open(path).map_err(failed)?);
+        self.recent = Some(RecentCloses::default());
         Ok(())
     }
 
@@ -180,21 +207,26 @@ impl Closes {
     /// A system call failed.
     pub fn next(&mut self, time: Duration, each: &mut OnClose) -> Result<Option<Signal>, SnapshotError> {
         let failed = |source| TraceError::Failed { call: "reading closes", source };
-        let signal = match &self.engine {
+        let left = match &self.engine {
             Engine::Bpf { wakes, .. } => {
                 wakes.wait(time.min(INTERVAL)).map_err(failed)?;
-                self.interrupts.wait(Duration::ZERO).map_err(failed)?
+                Duration::ZERO
             }
-            Engine::Sampled(sampler) => self.interrupts.wait(time.min(sampler.interval())).map_err(failed)?,
+            Engine::Sampled(sampler) => time.min(sampler.interval()),
         };
+        let signal = self.interrupts.as_ref().map(|interrupts| interrupts.wait(left)).transpose().map_err(failed)?;
         // Accept the readers first, so that each one receives every close from before its request.
-        let served = self.served.as_ref().map(|served| served.socket.readers()).transpose();
+        let served = self.served.as_ref().map(OwnerSocket::readers).transpose();
         let readers = served.map_err(failed)?.unwrap_or_default();
         self.drain(each)?;
-        if let Some(served) = &mut self.served {
-            served.answer(readers, self.began.elapsed()).map_err(failed)?;
+        if let Some(recent) = &self.recent {
+            recent.forget(clock::monotonic());
+            for (reader, socket) in readers.into_iter().zip(self.served.iter().cycle()) {
+                let recent = recent.clone();
+                socket.answer(reader, move |newest| lines(&recent, newest)).map_err(failed)?;
+            }
         }
-        Ok(signal)
+        Ok(signal.flatten())
     }
 
     /// Delivers a signal that [`Self::next`] returned.
@@ -205,7 +237,14 @@ impl Closes {
         let Self { interrupts, served, .. } = self;
         // The signal ends twtool without running destructors, and the socket is a file.
         drop(served);
-        interrupts.let_through(signal)
+        interrupts.map_or(Ok(()), |interrupts| interrupts.let_through(signal))
+    }
+
+    /// When the closes were read last (CLOCK_MONOTONIC). [`Self::next`] has passed on all earlier closes.
+    #[cfg(feature = "watch")]
+    #[must_use]
+    pub const fn read_at(&self) -> Duration {
+        self.read_at
     }
 
     /// The number of closes so far.
@@ -215,14 +254,16 @@ impl Closes {
     }
 
     fn drain(&mut self, each: &mut OnClose) -> Result<(), SnapshotError> {
-        let Self { engine, filter, selected, namespaces, makers, totals, served, began, .. } = self;
-        let elapsed = began.elapsed();
+        // Both clocks are read together. The real-time clock can be set while twtool runs.
+        let (now, monotonic) = (clock::now(), clock::monotonic());
+        self.read_at = monotonic;
+        let Self { engine, filter, selected, namespaces, makers, totals, recent, .. } = self;
         let mut flow = ControlFlow::Continue(());
         let mut add = |close: Close, facts: &Facts| {
             totals.seen += 1;
             totals.named += u64::from(close.maker.is_some());
-            if let Some(served) = served {
-                served.add(&close, elapsed);
+            if let Some(recent) = recent {
+                recent.add(&close, monotonic);
             }
             if flow.is_continue() && filter.accepts(&row(&close)) {
                 flow = each(close, facts);
@@ -232,8 +273,6 @@ impl Closes {
             Engine::Sampled(sampler) => return sampler.sample(&mut |close, facts| add(close, facts)),
             Engine::Bpf { tracer, .. } => tracer,
         };
-        // Both clocks are read together. The real-time clock can be set while twtool runs.
-        let (now, monotonic) = (clock::now(), clock::monotonic());
         tracer.drain(&mut |record| {
             let at = time_of(&record, now, monotonic);
             let inode = u64::from(record.netns);
@@ -253,56 +292,32 @@ impl Closes {
 const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
                        the namespaces of --netns; certain is true only if one process had the socket open";
 
-/// The owners of recent closes, and the socket that serves them.
-struct Served {
-    socket: OwnerSocket,
-    /// When each close was seen, its cookie, its process and the role.
-    recent: VecDeque<(Duration, Cookie, Arc<MakerFacts>, Method, Role)>,
+impl Engine {
+    fn bpf(tracer: Tracer, interrupts: Option<&Interrupts>) -> Result<Self, SnapshotError> {
+        let wakes = Wakes::new(tracer.as_fd(), interrupts).map_err(SnapshotError::Observer)?;
+        Ok(Self::Bpf { tracer, wakes })
+    }
 }
 
-impl Served {
-    /// The maximum number of closes that are kept. They take at most 12 MiB.
-    const MOST: usize = 256 * 1024;
-    /// Twice as long as a bucket lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
-    const KEPT: Duration = Duration::from_secs(120);
-
-    fn new(socket: OwnerSocket) -> Self {
-        Self { socket, recent: VecDeque::new() }
+/// What a reader of the socket receives: a line for each close with a larger number than this one.
+fn lines(recent: &RecentCloses, newest: u64) -> Vec<u8> {
+    let mut text = vec![];
+    for RecentClose { number, cookie, facts, method, role } in recent.since(newest) {
+        let line = TracedLine {
+            number,
+            cookie: cookie.to_string(),
+            pid: facts.pid,
+            own_pid_namespace: facts.own_pid_namespace,
+            comm: facts.comm.clone(),
+            cgroup: facts.cgroup.clone(),
+            method: method.name().to_owned(),
+            role: role.name().to_owned(),
+        };
+        // Writing to memory cannot fail.
+        let _ = serde_json::to_writer(&mut text, &line);
+        text.push(b'\n');
     }
-
-    fn add(&mut self, close: &Close, elapsed: Duration) {
-        let (Some(cookie), Some(maker)) = (close.cookie, &close.maker) else { return };
-        if self.recent.len() >= Self::MOST {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((elapsed, cookie, Arc::clone(&maker.facts), close.method, close.role));
-    }
-
-    fn answer(&mut self, readers: Vec<UnixStream>, elapsed: Duration) -> io::Result<()> {
-        while self.recent.front().is_some_and(|(seen, ..)| *seen + Self::KEPT < elapsed) {
-            self.recent.pop_front();
-        }
-        readers.into_iter().try_for_each(|reader| self.socket.answer(reader, self.lines()))
-    }
-
-    fn lines(&self) -> Vec<u8> {
-        let mut text = vec![];
-        for (_, cookie, facts, method, role) in &self.recent {
-            let line = TracedLine {
-                cookie: cookie.to_string(),
-                pid: facts.pid,
-                own_pid_namespace: facts.own_pid_namespace,
-                comm: facts.comm.clone(),
-                cgroup: facts.cgroup.clone(),
-                method: method.name().to_owned(),
-                role: role.name().to_owned(),
-            };
-            // Writing to memory cannot fail.
-            let _ = serde_json::to_writer(&mut text, &line);
-            text.push(b'\n');
-        }
-        text
-    }
+    text
 }
 
 /// The time of a record on the real-time clock.

@@ -97,6 +97,13 @@ impl SnapshotError {
         }
     }
 
+    /// Whether closes cannot be traced because a capability is missing.
+    #[cfg(feature = "trace")]
+    #[must_use]
+    pub const fn lacks_privilege(&self) -> bool {
+        matches!(self, Self::Trace(error) if error.is_about_privilege())
+    }
+
     /// Whether the selection caused the error, so that another selection can succeed.
     #[must_use]
     pub const fn is_about_the_selection(&self) -> bool {

@@ -20,7 +20,8 @@
 //! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
 //! Other modules do more than answer one question: `port_watch` waits for a port, `call` watches the socket calls of a program,
 //! `removal` removes sockets and verifies that they are gone, `bucket_sample` samples buckets repeatedly, `closes` follows closes, and
-//! `bucket_owners` finds the processes of buckets.
+//! `bucket_owners` finds the processes of buckets. `recent_closes` and `owner_feed` pass what a tracer records to other programs and to
+//! the screen of `watch`.
 
 #[cfg(feature = "cli")]
 pub mod bucket_owners;
@@ -39,10 +40,14 @@ mod holders;
 pub mod names;
 pub mod namespaces;
 pub mod ordered_rows;
+#[cfg(feature = "watch")]
+pub mod owner_feed;
 pub mod port;
 pub mod port_use;
 pub mod port_watch;
 pub mod query;
+#[cfg(feature = "cli")]
+pub mod recent_closes;
 pub mod removal;
 #[cfg(feature = "trace")]
 mod sampled;

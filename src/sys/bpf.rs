@@ -361,14 +361,16 @@ impl AsFd for Ring {
 pub struct Wakes(Epoll);
 
 impl Wakes {
-    /// Prepares to wait for the ring buffer and for signals.
+    /// Prepares to wait for the ring buffer and for signals, if another part of the program does not read them.
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub fn new(ring: BorrowedFd<'_>, interrupts: &Interrupts) -> io::Result<Self> {
+    pub fn new(ring: BorrowedFd<'_>, interrupts: Option<&Interrupts>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(ring, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
-        epoll.add(interrupts.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
+        if let Some(interrupts) = interrupts {
+            epoll.add(interrupts.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
+        }
         Ok(Self(epoll))
     }
 

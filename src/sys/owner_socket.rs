@@ -1,8 +1,11 @@
-//! A Unix socket that serves the owners that a tracer has recorded, and its reader. A reader that connects receives all owners, and
-//! then the end of the stream.
+//! A Unix socket that serves the owners that a tracer has recorded, and its reader.
+//!
+//! 1. A reader connects, sends `since NUMBER`, and ends its side of the stream. Readers of twtool 0.2 send nothing.
+//! 2. The tracer sends the owners of the closes with larger numbers, or of all closes, and then the end of the stream.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,6 +22,12 @@ const MOST_READERS: usize = 4;
 
 /// The time limit for each read and write. Without it, a reader that stops reading would keep memory in use.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for the request of a reader. Readers of twtool 0.2 send none.
+const REQUEST: Duration = Duration::from_millis(200);
+
+/// The word before the number in a request.
+const SINCE: &str = "since ";
 
 /// A socket that answers readers.
 pub struct OwnerSocket {
@@ -76,18 +85,24 @@ impl OwnerSocket {
         Ok(readers)
     }
 
-    /// Writes the answer to a reader on another thread, so a slow reader does not delay the caller.
+    /// Reads the request of a reader, and writes the answer. Both happen on another thread, so a slow reader does not delay the
+    /// caller. `answer` gets the number of the request, or 0.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn answer(&self, mut reader: UnixStream, text: Vec<u8>) -> io::Result<()> {
+    pub fn answer(
+        &self,
+        mut reader: UnixStream,
+        answer: impl FnOnce(u64) -> Vec<u8> + Send + 'static,
+    ) -> io::Result<()> {
         let busy = Arc::clone(&self.busy);
         busy.fetch_add(1, Ordering::Relaxed);
         let write = move || {
             // Errors are ignored: the reader may have closed the connection.
             let _ = reader.set_nonblocking(false);
+            let _ = reader.set_read_timeout(Some(REQUEST));
             let _ = reader.set_write_timeout(Some(PATIENCE));
-            let _ = reader.write_all(&text);
+            let _ = reader.write_all(&answer(request(&reader)));
             busy.fetch_sub(1, Ordering::Relaxed);
         };
         let started = std::thread::Builder::new().name("reader".into()).spawn(write);
@@ -106,12 +121,25 @@ impl Drop for OwnerSocket {
     }
 }
 
-/// Reads the owners that a tracer serves on this socket, at most this number of bytes.
+/// The number in the request of a reader.
+fn request(reader: &UnixStream) -> u64 {
+    let mut text = String::new();
+    // If the reader sends nothing, this ends with an error after the time limit.
+    let _ = reader.take(64).read_to_string(&mut text);
+    text.strip_prefix(SINCE).and_then(|number| number.trim_end().parse().ok()).unwrap_or(0)
+}
+
+/// Reads the owners that a tracer serves on this socket, of closes with larger numbers than `number`, and at most this number of
+/// bytes.
 ///
 /// # Errors
 /// No tracer serves the socket, the tracer does not answer in time, or it sends more bytes.
-pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let stream = retry(|| UnixStream::connect(path))?;
+pub fn read(path: &Path, number: u64, most: u64) -> io::Result<Vec<u8>> {
+    let mut stream = retry(|| UnixStream::connect(path))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // Errors are ignored: a tracer of twtool 0.2 does not read the request, and may have sent all owners and closed already.
+    let _ = writeln!(stream, "{SINCE}{number}");
+    let _ = stream.shutdown(Shutdown::Write);
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut bytes = vec![];
     stream.take(most + 1).read_to_end(&mut bytes)?;
@@ -134,19 +162,28 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         assert!(OwnerSocket::open(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
         // The attempt to open it again has left a connection, which is answered first.
-        let reader = {
-            let path = path.clone();
-            std::thread::spawn(move || read(&path, 100).expect("an answer"))
+        let old = || {
+            let mut bytes = vec![];
+            UnixStream::connect(&path).expect("a socket").read_to_end(&mut bytes).expect("an answer");
+            bytes
         };
-        while !reader.is_finished() {
-            for waiting in socket.readers().expect("readers") {
-                socket.answer(waiting, b"all".to_vec()).expect("answered");
+        let answers = std::thread::scope(|scope| {
+            let readers = [
+                scope.spawn(|| read(&path, 7, 100).expect("an answer")),
+                scope.spawn(|| read(&path, 0, 100).expect("an answer")),
+                scope.spawn(old),
+            ];
+            while readers.iter().any(|reader| !reader.is_finished()) {
+                for waiting in socket.readers().expect("readers") {
+                    socket.answer(waiting, |number| format!("from {number}").into_bytes()).expect("answered");
+                }
             }
-        }
-        assert_eq!(reader.join().expect("a reader"), b"all");
+            readers.map(|reader| String::from_utf8(reader.join().expect("a reader")).expect("text"))
+        });
+        assert_eq!(answers, ["from 7", "from 0", "from 0"]);
         drop(socket);
         assert!(!path.exists());
-        assert!(read(&path, 100).is_err());
+        assert!(read(&path, 0, 100).is_err());
     }
 
     #[test]

@@ -45,6 +45,13 @@ impl MadeBuckets {
         *self.made.entry((Key::of_program(facts), role)).or_default().entry(remote).or_default() += 1;
     }
 
+    /// What the check has found, and its advice.
+    #[must_use]
+    pub fn conclusions(&self) -> Vec<String> {
+        let Check { finding, help, .. } = check(self);
+        finding.into_iter().chain(help.advice).collect()
+    }
+
     /// The programs, the one with the most buckets first.
     fn programs(&self) -> Vec<Made<'_>> {
         let mut programs = vec![];

@@ -1,0 +1,211 @@
+//! Follows what a tracer records about the owners of buckets, for a program that reads the buckets again and again.
+//!
+//! ```text
+//!   twtool trace --serve SOCKET  --- closes since the last update --->  OwnerFeed  --->  Traced, which the drawing thread shares
+//!   an own tracer, on a thread   --- closes since the last update --->
+//! ```
+//!
+//! A served tracer is asked at each update, so it is also found if it starts later. If none answers, the feed can start a tracer of
+//! its own.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::SnapshotError;
+use super::bucket_owners::Traced;
+use super::closes::Closes;
+use super::recent_closes::RecentCloses;
+use crate::model::close::CloseTotals;
+use crate::sys::clock;
+
+/// Owners that one thread updates and another one shows.
+pub type SharedOwners = Arc<RwLock<Traced>>;
+
+/// Where owners come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tracing {
+    /// No tracer runs.
+    #[default]
+    Off,
+    /// A tracer that serves this socket.
+    Served(PathBuf),
+    /// A tracer of this program. It counts the closes of all network namespaces.
+    Own(CloseTotals),
+    /// A tracer of this program has failed, and why.
+    Failed(String),
+}
+
+impl Tracing {
+    /// Whether a tracer runs.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        matches!(self, Self::Served(_) | Self::Own(_))
+    }
+}
+
+/// The owners of buckets, as far as a tracer has recorded them.
+pub struct OwnerFeed {
+    /// The socket of a served tracer.
+    socket: PathBuf,
+    owners: SharedOwners,
+    own: Option<OwnTracer>,
+    /// Why the own tracer has ended by itself.
+    failed: Option<String>,
+}
+
+impl OwnerFeed {
+    /// Prepares to ask the tracer that serves this socket.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket, owners: SharedOwners::default(), own: None, failed: None }
+    }
+
+    /// The owners that [`Self::update`] has found so far.
+    #[must_use]
+    pub fn owners(&self) -> SharedOwners {
+        Arc::clone(&self.owners)
+    }
+
+    /// Adds the closes since the last update, and removes the closes of more than two minutes ago.
+    pub fn update(&mut self) -> Tracing {
+        let newest = self.read(Traced::newest);
+        let now = clock::monotonic();
+        let tracing = if let Some(own) = &self.own {
+            let progress = own.wait_until_read(now);
+            let closes = own.recent.since(newest);
+            self.write(|owners| owners.add(closes));
+            if let Some(why) = progress.failure {
+                self.own = None;
+                Tracing::Failed(self.failed.insert(why).clone())
+            } else {
+                Tracing::Own(progress.totals)
+            }
+        } else if let Ok(newer) = Traced::read_since(&self.socket, newest) {
+            self.failed = None;
+            self.write(|owners| owners.append(newer));
+            Tracing::Served(self.socket.clone())
+        } else {
+            self.failed.clone().map_or(Tracing::Off, Tracing::Failed)
+        };
+        self.write(|owners| owners.forget(now));
+        tracing
+    }
+
+    /// Starts a tracer on a thread of this program. It traces the closes of all network namespaces.
+    ///
+    /// # Errors
+    /// Closes cannot be traced here.
+    pub fn start(&mut self) -> Result<(), SnapshotError> {
+        self.failed = None;
+        self.own = Some(OwnTracer::start()?);
+        Ok(())
+    }
+
+    /// Ends the own tracer. The owners of the closes so far stay.
+    pub fn stop(&mut self) {
+        (self.own, self.failed) = (None, None);
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Traced) -> T) -> T {
+        read(&self.owners.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Traced)) {
+        write(&mut self.owners.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A tracer on a thread of its own. Dropping this value ends it.
+struct OwnTracer {
+    recent: RecentCloses,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Default)]
+struct Progress {
+    /// All closes before this time of CLOCK_MONOTONIC are recorded.
+    read_at: Duration,
+    totals: CloseTotals,
+    failure: Option<String>,
+}
+
+impl Shared {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long the thread waits for closes before it looks whether it must end.
+const WAIT: Duration = Duration::from_millis(50);
+
+impl OwnTracer {
+    fn start() -> Result<Self, SnapshotError> {
+        let (recent, shared) = (RecentCloses::default(), Arc::<Shared>::default());
+        let (started, starts) = mpsc::channel();
+        let work = {
+            let (recent, shared) = (recent.clone(), Arc::clone(&shared));
+            move || match Closes::start_in_background(recent) {
+                Ok(closes) => {
+                    let _ = started.send(Ok(()));
+                    trace(closes, &shared);
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("tracer".into()).spawn(work).map_err(SnapshotError::Observer)?;
+        first(&starts)?;
+        Ok(Self { recent, shared, thread: Some(thread) })
+    }
+
+    /// Waits until all closes before this time are recorded, so that no new bucket lacks its owner.
+    fn wait_until_read(&self, time: Duration) -> Progress {
+        /// A thread that needs longer does not run.
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let reads = |progress: &mut Progress| progress.read_at < time && progress.failure.is_none();
+        let waited = self.shared.changed.wait_timeout_while(self.shared.progress(), PATIENCE, reads);
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+}
+
+impl Drop for OwnTracer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // The panic hook has reported a panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until the thread traces, or cannot.
+fn first(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), SnapshotError> {
+    starts.recv().unwrap_or_else(|_| Err(SnapshotError::Observer(std::io::Error::other("the thread has ended"))))
+}
+
+/// Traces until the value is dropped.
+fn trace(mut closes: Closes, shared: &Shared) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let failure = closes.next(WAIT, &mut |_, _| ControlFlow::Continue(())).err().map(|error| error.to_string());
+        let failed = failure.is_some();
+        *shared.progress() = Progress { read_at: closes.read_at(), totals: closes.totals(), failure };
+        shared.changed.notify_all();
+        if failed {
+            return;
+        }
+    }
+}
