@@ -67,6 +67,7 @@ mod wait_for_others;
 mod watch;
 mod watch_commands;
 mod watch_fates;
+mod watch_makers;
 mod watch_screen;
 mod watch_terminal;
 mod why;
@@ -144,6 +145,7 @@ fn suites() -> Vec<support::Suite> {
         watch::suite(),
         watch_commands::suite(),
         watch_fates::suite(),
+        watch_makers::suite(),
         watch_screen::suite(),
         watch_terminal::suite(),
         why::suite(),

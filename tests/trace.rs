@@ -226,7 +226,8 @@ while True:
         print(at)
 ";
 
-fn loaded() -> BTreeSet<u32> {
+/// The ids of the BPF programs of twtool that the kernel has loaded.
+pub(crate) fn loaded() -> BTreeSet<u32> {
     let line = format!("python3 -c \"$(echo '{}' | base64 -d)\"", base64(LOADED.as_bytes()));
     let run = Outside::start(&line).expect("a shell").end().code(0);
     run.stdout.lines().map(|line| line.parse().expect("an id")).collect()

@@ -10,16 +10,17 @@ use clap::{Args, ValueEnum};
 
 use super::netns::SomeNetnsArgs;
 use super::selection::SelectionArgs;
+use super::tracer::how_to_permit;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::makers::{By, Makers};
 use crate::filter::parser::parse_duration;
-use crate::model::close::{Close, CloseTotals, Method};
-use crate::model::command::quoted;
+use crate::model::close::{Close, Method};
 use crate::model::facts::Facts;
 use crate::snapshot::closes::{Closes, How, Signal};
 use crate::view;
 use crate::view::human;
 use crate::view::json::Envelope;
+use crate::view::trace::{FOREIGN_PIDS, missing};
 
 /// The time between two tables on a terminal.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -176,21 +177,14 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     context.warn(&started.sentences());
     let complete = started.complete;
     if started.value.lacks_privilege() {
-        let program = quoted(context.caller.twtool_for_root.as_str());
-        let hint = if context.caller.root {
-            "the root user of a container or of a user namespace cannot use BPF; run twtool as root of the host"
-                .to_owned()
-        } else {
-            format!("BPF sees every close. Run twtool as root, or once: sudo setcap cap_bpf,cap_perfmon+ep {program}")
-        };
+        let hint = how_to_permit(&context.caller);
         let _ = writeln!(context.err, "hint: {}", human::escape(&hint));
     }
     let mut warnings = started.warnings;
     let mut closes = started.value;
     if closes.method() == Method::Bpf && !closes.own_pid_namespace() {
-        let warning = "process numbers belong to the initial pid namespace, because twtool runs in another one";
-        context.warn(&[warning.to_owned()]);
-        warnings.push(warning.to_owned());
+        context.warn(&[FOREIGN_PIDS.to_owned()]);
+        warnings.push(FOREIGN_PIDS.to_owned());
     }
     let signal = match args.by {
         None => {
@@ -221,21 +215,6 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
         closes.let_through(signal)?;
     }
     Ok(ExitStatus::complete(complete && missing(totals).is_empty()))
-}
-
-/// The warnings about closes that are missing, or may be.
-fn missing(totals: CloseTotals) -> Vec<String> {
-    let CloseTotals { lost, skipped, .. } = totals;
-    let closes = |number, one, several| {
-        if number == 1 { format!("1 close {one}") } else { format!("{number} closes {several}") }
-    };
-    let lost =
-        (lost > 0).then(|| format!("{} missing, because twtool did not read them in time", closes(lost, "is", "are")));
-    let skipped = (skipped > 0).then(|| {
-        let closes = closes(skipped, "may be", "may be");
-        format!("up to {closes} missing or without a process, because the processors were too busy for the BPF program")
-    });
-    lost.into_iter().chain(skipped).collect()
 }
 
 /// Receives closes.

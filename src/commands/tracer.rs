@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CommandError, Context, bad_value};
-use crate::model::command::{Privilege, Shell};
+use crate::model::command::{Caller, Privilege, Shell, quoted};
 use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::owner_feed::OwnerFeed;
 use crate::view::human;
 
 /// The default of `--tracer`.
@@ -32,6 +33,14 @@ impl TracerArgs {
         }
     }
 
+    /// Prepares to ask the tracer again and again.
+    pub(super) fn feed(&self) -> Result<OwnerFeed, CommandError> {
+        if self.tracer.is_some() {
+            self.read()?;
+        }
+        Ok(OwnerFeed::new(self.tracer.clone().unwrap_or_else(|| USUAL.into())))
+    }
+
     /// Prints how to learn the owners of later buckets, if no tracer has answered and most of these `all` buckets have no owner.
     pub(super) fn hint(traced: &Traced, unknown: u64, all: u64, context: &mut Context) {
         if traced.of_a_tracer() || unknown * 2 <= all {
@@ -52,5 +61,35 @@ impl TracerArgs {
             return Err(CommandError::Usage(format!("'--tracer' needs {other}")));
         }
         Ok(())
+    }
+}
+
+/// How the caller can get the capabilities for BPF.
+pub(super) fn how_to_permit(caller: &Caller) -> String {
+    if caller.root {
+        return "the root user of a container or of a user namespace cannot use BPF; run twtool as root of the host"
+            .into();
+    }
+    let program = &caller.twtool_for_root;
+    // setcap needs a path.
+    let file = if program.contains('/') {
+        quoted(program.as_str()).into_owned()
+    } else {
+        format!("\"$(command -v {program})\"")
+    };
+    format!("BPF sees every close. Run twtool as root, or once: sudo setcap cap_bpf,cap_perfmon+ep {file}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setcap_gets_a_path() {
+        let caller = |twtool: &str| Caller { twtool_for_root: twtool.into(), ..Caller::default() };
+        let hint = how_to_permit(&caller("twtool"));
+        assert!(hint.ends_with("sudo setcap cap_bpf,cap_perfmon+ep \"$(command -v twtool)\""), "{hint}");
+        assert!(how_to_permit(&caller("/opt/my tools/twtool")).ends_with("+ep '/opt/my tools/twtool'"));
+        assert!(!how_to_permit(&Caller { root: true, ..Caller::default() }).contains("setcap"));
     }
 }

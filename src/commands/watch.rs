@@ -8,6 +8,7 @@ use clap::Args;
 use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
 use super::selection::SelectionArgs;
+use super::tracer::{TracerArgs, how_to_permit};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::filter::parser::parse_duration;
 use crate::model::command::Shell;
@@ -20,8 +21,11 @@ use crate::watch::{Sample, Sampler, stream};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 On a terminal, twtool shows a screen: totals, a chart of the closes per second, and tables of sockets, destinations, local ports, \
-remote addresses, network namespaces and events. Press ? for the keys: 1-6 choose the table, / filters, Enter shows a row with advice, \
-k proposes `twtool kill` for it, w records, p pauses, q quits. Hold Shift to select text with the mouse.
+remote addresses, network namespaces, events and makers. Press ? for the keys: 1-7 choose the table, / filters, Enter shows a row with advice, \
+k proposes `twtool kill` for it, t traces who makes the sockets, w records, p pauses, q quits. Hold Shift to select text with the mouse.
+
+While a tracer runs (`twtool trace --serve`, or the key t, which needs CAP_BPF and CAP_PERFMON), the screen shows the process that closed \
+each connection: in the column OWNER, and as a table of makers. It shows only processes that the tracer has recorded, never an inference.
 
 With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. \
 twtool recognizes a socket by its cookie, a number that the kernel gives to one socket only. The events are:
@@ -72,6 +76,8 @@ pub struct WatchArgs {
     recording: RecordingArgs,
     #[command(flatten)]
     namespaces: ManyNetnsArgs,
+    #[command(flatten)]
+    tracer: TracerArgs,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -86,6 +92,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+    let can_ask = global.format() == Format::Table && !args.recording.replays();
+    args.tracer.needs("the screen, and no --replay", can_ask)?;
     match global.format() {
         Format::Ndjson => {}
         Format::Table => return show(args, global, context),
@@ -118,6 +126,8 @@ fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<
         shell: args.namespaces.shell(context).unwrap_or_else(|| Shell { netns: None, caller: context.caller.clone() }),
         several: args.namespaces.several(),
         namespaces: args.find_namespaces(),
+        owners: if args.recording.replays() { None } else { Some(args.tracer.feed()?) },
+        permit_tracing: how_to_permit(&context.caller),
         record: args.recording.recorded().map(|(path, replace)| (path.to_owned(), replace)),
         duration: args.duration,
         count: args.count,

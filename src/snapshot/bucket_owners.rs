@@ -211,7 +211,9 @@ fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: i
         let (_, count) = counts.entry(key).or_insert_with(|| (owner, Count::default()));
         count.add(row.bucket.fin_wait_2);
     }
-    counts.into_values().for_each(|(owner, count)| each(owner, count));
+    for (owner, count) in counts.into_values() {
+        each(owner, count);
+    }
 }
 
 /// The live sockets of a network namespace that are evidence for the owners of its buckets.

@@ -144,10 +144,7 @@ impl Owned<'_> {
                 String::from(cell)
             };
             let mut cells: Vec<String> = columns.iter().map(cell).collect();
-            cells.extend(match &self.owners[i] {
-                Some(owner) => [name(owner), evidence(owner.evidence, owner.candidates.len())],
-                None => ["-".into(), "-".into()],
-            });
+            cells.extend(self::cells(self.owners[i].as_ref()));
             cells
         };
         let rows: Vec<Vec<String>> = (0..self.rows.len()).map(row).collect();
@@ -169,6 +166,25 @@ pub(super) fn totals(known: u64, inferred: u64, all: u64) -> String {
     format!("{known} with a known owner, {inferred} with an inferred one, {unknown} unknown")
 }
 
+/// The owner in one cell: a fact of a tracer has only the name, everything else also has the evidence.
+#[must_use]
+pub fn cell(owner: Option<&Owner>) -> String {
+    match owner {
+        None => "-".into(),
+        Some(owner) if owner.evidence == Evidence::Traced => name(owner),
+        Some(owner) => format!("{} {}", name(owner), evidence(owner.evidence, owner.candidates.len())),
+    }
+}
+
+/// The owner, and the evidence.
+#[must_use]
+pub fn cells(owner: Option<&Owner>) -> [String; 2] {
+    match owner {
+        Some(owner) => [name(owner), evidence(owner.evidence, owner.candidates.len())],
+        None => ["-".into(), "-".into()],
+    }
+}
+
 /// `nginx (4711, nginx.service)`.
 fn name(owner: &Owner) -> String {
     let process = owner.process();
@@ -182,7 +198,8 @@ fn process_name(comm: &str, pid: u32, place: Option<&str>) -> String {
 }
 
 /// The name of an owner, a unit or a container that made buckets.
-pub(super) fn group_name(group: &OwnerGroup, by: By) -> String {
+#[must_use]
+pub fn group_name(group: &OwnerGroup, by: By) -> String {
     let container = |runtime: Option<&str>, id: &str| {
         let runtime = runtime.map_or(String::new(), |runtime| format!("{runtime} "));
         format!("{runtime}container {}", id.get(..12).unwrap_or(id))
@@ -201,7 +218,8 @@ pub(super) fn group_name(group: &OwnerGroup, by: By) -> String {
 }
 
 /// The evidence about a group of buckets, with numbers if there are several kinds.
-pub(super) fn group_evidence(group: &OwnerGroup) -> String {
+#[must_use]
+pub fn group_evidence(group: &OwnerGroup) -> String {
     let found = Evidence::ALL.into_iter().zip(group.evidence).filter(|(_, evidence)| evidence.buckets > 0);
     let found: Vec<(Evidence, EvidenceCount)> = found.collect();
     let text = |&(kind, EvidenceCount { buckets, candidates }): &(Evidence, EvidenceCount)| {

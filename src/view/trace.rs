@@ -201,6 +201,26 @@ pub fn totals(totals: CloseTotals) -> String {
     format!("{} {closes} seen: {}", human::grouped(totals.seen), parts.join(", "))
 }
 
+/// The warning about process numbers that cannot be looked up in the own /proc.
+pub const FOREIGN_PIDS: &str =
+    "process numbers belong to the initial pid namespace, because twtool runs in another one";
+
+/// The warnings about closes that are missing, or may be.
+#[must_use]
+pub fn missing(totals: CloseTotals) -> Vec<String> {
+    let CloseTotals { lost, skipped, .. } = totals;
+    let closes = |number, one, several| {
+        if number == 1 { format!("1 close {one}") } else { format!("{number} closes {several}") }
+    };
+    let lost =
+        (lost > 0).then(|| format!("{} missing, because twtool did not read them in time", closes(lost, "is", "are")));
+    let skipped = (skipped > 0).then(|| {
+        let closes = closes(skipped, "may be", "may be");
+        format!("up to {closes} missing or without a process, because the processors were too busy for the BPF program")
+    });
+    lost.into_iter().chain(skipped).collect()
+}
+
 /// A group as JSON.
 #[derive(Serialize)]
 struct GroupRecord<'a> {

@@ -15,8 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, Termios, tcflow, tcgetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use super::kernel;
+use super::tracer::Outside;
+use super::twtool::PATH;
 
 /// A terminal of the given size, with a program on it.
 pub(crate) struct Screen {
@@ -36,6 +39,8 @@ pub(crate) struct Screen {
     read: usize,
     /// The private modes that are set: 1049 is the alternate screen, 25 a visible cursor, 1000 the mouse.
     modes: Vec<u16>,
+    /// The program and the folder of [`Self::outside`].
+    outside: Option<(Outside, TempDir)>,
 }
 
 /// The longest wait for a text, so that a test without that text fails instead of waiting forever.
@@ -66,7 +71,39 @@ impl Screen {
         let child = command.spawn().expect("twtool can be started");
         let program = std::fs::read_link(format!("/proc/thread-self/fd/{}", program.as_raw_fd())).ok();
         let lines = vec![vec![Some(' '); columns.into()]; lines.into()];
-        Self { child, user, program, before, lines, cursor: (0, 0), written: vec![], read: 0, modes: USUAL.to_vec() }
+        Self {
+            child,
+            user,
+            program,
+            before,
+            lines,
+            cursor: (0, 0),
+            written: vec![],
+            read: 0,
+            modes: USUAL.to_vec(),
+            outside: None,
+        }
+    }
+
+    /// Starts twtool with these arguments on a terminal, outside of the user namespace of the tests, where it can use BPF. The child of
+    /// this screen only waits for its end. `None` if the tests do not run as root, or if the terminal has no path.
+    pub(crate) fn outside(arguments: &str, size: (u16, u16)) -> Option<Self> {
+        let mut wait = Command::new("sh");
+        wait.args([
+            "-c",
+            "for turn in $(seq 6000); do [ ! -s \"$0\" ] || break; sleep 0.05; done; exit \"$(cat \"$0\")\"",
+        ]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let code = folder.path().join("code");
+        wait.arg(&code);
+        let mut screen = Self::start(wait, size);
+        let terminal = screen.program.clone()?;
+        let (terminal, code) = (terminal.display(), code.display());
+        let line = format!(
+            "sh -c \"TERM=xterm-256color LC_ALL=C.UTF-8 '{PATH}' {arguments} <{terminal} >{terminal} 2>&1; echo \\$? >{code}\""
+        );
+        screen.outside = Some((Outside::start(&line)?, folder));
+        Some(screen)
     }
 
     pub(crate) fn pid(&self) -> Pid {

@@ -33,6 +33,7 @@ impl Screen {
             Action::Details | Action::Kill => self.open(&action),
             Action::RunKill(command) => return self.run_command(&command),
             Action::Record => self.toggle_recording(),
+            Action::Trace => self.toggle_tracing(),
         }
         Ok(None)
     }
@@ -83,7 +84,7 @@ impl Screen {
         let Self { state, listing, latest, history, shell, several, selection, style, .. } = self;
         let Some((row, _)) = state.position().selected else { return };
         let (Some(selected), [first, ..]) = (listing.at(row, latest, history), latest.namespaces()) else { return };
-        let place = Place { shell, several: *several, selection };
+        let place = Place { shell, several: *several, selection, latest };
         if *action == Action::Details {
             let Details { title, lines } = details::describe(&selected, &first.facts, &place, *style);
             state.overlay = Some(Overlay::text(&title, lines));

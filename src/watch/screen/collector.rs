@@ -3,14 +3,19 @@
 //!
 //! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
 //! takes no text, and no sample is taken while the screen is paused or stopped.
+//!
+//! With each sample, it also asks the tracer for the owners of the buckets, if one runs.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{PoisonError, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::counted::Counted;
+use super::counted::{Counted, New};
+use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::owner_feed::{OwnerFeed, SharedOwners, Tracing};
 use crate::snapshot::{Answer, Capacity, CapacityQuestion, Namespaces, Selection, Snapshot, SnapshotError};
 use crate::sys::screen_input::Waker;
 use crate::watch::{Reselected, Sample, Sampler};
@@ -35,6 +40,8 @@ pub(super) enum Request {
     Select(Selection),
     /// The end of the recording.
     EndRecording,
+    /// Start a tracer in this program (true), or end it.
+    Trace(bool),
 }
 
 /// A change of the recording.
@@ -50,13 +57,27 @@ pub(super) enum Recording {
 pub(super) enum Reply {
     Sampled {
         /// `None` after the last sample of a recorded series.
-        sample: Result<Option<(Sample, Counted)>, SnapshotError>,
+        sample: Box<Result<Option<(Sample, Counted)>, SnapshotError>>,
         capacity: Vec<Result<Answer<Capacity>, SnapshotError>>,
         /// Whether the recording was begun or ended as requested.
         recording: Result<(), SnapshotError>,
+        /// Where the owners of buckets come from; `None` for a recorded series.
+        tracing: Option<Tracing>,
     },
     Selected(Result<(Vec<Reselected>, Counted), SnapshotError>),
     EndedRecording(Result<(), SnapshotError>),
+    Traced(Result<Tracing, SnapshotError>),
+}
+
+/// What the thread works with.
+struct Work {
+    sampler: Sampler,
+    namespaces: Option<FindNamespaces>,
+    feed: Option<OwnerFeed>,
+    /// The owners of the feed.
+    owners: SharedOwners,
+    /// When the last sample began, from the start of the first one.
+    last: Option<Duration>,
 }
 
 /// The thread that takes the samples.
@@ -64,6 +85,7 @@ pub(super) struct Collector {
     requests: Sender<Request>,
     replies: Receiver<Reply>,
     thread: JoinHandle<Result<(), SnapshotError>>,
+    owners: SharedOwners,
     /// Whether a request is under way.
     pub(super) busy: bool,
 }
@@ -73,19 +95,31 @@ impl Collector {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(super) fn start(mut sampler: Sampler, namespaces: Option<FindNamespaces>, waker: Waker) -> io::Result<Self> {
+    pub(super) fn start(
+        sampler: Sampler,
+        namespaces: Option<FindNamespaces>,
+        feed: Option<OwnerFeed>,
+        waker: Waker,
+    ) -> io::Result<Self> {
         let (requests, asked) = mpsc::channel::<Request>();
         let (answer, replies) = mpsc::channel();
+        let owners = feed.as_ref().map(OwnerFeed::owners).unwrap_or_default();
+        let mut work = Work { sampler, namespaces, feed, owners: SharedOwners::clone(&owners), last: None };
         let work = move || {
             for request in asked {
                 // The send fails if the screen has ended, because it then needs no reply.
-                let _ = answer.send(reply(&mut sampler, namespaces.as_ref(), request));
+                let _ = answer.send(work.reply(request));
                 waker.wake();
             }
-            sampler.finish()
+            work.sampler.finish()
         };
         let thread = thread::Builder::new().name("looks".into()).spawn(work)?;
-        Ok(Self { requests, replies, thread, busy: false })
+        Ok(Self { requests, replies, thread, owners, busy: false })
+    }
+
+    /// The owners of buckets, which the thread updates with each sample.
+    pub(super) fn owners(&self) -> SharedOwners {
+        SharedOwners::clone(&self.owners)
     }
 
     /// Sends a request.
@@ -112,43 +146,68 @@ impl Collector {
     }
 }
 
-fn reply(sampler: &mut Sampler, namespaces: Option<&FindNamespaces>, request: Request) -> Reply {
-    let (interval, selection, with_capacity, recording) = match request {
-        Request::BucketSample { interval, selection, capacity, recording } => {
-            (interval, selection, capacity, recording)
-        }
-        Request::Select(selection) => {
-            let counted = |all: Vec<Reselected>| {
-                let counted = Counted::of(all.iter().map(|one| one.rows.as_slice()));
-                (all, counted)
-            };
-            return Reply::Selected(sampler.select(selection).map(counted));
-        }
-        Request::EndRecording => return Reply::EndedRecording(sampler.finish()),
-    };
-    sampler.set_interval(interval);
-    let recording = match &recording {
-        Some(Recording::Begin(path, replace)) => sampler.record(path, *replace),
-        Some(Recording::End) => sampler.finish(),
-        None => Ok(()),
-    };
-    let sample = match selection {
-        Some(selection) => sampler.take_selected(selection),
-        None => sampler.take(),
-    };
-    let counted = |sample: Sample| {
-        let counted = Counted::of(sample.namespaces.iter().map(|netns| netns.rows.as_slice()));
-        (sample, counted)
-    };
-    let sample = sample.map(|sample| sample.map(counted));
-    let capacity = match namespaces {
-        Some(find) if with_capacity => match find() {
-            Ok(namespaces) => namespaces.each().map(capacity).collect(),
-            Err(error) => vec![Err(error)],
-        },
-        _ => vec![],
-    };
-    Reply::Sampled { sample, capacity, recording }
+impl Work {
+    fn reply(&mut self, request: Request) -> Reply {
+        let Self { sampler, namespaces, feed, owners, last } = self;
+        let (interval, selection, with_capacity, recording) = match request {
+            Request::BucketSample { interval, selection, capacity, recording } => {
+                (interval, selection, capacity, recording)
+            }
+            Request::Select(selection) => {
+                let counted = |all: Vec<Reselected>| {
+                    let rows = || all.iter().map(|one| one.rows.as_slice());
+                    let counted = Counted::of(rows()).with_makers(&owned(owners), rows(), None);
+                    (all, counted)
+                };
+                return Reply::Selected(sampler.select(selection).map(counted));
+            }
+            Request::EndRecording => return Reply::EndedRecording(sampler.finish()),
+            Request::Trace(starts) => return Reply::Traced(trace(feed.as_mut(), starts)),
+        };
+        sampler.set_interval(interval);
+        let recording = match &recording {
+            Some(Recording::Begin(path, replace)) => sampler.record(path, *replace),
+            Some(Recording::End) => sampler.finish(),
+            None => Ok(()),
+        };
+        let sample = match selection {
+            Some(selection) => sampler.take_selected(selection),
+            None => sampler.take(),
+        };
+        // The tracer is asked after the sample, so it has recorded the owners of the newest buckets.
+        let tracing = feed.as_mut().map(OwnerFeed::update);
+        let counted = |sample: Sample| {
+            let last = last.replace(sample.elapsed).filter(|_| !sample.closes_begin);
+            let since = last.map(|last| New { sample: &sample, time: sample.elapsed.saturating_sub(last) });
+            let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
+            let counted = Counted::of(rows()).with_makers(&owned(owners), rows(), since);
+            (sample, counted)
+        };
+        let sample = sample.map(|sample| sample.map(counted));
+        let capacity = match namespaces {
+            Some(find) if with_capacity => match find() {
+                Ok(namespaces) => namespaces.each().map(capacity).collect(),
+                Err(error) => vec![Err(error)],
+            },
+            _ => vec![],
+        };
+        Reply::Sampled { sample: sample.into(), capacity, recording, tracing }
+    }
+}
+
+fn owned(owners: &SharedOwners) -> RwLockReadGuard<'_, Traced> {
+    owners.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a tracer in this program, or ends it.
+fn trace(feed: Option<&mut OwnerFeed>, starts: bool) -> Result<Tracing, SnapshotError> {
+    let Some(feed) = feed else { return Ok(Tracing::Off) };
+    if starts {
+        feed.start()?;
+    } else {
+        feed.stop();
+    }
+    Ok(feed.update())
 }
 
 /// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment each time.

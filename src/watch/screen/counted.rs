@@ -1,13 +1,51 @@
-//! The buckets of a sample, counted by local port and by remote address.
+//! The buckets of a sample, counted by local port, by remote address, and by the process that made them.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::analysis::groups::{By, Count, Groups, Key};
+use crate::analysis::makers;
+use crate::analysis::owner_counts::OwnerGroup;
 use crate::model::row::Row;
+use crate::snapshot::bucket_owners::Traced;
+use crate::watch::{EventKind, Sample};
 
 /// Counts with their keys, the largest count first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted {
     local_ports: Vec<(Key, Count)>,
     remote_addrs: Vec<(Key, Count)>,
+    makers: Vec<MakerCount>,
+}
+
+/// The buckets that one process made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MakerCount {
+    pub(super) group: OwnerGroup,
+    /// Its closes per second since the last sample; `None` if they are unknown.
+    pub(super) per_second: Option<f64>,
+}
+
+/// A sample with the events since the last one, and the time since then.
+#[derive(Clone, Copy)]
+pub(super) struct New<'a> {
+    pub(super) sample: &'a Sample,
+    pub(super) time: Duration,
+}
+
+impl New<'_> {
+    /// The number of buckets of each process that entered TIME_WAIT per second; `None` if the sample may have missed some.
+    fn rates(self, owners: &Traced) -> Option<BTreeMap<makers::Key, f64>> {
+        let seconds = self.time.as_secs_f64();
+        if seconds <= 0.0 || self.sample.namespaces.iter().any(|netns| !netns.whole) {
+            return None;
+        }
+        let is_close = |kind| matches!(kind, EventKind::Entered | EventKind::BecameTimeWait);
+        let events = self.sample.events().filter(|event| is_close(event.kind) && !event.row.bucket.fin_wait_2);
+        let groups = owners.groups(events.map(|event| &event.row));
+        Some(groups.into_iter().map(|group| (group.key, f64::from(group.count.time_wait) / seconds)).collect())
+    }
 }
 
 impl Counted {
@@ -26,9 +64,36 @@ impl Counted {
         counted
     }
 
+    /// Also counts the rows by the process that made them, if a tracer has recorded any.
+    #[must_use]
+    pub(super) fn with_makers<'a>(
+        self,
+        owners: &Traced,
+        namespaces: impl Iterator<Item = &'a [Row]>,
+        new: Option<New>,
+    ) -> Self {
+        if owners.is_empty() {
+            return self;
+        }
+        let rates = new.and_then(|new| new.rates(owners));
+        let rate = |key: &makers::Key| rates.as_ref().map(|rates| rates.get(key).copied().unwrap_or(0.0));
+        let groups = owners.groups(namespaces.flatten());
+        let mut makers: Vec<MakerCount> =
+            groups.into_iter().map(|group| MakerCount { per_second: rate(&group.key), group }).collect();
+        // The groups have the order of their keys, which stays for equal counts.
+        makers.sort_by_key(|maker| Reverse(maker.group.count.all()));
+        Self { makers, ..self }
+    }
+
     /// The counts by local port, or by remote address.
     #[must_use]
     pub(super) fn by(&self, by: By) -> &[(Key, Count)] {
         if by == By::LocalPort { &self.local_ports } else { &self.remote_addrs }
+    }
+
+    /// The counts by process.
+    #[must_use]
+    pub(super) fn makers(&self) -> &[MakerCount] {
+        &self.makers
     }
 }

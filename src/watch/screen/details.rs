@@ -3,11 +3,15 @@
 
 use std::net::SocketAddr;
 
-use super::latest::name_of;
+use super::counted::MakerCount;
+use super::latest::{Latest, name_of};
 use super::tables::Selected;
 use crate::analysis::capacity::advice;
-use crate::analysis::groups::{Count, Key};
+use crate::analysis::doctor::MadeBuckets;
+use crate::analysis::groups::{By, Count, Key};
+use crate::analysis::makers;
 use crate::filter::Filter;
+use crate::model::close::MakerFacts;
 use crate::model::command::{Help, Line, Privilege, Shell, Step};
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
@@ -18,7 +22,7 @@ use crate::view::column::Column;
 use crate::view::record::SocketRecord;
 use crate::view::style::TextStyle;
 use crate::view::text::Text;
-use crate::view::{capacity, steps, summary};
+use crate::view::{capacity, owner, steps, summary};
 use crate::watch::EventKind;
 
 /// A text about a row.
@@ -35,6 +39,8 @@ pub(super) struct Place<'a> {
     pub(super) several: bool,
     /// The selection of the screen.
     pub(super) selection: &'a Selection,
+    /// The last sample, with the owners of its buckets.
+    pub(super) latest: &'a Latest,
 }
 
 impl Place<'_> {
@@ -69,7 +75,7 @@ fn facts_of<'a>(selected: &'a Selected, first: &'a Facts) -> &'a Facts {
     match selected {
         Selected::Socket(_, facts) | Selected::Netns(facts, _) => facts,
         Selected::Destination(_, capacity) => &capacity.facts,
-        Selected::Group(..) => first,
+        Selected::Group(..) | Selected::Maker(_) => first,
         Selected::Event(event) => &event.facts,
     }
 }
@@ -109,6 +115,9 @@ pub(super) fn kill(selected: &Selected, first: &Facts, place: &Place) -> Result<
             };
             (words, waiting(count))
         }
+        Selected::Maker(_) => {
+            return Err("no command removes the sockets of one process; choose a socket, a port or a peer".into());
+        }
         Selected::Netns(_, count) => match place.selection.resolve(facts) {
             Ok((filter, _)) if filter != Filter::TRUE => (vec![filter.to_string()], waiting(count)),
             Ok(_) | Err(_) => (vec!["--all".into()], waiting(count)),
@@ -146,7 +155,12 @@ pub(super) fn proposal(line: &Line) -> Vec<String> {
 pub(super) fn describe(selected: &Selected, first: &Facts, place: &Place, style: TextStyle) -> Details {
     let facts = facts_of(selected, first);
     let (title, values) = match selected {
-        Selected::Socket(row, facts) => ("socket".to_owned(), values_of(row, facts)),
+        Selected::Socket(row, facts) => {
+            let owner = place.latest.shows_owners().then(|| owner::cells(place.latest.owner(row).as_ref()));
+            let owner =
+                owner.into_iter().flat_map(|[name, evidence]| [value("OWNER", &name), value("EVIDENCE", &evidence)]);
+            ("socket".to_owned(), owner.chain(values_of(row, facts)).collect())
+        }
         Selected::Destination(one, capacity) => {
             let cells = capacity::cells(one, &capacity.facts);
             let named = capacity::HEADINGS.iter().zip(cells);
@@ -160,6 +174,11 @@ pub(super) fn describe(selected: &Selected, first: &Facts, place: &Place, style:
             };
             (label.clone(), [vec![value(by, &label)], counts(*count)].concat())
         }
+        Selected::Maker(MakerCount { group, .. }) => {
+            let name = owner::group_name(group, By::Owner);
+            let evidence = value("EVIDENCE", &owner::group_evidence(group));
+            (name.clone(), [vec![value("MAKER", &name)], counts(group.count), vec![evidence]].concat())
+        }
         Selected::Netns(facts, count) => (name_of(facts), counts(*count)),
         Selected::Event(event) => {
             let certain = if event.certain { "yes" } else { "no" };
@@ -168,7 +187,9 @@ pub(super) fn describe(selected: &Selected, first: &Facts, place: &Place, style:
         }
     };
     let mut help = Help::default();
-    if let Some(shell) = place.shell(facts) {
+    if let Selected::Maker(maker) = selected {
+        help.advice = about_maker(&maker.group.key, place.latest);
+    } else if let Some(shell) = place.shell(facts) {
         help.append(advise(selected, &shell));
     }
     if let Ok(line) = kill(selected, first, place) {
@@ -226,10 +247,29 @@ fn advise(selected: &Selected, shell: &Shell) -> Help {
         Selected::Group(Key::RemoteAddr(addr), _) => {
             step(&["list", "--remote", &addr.to_string()], "list the sockets of this peer");
         }
-        Selected::Group(..) | Selected::Event(_) => {}
+        Selected::Group(..) | Selected::Event(_) | Selected::Maker(_) => {}
         Selected::Netns(..) => step(&["doctor"], "check the settings and counters of this network namespace"),
     }
     help
+}
+
+/// What `twtool doctor` says about the buckets of one process.
+fn about_maker(key: &makers::Key, latest: &Latest) -> Vec<String> {
+    if *key == makers::Key::Unknown {
+        let why = "The tracer has recorded no close of these sockets: they closed before it started, or the kernel did not show the \
+                   process.";
+        return vec![why.into()];
+    }
+    let makers::Key::Process(process) = key else { return vec![] };
+    let owners = latest.owners();
+    // Most rows differ in the pid, and need no key.
+    let is_it = |facts: &MakerFacts| facts.pid == process.pid && makers::Key::of_process(facts) == *key;
+    let is_its = |row: &&Row| !row.bucket.fin_wait_2 && owners.owner(row).is_some_and(|owner| is_it(owner.process()));
+    let mut made = MadeBuckets::default();
+    for row in latest.namespaces().iter().flat_map(|netns| netns.rows.iter()).filter(is_its) {
+        made.add(owners.maker(row), row.bucket.tuple.remote_addr());
+    }
+    made.conclusions()
 }
 
 /// What an event means.

@@ -169,8 +169,10 @@ fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     let chosen = || format!(" instead of {}, because reading takes long", interval_text(state.interval));
     let stretched = if shown.stretched { chosen() } else { String::new() };
     let title = format!("{}  every {}{stretched}", latest.title(), interval_text(interval));
+    let tracing = if latest.is_traced() { "TRACING  " } else { "" };
     let recording = if state.recording.is_some() { "RECORDING  " } else { "" };
-    let right = if state.paused { format!("{recording}PAUSED") } else { format!("{recording}{}", latest.time()) };
+    let time = if state.paused { "PAUSED".into() } else { latest.time() };
+    let right = format!("{tracing}{recording}{time}");
     let (left, right_area) = halves(area, &right);
     put(buffer, left, 0, &title, style_of(Meaning::Heading, style));
     let meaning = if state.paused { Meaning::Caution } else { Meaning::Aside };
@@ -377,5 +379,5 @@ fn hints(state: &State) -> String {
     let order = state.table.orders()[position.order];
     let reversed = if position.reverse { ", reversed" } else { "" };
     let filter = if state.filter.is_empty() { "/ filter".into() } else { format!("/ filter: {}", state.filter) };
-    format!("? help  q quit  s sort: {order}{reversed}  {filter}  p pause  k kill  w record")
+    format!("? help  q quit  s sort: {order}{reversed}  {filter}  p pause  k kill  t trace  w record")
 }

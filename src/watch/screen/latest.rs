@@ -1,11 +1,16 @@
 //! The last sample, and the lines about it at the top of the screen.
 
+use std::sync::{PoisonError, RwLockReadGuard};
 use std::time::SystemTime;
 
 use super::counted::Counted;
 use crate::model::facts::Facts;
+use crate::model::owner::Owner;
+use crate::model::row::Row;
+use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::owner_feed::{SharedOwners, Tracing};
 use crate::snapshot::{Answer, Capacity};
-use crate::view::{capacity, human, summary};
+use crate::view::{capacity, human, summary, trace};
 use crate::watch::{NetnsSample, Sample};
 
 /// The last sample.
@@ -16,6 +21,10 @@ pub(super) struct Latest {
     pub(super) counted: Counted,
     /// The capacity of each namespace, if the table of destinations was on the screen.
     pub(super) capacity: Vec<Answer<Capacity>>,
+    /// The owners of buckets that a tracer has recorded.
+    pub(super) owners: SharedOwners,
+    /// Where the owners come from; `None` for a recorded series.
+    pub(super) tracing: Option<Tracing>,
     /// Why there is no capacity of some namespace, or why a later sample failed.
     pub(super) failure: Option<String>,
 }
@@ -31,6 +40,42 @@ impl Latest {
     #[must_use]
     pub(super) fn are_several(&self) -> bool {
         self.namespaces().len() > 1
+    }
+
+    /// The owners of buckets. The caller must not keep the lock.
+    pub(super) fn owners(&self) -> RwLockReadGuard<'_, Traced> {
+        self.owners.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The owner of a bucket.
+    #[must_use]
+    pub(super) fn owner(&self, row: &Row) -> Option<Owner> {
+        self.owners().owner(row).cloned()
+    }
+
+    /// Whether a tracer runs.
+    #[must_use]
+    pub(super) fn is_traced(&self) -> bool {
+        self.tracing.as_ref().is_some_and(Tracing::is_on)
+    }
+
+    /// Whether the screen shows owners: while a tracer runs, and for what it has recorded until then.
+    #[must_use]
+    pub(super) fn shows_owners(&self) -> bool {
+        self.is_traced() || !self.owners().is_empty()
+    }
+
+    /// What is missing or uncertain about owners.
+    fn about_owners(&self) -> Vec<String> {
+        let mut warnings = match &self.tracing {
+            Some(Tracing::Own(totals)) => trace::missing(*totals),
+            Some(Tracing::Failed(why)) => vec![format!("the tracer has ended: {why}")],
+            Some(Tracing::Off | Tracing::Served(_)) | None => vec![],
+        };
+        if self.owners().has_foreign_pids() {
+            warnings.push(trace::FOREIGN_PIDS.into());
+        }
+        warnings
     }
 
     /// The first line: program, namespace, kernel.
@@ -75,7 +120,7 @@ impl Latest {
         let of_capacity = |answer: &Answer<Capacity>| {
             answer.warnings.iter().cloned().chain(uncertain(&answer.value)).collect::<Vec<_>>()
         };
-        let known = self.failure.iter().chain(&self.sample.warnings).cloned();
+        let known = self.failure.iter().chain(&self.sample.warnings).cloned().chain(self.about_owners());
         known.chain(self.capacity.iter().flat_map(of_capacity)).collect()
     }
 

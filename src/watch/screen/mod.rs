@@ -22,6 +22,7 @@ mod replies;
 mod state;
 mod tables;
 pub mod terminal;
+mod tracing;
 mod widths;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ use self::widths::Widths;
 use super::{History, Sample, Sampler};
 use crate::model::command::{Shell, quoted};
 use crate::snapshot::bucket_sample::SHARE;
+use crate::snapshot::owner_feed::OwnerFeed;
 use crate::snapshot::{Selection, SnapshotError};
 use crate::sys::clock::{self, Stopwatch};
 use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
@@ -74,6 +76,10 @@ pub struct Options {
     pub several: bool,
     /// Finds the namespaces; `None` for a recorded series.
     pub namespaces: Option<FindNamespaces>,
+    /// The owners of buckets, as far as a tracer has recorded them; `None` for a recorded series.
+    pub owners: Option<OwnerFeed>,
+    /// How the user can get the capabilities that a tracer needs.
+    pub permit_tracing: String,
     /// The file of a recording, and whether an existing one is replaced.
     pub record: Option<(PathBuf, bool)>,
     /// The time limit of `--duration`.
@@ -118,9 +124,21 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     }
     // Block the signals before the first thread starts, because new threads inherit the mask.
     let input = ScreenInput::open()?;
-    let Options { selection, interval, style, shell, several, namespaces, record, duration, count } = options;
+    let Options {
+        selection,
+        interval,
+        style,
+        shell,
+        several,
+        namespaces,
+        owners,
+        permit_tracing,
+        record,
+        duration,
+        count,
+    } = options;
     let can_ask_kernel = namespaces.is_some();
-    let mut collector = Collector::start(sampler, namespaces, input.waker()?)?;
+    let mut collector = Collector::start(sampler, namespaces, owners, input.waker()?)?;
     let mut state = State::new(interval);
     state.filter.clone_from(&selection.expression);
     state.recording = record.as_ref().map(|(path, _)| quoted(path).into_owned());
@@ -144,6 +162,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
         style,
         shell,
         several,
+        permit_tracing,
         capacity_asked: None,
         selection,
         can_ask_kernel,
@@ -192,12 +211,13 @@ fn first_sample(
             Wakeup::Resize | Wakeup::Continued | Wakeup::Time => {}
         }
     }
-    let Some(Reply::Sampled { sample, recording, .. }) = collector.reply() else {
+    let Some(Reply::Sampled { sample, recording, tracing, .. }) = collector.reply() else {
         return Err(ScreenError::NoCollector);
     };
     recording?;
-    let (sample, counted) = sample?.ok_or(ScreenError::Empty)?;
-    Ok(Latest { sample, counted, capacity: vec![], failure: None })
+    let (sample, counted) = (*sample)?.ok_or(ScreenError::Empty)?;
+    let owners = collector.owners();
+    Ok(Latest { sample, counted, capacity: vec![], owners, tracing, failure: None })
 }
 
 /// What the next request contains in addition to the interval.
@@ -210,6 +230,8 @@ struct Wanted {
     /// The filter of the request that is under way.
     filter_asked: Option<String>,
     recording: Option<Recording>,
+    /// Start a tracer, or end it.
+    tracer: Option<bool>,
 }
 
 /// How the screen ends: `Some` with a signal that ends the program.
@@ -230,6 +252,8 @@ struct Screen {
     style: TextStyle,
     shell: Shell,
     several: bool,
+    /// How the user can get the capabilities that a tracer needs.
+    permit_tracing: String,
     /// Measures the time since the last request for capacity, while its table is on the screen.
     capacity_asked: Option<Stopwatch>,
     selection: Selection,
@@ -330,7 +354,9 @@ impl Screen {
         }
         let is_due = self.asked.elapsed() >= self.interval();
         let wanted = &mut self.wanted;
-        let request = if !self.state.paused && !self.ended {
+        let request = if let Some(starts) = wanted.tracer.take() {
+            Request::Trace(starts)
+        } else if !self.state.paused && !self.ended {
             if !(is_due || wanted.now || wanted.filter.is_some() || wanted.recording.is_some()) {
                 return;
             }

@@ -28,7 +28,10 @@ impl Screen {
     /// Puts a reply on the screen.
     pub(super) fn take(&mut self, reply: Reply) {
         let (sample, capacity, recording) = match reply {
-            Reply::Sampled { sample, capacity, recording } => (sample, capacity, recording),
+            Reply::Sampled { sample, capacity, recording, tracing } => {
+                self.latest.tracing = tracing;
+                (sample, capacity, recording)
+            }
             Reply::Selected(selected) => {
                 match selected {
                     Ok((selected, counted)) => {
@@ -43,8 +46,9 @@ impl Screen {
                 return self.relist();
             }
             Reply::EndedRecording(ended) => return self.note_recording(ended),
+            Reply::Traced(started) => return self.note_tracing(started),
         };
-        match sample {
+        match *sample {
             Ok(Some((sample, counted))) => {
                 self.samples += 1;
                 self.taken = self.asked;

@@ -13,8 +13,8 @@ const INTERVALS_MS: [u64; 8] = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_0
 pub(super) const WHEEL: isize = 3;
 
 /// Each key with what it does, as the help shows them.
-pub(super) const KEYS: [(&str, &str); 18] = [
-    ("1-6, Tab", "choose the table"),
+pub(super) const KEYS: [(&str, &str); 19] = [
+    ("1-7, Tab", "choose the table"),
     ("Up, Down", "select a row; the selection follows its row"),
     ("PgUp, PgDn", "scroll by a page; the mouse wheel scrolls by 3 rows"),
     ("Home, End", "go to the first or last row; Home also ends the selection"),
@@ -25,6 +25,7 @@ pub(super) const KEYS: [(&str, &str); 18] = [
     ("p, Space", "pause: read nothing until the key is pressed again"),
     ("+, -", "lengthen or shorten the interval"),
     ("k", "propose 'twtool kill' for the selected row"),
+    ("t", "trace who makes the sockets: start a tracer, or end it"),
     ("w", "begin a recording for --replay, or end it"),
     ("!", "show every warning in full"),
     ("?", "show or hide this help"),
@@ -55,6 +56,8 @@ pub(super) enum Action {
     /// Run the proposed command.
     RunKill(String),
     Record,
+    /// Start a tracer, or end it.
+    Trace,
 }
 
 /// The order and the position of one table.
@@ -198,7 +201,7 @@ impl State {
                 let text = self.filter.clone();
                 self.typed = Some(FilterLine { cursor: text.len(), text, error: None });
             }
-            KeyCode::Char(digit @ '1'..='6') => {
+            KeyCode::Char(digit @ '1'..='7') => {
                 self.table = Table::ALL[digit as usize - '1' as usize];
             }
             KeyCode::Tab => self.table = self.table.next(),
@@ -230,6 +233,7 @@ impl State {
                 return self.position().selected.as_ref().map(|_| Action::Kill).or_else(|| self.ask_to_select());
             }
             KeyCode::Char('w') => return Some(Action::Record),
+            KeyCode::Char('t') => return Some(Action::Trace),
             KeyCode::Char('!') => return Some(Action::Warnings),
             KeyCode::Esc if !self.filter.is_empty() => return Some(Action::Filter(String::new())),
             KeyCode::Esc => self.position_mut().selected = None,

@@ -10,10 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::counted::MakerCount;
 use super::latest::{Latest, time_of_day};
 use crate::analysis::capacity::Destination;
 use crate::analysis::capacity::sockets::ConnectionEnds;
 use crate::analysis::groups::{By, Count, Key};
+use crate::analysis::makers;
 use crate::model::facts::Facts;
 use crate::model::row::{Order, Row};
 use crate::model::socket::{Cookie, FourTuple};
@@ -21,7 +23,7 @@ use crate::view::column::Column;
 use crate::view::record::SocketRecord;
 use crate::view::table::Heading;
 use crate::view::text::Text;
-use crate::view::{capacity, human, list, summary};
+use crate::view::{capacity, human, list, owner, summary};
 use crate::watch::{Event, EventKind, History};
 
 /// The width of a bar in columns.
@@ -39,23 +41,32 @@ pub(super) enum Table {
     RemoteAddrs,
     Namespaces,
     Events,
+    Makers,
 }
 
 impl Table {
     /// Every table, in the order of their digits.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Sockets, Self::Destinations, Self::LocalPorts, Self::RemoteAddrs, Self::Namespaces, Self::Events];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Sockets,
+        Self::Destinations,
+        Self::LocalPorts,
+        Self::RemoteAddrs,
+        Self::Namespaces,
+        Self::Events,
+        Self::Makers,
+    ];
 
-    /// The name in the line of tables.
+    /// The name in the line of tables, which fits on 80 columns.
     #[must_use]
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Sockets => "sockets",
             Self::Destinations => "destinations",
             Self::LocalPorts => "local ports",
-            Self::RemoteAddrs => "remote addresses",
+            Self::RemoteAddrs => "peers",
             Self::Namespaces => "namespaces",
             Self::Events => "events",
+            Self::Makers => "makers",
         }
     }
 
@@ -69,6 +80,7 @@ impl Table {
             Self::RemoteAddrs => &["count", "address"],
             Self::Namespaces => &["count", "name"],
             Self::Events => &["newest"],
+            Self::Makers => &["count", "closes", "name"],
         }
     }
 
@@ -91,6 +103,7 @@ pub(super) enum Identity {
     /// The inode number of the network namespace, and the destination.
     Destination(Option<u64>, ConnectionEnds),
     Group(Key),
+    Maker(makers::Key),
     /// The inode number and the name of a network namespace.
     Netns(Option<u64>, Option<String>),
     Event(SystemTime, EventKind, FourTuple, Option<Cookie>),
@@ -102,6 +115,7 @@ pub(super) enum Selected<'a> {
     Socket(Row, &'a Arc<Facts>),
     Destination(&'a Destination, &'a crate::snapshot::Capacity),
     Group(Key, Count),
+    Maker(&'a MakerCount),
     Netns(&'a Arc<Facts>, Count),
     Event(&'a Event),
 }
@@ -121,6 +135,8 @@ enum Items {
     Namespaces(Vec<usize>),
     /// The number of rows, and whether the oldest comes first. Events have one order only.
     Events(usize, bool),
+    /// Indices of the counts.
+    Makers(Vec<usize>),
 }
 
 /// Sockets of which only the visible ones are sorted.
@@ -223,6 +239,21 @@ impl Listing {
                 Items::Namespaces(all)
             }
             Table::Events => Items::Events(history.events().len(), reverse),
+            Table::Makers => {
+                let one = |place: &usize| &latest.counted.makers()[*place];
+                let rate = |place: &usize| one(place).per_second.unwrap_or(0.0);
+                let mut all: Vec<usize> = (0..latest.counted.makers().len()).collect();
+                match order {
+                    // They have this order already.
+                    0 => {}
+                    1 => all.sort_by(|a, b| rate(b).total_cmp(&rate(a))),
+                    _ => all.sort_by_cached_key(|place| owner::group_name(&one(place).group, By::Owner)),
+                }
+                if reverse {
+                    all.reverse();
+                }
+                Items::Makers(all)
+            }
         })
     }
 
@@ -233,7 +264,7 @@ impl Listing {
             Items::Sockets(sockets) => sockets.borrow().keys.len(),
             Items::Destinations(all) => all.len(),
             Items::Groups(_, all) => all.len(),
-            Items::Namespaces(all) => all.len(),
+            Items::Namespaces(all) | Items::Makers(all) => all.len(),
             Items::Events(count, _) => *count,
         }
     }
@@ -270,6 +301,7 @@ impl Listing {
                 let newest = count.checked_sub(row + 1)?;
                 Selected::Event(history.events().get(if *oldest_first { row } else { newest })?)
             }
+            Items::Makers(all) => Selected::Maker(latest.counted.makers().get(*all.get(row)?)?),
         })
     }
 
@@ -307,13 +339,21 @@ impl Listing {
         const COUNT: Heading = Heading::new("COUNT").right();
         let netns = || latest.are_several().then(|| Heading::new("NETNS"));
         match &self.0 {
-            Items::Sockets(_) => list::headings(&columns(latest)),
+            Items::Sockets(_) => {
+                let owner = latest.shows_owners().then(|| Heading::new("OWNER"));
+                list::headings(&columns(latest)).into_iter().chain(owner).collect()
+            }
             Items::Destinations(_) => netns().into_iter().chain(capacity::HEADINGS).chain([IN_USE]).collect(),
             Items::Groups(by, _) => vec![Heading::new(summary::title(*by)), COUNT, SHARE],
             Items::Namespaces(_) => vec![Heading::new(summary::title(By::Netns)), COUNT, SHARE],
             Items::Events(..) => {
                 let own = [Heading::new("TIME"), Heading::new("EVENT"), Heading::new("CERTAIN")];
                 own.into_iter().chain(list::headings(&columns(latest))).collect()
+            }
+            Items::Makers(_) => {
+                let evidence = Heading { spare: 6, ..Heading::new("EVIDENCE") };
+                let share = Heading { spare: 5, ..SHARE };
+                vec![Heading::new("MAKER"), COUNT, Heading::new("PER SECOND").right(), share, evidence]
             }
         }
     }
@@ -333,7 +373,10 @@ impl Listing {
         let counted = |label: String, count: Count| vec![label, human::grouped(count.all()), share(count)];
         match self.at(row, latest, history) {
             None => vec![],
-            Some(Selected::Socket(row, facts)) => socket(&aged(row, age), facts, latest),
+            Some(Selected::Socket(row, facts)) => {
+                let owner = latest.shows_owners().then(|| owner::cell(latest.owner(&row).as_ref()));
+                socket(&aged(row, age), facts, latest).into_iter().chain(owner).collect()
+            }
             Some(Selected::Destination(one, capacity)) => {
                 let netns = latest.are_several().then(|| human::escape(&netns_name(&capacity.facts)).into_owned());
                 let pool = capacity.pool.size;
@@ -351,6 +394,12 @@ impl Listing {
                 let own = [time_of_day(event.at), event.kind.name().to_owned(), certain.to_owned()];
                 own.into_iter().chain(socket(&event.row, &event.facts, latest)).collect()
             }
+            Some(Selected::Maker(MakerCount { group, per_second })) => {
+                let mut cells = counted(owner::group_name(group, By::Owner), group.count);
+                cells.insert(2, per_second.map_or_else(|| "-".into(), |rate| format!("{rate:.1}")));
+                cells.push(owner::group_evidence(group));
+                cells
+            }
         }
     }
 
@@ -363,6 +412,9 @@ impl Listing {
             }
             Items::Destinations(_) => "no outbound connections on the ephemeral ports",
             Items::Events(..) => "no events since the first read",
+            Items::Makers(_) if latest.tracing.is_none() => "a recording has no processes",
+            Items::Makers(_) if !latest.is_traced() => "no tracer runs; press t to start one",
+            Items::Makers(_) if latest.owners().is_empty() => "the tracer has seen no close yet",
             _ if filtered => "no socket passes the filter",
             _ => "no TIME_WAIT sockets",
         }
@@ -375,6 +427,7 @@ impl Selected<'_> {
             Self::Socket(row, facts) => Identity::Socket(facts.netns, row.bucket.tuple, row.bucket.cookie),
             Self::Destination(one, capacity) => Identity::Destination(capacity.facts.netns, one.ends),
             Self::Group(key, _) => Identity::Group(*key),
+            Self::Maker(maker) => Identity::Maker(maker.group.key.clone()),
             Self::Netns(facts, _) => Identity::Netns(facts.netns, facts.netns_name.clone()),
             Self::Event(event) => {
                 Identity::Event(event.at, event.kind, event.row.bucket.tuple, event.row.bucket.cookie)
