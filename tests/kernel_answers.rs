@@ -126,7 +126,7 @@ fn a_replay_prints_the_exact_bytes() {
     );
     assert_eq!(replay(&events, &["-o", "csv"]).ok().stdout, csv);
     let table = replay(&events, &[]).ok();
-    for text in ["127.0.0.1", "80", "http", "40000", "41.3s", "1 TIME_WAIT, next free in 41.3s"] {
+    for text in ["127.0.0.1", "80", "http", "40000", "41.3s", "1 TIME_WAIT, the next expires in 41.3s"] {
         assert!(table.stdout.contains(text), "expected {text:?}{table}");
     }
 }

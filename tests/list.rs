@@ -386,7 +386,7 @@ fn the_table_shows_every_row_and_counts_them_in_its_last_line() {
     let run = twtool(["list"]).ok();
     let lines: Vec<_> = run.stdout.lines().collect();
     let last = lines.last().expect("a last line");
-    assert!(last.starts_with(&format!("{} TIME_WAIT, next free in ", Mixed::TIME_WAIT)), "{run}");
+    assert!(last.starts_with(&format!("{} TIME_WAIT, the next expires in ", Mixed::TIME_WAIT)), "{run}");
     assert!(last.ends_with('s'), "a human time: {run}");
     for entry in procfs::time_wait() {
         let ends =

@@ -308,7 +308,7 @@ struct Totals {
     fin_wait_2: usize,
     /// The shortest remaining time of a TIME_WAIT bucket. FIN_WAIT_2 buckets do not count, because they become TIME_WAIT when
     /// the peer closes.
-    next_free: Option<Duration>,
+    next_expiry: Option<Duration>,
 }
 
 impl Totals {
@@ -317,14 +317,14 @@ impl Totals {
         if row.bucket.fin_wait_2 {
             self.fin_wait_2 += 1;
         } else {
-            self.next_free = self.next_free.into_iter().chain([row.bucket.expires()]).min();
+            self.next_expiry = self.next_expiry.into_iter().chain([row.bucket.expires()]).min();
         }
     }
 
     fn joined(self, other: Self) -> Self {
         Self {
             fin_wait_2: self.fin_wait_2 + other.fin_wait_2,
-            next_free: self.next_free.into_iter().chain(other.next_free).min(),
+            next_expiry: self.next_expiry.into_iter().chain(other.next_expiry).min(),
         }
     }
 
@@ -343,7 +343,7 @@ fn among(facts: &[Facts]) -> Option<String> {
     (facts.len() > 1).then(|| format!("in {} namespaces", facts.len()))
 }
 
-/// `5 TIME_WAIT, next free in 12.1s`.
+/// `5 TIME_WAIT, the next expires in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     let mut parts = vec![];
     let totals = &list.survey.totals;
@@ -356,9 +356,9 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
         counted.push(' ');
         counted.push_str(&among);
     }
-    parts.extend(totals.next_free.map(|next| match next {
-        Duration::ZERO => "next free at the kernel's next timer tick".to_owned(),
-        next => format!("next free in {}", human::duration(next)),
+    parts.extend(totals.next_expiry.map(|next| match next {
+        Duration::ZERO => "the next expires at the kernel's next timer tick".to_owned(),
+        next => format!("the next expires in {}", human::duration(next)),
     }));
     if !left_out.is_empty() {
         parts.push(format!("no room for {}", left_out.join(", ")));
