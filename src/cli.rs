@@ -98,7 +98,7 @@ Examples:
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
-    /// With --version: also show whether landlock and seccomp can confine --replay and the exporter on this machine
+    /// With --version: also show whether this machine supports the sandbox (landlock, seccomp) of --replay and the exporter
     #[arg(long)]
     verbose: bool,
     #[command(subcommand)]

@@ -29,9 +29,9 @@ check later SO_REUSEPORT binds of the same user for conflicts, so a second serve
 one more bind, on an unused address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: no bind can clear the note. Second: a bind with \
-SO_REUSEPORT succeeded before the bind that clears the note, and fails after it. Then twtool has also cleared the note of a real \
-server on the port.
+In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: no bind can clear the note. Second: twtool \
+repeats its bind with SO_REUSEPORT after it has cleared the note, and now the bind fails. So the note was that of a real server, \
+which has lost it.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \
@@ -39,7 +39,7 @@ socket cannot have a filter, and the kernel can refuse the filter to an unprivil
 used up. In both cases a client can connect to the test socket.
 
 Socket options of the server can change the answer. Give them with --v6only, --dev, --freebind, --transparent and --mptcp. If \
-another value of --v6only, or --freebind, would change the verdict, one more line shows that verdict. --user runs the binds as \
+--freebind, or the other value of --v6only, would change the verdict, one more line shows that verdict. --user runs the binds as \
 another user. \
 --together opens all addresses at once. A socket on 0.0.0.0 and a socket on :: then conflict, unless the socket on :: has \
 IPV6_V6ONLY.

@@ -23,7 +23,7 @@ Everything happens in private user and network namespaces, without root. twtool 
 sockets of the host, and leaves nothing behind, however it ends. In the first four scenarios, both ends use the TCP of the \
 running kernel, each in its own network namespace. twtool carries the segments between them. It can read the state of both \
 ends while a segment is under way, drop a segment, or deliver an old segment late. In the other scenarios, the connections run \
-over lo. twtool measures the values in the run that it shows.
+over lo. All values come from this run.
 
 How to read the diagram: each arrow is a segment. Beside the start of the arrow is the state of the sender while the segment \
 was under way. Beside its end is the state of the receiver after the segment arrived. Sequence numbers are relative: the first \

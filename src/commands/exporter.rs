@@ -21,7 +21,7 @@ a page with the present state. /-/healthy answers without a collection.
 A collection serves all scrapes that begin within --min-interval after it began. The exporter collects only for a request. It needs no capability \
 for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
 with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns); with CAP_BPF and CAP_PERFMON it counts \
-closes by unit or container (--trace). After it has opened its addresses and loaded its BPF program, it drops every other capability, and uses landlock and seccomp to confine the thread that reads requests.
+closes by unit or container (--trace). After it has opened its addresses and loaded its BPF program, it drops every capability that it does not need any more, and uses landlock and seccomp to confine the thread that reads requests.
 
 systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the default address.
 
@@ -29,7 +29,7 @@ After SIGTERM or SIGINT, the exporter finishes the requests in progress, waits a
 
 Prometheus keeps a list of default ports for exporters (9100-9999). The default port of twtool is outside that range.
 
-Metrics have formats of their own and cover IPv4 and IPv6. So -o, --json, -4 and -6 are errors.
+Metrics have formats of their own and cover IPv4 and IPv6. So --json, -4, -6 and the other formats of -o are errors.
 
 Exit codes: 0 ended by a signal, 2 wrong usage, or an address or network namespace cannot be used.
 

@@ -21,10 +21,10 @@ Every metric is listed in docs/metrics.md. The label netns is the name of the ne
 The text format 0.0.4 is for node_exporter's textfile collector and for promtool. twtool exporter serves the same metrics to \
 Prometheus directly.
 
-With --textfile, the file gets its name when it is complete, so that a reader never sees half of it. An existing file keeps its owner and \
+With --textfile, twtool puts the file in place only when it is complete, so that a reader never sees half of it. An existing file keeps its owner and \
 its permissions. If the metrics are incomplete, twtool still writes the file, with twtool_collection_complete 0.
 
-Metrics have formats of their own and cover IPv4 and IPv6. So -o, --json, -4 and -6 are errors.
+Metrics have formats of their own and cover IPv4 and IPv6. So --json, -4, -6 and the other formats of -o are errors.
 
 Exit codes: 0 the metrics are complete, 2 they are missing or incomplete, or wrong usage.
 
@@ -49,8 +49,8 @@ pub struct MetricsArgs {
 /// Arguments of the commands that collect metrics.
 #[derive(Args, Clone, Debug)]
 pub struct CollectionArgs {
-    /// Give own series to at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners of sockets per
-    /// network namespace; all others share the label value `others`
+    /// Per network namespace, report at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners of
+    /// sockets separately; combine the rest as `others`
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     max_destinations: u16,
     /// Report at most N network namespaces
@@ -74,7 +74,7 @@ impl CollectionArgs {
         self.namespaces.others()
     }
 
-    /// Starts to trace the closes in the selected network namespaces. The namespace of a container can change, because the container
+    /// Prepares a trace of the closes in the selected network namespaces. The namespace of a container can change, because the container
     /// may restart. So with `--container`, as with `--all-netns`, the closes of every namespace are traced.
     pub(super) fn trace(&self) -> Result<Trace, CommandError> {
         let namespaces = if self.namespaces.can_change() { None } else { Some(self.namespaces.namespaces()?) };
@@ -82,7 +82,7 @@ impl CollectionArgs {
         Ok(Box::new(start))
     }
 
-    /// Finds the selected network namespaces.
+    /// Checks that the selected network namespaces can be opened.
     ///
     /// # Errors
     /// One of them does not exist or cannot be opened.
@@ -132,7 +132,7 @@ pub(super) fn refuse_formats(global: &GlobalArgs) -> Result<(), CommandError> {
         return Err(bad_value(
             &format,
             "--output <FORMAT>",
-            "metrics have the formats text and openmetrics; use --format",
+            "metrics have formats of their own (twtool metrics --format; for the exporter, the Accept header of a request)",
         ));
     }
     match global.ipv4_on_the_wire() {

@@ -16,7 +16,7 @@ const USUAL: &str = "/run/twtool.sock";
 /// Arguments of commands that ask a tracer for the owners of buckets.
 #[derive(Args, Clone, Debug)]
 pub(super) struct TracerArgs {
-    /// Ask the tracer that serves this socket (twtool trace --serve) [default: /run/twtool.sock, if a tracer serves it]
+    /// Ask the tracer that listens on this Unix socket (twtool trace --serve) [default: /run/twtool.sock, if a tracer serves it]
     #[arg(long, value_name = "SOCKET")]
     tracer: Option<PathBuf>,
 }

@@ -35,7 +35,7 @@ explains equal failures once. At the end it prints where COMMAND listened and ho
 
 The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their bind(), \
 listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have ended, \
-including daemons. (Exception: with --pid or --detach, twtool sets no filter.)
+including daemons, and if SIGKILL ends twtool, the kernel ends them as well. (Exception: with --pid or --detach, twtool sets no filter.)
 
 If twtool runs without root, set-user-ID bits and file capabilities give COMMAND and its processes no privilege \
 (no_new_privs). twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \

@@ -19,7 +19,8 @@ pub enum Inherited {
     Unix(UnixListener),
 }
 
-/// The sockets in `LISTEN_FDS`, if `LISTEN_PID` names this process. Call it once, before this process opens descriptors by number.
+/// The sockets that systemd has passed (`LISTEN_FDS` is their number), if `LISTEN_PID` names this process. Call it once: it takes
+/// over the descriptors from 3 on, and nothing else in the process may own them.
 pub fn listeners() -> io::Result<Vec<Inherited>> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(std::process::id()) {

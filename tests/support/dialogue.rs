@@ -33,7 +33,7 @@ impl Dialogue {
         let program = File::from(terminal.slave);
         command.stdin(program.try_clone().expect("a copy")).stdout(Stdio::piped()).stderr(program);
         let child = command.spawn().expect("twtool can be started");
-        // Drops this process's copies of the other side, so that the terminal ends when the child ends.
+        // Closes this process's descriptors of the program's side of the terminal. So read() reports the end when the child ends.
         command.stdin(Stdio::null()).stderr(Stdio::null());
         Self { command, child, user: terminal.master.into(), screen: String::new(), asked: 0 }
     }
@@ -46,7 +46,8 @@ impl Dialogue {
         }
     }
 
-    /// Reads until the screen contains this text once for each call so far. Returns false if the run ends first.
+    /// Waits for the next prompt: the n-th call reads until the screen contains this text n times. Returns false if the run ends
+    /// first.
     pub(crate) fn asks(&mut self, text: &str) -> bool {
         self.asked += 1;
         while self.shown(text) < self.asked {

@@ -14,7 +14,8 @@ use super::{WatchError, failed, stub, target};
 use crate::model::call::{SlowReason, Unwatchable};
 use crate::sys::folder;
 
-/// `PTRACE_O_*`: attach to all processes and threads that a traced one starts; mark stops at system calls.
+/// `PTRACE_O_*`: attach to all processes and threads that a traced one starts; set a flag in each stop that a system
+/// call causes (`PTRACE_O_TRACESYSGOOD`).
 const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
     | libc::PTRACE_O_TRACECLONE
@@ -55,24 +56,24 @@ pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Re
         let why = refusal(&error, pid, true);
         // The stub has not executed the command. It is stopped, or it has ended by itself; then kill() may fail, which
         // does not matter.
-        let _ = number(pid).and_then(|pid| {
+        let _ = to_pid(pid).and_then(|pid| {
             kill_process(pid, Signal::KILL)?;
             Ok(waitpid(Some(pid), WaitOptions::empty())?)
         });
         why
     })?;
-    number(pid).and_then(|pid| Ok(kill_process(pid, Signal::CONT)?)).map_err(failed("kill()"))?;
+    to_pid(pid).and_then(|pid| Ok(kill_process(pid, Signal::CONT)?)).map_err(failed("kill()"))?;
     Ok(Started { command: Some(pid), threads: BTreeSet::from([pid]), slow, detach })
 }
 
-fn number(pid: i32) -> io::Result<Pid> {
+fn to_pid(pid: i32) -> io::Result<Pid> {
     Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 /// Waits until the stub has stopped itself.
 fn await_stop(pid: i32) -> io::Result<()> {
     loop {
-        match waitpid(Some(number(pid)?), WaitOptions::UNTRACED) {
+        match waitpid(Some(to_pid(pid)?), WaitOptions::UNTRACED) {
             Ok(Some((_, status))) if status.stopped() => return Ok(()),
             Ok(Some(_)) => return Err(io::Error::other("it ended before it could be watched")),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
@@ -85,7 +86,8 @@ fn await_stop(pid: i32) -> io::Result<()> {
 pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
-        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to it. The next round finds any other.
+        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to it. The next round of this loop
+        // finds the threads that another thread has started.
         let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();
@@ -113,7 +115,7 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
 /// The error for a process whose threads /proc does not list.
 fn unlisted(pid: i32) -> WatchError {
     // kill(2) also answers for a process that /proc hides.
-    let exists = number(pid).and_then(|pid| Ok(test_kill_process(pid)?));
+    let exists = to_pid(pid).and_then(|pid| Ok(test_kill_process(pid)?));
     match exists {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => no_such_process(pid),
         _ => WatchError::Unwatchable(Unwatchable {

@@ -1,5 +1,6 @@
-//! The terminal while the screen has it: raw mode, the alternate screen, and reports of the mouse wheel. [`Guard`] gives it
-//! back in every case: at the end, after an error, on a panic in any thread, and before a signal ends or stops the program.
+//! Puts the terminal into the modes of the live screen: raw mode, the alternate screen, and reports of the mouse wheel. [`Guard`]
+//! restores the previous modes at the end, after an error, on a panic in any thread, and before a signal that can be caught ends or
+//! stops the program.
 
 use std::io::{self, BufWriter};
 use std::panic;
@@ -20,8 +21,7 @@ use crate::sys::screen_output::{ScreenOutput, write_within};
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
-/// How long the program waits for a terminal that takes no text before it gives up. In this time, a slow line transmits the text in
-/// its buffers.
+/// The time limit of a write to a terminal that accepts no text. It is long enough for a slow line to send what is in its buffers.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether the screen has the terminal.
@@ -64,7 +64,8 @@ impl Guard {
     /// # Errors
     /// As for [`Self::take`].
     pub fn take_again(&self) -> io::Result<()> {
-        // After a give_back, crossterm reads the modes of the terminal again, and restores those.
+        // give_back() makes crossterm forget the saved modes. So enable_raw_mode() saves the present modes, and the next give_back()
+        // restores these.
         give_back()?;
         TAKEN.store(true, Ordering::SeqCst);
         enable_raw_mode()?;
