@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use twtool::metrics::{Family, Kind};
+use twtool::sys::counts::most_unlisted_tcp_sockets;
 use twtool::sys::sysctl;
 
 use crate::support::commands::needs_program;
@@ -17,6 +18,7 @@ use crate::support::island::{folders, in_new_namespace, name};
 use crate::support::netns::has_user;
 use crate::support::procfs::tcp_ext;
 use crate::support::situations::{Mixed, bucket_of_client, bucket_of_server, listen};
+use crate::support::tracer::until;
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, suite};
 
@@ -32,6 +34,7 @@ suite! {
         doctor_check_samples_equal_the_checks_of_doctor,
         a_server_in_the_ephemeral_range_is_named,
         a_bound_socket_that_does_not_listen_is_counted,
+        unix_sockets_are_not_taken_for_bound_sockets,
         the_number_of_series_is_limited,
         openmetrics_has_the_same_series,
         a_textfile_is_replaced_as_a_whole,
@@ -215,6 +218,19 @@ fn a_bound_socket_that_does_not_listen_is_counted() {
     socket.bind(&"127.0.0.1:41010".parse::<std::net::SocketAddr>().expect("an address").into()).expect("bound");
     let samples = metrics(&[]);
     assert_eq!((bound(&samples), sum(&samples, Family::PoolPorts, &[])), (1.0, 99.0));
+}
+
+fn unix_sockets_are_not_taken_for_bound_sockets() {
+    kernel::needs(!Path::new("/proc/thread-self/net/rpc").exists(), "a network namespace without NFS");
+    let most = || most_unlisted_tcp_sockets().expect("the kernel's counts");
+    // The kernel counts a socket for a moment after its end.
+    until("no socket is left", || (most() == Some(0)).then_some(()));
+    let _pair = std::os::unix::net::UnixStream::pair().expect("two sockets");
+    let _datagrams = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    assert_eq!(most(), Some(0));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&"127.0.0.1:41010".parse::<std::net::SocketAddr>().expect("an address").into()).expect("bound");
+    assert_eq!(most(), Some(1));
 }
 
 fn the_number_of_series_is_limited() {

@@ -44,20 +44,42 @@ fn text_of(path: &str) -> io::Result<String> {
 ///
 /// Two of the kernel's counts are upper bounds: `alloc` counts the TCP sockets of the whole machine, and `used` counts
 /// the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in a
-/// list.
+/// list. /proc/net/protocols has the number of Unix sockets, which `used` counts, too.
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let read = |name: &str| if_present(text_of(&format!("/proc/thread-self/net/{name}")));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };
     // A kernel without IPv6 has no sockstat6.
-    Ok(parse_most_unlisted(&sockstat, &read("sockstat6")?.unwrap_or_default()))
+    let sockstat6 = read("sockstat6")?.unwrap_or_default();
+    let most = parse_most_unlisted(&sockstat, &sockstat6, 0);
+    // `used` does not count sockets that the kernel itself made, and the number of Unix sockets does. Only NFS makes such ones: its
+    // module sunrpc connects to local services. Then the namespace has the folder rpc.
+    if most.is_none_or(|most| most == 0) || Path::new("/proc/thread-self/net/rpc").exists() {
+        return Ok(most);
+    }
+    let unix = |text: Option<String>| text.as_deref().and_then(parse_unix_sockets).unwrap_or(0);
+    let before = unix(read("protocols")?);
+    let sockstat = read("sockstat")?.unwrap_or_default();
+    // Sockets can come and go between two files.
+    let both = before.min(unix(read("protocols")?));
+    Ok(parse_most_unlisted(&sockstat, &sockstat6, both).or(most))
 }
 
-fn parse_most_unlisted(sockstat: &str, sockstat6: &str) -> Option<u64> {
+fn parse_most_unlisted(sockstat: &str, sockstat6: &str, others: u64) -> Option<u64> {
     let tcp = parse_tcp_sockstat(sockstat)?;
     let used: u64 = sockstat.lines().find_map(|line| line.strip_prefix("sockets: used "))?.trim().parse().ok()?;
     let inuse6 = sockstat6.lines().find_map(|line| line.strip_prefix("TCP6: inuse "));
     let inuse6: u64 = inuse6.map_or(Some(0), |number| number.trim().parse().ok())?;
-    Some(tcp.alloc.min(used).saturating_sub(tcp.inuse + inuse6))
+    Some(tcp.alloc.min(used.saturating_sub(others)).saturating_sub(tcp.inuse + inuse6))
+}
+
+/// Parses the number of Unix sockets in /proc/net/protocols. Since Linux 5.15, stream sockets have a line of their own.
+fn parse_unix_sockets(text: &str) -> Option<u64> {
+    let number = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let name = words.next()?;
+        matches!(name, "UNIX" | "UNIX-STREAM").then(|| words.nth(1)?.parse::<u64>().ok())?
+    };
+    text.lines().filter_map(number).reduce(u64::saturating_add)
 }
 
 /// Parses a line of names and a line of numbers. Both begin with `TcpExt:`.
@@ -118,19 +140,29 @@ mod tests {
     #[test]
     fn unlisted_sockets_are_at_most_what_the_lower_count_leaves() {
         let text = |used, alloc| format!("sockets: used {used}\nTCP: inuse 3 orphan 0 tw 0 alloc {alloc} mem 0\n");
-        let most = |used, alloc, v6| parse_most_unlisted(&text(used, alloc), v6);
+        let most = |used, alloc, v6| parse_most_unlisted(&text(used, alloc), v6, 0);
         assert_eq!(most(100, 9, "TCP6: inuse 2\nUDP6: inuse 7\n"), Some(4));
         assert_eq!(most(7, 900, "TCP6: inuse 2\n"), Some(2));
         assert_eq!(most(7, 5, ""), Some(2));
         assert_eq!(most(1, 1, ""), Some(0), "counts of different moments");
-        assert_eq!(parse_most_unlisted("TCP: inuse 1 orphan 0 tw 0 alloc 2 mem 0\n", ""), None);
+        assert_eq!(parse_most_unlisted("TCP: inuse 1 orphan 0 tw 0 alloc 2 mem 0\n", "", 0), None);
+        assert_eq!(parse_most_unlisted(&text(10, 900), "", 5), Some(2), "without other sockets");
+        assert_eq!(parse_most_unlisted(&text(10, 900), "", 50), Some(0));
         assert_eq!(most(1, 1, "TCP6: inuse many\n"), None);
+    }
+
+    #[test]
+    fn unix_sockets_are_counted_over_both_lines() {
+        let text = "protocol  size sockets  memory press\nUNIX-STREAM 1152     30      -1   NI\nUNIX      1152      2      -1   NI\n\
+                    UNIXES 1 7 -1\nTCP       2304      7     287   no\n";
+        assert_eq!(parse_unix_sockets(text), Some(32));
+        assert_eq!((parse_unix_sockets("UNIX 1\n"), parse_unix_sockets("")), (None, None));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_never_panics(text in "(TcpExt:|TCP:)?[ a-z0-9\n]{0,80}") {
-            let _ = (parse_tcp_ext(&text), parse_tcp_sockstat(&text), parse_most_unlisted(&text, &text));
+        fn any_text_is_read_or_refused_and_never_panics(text in "(TcpExt:|TCP:|UNIX )?[ a-z0-9\n]{0,80}") {
+            let _ = (parse_tcp_ext(&text), parse_tcp_sockstat(&text), parse_most_unlisted(&text, &text, 1), parse_unix_sockets(&text));
         }
     }
 }
