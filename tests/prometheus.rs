@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use twtool::sys::sysctl;
 
@@ -21,8 +22,9 @@ use crate::support::commands::needs_program;
 use crate::support::exporter::ask;
 use crate::support::island::in_new_namespace;
 use crate::support::situations::{bucket_of_server, listen};
+use crate::support::tracer::{Outside, own_netns, refusal};
 use crate::support::twtool::{PATH, Run, twtool};
-use crate::support::{kernel, suite};
+use crate::support::{kernel, not_checked, suite};
 
 suite! {
     pure: [
@@ -62,6 +64,13 @@ fn the_rules_pass_their_tests() {
 fn the_examples_are_accepted() {
     needs_program("promtool");
     promtool(&["check", "config", "scrape.yml"]).code(0);
+    // The DaemonSet runs as a user without any capability; a test of the exporter shows that this suffices.
+    let daemon_set = fs::read_to_string(packaging("prometheus/kubernetes.yml")).expect("a text");
+    let lines: Vec<&str> = daemon_set.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();
+    for line in ["capabilities: {drop: [ALL]}", "allowPrivilegeEscalation: false", "runAsNonRoot: true"] {
+        assert!(lines.contains(&line), "{line}");
+    }
+    assert!(!lines.iter().any(|line| line.contains("add:") || line.contains("privileged:")), "{lines:?}");
 }
 
 /// The part of the tour about all machines.
@@ -154,8 +163,7 @@ impl Drop for Prometheus {
 impl Prometheus {
     const ADDRESS: &str = "127.0.0.1:9090";
 
-    fn start(folder: &Path, machines: &[Machine]) -> Self {
-        let targets: Vec<&str> = machines.iter().map(|machine| machine.address.as_str()).collect();
+    fn start(folder: &Path, targets: &[&str]) -> Self {
         let config = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{}']\nscrape_configs:\n- {{job_name: twtool, \
              static_configs: [{{targets: {targets:?}}}]}}\n",
@@ -233,8 +241,11 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
     forgotten.0.shutdown(std::net::Shutdown::Write).expect("shutdown()");
 
     let folder = tempfile::tempdir().expect("a folder");
-    let _prometheus = Prometheus::start(folder.path(), &machines);
-    wait_until("three machines are scraped", || Prometheus::query("up == 1").len() == 3);
+    let traced = ExporterThatTraces::start();
+    let targets = machines.iter().map(|machine| machine.address.as_str());
+    let targets: Vec<&str> = targets.chain(traced.as_ref().map(|_| ExporterThatTraces::ADDRESS)).collect();
+    let _prometheus = Prometheus::start(folder.path(), &targets);
+    wait_until("the machines are scraped", || Prometheus::query("up == 1").len() == targets.len());
     assert_eq!(Prometheus::firing(ALERT), Vec::<String>::new());
 
     // A few connections at a time, until the alert fires. Then a connection is still possible.
@@ -250,7 +261,7 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
         let exhausted = Prometheus::query("twtool_destination_exhaustion_seconds == 0");
         exhausted.len() == 1 && Prometheus::firing(ALERT) == [short.address.as_str()]
     });
-    every_panel_has_series(&short.address);
+    every_panel_has_series(&short.address, traced.is_some());
 
     // The remedy that capacity advises. connect() may then take over TIME_WAIT sockets that are a second old.
     short.within(|| sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours"));
@@ -259,8 +270,31 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
     drop(kept);
 }
 
-/// Sends the query of every panel, with the variables of the board replaced as Grafana does.
-fn every_panel_has_series(instance: &str) {
+/// An exporter with --trace in the network namespace of the test.
+struct ExporterThatTraces(Outside);
+
+impl ExporterThatTraces {
+    const ADDRESS: &str = "127.0.0.1:17004";
+
+    /// Starts it. `None` if BPF cannot trace here.
+    fn start() -> Option<Self> {
+        if let Some(why) = refusal() {
+            not_checked(format!("the panels about traced closes: {why}"));
+            return None;
+        }
+        let line = format!("nsenter --net={} '{PATH}' exporter --trace --listen {}", own_netns(), Self::ADDRESS);
+        Outside::start(&line).map(Self)
+    }
+}
+
+impl Drop for ExporterThatTraces {
+    fn drop(&mut self) {
+        let _ = kill(self.0.pid(), Signal::SIGKILL);
+    }
+}
+
+/// Sends the query of every panel, with the variables of the board replaced as Grafana does. Closes are traced on one instance only.
+fn every_panel_has_series(instance: &str, traced: bool) {
     let mut queries = vec![];
     for (board, instances) in [("grafana/fleet.json", ".*"), ("grafana/machine.json", instance)] {
         let text = fs::read_to_string(packaging(board)).expect("a board");
@@ -268,6 +302,11 @@ fn every_panel_has_series(instance: &str) {
         for panel in board["panels"].as_array().expect("panels") {
             for target in panel["targets"].as_array().expect("targets") {
                 let query = target["expr"].as_str().expect("a query");
+                let about_traced = query.contains("twtool_trace");
+                if about_traced && !traced {
+                    continue;
+                }
+                let instances = if about_traced { ExporterThatTraces::ADDRESS } else { instances };
                 let query = query.replace("$job", "twtool").replace("$instance", instances).replace("$netns", ".*");
                 assert!(!query.contains('$'), "{query}");
                 queries.push((panel["title"].as_str().expect("a title").to_owned(), query));

@@ -97,7 +97,7 @@ pub(crate) fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Why BPF cannot trace here; `None` if it can.
-fn refusal() -> Option<String> {
+pub(crate) fn refusal() -> Option<String> {
     static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
     let ask = || {
         let Some(run) = Outside::start(&format!("'{PATH}' trace --method bpf --duration 0s")) else {
