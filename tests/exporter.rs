@@ -3,6 +3,7 @@
 #![expect(clippy::float_cmp, reason = "the numbers are small counts, which are exact")]
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ suite! {
         a_thousand_idle_connections_do_not_block_a_new_client,
         requests_that_are_too_large_or_wrong_are_refused,
         a_client_that_never_reads_does_not_block_other_clients,
+        slow_and_half_open_connections_end,
         an_idle_exporter_does_not_wake_up,
         sigterm_answers_the_requests_in_progress,
         several_addresses_and_a_unix_socket_are_served,
@@ -203,6 +205,48 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
     drop(silent);
 }
 
+/// Ends this side of a connection without a packet, as if the machine were switched off.
+fn vanish(stream: &TcpStream) {
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpRepair, &1)
+        .expect("CAP_NET_ADMIN of the namespace");
+}
+
+fn slow_and_half_open_connections_end() {
+    let exporter = Exporter::start(&[]);
+    let open = || sum(&samples(&get("/metrics").body), Family::ExporterConnections, &[]);
+    assert_eq!(open(), 1.0);
+    // The peers of these are gone: before a request, within its head, and after a response.
+    let mut half_open = vec![];
+    for sent in ["", "GET /metrics HTTP/1.1\r\nHost:", "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut stream = connect();
+        stream.write_all(sent.as_bytes()).expect("written");
+        if sent.ends_with("\r\n\r\n") {
+            stream.read_exact(&mut [0; 12]).expect("a response");
+        }
+        half_open.push(stream);
+    }
+    for stream in half_open {
+        vanish(&stream);
+    }
+    // This one sends its head so slowly that it would need hours.
+    let mut slow = connect();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ").expect("written");
+    assert_eq!(open(), 5.0, "the exporter does not know that its peers are gone");
+    let deadline = Instant::now() + kernel::patience(Duration::from_secs(90));
+    while slow.write_all(b"x").is_ok() {
+        assert!(Instant::now() < deadline, "the slow connection is still open");
+        assert_eq!(get("/-/healthy").status, 200, "others are served");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    while open() > 1.0 {
+        assert!(Instant::now() < deadline, "half-open connections are still open");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let values = samples(&get("/metrics").body);
+    assert_eq!(sum(&values, Family::ExporterClosed, &["reason=\"timeout\""]), 4.0);
+    drop(exporter);
+}
+
 fn an_idle_exporter_does_not_wake_up() {
     let exporter = Exporter::start(&[]);
     let mut open = connect();
@@ -222,7 +266,9 @@ fn an_idle_exporter_does_not_wake_up() {
         }
         before = now;
     }
-    std::thread::sleep(Duration::from_secs(3));
+    // `TWTOOL_FULL=1` waits for a minute.
+    let whole = std::env::var_os("TWTOOL_FULL").is_some();
+    std::thread::sleep(Duration::from_secs(if whole { 60 } else { 5 }));
     assert_eq!(exporter.switches(), before);
 }
 
@@ -244,7 +290,7 @@ fn sigterm_answers_the_requests_in_progress() {
     exporter.signal(Signal::SIGTERM);
     exporter.wait_for_line("ended");
     assert_eq!(exporter.wait().code(), Some(0));
-    assert!(std::net::TcpStream::connect(ADDRESS).is_err());
+    assert!(TcpStream::connect(ADDRESS).is_err());
 }
 
 fn several_addresses_and_a_unix_socket_are_served() {
@@ -254,7 +300,7 @@ fn several_addresses_and_a_unix_socket_are_served() {
     let mut exporter = Exporter::start_with(&["--listen", ADDRESS, "--listen", "[::1]:16060", "--listen", &unix], 3);
     let request = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert_eq!(ask(connect(), request).status, 200);
-    assert_eq!(ask(std::net::TcpStream::connect("[::1]:16060").expect("IPv6"), request).status, 200);
+    assert_eq!(ask(TcpStream::connect("[::1]:16060").expect("IPv6"), request).status, 200);
     assert_eq!(ask(UnixStream::connect(&path).expect("a Unix socket"), request).status, 200);
     exporter.signal(Signal::SIGTERM);
     assert_eq!(exporter.wait().code(), Some(0));
@@ -268,9 +314,9 @@ fn the_sockets_of_systemd_are_used() {
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inheritable");
     let mut child = std::process::Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
     let request = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let response = ask(std::net::TcpStream::connect("127.0.0.1:16070").expect("the socket listens"), request);
+    let response = ask(TcpStream::connect("127.0.0.1:16070").expect("the socket listens"), request);
     assert_eq!(response.status, 200);
-    assert!(std::net::TcpStream::connect(ADDRESS).is_err(), "the default address is not opened");
+    assert!(TcpStream::connect(ADDRESS).is_err(), "the default address is not opened");
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -292,7 +338,7 @@ fn unneeded_capabilities_are_dropped() {
         command.args(["--inh-caps=-all", "--bounding-set=-all", PATH, "exporter"]);
         let mut child = command.spawn().expect("setpriv starts");
         let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
-        while std::net::TcpStream::connect(ADDRESS).is_err() {
+        while TcpStream::connect(ADDRESS).is_err() {
             assert!(Instant::now() < deadline, "it does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
