@@ -16,7 +16,7 @@ use crate::support::netns::elsewhere;
 use crate::support::outbound::set;
 use crate::support::tracer::{Outside, Tracer, close, closers, expectations, needs_bpf, own_netns, until};
 use crate::support::twtool::{Keys, PATH, twtool};
-use crate::support::{measured, suite};
+use crate::support::{measured, not_checked, suite};
 
 suite! {
     pure: [
@@ -25,6 +25,8 @@ suite! {
     netns: [
         each_way_to_close_names_the_process,
         every_process_of_a_few_milliseconds_is_named,
+        rare_ways_to_close_name_the_process,
+        a_bystander_of_fast_open_is_not_named,
         an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes,
         equal_ends_in_two_namespaces_are_told_apart,
         a_record_has_its_keys,
@@ -92,6 +94,31 @@ fn each_way_to_close_names_the_process() {
         assert!(!expected.is_empty(), "{way}");
         have_buckets(&tracer.check(&expected));
     }
+}
+
+/// Garbage collection of Unix sockets, io_uring, both ends at once, and `TCP_LINGER2`. io_uring may be disabled.
+fn rare_ways_to_close_name_the_process() {
+    let tracer = Tracer::start("");
+    for way in ["garbage", "io_uring", "both", "linger2"] {
+        let expected = close(&[way]);
+        assert!(!expected.is_empty(), "{way}");
+        have_buckets(&tracer.check(&expected));
+    }
+}
+
+/// The kernel closes while it handles a packet that another process has sent.
+fn a_bystander_of_fast_open_is_not_named() {
+    let tracer = Tracer::start("");
+    let expected = close(&["fast_open"]).remove(0);
+    if let Some(why) = expected["not_checked"].as_str() {
+        return not_checked(why);
+    }
+    let record = tracer.wait_for(&expected);
+    assert_eq!((&record["role"], &record["outcome"]), (&expected["role"], &expected["outcome"]), "{record}");
+    // Kernels without "tcp: defer shutdown(SEND_SHUTDOWN) for TCP_SYN_RECV sockets" (6.10) close in shutdown() itself.
+    let unknown = record["process"].is_null() && record["certain"] == false;
+    assert!(unknown || record["process"]["pid"] == expected["pid"], "{expected}\n{record}");
+    measured(format!("trace: Fast Open, shutdown in SYN_RECV: the process is {}", record["process"]["pid"]));
 }
 
 fn every_process_of_a_few_milliseconds_is_named() {

@@ -14,10 +14,10 @@ use super::user::User;
 pub enum Outcome {
     /// A bucket in TIME_WAIT.
     TimeWait,
-    /// A bucket in FIN_WAIT_2: the peer has not closed yet. This can be wrong: with TCP_LINGER2 = -1, or if the maximum of buckets
-    /// is reached, the kernel makes no bucket, and the record of the close is the same.
+    /// A bucket in FIN_WAIT_2: the peer has not closed yet. This can be wrong: if the maximum of buckets is
+    /// reached, the kernel makes no bucket, and the record of the close is the same.
     FinWait2,
-    /// No bucket: the connection ended with an error, for example a RST.
+    /// No bucket: the connection ended with an error, for example a RST, or TCP_LINGER2 is below 0.
     Aborted,
     /// Not known.
     Unknown,

@@ -130,14 +130,14 @@ impl Tracer {
             (Offsets::find(&btf)?, btf.id(Kind::Typedef, program::TRACEPOINT)?)
         };
         let maps = Maps { pending: pending.number(), ring: ring.number(), lost: lost.number(), ring_bytes: RING_BYTES };
-        let load = |cgroup_name| load(&program::assemble(&offsets, maps, cgroup_name), tracepoint);
-        // In lockdown mode "confidentiality" the kernel refuses to read names.
-        let (first, cgroup_name) = match load(true) {
+        let load = |untyped| load(&program::assemble(&offsets, maps, untyped), tracepoint);
+        // In lockdown mode "confidentiality" the kernel refuses to read memory without types.
+        let (first, untyped) = match load(true) {
             Err(TraceError::Rejected(_)) => (load(false)?, false),
             loaded => (loaded?, true),
         };
         let attach = |program: &Object| bpf::attach(program).map_err(|error| TraceError::of(TRACEPOINT_OPEN, error));
-        let programs = [first, load(cgroup_name)?];
+        let programs = [first, load(untyped)?];
         let attached = [attach(&programs[0])?, attach(&programs[1])?];
         Ok(Self { ring, lost, programs, _attached: attached })
     }

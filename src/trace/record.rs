@@ -28,6 +28,8 @@ pub(super) const FLAGS: i16 = 40;
 pub(super) const NETNS: i16 = 48;
 /// The real uid of the thread, u32.
 pub(super) const UID: i16 = 52;
+/// `TCP_LINGER2` if the state before CLOSE was FIN_WAIT_2, i32.
+pub(super) const LINGER2: i16 = 56;
 /// `sk_err`, u32.
 pub(super) const ERROR: i16 = 60;
 /// Bits of `PF_*`, u32.
@@ -176,7 +178,7 @@ impl Record {
             interface: NonZeroU32::new(fields.u32(INTERFACE)),
             mark: fields.u32(MARK),
             old_state,
-            outcome: outcome(old_state, fields.u64(FLAGS), fields.u32(ERROR)),
+            outcome: outcome(old_state, fields.u64(FLAGS), fields.u32(ERROR), fields.u32(LINGER2).cast_signed()),
             accepted: fields.u32(BACKLOG) != 0,
             task: (fields.bytes::<1>(HAS_TASK)[0] != 0).then(|| task(&fields)),
         })
@@ -200,13 +202,13 @@ fn task(fields: &Fields) -> Task {
 }
 
 /// What a socket leaves when it ends (measured on Linux 6.18).
-fn outcome(old_state: Option<TcpState>, flags: u64, error: u32) -> Outcome {
+fn outcome(old_state: Option<TcpState>, flags: u64, error: u32, linger2: i32) -> Outcome {
     if error != 0 {
         Outcome::Aborted
     } else if flags & SOCK_DONE != 0 {
         Outcome::TimeWait
     } else if old_state == Some(TcpState::FinWait2) && flags & SOCK_DEAD != 0 {
-        Outcome::FinWait2
+        if linger2 < 0 { Outcome::Aborted } else { Outcome::FinWait2 }
     } else {
         Outcome::Unknown
     }
@@ -260,12 +262,15 @@ mod tests {
 
     #[test]
     fn the_outcome_depends_on_the_flags_and_on_the_error() {
-        let of = |old, flags, error| outcome(TcpState::from_number(old), flags, error);
+        let of = |old, flags, error| outcome(TcpState::from_number(old), flags, error, 0);
         assert_eq!(of(5, 0b10, 0), Outcome::TimeWait);
         assert_eq!(of(11, 0b11, 0), Outcome::TimeWait);
         assert_eq!(of(5, 0b01, 0), Outcome::FinWait2);
         assert_eq!(of(4, 0b01, 0), Outcome::Unknown);
         assert_eq!(of(5, 0b11, 104), Outcome::Aborted);
+        let fin_wait_2 = |flags, linger2| outcome(Some(TcpState::FinWait2), flags, 0, linger2);
+        assert_eq!([fin_wait_2(0b01, -1), fin_wait_2(0b01, 3000)], [Outcome::Aborted, Outcome::FinWait2]);
+        assert_eq!(fin_wait_2(0b11, -1), Outcome::TimeWait);
     }
 
     #[test]

@@ -1,10 +1,15 @@
 """Closes connections in one of many ways, and prints which process and which ends must be reported.
 
 Each line of the output is a JSON object: pid, local, remote, outcome, role. `absent` has ends for which there must be no report.
+`not_checked` has the reason why a way is not possible here.
 """
 import array
+import ctypes
+import fcntl
 import json
+import mmap
 import os
+import select
 import signal
 import socket
 import struct
@@ -279,6 +284,191 @@ def in_flight():
     say(os.getpid(), of)
 
 
+def garbage():
+    """The socket is in a message that no process can receive any more: the socket that has it is itself only in a message."""
+    c, s = pair()
+    of = ends(c)
+    one, other = socket.socketpair(socket.AF_UNIX)
+    send(other, one.fileno())
+    send(other, c.fileno())
+    c.close()
+    one.close()
+    other.close()
+    s.settimeout(0.1)
+    for _ in range(100):
+        try:
+            wait_for_end(s)
+            break
+        except TimeoutError:
+            # The end of any Unix socket starts the collection.
+            for unix in socket.socketpair(socket.AF_UNIX):
+                unix.close()
+    s.close()
+    say(os.getpid(), of, collector=True)
+
+
+class Ring:
+    """An io_uring of one entry, by its system calls (io_uring_setup(2), io_uring_enter(2))."""
+
+    def __init__(self):
+        self.call = ctypes.CDLL(None, use_errno=True).syscall
+        parameters = ctypes.create_string_buffer(120)
+        self.fd = self.call(425, 1, parameters)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        entries = struct.unpack_from("II", parameters)
+        self.sq = struct.unpack_from("7I", parameters, 40)
+        self.cq = struct.unpack_from("6I", parameters, 80)
+        size = self.sq[6] + 4 * entries[0], self.cq[5] + 16 * entries[1]
+        self.submissions = mmap.mmap(self.fd, size[0], mmap.MAP_SHARED, offset=0)
+        self.completions = mmap.mmap(self.fd, size[1], mmap.MAP_SHARED, offset=0x8000000)
+        self.requests = mmap.mmap(self.fd, 64 * entries[0], mmap.MAP_SHARED, offset=0x10000000)
+
+    def close(self, fd, flags):
+        """Closes a descriptor with IORING_OP_CLOSE."""
+        self.requests[:64] = struct.pack("BBHi", 19, flags, 0, fd) + bytes(56)
+        head, tail, array_at = self.sq[0], self.sq[1], self.sq[6]
+        (number,) = struct.unpack_from("I", self.submissions, tail)
+        struct.pack_into("I", self.submissions, array_at, 0)
+        struct.pack_into("I", self.submissions, tail, number + 1)
+        if self.call(426, self.fd, 1, 1, 1, None, 0) != 1:
+            raise OSError(ctypes.get_errno(), "io_uring_enter")
+        (result,) = struct.unpack_from("i", self.completions, self.cq[5] + 16 * (number % 2) + 8)
+        if result != 0:
+            raise OSError(-result, "IORING_OP_CLOSE")
+
+
+def io_uring():
+    """The second close runs on a worker thread of the kernel, which belongs to the process."""
+    try:
+        ring = Ring()
+    except OSError as error:
+        print(json.dumps({"not_checked": "io_uring_setup: %s" % error}), flush=True)
+        return
+    for flags in (0, 1 << 4):
+        c, s = pair()
+        of = ends(c)
+        ring.close(c.detach(), flags)
+        wait_for_end(s)
+        s.close()
+        say(os.getpid(), of)
+
+
+def both():
+    """Both ends close before they have the FIN of the other end, because it waits behind data for which there is no room."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    c = socket.socket()
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    c.connect(listener.getsockname())
+    s, _ = listener.accept()
+    listener.close()
+    of, back = ends(c), ends(s)
+    for sock in (c, s):
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.send(bytes(65536))
+            except BlockingIOError:
+                # The peer may still acknowledge a part.
+                if not select.select([], [sock], [], 0.3)[1]:
+                    break
+        sock.setblocking(True)
+
+    pid = child(lambda: s.shutdown(socket.SHUT_WR))
+    os.waitpid(pid, 0)
+    c.shutdown(socket.SHUT_WR)
+    states = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] for sock in (c, s)]
+    assert states == [4, 4], "both are in FIN_WAIT_1: %s" % states
+    wait_for_end(c)
+    # Its FIN has no acknowledgement yet, and the FIN of the peer has come: CLOSING.
+    assert c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 11
+    wait_for_end(s)
+    c.close()
+    s.close()
+    say(os.getpid(), of, orphan=False)
+    say(pid, back, role="accepted", orphan=False)
+
+
+def linger2():
+    """Without time for FIN_WAIT_2 there is no bucket, and with 3 s there is one."""
+    for seconds, outcome in ((-1, "aborted"), (3, "time-wait")):
+        c, s = pair()
+        of = ends(c)
+        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, seconds)
+        c.close()
+        try:
+            wait_for_end(s)
+        except ConnectionResetError:
+            pass
+        s.close()
+        say(os.getpid(), of, outcome=outcome, orphan=outcome == "time-wait")
+
+
+def checksum(data):
+    data += bytes(len(data) % 2)
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def fast_open():
+    """A server shuts a Fast Open connection down before the handshake ends. The kernel closes when the last ACK of the handshake
+    comes, on behalf of whichever task runs then. Packets of the peer come from a TUN device."""
+    try:
+        tun = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"fastopen", 0x1001))
+    except OSError as error:
+        print(json.dumps({"not_checked": "/dev/net/tun: %s" % error}), flush=True)
+        return
+    for line in ("addr add 10.99.0.1/24 dev fastopen", "link set fastopen up"):
+        assert os.system("ip " + line) == 0
+    with open("/proc/sys/net/ipv4/tcp_fastopen", "w") as setting:
+        # Servers accept data in a SYN without a cookie.
+        setting.write(str(0x202))
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("10.99.0.1", 8100))
+    server.listen(16)
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+    local, remote = socket.inet_aton("10.99.0.1"), socket.inet_aton("10.99.0.2")
+
+    def packet(seq, ack, flags, data=b"", options=b""):
+        header = struct.pack("!HHIIBBHHH", 40100, 8100, seq, ack, (20 + len(options)) // 4 << 4, flags, 65535, 0, 0)
+        tcp = header + options + data
+        pseudo = remote + local + struct.pack("!BBH", 0, 6, len(tcp))
+        tcp = tcp[:16] + struct.pack("!H", checksum(pseudo + tcp)) + tcp[18:]
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0, remote, local)
+        return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + tcp
+
+    def answer(flags):
+        """The sequence number behind the next packet of the server with these flags."""
+        while select.select([tun], [], [], 5)[0]:
+            got = os.read(tun, 2048)
+            if got[9:10] == b"\x06" and got[33] & flags == flags:
+                length = len(got) - 20 - (got[32] >> 4) * 4
+                return struct.unpack_from("!I", got, 24)[0] + length + 1
+        raise TimeoutError("no packet with the flags %#x" % flags)
+
+    SYN, FIN, ACK = 2, 1, 16
+    # MSS, and an empty Fast Open option, which asks for a cookie.
+    os.write(tun, packet(1000, 0, SYN, b"hello", b"\x02\x04\x05\xb4\x22\x02\x01\x01"))
+    s, _ = server.accept()
+    of = ends(s)
+    assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 3, "SYN_RECV"
+    begin = answer(SYN | ACK)
+    s.shutdown(socket.SHUT_WR)
+    # Another process delivers the packet.
+    os.waitpid(child(lambda: os.write(tun, packet(1006, begin, ACK))), 0)
+    end = answer(FIN)
+    os.write(tun, packet(1006, end, FIN | ACK))
+    while s.recv(1024):
+        pass
+    s.close()
+    say(os.getpid(), of, role="accepted", orphan=False, bystander=True)
+
+
 def short_lived():
     listener = socket.create_server(("127.0.0.1", 8099), backlog=128)
     expected = []
@@ -331,7 +521,7 @@ WAYS = {
         one.__name__: one
         for one in [
             close, shutdown, accepted, fork, thread, linger, linger_0, unread_data, orphan, half, reset, ipv6, mapped, passed, in_flight,
-            short_lived, same_ends, renamed,
+            garbage, io_uring, both, linger2, fast_open, short_lived, same_ends, renamed,
         ]
     },
 }
