@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ suite! {
         each_network_namespace_has_its_own_counters,
         the_thread_that_traces_has_no_capability,
         tracing_needs_exactly_two_capabilities,
+        the_lines_for_the_unit_are_enough,
         a_signal_ends_an_exporter_that_traces,
         closes_that_the_exporter_did_not_read_in_time_are_counted,
         without_trace_nothing_about_closes_is_served,
@@ -249,6 +251,37 @@ fn tracing_needs_exactly_two_capabilities() {
     exporter.counts(&expected);
     let kept = exporter.threads("CapPrm");
     assert!(kept.iter().all(|(name, set)| name == "trace" || set == "0000000000000000"), "{kept:?}");
+}
+
+/// The unit, with the lines that the page of the exporter adds for --trace.
+fn the_lines_for_the_unit_are_enough() {
+    needs_bpf();
+    for name in ["setpriv", "python3", "systemd-analyze"] {
+        if program(name).is_none() {
+            return not_checked(format!("exporter --trace in its unit: {name} is not installed"));
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("a text");
+    let page = read("docs/commands/exporter.md");
+    let lines = page.split("```ini\n[Service]\nAmbientCapabilities=").nth(1).and_then(|rest| rest.split("```").next());
+    let (capabilities, lines) = lines.and_then(|lines| lines.split_once('\n')).expect("the lines of the page");
+    let list: Vec<String> = capabilities.split(' ').map(|one| one.to_lowercase().replace("cap_", "+")).collect();
+    let list = format!("-all,{}", list.join(","));
+    let unit = read("packaging/systemd/twtool-exporter.service").replace("[Install]", &format!("{lines}\n[Install]"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("twtool-exporter.service");
+    fs::write(&path, unit).expect("written");
+    let before = format!(
+        "setpriv --no-new-privs --inh-caps={list} --bounding-set={list} python3 {} {}",
+        root.join("tests/support/under_unit.py").display(),
+        path.display()
+    );
+    let exporter = Tracing::start(&before, "");
+    let mut expected = BTreeMap::new();
+    add(&mut expected, "process=\"python3\"", &close(&["close", "accepted"]));
+    exporter.counts(&expected);
+    assert!(exporter.threads("Seccomp").iter().all(|(_, mode)| mode == "2"));
 }
 
 fn a_signal_ends_an_exporter_that_traces() {
