@@ -1,4 +1,4 @@
-//! Prints the free ports of the destination that is nearest to exhaustion, as a metric in Prometheus' text format.
+//! Prints the number of free ports for the destination that is nearest to exhaustion, as a metric in Prometheus' text format.
 //!
 //! cargo run --example exhaustion
 
@@ -11,7 +11,7 @@ fn main() -> Result<(), SnapshotError> {
     for warning in answer.sentences() {
         eprintln!("warning: {warning}");
     }
-    println!("# HELP destination_free_ports Further connections that the destination takes.");
+    println!("# HELP destination_free_ports Further connections to the destination that can get a local port.");
     println!("# TYPE destination_free_ports gauge");
     if let Some(nearest) = answer.value.destinations.first() {
         let (addr, port) = (nearest.ends.remote_addr, nearest.ends.remote_port.0);

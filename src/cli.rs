@@ -67,8 +67,8 @@ classify ports, explain why bind() fails with EADDRINUSE and what helps, and cou
 to a destination.
 
 twtool covers TCP only. It reads the network namespace that it runs in; --netns, --container and --all-netns choose others. \
-Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes (trace), seeing the processes and \
-namespaces of other users, reading the mark of a socket, testing a bind to a port below ip_unprivileged_port_start, and the \
+Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes (trace), seeing the processes of \
+other users, entering other network namespaces, reading the mark of a socket, testing a bind to a port below ip_unprivileged_port_start, and the \
 options --user and --transparent.";
 
 const AFTER_LONG_HELP: &str = "\

@@ -20,7 +20,7 @@ suite! {
     ],
     netns: [
         the_demonstration_shows_what_the_documentation_says,
-        the_page_describes_each_run,
+        the_table_describes_each_run,
         ndjson_has_one_line_for_each_run,
         a_privileged_port_needs_no_privilege,
         the_callers_namespace_is_not_touched,
@@ -29,9 +29,10 @@ suite! {
     ],
 }
 
-/// The results of bind() in each run, in the order none, SO_REUSEADDR, SO_REUSEPORT, both (socket(7)).
-const WITHOUT: [&str; 4] = ["EADDRINUSE"; 4];
-const WITH: [&str; 4] = ["EADDRINUSE", "ok", "EADDRINUSE", "ok"];
+/// The results of bind() if the old socket had not set SO_REUSEADDR, and if it had. The order of the new socket's options: none,
+/// SO_REUSEADDR, SO_REUSEPORT, both (socket(7)).
+const OLD_WITHOUT_REUSEADDR: [&str; 4] = ["EADDRINUSE"; 4];
+const OLD_WITH_REUSEADDR: [&str; 4] = ["EADDRINUSE", "ok", "EADDRINUSE", "ok"];
 
 #[track_caller]
 fn as_documented(run: &Value, port: u16, old: &[&str], binds: [&str; 4]) {
@@ -60,8 +61,8 @@ fn as_documented(run: &Value, port: u16, old: &[&str], binds: [&str; 4]) {
 #[track_caller]
 fn both_runs(runs: &[Value], port: u16) {
     let [without, with] = runs else { panic!("two runs in {runs:?}") };
-    as_documented(without, port, &[], WITHOUT);
-    as_documented(with, port, &["SO_REUSEADDR"], WITH);
+    as_documented(without, port, &[], OLD_WITHOUT_REUSEADDR);
+    as_documented(with, port, &["SO_REUSEADDR"], OLD_WITH_REUSEADDR);
 }
 
 fn demo(port: u16, format: &str) -> Run {
@@ -80,7 +81,7 @@ fn the_demonstration_shows_what_the_documentation_says() {
     }
 }
 
-fn the_page_describes_each_run() {
+fn the_table_describes_each_run() {
     let run = demo(8080, "table").ok();
     for text in ["8080", "EADDRINUSE", "TIME_WAIT", "SO_REUSEADDR", "fin-wait-2", "close-wait", "time-wait"] {
         assert!(run.stdout.contains(text), "expected {text}{run}");

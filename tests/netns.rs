@@ -14,7 +14,7 @@ use twtool::lab::Server;
 use twtool::sys::sysctl;
 
 use crate::support::island::{self, Island, Resident, in_new_namespace, inode};
-use crate::support::places::{Place, bucket, clients, list, show_only_the_island};
+use crate::support::places::{Place, clients, list, make_bucket, show_only_the_island};
 use crate::support::procfs;
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, listen, many_buckets};
@@ -50,7 +50,7 @@ suite! {
 
 fn three_namespaces_with_equal_ports_are_distinguished() {
     let own = inode();
-    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let (a, b) = (Place::make(42_001), Place::make(42_002));
     let (pid_a, pid_b) = (a.resident.pid(), b.resident.pid());
     let args = ["--netns", &pid_a, "--netns", "/proc/self/ns/net", "--netns", &pid_b];
@@ -89,7 +89,7 @@ fn each_namespace_has_its_own_settings_and_listeners() {
     drop(b.server);
     let (c, resident) = in_new_namespace(|| {
         sysctl::write("ipv4.ip_local_port_range", "8080 8090").expect("the namespace is ours");
-        bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
+        make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
         (inode(), Resident::start())
     });
     let pids = [a.resident.pid(), b.resident.pid(), resident.pid()];
@@ -201,8 +201,8 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     let (resident, c) = in_new_namespace(|| {
         // The client has the same address and port as a client of another namespace, so the summary has one destination for
         // both.
-        bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_001);
-        bucket(&listen("127.0.0.1:8081"), "127.0.0.1:8081", 42_003);
+        make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_001);
+        make_bucket(&listen("127.0.0.1:8081"), "127.0.0.1:8081", 42_003);
         (Resident::start(), inode())
     });
     let pids = [a.resident.pid(), b.resident.pid(), resident.pid()];
@@ -308,7 +308,7 @@ fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twt
 
 fn kill_removes_a_bucket_of_the_other_namespace_alone() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
-    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let (a, b) = (Place::make(42_001), Place::make(42_002));
     let pid = a.resident.pid();
     let run = twtool(["kill", "--local-port", "8080", "--netns", &pid, "--yes", "--json"]).ok();
@@ -480,7 +480,7 @@ fn an_interface_filter_matches_only_in_namespaces_that_have_the_interface() {
         let socket = socket.expect("a socket");
         socket.bind_device(Some(&device())).expect("SO_BINDTODEVICE");
         let server = Server::listen_on(socket, "127.0.0.1:8080".parse().expect("an address")).expect("a listener");
-        bucket(&server, "127.0.0.1:8080", client);
+        make_bucket(&server, "127.0.0.1:8080", client);
         (inode(), Resident::start())
     };
     let (a, resident_a) = in_new_namespace(|| bound(42_001));
@@ -552,7 +552,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
         .map(|(name, client)| {
             in_new_namespace(|| {
                 island::name(bytes(name));
-                bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", client);
+                make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", client);
                 (inode(), format!(r"web\x{:02x}", name[3]))
             })
         })
@@ -561,7 +561,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     let program = folder.path().join(bytes(b"cat\xff"));
     fs::copy(cat(), &program).expect("copied");
     let (of_process, resident) = in_new_namespace(|| {
-        bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
+        make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_003);
         (inode(), Resident::start_as(&program))
     });
     let services = Path::new("/etc/netns").join(bytes(b"web\xff"));

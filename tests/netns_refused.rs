@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::support::island::{self, Island, in_new_namespace, inode};
 use crate::support::limits::drop_capabilities_but_setfcap;
-use crate::support::places::{Place, bucket, clients, list, show_only_the_island};
+use crate::support::places::{Place, clients, list, make_bucket, show_only_the_island};
 use crate::support::situations::listen;
 use crate::support::suite;
 use crate::support::twtool::{subcommands, twtool};
@@ -65,7 +65,7 @@ fn a_name_without_its_mount_is_refused() {
 fn without_privilege_readable_namespaces_are_listed_and_others_named() {
     let island = Island::enter();
     let own = inode();
-    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let named = in_new_namespace(|| {
         island::name("web");
         Place::here(42_001)
@@ -98,7 +98,7 @@ fn without_privilege_readable_namespaces_are_listed_and_others_named() {
 }
 
 fn the_callers_own_namespace_needs_no_privilege() {
-    bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
+    make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let own = inode();
     drop_capabilities_but_setfcap();
     let run = list(&["--netns", "/proc/self/ns/net", "-o", "ndjson"]).ok();

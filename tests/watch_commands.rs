@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::island::{self, Island, in_new_namespace, inode};
-use crate::support::places::{Place, bucket, show_only_the_island};
+use crate::support::places::{Place, make_bucket, show_only_the_island};
 use crate::support::procfs::time_wait;
 use crate::support::screen::Screen;
 use crate::support::situations::{bucket_of_client, bucket_of_server, listen};
@@ -121,7 +121,7 @@ fn commands_name_the_namespace_of_their_row() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     let island = Island::enter();
     let server = listen("127.0.0.1:8080");
-    bucket(&server, "127.0.0.1:8080", 42_000);
+    make_bucket(&server, "127.0.0.1:8080", 42_000);
     let named = in_new_namespace(|| {
         island::name("web");
         Place::here(42_001)

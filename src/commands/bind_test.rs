@@ -29,9 +29,8 @@ check later SO_REUSEPORT binds of the same user for conflicts, so a second serve
 one more bind, on an unused address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: no bind can clear the note. Second: twtool \
-repeats its bind with SO_REUSEPORT after it has cleared the note, and now the bind fails. So the note was that of a real server, \
-which has lost it.
+In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: twtool could not clear its own note. Second: \
+twtool has cleared the note of a real server. It notices this because a repeated bind with SO_REUSEPORT fails.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

@@ -29,9 +29,9 @@ After SIGTERM or SIGINT, the exporter finishes the requests in progress, waits a
 
 Prometheus keeps a list of default ports for exporters (9100-9999). The default port of twtool is outside that range.
 
-Metrics have formats of their own and cover IPv4 and IPv6. So --json, -4, -6 and the other formats of -o are errors.
+Metrics have formats of their own and cover IPv4 and IPv6. So --json, -4, -6 and -o json, ndjson and csv are errors.
 
-Exit codes: 0 ended by a signal, 2 wrong usage, or an address or network namespace cannot be used.
+Exit codes: 0 ended by a signal, 2 wrong usage, or an address, a network namespace or --trace cannot be used.
 
 Examples:
   twtool exporter                                     serve this network namespace on 127.0.0.1:16060
@@ -44,7 +44,7 @@ pub struct ExporterArgs {
     /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     listen: Vec<Address>,
-    /// Serve a collection to all scrapes that begin within this time after the collection began
+    /// Answer a scrape with the last collection if that began less than this time ago
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     min_interval: Duration,
     /// Answer a scrape with 503 if its collection takes longer than this

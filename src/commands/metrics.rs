@@ -22,9 +22,9 @@ The text format 0.0.4 is for node_exporter's textfile collector and for promtool
 Prometheus directly.
 
 With --textfile, twtool puts the file in place only when it is complete, so that a reader never sees half of it. An existing file keeps its owner and \
-its permissions. If the metrics are incomplete, twtool still writes the file, with twtool_collection_complete 0.
+its permissions. If some metrics are missing, twtool still writes the file, with twtool_collection_complete 0.
 
-Metrics have formats of their own and cover IPv4 and IPv6. So --json, -4, -6 and the other formats of -o are errors.
+Metrics have formats of their own and cover IPv4 and IPv6. So -4, -6, --json and -o json, ndjson and csv are errors.
 
 Exit codes: 0 the metrics are complete, 2 they are missing or incomplete, or wrong usage.
 
@@ -49,8 +49,8 @@ pub struct MetricsArgs {
 /// Arguments of the commands that collect metrics.
 #[derive(Args, Clone, Debug)]
 pub struct CollectionArgs {
-    /// Per network namespace, report at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners of
-    /// sockets separately; combine the rest as `others`
+    /// For each network namespace, list at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners of
+    /// sockets; add the rest as `others`
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     max_destinations: u16,
     /// Report at most N network namespaces

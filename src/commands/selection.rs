@@ -1,4 +1,4 @@
-//! The filter expression and the selection flags of `list` and `kill`.
+//! The filter expression and the selection flags of `list`, `watch`, `trace` and `kill`.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) struct SelectionArgs {
     /// RFC 6335 class of the local port; repeat for more
     #[arg(long, value_enum, value_name = "CLASS")]
     class: Vec<ClassArg>,
-    /// Which side opened the connection; repeat for more. list, watch and kill infer it from listeners and port ranges. trace takes
+    /// Which side opened the connection; repeat for more. list, watch and kill infer it from listeners and port ranges. trace uses
     /// the role of the process that closed: accepted is inbound, connected is outbound
     #[arg(long, value_enum, value_name = "DIRECTION")]
     direction: Vec<DirectionArg>,
@@ -94,8 +94,8 @@ enum ClassArg {
 enum DirectionArg {
     /// A listener covers the local address and port. In trace: the process accepted the connection
     Inbound,
-    /// No listener covers the local end. Also, the local port is ephemeral and the remote port is not, or a listener covers the
-    /// remote end. A socket that is connected to itself is outbound, too. In trace: the process called connect()
+    /// No listener covers the local end, and one of these is true: only the local port is ephemeral, or a listener covers the remote
+    /// end. A socket that is connected to itself is outbound, too. In trace: the process called connect()
     Outbound,
     /// Neither can be inferred. In trace: the role is unknown
     Unknown,

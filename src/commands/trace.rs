@@ -37,8 +37,8 @@ every network namespace of the machine, and prints a line for each close when th
 collects the closes; the kernel removes this program when twtool ends, however it ends.
 
 OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows if it does), or aborted (a RST or an error ended the \
-connection, so there is no TIME_WAIT). ROLE is accepted or connected. A connection that closed before twtool started, or whose closer \
-the kernel does not show, has an unknown process.
+connection, so there is no TIME_WAIT). ROLE is accepted or connected. The process is unknown if it called close() before \
+twtool started and the connection ends later, or if the kernel does not show it.
 
 With --by, twtool counts closes by group: on a terminal the table is refreshed each second; otherwise it is printed once at the end. \
 BUCKETS is the number of TIME_WAIT and FIN_WAIT_2 sockets that the group made in the last 60 seconds.

@@ -1,21 +1,23 @@
-//! Confines this process before it reads bytes that others wrote: the recording of `--replay`, the requests of the exporter.
+//! Confines the calling thread before it reads bytes that others wrote: the recording of `--replay`, the requests of the exporter.
+//! Three means exist, and each function says which of them it uses:
 //!
 //! 1. It drops all capabilities, except the ones that the caller needs.
 //! 2. landlock(7) allows reading the paths and removing files from the folders that the caller lists. It allows no other access to
 //!    files, no TCP, and no signal to other processes.
 //! 3. A seccomp(2) filter refuses system calls: running programs, opening files for writing, sockets, access to other processes,
-//!    and interfaces of the kernel that need no capability and that twtool does not use.
+//!    signals to them, input for another program on the terminal, and interfaces of the kernel that need no capability and that
+//!    twtool does not use.
 //!
 //! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use
 //! different calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on
-//! another. Calls that landlock or the missing capabilities refuse are not in the list, because each entry delays the start by
-//! 4 µs: the kernel runs the filter for every number of a system call when it is installed.
+//! another. Each entry delays the start by 4 µs, because the kernel runs a new filter once for every system call number. So calls that
+//! change folders ([`FILE_CALLS`]) are left out where landlock refuses them, and calls that need a capability are never in the list.
 //!
 //! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
 //! alternative, a signal, would end the program without a message.
 //!
-//! The confinement holds for the calling thread and the threads that it starts, and cannot be removed. A kernel or a container that
-//! refuses a part of it leaves the program without that part, because confinement is the second line of defence.
+//! The confinement holds for the calling thread and the threads that it starts, and cannot be removed. If the kernel
+//! or a container refuses a part of it, twtool continues without that part: confinement is only the second line of defence.
 
 use std::collections::BTreeMap;
 use std::hash::RandomState;
@@ -42,31 +44,32 @@ pub struct InForce {
     pub seccomp: bool,
 }
 
-/// Confines this process to reading one file and to the descriptors that it has.
+/// Confines the calling thread, by all three means, to reading one file and to the descriptors that it has.
 #[must_use]
 pub fn for_replay(recording: &Path) -> InForce {
     seed_hash_maps();
-    // Root reads the recording of another user.
+    // Root must still be able to read the recording of another user.
     let _ = capabilities::keep_only(&[Need::ReadingFiles]);
     confine(&[recording], &[EXPORTER_CALLS])
 }
 
-/// Confines this process to the descriptors that it has.
+/// Confines the calling thread, by all three means, to the descriptors that it has.
 #[must_use]
 pub fn to_nothing() -> InForce {
     let _ = capabilities::keep_only(&[]);
     confine(&[], &[EXPORTER_CALLS])
 }
 
-/// Whether a seccomp filter is in force already. A service or a container runtime that has set one confines the process itself, and
-/// its filter may end the process at a call that it does not know, like those of landlock.
+/// Whether a seccomp filter is in force already. If so, do not confine further: a service manager or a container runtime has
+/// confined the process, and its filter may end the process at an unlisted system call, such as those of landlock.
 #[cfg(feature = "exporter")]
 #[must_use]
 pub fn is_filtered() -> bool {
     capabilities::status().is_ok_and(|status| capabilities::field(&status, "Seccomp:") == Some(b"2"))
 }
 
-/// Refuses the calls that the exporter never makes. Its collections read files of other processes, which landlock would refuse.
+/// Refuses the calls that the exporter never makes. It does not use landlock, because landlock would refuse `/proc/PID/fd` of other
+/// processes, which collections read.
 #[cfg(feature = "exporter")]
 pub fn for_exporter() {
     // `for_requests` reports whether filters work.
@@ -107,7 +110,7 @@ fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
 /// Allows reading `readable`, removing files from `folders`, and no other access. Returns the version of the interface, if the
 /// kernel has it.
 fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>, RulesetError> {
-    // The crate leaves out what an older kernel does not know.
+    // The landlock crate leaves out access rights that an older kernel does not know.
     let newest = ABI::V10;
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
@@ -116,7 +119,7 @@ fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>,
         .create()?;
     let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     for (paths, access) in [(readable, reading), (folders, AccessFs::RemoveFile.into())] {
-        // The command reports a path that cannot be opened.
+        // Skip a path that cannot be opened: the command reports the error when it opens the path later.
         for path in paths.iter().filter_map(|path| PathFd::new(path).ok()) {
             rules = rules.add_rule(PathBeneath::new(path, access))?;
         }
@@ -130,7 +133,8 @@ fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>,
     })
 }
 
-/// Makes these calls, calls of `when` whose arguments match all conditions, and opening a file for writing fail with EPERM.
+/// Installs a filter. These calls then fail with EPERM: the calls of `lists`; the calls of `when`, if their arguments match all
+/// conditions; opening a file for writing; input for another program on the terminal; signals to other processes.
 fn refuse_calls(lists: &[&[c_long]], when: &[(c_long, &[Condition])]) -> Result<(), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in lists.iter().copied().flatten() {
@@ -177,7 +181,8 @@ fn number(call: c_long) -> i64 {
     i64::from(call)
 }
 
-/// Calls that neither a replay nor the exporter makes, besides bpf, which a thread of the exporter makes. The filter cannot see the flags of openat2.
+/// Calls that neither a replay nor the exporter makes. bpf is not here, because the tracing thread of the exporter makes it. openat2
+/// is here, because a filter cannot read its flags.
 const CALLS: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -202,7 +207,7 @@ const CALLS: &[c_long] = &[
     libc::SYS_keyctl,
 ];
 
-/// Changes of folders, which landlock refuses since its first version.
+/// Calls that create, rename or remove entries of a folder. Every version of landlock refuses them.
 const FILE_CALLS: &[c_long] = &[
     libc::SYS_linkat,
     libc::SYS_symlinkat,
@@ -256,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    /// What is in force, and what a thread that is confined to reading one file returns.
+    /// Runs `work` on a thread that may read only `file`. Returns what is in force, and the result.
     fn confined<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> (InForce, T) {
         thread::scope(|scope| scope.spawn(|| (for_replay(file), work())).join().expect("no panic"))
     }
@@ -349,7 +354,7 @@ mod tests {
     #[test]
     fn the_thread_that_traces_can_read_maps_and_make_none() {
         let make = || crate::sys::bpf::make_map(crate::sys::bpf::MapKind::Array, 4, 8, 1);
-        // Without the capabilities nothing could be seen.
+        // Without CAP_BPF no map can be made, and the test checks nothing.
         let Ok(map) = make() else { return };
         let work = || {
             for_tracing();

@@ -15,9 +15,11 @@ pub(crate) fn list(args: &[&str]) -> Run {
     twtool([&["list"], args].concat())
 }
 
-/// Makes a bucket on the server's port. `client` is the port of the client.
-pub(crate) fn bucket(server: &Server, at: &str, client: u16) {
-    connect_from(server, at, &format!("127.0.0.1:{client}")).close(ActiveCloser::Server).expect("a bucket");
+/// Makes a bucket of the server, whose address and port is `server_end`.
+pub(crate) fn make_bucket(server: &Server, server_end: &str, client_port: u16) {
+    connect_from(server, server_end, &format!("127.0.0.1:{client_port}"))
+        .close(ActiveCloser::Server)
+        .expect("a bucket");
 }
 
 /// A namespace with a bucket on 127.0.0.1:8080, a process, and a listener as long as `server` is kept.
@@ -36,7 +38,7 @@ impl Place {
     /// Makes the bucket and the process in the namespace of the calling thread.
     pub(crate) fn here(client: u16) -> Self {
         let server = listen("127.0.0.1:8080");
-        bucket(&server, "127.0.0.1:8080", client);
+        make_bucket(&server, "127.0.0.1:8080", client);
         Self { inode: inode(), resident: Resident::start(), server }
     }
 }
