@@ -1,15 +1,23 @@
 //! Landlock and seccomp: a replay is confined before it reads the recording, the exporter before it accepts a request, and
 //! `--version --verbose` says what is active. The programs of the systemd units work under the restrictions of these units.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::metrics::samples;
+use crate::support::commands::needs_program;
 use crate::support::exporter::{Exporter, ask, get};
+use crate::support::island;
+use crate::support::kernel::NotChecked;
 use crate::support::limits::refuse;
+use crate::support::netns::has_user;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, program, twtool};
 use crate::support::{not_checked, suite};
@@ -26,11 +34,13 @@ suite! {
         a_confined_exporter_removes_its_unix_socket,
         the_exporter_adds_nothing_to_a_filter_that_it_inherits,
         the_units_run_under_their_own_restrictions,
+        a_drop_in_lets_the_exporter_name_owners,
+        a_drop_in_lets_the_exporter_enter_other_namespaces,
     ],
 }
 
 /// Whether the line of `--version --verbose` says that this is active.
-fn is_active(what: &str) -> bool {
+pub(crate) fn is_active(what: &str) -> bool {
     let version = twtool(["--version", "--verbose"]).ok();
     let line = version.stdout.lines().find_map(|line| line.strip_prefix(&format!("{what}: ")));
     line.unwrap_or_else(|| panic!("no line about {what}{version}")).starts_with("active")
@@ -167,32 +177,154 @@ fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
     assert_eq!(get("/metrics").status, 200);
 }
 
-/// Runs `twtool` with these arguments without capabilities, under the system call restrictions of a unit.
-fn under_unit(unit: &str, args: &[&str]) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new("setpriv");
-    command.args(["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "python3"]);
-    command.arg(root.join("tests/support/under_unit.py")).arg(root.join("packaging/systemd").join(unit));
-    command.arg(PATH).args(args);
-    command
+/// A user without privileges, and the owner of a socket.
+const CALLER: u32 = 34;
+const OTHER: u32 = 33;
+
+/// A unit of packaging/systemd with a drop-in, and what runs twtool under its system call restrictions, in a folder that every user
+/// may enter.
+struct Unit(TempDir);
+
+impl Unit {
+    fn new(unit: &str, drop_in: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("its own folder");
+        for (from, name) in [
+            (root.join("packaging/systemd").join(unit), "unit"),
+            (root.join("tests/support/under_unit.py"), "under_unit.py"),
+            (PathBuf::from(PATH), "twtool"),
+        ] {
+            fs::copy(&from, folder.path().join(name)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        }
+        fs::write(folder.path().join("drop-in"), drop_in).expect("written");
+        Self(folder)
+    }
+
+    /// Runs twtool with these arguments and, by these arguments of setpriv, as a user with capabilities.
+    fn run(&self, user: &[&str], args: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .arg("--no-new-privs")
+            .args(user)
+            .args(["python3", "under_unit.py", "unit:drop-in", "./twtool"])
+            .args(args);
+        // As systemd sets it. A folder of root's PATH may be closed to other users.
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+}
+
+/// What a unit without `AmbientCapabilities=` gives.
+const NONE: [&str; 2] = ["--bounding-set=-all", "--inh-caps=-all"];
+
+/// The drop-in of docs/privileges.md that has this text, and the arguments of setpriv that give its capabilities to another user.
+fn drop_in(text: &str) -> (String, Vec<String>) {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/privileges.md")).expect("the page");
+    let blocks = page.split("```ini\n# systemctl edit twtool-exporter.service\n").skip(1);
+    let blocks = blocks.filter_map(|rest| rest.split("```").next());
+    let block = blocks.filter(|block| block.contains(text)).last().expect("a drop-in with this text").to_owned();
+    let sets = ["AmbientCapabilities=", "CapabilityBoundingSet="].map(|name| {
+        let value = block.lines().find_map(|line| line.strip_prefix(name)).expect("the setting");
+        value.split(' ').map(|name| format!("+{}", &name.to_lowercase()["cap_".len()..])).collect::<Vec<_>>().join(",")
+    });
+    let [ambient, bounding] = sets;
+    let user = format!(
+        "--reuid={CALLER} --regid={CALLER} --clear-groups --inh-caps=-all,{ambient} --ambient-caps=-all,{ambient} \
+         --bounding-set=-all,{bounding}"
+    );
+    (block, user.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Serves one scrape under the exporter's unit with this drop-in and these arguments, and returns the log line and the metrics.
+fn scrape(drop_in: &str, user: &[String], args: &[&str]) -> (String, String) {
+    let unit = Unit::new("twtool-exporter.service", drop_in);
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    let exporter = Exporter::spawn(unit.run(&user, &[&["exporter"], args].concat()), 0);
+    let line = exporter.wait_for_line("listening");
+    let response = get("/metrics");
+    assert_eq!(response.status, 200, "{line}");
+    (line, response.body)
+}
+
+/// Skips the test if this machine cannot run a program under a unit, or as another user.
+fn needs_units_and_users(users: &[u32]) {
+    for name in ["setpriv", "python3", "systemd-analyze"] {
+        needs_program(name);
+    }
+    // Exit code 77: libseccomp or the groups of systemd-analyze are missing.
+    let version = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["--version"]));
+    if version.code == Some(77) || !users.iter().all(|user| has_user(*user)) {
+        let why = "the restrictions of the units: libseccomp, the groups of systemd-analyze or users are missing";
+        std::panic::resume_unwind(Box::new(NotChecked(why.into())));
+    }
+}
+
+/// The owner of a socket. Dropping this value ends it.
+struct Owner(Child);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("it can be ended");
+    }
+}
+
+fn a_drop_in_lets_the_exporter_name_owners() {
+    needs_units_and_users(&[CALLER, OTHER]);
+    // A process of another user keeps a socket whose peer has closed.
+    let server = listen("127.0.0.1:8080");
+    let client = std::net::TcpStream::connect("127.0.0.1:8080").expect("connected");
+    let accepted: OwnedFd = server.accept().expect("accepted").into();
+    drop(client);
+    let mut sleep = Command::new("sleep");
+    let _owner = Owner(sleep.arg("60").uid(OTHER).stdin(accepted).stdout(Stdio::null()).spawn().expect("sleep starts"));
+    let (block, user) = drop_in("CAP_DAC_READ_SEARCH");
+    let unknown = |body: &str| {
+        let values = body.lines().filter_map(|line| line.strip_prefix("twtool_close_wait_unknown_owner_sockets"));
+        values.filter_map(|rest| rest.split(' ').next_back()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    // It counts sockets without an owner only after this time.
+    let idle = ["--close-wait-after", "1ms"];
+    let (line, body) = scrape(&block, &user, &idle);
+    let nobody = user.iter().filter(|word| !word.contains("-caps=-all,")).cloned();
+    let nobody: Vec<String> = nobody.collect();
+    let (without, body_without) = scrape("", &nobody, &idle);
+    assert!(line.contains("capabilities=CAP_SYS_PTRACE,CAP_DAC_READ_SEARCH confinement=inherited"), "{line}");
+    assert!(without.contains("capabilities=none"), "{without}");
+    assert_eq!((unknown(&body), unknown(&body_without)), (0.0, 1.0), "{body}\n{body_without}");
+}
+
+fn a_drop_in_lets_the_exporter_enter_other_namespaces() {
+    needs_units_and_users(&[CALLER, OTHER]);
+    island::folders();
+    island::in_new_namespace(|| island::name("other"));
+    let (block, user) = drop_in("RestrictNamespaces=net");
+    let (line, body) = scrape(&block, &user, &["--all-netns"]);
+    assert!(line.contains("capabilities=CAP_SYS_PTRACE,CAP_SYS_ADMIN"), "{line}");
+    let has_other =
+        |body: &str| body.lines().any(|line| line.starts_with("twtool_timewait") && line.contains("\"other\""));
+    assert!(has_other(&body), "{body}");
+    // twtool-metrics.service runs as root, who has the capabilities of the bounding set.
+    let bounding: Vec<&str> =
+        user.iter().filter(|word| word.starts_with("--bounding-set")).map(String::as_str).collect();
+    let root = [&bounding[..], &["--inh-caps=-all"]].concat();
+    let metrics = Unit::new("twtool-metrics.service", &block);
+    assert!(has_other(&Run::of(&mut metrics.run(&root, &["metrics", "--all-netns"])).stdout));
+    // The line about namespaces is necessary.
+    let (_, body) = scrape(&block.replace("RestrictNamespaces=net", ""), &user, &["--all-netns"]);
+    assert!(!has_other(&body), "{body}");
 }
 
 fn the_units_run_under_their_own_restrictions() {
-    for name in ["setpriv", "python3", "systemd-analyze"] {
-        if program(name).is_none() {
-            return not_checked(format!("the restrictions of the units: {name} is not installed"));
-        }
-    }
+    needs_units_and_users(&[]);
     // Python has the same filter, so a call that the unit refuses shows that the filter is in force.
-    let metrics = under_unit("twtool-metrics.service", &["metrics"]).output().expect("setpriv starts");
-    if metrics.status.code() == Some(77) {
-        return not_checked("the restrictions of the units: libseccomp or the groups of systemd-analyze are missing");
-    }
-    let metrics = Run::ended(&under_unit("twtool-metrics.service", &["metrics"]), &metrics).ok();
+    let metrics = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["metrics"])).ok();
     assert!(samples(&metrics.stdout).len() > 10, "{metrics}");
-    let refused = Run::of(&mut under_unit("twtool-exporter.service", &["why", "--", "true"]));
+    let unit = Unit::new("twtool-exporter.service", "");
+    let refused = Run::of(&mut unit.run(&NONE, &["why", "--", "true"]));
     assert_ne!(refused.code, Some(0), "ptrace is not in the filter{refused}");
-    let mut exporter = Exporter::spawn(under_unit("twtool-exporter.service", &["exporter"]), 0);
+    let mut exporter = Exporter::spawn(unit.run(&NONE, &["exporter"]), 0);
     let line = exporter.wait_for_line("listening");
     assert!(line.contains("capabilities=none confinement=inherited"), "{line}");
     assert_eq!(exporter.status("Seccomp"), "2");

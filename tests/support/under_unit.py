@@ -1,4 +1,4 @@
-"""Runs a command under the system call restrictions of a systemd unit, without systemd: under_unit.py UNIT COMMAND...
+"""Runs a command under the system call restrictions of a systemd unit, without systemd: under_unit.py UNIT[:DROP-IN] COMMAND...
 
 It uses libseccomp, as systemd does (src/shared/seccomp-util.c), and the groups that `systemd-analyze syscall-filter` lists. These
 settings are translated: SystemCallFilter, SystemCallErrorNumber, RestrictAddressFamilies, RestrictNamespaces, MemoryDenyWriteExecute.
@@ -15,7 +15,10 @@ import sys
 KILL_PROCESS, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 NOT_EQUAL, EQUAL, MASKED_EQUAL = 1, 4, 7
 NAMESPACES = {"clone": 0, "unshare": 0}
-CLONE_FLAGS = [0x00000080, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x00020000]
+CLONE_FLAGS = {
+    "time": 0x00000080, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000,
+    "net": 0x40000000, "mnt": 0x00020000,
+}
 PROT_WRITE, PROT_EXEC = 2, 4
 
 
@@ -55,12 +58,13 @@ class Filter:
             sys.exit(f"seccomp_load: {os.strerror(-result)}")
 
 
-def settings(path):
+def settings(paths):
     found = {}
-    for line in open(path):
-        name, equals, value = line.strip().partition("=")
-        if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
+    for path in paths.split(":"):
+        for line in open(path):
+            name, equals, value = line.strip().partition("=")
+            if equals and not line.startswith("#"):
+                found.setdefault(name, []).append(value)
     return found
 
 
@@ -102,12 +106,14 @@ def main():
         for call in ["mprotect", "pkey_mprotect"]:
             memory.add(ERRNO | errno.EPERM, call, (2, MASKED_EQUAL, PROT_EXEC, PROT_EXEC))
         filters.append(memory)
-    if unit.get("RestrictNamespaces") == ["yes"]:
+    # "yes" allows no kind of namespace.
+    allowed = unit.get("RestrictNamespaces", ["no"])[-1].replace("yes", "").split()
+    if allowed != ["no"]:
         namespaces = Filter(ALLOW)
-        for call in NAMESPACES:
-            for flag in CLONE_FLAGS:
-                namespaces.add(ERRNO | errno.EPERM, call, (NAMESPACES[call], MASKED_EQUAL, flag, flag))
-        namespaces.add(ERRNO | errno.EPERM, "setns")
+        for flag in (flag for kind, flag in CLONE_FLAGS.items() if kind not in allowed):
+            for call, argument in [*NAMESPACES.items(), ("setns", 1)]:
+                namespaces.add(ERRNO | errno.EPERM, call, (argument, MASKED_EQUAL, flag, flag))
+        namespaces.add(ERRNO | errno.EPERM, "setns", (1, EQUAL, 0, 0))
         namespaces.add(ERRNO | errno.ENOSYS, "clone3")
         filters.append(namespaces)
     families = [getattr(socket, word) for word in unit["RestrictAddressFamilies"][-1].split()]
