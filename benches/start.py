@@ -1,0 +1,76 @@
+"""Measures how long the static twtool takes from its start to its end, against an empty program that is linked the same way.
+
+    unshare -n sh -c 'ip link set lo up; python3 benches/start.py "$(packaging/static)" 101'
+
+It makes 10 TIME_WAIT sockets in its network namespace, so run it in one of its own. The second argument is the number of pairs. In each pair
+both programs run, in alternating order, because a busy machine slows both. The output goes to /dev/null. The wall time includes the work of
+Python that starts the process. On a busy machine, the processor time says more.
+"""
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+COMMANDS = [["list"], ["list", "-o", "ndjson"], ["list", "--count"], ["port", "443"], ["--version"]]
+
+
+def main():
+    program, pairs = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 101
+    kept = buckets(10)
+    with tempfile.TemporaryDirectory() as folder:
+        source, empty, copy = (os.path.join(folder, name) for name in ["empty.rs", "empty", "twtool"])
+        with open(source, "w") as file:
+            file.write("fn main() {}\n")
+        flags = ["-Ctarget-feature=+crt-static", "-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols", "-Clto=thin", "-Ccodegen-units=1"]
+        subprocess.run(["rustc", *flags, "-o", empty, source], check=True)
+        # A copy, as an installation makes it.
+        subprocess.run(["cp", program, copy], check=True)
+        print(f"sizes: twtool {os.path.getsize(copy)} bytes, empty {os.path.getsize(empty)} bytes; {pairs} pairs; load {os.getloadavg()[0]:.1f}")
+        for words in COMMANDS:
+            measured, base = [], []
+            for number in range(pairs + 2):
+                sides = [(measured, [copy, *words]), (base, [empty])]
+                for times, command in sides if number % 2 else reversed(sides):
+                    cost = run(command)
+                    # The first pairs fill the caches.
+                    if number >= 2:
+                        times.append(cost)
+            for at, what in enumerate(["wall", "processor"]):
+                one, other = ([cost[at] for cost in side] for side in (measured, base))
+                ratios = sorted(left / right for left, right in zip(one, other))
+                print(
+                    f"{' '.join(words):14} {what:9} median {statistics.median(one) * 1e3:.2f} ms, empty"
+                    f" {statistics.median(other) * 1e3:.2f} ms, ratio of the pairs {statistics.median(ratios):.2f} (quartiles"
+                    f" {ratios[pairs // 4]:.2f} to {ratios[pairs * 3 // 4]:.2f}), fastest {min(one) * 1e3:.2f} and"
+                    f" {min(other) * 1e3:.2f} ms"
+                )
+    for one in kept:
+        one.close()
+
+
+def run(command):
+    quiet = [(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
+    began = time.perf_counter()
+    pid = os.posix_spawn(command[0], command, {}, file_actions=quiet)
+    _, status, usage = os.wait4(pid, 0)
+    elapsed = time.perf_counter() - began
+    if status:
+        sys.exit(f"{command} ended with {status}")
+    return elapsed, usage.ru_utime + usage.ru_stime
+
+
+def buckets(count):
+    server = socket.create_server(("127.0.0.1", 0))
+    for _ in range(count):
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        accepted.close()
+        client.close()
+    return [server]
+
+
+main()
