@@ -4,11 +4,12 @@
     cargo build --release && sudo python3 benches/trace.py target/release/twtool
 
 It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating
-order, each in a new network namespace. With `leak` as the second argument, it makes 1,000,000 closes instead, and shows how the
+order, each in a new network namespace, for one record of each close and for counts by process. With `leak` as the second argument, it makes 1,000,000 closes instead, and shows how the
 memory of the tracer changes.
 """
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -81,16 +82,20 @@ def memory(pid):
     return {key: lines[key].strip() for key in ("VmHWM", "VmRSS", "RssAnon")}
 
 
-def start(twtool, *more):
-    return subprocess.Popen([twtool, "trace", "-o", "ndjson", *more], stdout=subprocess.DEVNULL)
+MODES = (["-o", "ndjson"], ["--by", "process", "-o", "json"])
 
 
-def pairs(twtool, folder):
+def start(twtool, mode):
+    return subprocess.Popen([twtool, "trace", *mode], stdout=subprocess.DEVNULL)
+
+
+def pairs(twtool, folder, mode):
     ratios = []
+    print(*mode, flush=True)
     for number in range(PAIRS):
         cost = {}
         for traced in ([True, False] if number % 2 else [False, True]):
-            tracer = start(twtool) if traced else None
+            tracer = start(twtool, mode) if traced else None
             time.sleep(0.3)
             before = processor_time(tracer.pid) if traced else 0
             wall, cpu = load(folder, CONNECTIONS)
@@ -109,14 +114,18 @@ def pairs(twtool, folder):
 
 
 def starts(twtool):
-    times = []
+    times, processor = [], []
     for _ in range(PAIRS):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         begin = time.monotonic()
         subprocess.run([twtool, "trace", "--duration", "0s", "-o", "ndjson"], check=True, stdout=subprocess.DEVNULL)
         times.append(time.monotonic() - begin)
-    tracer = start(twtool)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    tracer = start(twtool, MODES[0])
     time.sleep(0.5)
-    print("start and end: median %.1f ms; memory after the start: %s" % (statistics.median(times) * 1000, memory(tracer.pid)))
+    middle = [statistics.median(values) * 1000 for values in (times, processor)]
+    print("start and end: median %.1f ms, processor time %.1f ms" % tuple(middle), "memory after the start:", memory(tracer.pid))
     tracer.kill()
     tracer.wait()
 
@@ -146,7 +155,8 @@ def main():
             leak(twtool, folder)
         else:
             starts(twtool)
-            pairs(twtool, folder)
+            for mode in MODES:
+                pairs(twtool, folder, mode)
 
 
 main()
