@@ -11,7 +11,7 @@
 //! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use
 //! different calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on
 //! another. Each entry delays the start by 4 µs, because the kernel runs a new filter once for every system call number. So calls that
-//! change folders ([`FILE_CALLS`]) are left out where landlock refuses them, and calls that need a capability are never in the list.
+//! change folders (`FILE_CALLS`) are left out where landlock refuses them, and calls that need a capability are never in the list.
 //!
 //! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
 //! alternative, a signal, would end the program without a message.
