@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use twtool::model::socket::StateSet;
 use twtool::sock_diag::request::{Request, Walk};
 use twtool::sock_diag::{dump, response};
-use twtool_fuzz::{Datagrams, bounded, datagrams, says, sockets};
+use twtool_fuzz::{Datagrams, bounded, datagrams, payload_matches, sockets};
 
 fuzz_target!(|case: &[u8]| {
     let datagrams = datagrams(case);

@@ -14,7 +14,7 @@ use twtool::sock_diag::dump;
 use twtool::sock_diag::request::{Request, Walk};
 use twtool::sock_diag::transport::{Event, Replay};
 use twtool::source::recording;
-use twtool_fuzz::{bounded, says, sockets};
+use twtool_fuzz::{bounded, payload_matches, sockets};
 
 fuzz_target!(|case: &[u8]| {
     let mut file = case.to_vec();
@@ -41,7 +41,7 @@ fuzz_target!(|case: &[u8]| {
         let request = Request { walk, states: StateSet::from_bits(1 << 6), program: None, tcp_info: false };
         bounded(&file, || {
             let _ = dump::run(&mut Replay::new(events.clone()), &request, &mut |socket| {
-                assert!(payloads.iter().any(|payload| payload.len() >= 72 && says(payload, &socket)), "{socket:?}");
+                assert!(payloads.iter().any(|payload| payload.len() >= 72 && payload_matches(payload, &socket)), "{socket:?}");
                 ControlFlow::Continue(())
             });
         });

@@ -129,7 +129,7 @@ fn messages<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<(u16, &'a [u8]
 }
 
 /// Whether a socket matches these bytes in the fields that every socket has.
-pub fn says(payload: &[u8], socket: &Socket) -> bool {
+pub fn payload_matches(payload: &[u8], socket: &Socket) -> bool {
     let u16_at = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
     let u32_at = |at: usize| u32::from_ne_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
     let addr_at = |at: usize| match payload[0] {
