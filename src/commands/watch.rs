@@ -24,7 +24,7 @@ On a terminal, twtool shows a screen: totals, a chart of the closes per second, 
 remote addresses, network namespaces, events and makers. Press ? for the keys: 1-7 choose the table, / filters, Enter shows a row with advice, \
 k proposes `twtool kill` for it, t traces who makes the sockets, w records, p pauses, q quits. Hold Shift to select text with the mouse.
 
-While a tracer runs (`twtool trace --serve`, or the key t, which needs CAP_BPF and CAP_PERFMON), the screen shows the process that closed \
+While a tracer runs (twtool trace --serve, or the key t, which needs CAP_BPF and CAP_PERFMON), the screen shows the process that closed \
 each connection: in the column OWNER, and as a table of makers. It shows only processes that the tracer has recorded, never an inference.
 
 With -o ndjson, twtool prints a record of each sample, and a record of each event between two samples. It needs no terminal. \
