@@ -7,8 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-
 use crate::model::close::{Close, MakerFacts, Outcome, Role};
 use crate::model::container::Runtime;
 use crate::model::port::Port;
@@ -18,9 +16,6 @@ pub const MOST: usize = 16 * 1024;
 
 /// The seconds for which TIME_WAIT lasts on every kernel without `tcp_tw_timeout`.
 const SECONDS: usize = 60;
-
-/// The maximum number of processes whose keys are kept.
-const MOST_KEYS: usize = 1024;
 
 /// What closes are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,10 +171,7 @@ pub struct MakerRow {
 #[derive(Debug)]
 pub struct Makers {
     by: By,
-    groups: HashMap<Key, Count, RandomState>,
-    /// The keys of processes by the address of their facts, which stay in memory as long as the address is a key here. Making a key
-    /// parses the path of the cgroup, and took a third of the time of a close.
-    keys: HashMap<usize, (Arc<MakerFacts>, Key), RandomState>,
+    groups: HashMap<Key, Count>,
     closes: u64,
     /// When [`Self::table`] was called last.
     marked: Duration,
@@ -189,7 +181,7 @@ impl Makers {
     /// No closes yet.
     #[must_use]
     pub fn new(by: By) -> Self {
-        Self { by, groups: HashMap::default(), keys: HashMap::default(), closes: 0, marked: Duration::ZERO }
+        Self { by, groups: HashMap::new(), closes: 0, marked: Duration::ZERO }
     }
 
     /// The number of closes.
@@ -214,7 +206,7 @@ impl Makers {
         }
     }
 
-    fn key(&mut self, close: &Close) -> Key {
+    fn key(&self, close: &Close) -> Key {
         match self.by {
             By::Netns => return Key::Netns(close.netns),
             By::LocalPort => return Key::LocalPort(close.tuple.local_port()),
@@ -224,20 +216,11 @@ impl Makers {
         }
         let Some(maker) = &close.maker else { return Key::Unknown };
         let facts = &maker.facts;
-        let address = Arc::as_ptr(facts).addr();
-        if let Some((_, key)) = self.keys.get(&address) {
-            return key.clone();
-        }
-        let key = match self.by {
+        match self.by {
             By::Unit => Key::of_unit(facts),
             By::Container => Key::of_container(facts),
             _ => Key::of_process(facts),
-        };
-        if self.keys.len() >= MOST_KEYS {
-            self.keys.clear();
         }
-        self.keys.insert(address, (Arc::clone(facts), key.clone()));
-        key
     }
 
     /// The groups with the most closes. With `last`, this is the final table, and rates count from the start. Otherwise they count
