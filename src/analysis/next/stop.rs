@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::model::bind::{Cause, Holder, ReuseOptions, ServerSetup};
     use crate::model::command::Caller;
-    use crate::model::facts::tests::facts;
+    use crate::model::facts::{Facts, tests::facts};
     use crate::model::port::Port;
     use crate::model::row::Direction;
     use crate::model::row::tests::row;
@@ -173,13 +173,12 @@ mod tests {
         Shell { netns: None, caller: Caller { root, ..Caller::default() } }
     }
 
-    /// The command that stops a process for this user.
-    fn stops(uid: u32, process: &Process) -> Option<String> {
-        let shell = caller(uid == 0);
-        let failure = Failure {
-            shell: &shell,
-            uid,
-            facts: &facts(),
+    /// A failed bind of root on a port that has a listener.
+    fn failure<'a>(shell: &'a Shell, facts: &'a Facts) -> Failure<'a> {
+        Failure {
+            shell,
+            uid: 0,
+            facts,
             port: Port(8080),
             addrs: &[],
             with: ReuseOptions::REUSEADDR,
@@ -190,7 +189,13 @@ mod tests {
             free_in: None,
             waited: false,
             ends_orphans: None,
-        };
+        }
+    }
+
+    /// The command that stops a process for this user.
+    fn stops(uid: u32, process: &Process) -> Option<String> {
+        let (shell, facts) = (caller(uid == 0), facts());
+        let failure = Failure { uid, ..failure(&shell, &facts) };
         stop_process(&failure, &shell, Privilege::None, process).map(|step| step.command)
     }
 
@@ -250,23 +255,11 @@ mod tests {
         };
         let (socket, direction) = (Socket::Full(orphan), Direction::Unknown);
         let holders = [Holder::of(socket, direction, true)];
-        let shell = caller(true);
+        let (shell, facts) = (caller(true), facts());
         let commands = |ends_orphans, waited| {
-            let steps = steps(&Failure {
-                shell: &shell,
-                uid: 0,
-                facts: &facts(),
-                port: Port(8080),
-                addrs: &[],
-                with: ReuseOptions::REUSEADDR,
-                setup: ServerSetup::default(),
-                setup_words: &[],
-                cause: Cause::Connection,
-                holders: &holders,
-                free_in: None,
-                waited,
-                ends_orphans,
-            });
+            let failure = failure(&shell, &facts);
+            let steps =
+                steps(&Failure { cause: Cause::Connection, holders: &holders, waited, ends_orphans, ..failure });
             steps.into_iter().map(|step| (step.command, step.purpose.contains("tests whether"))).collect::<Vec<_>>()
         };
         let kill = || "twtool kill --orphans --local-port 8080".to_owned();
