@@ -41,7 +41,7 @@
 //! | `model` | the vocabulary: ports, addresses, sockets, facts | std |
 //! | `parallel` | ordered work on several cores | std |
 //! | `filter` | the filter language | `model` |
-//! | `sock_diag` | the kernel interface of that name | `model`, `filter`, `parallel` |
+//! | `sock_diag` | the kernel interface of that name | `model`, `filter`, `parallel`, `sys` |
 //! | `sys` | every other system call, procfs, clocks, terminals | `model` |
 //! | `trace` | the process that closes a connection, live: a BPF program and its records | `model`, `sys` |
 //! | `source` | this kernel, procfs or a recording, behind one interface | `model`, `filter`, `sock_diag`, `sys` |

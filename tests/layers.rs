@@ -29,7 +29,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("parallel", &[]),
     ("model", &[]),
     ("filter", &["model"]),
-    ("sock_diag", &["model", "filter", "parallel"]),
+    ("sock_diag", &["model", "filter", "parallel", "sys"]),
     ("sys", &["model"]),
     ("trace", &["model", "sys"]),
     ("analysis", &["model"]),

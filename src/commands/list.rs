@@ -182,7 +182,7 @@ fn explain_filter(
     Ok(ExitStatus::Yes)
 }
 
-/// Writes rows as they arrive, in bounded memory.
+/// Writes rows as they arrive, and keeps none.
 fn stream(
     snapshot: &Snapshot,
     selection: &Selection,

@@ -129,8 +129,8 @@ impl Snapshot {
         }
     }
 
-    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace. Memory is
-    /// bounded. A dump that is interrupted is reported, and not repeated, because `each` has seen its rows.
+    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace, and keeps none. A dump
+    /// that is interrupted is reported, and not repeated, because `each` has seen its rows.
     ///
     /// # Errors
     /// See [`SnapshotError`]; `each` may have seen rows by then.

@@ -39,7 +39,7 @@ pub struct Survey {
     pub complete: bool,
     /// How often the walk was repeated, because the kernel marked it as interrupted.
     pub repeats: u32,
-    /// The number of sockets that the first walk missed and a second walk found.
+    /// The number of sockets that only the second dump of a walk contained: lost ones and new ones.
     pub recovered: usize,
     /// How long it took to read the settings and counters.
     pub settings_took: Duration,

@@ -5,12 +5,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use nix::time::{ClockId, clock_gettime};
 
 use super::request::Request;
+use crate::sys::counts::{self, Reading, TableCounts};
 
 /// The size of a receive buffer in bytes. The kernel sends at most about 32 KiB in one datagram (`netlink_dump` in
 /// net/netlink/af_netlink.c), and less if the buffer is smaller.
@@ -25,15 +24,14 @@ pub trait Transport {
     /// length if the datagram did not fit.
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
-    /// The time by which pauses of the kernel are measured.
-    fn now(&self) -> Instant {
-        Instant::now()
+    /// Counts that show how many sockets are removed from the kernel's tables. `None` if they are unknown.
+    fn table_counts(&self, _: Reading) -> Option<TableCounts> {
+        None
     }
 
-    /// The processor time of the calling thread, 0 if it is unavailable. Then all elapsed time counts as a wait, which costs only
-    /// an extra check.
-    fn processor_time(&self) -> Duration {
-        processor_time().unwrap_or_default()
+    /// The number of chains in the kernel's table of connections and buckets. `None` if it is unknown.
+    fn chains(&self) -> Option<u64> {
+        None
     }
 
     /// Returns the interface for look-ups and commands, if this transport has one. It must not be used during a dump. A
@@ -73,11 +71,6 @@ impl Netlink {
     }
 }
 
-/// Returns the processor time of the calling thread. If it grows by less than the elapsed time, the thread has waited.
-pub fn processor_time() -> io::Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
-}
-
 /// How often a request is sent again if the kernel has no memory for it.
 const REPEATS: u32 = 3;
 
@@ -105,6 +98,14 @@ impl Transport for Netlink {
             buffer.reserve(BUFFER);
             self.0.recv(buffer, libc::MSG_TRUNC)
         })
+    }
+
+    fn table_counts(&self, reading: Reading) -> Option<TableCounts> {
+        counts::table_counts(reading).ok()
+    }
+
+    fn chains(&self) -> Option<u64> {
+        counts::chains().ok()
     }
 
     fn commands(&mut self) -> Option<&mut dyn Commands> {
@@ -184,14 +185,6 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
                 Err(error)
             }
         }
-    }
-
-    fn now(&self) -> Instant {
-        self.inner.now()
-    }
-
-    fn processor_time(&self) -> Duration {
-        self.inner.processor_time()
     }
 }
 

@@ -163,7 +163,7 @@ pub struct Source {
 pub struct WalkEnd {
     /// Whether nothing indicates that sockets are missing or repeated.
     pub complete: bool,
-    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets between them.
+    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets.
     pub recovered: usize,
     /// How often an interrupted walk was repeated.
     pub repeats: u32,
@@ -320,8 +320,8 @@ impl Source {
     /// - Listeners come first, if `states` includes them. The filter does not apply to them.
     /// - Of the other sockets, `each` sees all that `filter` accepts. It may also see sockets that the filter
     ///   rejects, because the kernel may evaluate only a part of the filter, or nothing.
-    /// - Recovered sockets, which the kernel skipped at first, come last. A recovered listener arrives after buckets
-    ///   were classified, so the walk is incomplete.
+    /// - Sockets that the kernel skipped in a first dump come last, with new ones. Such a listener arrives after buckets were classified,
+    ///   so the walk is incomplete.
     /// - An interrupted dump is reported and not repeated, because `each` may have passed on its sockets.
     pub fn walk(
         &mut self,

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::errno::{if_present, retry};
-use super::file;
+use super::{file, sysctl};
 use crate::model::kernel_counts::{Counters, TcpExt, TcpSockstat};
 
 /// Reads the `TcpExt` counters.
@@ -25,6 +25,77 @@ pub fn counters() -> io::Result<Counters> {
 /// Reads the counts of TCP sockets.
 pub fn tcp_sockstat() -> io::Result<TcpSockstat> {
     read("/proc/thread-self/net/sockstat", parse_tcp_sockstat)
+}
+
+/// Counts that show how many sockets were removed from the kernel's tables of connections, buckets and listeners in the calling
+/// thread's network namespace.
+///
+/// No count includes handshakes in progress, or sockets that are only bound. `opens` does not include a connection of TCP_REPAIR, or
+/// one whose connect() failed before the first segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Connections opened, actively and passively, of both families. The number only grows.
+    pub opens: u64,
+    /// Connections and listeners of both families.
+    pub in_use: u64,
+    /// Buckets of both families.
+    pub buckets: u64,
+}
+
+impl TableCounts {
+    /// An upper bound of the sockets that were removed from the tables since an earlier reading. A new listener can hide a closed
+    /// connection.
+    #[must_use]
+    pub const fn removed_since(&self, earlier: &Self) -> u64 {
+        let opened = self.opens.wrapping_sub(earlier.opens);
+        let connections = opened.saturating_add(earlier.in_use).saturating_sub(self.in_use);
+        // Each of these connections may have left a bucket.
+        let buckets = connections.saturating_add(earlier.buckets).saturating_sub(self.buckets);
+        connections.saturating_add(buckets)
+    }
+}
+
+/// Which reading of [`TableCounts`] it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The first one.
+    Earlier,
+    /// The second one.
+    Later,
+}
+
+/// Reads the counts of the tables. The three files take about 50 µs (Linux 6.18, 2026-11-29).
+///
+/// The files are not read at the same moment. The number of opened connections is read first in the first reading and last in the
+/// second one, so it includes at least the connections that the other counts include.
+pub fn table_counts(reading: Reading) -> io::Result<TableCounts> {
+    let unknown = || io::Error::new(io::ErrorKind::InvalidData, "its format is unknown");
+    let opens = || {
+        let tcp = read("/proc/thread-self/net/snmp", |text| parse_counters(text, "Tcp:"))?;
+        let (active, passive) = tcp.get("ActiveOpens").zip(tcp.get("PassiveOpens")).ok_or_else(unknown)?;
+        Ok::<_, io::Error>(active.wrapping_add(*passive))
+    };
+    let in_tables = || {
+        let sockstat = tcp_sockstat()?;
+        // A kernel without IPv6 has no sockstat6.
+        let sockstat6 = if_present(text_of("/proc/thread-self/net/sockstat6"))?.unwrap_or_default();
+        let in_use_ipv6 = parse_in_use_ipv6(&sockstat6).ok_or_else(unknown)?;
+        Ok::<_, io::Error>((sockstat.inuse.saturating_add(in_use_ipv6), sockstat.tw))
+    };
+    let (opens, (in_use, buckets)) = match reading {
+        Reading::Earlier => (opens()?, in_tables()?),
+        Reading::Later => {
+            let in_tables = in_tables()?;
+            (opens()?, in_tables)
+        }
+    };
+    Ok(TableCounts { opens, in_use, buckets })
+}
+
+/// Reads the number of chains in the kernel's table of connections and buckets (`tcp_ehash_entries`, since Linux 6.1).
+pub fn chains() -> io::Result<u64> {
+    // The number is negative if the namespace has no table of its own.
+    sysctl::number("ipv4.tcp_ehash_entries").map(i64::unsigned_abs)
 }
 
 fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
@@ -67,9 +138,14 @@ pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
 fn parse_most_unlisted(sockstat: &str, sockstat6: &str, others: u64) -> Option<u64> {
     let tcp = parse_tcp_sockstat(sockstat)?;
     let used: u64 = sockstat.lines().find_map(|line| line.strip_prefix("sockets: used "))?.trim().parse().ok()?;
-    let inuse6 = sockstat6.lines().find_map(|line| line.strip_prefix("TCP6: inuse "));
-    let inuse6: u64 = inuse6.map_or(Some(0), |number| number.trim().parse().ok())?;
-    Some(tcp.alloc.min(used.saturating_sub(others)).saturating_sub(tcp.inuse + inuse6))
+    let in_use = tcp.inuse.saturating_add(parse_in_use_ipv6(sockstat6)?);
+    Some(tcp.alloc.min(used.saturating_sub(others)).saturating_sub(in_use))
+}
+
+/// Parses the TCP sockets in use from /proc/net/sockstat6. 0 if there is no such line.
+fn parse_in_use_ipv6(sockstat6: &str) -> Option<u64> {
+    let number = sockstat6.lines().find_map(|line| line.strip_prefix("TCP6: inuse "));
+    number.map_or(Some(0), |number| number.trim().parse().ok())
 }
 
 /// Parses the number of Unix sockets in /proc/net/protocols. Since Linux 5.15, stream sockets have a line of their own.
@@ -118,6 +194,39 @@ pub fn parse_tcp_sockstat(text: &str) -> Option<TcpSockstat> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_sockets_that_were_removed_have_an_upper_bound() {
+        let counts = |opens, in_use, buckets| TableCounts { opens, in_use, buckets };
+        let start = counts(100, 20, 50);
+        for (later, removed, what) in [
+            (counts(100, 20, 50), 0, "nothing"),
+            (counts(104, 24, 50), 0, "four connections opened"),
+            (counts(100, 20, 43), 7, "seven buckets expired"),
+            (counts(100, 17, 53), 3, "three connections became buckets"),
+            (counts(100, 17, 50), 6, "three connections closed, and possibly three buckets"),
+            (counts(104, 20, 54), 4, "four connections opened, and four became buckets"),
+            (counts(100, 21, 50), 0, "a listener opened"),
+        ] {
+            assert_eq!(later.removed_since(&start), removed, "{what}");
+        }
+        assert_eq!(
+            counts(1, 1, 0).removed_since(&counts(u64::MAX, 0, 0)),
+            2,
+            "the counter of opened connections wraps"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_counts_give_a_bound_of_at_least_the_difference(numbers in any::<[u64; 6]>()) {
+            let [opens, in_use, buckets, opens_later, in_use_later, buckets_later] = numbers;
+            let earlier = TableCounts { opens, in_use, buckets };
+            let later = TableCounts { opens: opens_later, in_use: in_use_later, buckets: buckets_later };
+            let removed = later.removed_since(&earlier);
+            prop_assert!(removed >= in_use.saturating_sub(in_use_later) && removed >= buckets.saturating_sub(buckets_later));
+        }
+    }
 
     #[test]
     fn counters_are_read_by_name_and_an_absent_one_is_unknown() {

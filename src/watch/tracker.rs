@@ -358,7 +358,7 @@ const NEAR: usize = 16;
 /// order.
 ///
 /// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the
-/// hash of the rest), so thousands of rows may begin or end in one place. Sockets that a dump has recovered are at its end.
+/// hash of the rest), so thousands of rows may begin or end in one place. Sockets from a second dump are at its end.
 pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>, Option<&'a Row>)) {
     let mut paired = vec![false; was.len()];
     // The place in `was` where the partner of the next row is expected.

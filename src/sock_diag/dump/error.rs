@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::sock_diag::lookup::LookupError;
 use crate::sock_diag::request::Walk;
 use crate::sock_diag::response::Malformed;
 
@@ -58,9 +57,6 @@ pub enum DumpError {
     /// Bytes that are not a netlink message of this dump.
     #[error("the kernel sent a malformed netlink message: {0}")]
     Framing(String),
-    /// The look-up of a socket before a pause of the dump failed.
-    #[error("twtool could not check whether the list of sockets is complete: {0}")]
-    LookUp(LookupError),
     /// A message that does not describe a socket.
     #[error("the kernel sent a malformed netlink message: {0}")]
     Malformed(#[from] Malformed),

@@ -1,14 +1,15 @@
 //! Reads the datagrams of one dump in order, passes on the sockets, and finds the end or the error.
 
+use std::io;
 use std::ops::ControlFlow;
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer};
 use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 
+use super::cookie_list::CookieList;
 use super::datagram::{aligned_length, errno};
 use super::error::DumpError;
-use super::receiver::Received;
-use super::resumption::Resumptions;
+use super::repeats::{self, Repeats};
 use crate::model::port::Port;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
@@ -21,7 +22,7 @@ pub struct DumpEnd {
     pub interrupted: bool,
     /// Whether the callback stopped the dump. Then the transport has an unfinished dump and must not be used again.
     pub stopped: bool,
-    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets between them.
+    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets.
     pub recovered: usize,
 }
 
@@ -34,21 +35,31 @@ pub(super) struct Reader {
     covers_close: bool,
     /// Whether a socket has been read.
     began: bool,
-    pub(super) interrupted: bool,
-    pub(super) resumptions: Resumptions,
+    interrupted: bool,
+    repeats: Repeats,
+    /// The cookies of all sockets. `None` if they are not needed.
+    pub(super) seen: Option<CookieList>,
 }
 
 impl Reader {
-    pub(super) fn new(request: &Request, resumptions: Resumptions) -> Self {
+    pub(super) fn new(request: &Request, seen: Option<CookieList>) -> Self {
         let covers_close =
             [TcpState::FinWait1, TcpState::TimeWait].into_iter().all(|state| request.states.contains(state));
-        Self { walk: request.walk, states: request.states, covers_close, began: false, interrupted: false, resumptions }
+        Self {
+            walk: request.walk,
+            states: request.states,
+            covers_close,
+            began: false,
+            interrupted: false,
+            repeats: Repeats::default(),
+            seen,
+        }
     }
 
     /// Reads one datagram. Returns the end of the dump if the datagram contains it.
     pub(super) fn read(
         &mut self,
-        Received { length, pause }: Received,
+        length: io::Result<usize>,
         datagram: &[u8],
         each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<Option<DumpEnd>, DumpError> {
@@ -60,8 +71,10 @@ impl Reader {
         if datagram.is_empty() {
             return Err(DumpError::Framing("an empty datagram".into()));
         }
-        let datagram = &*self.resumptions.without_repeats(datagram);
-        let (mut rest, mut last) = (datagram, &[][..]);
+        let datagram = &*self.repeats.removed_from(datagram);
+        let mut rest = datagram;
+        // The payloads of the last sockets, as a ring.
+        let (mut last, mut count) = ([&[][..]; repeats::MOST], 0);
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
             if message.sequence_number() != SEQUENCE {
@@ -72,8 +85,12 @@ impl Reader {
             match message.message_type() {
                 SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                     self.began = true;
-                    last = message.payload();
+                    last[count % repeats::MOST] = message.payload();
+                    count += 1;
                     let socket = response::decode(message.payload())?;
+                    if let (Some(seen), Some(cookie)) = (&mut self.seen, socket.cookie()) {
+                        seen.push(cookie);
+                    }
                     let tuple = socket.tuple();
                     self.interrupted |=
                         self.covers_close && tuple.local_port() == Port(0) && tuple.remote_port() != Port(0);
@@ -96,7 +113,7 @@ impl Reader {
             }
             rest = rest.get(aligned_length(&message)..).unwrap_or_default();
         }
-        self.resumptions.paused(datagram, last, pause);
+        self.repeats.end_datagram((count.saturating_sub(repeats::MOST)..count).map(|at| last[at % repeats::MOST]));
         Ok(None)
     }
 }
