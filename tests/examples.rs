@@ -282,9 +282,11 @@ fn situation() -> Kept {
     Box::new((half, secure, database))
 }
 
-/// A namespace in which port 8080 is free, so that a wait ends at once.
+/// A namespace in which the ports of the waits are free and their addresses are local, so that each wait ends at once.
 fn free() -> Kept {
-    addresses::add("192.0.2.1");
+    for addr in ["10.0.0.1", "192.0.2.1", "192.0.2.7"] {
+        addresses::add(addr);
+    }
     Box::new(())
 }
 
