@@ -4,8 +4,8 @@
     cargo build --release && sudo python3 benches/trace.py target/release/twtool
 
 It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating
-order, each in a new network namespace, for one record of each close and for counts by process. With `leak` as the second argument, it makes 1,000,000 closes instead, and shows how the
-memory of the tracer changes.
+order, each in a new network namespace, for one record of each close and for counts by process. With `leak` as the second
+argument, it makes 1,000,000 closes instead, and shows how the memory of the tracer changes.
 """
 import json
 import os
@@ -113,7 +113,30 @@ def pairs(twtool, folder, mode):
         print("%s: median %.3f, quartiles %.3f to %.3f of untraced" % (name, middle, low, high))
 
 
+def has_attached(pid):
+    """Whether both copies of the BPF program are attached."""
+    links = 0
+    try:
+        for descriptor in os.listdir("/proc/%d/fd" % pid):
+            # Older kernels write bpf-link.
+            target = os.readlink("/proc/%d/fd/%s" % (pid, descriptor)).replace("-", "_")
+            links += target == "anon_inode:bpf_link"
+    except OSError:
+        pass
+    return links == 2
+
+
 def starts(twtool):
+    attached = []
+    for _ in range(PAIRS):
+        begin = time.monotonic()
+        tracer = start(twtool, MODES[0])
+        while not has_attached(tracer.pid) and tracer.poll() is None:
+            time.sleep(0.0003)
+        attached.append(time.monotonic() - begin)
+        tracer.send_signal(signal.SIGTERM)
+        tracer.wait()
+    print("start, until the BPF program is attached: median %.1f ms" % (statistics.median(attached) * 1000))
     times, processor = [], []
     for _ in range(PAIRS):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

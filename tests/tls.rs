@@ -6,6 +6,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::confinement::is_active;
 use crate::support::commands::needs_program;
 use crate::support::exporter::Exporter;
 use crate::support::suite;
@@ -93,9 +94,23 @@ fn the_file_is_read_again_at_sighup() {
     let folder = folder.path();
     certificate(folder, "server");
     let path = write(folder, "first", "");
-    let exporter = Exporter::start(&["--web.config.file", &path]);
+    let exporter = Exporter::start_with(&["--web.config.file", &path], 0);
+    let line = exporter.wait_for_line("listening");
+    let means = ["landlock", "seccomp"].into_iter().filter(|means| is_active(means));
+    for means in means.chain(["confinement="]) {
+        assert!(line.contains(means), "the confinement is in force: {line}");
+    }
     assert_eq!(status(folder, &["-u", "prometheus:first", URL]), "200");
+    // Landlock would hide the file and the certificate from the thread that reads requests.
     write(folder, "second", "");
+    let renewed = folder.join("renewed");
+    fs::create_dir(&renewed).expect("a folder");
+    certificate(&renewed, "server");
+    for name in ["server.crt", "server.key"] {
+        fs::rename(renewed.join(name), folder.join(name)).expect("renamed");
+    }
+    // `curl --cacert` trusts only the new certificate now.
+    assert_eq!(status(folder, &["-u", "prometheus:first", URL]), "000");
     exporter.signal(Signal::SIGHUP);
     exporter.wait_for_line("reloaded");
     assert_eq!(status(folder, &["-u", "prometheus:first", URL]), "401");
