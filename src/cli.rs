@@ -77,7 +77,7 @@ Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answe
 Examples:
   twtool list                     list every TIME_WAIT socket, the next to expire first
   twtool list --json | jq '.sockets | length'
-  twtool list --all-netns         list all network namespaces, including the namespaces of containers
+  twtool list --all-netns         the same for all network namespaces, including those of containers
   twtool summary                  count TIME_WAIT sockets and the closes of the last minute
   twtool watch -o ndjson          print the number of TIME_WAIT sockets and each event, as JSON records
   twtool trace                    show live which process closes connections

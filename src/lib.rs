@@ -62,14 +62,13 @@
 //!
 //! | thing | places in `src/` |
 //! |---|---|
-//! | a column of `list` | its entry in `view/column.rs` |
+//! | a column of `list` | its entry in `view/column.rs`; a method in `view/record.rs` if the value is calculated |
 //! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command` and an arm of `dispatch` |
 //! | a setting that `doctor` explains | its entry in `model/setting.rs` |
-//! | a word of the filter language | a variant in `filter/mod.rs`, the word in `filter/parser.rs`, and an arm in `sock_diag/bytecode.rs`; if the kernel cannot evaluate the word, the arm produces no code |
+//! | a word of the filter language | the word in `filter/parser.rs`; for a new test also a variant in `filter/mod.rs`, and an arm in `sock_diag/bytecode.rs`, which produces no code if the kernel cannot evaluate the test |
 //! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs` |
 //!
-//! `docs/architecture.md` goes through each of them in steps, with the documents and generated files that belong to it. A test
-//! fails if one of those is missing.
+//! `docs/architecture.md` goes through each of them in steps, with the tests, documents and generated files that belong to it.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");

@@ -24,7 +24,7 @@ suite! {
 }
 
 fn a_process_that_has_ended_is_refused() {
-    const COMMANDS: [&[&str]; 13] = [
+    const COMMANDS: &[&[&str]] = &[
         &["list"],
         &["summary"],
         &["port", "80"],
@@ -45,7 +45,8 @@ fn a_process_that_has_ended_is_refused() {
     place.resident.become_zombie();
     for name in subcommands() {
         let takes_it = twtool([name.as_str(), "-h"]).ok().stdout.contains("--netns <");
-        assert_eq!(COMMANDS.iter().any(|command| command[0] == name), takes_it, "{name}");
+        let is_here = COMMANDS.iter().any(|command| command[0] == name);
+        assert_eq!(is_here, takes_it, "the list COMMANDS must contain `{name}` if and only if it takes --netns");
     }
     for command in COMMANDS {
         twtool(command.iter().copied().chain(["--netns", &pid])).refused(&pid).says("ended");

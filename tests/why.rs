@@ -34,7 +34,7 @@ suite! {
         a_log_that_cannot_be_written_is_reported,
         a_thousand_short_processes_are_watched,
         a_refused_ptrace_gives_the_exact_reason,
-        a_second_tracer_is_refused_by_name,
+        a_second_tracer_is_refused_because_another_one_traces,
         the_commands_that_are_printed_work,
         the_end_repeats_the_cause_of_each_failure,
         without_a_seccomp_filter_the_slower_way_reports_the_same,
@@ -188,7 +188,7 @@ fn only_the_command_uses_stdin_and_stdout() {
     assert_eq!(without_nnp(&watched), without_nnp(&plain));
 }
 
-/// Without the fork event, the watch and the daemon ended in 13 of 40 runs.
+/// When twtool did not handle PTRACE_EVENT_FORK, the watch ended too early and the daemon was killed, in 13 of 40 runs.
 fn a_daemon_whose_parent_ends_at_once_runs_on() {
     let folder = tempfile::tempdir().expect("a folder");
     for i in 0..30 {
@@ -270,7 +270,8 @@ fn a_prohibited_route_is_not_reported_as_a_firewall() {
 fn a_connection_with_the_same_ends_blocks_a_fixed_source_port() {
     needs_program("python3");
     let _servers = [listen("127.0.0.1:6200"), listen("127.0.0.2:6200")];
-    // The first client is bound to the wildcard, so the route chooses its address. The third one has another destination.
+    // Every client is bound to the wildcard, so the route chooses its address. The second one has the ends of the first one, and the
+    // third one has another destination.
     let code = "from socket import *\ndef client(to):\n  s = socket(); s.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1); s.bind(('', 6201))\n  \
                 try: s.connect((to, 6200))\n  except OSError as e: print(e.errno)\n  return s\n\
                 a = client('127.0.0.1'); b = client('127.0.0.1'); c = client('127.0.0.2')";
@@ -343,7 +344,7 @@ fn a_refused_ptrace_gives_the_exact_reason() {
     assert!(run.stderr.contains("hint: ") && run.stdout.is_empty(), "{run}");
 }
 
-fn a_second_tracer_is_refused_by_name() {
+fn a_second_tracer_is_refused_because_another_one_traces() {
     let run = twtool(["why", "-q", PATH, "why", "echo", "started"]).code(125);
     assert!(run.stderr.contains("traces the process already"), "{run}");
     assert!(run.stdout.is_empty(), "{run}");
@@ -374,7 +375,7 @@ fn wrong_usage_is_refused() {
     assert_eq!(run.stdout, "--pid -q\n");
 }
 
-/// The commands of the only explained call of a Python program.
+/// Runs a Python program in which one call fails, and returns the commands that twtool prints for it.
 #[track_caller]
 fn printed(python: &str) -> (Run, Vec<String>) {
     let (run, records) = why(&["python3", "-c", python]);

@@ -2,9 +2,9 @@
 //! TIME_WAIT.
 //!
 //! If TIME_WAIT lasts L ms, a bucket with r ms left entered it L - r ms ago, or its timer was restarted then. A bucket with 0 ms
-//! left is due: it entered TIME_WAIT more than L ms ago, so it is not part of the minute. The timer wheel ends a timer of 60 s up
-//! to 2.05 s late with HZ=250, 4.1 s with HZ=1000, and 5.12 s with HZ=100. FIN_WAIT_2 buckets do not count, because they have a
-//! different timer, which starts again when the peer closes.
+//! left is due: it entered TIME_WAIT more than L ms ago, in an unknown second, so it does not count. The timer wheel ends a timer
+//! of 60 s up to 2.05 s late with HZ=250, 4.1 s with HZ=1000, and 5.12 s with HZ=100. FIN_WAIT_2 buckets do not count, because
+//! they have a different timer, which starts again when the peer closes.
 
 /// The seconds that a history covers.
 pub const SECONDS: usize = 60;
@@ -64,8 +64,8 @@ impl RemainingTimes {
         self.by_second.get(over + 1..end).unwrap_or_default().iter().sum()
     }
 
-    /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if such buckets are already
-    /// gone, so that their number is unknown.
+    /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if their number is unknown,
+    /// because such buckets are already gone, or because they have more than an hour left.
     fn entered(&self, seconds: usize, length: Length) -> Option<u64> {
         let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
         self.by_second.get(second).copied()
@@ -165,7 +165,8 @@ impl History {
         (covered > 0).then(|| self.total() as f64 / covered as f64)
     }
 
-    /// The maximum number of closes in a second, and how many seconds ago that second ended. Of equal seconds it is the latest.
+    /// The maximum number of closes in a second, and how many seconds ago that second ended. If several seconds have this number, it
+    /// is the latest of them.
     #[must_use]
     pub fn peak(&self) -> Option<(u64, usize)> {
         let known = self.closes.iter().enumerate().filter_map(|(i, closes)| Some(((*closes)?, SECONDS - 1 - i)));
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn due_buckets_count_as_older_than_a_minute() {
+    fn due_buckets_do_not_count() {
         let history = history(&[0, 0, 0], None);
         assert_eq!((history.total(), times(&[0, 0, 0]).due()), (0, 3));
         assert_eq!(history.length, Length { seconds: 60, source: LengthSource::Constant });

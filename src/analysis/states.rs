@@ -15,7 +15,8 @@ const ORPHAN_TIMER: &str = "The kernel retransmits its FIN with growing pauses, 
 const OWNED_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after net.ipv4.tcp_retries2 \
                            retries: about 15 minutes with the default.";
 
-/// Explains why a socket stays in its closing state, and what ends it; `None` for other states.
+/// Explains why a socket stays in its closing state, or why no process has an established socket yet, and what ends that. `None` for
+/// other sockets.
 #[must_use]
 pub fn explain(socket: &FullSocket) -> Option<String> {
     let orphan = socket.is_orphan();
@@ -34,7 +35,7 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
                                        before, it becomes TIME_WAIT. SOCK_DESTROY ends it at once."
             .into(),
         (TcpState::FinWait2, false) => "fin-wait-2 with a process: it has called shutdown(), and the peer has not \
-                                        closed. No timer runs, unless the process has set SO_KEEPALIVE. The state \
+                                        closed. No timer runs, unless the process has set SO_KEEPALIVE. This \
                                         lasts until the peer closes or the process calls close()."
             .into(),
         (TcpState::Closing, _) => format!(
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn each_closing_state_has_a_text_that_names_the_setting_of_its_timer() {
+    fn each_closing_state_has_a_text_that_names_the_setting_of_retransmits() {
         use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen};
         for state in [FinWait1, FinWait2, Closing, LastAck, CloseWait] {
             for owned in [false, true] {

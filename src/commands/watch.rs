@@ -21,7 +21,7 @@ use crate::watch::{Sample, Sampler, stream};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 On a terminal, twtool shows a screen: totals, a chart of the closes per second, and tables of sockets, destinations, local ports, \
-remote addresses, network namespaces, events and makers. Press ? for the keys: 1-7 choose the table, / filters, Enter shows a row with advice, \
+remote addresses, network namespaces, events, and makers (the processes that made the sockets). Press ? for the keys: 1-7 choose the table, / filters, Enter shows a row with advice, \
 k proposes `twtool kill` for it, t traces who makes the sockets, w records, p pauses, q quits. Hold Shift to select text with the mouse.
 
 While a tracer runs (twtool trace --serve, or the key t, which needs CAP_BPF and CAP_PERFMON), the screen shows the process that closed \
@@ -40,7 +40,7 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
   gone               removed before its time, and several causes are possible
 
 The JSON key `certain` is true if nothing else can have caused the event. One assumption remains: if a bucket disappears in the last \
-2 s before its timer ends, twtool takes the timer for the cause (expired).
+2 s before its timer ends, twtool assumes that the timer ended it, and reports expired.
 
 FILTER and its flags select rows and events as in `twtool list`. FIN_WAIT_2 buckets are always included, so --fin-wait-2 has no \
 effect. twtool follows every socket, including sockets that the filter rejects; the filter only \

@@ -1,10 +1,9 @@
 //! The web configuration file of Prometheus (exporter-toolkit, docs/web-configuration.md): TLS and basic authentication.
 //!
 //! The file is YAML. This parser reads the part of YAML that the file needs: top-level keys, keys below them that are indented, and
-//! plain or quoted values on the same line. Anything else is an error with the number of the line, so that no setting is silently
-//! ignored.
+//! plain or quoted values on the same line. Anything else is an error, so that no setting is silently ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The contents of the file.
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct WebConfig {
     /// TLS, if the file has `tls_server_config`.
     pub(super) tls: Option<TlsFiles>,
-    /// The bcrypt hash of the password of each user. If there is none, every client is served.
+    /// The bcrypt hash of the password of each user. If there is none, no password is needed.
     pub(super) users: BTreeMap<String, String>,
 }
 
@@ -23,7 +22,8 @@ pub(super) struct TlsFiles {
     pub(super) cert: PathBuf,
     /// The private key.
     pub(super) key: PathBuf,
-    /// The certificates that must have signed the certificate of a client; `None`: a client needs no certificate.
+    /// The certificates of certificate authorities, one of which must have signed the certificate of a client. `None` if a client
+    /// needs no certificate.
     pub(super) client_ca: Option<PathBuf>,
     /// Whether TLS 1.2 is refused.
     pub(super) only_tls13: bool,
@@ -33,16 +33,18 @@ impl WebConfig {
     /// Parses the text of a file in this folder.
     ///
     /// # Errors
-    /// The error names the line.
+    /// The error names the line, or the setting that is missing.
     pub(super) fn parse(text: &str, folder: &Path) -> Result<Self, String> {
         let mut config = Self::default();
-        let (mut section, mut client_auth) = (String::new(), String::new());
+        let (mut section, mut client_auth, mut settings) = (String::new(), String::new(), BTreeSet::new());
         for (number, line) in (1..).zip(text.lines()) {
             let wrong = |why: &str| format!("line {number}: {why}");
             let Some((indented, key, value)) = entry(line).map_err(|why| wrong(&why))? else { continue };
             if !indented {
                 if !value.is_empty() {
-                    return Err(wrong(&format!("'{key}' has keys below it, not a value")));
+                    return Err(wrong(&format!(
+                        "'{key}' takes indented keys on the next lines, not a value on this line"
+                    )));
                 }
                 match key.as_str() {
                     "tls_server_config" => drop(config.tls.get_or_insert_default()),
@@ -53,16 +55,19 @@ impl WebConfig {
                 continue;
             }
             let path = || folder.join(&value);
+            if section == "tls_server_config" && !settings.insert(key.clone()) {
+                return Err(wrong(&format!("'{key}' occurs twice")));
+            }
             match (section.as_str(), key.as_str(), &mut config.tls) {
                 ("basic_auth_users", _, _) => {
                     if !is_bcrypt(&value) {
-                        return Err(wrong(&format!("the password of '{key}' is not a bcrypt hash")));
+                        return Err(wrong(&format!("the password of '{key}' is not a bcrypt hash of cost 4 to 14")));
                     }
                     if config.users.insert(key, value).is_some() {
                         return Err(wrong("the user occurs twice"));
                     }
                 }
-                // The exporter serves HTTP/1.1 alone.
+                // It has no effect: the exporter serves HTTP/1.1 alone.
                 ("http_server_config", "http2", _) if matches!(value.as_str(), "true" | "false") => {}
                 ("tls_server_config", "cert_file", Some(tls)) => tls.cert = path(),
                 ("tls_server_config", "key_file", Some(tls)) => tls.key = path(),
@@ -93,7 +98,7 @@ impl WebConfig {
     }
 }
 
-/// The indentation, the key and the value of a line; `None` for an empty line.
+/// The indentation, the key and the value of a line; `None` for an empty line and for a comment.
 fn entry(line: &str) -> Result<Option<(bool, String, String)>, String> {
     let text = line.trim();
     if text.is_empty() || text.starts_with('#') {
@@ -132,7 +137,8 @@ fn scalar(text: &str, is_key: bool) -> Result<(String, &str), String> {
     Ok((value.trim_end().to_owned(), rest))
 }
 
-/// Whether a text has the form of a bcrypt hash: `$2y$10$`, and 53 characters of salt and hash.
+/// Whether a text has the form of a bcrypt hash: `$2y$10$`, and 53 characters of salt and hash. The maximum cost is 14: one comparison
+/// takes about a second then.
 fn is_bcrypt(text: &str) -> bool {
     let version = ["$2a$", "$2b$", "$2y$"].iter().any(|version| text.starts_with(version));
     let cost = text.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
@@ -174,13 +180,14 @@ mod tests {
             ("tls_config:\n  cert_file: a\n", "tls_config"),
             ("tls_server_config:\n  cert_file: a\n", "key_file"),
             ("tls_server_config:\n  cipher_suites: [a]\n", "line 2"),
+            ("tls_server_config:\n  cert_file: a\n  cert_file: b\n  key_file: c\n", "line 3: 'cert_file' occurs twice"),
             ("tls_server_config:\n  cert_file: a\n  key_file: b\n  min_version: TLS10\n", "TLS12"),
             ("tls_server_config:\n  cert_file: a\n  key_file: b\n  client_ca_file: c\n", "client_auth_type"),
             ("tls_server_config:\n  cert_file: a\n  key_file: b\n  client_auth_type: RequestClientCert\n", "client"),
             ("basic_auth_users:\n  u: secret\n", "bcrypt"),
             ("basic_auth_users:\n  u: $2y$31$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi\n", "bcrypt"),
             ("basic_auth_users: {a: b}\n", "line 1"),
-            ("basic_auth_users: a\n", "keys below"),
+            ("basic_auth_users: a\n", "indented keys"),
             ("- a\n", "line 1"),
             ("basic_auth_users:\n  u:x\n", "space"),
         ] {

@@ -22,8 +22,8 @@ pub struct Sysctl {
     pub form: Form,
     /// The default of the kernel.
     pub default: DefaultValue,
-    /// What a kernel without the setting does; `None` if every kernel since 3.x has it, at least in the initial network
-    /// namespace.
+    /// What it means if the setting is absent: what an older kernel does, or that only the initial network namespace has the setting.
+    /// `None` if every kernel since 3.x has it, at least in the initial network namespace. Then an absent setting is unknown.
     pub absent: Option<&'static str>,
 }
 

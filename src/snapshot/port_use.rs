@@ -37,7 +37,7 @@ impl Snapshot {
             }
             let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
             answer.complete = answer.warnings.is_empty();
-            let uses = match uses(ipv4) {
+            let uses = match count_uses(ipv4) {
                 Ok(uses) => {
                     let unknown = |port: &Port| uses.value.get(port).is_some_and(|one| one.listening.is_none());
                     if numbers.iter().any(unknown) {
@@ -64,22 +64,23 @@ impl Snapshot {
     }
 }
 
-fn uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotError> {
+fn count_uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
     let mut source = Source::kernel(Choice::Auto)?;
     let (by_port, end) = source.collect(states, &Filter::TRUE, HashMap::new, |by_port, socket| {
-        let speaks = ipv4.map_or(Some(true), |ipv4| speaks(socket, ipv4));
-        let one: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
+        let matches = ipv4.map_or(Some(true), |ipv4| uses_ip_version(socket, ipv4));
+        let port_use: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
         match socket {
-            // One certain listener is enough. Otherwise an uncertain one makes the result unknown.
+            // The result is true if one listener certainly accepts this IP version. Otherwise a listener for which that is unknown makes
+            // the result unknown.
             Socket::Full(_) => {
-                one.listening = match (one.listening, speaks) {
+                port_use.listening = match (port_use.listening, matches) {
                     (Some(true), _) | (_, Some(true)) => Some(true),
                     (None, _) | (_, None) => None,
                     (Some(false), Some(false)) => Some(false),
                 }
             }
-            Socket::Bucket(_) => one.time_wait += u64::from(speaks == Some(true)),
+            Socket::Bucket(_) => port_use.time_wait += u64::from(matches == Some(true)),
         }
     })?;
     let mut warnings: Vec<String> = (!end.complete).then(interrupted).into_iter().collect();
@@ -89,7 +90,7 @@ fn uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotEr
 
 /// Whether the socket uses IPv4 (or IPv6) on the wire; a dual-stack listener uses both. `None` if the source does not
 /// report whether a listener is dual-stack.
-fn speaks(socket: &Socket, ipv4: bool) -> Option<bool> {
+fn uses_ip_version(socket: &Socket, ipv4: bool) -> Option<bool> {
     let tuple = socket.tuple();
     match socket {
         _ if tuple.family.ipv4_on_the_wire() == ipv4 => Some(true),

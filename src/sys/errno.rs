@@ -1,6 +1,6 @@
 //! Classifies the errnos of failed system calls, and names them (errno(3)).
 //!
-//! The whole program uses one policy: only the errnos in this table mean "absent" or "refused". Every other failure
+//! The whole program uses one policy: only the errnos in the first two rows of the table are an answer: "absent" or "refused". Every other failure
 //! leaves it unknown whether the requested object exists, so twtool repeats the call, or reports what it could not
 //! read.
 //!
@@ -97,7 +97,7 @@ pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The names of the errnos that calls about sockets, files and processes are known to return.
+/// The names of errnos that calls about sockets, files and processes return.
 macro_rules! names {
     ($errno:expr, $($name:ident)*) => {
         match $errno {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_certain_errnos_count_as_a_refusal() {
+    fn only_errnos_of_absence_and_refusal_are_an_answer() {
         for errno in [Errno::ENOENT, Errno::ESRCH, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP] {
             assert_eq!(Refusal::of(&failed(errno)), Refusal::Absent, "{errno}");
         }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_file_does_not_count_as_a_failure() {
+    fn if_present_returns_none_only_for_absence() {
         assert!(matches!(if_present(Ok(1)), Ok(Some(1))));
         assert!(matches!(if_present::<()>(Err(failed(Errno::ENOENT))), Ok(None)));
         assert!(if_present::<()>(Err(failed(Errno::EACCES))).is_err());

@@ -74,7 +74,7 @@ impl Run {
         Self::ended(command, &output)
     }
 
-    /// The result of a command that has already ended.
+    /// Makes a result from the `Output` of a command.
     pub(crate) fn ended(command: &Command, output: &Output) -> Self {
         let words: Vec<OsString> =
             std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_owned).collect();
@@ -87,7 +87,7 @@ impl Run {
         }
     }
 
-    /// The result of a command that another function has run to its end.
+    /// Makes a result from separate values.
     pub(crate) fn from_parts(command: &str, code: Option<i32>, stdout: String, stderr: String) -> Self {
         Self { command: command.to_owned(), code, stdout, stderr }
     }

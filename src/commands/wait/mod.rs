@@ -47,7 +47,7 @@ code, 126 if it cannot be run, 127 if it is not found.
 
 Examples:
   twtool wait 8080                              wait until a server with SO_REUSEADDR can bind
-  twtool wait 8080 --with none -- ./server      start a server that sets no option when it can bind
+  twtool wait 8080 --with none -- ./server      as soon as it can bind, start a server that sets no option
   twtool wait 80 --addr :: --v6only yes         wait until the bind that nginx makes for [::]:80 works
   twtool wait 8080 --addr 192.0.2.1 --timeout 5m || echo 'still taken'
   twtool wait 8080 --timeout 0 -q && echo free  test once

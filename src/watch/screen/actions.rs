@@ -17,8 +17,8 @@ impl Screen {
     /// Carries out what a key asks for. Returns how the screen ends, if it does.
     pub(super) fn act(&mut self, action: Action) -> Result<Option<Ending>, ScreenError> {
         match action {
-            Action::Quit => return Ok(Some(None)),
-            Action::Interrupt => return Ok(Some(Some(HeldSignal::INTERRUPT))),
+            Action::Quit => return Ok(Some(Ending::Quit)),
+            Action::Interrupt => return Ok(Some(Ending::Signal(HeldSignal::INTERRUPT))),
             Action::Stop => self.stop()?,
             Action::Redraw => self.erase()?,
             Action::Filter(text) => self.filter(text),
@@ -121,8 +121,8 @@ impl Screen {
                     io::stdin().read_line(&mut String::new())?;
                     break;
                 }
-                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Some(signal)),
-                Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
+                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Ending::Signal(signal)),
+                Wakeup::HangUp => return Err(io::Error::other("the terminal is gone").into()),
                 // The reply of a sample that is under way.
                 Wakeup::Work => self.receive()?,
                 _ => {}

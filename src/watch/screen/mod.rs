@@ -4,11 +4,11 @@
 //!   keys, signals --> wait --> State::press --> Action        collector (a thread)
 //!                      ^            |              |                  |
 //!                      |            v              v                  v
-//!                   time, work    draw  <-----  Screen  <--- Reply: Sample, Capacity
+//!                  time, reply    draw  <-----  Screen  <--- Reply: Sample, Capacity
 //! ```
 //!
 //! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next sample (`sys::screen_input`).
-//! 2. A key changes the `State`. If the key needs more than that, for example a command, `State::press` returns an `Action`.
+//! 2. A key changes the `State`. If the key does more than that, for example runs a command, `State::press` returns an `Action`.
 //! 3. When a sample is due and the screen is not paused, the screen requests it from the collector.
 //! 4. After each change, `draw::draw` makes a frame. ratatui writes only the cells that differ from the last frame.
 
@@ -59,7 +59,7 @@ const COUNTDOWN: Duration = Duration::from_millis(500);
 
 /// The shortest interval at which the free ports of destinations are calculated. The calculation reads every socket of the
 /// ephemeral range, and costs twice as much as a sample. With 100,000 buckets and an interval of 3 s, the screen took 9.2 % of a
-/// core with this table, and 5.3 % without it.
+/// core with the table of destinations on the screen, and 5.3 % with another table (Linux 6.18).
 const CAPACITY: Duration = Duration::from_secs(5);
 
 /// What the screen needs.
@@ -92,7 +92,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ScreenError {
     /// The terminal cannot show the screen.
-    #[error("the screen of watch needs a terminal for keys and text: {0}; -o ndjson needs none")]
+    #[error("the screen of watch needs a terminal for keys and text: {0}; -o ndjson works without a terminal")]
     NoTerminal(&'static str),
     /// The first sample failed.
     #[error(transparent)]
@@ -108,16 +108,16 @@ pub enum ScreenError {
     NoCollector,
 }
 
-/// Shows the screen until the user quits.
+/// Shows the screen until the user quits, a signal ends the program, or `--count` or `--duration` is reached.
 ///
 /// # Errors
 /// See [`ScreenError`]. The terminal is restored.
 pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     if !tty::stdin_is_terminal() {
-        return Err(ScreenError::NoTerminal("stdin is none"));
+        return Err(ScreenError::NoTerminal("stdin is not a terminal"));
     }
     if !tty::stdout_is_terminal() {
-        return Err(ScreenError::NoTerminal("stdout is none"));
+        return Err(ScreenError::NoTerminal("stdout is not a terminal"));
     }
     if tty::is_dumb() {
         return Err(ScreenError::NoTerminal("TERM is dumb, empty or not set"));
@@ -181,11 +181,11 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     let outcome = screen.until_the_end();
     let Screen { collector, input, guard, terminal, failed, .. } = screen;
     drop(guard);
-    // If the terminal is gone, ratatui's destructor would panic: it prints an error to stderr.
+    // If the terminal is gone, ratatui's destructor would panic, because it prints an error to stderr, and that fails, too.
     mem::forget(terminal);
     // What was recorded so far is kept, however the screen ends.
     let finished = collector.finish();
-    if let Some(signal) = outcome? {
+    if let Ending::Signal(signal) = outcome? {
         input.let_through(signal)?;
     }
     finished?;
@@ -205,8 +205,8 @@ fn first_sample(
         match input.wait(None)? {
             Wakeup::Work => break,
             Wakeup::Signal(signal) => input.let_through(signal)?,
-            Wakeup::HangUp => return Err(ScreenError::NoTerminal("it is gone")),
-            // A key that is typed early waits for the screen.
+            Wakeup::HangUp => return Err(ScreenError::NoTerminal("the terminal is gone")),
+            // The key stays in the terminal until the screen reads it. Until then, `wait` returns at once, so sleep.
             Wakeup::Key => clock::sleep(Duration::from_millis(10)),
             Wakeup::Resize | Wakeup::Continued | Wakeup::Time => {}
         }
@@ -220,7 +220,7 @@ fn first_sample(
     Ok(Latest { sample, counted, capacity: vec![], owners, tracing, failure: None })
 }
 
-/// What the next request contains in addition to the interval.
+/// What the next requests must do, and the filter of the request that is under way.
 #[derive(Debug, Default)]
 struct Wanted {
     /// Whether to take a sample now, unless the screen is paused.
@@ -230,12 +230,17 @@ struct Wanted {
     /// The filter of the request that is under way.
     filter_asked: Option<String>,
     recording: Option<Recording>,
-    /// Start a tracer, or end it.
+    /// `true`: start a tracer. `false`: end it.
     tracer: Option<bool>,
 }
 
-/// How the screen ends: `Some` with a signal that ends the program.
-type Ending = Option<HeldSignal>;
+/// How the screen ends.
+enum Ending {
+    /// The user quit, or `--count` or `--duration` was reached.
+    Quit,
+    /// The signal ends the program.
+    Signal(HeldSignal),
+}
 
 struct Screen {
     state: State,
@@ -254,10 +259,10 @@ struct Screen {
     several: bool,
     /// How the user can get the capabilities that a tracer needs.
     permit_tracing: String,
-    /// Measures the time since the last request for capacity, while its table is on the screen.
+    /// Measures the time since the last request for capacity; `None` if the table of destinations is not on the screen.
     capacity_asked: Option<Stopwatch>,
     selection: Selection,
-    /// Whether there is a kernel to ask about capacity and recordings.
+    /// Whether the screen reads the kernel. A replay has no capacity, and cannot be recorded.
     can_ask_kernel: bool,
     /// Measures the time since the last request for a sample.
     asked: Stopwatch,
@@ -268,7 +273,7 @@ struct Screen {
     samples: u64,
     duration: Option<Duration>,
     count: Option<u64>,
-    /// The age of the sample when the screen was paused. A paused screen does not count down.
+    /// The age of the sample when the screen was paused or a replay ended. Then the screen does not count down.
     frozen: Option<Duration>,
     /// The reply of a sample that was under way when the screen was paused.
     held: Option<Reply>,
@@ -284,7 +289,7 @@ impl Screen {
         self.draw()?;
         loop {
             if self.count.is_some_and(|count| self.samples >= count) {
-                return Ok(None);
+                return Ok(Ending::Quit);
             }
             if let Some(ending) = self.turn()? {
                 return Ok(ending);
@@ -309,13 +314,13 @@ impl Screen {
             }
             Wakeup::Work => self.receive()?,
             Wakeup::Signal(signal) if signal == HeldSignal::STOP => self.stop()?,
-            Wakeup::Signal(signal) => return Ok(Some(Some(signal))),
-            Wakeup::HangUp => return Err(io::Error::other("it is gone").into()),
+            Wakeup::Signal(signal) => return Ok(Some(Ending::Signal(signal))),
+            Wakeup::HangUp => return Err(io::Error::other("the terminal is gone").into()),
             Wakeup::Continued => self.resume()?,
             Wakeup::Resize | Wakeup::Time => {}
         }
         if self.duration.is_some_and(|duration| self.running.elapsed() >= duration) {
-            return Ok(Some(None));
+            return Ok(Some(Ending::Quit));
         }
         self.draw()?;
         Ok(None)
@@ -326,7 +331,7 @@ impl Screen {
         self.frozen.unwrap_or_else(|| self.taken.elapsed())
     }
 
-    /// The time until the next sample, countdown or end; `None` if only a key or a signal can cause a change.
+    /// The time until the next sample, countdown or end; `None` if only a key, a signal or a reply can cause a change.
     fn time_left(&self) -> Option<Duration> {
         let sample = self.is_sampling().then(|| self.interval().saturating_sub(self.asked.elapsed()));
         let sample = sample.filter(|_| !self.collector.busy);
@@ -347,7 +352,7 @@ impl Screen {
         least.max(self.state.interval)
     }
 
-    /// Requests a sample if it is due, or something else that needs no sample.
+    /// Sends the next request if the collector is idle: for a tracer, a sample, a filter or the end of a recording.
     fn ask(&mut self) {
         if self.collector.busy {
             return;
@@ -416,7 +421,7 @@ impl Screen {
         Ok(None)
     }
 
-    /// Changes the state. The change gets the number and the identities of the rows.
+    /// Calls `change` with the state, and with the number and the identities of the rows.
     fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
         let Self { state, listing, latest, history, terminal, .. } = self;
         let size: Rect = terminal.size().unwrap_or_default().into();
@@ -426,7 +431,7 @@ impl Screen {
         change(state, Rows { count: listing.len(), visible, identity: &identity, overlay_end })
     }
 
-    /// Selects the rows of the table again, if the table or its order has changed.
+    /// Makes the list of rows again, if the table or its order has changed.
     fn list(&mut self) {
         let position = self.state.position();
         let of = (self.state.table, position.order, position.reverse);
@@ -439,7 +444,7 @@ impl Screen {
         }
     }
 
-    /// Selects the rows of the table, and finds the selected row among them.
+    /// Makes the list of rows again, and finds the selected row in it.
     fn relist(&mut self) {
         let Self { state, latest, history, listed, listing, .. } = self;
         let position = state.position();
@@ -457,9 +462,9 @@ impl Screen {
     /// Takes the terminal again, and draws all of it.
     fn resume(&mut self) -> Result<(), ScreenError> {
         self.guard.take_again()?;
-        // If twtool is in the background, the kernel stops it in `take_again` until the shell brings it to the foreground. The
-        // SIGCONT of that must not make twtool take the terminal once more: it would leave raw mode for a moment, and keys that are
-        // typed then would go to the wrong program.
+        // If twtool is in the background, the kernel stops it in `take_again` until the shell brings it to the foreground, with
+        // SIGCONT. Discard that signal. Otherwise twtool would take the terminal a second time, and leave raw mode for a moment. Keys
+        // that are typed in that moment would go to the wrong program.
         self.input.discard_continued()?;
         self.erase()?;
         Ok(self.draw()?)

@@ -23,14 +23,14 @@ fn long_texts_scroll_to_their_end_and_no_further() {
     screen.press(KeyCode::PageUp);
     screen.with_rows(|state, rows| state.scroll(-100, rows));
     assert!(screen.shows("choose the table"));
-    // On a larger screen, the text begins higher.
+    // If the screen grows, the text scrolls back to fill it.
     screen.press(KeyCode::End);
     screen.size = (80, 40);
     assert!(screen.shows("choose the table") && screen.shows("q, Ctrl-C   quit"));
 }
 
 #[test]
-fn y_runs_no_command_whose_end_is_not_on_the_screen() {
+fn y_runs_the_command_only_if_the_end_of_the_text_is_visible() {
     let command = || Some("twtool kill x".to_owned());
     for size in [(40, 5), (20, 8), (80, 24)] {
         let mut screen = Screen::of(clients(3), size);
@@ -55,7 +55,7 @@ fn a_filter_of_a_million_letters_shows_its_end() {
     screen.state.typed = Some(FilterLine { cursor: text.len(), text, error: None });
     let last = screen.drawn().pop().expect("a line");
     assert!(last.starts_with("filter: ") && last.replace(' ', "").ends_with("or漢字"), "{last}");
-    // The mark of a mistake is on the screen, wherever it is.
+    // The screen shows the mark of an error, wherever in the filter the error is.
     let line = screen.state.typed.as_mut().expect("it is typed");
     line.error = Some(format!("wrong\n  {}sprt\n  {}^^^^", "x".repeat(5000), " ".repeat(5000)));
     let lines = screen.drawn();
