@@ -71,8 +71,8 @@ fn every_command_and_option_is_offered() {
     for command in subcommands() {
         let offered = values(&format!("twtool {command} --"));
         let place = |option: &str| offered.iter().position(|value| value == option);
-        assert!(place("--help") < place("--output"), "{command}: the options of the command come first: {offered:?}");
-        for option in crate::documents::options(&command).into_iter().chain(["--output".into(), "--help".into()]) {
+        assert!(place("--help") < place("--color"), "{command}: the options of the command come first: {offered:?}");
+        for option in crate::documents::options(&command).into_iter().chain(["--color".into(), "--help".into()]) {
             assert!(offered.contains(&option), "{command} {option}: {offered:?}");
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::metrics::{CollectionArgs, refuse_formats};
+use super::metrics::{CollectionArgs, hide_refused, refuse_formats};
 use super::{CommandError, ExitStatus, GlobalArgs};
 use crate::exporter::{self, Address, LogFormat, Options};
 use crate::filter::parser::parse_duration;
@@ -14,7 +14,9 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 
 /// Arguments of `twtool exporter`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(
+    mut_args(hide_refused),
+    after_long_help = "\
 /metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
 a page with the present state. /-/healthy answers without a collection.
 
@@ -39,7 +41,8 @@ Examples:
   twtool exporter --listen unix:twtool.sock           serve on a Unix socket
   twtool exporter --all-netns --log json              all network namespaces, log lines as JSON
   twtool exporter --trace                             also count closes by unit or container
-")]
+"
+)]
 pub struct ExporterArgs {
     /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]

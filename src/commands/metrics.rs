@@ -15,7 +15,9 @@ use crate::snapshot::{Selection, Snapshot};
 
 /// Arguments of `twtool metrics`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(
+    mut_args(hide_refused),
+    after_long_help = "\
 Every metric is listed in docs/metrics.md. The label netns is the name of the network namespace in `ip netns`, or net:[INODE].
 
 The text format 0.0.4 is for node_exporter's textfile collector and for promtool. twtool exporter serves the same metrics to \
@@ -34,7 +36,8 @@ Examples:
   twtool metrics --all-netns --max-destinations 5  all network namespaces, with 5 destinations each
   twtool metrics --textfile twtool.prom            write a file for node_exporter
   twtool metrics --format openmetrics
-")]
+"
+)]
 pub struct MetricsArgs {
     /// Write to this file instead of standard output; the name must end with .prom
     #[arg(long, value_name = "FILE", value_parser = textfile)]
@@ -116,6 +119,12 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
     } else {
         Err("the textfile collector of node_exporter reads only files whose names end with .prom".into())
     }
+}
+
+/// Hides the global options that [`refuse_formats`] refuses from the help and the manual page.
+pub(super) fn hide_refused(arg: clap::Arg) -> clap::Arg {
+    let is_refused = ["output", "json", "ipv4", "ipv6"].contains(&arg.get_id().as_str());
+    if is_refused { arg.hide(true) } else { arg }
 }
 
 /// Refuses the global options that select a format or an IP version.
