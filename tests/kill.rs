@@ -27,10 +27,10 @@ use crate::support::{commands, crowd, kernel, limits, netns, suite};
 suite! {
     pure: [
         without_a_selection_no_request_is_sent,
-        without_a_terminal_yes_is_required,
         bad_filters_and_flags_are_named,
     ],
     netns: [
+        without_a_terminal_yes_is_required,
         every_selected_kind_of_bucket_is_removed_and_no_other,
         a_bucket_that_was_bound_to_an_interface_is_removed,
         live_sockets_stay_whatever_is_selected,

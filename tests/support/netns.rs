@@ -83,6 +83,14 @@ pub(crate) fn isolated(name: &str, test: fn()) {
     });
 }
 
+/// Asserts that this thread has a network namespace of its own, so that the sockets of the host do not matter.
+#[track_caller]
+pub(crate) fn assert_isolated() {
+    let of = |thread: &str| std::fs::read_link(format!("/proc/{thread}/ns/net")).expect("a namespace");
+    // `self` shows the main thread, which stays in the namespace of the host.
+    assert_ne!(of("thread-self"), of("self"), "a test with sockets belongs to `netns` of its suite, not to `pure`");
+}
+
 /// Runs a function on a new thread in a new network namespace.
 pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     on_a_thread("elsewhere", || {

@@ -23,6 +23,7 @@ pub(crate) fn addr(text: &str) -> SocketAddr {
 /// Starts a server with SO_REUSEADDR, as most servers do.
 #[track_caller]
 pub(crate) fn listen(at: &str) -> Server {
+    super::netns::assert_isolated();
     Server::listen(addr(at), ReuseOptions::REUSEADDR).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
 }
 
