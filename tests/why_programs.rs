@@ -111,6 +111,8 @@ fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    // A server that was still starting can have missed the signal.
+    end(&child, Signal::SIGKILL);
 }
 
 /// Ends the command and the processes that it started, because strace does not forward signals.
