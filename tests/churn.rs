@@ -3,14 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use twtool::sys::counts::{self, Reading};
 
 use crate::support::crowd::{Killer, churn, gather, make_room};
+use crate::support::situations::{bucket_of_client, listen};
 use crate::support::twtool::{Run, command, twtool};
 use crate::support::{kernel, measured, netns, not_checked, records, suite};
 
@@ -22,6 +25,7 @@ suite! {
         removals_during_a_pause_of_the_reader_hide_no_other_bucket,
         a_slow_reader_gets_every_row_from_little_memory,
         closing_the_pipe_ends_a_long_list,
+        the_counts_of_the_tables_bound_the_removed_sockets,
     ],
 }
 
@@ -174,6 +178,23 @@ fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
     };
     if netns::with_chains(1000, pause_the_reader).is_none() {
         not_checked("a reader that pauses over long chains: this kernel has no tcp_child_ehash_entries");
+    }
+}
+
+fn the_counts_of_the_tables_bound_the_removed_sockets() {
+    let server = listen("127.0.0.1:8080");
+    let earlier = counts::table_counts(Reading::Earlier).expect("counts");
+    let removed = || counts::table_counts(Reading::Later).expect("counts").removed_since(&earlier);
+    assert_eq!(removed(), 0, "nothing happened");
+    for closes in 1..=5 {
+        bucket_of_client(&server, "127.0.0.1:8080");
+        // Both ends of each connection are removed, and the bucket that one of them leaves may be.
+        assert!((2 * closes..=3 * closes).contains(&removed()), "{} of {closes} closes", removed());
+    }
+    // The file exists since Linux 6.1.
+    if Path::new("/proc/sys/net/ipv4/tcp_ehash_entries").exists() {
+        let chains = counts::chains().expect("chains");
+        assert!(chains.is_power_of_two() && chains > 1, "{chains} chains");
     }
 }
 
