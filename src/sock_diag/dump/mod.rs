@@ -17,17 +17,18 @@
 //! 2. It keeps the cookies of all sockets (`cookie_list`).
 //! 3. Near the start and at the end of a long dump, it reads counts of the kernel's tables. They give an upper bound of the sockets
 //!    that were removed from the tables in between ([`TableCounts`](crate::sys::counts::TableCounts)).
-//! 4. If so many sockets were removed that one may be lost (`CHAINS_PER_REMOVAL`), or if their number is unknown, it reads a second
-//!    dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both belong in the
-//!    result.
+//! 4. If more than one socket was removed for every 1,000 hash chains (`CHAINS_PER_REMOVAL`), or if the number is unknown, it reads a
+//!    second dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both belong in
+//!    the result.
 //!
 //! The cookies of a dump do not show whether a socket was removed: the position also counts sockets that the request excludes, such
 //! as connections in a dump of buckets.
 //!
 //! A socket can still be lost, or be in the result twice:
 //! - if both dumps lose the same socket;
-//! - if fewer sockets were removed than step 4 requires. Before the first reading of the counts, this is any number. It is before
-//!   the second or third datagram, and all of a short dump;
+//! - if fewer sockets were removed than step 4 requires;
+//! - if sockets were removed before the first reading of the counts, which is after the first, second or third datagram. In a short
+//!   dump, the counts are not read at all;
 //! - if the removed sockets are handshakes in progress, or only bound, because no count includes them;
 //! - twice: if the kernel resumes inside a chain of more than 16 sockets, which it describes in pieces.
 //!
@@ -70,8 +71,8 @@ const RECEIVING_TO_READING: u32 = 5;
 /// If at most one socket for every 1,000 chains was removed from the tables during a dump, there is no second dump.
 ///
 /// The removal of a socket causes a loss only if the kernel pauses in the chain of this socket at that time, at a position after it.
-/// So with one removal for every 1,000 chains, on average fewer than one dump of connections and buckets in 2,000 loses a socket. On
-/// a server with 262,144 chains, that is 262 removals during one dump, and a list of 100,000 buckets takes 30 ms.
+/// So with one removal for every 1,000 chains, by calculation and on average, fewer than one dump of connections and buckets in 2,000
+/// loses a socket. On a server with 262,144 chains, that is 262 removals during one dump, and a list of 100,000 buckets takes 30 ms.
 const CHAINS_PER_REMOVAL: u64 = 1000;
 
 /// The number of datagrams in one message to the other thread. Waking that thread takes a large fraction of the time that
